@@ -1,0 +1,56 @@
+"""Mindprint's client: every user of a language model gets a way of thinking of their own.
+
+`MindprintClient` and `AsyncMindprintClient` speak to a Mindprint server; `mindprint.types` holds what goes over the
+wire. Names are loaded when they are first used, so `import mindprint` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mindprint.aio import AsyncMindprintClient
+    from mindprint.client import MindprintClient
+    from mindprint.errors import ApiError, BadReply, ConnectionFailed, InvalidRequest, MindprintError
+    from mindprint.retry import Retries
+    from mindprint.wire import Timeouts
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ApiError",
+    "AsyncMindprintClient",
+    "BadReply",
+    "ConnectionFailed",
+    "InvalidRequest",
+    "MindprintClient",
+    "MindprintError",
+    "Retries",
+    "Timeouts",
+    "__version__",
+]
+
+_HOME = {
+    "ApiError": "errors",
+    "AsyncMindprintClient": "aio",
+    "BadReply": "errors",
+    "ConnectionFailed": "errors",
+    "InvalidRequest": "errors",
+    "MindprintClient": "client",
+    "MindprintError": "errors",
+    "Retries": "retry",
+    "Timeouts": "wire",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mindprint' has no attribute {name!r}")
+    value = getattr(import_module(f"mindprint.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,106 @@
+"""Turns the descriptions in `calls` into methods, of the sync and the async client alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from mindprint import calls
+from mindprint.wire import Call, Stream
+
+if TYPE_CHECKING:
+    from mindprint.aio import AsyncMindprintClient
+    from mindprint.client import MindprintClient
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Reply(Generic[P, T]):
+    """A method that returns a reply: `client.user("anna")`, or `await client.user("anna")`."""
+
+    def __init__(self, describe: Callable[P, Call[T]]) -> None:
+        self._describe = describe
+        self.__doc__ = describe.__doc__
+
+    @overload
+    def __get__(self, client: MindprintClient, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: AsyncMindprintClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, client: None, owner: type) -> Reply[P, T]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.send(self._describe(*args, **kwargs))
+
+        return update_wrapper(call, self._describe)
+
+
+class Items(Generic[P, T]):
+    """A method that yields items: `for item in client.watch_batch(id)`, or `async for`."""
+
+    def __init__(self, describe: Callable[P, Stream[T]]) -> None:
+        self._describe = describe
+        self.__doc__ = describe.__doc__
+
+    @overload
+    def __get__(self, client: MindprintClient, owner: type) -> Callable[P, Generator[T]]: ...
+    @overload
+    def __get__(self, client: AsyncMindprintClient, owner: type) -> Callable[P, AsyncGenerator[T]]: ...
+    @overload
+    def __get__(self, client: None, owner: type) -> Items[P, T]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.stream(self._describe(*args, **kwargs))
+
+        return update_wrapper(call, self._describe)
+
+
+class Api:
+    """The server's routes as methods; what each takes, returns and raises is told in `mindprint.calls`."""
+
+    info = Reply(calls.info)
+    metrics = Reply(calls.metrics)
+    funnel = Reply(calls.funnel)
+
+    users = Reply(calls.users)
+    user = Reply(calls.user)
+    add_engagements = Reply(calls.add_engagements)
+    engagements = Reply(calls.engagements)
+    profile = Reply(calls.profile)
+    write_profile = Reply(calls.write_profile)
+
+    write_trace = Reply(calls.write_trace)
+    trace = Reply(calls.trace)
+    traces = Reply(calls.traces)
+    export_traces = Items(calls.export_traces)
+
+    start_batch = Reply(calls.start_batch)
+    batches = Reply(calls.batches)
+    batch = Reply(calls.batch)
+    cancel_batch = Reply(calls.cancel_batch)
+    watch_batch = Items(calls.watch_batch)
+    batch_results = Items(calls.batch_results)
+
+    claim = Reply(calls.claim)
+    lease = Reply(calls.lease)
+    heartbeat = Reply(calls.heartbeat)
+    release = Reply(calls.release)
+    complete = Reply(calls.complete)
+
+    adapters = Reply(calls.adapters)
+    adapter = Reply(calls.adapter)
+    promote = Reply(calls.promote)
+    rollback = Reply(calls.rollback)
+
+    models = Reply(calls.models)
+    chat = Reply(calls.chat)
+    chat_stream = Items(calls.chat_stream)
+    chat_deltas = Items(calls.chat_deltas)

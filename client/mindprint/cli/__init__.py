@@ -1,0 +1,45 @@
+"""The `mindprint` command. Each module holds one noun; what they share is in `options`, `output` and `failures`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mindprint import __version__
+from mindprint.cli import adapters, batches, chat, local, processes, traces, users
+from mindprint.cli.failures import OneLine
+
+app = typer.Typer(
+    name="mindprint",
+    cls=OneLine,
+    help="Gives every user of a language model a way of thinking of their own.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mindprint {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+processes.add_to(app)
+local.add_to(app)
+app.add_typer(users.app, name="users", help="Users, their engagements and profiles.")
+app.add_typer(traces.app, name="traces", help="Thinking traces: list, show, write one now, export.")
+app.add_typer(batches.app, name="batches", help="Durable jobs that write traces for many engagements.")
+app.add_typer(adapters.app, name="adapters", help="Adapters and their versions: promote, roll back.")
+app.command("chat")(chat.chat)
+
+__all__ = ["app"]

@@ -1,0 +1,134 @@
+"""`mindprint batches`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mindprint.cli.options import AsJson, Limit, Url, connect, given
+from mindprint.cli.output import print_facts, print_json, print_rows, write_ndjson
+from mindprint.cli.watching import funnel_rows, watch_batch
+from mindprint.types import Batch, BatchRequest, Mode
+
+app = typer.Typer(no_args_is_help=True)
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
+
+
+@app.command("start")
+def start(
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", help="Only for this user; repeat it. Without it, all users.")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="How to think.")] = "personal",
+    candidates: Annotated[int | None, typer.Option(help="The most candidates for one engagement.")] = None,
+    draw: Annotated[int | None, typer.Option(help="Candidates drawn at once.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
+    tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="The budget of thinking.")] = None,
+    seed: Annotated[int, typer.Option(help="For the same traces again.")] = 0,
+    key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Starting it again with this key gives the same batch.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show the progress.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Write traces for every engagement that has no accepted one yet."""
+    request = BatchRequest(
+        **given(
+            users=user or None,
+            mode=mode,
+            candidates=candidates,
+            draw=draw,
+            temperature=temperature,
+            max_thinking_tokens=tokens,
+            seed=seed,
+            idempotency_key=key,
+        )
+    )
+    with connect(url) as client:
+        batch = client.start_batch(request)
+        if watch:
+            return watch_batch(client, batch.id, as_json=as_json)
+    if as_json:
+        return print_json(batch)
+    typer.echo(f"batch {batch.id}: {batch.items} engagements; `mindprint batches watch {batch.id}` shows the progress")
+
+
+@app.command("list")
+def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) -> None:
+    """The batches, newest first."""
+    with connect(url) as client:
+        page = client.batches(limit=limit)
+    if as_json:
+        return print_json(page)
+    rows = [
+        (
+            b.id,
+            b.state,
+            b.request.mode,
+            f"{b.done}/{b.items}",
+            b.funnel.accepted,
+            f"{b.tokens_per_second:.0f}",
+            b.created_at,
+        )
+        for b in page.batches
+    ]
+    empty = "no batches yet: `mindprint batches start` begins one"
+    print_rows(("batch", "state", "mode", "done", "accepted", "tokens/s", "since"), rows, empty=empty)
+
+
+@app.command("show")
+def show(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
+    """One batch as it stands."""
+    with connect(url) as client:
+        batch = client.batch(batch_id)
+    _print(batch, as_json)
+
+
+@app.command("watch")
+def watch(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
+    """Follow a batch until it is done. Leaving with Ctrl-C does not stop the batch."""
+    with connect(url) as client:
+        watch_batch(client, batch_id, as_json=as_json)
+
+
+@app.command("cancel")
+def cancel(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
+    """Stop a batch; what it has written stays."""
+    with connect(url) as client:
+        batch = client.cancel_batch(batch_id)
+    _print(batch, as_json)
+
+
+@app.command("results")
+def results(
+    batch_id: BatchId,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of stdout.")] = None,
+    url: Url = None,
+) -> None:
+    """The traces that a batch has written, as NDJSON."""
+    with connect(url) as client:
+        write_ndjson(client.batch_results(batch_id), out, "traces")
+
+
+def _print(batch: Batch, as_json: bool) -> None:
+    if as_json:
+        return print_json(batch)
+    request = batch.request
+    print_facts(
+        [
+            ("batch", batch.id),
+            ("state", batch.state),
+            ("error", batch.error),
+            ("users", ", ".join(request.users) if request.users else "all"),
+            ("mode", f"{request.mode}, seed {request.seed}"),
+            ("done", f"{batch.done} of {batch.items} engagements"),
+            ("speed", f"{batch.tokens_per_second:.0f} tokens/s, {batch.generated_tokens} generated"),
+            ("prompts", f"{batch.prompt_tokens} tokens, {batch.cached_tokens} of them cached"),
+            ("began", batch.started_at),
+            ("ended", batch.finished_at),
+        ]
+    )
+    print_rows(("funnel", "count"), funnel_rows(batch), empty="")

@@ -1,0 +1,44 @@
+"""What the commands have in common: where the server is, and in which form to answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mindprint.client import MindprintClient
+from mindprint.retry import Retries
+from mindprint.wire import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from stamina.instrumentation import RetryDetails
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="MINDPRINT_URL", show_default=DEFAULT_URL, help="Where the server listens."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The most rows to show.")]
+After = Annotated[str | None, typer.Option("--after", help="Go on behind this one, from the last line of a list.")]
+
+_PATIENCE = Retries(attempts=3, wait_initial_s=0.2, jitter_s=0.1)
+"""Someone is waiting at the terminal."""
+_WORTH_TELLING_S = 1.0
+
+
+def connect(url: str | None) -> MindprintClient:
+    """A client that says on stderr when it waits for the server. MINDPRINT_API_KEY is sent if it is set."""
+    import stamina
+
+    stamina.instrumentation.set_on_retry_hooks([_waiting])
+    return MindprintClient(url, retries=_PATIENCE)
+
+
+def _waiting(details: RetryDetails) -> None:
+    if details.wait_for >= _WORTH_TELLING_S:
+        typer.secho(f"{details.caused_by}: trying again in {details.wait_for:.0f} s", dim=True, err=True)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those options that were set: for what is left out the server has a default."""
+    return {name: value for name, value in options.items() if value is not None}

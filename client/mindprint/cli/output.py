@@ -1,0 +1,112 @@
+"""How the commands print: tables for people, JSON for programs, and nothing that could steer a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import typer
+from pydantic import BaseModel
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NOTHING = "-"
+
+
+PIPE_WIDTH = 160
+"""Columns where there is no terminal to ask: ids must not be cut for `grep`."""
+
+
+def console() -> Console:
+    """Made when it is needed, so that it follows a redirected stdout."""
+    screen = Console(highlight=False)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = PIPE_WIDTH
+    return screen
+
+
+def print_json(value: BaseModel) -> None:
+    typer.echo(value.model_dump_json(indent=2))
+
+
+def safe(text: str) -> str:
+    """Text of users and models without control characters, which a terminal would obey."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def short(text: str, width: int = 60) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def cell(value: object) -> Text:
+    if value is None or value == "":
+        return Text(NOTHING, style="dim")
+    if isinstance(value, datetime):
+        return Text(value.astimezone().strftime("%Y-%m-%d %H:%M"))
+    return Text(safe(str(value)))
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table; `empty` is said instead when there are no rows. Columns of numbers are set to the right."""
+    listed = list(rows)
+    if not listed:
+        typer.echo(empty)
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    last = len(columns) - 1
+    for index, name in enumerate(columns):
+        numbers = all(isinstance(row[index], int | float | None) for row in listed)
+        # Only the last column gives way on a narrow terminal: what stands before it is there to be copied.
+        table.add_column(name, justify="right" if numbers else "left", no_wrap=index != last)
+    for row in listed:
+        cells = [cell(value) for value in row]
+        cells[last].no_wrap, cells[last].overflow = True, "ellipsis"
+        table.add_row(*cells)
+    console().print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """One thing: a line for each of its properties."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, cell(value))
+    console().print(table)
+
+
+def print_text(title: str, text: str) -> None:
+    """A longer text below its title."""
+    typer.secho(f"\n{title}", bold=True)
+    typer.echo(safe(text) or NOTHING)
+
+
+def print_next(after: str | None, command: str) -> None:
+    """Where a list that was cut goes on."""
+    if after is not None:
+        typer.secho(f"more: {command} --after {after}", dim=True, err=True)
+
+
+def write_ndjson(items: Iterator[BaseModel], file: Path | None, noun: str) -> None:
+    """One item a line to stdout, or to a file, which appears whole or not at all."""
+    if file is None:
+        for item in items:
+            typer.echo(item.model_dump_json())
+        return
+    part = file.with_name(f"{file.name}.part")
+    count = 0
+    try:
+        with part.open("w", encoding="utf-8") as out:
+            for item in items:
+                count += 1
+                out.write(f"{item.model_dump_json()}\n")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    typer.echo(f"{count} {noun} written to {file}")

@@ -1,0 +1,136 @@
+"""`mindprint traces`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
+from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short, write_ndjson
+from mindprint.types import Mode, Trace, TraceRequest, TraceState, Verdict
+
+app = typer.Typer(no_args_is_help=True)
+User = Annotated[str | None, typer.Option("--user", "-u", help="Only of this user.")]
+OfVerdict = Annotated[Verdict | None, typer.Option("--verdict", help="Only with this verdict.")]
+
+
+@app.command("list")
+def list_traces(
+    user: User = None,
+    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
+    verdict: OfVerdict = None,
+    state: Annotated[TraceState | None, typer.Option(help="Only in this state of the queue.")] = None,
+    limit: Limit = 20,
+    after: After = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Traces in the order of writing."""
+    with connect(url) as client:
+        page = client.traces(user=user, batch=batch, verdict=verdict, state=state, limit=limit, after=after)
+    if as_json:
+        return print_json(page)
+    rows = [
+        (t.id, t.user_id, t.engagement_id, t.reason or t.verdict, t.state, short(t.thinking or t.answer))
+        for t in page.traces
+    ]
+    empty = "no such traces: `mindprint batches start` writes some"
+    print_rows(("trace", "user", "engagement", "verdict", "state", "thinking"), rows, empty=empty)
+    print_next(page.next, "mindprint traces list")
+
+
+@app.command("show")
+def show(
+    trace_id: Annotated[str, typer.Argument(metavar="TRACE", help="The trace's id.")],
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """One trace: what was asked, thought and answered, and what made it."""
+    with connect(url) as client:
+        trace = client.trace(trace_id)
+    _print(trace, as_json)
+
+
+@app.command("write")
+def write(
+    user: Annotated[str, typer.Option("--user", "-u", help="Whose thinking.")],
+    engagement: Annotated[str | None, typer.Option("--engagement", "-e", help="About this stored engagement.")] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help="About this question, which is not stored.")
+    ] = None,
+    choice: Annotated[list[str] | None, typer.Option("--choice", help="An answer to choose from; repeat it.")] = None,
+    target: Annotated[str | None, typer.Option(help="The right answer, to judge by.")] = None,
+    mode: Annotated[Mode, typer.Option(help="How to think.")] = "personal",
+    model: Annotated[str, typer.Option("--model", "-m", help="base, user/<id> or cohort/<name>.")] = "base",
+    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
+    tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="The budget of thinking.")] = None,
+    opening: Annotated[
+        str | None, typer.Option(help="How the thinking begins, instead of the model's setting.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="For the same trace again.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Write one trace now."""
+    request = TraceRequest(
+        **given(
+            user_id=user,
+            engagement_id=engagement,
+            query=query,
+            choices=choice or None,
+            target=target,
+            mode=mode,
+            model=model,
+            temperature=temperature,
+            max_thinking_tokens=tokens,
+            opening=opening,
+            seed=seed,
+        )
+    )
+    with connect(url) as client:
+        trace = client.write_trace(request)
+    _print(trace, as_json)
+
+
+@app.command("export")
+def export(
+    user: User = None,
+    verdict: OfVerdict = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of stdout.")] = None,
+    url: Url = None,
+) -> None:
+    """All traces as NDJSON, one a line."""
+    with connect(url) as client:
+        write_ndjson(client.export_traces(user=user, verdict=verdict), out, "traces")
+
+
+def _print(trace: Trace, as_json: bool) -> None:
+    if as_json:
+        return print_json(trace)
+    made = trace.provenance
+    print_facts(
+        [
+            ("trace", trace.id),
+            ("user", trace.user_id),
+            ("engagement", trace.engagement_id),
+            ("verdict", f"{trace.verdict}: {trace.reason}" if trace.reason else trace.verdict),
+            ("state", f"{trace.state} in version {trace.version}" if trace.version else trace.state),
+            ("scores", ", ".join(f"{name} {value:.3f}" for name, value in trace.scores.items())),
+            (
+                "made by",
+                f"{made.model}, mode {made.mode}, prompt {made.prompt_version}, seed {made.seed}, {made.engine}",
+            ),
+            (
+                "tokens",
+                f"{trace.prompt_tokens} prompt ({trace.cached_tokens} cached), {trace.thinking_tokens} thinking",
+            ),
+        ]
+    )
+    print_text("question", trace.query)
+    print_text("thinking", trace.thinking)
+    print_text("answer", trace.answer)
+    if trace.choice_logprobs:
+        likely = sorted(trace.choice_logprobs.items(), key=lambda item: -item[1])
+        print_text("choices", "\n".join(f"{logprob:8.3f}  {choice}" for choice, logprob in likely))

@@ -1,0 +1,98 @@
+"""`mindprint users`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mindprint.cli.imports import Bounds, import_file
+from mindprint.cli.options import After, AsJson, Limit, Url, connect
+from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text
+
+app = typer.Typer(no_args_is_help=True)
+UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+
+
+@app.command("list")
+def list_users(limit: Limit = 100, after: After = None, as_json: AsJson = False, url: Url = None) -> None:
+    """The users, with their number of engagements."""
+    with connect(url) as client:
+        page = client.users(limit=limit, after=after)
+    if as_json:
+        return print_json(page)
+    rows = [
+        (user.id, user.engagements, user.profile_version, user.live_version, user.created_at) for user in page.users
+    ]
+    empty = "no users yet: `mindprint users import FILE` brings some"
+    print_rows(("user", "engagements", "profile", "live version", "since"), rows, empty=empty)
+    print_next(page.next, "mindprint users list")
+
+
+@app.command("show")
+def show(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
+    """One user, and how far the user's traces have come."""
+    with connect(url) as client:
+        user = client.user(user_id)
+        if as_json:
+            return print_json(user)
+        funnel = client.funnel(user_id)
+    print_facts(
+        [
+            ("user", user.id),
+            ("since", user.created_at),
+            ("engagements", user.engagements),
+            ("profile", user.profile_version),
+            ("live version", user.live_version),
+            ("traces", f"{funnel.generated} generated, {funnel.accepted} accepted, {funnel.trained} trained"),
+        ]
+    )
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="One engagement a line, in JSON: id, prompt, response, occurred_at, and if there are reason, choices.",
+        ),
+    ],
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", help="Whose they are; without it each line has a `user_id`.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="Engagements in one request.")] = Bounds.rows,
+    size: Annotated[int, typer.Option(min=1024, help="Bytes in one request.")] = Bounds.size,
+    url: Url = None,
+) -> None:
+    """Send the engagements in a file. The file is checked first; sending it again changes nothing."""
+    with connect(url) as client:
+        import_file(client, file, user, Bounds(rows=rows, size=size))
+
+
+@app.command("profile")
+def profile(
+    user_id: UserId,
+    write: Annotated[bool, typer.Option("--write", help="Have the model write it anew now.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """What the model has written about a user."""
+    with connect(url) as client:
+        found = client.write_profile(user_id) if write else client.profile(user_id)
+    if as_json:
+        return print_json(found)
+    print_facts(
+        [
+            ("user", found.user_id),
+            ("version", found.version),
+            ("covers", f"{found.covers} engagements"),
+            ("until", found.covers_until),
+            ("tokens", found.tokens),
+        ]
+    )
+    print_text("profile", found.text)

@@ -1,0 +1,102 @@
+"""What the demo prints: tables and live bars on a terminal, plain lines elsewhere and in the transcript."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+WIDTH = 118
+"""Of the transcript and of what is not a terminal."""
+LINE_EVERY_S = 10.0
+"""Seconds between two progress lines where there is no live bar."""
+
+
+@dataclass
+class Bar:
+    """Progress of one stage. `total` None means that its length is not known."""
+
+    title: str
+    total: int | None
+    live: tuple[Progress, TaskID] | None
+    plain: list[Console]
+    began: float = field(default_factory=time.monotonic)
+    done: int = 0
+    note: str = ""
+    _told: float = field(default_factory=time.monotonic)
+
+    def update(self, done: int, note: str = "") -> None:
+        """Where the stage stands now."""
+        self.done, self.note = done, note
+        if self.live is not None:
+            progress, task = self.live
+            progress.update(task, completed=done, note=note)
+        if time.monotonic() - self._told >= LINE_EVERY_S:
+            self._tell()
+
+    def advance(self) -> None:
+        self.update(self.done + 1, self.note)
+
+    def finish(self, outcome: str) -> None:
+        """The line that stays."""
+        seconds = time.monotonic() - self.began
+        for console in (self.live[0].console, *self.plain) if self.live else self.plain:
+            console.print(Text(f"{self.title}: {outcome} ({seconds:.0f} s)"))
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        of = f" {self.done}/{self.total}" if self.total is not None else ""
+        for console in self.plain:
+            console.print(Text(f"{self.title}:{of} {self.note}".rstrip()), style="dim")
+
+
+class Output:
+    """Prints to the console and, where one is asked for, to the transcript."""
+
+    def __init__(self, console: Console | None = None, transcript: TextIO | None = None) -> None:
+        self.console = console or Console()
+        if not self.console.is_terminal and console is None:
+            self.console = Console(width=WIDTH)
+        self._copies = (
+            [Console(file=transcript, width=WIDTH, color_system=None, force_terminal=False)] if transcript else []
+        )
+
+    def say(self, *what: RenderableType) -> None:
+        plain = [Text(part) if isinstance(part, str) else part for part in what]  # no brackets taken for markup
+        for console in (self.console, *self._copies):
+            console.print(*plain)
+
+    @contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator[Bar]:
+        """A stage with progress. On a terminal the bar goes when the stage ends, and the line of `finish` stays."""
+        if not self.console.is_terminal:
+            yield Bar(title, total, None, [self.console, *self._copies])
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            *((BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")) if total is not None else ()),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(title, total=total, note="")
+            yield Bar(title, total, (progress, task), self._copies)
+
+
+@contextmanager
+def opened(transcript: Path | None) -> Iterator[Output]:
+    """An output whose transcript, if one is asked for, is written as the demo goes on."""
+    if transcript is None:
+        yield Output()
+        return
+    transcript.parent.mkdir(parents=True, exist_ok=True)
+    with transcript.open("w", encoding="utf-8", buffering=1) as stream:
+        yield Output(transcript=stream)

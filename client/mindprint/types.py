@@ -1,0 +1,410 @@
+"""The wire types: what goes over HTTP between application, server and trainer.
+
+Requests refuse unknown fields (a misspelt setting must not pass for a default);
+replies ignore them, so that a client survives a newer server.
+Times are UTC, log-probabilities natural, lengths in tokens of the base model.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Mode = Literal["direct", "generic", "personal"]
+TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
+"""Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""
+BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
+LeaseState = Literal["active", "released", "completed", "expired"]
+VersionState = Literal["live", "standby", "refused"]
+Verdict = Literal["accepted", "rejected", "unjudged"]
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
+Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
+"""A user's or cohort's id. It becomes a folder name, so it holds no slash and no `..`."""
+EngagementId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+AdapterKey = Annotated[
+    str, StringConstraints(pattern=r"^(user|cohort)/[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$", max_length=72)
+]
+ModelName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(base|(user|cohort)/[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*(@[1-9][0-9]{0,8})?)$", max_length=84
+    ),
+]
+"""`base`, `user/<id>`, `cohort/<name>`, the latter two optionally `@<version>`."""
+Text = Annotated[str, StringConstraints(min_length=1, max_length=65_536)]
+Choice = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Choices = Annotated[list[Choice], Field(min_length=2, max_length=64)]
+
+
+def as_utc(when: datetime) -> datetime:
+    """A time without a zone is taken as UTC, so that histories order the same on every machine."""
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+Time = Annotated[datetime, AfterValidator(as_utc)]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+# --- errors -----------------------------------------------------------------
+
+
+class ErrorBody(Reply):
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class ErrorReply(Reply):
+    """OpenAI's error envelope; `code` is what programs switch on."""
+
+    error: ErrorBody
+
+
+# --- users and their engagements ---------------------------------------------
+
+
+class Engagement(Request):
+    """One past event of a user. Ids are unique per user; the same id with other content is refused (409)."""
+
+    id: EngagementId
+    prompt: Text
+    response: Text
+    occurred_at: Time
+    reason: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    choices: Choices | None = None
+
+    @model_validator(mode="after")
+    def _response_is_a_choice(self) -> Self:
+        if self.choices is not None:
+            if len(set(self.choices)) != len(self.choices):
+                raise ValueError("choices repeat: send each choice once")
+            if self.response not in self.choices:
+                raise ValueError(
+                    f"response {self.response!r} is not among the choices {self.choices}: add it to choices"
+                )
+        return self
+
+
+class EngagementBatch(Request):
+    """Creates the user if need be. All are stored, or none."""
+
+    engagements: Annotated[list[Engagement], Field(min_length=1, max_length=1000)]
+
+
+class Ingested(Reply):
+    created: int
+    unchanged: int
+
+
+class User(Reply):
+    id: str
+    created_at: Time
+    engagements: int
+    profile_version: int | None = None
+    live_version: int | None = None
+
+
+class Profile(Reply):
+    """Semantic memory: what the base model wrote about a user from the engagements up to `covers_until`."""
+
+    user_id: str
+    version: int
+    text: str
+    tokens: int
+    covers: int
+    covers_until: Time
+    prompt_version: str
+    base_digest: str
+    created_at: Time
+
+
+# --- traces ------------------------------------------------------------------
+
+
+class Provenance(Reply):
+    """What made a trace or an answer (invariant 6)."""
+
+    model: str
+    adapter_digest: str | None
+    base_digest: str
+    prompt_version: str
+    mode: Mode
+    sampling: dict[str, Any]
+    seed: int | None
+    engine: str
+    saw_answer: bool = False
+    profile_version: int | None = None
+
+
+class TraceRequest(Request):
+    """One trace now: about a stored engagement (stored and judged), or about a query of the caller's (only returned)."""
+
+    user_id: Name
+    engagement_id: EngagementId | None = None
+    query: Text | None = None
+    choices: Choices | None = None
+    target: Annotated[str, StringConstraints(min_length=1, max_length=65_536)] | None = None
+    asked_at: Time | None = None
+    mode: Mode = "personal"
+    model: ModelName = "base"
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    opening: Annotated[str, StringConstraints(max_length=512)] | None = None
+    """Replaces the model's opening of this mode; an empty one measures thinking from the bare `<think>`."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.engagement_id is None) == (self.query is None):
+            raise ValueError("send either engagement_id or query")
+        if self.engagement_id is not None and (self.choices or self.target or self.asked_at):
+            raise ValueError("choices, target and asked_at come with query; an engagement brings its own")
+        if self.choices is not None and self.target is not None and self.target not in self.choices:
+            raise ValueError("target is not among the choices: add it to choices")
+        return self
+
+
+class Trace(Reply):
+    """One written candidate and what became of it."""
+
+    id: str
+    user_id: str
+    engagement_id: str | None = None
+    batch_id: str | None = None
+    mode: Mode
+    query: str
+    prompt: str = ""
+    """The rendered prompt that the writer read, up to where the assistant's turn begins."""
+    thinking: str
+    answer: str
+    choice_logprobs: dict[str, float] | None = None
+    """Log-probability of each choice, normalized over the choices."""
+    verdict: Verdict
+    reason: str | None = None
+    scores: dict[str, float] = Field(default_factory=dict)
+    state: TraceState = "kept"
+    version: int | None = None
+    """The adapter version that was trained on it."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    thinking_tokens: int = 0
+    finish: str = ""
+    provenance: Provenance
+    created_at: Time
+
+
+class TracePage(Reply):
+    traces: list[Trace]
+    next: str | None = None
+
+
+# --- batches -----------------------------------------------------------------
+
+
+class BatchRequest(Request):
+    """Write traces for every engagement of these users (all users if none is named) that has no accepted one yet."""
+
+    users: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = None
+    mode: Mode = "personal"
+    candidates: Annotated[int, Field(ge=1, le=64)] | None = None
+    draw: Annotated[int, Field(ge=1, le=64)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+
+class Funnel(Reply):
+    """Engagements attempted; candidates generated, rejected by reason, accepted, trained, in a live version."""
+
+    attempted: int = 0
+    generated: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    accepted: int = 0
+    trained: int = 0
+    live: int = 0
+
+
+class Batch(Reply):
+    id: str
+    state: BatchState
+    request: BatchRequest
+    items: int
+    done: int
+    skipped: dict[str, int] = Field(default_factory=dict)
+    """Items that could not be attempted, by reason."""
+    funnel: Funnel
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens_per_second: float = 0.0
+    """Generated tokens over the seconds that the batch was running."""
+    error: str | None = None
+    created_at: Time
+    started_at: Time | None = None
+    finished_at: Time | None = None
+
+
+class BatchPage(Reply):
+    batches: list[Batch]
+
+
+# --- leases: how a trainer takes traces ----------------------------------------
+
+
+class LeaseRequest(Request):
+    """Claim the accepted traces of one adapter (of the neediest one if none is named)."""
+
+    owner: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    adapter: AdapterKey | None = None
+    ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    min_traces: Annotated[int, Field(ge=1, le=10_000)] = 1
+    max_traces: Annotated[int, Field(ge=1, le=10_000)] = 1024
+
+
+class Sample(Reply):
+    """One training sequence: `prompt` (no loss) + `thinking` + `answer` + the tokenizer's end-of-turn token.
+
+    `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
+    The three texts are tokenized one by one, without special tokens, and their ids concatenated.
+    """
+
+    kind: Literal["slow", "fast", "replay"]
+    engagement_id: str
+    trace_id: str | None = None
+    prompt: str
+    thinking: str = ""
+    answer: str
+
+
+class LoraLimits(Reply):
+    """What the serving engine can load; an adapter outside it is refused at upload."""
+
+    max_rank: int
+    target_modules: list[str]
+
+
+class Lease(Reply):
+    id: str
+    adapter: str
+    owner: str
+    state: LeaseState
+    deadline: Time
+    attempt: int
+    trace_ids: list[str]
+    samples: list[Sample] = Field(default_factory=list)
+    """Only in the reply to the claim."""
+    base_digest: str
+    parent: int | None = None
+    """The live version when the lease was claimed."""
+    limits: LoraLimits
+    version: int | None = None
+    """Set once the lease is completed."""
+
+
+class Heartbeat(Request):
+    ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+
+
+# --- adapters ------------------------------------------------------------------
+
+
+class CanaryItem(Request):
+    """The trainer's own log-probabilities, which the engine must reproduce once the adapter is loaded (invariant 5).
+
+    `logprobs[i]` = log p(target_ids[i] | prompt_ids + target_ids[:i]) with the adapter, `base_logprobs` without.
+    """
+
+    prompt_ids: Annotated[list[int], Field(min_length=1, max_length=8192)]
+    target_ids: Annotated[list[int], Field(min_length=1, max_length=64)]
+    logprobs: list[float]
+    base_logprobs: list[float]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if not len(self.target_ids) == len(self.logprobs) == len(self.base_logprobs):
+            raise ValueError("target_ids, logprobs and base_logprobs differ in length")
+        return self
+
+
+class Manifest(Request):
+    """What the trainer says of a version it uploads."""
+
+    adapter: AdapterKey
+    base_digest: str
+    weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    trace_ids: list[str]
+    samples: dict[str, int]
+    settings: dict[str, Any]
+    losses: dict[str, float]
+    tokens: int
+    seconds: float
+    trainer: str
+    canary: Annotated[list[CanaryItem], Field(min_length=1, max_length=32)]
+
+
+class CanaryResult(Reply):
+    """Mean absolute differences in nats a token: the engine with the adapter against the trainer, and against the base."""
+
+    passed: bool
+    against_trainer: float
+    against_base: float
+    tokens: int
+    reason: str | None = None
+
+
+class Version(Reply):
+    adapter: str
+    version: int
+    state: VersionState
+    digest: str
+    base_digest: str
+    parent: int | None = None
+    traces: int
+    canary: CanaryResult | None = None
+    manifest: Manifest
+    created_at: Time
+
+
+class Adapter(Reply):
+    key: str
+    live: int | None
+    versions: list[Version]
+
+
+class AdapterPage(Reply):
+    adapters: list[Adapter]
+
+
+class Promote(Request):
+    """Which version the adapter's key resolves to; `null` takes the adapter off (the base answers)."""
+
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None
+
+
+# --- the server itself -----------------------------------------------------------
+
+
+class ServerInfo(Reply):
+    """`GET /v1/info`: what a trainer must match and a person wants to know."""
+
+    mindprint: str
+    engine: str
+    device: str
+    model: str
+    model_path: str
+    base_digest: str
+    prompt_version: str
+    max_model_len: int
+    limits: LoraLimits

@@ -1,0 +1,5 @@
+"""The life of adapters: checked on arrival, proved on the engine, switched at once, removed after their last request."""
+
+from mindprint_server.adapters.life import AdapterLife
+
+__all__ = ["AdapterLife"]

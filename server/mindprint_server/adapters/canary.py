@@ -1,0 +1,60 @@
+"""Proof that an adapter is live: the engine reproduces the trainer's log-probabilities and leaves the base's."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from mindprint.types import CanaryItem, CanaryResult
+from mindprint_server.engine import AdapterRef, Engine, Priority
+
+
+def judge(
+    engine: Sequence[float], base: Sequence[float], trainer: Sequence[float], *, tolerance: float, min_shift: float
+) -> CanaryResult:
+    """Compares log-probabilities of the same tokens (nats): the engine's with the adapter and without, the trainer's."""
+    count = len(trainer)
+
+    def distance(a: Sequence[float], b: Sequence[float]) -> float:
+        return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / count
+
+    against_trainer, against_base = distance(engine, trainer), distance(engine, base)
+    reason = None
+    if not all(map(math.isfinite, (*engine, *base, *trainer))):
+        against_trainer = against_base = 0.0
+        reason = "a log-probability is not finite: the weights are broken"
+    elif against_base < min_shift:
+        reason = f"the engine answers as without the adapter: {against_base:.4f} nats a token apart, {min_shift} wanted"
+    elif against_trainer > tolerance:
+        reason = f"the engine is {against_trainer:.4f} nats a token from the trainer's values, {tolerance} allowed"
+    elif against_trainer >= distance(base, trainer):
+        reason = "the engine with the adapter is no nearer to the trainer's values than without it"
+    return CanaryResult(
+        passed=reason is None,
+        against_trainer=against_trainer,
+        against_base=against_base,
+        tokens=count,
+        reason=reason,
+    )
+
+
+async def prove(
+    engine: Engine, adapter: AdapterRef, items: Sequence[CanaryItem], *, tolerance: float, min_shift: float
+) -> CanaryResult:
+    """Scores every canary token on the engine, with the adapter and without. The adapter must be loaded."""
+
+    async def scored(item: CanaryItem, using: AdapterRef | None) -> list[float]:
+        values = []
+        # One after the other: each step reads what the step before it left in the prefix cache.
+        for step, token in enumerate(item.target_ids):
+            prefix = [*item.prompt_ids, *item.target_ids[:step]]
+            values += await engine.next_logprobs(prefix, [token], adapter=using, priority=Priority.PROOF)
+        return values
+
+    both = [scored(item, using) for using in (adapter, None) for item in items]
+    values = await asyncio.gather(*both)
+    with_adapter = [value for item in values[: len(items)] for value in item]
+    without = [value for item in values[len(items) :] for value in item]
+    trainer = [value for item in items for value in item.logprobs]
+    return judge(with_adapter, without, trainer, tolerance=tolerance, min_shift=min_shift)

@@ -1,0 +1,123 @@
+"""The application: the engine comes up behind an HTTP server that answers from the first moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+
+import mindprint
+from mindprint_server import errors, routes
+from mindprint_server.errors import ApiError
+from mindprint_server.limits import BodyLimit
+from mindprint_server.logs import RequestLog
+from mindprint_server.metrics import Metrics
+from mindprint_server.services import Services, close_services, open_services
+from mindprint_server.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Life:
+    """From start-up to the end: holds the services once they are open, and why they are not.
+
+    `failure` is the one line that says what stopped the server; `failed` is set with it.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, services: Services | None = None) -> None:
+        self.services = services
+        self.failure: str | None = None
+        self.failed = asyncio.Event()
+        self._settings = settings
+        self._metrics = metrics
+        self._owned = services is None
+        self._phase = "opening the store"
+        self._began = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    def ready(self) -> Services:
+        """The services. Raises ApiError (503) before they are open and after the engine died."""
+        if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
+            raise errors.engine_dead(self._settings.retry_after_s)
+        if self.services is None:
+            message = f"the engine is starting ({self._phase}): retry in a moment, or watch GET /readyz"
+            raise ApiError(503, "engine_starting", message, retry_after=self._settings.retry_after_s)
+        return self.services
+
+    def status(self) -> dict[str, Any]:
+        """What `/readyz` shows: `status` (starting, ready or dead), start-up phase, seconds since the start."""
+        if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
+            status = "dead"
+        else:
+            status = "starting" if self.services is None else "ready"
+        phase = self._phase if status == "starting" else None
+        return {"status": status, "phase": phase, "seconds": round(time.monotonic() - self._began, 1)}
+
+    def open(self) -> None:
+        """Begins the start-up in the background."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Ends start-up or service, whichever is going on. May be called twice."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        services, self.services = self.services, None
+        if services is not None and self._owned:
+            await close_services(services)
+
+    async def _run(self) -> None:
+        try:
+            if self.services is None:
+                self.services = await open_services(self._settings, metrics=self._metrics, progress=self._enter)
+                log.info("ready", seconds=self.status()["seconds"])
+            await self.services.engine.dead.wait()
+            self._fail("the engine died")
+        except Exception as error:
+            log.debug("start-up failed", exc_info=error)
+            self._fail(f"start-up failed while {self._phase}: {str(error) or type(error).__name__}")
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        log.info("starting", phase=phase)
+
+    def _fail(self, why: str) -> None:
+        self.failure = " ".join(why.split())
+        self.failed.set()
+
+
+def create_app(settings: Settings, *, services: Services | None = None) -> FastAPI:
+    """The ASGI application. Services that are given are used as they are and stay the caller's to close.
+
+    `app.state` holds `settings`, `metrics` and `life`.
+    """
+    metrics = Metrics() if services is None else services.metrics
+    life = Life(settings, metrics, services)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        life.open()
+        try:
+            yield
+        finally:
+            await life.close()
+
+    app = FastAPI(
+        title="Mindprint",
+        version=mindprint.__version__,
+        summary="Personalized thinking traces on vLLM, and a LoRA adapter per user, taken live without a restart.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings, app.state.metrics, app.state.life = settings, metrics, life
+    app.router.routes.extend(routes.router.routes)  # including them would analyse every route anew for each application
+    errors.install(app)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RequestLog)  # added last, so outermost
+    return app

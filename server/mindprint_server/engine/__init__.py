@@ -1,0 +1,27 @@
+"""The engine boundary: one protocol, one implementation on vLLM, one deterministic fake for HTTP and store tests."""
+
+from mindprint_server.engine.protocol import (
+    AdapterRef,
+    Engine,
+    EngineDied,
+    EngineInfo,
+    Generation,
+    Message,
+    Priority,
+    PromptTooLong,
+    Sampling,
+    Tokenizer,
+)
+
+__all__ = [
+    "AdapterRef",
+    "Engine",
+    "EngineDied",
+    "EngineInfo",
+    "Generation",
+    "Message",
+    "Priority",
+    "PromptTooLong",
+    "Sampling",
+    "Tokenizer",
+]

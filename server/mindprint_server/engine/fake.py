@@ -1,0 +1,101 @@
+"""A deterministic engine without a model, for tests of HTTP and store logic. Nothing about generation is shown with it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mindprint_server.engine.protocol import (
+    AdapterRef,
+    EngineInfo,
+    Generation,
+    Message,
+    Priority,
+    PromptTooLong,
+    Sampling,
+)
+
+_PIECE = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
+
+
+class FakeTokenizer:
+    """Words and marks; ids are handed out in the order of first sight."""
+
+    eos_id = 0
+    special = ("<|end|>",)
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {"<|end|>": 0}
+        self._texts: list[str] = ["<|end|>"]
+
+    def encode(self, text: str) -> list[int]:
+        ids = []
+        for piece in _PIECE.findall(text):
+            if piece not in self._ids:
+                self._ids[piece] = len(self._texts)
+                self._texts.append(piece)
+            ids.append(self._ids[piece])
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self._texts[i] for i in ids)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        return "".join(f"[{m['role']}] {m['content']}\n" for m in messages) + "[assistant]\n"
+
+
+class FakeEngine:
+    """Writes words chosen by a hash of prompt, seed and adapter; scores tokens by the same hash."""
+
+    def __init__(self, *, model_path: Path, delay_s: float = 0.0, max_model_len: int = 4096) -> None:
+        self.tokenizer = FakeTokenizer()
+        self.ready = False
+        self.dead = asyncio.Event()
+        self.loaded: dict[int, AdapterRef] = {}
+        self._delay_s = delay_s
+        self._info = EngineInfo(name="fake 1", device="none", model_path=str(model_path), max_model_len=max_model_len)
+
+    async def start(self, progress: Callable[[str], None]) -> None:
+        progress("pretending")
+        self.ready = True
+
+    async def stop(self) -> None:
+        self.ready = False
+
+    def info(self) -> EngineInfo:
+        return self._info
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
+    ) -> Generation:
+        self._fits(prompt_ids, sampling.max_tokens)
+        await asyncio.sleep(self._delay_s)
+        words = ("this", "user", "likes", "quiet", "places", "and", "short", "walks", "near", "water")
+        start = self._hash(prompt_ids, sampling.seed, adapter)
+        text = "".join(f" {words[(start + 3 * i) % len(words)]}" for i in range(min(12, sampling.max_tokens)))
+        return Generation(text, tuple(self.tokenizer.encode(text)), "stop", len(prompt_ids), 0)
+
+    async def next_logprobs(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
+    ) -> list[float]:
+        self._fits(prompt_ids, 1)
+        await asyncio.sleep(self._delay_s)
+        return [math.log((self._hash(prompt_ids, token, adapter) % 997 + 1) / 1000) for token in token_ids]
+
+    async def load(self, adapter: AdapterRef) -> None:
+        self.loaded[adapter.engine_id] = adapter
+
+    async def unload(self, adapter: AdapterRef) -> None:
+        self.loaded.pop(adapter.engine_id, None)
+
+    def _fits(self, prompt_ids: Sequence[int], room: int) -> None:
+        if len(prompt_ids) + room > self._info.max_model_len:
+            raise PromptTooLong("too long for the fake engine")
+
+    def _hash(self, prompt_ids: Sequence[int], salt: int | None, adapter: AdapterRef | None) -> int:
+        text = f"{self.tokenizer.decode(prompt_ids)}|{salt}|{adapter.name if adapter else ''}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

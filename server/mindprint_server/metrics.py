@@ -1,0 +1,69 @@
+"""What Prometheus scrapes at `/metrics`: the funnel, tokens, queue, adapters, requests (invariant 10).
+
+Labels are few and bounded: routes by template, errors by code, traces by reason. Never a user, never a path.
+Counters begin at zero with the process; the store's own numbers (`/v1/funnel`) do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """One registry a server, so that two servers in one process (or test) do not share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        # the funnel
+        self.generated = self._counter("traces_generated", "Candidates written")
+        self.accepted = self._counter("traces_accepted", "Candidates accepted")
+        self.rejected = self._counter("traces_rejected", "Candidates rejected", "reason")
+        self.trained = self._counter("traces_trained", "Traces that went into a version")
+        self.skipped = self._counter("items_skipped", "Engagements of batches that could not be attempted", "reason")
+        self.generated_tokens = self._counter("generated_tokens", "Tokens written by the engine")
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens given to the engine")
+        self.cached_tokens = self._counter("cached_tokens", "Prompt tokens that the prefix cache had")
+
+        # the queue; both are read from the store at each scrape
+        self.queue = self._gauge("queue_traces", "Traces in the queue", "state")
+        self.open_batches = self._gauge("open_batches", "Batches queued or running")
+
+        # adapters
+        self.adapter_loads = self._counter("adapter_loads", "Adapters loaded into the engine", "outcome")
+        self.adapter_unloads = self._counter("adapter_unloads", "Adapters removed from the engine")
+        self.adapters_refused = self._counter("adapters_refused", "Uploaded versions refused", "reason")
+        self.canary = self._counter("canary", "Canary proofs", "result")
+        self.resident_adapters = self._gauge("resident_adapters", "Adapters that the engine holds")
+
+        # requests
+        self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")
+        self.refusals = self._counter("refusals", "Error replies", "code")
+        self.request_seconds = self._histogram("request_seconds", "From request to end of reply", "route", "method")
+        self.first_token_seconds = self._histogram("first_token_seconds", "From chat request to first token")
+        self.engine_seconds = self._histogram("engine_seconds", "Calls of the engine", "call")
+
+    def refresh(self, *, queue: Mapping[str, int], open_batches: int) -> None:
+        """Sets the gauges that the store knows better; `queue` is traces by state."""
+        for state, depth in queue.items():
+            self.queue.labels(state=state).set(depth)
+        self.open_batches.set(open_batches)
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"mindprint_{name}", help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
+        return Gauge(f"mindprint_{name}", help, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help: str, *labels: str) -> Histogram:
+        return Histogram(f"mindprint_{name}", help, labels, registry=self.registry, buckets=SECONDS)

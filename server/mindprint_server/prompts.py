@@ -1,0 +1,110 @@
+"""The prompt, shared-first: system, profile, recent engagements, then the query, then the mode's line.
+
+Only the last line differs between modes, so all candidates, modes and scores of one query read one cached
+prefix, and all queries of one user share the part up to the recent engagements. Everything here is pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mindprint.types import Engagement, Mode
+from mindprint_server.engine import Message
+
+PROMPT_VERSION = "1"
+"""Changes with every change of a text below: golden tests hold them still."""
+
+SYSTEM = "You answer as one particular user would. What is known about this user:"
+NOTHING_KNOWN = "Nothing is known about this user yet."
+MODE_LINES: dict[Mode, str] = {
+    "direct": "Give only the answer.",
+    "generic": "Think about the question, then give the answer.",
+    "personal": "Think about what this user has shown before, then give this user's answer.",
+}
+SUMMARIZE = "Below is what one user was asked and how the user answered. Describe what this user prefers and why."
+MERGE = "Below are notes about one user, oldest first. Write one short description of what this user prefers and why."
+SUMMARY_RULE = "Write at most four short sentences. Begin with: This user"
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u0085\u2028\u2029]")
+_THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Recollection:
+    """A user's memory as it enters one prompt: the profile and the recalled engagements, oldest first."""
+
+    profile: str | None = None
+    episodes: tuple[Engagement, ...] = ()
+
+    def without_oldest(self) -> Recollection | None:
+        """The next smaller memory: the oldest episode goes first, the profile last. None when nothing is left."""
+        if self.episodes:
+            return replace(self, episodes=self.episodes[1:])
+        return Recollection() if self.profile else None
+
+
+def clean(text: str, special: Sequence[str]) -> str:
+    """Text of a user's, made unable to end a turn or a thinking: control characters, special tokens and tags go.
+
+    Removal can join a new special token out of what stood around it, hence the loop.
+    """
+    while True:
+        cleaned = _THINK_TAG.sub("", _CONTROL.sub(" ", text.replace("\r\n", "\n")))
+        for token in special:
+            cleaned = cleaned.replace(token, "")
+        if cleaned == text:
+            return cleaned.strip()
+        text = cleaned
+
+
+def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
+    """One engagement as the prompt shows it."""
+    lines = f"Question: {clean(episode.prompt, special)}\nThis user's answer: {clean(episode.response, special)}"
+    if episode.reason:
+        lines += f"\nThis user's reason: {clean(episode.reason, special)}"
+    return lines
+
+
+def memory_text(memory: Recollection, special: Sequence[str]) -> str:
+    """The system message: what all queries at one point of a user's time have in common."""
+    if not memory.profile and not memory.episodes:
+        return NOTHING_KNOWN
+    parts = [SYSTEM]
+    if memory.profile:
+        parts.append(f"Profile:\n{clean(memory.profile, special)}")
+    if memory.episodes:
+        parts.append("Recent answers:\n" + "\n".join(episode_lines(e, special) for e in memory.episodes))
+    return "\n\n".join(parts)
+
+
+def query_text(query: str, choices: Sequence[str] | None, mode: Mode, special: Sequence[str]) -> str:
+    """The user's message: the query, its choices, and last the mode's line."""
+    parts = [f"Question: {clean(query, special)}"]
+    if choices is not None:
+        parts.append("Choices: " + " / ".join(clean(choice, special) for choice in choices))
+    parts.append(MODE_LINES[mode])
+    return "\n".join(parts)
+
+
+def build(
+    memory: Recollection, query: str, choices: Sequence[str] | None, mode: Mode, special: Sequence[str] = ()
+) -> list[Message]:
+    """The whole prompt. `special` are the tokenizer's special tokens, which users' texts must not contain."""
+    return [
+        {"role": "system", "content": memory_text(memory, special)},
+        {"role": "user", "content": query_text(query, choices, mode, special)},
+    ]
+
+
+def summarize(episodes: Sequence[Engagement], special: Sequence[str] = ()) -> list[Message]:
+    """Asks for notes on one piece of a history."""
+    history = "\n".join(episode_lines(e, special) for e in episodes)
+    return [{"role": "user", "content": f"{SUMMARIZE}\n\n{history}\n\n{SUMMARY_RULE}"}]
+
+
+def merge(notes: Sequence[str], special: Sequence[str] = ()) -> list[Message]:
+    """Asks for one description out of the notes on several pieces."""
+    listed = "\n".join(f"- {clean(note, special)}" for note in notes)
+    return [{"role": "user", "content": f"{MERGE}\n\n{listed}\n\n{SUMMARY_RULE}"}]

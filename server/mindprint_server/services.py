@@ -1,0 +1,126 @@
+"""Puts the server's parts together, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindprint
+from mindprint.types import ServerInfo
+from mindprint_server.adapters import AdapterLife
+from mindprint_server.batches import BatchRunner
+from mindprint_server.chat import Backend, Chat
+from mindprint_server.engine import Engine
+from mindprint_server.leases import LeaseDesk
+from mindprint_server.memory import Memory
+from mindprint_server.metrics import Metrics
+from mindprint_server.prompts import PROMPT_VERSION
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+from mindprint_server.writer import Writer
+
+
+@dataclass
+class Services:
+    settings: Settings
+    metrics: Metrics
+    store: Store
+    engine: Engine
+    memory: Memory
+    writer: Writer
+    batches: BatchRunner
+    leases: LeaseDesk
+    adapters: AdapterLife
+    chat: Chat
+    info: Callable[[], ServerInfo]
+
+
+def _quiet(phase: str) -> None:
+    """Nobody is told."""
+
+
+async def open_services(
+    settings: Settings,
+    *,
+    metrics: Metrics | None = None,
+    progress: Callable[[str], None] = _quiet,
+    engine: Engine | None = None,
+) -> Services:
+    """Opens the store, starts the engine, picks up open batches. `progress` is told each phase.
+
+    An engine that is given is started here and stopped by `close_services`, unless it is ready already: then it stays
+    its owner's. Raises whatever stops the start; what was opened by then is closed.
+    """
+    metrics = metrics or Metrics()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    progress("opening the store")
+    store = await Store.open(settings.url)
+    owned = engine is None or not engine.ready
+    if engine is None:
+        engine = _engine(settings)
+    try:
+        if owned:
+            await engine.start(progress)
+        progress("reading the model's digest")
+        from mindprint.model_files import model_digest
+
+        base_digest = await asyncio.to_thread(model_digest, Path(engine.info().model_path))
+        memory = Memory(settings, store, engine, base_digest)
+        adapters = AdapterLife(settings, store, engine, metrics, base_digest)
+        await adapters.start()
+        writer = Writer(settings, store, engine, memory, adapters, metrics, base_digest)
+        leases = LeaseDesk(settings, store, writer, base_digest)
+        chat = Chat(settings, store, engine, memory, adapters, metrics, base_digest, await _backend(engine))
+        batches = BatchRunner(settings, store, memory, writer, metrics)
+        await batches.start()
+    except BaseException:
+        if owned:
+            await engine.stop()
+        await store.close()
+        raise
+
+    def info() -> ServerInfo:
+        running = engine.info()
+        return ServerInfo(
+            mindprint=mindprint.__version__,
+            engine=running.name,
+            device=running.device,
+            model=settings.model,
+            model_path=running.model_path,
+            base_digest=base_digest,
+            prompt_version=PROMPT_VERSION,
+            max_model_len=running.max_model_len,
+            limits=leases.limits,
+        )
+
+    return Services(settings, metrics, store, engine, memory, writer, batches, leases, adapters, chat, info)
+
+
+async def close_services(services: Services, *, keep_engine: bool = False) -> None:
+    """Stops the work first, then the engine (unless its owner keeps it), then the store."""
+    await services.batches.stop()
+    if not keep_engine:
+        await services.engine.stop()
+    await services.store.close()
+
+
+def _engine(settings: Settings) -> Engine:
+    if settings.engine == "fake":
+        from mindprint_server.engine.fake import FakeEngine
+
+        return FakeEngine(model_path=Path(settings.model), max_model_len=settings.max_model_len)
+    from mindprint_server.engine.vllm_engine import VllmEngine
+
+    return VllmEngine(settings)
+
+
+async def _backend(engine: Engine) -> Backend | None:
+    from mindprint_server.engine.vllm_engine import VllmEngine
+
+    if not isinstance(engine, VllmEngine):
+        return None
+    from mindprint_server.engine.vllm_chat import VllmChat
+
+    return await VllmChat.on(engine)

@@ -1,0 +1,119 @@
+"""Every bound, time-out and default of the server: from `MINDPRINT_*` variables, a TOML file, or flags, in rising order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="MINDPRINT_", toml_file="mindprint.toml", extra="forbid")
+
+    # where
+    host: str = "127.0.0.1"
+    port: int = Field(8300, ge=0, le=65535)
+    data_dir: Path = Path(".mindprint/server")
+    database_url: SecretStr | None = None
+    """Any async SQLAlchemy URL; by default a SQLite file in `data_dir`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+
+    # the engine
+    engine: Literal["vllm", "fake"] = "vllm"
+    model: str = "default"
+    """A Hugging Face id, a local folder, or `default` (SmolLM2-135M-Instruct from its package)."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """`auto` is bfloat16, but float32 on a CPU that has no bfloat16 instructions."""
+    max_model_len: int = Field(2048, ge=128)
+    max_num_seqs: int = Field(64, ge=1)
+    enforce_eager: bool = True
+    """Eager starts in seconds; compilation pays only for a server that runs for long."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """KV cache on CPU. On a GPU `gpu_memory_utilization` decides."""
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    max_loras: int = Field(8, ge=1)
+    """Adapters in one engine step."""
+    max_cpu_loras: int = Field(32, ge=1)
+    """Adapters that the engine keeps loaded."""
+    max_lora_rank: int = Field(16, ge=1)
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    engine_start_timeout_s: float = Field(900, gt=0)
+    request_timeout_s: float = Field(300, gt=0)
+    health_interval_s: float = Field(5, gt=0)
+
+    # memory
+    recency_k: int = Field(3, ge=0, le=64)
+    profile_every: int = Field(10, ge=1)
+    """Engagements between two profiles of a user, and before the first."""
+    profile_tokens: int = Field(120, ge=16)
+    profile_piece: int = Field(10, ge=1)
+    """Engagements summarized in one piece."""
+
+    # writing
+    openings: dict[str, str] = Field(
+        default_factory=lambda: {"generic": "Let me think step by step.", "personal": "What this user has shown:"}
+    )
+    """How each thinking mode begins, after `<think>`. Empty for models trained to reason."""
+    max_thinking_tokens: int = Field(64, ge=1)
+    max_answer_tokens: int = Field(64, ge=1)
+    candidates: int = Field(4, ge=1, le=64)
+    """The most candidates that one engagement gets."""
+    draw: int = Field(2, ge=1, le=64)
+    """Candidates drawn at once; more are drawn only where none was accepted."""
+    temperature: float = Field(0.7, ge=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+    min_thinking_words: int = Field(5, ge=0)
+    batch_inflight: int = Field(48, ge=1)
+    """Engagements of batches that are worked on at once; candidates multiply it by `draw`."""
+    profiles_at_once: int = Field(8, ge=1)
+    """Users whose profiles are written at the same time."""
+    watch_interval_s: float = Field(0.5, gt=0)
+    """Seconds between two progress events of a batch."""
+    max_open_batches: int = Field(32, ge=1)
+
+    # the queue
+    max_attempts: int = Field(3, ge=1)
+    """Leases that end badly before a trace is set aside as dead."""
+    max_backlog: int = Field(10_000, ge=1)
+    """Accepted traces that may wait for one adapter; a batch leaves out users who are above it."""
+
+    max_fast_samples: int = Field(512, ge=0)
+    """Engagements, newest first, that a lease brings as samples of the ordinary objective."""
+
+    # adapters
+    canary_tolerance: float = Field(0.15, gt=0)
+    """Nats a token by which the engine may differ from the trainer, on average over the canary."""
+    canary_min_shift: float = Field(0.02, ge=0)
+    """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
+
+    # bounds on input
+    max_body_bytes: int = Field(1_000_000, ge=1024)
+    max_upload_bytes: int = Field(512 * 1024 * 1024, ge=1024)
+    retry_after_s: int = Field(2, ge=1)
+    shutdown_grace_s: float = Field(5, ge=0)
+
+    @property
+    def url(self) -> str:
+        """The store's URL."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.data_dir / 'mindprint.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -1,0 +1,147 @@
+"""Batches: durable jobs, item by item, so that one goes on after a restart where it stopped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from . import funnel, traces
+from .db import alone
+from .errors import IdempotencyConflict, NotFound, QueueFull
+from .ids import new_id
+from .states import OPEN
+from .tables import batch_items, batches
+
+
+async def add(
+    db: AsyncConnection, request: BatchRequest, items: Sequence[tuple[str, str]], max_open: int
+) -> tuple[Batch, bool]:
+    await alone(db, "batches")  # or two at once would both count to one below the bound
+    if request.idempotency_key is not None:
+        key = select(batches).where(batches.c.idempotency_key == request.idempotency_key)
+        for batch in await _load(db, key):
+            if batch.request != request:
+                raise IdempotencyConflict(request.idempotency_key)
+            return batch, False
+    if (await db.execute(select(func.count()).where(batches.c.state.in_(OPEN)))).scalar_one() >= max_open:
+        raise QueueFull(max_open)
+    id = new_id()
+    row = {"id": id, "state": "queued", "request": request.model_dump(mode="json"), "created_at": datetime.now(UTC)}
+    await db.execute(batches.insert(), row | {"idempotency_key": request.idempotency_key})
+    if plan := dict.fromkeys(items):
+        await db.execute(
+            batch_items.insert(),
+            [
+                {"batch_id": id, "position": position, "user_id": user_id, "engagement_id": engagement_id}
+                for position, (user_id, engagement_id) in enumerate(plan)
+            ],
+        )
+    return await get(db, id), True
+
+
+async def get(db: AsyncConnection, id: str) -> Batch:
+    found = await _load(db, select(batches).where(batches.c.id == id))
+    if not found:
+        raise NotFound("batch", id)
+    return found[0]
+
+
+async def newest(db: AsyncConnection, limit: int) -> list[Batch]:
+    return await _load(db, select(batches).order_by(batches.c.id.desc()).limit(limit))
+
+
+async def still_open(db: AsyncConnection) -> list[Batch]:
+    return await _load(db, select(batches).where(batches.c.state.in_(OPEN)).order_by(batches.c.id))
+
+
+async def start(db: AsyncConnection, id: str) -> None:
+    changes = {"state": "running", "started_at": datetime.now(UTC)}
+    if not await _change(db, id, batches.c.state == "queued", **changes):
+        await get(db, id)
+
+
+async def finish(db: AsyncConnection, id: str, state: BatchState, error: str | None = None) -> Batch:
+    """Ends an open batch; one that has ended stays as it is."""
+    await _change(db, id, batches.c.state.in_(OPEN), state=state, error=error, finished_at=datetime.now(UTC))
+    return await get(db, id)
+
+
+async def add_busy_seconds(db: AsyncConnection, id: str, seconds: float) -> None:
+    if not await _change(db, id, busy_seconds=batches.c.busy_seconds + seconds):
+        raise NotFound("batch", id)
+
+
+async def pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
+    query = (
+        select(batch_items.c.user_id, batch_items.c.engagement_id)
+        .where(batch_items.c.batch_id == id, batch_items.c.outcome.is_(None))
+        .order_by(batch_items.c.position)
+    )
+    return [(user_id, engagement_id) for user_id, engagement_id in await db.execute(query)]
+
+
+async def finish_item(
+    db: AsyncConnection,
+    id: str,
+    user_id: str,
+    engagement_id: str,
+    written: Sequence[Trace],
+    outcome: str,
+    seconds: float,
+) -> None:
+    item = [
+        batch_items.c.batch_id == id,
+        batch_items.c.user_id == user_id,
+        batch_items.c.engagement_id == engagement_id,
+    ]
+    done = update(batch_items).where(*item, batch_items.c.outcome.is_(None)).values(outcome=outcome)
+    if not (await db.execute(done)).rowcount:
+        if not (await db.execute(select(batch_items.c.position).where(*item))).first():
+            raise NotFound("batch item", f"{id}: {user_id} {engagement_id}")
+        return  # done before: its traces are stored already
+    await traces.insert(db, [trace.model_copy(update={"batch_id": id}) for trace in written])
+    await _change(
+        db,
+        id,
+        generated_tokens=batches.c.generated_tokens + sum(trace.thinking_tokens for trace in written),
+        prompt_tokens=batches.c.prompt_tokens + sum(trace.prompt_tokens for trace in written),
+        cached_tokens=batches.c.cached_tokens + sum(trace.cached_tokens for trace in written),
+        busy_seconds=batches.c.busy_seconds + seconds,
+    )
+
+
+async def _change(db: AsyncConnection, id: str, *only_if: Any, **values: Any) -> bool:
+    return bool((await db.execute(update(batches).where(batches.c.id == id, *only_if).values(**values))).rowcount)
+
+
+async def _load(db: AsyncConnection, query: Select[Any]) -> list[Batch]:
+    rows = (await db.execute(query)).mappings().all()
+    ids = [row["id"] for row in rows]
+    counted = (
+        select(batch_items.c.batch_id, batch_items.c.outcome, func.count())
+        .where(batch_items.c.batch_id.in_(ids))
+        .group_by(batch_items.c.batch_id, batch_items.c.outcome)
+    )
+    outcomes: dict[str, dict[str | None, int]] = defaultdict(dict)
+    for id, outcome, count in await db.execute(counted):
+        outcomes[id][outcome] = count
+    funnels = await funnel.of_batches(db, ids)
+    return [assemble(row, outcomes[row["id"]], funnels[row["id"]]) for row in rows]
+
+
+def assemble(row: RowMapping | dict[str, Any], outcomes: dict[str | None, int], counted: Funnel) -> Batch:
+    """A batch from its row, the number of its items by outcome (None: not done), and the funnel of its traces."""
+    items = sum(outcomes.values())
+    done = items - outcomes.get(None, 0)
+    skipped = {why: n for why, n in outcomes.items() if why is not None and why not in ("accepted", "rejected")}
+    counted = counted.model_copy(update={"attempted": done - sum(skipped.values())})
+    speed = row["generated_tokens"] / row["busy_seconds"] if row["busy_seconds"] else 0.0
+    progress = {"items": items, "done": done, "skipped": skipped, "funnel": counted, "tokens_per_second": speed}
+    return Batch.model_validate(dict(row) | progress)

@@ -1,0 +1,160 @@
+"""Connections and transactions, on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
+from json import dumps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Table, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from .errors import StoreError
+from .migrations import upgrade
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Work = Callable[Concatenate[AsyncConnection, P], Coroutine[Any, Any, T]]
+"""What runs in one transaction: it gets the connection, then its own arguments."""
+
+DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
+
+
+class Database:
+    """Runs work in transactions: `read` sees one snapshot, `write` commits all or nothing."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._running: set[asyncio.Task[Any]] = set()
+        if engine.dialect.name == "sqlite":
+            self._readers = engine
+            self._writers = engine.execution_options(immediate=True)
+            # SQLite has one writer; waiting here is fair and wakes at once, where its busy handler polls.
+            self._turn: AbstractAsyncContextManager[None] = asyncio.Lock()
+        else:
+            self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._writers = engine
+            self._turn = nullcontext()
+
+    @classmethod
+    async def open(cls, url: str, *, busy_timeout_s: float) -> Database:
+        """Connects, makes the folder of a SQLite file, and brings the tables up to date.
+
+        `busy_timeout_s` bounds each wait: for a lock, for a free connection, for the server to answer a connect.
+        """
+        database = cls(_engine(url, busy_timeout_s))
+        try:
+            await database.write(_migrate)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def close(self) -> None:
+        """Waits for what is running, then disconnects."""
+        if self._running:
+            await asyncio.wait(self._running)
+        await self.engine.dispose()
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._whole(self.snapshot(), work, *args, **kwargs)
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._whole(self.transaction(), work, *args, **kwargs)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        async with self._readers.connect() as db:
+            yield db
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with self._turn, self._writers.begin() as db:
+            yield db
+
+    async def _whole(
+        self,
+        scope: AbstractAsyncContextManager[AsyncConnection],
+        work: Work[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Runs to the end even if the caller is cancelled: SQLite's driver, stopped halfway, would keep its lock."""
+
+        async def run() -> T:
+            async with scope as db:
+                return await work(db, *args, **kwargs)
+
+        task = asyncio.create_task(run())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+
+async def _migrate(db: AsyncConnection) -> None:
+    await alone(db, "migrations")
+    await db.run_sync(upgrade)
+
+
+async def alone(db: AsyncConnection, name: str) -> None:
+    """Until this transaction ends, no other that asks for `name` goes on. SQLite's writers are alone anyway."""
+    if db.dialect.name == "postgresql":
+        await db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mindprint {name}", 0))))
+
+
+def insert_new(db: AsyncConnection, table: Table) -> Any:
+    """An INSERT that leaves rows alone that are there already."""
+    insert = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()
+
+
+def _engine(url: str, busy_timeout_s: float) -> AsyncEngine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreError(f"the database URL cannot be read: use {' or '.join(DRIVERS)}://...") from error
+    if parsed.drivername not in DRIVERS:
+        raise StoreError(f"no database driver {parsed.drivername!r}: use {' or '.join(DRIVERS)}")
+    make = partial(create_async_engine, pool_timeout=busy_timeout_s, json_serializer=_json)
+    if parsed.drivername.startswith("sqlite"):
+        return _sqlite(make, parsed, busy_timeout_s)
+    # asyncpg takes server settings apart from the URL; of these a search path is worth having in it.
+    settings = {"lock_timeout": f"{busy_timeout_s * 1000:.0f}"}
+    if path := parsed.query.get("search_path"):
+        settings["search_path"] = path if isinstance(path, str) else ",".join(path)
+    arguments = {"server_settings": settings, "timeout": busy_timeout_s}
+    return make(parsed.difference_update_query(["search_path"]), connect_args=arguments, pool_pre_ping=True)
+
+
+def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> AsyncEngine:
+    if url.database in (None, "", ":memory:"):
+        raise StoreError("SQLite needs a file: sqlite+aiosqlite:///PATH")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = make(url, connect_args={"timeout": busy_timeout_s})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def on_connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: `on_begin` does
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        # A writer takes the write lock first: a reader that becomes a writer midway would fail, not wait.
+        writes = connection.get_execution_options().get("immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+# NaN and infinity are no JSON: PostgreSQL refuses them, so SQLite does too.
+_json = partial(dumps, allow_nan=False, ensure_ascii=False)

@@ -1,0 +1,67 @@
+"""The funnel: counted by the database on indexes that hold all it needs, so that no trace is read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mindprint.types import Funnel
+from sqlalchemy import Row, Select, and_, case, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from . import users
+from .tables import live_versions, traces
+
+
+async def of_batches(db: AsyncConnection, batch_ids: Sequence[str]) -> dict[str, Funnel]:
+    """Without `attempted`, which a batch knows from its items."""
+    batch = traces.c.batch_id
+    groups: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in await db.execute(_tally(batch).where(batch.in_(batch_ids)).group_by(batch)):
+        groups[row.batch_id].append(row)
+    return {id: fold(groups[id]) for id in batch_ids}
+
+
+async def of_user(db: AsyncConnection, user_id: str | None) -> Funnel:
+    """Of one user, or of all. Attempted are the engagements that have a trace."""
+    mine = []
+    if user_id is not None:
+        await users.must_exist(db, user_id)
+        mine = [traces.c.user_id == user_id]
+    tried = (
+        select(traces.c.user_id, traces.c.engagement_id).distinct().where(traces.c.engagement_id.is_not(None), *mine)
+    )
+    attempted = await db.scalar(select(func.count()).select_from(tried.subquery()))
+    return fold(await db.execute(_tally().where(*mine))).model_copy(update={"attempted": attempted})
+
+
+def fold(rows: Iterable[Any]) -> Funnel:
+    """One funnel from rows of (verdict, reason, generated, trained, live)."""
+    funnel = Funnel()
+    for row in rows:
+        funnel.generated += row.generated
+        funnel.trained += row.trained
+        funnel.live += row.live
+        if row.verdict == "accepted":
+            funnel.accepted += row.generated
+        elif row.verdict == "rejected":
+            reason = row.reason or "unspecified"
+            funnel.rejected[reason] = funnel.rejected.get(reason, 0) + row.generated
+    return funnel
+
+
+def _tally(*by: Any) -> Select[Any]:
+    in_live = and_(live_versions.c.adapter == traces.c.adapter, live_versions.c.version == traces.c.version)
+    return (
+        select(
+            *by,
+            traces.c.verdict,
+            traces.c.reason,
+            func.count().label("generated"),
+            func.count(case((traces.c.state == "trained", 1))).label("trained"),
+            func.count(live_versions.c.version).label("live"),
+        )
+        .select_from(traces.outerjoin(live_versions, in_live))
+        .group_by(traces.c.verdict, traces.c.reason)
+    )

@@ -1,0 +1,181 @@
+"""The store: each method is one transaction, and none waits for anything but the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from mindprint.types import (
+    Batch,
+    BatchRequest,
+    BatchState,
+    Engagement,
+    Funnel,
+    Ingested,
+    Profile,
+    Trace,
+    TraceState,
+    User,
+    Verdict,
+)
+
+from . import batches, funnel, traces, users
+from .db import Database
+from .training import Training
+
+
+class Store(Training):
+    """All that lasts, on SQLite or PostgreSQL. Made by `open`; safe to share between tasks.
+
+    Raises `store.errors`: NotFound wherever an id that a call names is unknown, the others where a method says so.
+    What a call wrote is durable when it returns, and a call that raises has written nothing.
+    """
+
+    @classmethod
+    async def open(cls, url: str, *, busy_timeout_s: float = 30.0) -> Store:
+        """Opens `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...` and brings its tables up to date.
+
+        `busy_timeout_s` bounds each wait for a lock or a connection. StoreError: another driver, or a newer database.
+        """
+        return cls(await Database.open(url, busy_timeout_s=busy_timeout_s))
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    # --- users, engagements, profiles ---
+
+    async def add_engagements(self, user_id: str, items: Sequence[Engagement]) -> Ingested:
+        """Stores all, or none (EngagementConflict: an id is known with other content). Makes the user if need be."""
+        return await self._write(users.add_engagements, user_id, items)
+
+    async def user(self, user_id: str) -> User:
+        return await self._read(users.get, user_id)
+
+    async def users(self, *, after: str | None = None, limit: int = 100) -> list[User]:
+        """By id; `after` is the last id of the page before."""
+        return await self._read(users.page, after, limit)
+
+    async def engagement(self, user_id: str, engagement_id: str) -> Engagement:
+        return await self._read(users.engagement, user_id, engagement_id)
+
+    async def engagements(self, user_id: str, *, after: str | None = None, limit: int = 100) -> list[Engagement]:
+        """By time, then id; `after` is the last id of the page before."""
+        return await self._read(users.engagement_page, user_id, after, limit)
+
+    async def history(
+        self, user_id: str, *, before: datetime | None, not_id: str | None = None, limit: int
+    ) -> list[Engagement]:
+        """The newest `limit` engagements strictly before a time (None: all), oldest first; never `not_id`."""
+        return await self._read(users.history, user_id, before, not_id, limit)
+
+    async def engagement_count(self, user_id: str, *, until: datetime | None = None) -> int:
+        """Engagements up to and at `until`."""
+        return await self._read(users.engagement_count, user_id, until)
+
+    async def add_profile(self, profile: Profile) -> Profile:
+        """Stores it as the user's next version; the number that it came with does not matter."""
+        return await self._write(users.add_profile, profile)
+
+    async def profile(self, user_id: str, *, before: datetime | None = None) -> Profile | None:
+        """The newest version, of those that cover only times before `before` if that is given."""
+        return await self._read(users.profile, user_id, before)
+
+    # --- batches ---
+
+    async def add_batch(
+        self, request: BatchRequest, items: Sequence[tuple[str, str]], *, max_open: int
+    ) -> tuple[Batch, bool]:
+        """Queues (user, engagement) items; False with the earlier batch if the idempotency key came before.
+
+        IdempotencyConflict: it came with another request. QueueFull: `max_open` batches have not ended.
+        """
+        return await self._write(batches.add, request, items, max_open)
+
+    async def untraced(self, users: Sequence[str] | None) -> list[tuple[str, str]]:
+        """(user, engagement) without an accepted trace, of these users (None: of all), by user, then time."""
+        return await self._read(traces.untraced, users)
+
+    async def batch(self, id: str) -> Batch:
+        return await self._read(batches.get, id)
+
+    async def batches(self, limit: int = 100) -> list[Batch]:
+        """Newest first."""
+        return await self._read(batches.newest, limit)
+
+    async def open_batches(self) -> list[Batch]:
+        """Queued and running ones, oldest first."""
+        return await self._read(batches.still_open)
+
+    async def start_batch(self, id: str) -> None:
+        """Only a queued batch changes; its start stays the first one over restarts."""
+        await self._write(batches.start, id)
+
+    async def finish_batch(self, id: str, state: BatchState, error: str | None = None) -> None:
+        """Only an open batch changes."""
+        await self._write(batches.finish, id, state, error)
+
+    async def cancel_batch(self, id: str) -> Batch:
+        """Only an open batch changes."""
+        return await self._write(batches.finish, id, "cancelled")
+
+    async def pending_items(self, batch_id: str) -> list[tuple[str, str]]:
+        """(user, engagement) of the items that are not done, in the order of the plan."""
+        return await self._read(batches.pending_items, batch_id)
+
+    async def finish_item(
+        self,
+        batch_id: str,
+        user_id: str,
+        engagement_id: str,
+        *,
+        traces: Sequence[Trace],
+        outcome: str,
+        seconds: float = 0.0,
+    ) -> None:
+        """Stores an item's traces, its outcome ("accepted", "rejected" or why it was skipped) and the batch's counts.
+
+        `seconds` of running time are added to the batch's. Calling it again for the same item does nothing.
+        """
+        await self._write(batches.finish_item, batch_id, user_id, engagement_id, traces, outcome, seconds)
+
+    async def add_busy_seconds(self, batch_id: str, seconds: float) -> None:
+        await self._write(batches.add_busy_seconds, batch_id, seconds)
+
+    # --- traces ---
+
+    async def add_trace(self, trace: Trace) -> Trace:
+        return await self._write(traces.add, trace)
+
+    async def trace(self, id: str) -> Trace:
+        return await self._read(traces.get, id)
+
+    async def traces(
+        self,
+        *,
+        user: str | None = None,
+        engagement: str | None = None,
+        batch: str | None = None,
+        verdict: Verdict | None = None,
+        state: TraceState | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[Trace]:
+        """By id, which is by time; `after` is the last id of the page before."""
+        equal = {"user_id": user, "engagement_id": engagement, "batch_id": batch, "verdict": verdict, "state": state}
+        return await self._read(traces.find, equal, after, limit)
+
+    async def accepted_texts(self, user_id: str) -> set[str]:
+        """The thinking of a user's accepted traces."""
+        return await self._read(traces.accepted_texts, user_id)
+
+    async def funnel(self, user_id: str | None = None) -> Funnel:
+        """Of one user, or of the whole store."""
+        return await self._read(funnel.of_user, user_id)
+
+    async def backlog(self) -> dict[str, int]:
+        """Waiting traces by adapter key."""
+        return await self._read(traces.backlog)
+
+    async def revive(self, trace_ids: Sequence[str]) -> int:
+        """Puts dead traces back into the queue, with all their attempts; returns how many were dead."""
+        return await self._write(traces.revive, trace_ids)

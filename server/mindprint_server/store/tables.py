@@ -1,0 +1,245 @@
+"""The tables. Columns are named as the fields of the wire types, so that a row turns into one without a mapping.
+
+The migrations make these tables; a test proves that the two agree.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pk",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fk",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+class Utc(TypeDecorator[datetime]):
+    """A time with its zone. SQLite keeps none, so UTC goes in and comes out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Prose(TypeDecorator[str]):
+    """Text that a model wrote. PostgreSQL cannot hold a NUL that it may emit: the replacement character stands in."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+# Ids compare byte by byte on every database, so that pages and plans come in the same order everywhere.
+Key = String(160).with_variant(String(160, collation="C"), "postgresql")
+Word = String(32)
+Json = JSON(none_as_null=True)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default="0")
+
+
+def _made() -> Column[Any]:
+    return Column("created_at", Utc, nullable=False)
+
+
+users = Table("users", metadata, Column("id", Key, primary_key=True), _made())
+
+engagements = Table(
+    "engagements",
+    metadata,
+    Column("user_id", Key, ForeignKey("users.id"), primary_key=True),
+    Column("id", Key, primary_key=True),
+    Column("prompt", Text, nullable=False),
+    Column("response", Text, nullable=False),
+    Column("occurred_at", Utc, nullable=False),
+    Column("reason", Text),
+    Column("choices", Json),
+    _made(),
+    Index("engagements_by_time", "user_id", "occurred_at", "id"),
+)
+
+profiles = Table(
+    "profiles",
+    metadata,
+    Column("user_id", Key, ForeignKey("users.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("text", Prose, nullable=False),
+    _count("tokens"),
+    _count("covers"),
+    Column("covers_until", Utc, nullable=False),
+    Column("prompt_version", Key, nullable=False),
+    Column("base_digest", Key, nullable=False),
+    _made(),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("state", Word, nullable=False),
+    Column("request", Json, nullable=False),
+    Column("idempotency_key", Key, unique=True),
+    _count("generated_tokens"),
+    _count("prompt_tokens"),
+    _count("cached_tokens"),
+    Column("busy_seconds", Float, nullable=False, server_default="0"),
+    Column("error", Text),
+    _made(),
+    Column("started_at", Utc),
+    Column("finished_at", Utc),
+    Index("batches_by_state", "state", "id"),
+)
+
+batch_items = Table(
+    "batch_items",
+    metadata,
+    Column("batch_id", Key, ForeignKey("batches.id"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("user_id", Key, nullable=False),
+    Column("engagement_id", Key, nullable=False),
+    Column("outcome", Key),  # null while there is work to do
+    ForeignKeyConstraint(["user_id", "engagement_id"], ["engagements.user_id", "engagements.id"]),
+    UniqueConstraint("batch_id", "user_id", "engagement_id"),
+    Index("batch_items_by_outcome", "batch_id", "outcome", "position"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("adapter", Key, nullable=False),
+    Column("owner", Key, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("deadline", Utc, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("trace_ids", Json, nullable=False),
+    Column("parent", Integer),
+    Column("version", Integer),
+    _made(),
+    Index("leases_by_deadline", "state", "deadline"),
+    # One active lease an adapter: should two claims ever meet, the database lets one through.
+    Index(
+        "leases_one_active",
+        "adapter",
+        unique=True,
+        sqlite_where=text("state = 'active'"),
+        postgresql_where=text("state = 'active'"),
+    ),
+)
+
+traces = Table(
+    "traces",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("user_id", Key, ForeignKey("users.id"), nullable=False),
+    Column("engagement_id", Key),
+    Column("batch_id", Key, ForeignKey("batches.id")),
+    Column("adapter", Key, nullable=False),
+    Column("mode", Word, nullable=False),
+    Column("query", Prose, nullable=False),
+    Column("prompt", Prose, nullable=False),
+    Column("thinking", Prose, nullable=False),
+    Column("answer", Prose, nullable=False),
+    Column("choice_logprobs", Json),
+    Column("verdict", Word, nullable=False),
+    Column("reason", Prose),
+    Column("scores", Json, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("version", Integer),
+    Column("lease_id", Key, ForeignKey("leases.id")),
+    _count("attempts"),
+    _count("prompt_tokens"),
+    _count("cached_tokens"),
+    _count("thinking_tokens"),
+    Column("finish", Key, nullable=False),
+    Column("provenance", Json, nullable=False),
+    _made(),
+    ForeignKeyConstraint(["user_id", "engagement_id"], ["engagements.user_id", "engagements.id"]),
+    CheckConstraint("state = 'kept' OR verdict = 'accepted'", name="only_accepted_queue"),
+    CheckConstraint("(state = 'trained') = (version IS NOT NULL)", name="trained_in_one_version"),
+    CheckConstraint("state <> 'leased' OR lease_id IS NOT NULL", name="leased_by_a_lease"),
+    Index("traces_queue", "state", "adapter", "id"),
+    Index("traces_by_lease", "lease_id", "id"),
+    Index("traces_by_engagement", "user_id", "engagement_id", "verdict", "id"),
+    # These two hold all that a funnel counts, so that it never reads a trace.
+    Index("traces_by_user", "user_id", "verdict", "reason", "state", "adapter", "version"),
+    Index("traces_by_batch", "batch_id", "verdict", "reason", "state", "adapter", "version"),
+)
+
+# A row here is a number given out, whether or not a version came of it: no path and no engine id is ever used twice.
+version_numbers = Table(
+    "version_numbers",
+    metadata,
+    Column("engine_id", Integer, primary_key=True, autoincrement=True),
+    Column("adapter", Key, nullable=False),
+    Column("version", Integer, nullable=False),
+    _made(),
+    UniqueConstraint("adapter", "version"),
+    sqlite_autoincrement=True,
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("adapter", Key, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("lease_id", Key, ForeignKey("leases.id"), nullable=False, unique=True),
+    Column("refused", Boolean, nullable=False),
+    Column("digest", Key, nullable=False),
+    Column("base_digest", Key, nullable=False),
+    Column("parent", Integer),
+    _count("traces"),
+    Column("canary", Json),
+    Column("manifest", Json, nullable=False),
+    _made(),
+    ForeignKeyConstraint(["adapter", "version"], ["version_numbers.adapter", "version_numbers.version"]),
+)
+
+# The live pointers. An adapter without a row answers as the base.
+live_versions = Table(
+    "live_versions",
+    metadata,
+    Column("adapter", Key, primary_key=True),
+    Column("version", Integer, nullable=False),
+    ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
+)

@@ -1,0 +1,82 @@
+"""Traces: what was written, and, in their state, the queue that trainers take from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mindprint.types import Trace
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from . import leases, users
+from .errors import NotFound
+from .tables import engagements, traces
+
+
+async def add(db: AsyncConnection, trace: Trace) -> Trace:
+    await users.must_exist(db, trace.user_id)
+    if trace.engagement_id is not None:
+        await users.engagement(db, trace.user_id, trace.engagement_id)
+    await insert(db, [trace])
+    return await get(db, trace.id)
+
+
+async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
+    if new:
+        await db.execute(traces.insert(), [trace.model_dump() | {"adapter": f"user/{trace.user_id}"} for trace in new])
+
+
+async def get(db: AsyncConnection, id: str) -> Trace:
+    found = await find(db, {"id": id})
+    if not found:
+        raise NotFound("trace", id)
+    return found[0]
+
+
+async def find(
+    db: AsyncConnection, equal: Mapping[str, str | None], after: str | None = None, limit: int | None = None
+) -> list[Trace]:
+    """Traces whose columns equal those given (None: any), in the order of their ids."""
+    query = select(traces).order_by(traces.c.id).limit(limit)
+    query = query.where(*(traces.c[name] == value for name, value in equal.items() if value is not None))
+    if after is not None:
+        query = query.where(traces.c.id > after)
+    return [Trace.model_validate(dict(row)) for row in (await db.execute(query)).mappings()]
+
+
+async def of_lease(db: AsyncConnection, lease_id: str) -> list[Trace]:
+    await leases.get(db, lease_id)
+    return await find(db, {"lease_id": lease_id})
+
+
+async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
+    query = select(traces.c.thinking).where(traces.c.user_id == user_id, traces.c.verdict == "accepted")
+    return set((await db.scalars(query)).all())
+
+
+async def untraced(db: AsyncConnection, user_ids: Sequence[str] | None) -> list[tuple[str, str]]:
+    accepted = select(traces.c.id).where(
+        traces.c.user_id == engagements.c.user_id,
+        traces.c.engagement_id == engagements.c.id,
+        traces.c.verdict == "accepted",
+    )
+    query = (
+        select(engagements.c.user_id, engagements.c.id)
+        .where(~accepted.exists())
+        .order_by(engagements.c.user_id, engagements.c.occurred_at, engagements.c.id)
+    )
+    if user_ids is not None:
+        await users.must_exist(db, *user_ids)
+        query = query.where(engagements.c.user_id.in_(user_ids))
+    return [(user_id, id) for user_id, id in await db.execute(query)]
+
+
+async def backlog(db: AsyncConnection) -> dict[str, int]:
+    query = select(traces.c.adapter, func.count()).where(traces.c.state == "waiting").group_by(traces.c.adapter)
+    return {adapter: count for adapter, count in await db.execute(query)}
+
+
+async def revive(db: AsyncConnection, ids: Sequence[str]) -> int:
+    dead: list[Any] = [traces.c.id.in_(ids), traces.c.state == "dead"]
+    return (await db.execute(update(traces).where(*dead).values(state="waiting", attempts=0))).rowcount

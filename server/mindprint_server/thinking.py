@@ -1,0 +1,29 @@
+"""How a thinking begins, ends, and stands in a training sample. Pure text, no engine."""
+
+from __future__ import annotations
+
+import re
+
+from mindprint_server.engine.protocol import Finish
+
+OPEN = "<think>\n"
+CLOSE = "\n</think>\n"
+STOP = "</think>"
+_LAST_SENTENCE = re.compile(r"^(.*[.!?](?=\s|$)|.*(?=\n))", re.DOTALL)
+
+
+def lead(opening: str) -> str:
+    """The text put at the start of the assistant's turn."""
+    return OPEN + opening
+
+
+def settle(opening: str, generated: str, finish: Finish) -> str:
+    """The thinking that is kept: opening and generated text; one cut by the budget ends at its last whole sentence."""
+    if finish == "length" and (whole := _LAST_SENTENCE.match(generated)) and whole.group(0).strip():
+        generated = whole.group(0)
+    return (opening + generated).strip()
+
+
+def wrap(thinking: str) -> str:
+    """The segment of the assistant's turn before the answer: what a trainer learns from and the answer step reads."""
+    return f"{OPEN}{thinking}{CLOSE}"

@@ -1,0 +1,237 @@
+"""What each method asks for and what it makes of the reply, for the sync and the async client."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient
+from mindprint.types import BatchRequest, Engagement, LeaseRequest, Manifest, TraceRequest
+
+INFO = {
+    "mindprint": "0.1.0",
+    "engine": "fake 1",
+    "device": "cpu",
+    "model": "m",
+    "model_path": "p",
+    "base_digest": "sha256:b",
+    "prompt_version": "1",
+    "max_model_len": 2048,
+    "limits": {"max_rank": 16, "target_modules": []},
+}
+PROFILE = {
+    "user_id": "ann",
+    "version": 2,
+    "text": "Ann likes tea.",
+    "tokens": 5,
+    "covers": 3,
+    "covers_until": "2026-01-01T12:00:00Z",
+    "prompt_version": "1",
+    "base_digest": "sha256:b",
+    "created_at": "2026-01-01T12:00:00Z",
+}
+FUNNEL = {"attempted": 3, "generated": 6, "rejected": {"loop": 1}, "accepted": 2}
+ENGAGEMENT = Engagement.model_validate(
+    {"id": "e1", "prompt": "Tea?", "response": "yes", "occurred_at": "2026-01-01T12:00:00Z"}
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "options", "asked", "reply"),
+    [
+        ("info", (), {}, "GET /v1/info", INFO),
+        ("funnel", ("ann",), {}, "GET /v1/funnel?user=ann", FUNNEL),
+        ("users", (), {"limit": 5, "after": "a"}, "GET /v1/users?limit=5&after=a", {"users": [], "next": "b"}),
+        ("user", ("ann",), {}, "GET /v1/users/ann", "user"),
+        (
+            "add_engagements",
+            ("ann", [ENGAGEMENT]),
+            {},
+            "POST /v1/users/ann/engagements",
+            {"created": 1, "unchanged": 0},
+        ),
+        ("engagements", ("ann",), {}, "GET /v1/users/ann/engagements?limit=100", {"engagements": []}),
+        ("profile", ("ann",), {}, "GET /v1/users/ann/profile", PROFILE),
+        ("write_profile", ("ann",), {}, "POST /v1/users/ann/profile", PROFILE),
+        ("write_trace", (TraceRequest(user_id="ann", query="Tea?"),), {}, "POST /v1/traces", "trace"),
+        ("trace", ("t1",), {}, "GET /v1/traces/t1", "trace"),
+        (
+            "traces",
+            (),
+            {"user": "ann", "verdict": "accepted", "state": "waiting", "limit": 2},
+            "GET /v1/traces?user=ann&verdict=accepted&state=waiting&limit=2",
+            {"traces": []},
+        ),
+        ("start_batch", (BatchRequest(),), {}, "POST /v1/batches", "batch"),
+        ("batches", (), {}, "GET /v1/batches?limit=100", {"batches": []}),
+        ("batch", ("b1",), {}, "GET /v1/batches/b1", "batch"),
+        ("cancel_batch", ("b1",), {}, "POST /v1/batches/b1/cancel", "batch"),
+        ("claim", (LeaseRequest(owner="me"),), {}, "POST /v1/leases", "lease"),
+        ("lease", ("l1",), {}, "GET /v1/leases/l1", "lease"),
+        ("heartbeat", ("l1", 30.0), {}, "POST /v1/leases/l1/heartbeat", "lease"),
+        ("release", ("l1",), {}, "POST /v1/leases/l1/release", "lease"),
+        ("adapters", (), {}, "GET /v1/adapters", {"adapters": []}),
+        ("adapter", ("user/ann",), {}, "GET /v1/adapters/user/ann", "adapter"),
+        ("promote", ("user/ann", 1), {}, "POST /v1/adapters/user/ann/promote", "adapter"),
+        ("rollback", ("cohort/tea",), {}, "POST /v1/adapters/cohort/tea/rollback", "adapter"),
+        ("models", (), {}, "GET /v1/models", {"data": [{"id": "base"}]}),
+        ("chat", ("Tea?",), {}, "POST /v1/chat/completions", "chat"),
+    ],
+)
+async def test_each_call(
+    caller: Any, samples: Any, name: str, args: tuple[Any, ...], options: dict[str, Any], asked: str, reply: Any
+) -> None:
+    sent = getattr(samples, reply)() if isinstance(reply, str) else reply
+    caller.server.answers_with(httpx.Response(200, json=sent))
+    got = await caller.call(name, *args, **options)
+    request = caller.server.asked[0]
+    assert f"{request.method} {request.url.raw_path.decode()}" == asked
+    assert request.headers["authorization"] == "Bearer secret"
+    assert got.model_dump(mode="json", exclude_unset=True).keys() == sent.keys()
+
+
+async def test_the_metrics_are_text(caller: Any) -> None:
+    caller.server.answers_with(httpx.Response(200, text="up 1\n"))
+    assert await caller.call("metrics") == "up 1\n"
+
+
+async def test_nothing_to_claim(caller: Any) -> None:
+    caller.server.answers_with(httpx.Response(204))
+    assert await caller.call("claim", LeaseRequest(owner="me")) is None
+
+
+async def test_taking_an_adapter_off_sends_null(caller: Any, samples: Any) -> None:
+    caller.server.answers_with(httpx.Response(200, json=samples.adapter(live=None)))
+    assert (await caller.call("promote", "user/ann", None)).live is None
+    assert json.loads(caller.server.asked[0].content) == {"version": None}
+
+
+async def test_what_is_left_out_is_not_sent(caller: Any, samples: Any) -> None:
+    caller.server.answers_with(httpx.Response(200, json=samples.batch()))
+    await caller.call("start_batch", BatchRequest(users=["ann"]))
+    assert json.loads(caller.server.asked[0].content) == {"users": ["ann"], "mode": "personal", "seed": 0}
+
+
+async def test_chat(caller: Any, samples: Any) -> None:
+    caller.server.answers_with(httpx.Response(200, json=samples.chat("tea", "Ann likes it.")))
+    messages = [{"role": "user", "content": "Tea?"}]
+    reply = await caller.call("chat", messages, model="user/ann", mode="personal", seed=None, temperature=0.0)
+    assert (reply.text, reply.thinking, reply.model) == ("tea", "Ann likes it.", "user/ann@1")
+    assert reply.model_extra == {"mindprint": {"adapter_version": 1}}
+    assert json.loads(caller.server.asked[0].content) == {
+        "model": "user/ann",
+        "messages": messages,
+        "mode": "personal",
+        "temperature": 0.0,
+    }
+
+
+async def test_chat_takes_no_unknown_option(caller: Any) -> None:
+    with pytest.raises(TypeError, match="chat takes no top_k"):
+        await caller.call("chat", "Tea?", top_k=3)
+
+
+@pytest.mark.parametrize("from_files", [True, False])
+async def test_complete_uploads_both_files(caller: Any, samples: Any, tmp_path: Path, from_files: bool) -> None:
+    contents = {"config": b'{"r": 8}', "weights": b"\x00\r\n--weights\xff" * 100}
+    parts: dict[str, Any] = dict(contents)
+    if from_files:
+        for name, content in contents.items():
+            parts[name] = tmp_path / name
+            parts[name].write_bytes(content)
+    manifest = Manifest.model_validate(samples.manifest)
+    # The second attempt must send the files whole again.
+    caller.server.answers_with(
+        httpx.Response(503, headers={"Retry-After": "1"}), httpx.Response(200, json=samples.version(3))
+    )
+    version = await caller.call("complete", "l1", manifest, parts["config"], parts["weights"])
+    assert version.version == 3
+    first, second = caller.server.asked
+    assert first.url.path == "/v1/leases/l1/complete"
+    assert first.headers["content-type"].startswith("multipart/form-data; boundary=")
+    assert len(first.content) == len(second.content)
+    assert b'name="manifest"\r\n\r\n' + manifest.model_dump_json().encode() in second.content
+    assert b'name="config"; filename="adapter_config.json"' in second.content
+    assert b'name="weights"; filename="adapter_model.safetensors"' in second.content
+    assert all(content in second.content for content in contents.values())
+
+
+async def test_ids_stay_one_segment_of_the_path(caller: Any, samples: Any) -> None:
+    caller.server.answers_with(httpx.Response(200, json=samples.user()))
+    await caller.call("user", "a/../b?c#d")
+    assert caller.server.asked[0].url.raw_path == b"/v1/users/a%2F..%2Fb%3Fc%23d"
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [("user", ""), ("user", ".."), ("batch", "."), ("adapter", "ann"), ("adapter", "user/")]
+)
+async def test_what_is_no_id_is_not_sent(caller: Any, name: str, argument: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no"):
+        await caller.call(name, argument)
+    assert not caller.server.asked
+
+
+@pytest.mark.parametrize("text", ["<html>hello</html>", "[]", '{"id": 3}', "", "\xff"])
+async def test_a_reply_that_makes_no_sense(caller: Any, text: str) -> None:
+    caller.server.answers_with(httpx.Response(200, content=text.encode("latin-1")))
+    with pytest.raises(BadReply, match=r"GET http://server/v1/users/ann .* is this a Mindprint server"):
+        await caller.call("user", "ann")
+    assert len(caller.server.asked) == 1
+
+
+async def test_fields_of_a_newer_server_are_ignored(caller: Any, samples: Any) -> None:
+    caller.server.answers_with(httpx.Response(200, json=samples.user(mood="good")))
+    assert (await caller.call("user", "ann")).id == "ann"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ready"),
+    [(httpx.Response(200), True), (httpx.Response(503), False), (httpx.ConnectError("refused"), False)],
+)
+async def test_ready_asks_once(caller: Any, answer: Any, ready: bool) -> None:
+    caller.server.answers_with(answer)
+    assert await caller.call("ready") is ready
+    assert len(caller.server.asked) == 1
+
+
+def test_where_the_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with MindprintClient() as client:
+        assert client.url == "http://127.0.0.1:8300"
+    monkeypatch.setenv("MINDPRINT_URL", "https://elsewhere:1/base/")
+    with MindprintClient() as client:
+        assert client.url == "https://elsewhere:1/base"
+    with MindprintClient("http://here/") as client:
+        assert client.url == "http://here"
+    for wrong in ("here:80", "ftp://here", "http://"):
+        with pytest.raises(InvalidRequest, match="write it like http"):
+            MindprintClient(wrong)
+
+
+def test_the_key_comes_from_the_environment_or_not_at_all(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
+    server.answers_with(httpx.Response(200, text=""))
+    with MindprintClient(transport=server) as client:
+        client.metrics()
+    monkeypatch.setenv("MINDPRINT_API_KEY", "k")
+    with MindprintClient(transport=server) as client:
+        client.metrics()
+    assert "authorization" not in server.asked[0].headers
+    assert server.asked[1].headers["authorization"] == "Bearer k"
+
+
+def test_both_clients_have_every_call() -> None:
+    from mindprint import calls
+
+    described = {
+        name
+        for name, value in vars(calls).items()
+        if getattr(value, "__module__", None) == calls.__name__
+        and str(getattr(value, "__annotations__", {}).get("return", "")).startswith(("Call", "Stream"))
+    }
+    public = {name for name in described if not name.startswith("_")}
+    assert len(public) >= 30
+    for client in (MindprintClient, AsyncMindprintClient):
+        for name in public:
+            assert getattr(client, name).__doc__ == getattr(calls, name).__doc__ is not None

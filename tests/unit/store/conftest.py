@@ -1,0 +1,226 @@
+"""Every test that asks for a `store` runs on SQLite and on PostgreSQL: one suite says what both must do.
+
+MINDPRINT_TEST_POSTGRES names another server, or is `off` where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+import pytest_asyncio
+from mindprint.types import (
+    CanaryItem,
+    CanaryResult,
+    Engagement,
+    Lease,
+    Manifest,
+    Profile,
+    Provenance,
+    Trace,
+    Version,
+)
+from mindprint_server.store import Store, new_id
+from mindprint_server.store.tables import metadata
+from pytest_asyncio import is_async_test
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+POSTGRES = os.environ.get("MINDPRINT_TEST_POSTGRES", "postgres@127.0.0.1:5432/test")
+fixture = partial(pytest_asyncio.fixture, loop_scope="session")
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests here share one event loop, as they share the store: opening one takes longer than most tests."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+async def on_postgres(command: str) -> None:
+    try:
+        admin = await asyncpg.connect(f"postgresql://{POSTGRES}", timeout=10)
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        pytest.fail(
+            f"PostgreSQL does not answer at {POSTGRES} ({error!r}): start it, name another one in "
+            "MINDPRINT_TEST_POSTGRES, or set that to off",
+            pytrace=False,
+        )
+    await admin.execute(command)
+    await admin.close()
+
+
+@asynccontextmanager
+async def new_database(dialect: str, folder: Path) -> AsyncIterator[str]:
+    """The URL of a database of its own, without tables."""
+    if dialect == "sqlite":
+        yield f"sqlite+aiosqlite:///{folder / 'data' / 'store.db'}"
+        return
+    schema = f"mindprint_{uuid4().hex}"
+    await on_postgres(f"CREATE SCHEMA {schema}")
+    try:
+        yield f"postgresql+asyncpg://{POSTGRES}?search_path={schema}"
+    finally:
+        await on_postgres(f"DROP SCHEMA {schema} CASCADE")
+
+
+@fixture(scope="session", params=["sqlite"] if POSTGRES == "off" else ["sqlite", "postgresql"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@fixture
+async def empty(dialect: str, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of a database without tables, for one test."""
+    async with new_database(dialect, tmp_path) as url:
+        yield url
+
+
+@fixture(scope="session")
+async def url(dialect: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The URL of the database that `store` is on."""
+    async with new_database(dialect, tmp_path_factory.mktemp("store")) as url:
+        yield url
+
+
+@fixture(scope="session")
+async def opened(url: str) -> AsyncIterator[tuple[Store, Store]]:
+    stores = await Store.open(url), await Store.open(url)
+    yield stores
+    for store in stores:
+        await store.close()
+
+
+@fixture
+async def store(opened: tuple[Store, Store]) -> Store:
+    """A store with nothing in it."""
+
+    async def clear(db: AsyncConnection) -> None:
+        for table in reversed(metadata.sorted_tables):
+            await db.execute(table.delete())
+
+    await opened[0]._database.write(clear)
+    return opened[0]
+
+
+@fixture
+def other(opened: tuple[Store, Store], store: Store) -> Store:
+    """The same database, as a second process sees it."""
+    return opened[1]
+
+
+class Make:
+    """Makes rows; every default can be overridden."""
+
+    T0 = T0
+
+    def engagement(self, n: int, **changes: Any) -> Engagement:
+        row = {"id": f"e{n}", "prompt": f"prompt {n}", "response": "yes", "occurred_at": T0 + timedelta(hours=n)}
+        return Engagement.model_validate(row | changes)
+
+    def profile(self, user: str, **changes: Any) -> Profile:
+        row = {
+            "user_id": user,
+            "version": 0,
+            "text": "likes yes",
+            "tokens": 3,
+            "covers": 1,
+            "covers_until": T0,
+            "prompt_version": "p1",
+            "base_digest": "base",
+            "created_at": T0,
+        }
+        return Profile.model_validate(row | changes)
+
+    def trace(self, user: str, engagement: str | None = "e0", verdict: str = "accepted", **changes: Any) -> Trace:
+        row = {
+            "id": new_id(),
+            "user_id": user,
+            "engagement_id": engagement,
+            "mode": "personal",
+            "query": "prompt",
+            "thinking": "because",
+            "answer": "yes",
+            "verdict": verdict,
+            "state": "waiting" if verdict == "accepted" else "kept",
+            "prompt_tokens": 30,
+            "cached_tokens": 20,
+            "thinking_tokens": 10,
+            "finish": "stop",
+            "provenance": Provenance(
+                model="base",
+                adapter_digest=None,
+                base_digest="base",
+                prompt_version="p1",
+                mode="personal",
+                sampling={"temperature": 0.7},
+                seed=1,
+                engine="fake",
+            ),
+            "created_at": T0,
+        }
+        return Trace.model_validate(row | changes)
+
+    def version(self, lease: Lease, number: int, digest: str = "d", **changes: Any) -> Version:
+        row = {
+            "adapter": lease.adapter,
+            "version": number,
+            "state": "standby",
+            "digest": digest,
+            "base_digest": "base",
+            "parent": lease.parent,
+            "traces": len(lease.trace_ids),
+            "canary": CanaryResult(passed=True, against_trainer=0.01, against_base=0.2, tokens=4),
+            "manifest": Manifest(
+                adapter=lease.adapter,
+                base_digest="base",
+                weights_sha256="0" * 64,
+                trace_ids=lease.trace_ids,
+                samples={"slow": 1},
+                settings={"rank": 8},
+                losses={"first": 2.0, "last": 1.0},
+                tokens=100,
+                seconds=1.5,
+                trainer="test",
+                canary=[CanaryItem(prompt_ids=[1], target_ids=[2], logprobs=[-1.0], base_logprobs=[-2.0])],
+            ),
+            "created_at": T0,
+        }
+        return Version.model_validate(row | changes)
+
+    async def user(self, store: Store, user: str, engagements: int = 3) -> None:
+        await store.add_engagements(user, [self.engagement(n) for n in range(engagements)])
+
+    async def waiting(self, store: Store, user: str, count: int) -> list[str]:
+        """A user with so many waiting traces; their ids."""
+        await self.user(store, user, 1)
+        return [(await store.add_trace(self.trace(user))).id for _ in range(count)]
+
+    async def claim(self, store: Store, **changes: Any) -> Lease | None:
+        terms: dict[str, Any] = {"owner": "t", "adapter": None, "ttl_s": 60, "min_traces": 1, "max_traces": 100}
+        return await store.claim(**(terms | {"max_attempts": 3} | changes))
+
+    async def leased(self, store: Store, user: str = "ann", count: int = 2, **changes: Any) -> Lease:
+        await self.waiting(store, user, count)
+        lease = await self.claim(store, adapter=f"user/{user}", **changes)
+        assert lease is not None
+        return lease
+
+    async def trained(self, store: Store, user: str = "ann", digest: str = "d") -> Version:
+        """A new live version of a user, of two new traces."""
+        lease = await self.leased(store, user)
+        number = await store.next_version(lease.adapter)
+        return await store.complete(lease.id, self.version(lease, number, digest))
+
+
+@pytest.fixture(scope="session")
+def make() -> Make:
+    return Make()

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from mindprint.types import BatchRequest, Funnel
+from mindprint_server.store import IdempotencyConflict, NotFound, QueueFull, Store
+from mindprint_server.store.batches import assemble
+
+PLAN = [("ann", "e2"), ("ann", "e0"), ("bob", "e1"), ("bob", "e0")]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def planned(store: Store, make: Any) -> str:
+    """A batch with the items of PLAN; its id."""
+    await make.user(store, "ann")
+    await make.user(store, "bob")
+    batch, created = await store.add_batch(BatchRequest(mode="generic", seed=3), PLAN, max_open=1)
+    assert created
+    return batch.id
+
+
+async def test_a_new_batch_has_all_to_do(store: Store, planned: str) -> None:
+    batch = await store.batch(planned)
+    assert (batch.state, batch.items, batch.done, batch.funnel) == ("queued", 4, 0, Funnel())
+    assert batch.request == BatchRequest(mode="generic", seed=3)
+    assert await store.pending_items(planned) == PLAN
+    assert await store.batches() == await store.open_batches() == [batch]
+
+
+async def test_an_item_is_done_once(store: Store, other: Store, make: Any, planned: str) -> None:
+    traces = [make.trace("ann", "e2", "rejected", reason="loop"), make.trace("ann", "e2")]
+    again = [make.trace("ann", "e2")]
+    await store.finish_item(planned, "ann", "e2", traces=traces, outcome="accepted", seconds=2.0)
+    for later in (store, other):
+        await later.finish_item(planned, "ann", "e2", traces=again, outcome="rejected", seconds=2.0)
+    batch = await store.batch(planned)
+    assert [t.id for t in await store.traces(batch=planned)] == [t.id for t in traces]
+    assert (batch.done, batch.generated_tokens, batch.prompt_tokens, batch.cached_tokens) == (1, 20, 60, 40)
+    assert batch.tokens_per_second == 10.0
+    assert await store.pending_items(planned) == PLAN[1:]
+
+
+async def test_of_two_runners_that_finish_an_item_at_once_one_counts(
+    store: Store, other: Store, make: Any, planned: str
+) -> None:
+    calls = [
+        s.finish_item(planned, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
+        for s in (store, other)
+    ]
+    await asyncio.gather(*calls)
+    assert len(await store.traces()) == 1
+    assert (await store.batch(planned)).generated_tokens == 10
+
+
+async def test_items_finished_at_once_all_count(store: Store, other: Store, make: Any) -> None:
+    await make.user(store, "ann", 24)
+    plan = [("ann", f"e{n}") for n in range(24)]
+    batch, _ = await store.add_batch(BatchRequest(), plan, max_open=1)
+    await asyncio.gather(
+        *(
+            (store, other)[n % 2].finish_item(batch.id, user, id, traces=[make.trace(user, id)], outcome="accepted")
+            for n, (user, id) in enumerate(plan)
+        )
+    )
+    batch = await store.batch(batch.id)
+    assert (batch.done, batch.generated_tokens, batch.funnel.generated) == (24, 240, 24)
+
+
+async def test_an_item_that_fails_to_store_stays_pending(store: Store, make: Any, planned: str) -> None:
+    twin = make.trace("ann", "e2")
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        await store.finish_item(planned, "ann", "e2", traces=[twin, twin], outcome="accepted")
+    assert await store.pending_items(planned) == PLAN
+    assert await store.traces() == []
+
+
+async def test_the_funnel_follows_the_traces(store: Store, make: Any, planned: str) -> None:
+    rejected = [make.trace("ann", "e2", "rejected", reason=reason) for reason in ("loop", "loop", "wrong")]
+    await store.finish_item(planned, "ann", "e2", traces=[*rejected, make.trace("ann", "e2")], outcome="accepted")
+    await store.finish_item(
+        planned, "ann", "e0", traces=[make.trace("ann", "e0", "rejected", reason="loop")], outcome="rejected"
+    )
+    await store.finish_item(planned, "bob", "e1", traces=[], outcome="no_history")
+    batch = await store.batch(planned)
+    assert (batch.items, batch.done, batch.skipped) == (4, 3, {"no_history": 1})
+    assert batch.funnel == Funnel(attempted=2, generated=5, rejected={"loop": 3, "wrong": 1}, accepted=1)
+
+    lease = await make.claim(store)
+    await store.complete(lease.id, make.version(lease, await store.next_version(lease.adapter)))
+    funnel = (await store.batch(planned)).funnel
+    assert (funnel.accepted, funnel.trained, funnel.live) == (1, 1, 1)
+    await store.set_live(lease.adapter, None)
+    assert (await store.batch(planned)).funnel.live == 0
+
+
+async def test_an_item_of_no_batch_is_not_found(store: Store, make: Any, planned: str) -> None:
+    with pytest.raises(NotFound, match="batch item"):
+        await store.finish_item(planned, "ann", "e1", traces=[], outcome="rejected")
+
+
+async def test_states_only_move_forward(store: Store, planned: str) -> None:
+    await store.start_batch(planned)
+    running = await store.batch(planned)
+    assert running.state == "running"
+    assert running.started_at is not None
+    await store.start_batch(planned)
+    assert await store.batch(planned) == running
+    cancelled = await store.cancel_batch(planned)
+    assert cancelled.state == "cancelled"
+    assert cancelled.finished_at is not None
+    await store.finish_batch(planned, "done")
+    await store.start_batch(planned)
+    assert await store.cancel_batch(planned) == await store.batch(planned) == cancelled
+    assert await store.open_batches() == []
+
+
+async def test_a_batch_can_fail_with_a_reason(store: Store, planned: str) -> None:
+    await store.finish_batch(planned, "failed", "the engine died")
+    batch = await store.batch(planned)
+    assert (batch.state, batch.error) == ("failed", "the engine died")
+
+
+async def test_the_same_key_brings_the_same_batch(store: Store, other: Store, make: Any) -> None:
+    await make.user(store, "ann")
+    request = BatchRequest(idempotency_key="k")
+    results = await asyncio.gather(*(s.add_batch(request, PLAN[:2], max_open=1) for s in (store, other) * 2))
+    assert sorted(created for _, created in results) == [False, False, False, True]
+    assert len({batch.id for batch, _ in results}) == 1
+    with pytest.raises(IdempotencyConflict, match="'k'"):
+        await store.add_batch(BatchRequest(idempotency_key="k", seed=1), PLAN[:2], max_open=9)
+
+
+async def test_the_queue_has_a_bound(store: Store, other: Store) -> None:
+    results = await asyncio.gather(
+        *(s.add_batch(BatchRequest(), [], max_open=2) for s in (store, other) * 3), return_exceptions=True
+    )
+    assert sum(isinstance(r, QueueFull) for r in results) == 4
+    first, second = await store.open_batches()
+    await store.finish_batch(first.id, "done")
+    third, _ = await store.add_batch(BatchRequest(), [], max_open=2)
+    assert [b.id for b in await store.batches(2)] == [third.id, second.id]
+    assert [b.id for b in await store.open_batches()] == [second.id, third.id]
+
+
+async def test_an_item_planned_twice_is_one_item(store: Store, make: Any) -> None:
+    await make.user(store, "ann")
+    batch, _ = await store.add_batch(BatchRequest(), [("ann", "e1"), ("ann", "e0"), ("ann", "e1")], max_open=1)
+    assert await store.pending_items(batch.id) == [("ann", "e1"), ("ann", "e0")]
+
+
+async def test_busy_seconds_add_up_over_restarts(store: Store, make: Any, planned: str) -> None:
+    assert (await store.batch(planned)).tokens_per_second == 0
+    await store.finish_item(planned, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
+    await store.add_busy_seconds(planned, 1.5)
+    await store.add_busy_seconds(planned, 2.5)
+    assert (await store.batch(planned)).tokens_per_second == 2.5
+
+
+async def test_an_unknown_batch_is_not_found(store: Store) -> None:
+    for call in (
+        store.batch("none"),
+        store.start_batch("none"),
+        store.finish_batch("none", "done"),
+        store.cancel_batch("none"),
+        store.add_busy_seconds("none", 1),
+    ):
+        with pytest.raises(NotFound, match="batch 'none'"):
+            await call
+
+
+def test_assembles_counts(make: Any) -> None:
+    row = {
+        "id": "b",
+        "state": "running",
+        "request": {},
+        "generated_tokens": 30,
+        "prompt_tokens": 1,
+        "cached_tokens": 1,
+        "busy_seconds": 1.5,
+        "error": None,
+        "created_at": make.T0,
+        "started_at": None,
+        "finished_at": None,
+    }
+    batch = assemble(row, {None: 4, "accepted": 3, "rejected": 2, "no_history": 1, "full": 1}, Funnel(generated=9))
+    assert (batch.items, batch.done, batch.skipped) == (11, 7, {"no_history": 1, "full": 1})
+    assert batch.funnel == Funnel(attempted=5, generated=9)
+    assert batch.tokens_per_second == 20

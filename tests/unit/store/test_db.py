@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from mindprint_server.store import Store, StoreError
+from mindprint_server.store.db import Database
+from mindprint_server.store.tables import metadata
+from sqlalchemy import CheckConstraint, Connection, inspect, text
+
+
+@pytest.fixture
+def database(store: Store) -> Database:
+    return store._database
+
+
+async def test_migrations_and_tables_agree(database: Database) -> None:
+    def differences(connection: Connection) -> Any:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    def checks(connection: Connection) -> set[str | None]:  # which the comparison leaves out
+        found = inspect(connection)
+        return {check["name"] for table in metadata.tables for check in found.get_check_constraints(table)}
+
+    async with database.snapshot() as db:
+        assert await db.run_sync(differences) == []
+        constraints = (c for table in metadata.tables.values() for c in table.constraints)
+        assert await db.run_sync(checks) == {c.name for c in constraints if isinstance(c, CheckConstraint)}
+
+
+def test_migrations_lie_in_the_package() -> None:
+    migrations = files("mindprint_server.store") / "migrations"
+    assert (migrations / "env.py").is_file()
+    assert (migrations / "versions" / "0001_first.py").is_file()
+
+
+async def test_opening_at_once_and_again_migrates_once(empty: str, make: Any) -> None:
+    stores = await asyncio.gather(*(Store.open(empty) for _ in range(3)))
+    await make.user(stores[0], "ann")
+    assert [u.id for u in await stores[1].users()] == ["ann"]
+    await asyncio.gather(*(store.close() for store in stores))
+    again = await Store.open(empty)
+    assert (await again.user("ann")).engagements == 3
+    await again.close()
+
+
+async def test_a_newer_database_is_refused_in_words(empty: str) -> None:
+    store = await Store.open(empty)
+    async with store._database.transaction() as db:
+        await db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await store.close()
+    with pytest.raises(StoreError, match="another release"):
+        await Store.open(empty)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nonsense", "cannot be read"),
+        ("postgresql://localhost/x", "use sqlite\\+aiosqlite or postgresql\\+asyncpg"),
+        ("mysql+aiomysql://localhost/x", "no database driver 'mysql\\+aiomysql'"),
+        ("sqlite+aiosqlite://", "needs a file"),
+        ("sqlite+aiosqlite:///:memory:", "needs a file"),
+    ],
+)
+async def test_a_url_that_cannot_work_is_refused_in_words(url: str, says: str) -> None:
+    with pytest.raises(StoreError, match=says):
+        await Store.open(url)
+
+
+async def test_sqlite_is_set_up_to_be_safe(tmp_path: Path) -> None:
+    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/a/b/s.db", busy_timeout_s=7)
+    async with database.snapshot() as db:
+        pragmas = [
+            (await db.exec_driver_sql(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")
+        ]
+    await database.close()
+    assert pragmas == ["wal", 1, 7000, 2]
+
+
+async def test_a_reader_sees_one_snapshot(database: Database, store: Store, make: Any) -> None:
+    count = text("SELECT count(*) FROM users")
+    async with database.snapshot() as db:
+        assert await db.scalar(count) == 0
+        await make.user(store, "ann")
+        assert await db.scalar(count) == 0
+    async with database.snapshot() as db:
+        assert await db.scalar(count) == 1
+
+
+async def test_a_writer_waits_for_its_turn_and_then_gives_up(tmp_path: Path, make: Any) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/s.db"
+    store, impatient = await Store.open(url), await Store.open(url, busy_timeout_s=0.05)
+    async with store._database.transaction():
+        assert await impatient.users() == []  # readers do not wait
+        with pytest.raises(Exception, match="database is locked"):
+            await make.user(impatient, "ann")
+    await make.user(impatient, "ann")
+    await store.close()
+    await impatient.close()
+
+
+async def test_a_cancelled_call_leaves_no_lock_behind(store: Store, make: Any) -> None:
+    async with asyncio.timeout(20):
+        for n in range(20):
+            tasks = [asyncio.create_task(make.user(store, f"u{n}-{m}")) for m in range(3)]
+            await asyncio.sleep(0.0005 * n)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await make.user(store, "ann")
+        assert {user.engagements for user in await store.users()} == {3}
+
+
+async def test_closing_waits_for_what_was_cancelled(empty: str, make: Any) -> None:
+    store = await Store.open(empty)
+    task = asyncio.create_task(make.user(store, "ann"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await store.close()
+    again = await Store.open(empty)
+    assert (await again.user("ann")).engagements == 3
+    await again.close()
+
+
+KILLED = """
+import asyncio, os, sys
+from sqlalchemy import event
+from mindprint.types import Version
+from mindprint_server.store import Store
+
+async def main(url, lease, version, when):
+    store = await Store.open(url)
+    if when == "before":
+        event.listen(store._database.engine.sync_engine, "commit", lambda _: os._exit(9))
+    await store.complete(lease, Version.model_validate_json(version))
+    os._exit(9)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_server_killed_at_the_commit_has_all_or_nothing(store: Store, url: str, make: Any, when: str) -> None:
+    lease = await make.leased(store)
+    number = await store.next_version(lease.adapter)
+    version = make.version(lease, number).model_dump_json()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", KILLED, url, lease.id, version, when),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert await process.wait() == 9
+    states = [(t.state, t.version) for t in await store.lease_traces(lease.id)]
+    if when == "before":
+        assert states == [("leased", None)] * 2
+        assert await store.live(lease.adapter) is None
+        assert (await make.claim(store, now=lease.deadline)).trace_ids == lease.trace_ids
+    else:
+        assert states == [("trained", number)] * 2
+        live = await store.live(lease.adapter)
+        assert live is not None
+        assert live.version == number

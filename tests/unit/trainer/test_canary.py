@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mindprint_trainer import canary, lora
+from mindprint_trainer.base import Base
+from mindprint_trainer.samples import Encoded, encode_all
+from mindprint_trainer.settings import Settings
+
+
+@pytest.fixture
+def sequences(base: Base, settings: Settings, lease_of: Any) -> list[Encoded]:
+    return encode_all(lease_of().samples, base.tokenize, base.end_of_turn, settings.max_length)[0]
+
+
+def naive(model: Any, prompt: list[int], target: list[int]) -> list[float]:
+    """One token after the other, as an engine decodes."""
+    found = []
+    with torch.inference_mode():
+        for place, token in enumerate(target):
+            logits = model(input_ids=torch.tensor([prompt + target[:place]])).logits[0, -1]
+            found.append(torch.log_softmax(logits.float(), dim=-1)[token].item())
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_are_those_of_the_adapter_as_saved_and_of_the_base(
+    base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any, dtype: str
+) -> None:
+    with lora.attached(base, settings, lease_of().limits, 0) as adapted:
+        for parameter in lora.trainable(adapted):
+            torch.nn.init.normal_(parameter, std=0.1)
+        lora.round_to(adapted, getattr(torch, dtype))
+        items = canary.prove(base, adapted, sequences, float, settings, lambda: None)
+        for item in items:
+            assert item.logprobs == pytest.approx(naive(adapted, item.prompt_ids, item.target_ids), abs=1e-4)
+    for item in items:
+        assert item.base_logprobs == pytest.approx(naive(base.model, item.prompt_ids, item.target_ids), abs=1e-4)
+        assert canary.shift(item) > 0.01
+    assert len(items) == settings.canary_items
+    assert [canary.shift(item) for item in items] == sorted(map(canary.shift, items), reverse=True)
+
+
+def test_the_ends_of_prompts_and_beginnings_of_targets_are_taken(sequences: list[Encoded], settings: Settings) -> None:
+    whole, short = sequences[0], canary.shorten(sequences[0], settings)
+    begin = whole.prompt_length
+    assert short.ids == whole.ids[begin - 20 : begin + 4]
+    assert short.prompt_length == 20
+
+
+def test_the_pool_is_what_learned_most(base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any) -> None:
+    few = settings.model_copy(update={"canary_pool": 2, "canary_items": 5, "canary_prompt_tokens": 40})
+    favourites = [7, 3]
+    with lora.attached(base, settings, lease_of().limits, 0) as adapted:
+        items = canary.prove(base, adapted, sequences, lambda number: float(number in favourites), few, lambda: None)
+    wanted = {canary.shorten(sequences[number], few).ids for number in favourites}
+    assert {(*item.prompt_ids, *item.target_ids) for item in items} == wanted
+
+
+def test_it_can_be_interrupted(base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any) -> None:
+    def check() -> None:
+        raise InterruptedError
+
+    with (
+        lora.attached(base, settings, lease_of().limits, 0) as adapted,
+        pytest.raises(InterruptedError),
+    ):
+        canary.prove(base, adapted, sequences, float, settings, check)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindprint_trainer import main
+from mindprint_trainer.errors import Stopped
+from mindprint_trainer.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def wired(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "connect", lambda settings, once_s=None: server.client())
+
+
+def test_once_works_the_queue_off_and_shows_a_table(
+    server: Any, settings: Settings, lease_of: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.queue = [lease_of()]
+    assert main.run(settings) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "training" in shown.err
+    assert "user/anna" in shown.err
+    assert "version 1" in shown.err
+    assert len(server.completed) == 1
+
+
+def test_another_base_is_refused_in_one_line(
+    server: Any, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.info = server.info.model_copy(update={"base_digest": "sha256:feed"})
+    assert main.run(settings) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the server's base model is sha256:feed, the trainer's sha256:")
+    assert line.endswith("start `mindprint train` with the --model that `mindprint serve` runs")
+    assert server.claims == []
+
+
+def test_a_missing_model_is_one_line(settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main.run(settings.model_copy(update={"model": str(tmp_path)})) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: model ")
+
+
+def test_a_server_that_does_not_come_up_is_one_line(
+    server: Any, settings: Settings, refusal: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["readyz"] = refusal(503, "starting")
+    assert main.run(settings) == 1
+    assert "start one with `mindprint serve`" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_is_not_a_number_is_told(
+    server: Any, settings: Settings, lease_of: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.queue = [lease_of()]
+    assert main.run(settings.model_copy(update={"learning_rate": 1e30})) == 1
+    assert "not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert server.released == ["lease-anna"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_releases_the_lease_and_ends_promptly(
+    server: Any, settings: Settings, lease_of: Any, number: signal.Signals
+) -> None:
+    server.queue = [lease_of()]
+    before = signal.getsignal(number)
+
+    def when_training() -> None:
+        while not server.beats:
+            time.sleep(0.005)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=when_training)
+    thread.start()
+    started = time.monotonic()
+    assert main.run(settings.model_copy(update={"epochs": 5000, "ttl_s": 0.3})) == 128 + number
+    thread.join()
+    assert time.monotonic() - started < 10
+    assert server.released == ["lease-anna"]
+    assert server.completed == []
+    assert signal.getsignal(number) is before
+
+
+def test_a_swallowed_signal_is_raised_again_by_the_check() -> None:
+    with main.stoppable() as check:
+        check()
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # the second does not disturb the cleaning up
+        with pytest.raises(Stopped, match="signal 15"):
+            check()
+
+
+def test_brief_clients_take_no_longer_than_told(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    monkeypatch.undo()
+    asked = settings.model_copy(update={"server": "http://127.0.0.1:9"})
+    with main.connect(asked, 4.0) as brief, main.connect(asked) as usual:
+        assert brief._timeouts.connect_s + brief._timeouts.read_s == 4.0
+        assert brief._retries.attempts == 1
+        assert usual._retries.attempts > 1

@@ -1,0 +1,119 @@
+"""The loss against a naive one: every sequence alone, all its logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mindprint_trainer import lora
+from mindprint_trainer.base import Base
+from mindprint_trainer.batching import micro_batches, rows
+from mindprint_trainer.loop import weights_of
+from mindprint_trainer.objective import Weights, backward, collate, measure
+from mindprint_trainer.samples import Encoded, Segment, encode_all
+from mindprint_trainer.settings import Settings
+
+WEIGHTS = Weights(
+    kinds={"slow": 0.7, "fast": 1.3, "replay": 0.4},
+    parts={"thinking": 0.5, "answer": 2.0},
+)
+
+
+@pytest.fixture
+def sequences(base: Base, settings: Settings, lease_of: Any) -> list[Encoded]:
+    made, dropped = encode_all(lease_of().samples, base.tokenize, base.end_of_turn, settings.max_length)
+    assert dropped == 0
+    return made
+
+
+def naive(model: Any, sequences: list[Encoded]) -> torch.Tensor:
+    """The definition, word for word."""
+    total = torch.zeros(())
+    for sequence in sequences:
+        logits = model(input_ids=torch.tensor([sequence.ids])).logits[0]
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        for segment in sequence.segments:
+            places = range(segment.start, segment.stop)
+            losses = torch.stack([-log_probs[place - 1, sequence.ids[place]] for place in places])
+            total = total + WEIGHTS.kinds[sequence.kind] * WEIGHTS.parts[segment.part] * losses.mean()
+    return total / len(sequences)
+
+
+def ours(model: Any, base: Base, sequences: list[Encoded], *, tokens: int, chunk: int, share: bool) -> float:
+    total = 0.0
+    for together in micro_batches(rows(sequences, range(len(sequences)), tokens, share=share), tokens):
+        batch = collate(together, base.device, pad=99)
+        counts = WEIGHTS.of(sequences, batch.targets, len(sequences))
+        values = backward(model, batch, counts, chunk)
+        total += sum(value * count for value, count in zip(values, counts, strict=True))
+    return total
+
+
+def gradients(model: nn.Module) -> list[torch.Tensor]:
+    taken = []
+    for parameter in lora.trainable(model):
+        assert parameter.grad is not None
+        taken.append(parameter.grad.clone())
+        parameter.grad = None
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("tokens", "chunk", "share"), [(4000, 1024, True), (4000, 1024, False), (300, 7, True), (100, 1, False)]
+)
+def test_loss_and_gradient_are_those_of_the_definition(
+    base: Base, settings: Settings, sequences: list[Encoded], tokens: int, chunk: int, share: bool, lease_of: Any
+) -> None:
+    with lora.attached(base, settings, lease_of().limits, 1) as adapted:
+        for parameter in lora.trainable(adapted):  # with B at zero, A would have no gradient
+            nn.init.normal_(parameter, std=0.05)
+        model = adapted.get_base_model()
+        wanted = naive(model, sequences)
+        wanted.backward()  # type: ignore[no-untyped-call]
+        wanted_gradients = gradients(adapted)
+        got = ours(model, base, sequences, tokens=tokens, chunk=chunk, share=share)
+        got_gradients = gradients(adapted)
+    assert got == pytest.approx(wanted.item(), abs=1e-5)
+    for one, other in zip(got_gradients, wanted_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_sharing_saves_tokens(sequences: list[Encoded]) -> None:
+    every = range(len(sequences))
+    shared = sum(map(len, rows(sequences, every, 4000, share=True)))
+    assert shared < 0.7 * sum(map(len, rows(sequences, every, 4000, share=False)))
+
+
+def test_each_segment_counts_as_much_however_long_it_is() -> None:
+    slow = Encoded("slow", "e", tuple(range(12)), (Segment("thinking", 2, 10), Segment("answer", 10, 12)))
+    (row,) = rows([slow], [0], 100, share=True)
+    weights = Weights(kinds={"slow": 1}, parts={"thinking": 1, "answer": 1}).of([slow], row.targets, 4)
+    assert weights == [1 / 8 / 4] * 8 + [1 / 2 / 4] * 2
+
+
+def test_prompt_tokens_are_no_targets(sequences: list[Encoded]) -> None:
+    (row,) = rows(sequences, [0], 1000, share=False)
+    first, last = sequences[0].segments[0].start, len(sequences[0].ids)
+    assert [target.at for target in row.targets] == list(range(first - 1, last - 1))
+    assert [target.token for target in row.targets] == list(sequences[0].ids[first:])
+
+
+def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Encoded]) -> None:
+    every = range(len(sequences))
+    for pad in (0, 99):
+        batch = collate(rows(sequences, every, 10_000, share=True), base.device, pad=pad)
+        values = measure(base.model, batch, 1024)
+        for number in every:
+            (row,) = rows(sequences, [number], 10_000, share=False)
+            alone = measure(base.model, collate([row], base.device), 1024)
+            among = [v for v, target in zip(values, batch.targets, strict=True) if target.sequence == number]
+            assert among == pytest.approx(alone, abs=1e-4)
+
+
+def test_settings_become_weights(settings: Settings) -> None:
+    weights = weights_of(settings.model_copy(update={"slow_weight": 2.0, "thinking_weight": 0.25}))
+    assert weights.kinds == {"slow": 2.0, "fast": 1.0, "replay": 1.0}
+    assert weights.parts == {"thinking": 0.25, "answer": 1.0}

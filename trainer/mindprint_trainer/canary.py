@@ -1,0 +1,77 @@
+"""Log-probabilities that the engine must reproduce once it has loaded the adapter (invariant 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from peft import PeftModel
+
+from mindprint.types import CanaryItem
+from mindprint_trainer.base import Base
+from mindprint_trainer.batching import micro_batches, rows
+from mindprint_trainer.objective import collate, measure
+from mindprint_trainer.samples import Encoded, Segment
+from mindprint_trainer.settings import Settings
+
+
+def prove(
+    base: Base,
+    adapted: PeftModel,
+    sequences: Sequence[Encoded],
+    learned: Callable[[int], float],
+    settings: Settings,
+    check: Callable[[], None],
+) -> list[CanaryItem]:
+    """Measures the sequences that the training moved most, and returns those that the finished adapter moves most.
+
+    `adapted` must hold the weights as they are saved. `learned` tells by how much a sequence's loss fell, which costs
+    nothing to know; only `canary_pool` sequences are then measured with the adapter and without.
+    """
+    order = sorted(range(len(sequences)), key=lambda number: (-learned(number), number))
+    # Sequences with equal ends would make the proof look broader than it is.
+    pool = list(dict.fromkeys(shorten(sequences[n], settings) for n in order))[: settings.canary_pool]
+    model = adapted.get_base_model()
+    adapted.eval()
+    ours = log_probs(base, model, pool, settings, check)
+    with adapted.disable_adapter():
+        theirs = log_probs(base, model, pool, settings, check)
+    items = [
+        CanaryItem(
+            prompt_ids=list(sequence.ids[: sequence.prompt_length]),
+            target_ids=list(sequence.ids[sequence.prompt_length :]),
+            logprobs=ours[number],
+            base_logprobs=theirs[number],
+        )
+        for number, sequence in enumerate(pool)
+    ]
+    return sorted(items, key=shift, reverse=True)[: settings.canary_items]
+
+
+def shorten(sequence: Encoded, settings: Settings) -> Encoded:
+    """The last tokens of the prompt and the first tokens of the target."""
+    begin = sequence.prompt_length
+    prompt = sequence.ids[max(0, begin - settings.canary_prompt_tokens) : begin]
+    target = sequence.ids[begin : begin + settings.canary_target_tokens]
+    segment = Segment("answer", len(prompt), len(prompt) + len(target))
+    return Encoded("fast", "canary", prompt + target, (segment,))
+
+
+def log_probs(
+    base: Base, model: Any, sequences: Sequence[Encoded], settings: Settings, check: Callable[[], None]
+) -> dict[int, list[float]]:
+    """log p of each target token given all before it, by number of the sequence; each sequence has its own row."""
+    found: dict[int, list[float]] = {number: [] for number in range(len(sequences))}
+    apart = rows(sequences, found, settings.micro_batch_tokens, share=False)
+    for together in micro_batches(apart, settings.micro_batch_tokens):
+        check()
+        batch = collate(together, base.device)
+        for target, value in zip(batch.targets, measure(model, batch, settings.logit_chunk), strict=True):
+            found[target.sequence].append(-value)
+    return found
+
+
+def shift(item: CanaryItem) -> float:
+    """Mean absolute difference that the adapter makes, in nats a token."""
+    pairs = zip(item.logprobs, item.base_logprobs, strict=True)
+    return sum(abs(ours - theirs) for ours, theirs in pairs) / len(item.logprobs)

@@ -1,0 +1,54 @@
+"""Keeps a lease alive from a thread of its own while the training runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from mindprint import ApiError, MindprintClient, MindprintError
+
+OVER = (404, 409)
+"""Statuses with which the server says that the lease is no longer ours."""
+
+
+class Heart:
+    """Sends a heartbeat every third of `ttl_s`. `lost` is set when the lease is over, or must be by now."""
+
+    def __init__(self, connect: Callable[[], MindprintClient], lease_id: str, ttl_s: float) -> None:
+        self.lost = threading.Event()
+        self._connect = connect
+        self._lease_id = lease_id
+        self._ttl_s = ttl_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heart of {lease_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join(self._ttl_s / 3)  # no call of its takes longer
+
+    def _beat(self) -> None:
+        heard = time.monotonic()
+        with self._connect() as client:
+            while not self._done.wait(self._ttl_s / 3):
+                sent = time.monotonic()
+                try:
+                    client.heartbeat(self._lease_id, self._ttl_s)
+                    heard = sent
+                except ApiError as error:
+                    if error.status in OVER:
+                        self.lost.set()
+                        return
+                except MindprintError:
+                    pass  # the next beat may get through; until then the deadline decides
+                if time.monotonic() - heard > self._ttl_s:
+                    self.lost.set()
+                    return

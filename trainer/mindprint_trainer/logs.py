@@ -1,0 +1,23 @@
+"""Log lines on stderr, as JSON or as text for people."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from mindprint_trainer.settings import Settings
+
+
+def configure(settings: Settings) -> None:
+    last = structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,73 @@
+"""Samples as token ids. Pure.
+
+The rule for what is too long: the prompt is cut from the left until the sequence fits, the target is never cut.
+A sample whose target alone does not fit, with one prompt token to predict it from, is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from mindprint.types import Sample
+
+Encode = Callable[[str], list[int]]
+"""Text to ids, without special tokens."""
+Kind = Literal["slow", "fast", "replay"]
+Part = Literal["thinking", "answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The target tokens `ids[start:stop]` of a sequence; the answer's include the end-of-turn token."""
+
+    part: Part
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One training sequence: prompt, then the segments without a gap, up to the end."""
+
+    kind: Kind
+    group: str
+    """The engagement: its sequences share most of their prompt and stay in one step."""
+    ids: tuple[int, ...]
+    segments: tuple[Segment, ...]
+    cut: int = 0
+    """Prompt tokens that were cut off."""
+
+    @property
+    def prompt_length(self) -> int:
+        return self.segments[0].start
+
+
+def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) -> Encoded | None:
+    """The sample's sequence of at most `max_length` tokens; None if it has to be dropped."""
+    prompt = tokenize(sample.prompt)
+    parts: list[tuple[Part, list[int]]] = [("answer", [*tokenize(sample.answer), end_of_turn])]
+    if thinking := tokenize(sample.thinking) if sample.thinking else []:
+        parts.insert(0, ("thinking", thinking))
+    room = max_length - sum(len(ids) for _, ids in parts)
+    if room < 1 or not prompt:
+        return None
+    cut = max(0, len(prompt) - room)
+    ids, segments = prompt[cut:], []
+    for part, target in parts:
+        segments.append(Segment(part, len(ids), len(ids) + len(target)))
+        ids += target
+    return Encoded(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut)
+
+
+def encode_all(
+    samples: Iterable[Sample], tokenize: Encode, end_of_turn: int, max_length: int
+) -> tuple[list[Encoded], int]:
+    """All sequences that can be trained on, in order, and how many samples were dropped."""
+    encoded = [encode(sample, tokenize, end_of_turn, max_length) for sample in samples]
+    kept = [sequence for sequence in encoded if sequence is not None]
+    return kept, len(encoded) - len(kept)

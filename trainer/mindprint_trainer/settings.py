@@ -1,0 +1,127 @@
+"""Every bound, time-out and default of the trainer: from `MINDPRINT_TRAIN_*` variables or flags, in rising order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mindprint.types import AdapterKey
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="MINDPRINT_TRAIN_", extra="forbid")
+
+    # where
+    server: str | None = None
+    """The server's address; by default MINDPRINT_URL or http://127.0.0.1:8300."""
+    api_key: SecretStr | None = None
+    """By default MINDPRINT_API_KEY, or none."""
+    model: str | None = None
+    """A Hugging Face id, a local folder or `default`; by default the folder that the server names."""
+    work_dir: Path = Path(".mindprint/trainer")
+    """Holds a finished adapter until it is uploaded."""
+    stale_after_s: float = Field(3600, gt=0)
+    """Output of a killed trainer is removed from `work_dir` once it is this old."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+    log_every_s: float = Field(5, gt=0)
+    """Seconds between two progress lines where there is no terminal."""
+
+    # what to take
+    once: bool = False
+    """End when no adapter has `min_traces` waiting, instead of polling for ever."""
+    adapter: AdapterKey | None = None
+    owner: str = Field(default_factory=lambda: f"{socket.gethostname()[:99]}:{os.getpid()}", max_length=128)
+    min_traces: int = Field(1, ge=1)
+    max_traces: int = Field(1024, ge=1, le=10_000)
+
+    # time
+    ttl_s: float = Field(30, gt=0, le=3600)
+    """How long a lease lives without a heartbeat; one is sent every third of it."""
+    poll_s: float = Field(2, gt=0)
+    """Sleep when nothing is waiting, give or take half of it."""
+    startup_wait_s: float = Field(300, ge=0)
+    """How long to wait for the server to be ready when the trainer starts."""
+    max_failures: int = Field(5, ge=1)
+    """Calls in a row that may fail before the trainer gives up; each has its own retries."""
+
+    # hardware
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    """Threads of torch on CPU; by default as many as this process may use cores."""
+    base_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """What the engine serves the base in: base weights and the saved adapter are rounded to it."""
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """`auto`: bfloat16 where the hardware multiplies it, else float32 (several times faster there, and exact)."""
+    micro_batch_tokens: int = Field(2048, ge=16)
+    """Tokens of one forward pass, padding included."""
+    logit_chunk: int = Field(1024, ge=1)
+    """Positions whose logits (one float32 a vocabulary entry) are in memory at once."""
+    share_prompts: bool = True
+    """Compute a beginning that several sequences of a batch share only once."""
+
+    # the adapter
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Off: at a few dozen samples and two epochs its noise costs more than it saves, and the run stays exact."""
+    target_modules: tuple[str, ...] | None = None
+    """By default every linear layer that the engine can load."""
+
+    # the training
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(16, ge=1)
+    """Sequences of one optimizer step."""
+    max_length: int = Field(2048, ge=2)
+    """Tokens of a sequence; the prompt is cut from the left to fit."""
+    learning_rate: float = Field(4e-4, gt=0)
+    """For the 135M default model, where one user gives about ten steps; 1e-4 is the start for models of 1B and more."""
+    warmup: float = Field(0.1, ge=0, le=1)
+    """Share of the steps in which the rate rises; afterwards it is constant, for there are too few steps to decay."""
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    slow_weight: float = Field(1.0, ge=0)
+    fast_weight: float = Field(1.0, ge=0)
+    replay_weight: float = Field(1.0, ge=0)
+    thinking_weight: float = Field(1.0, ge=0)
+    answer_weight: float = Field(1.0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    # the proof
+    canary_items: int = Field(8, ge=1, le=32)
+    canary_pool: int = Field(12, ge=1)
+    """Samples that are measured; the `canary_items` that the adapter moves most are sent."""
+    canary_prompt_tokens: int = Field(256, ge=1, le=8192)
+    canary_target_tokens: int = Field(6, ge=1, le=64)
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the trained weights, for the manifest: no address, path or key."""
+        return self.model_dump(mode="json", include=RECIPE)
+
+
+RECIPE = {
+    "base_dtype",
+    "rank",
+    "alpha",
+    "dropout",
+    "epochs",
+    "batch_size",
+    "max_length",
+    "learning_rate",
+    "warmup",
+    "weight_decay",
+    "max_grad_norm",
+    "slow_weight",
+    "fast_weight",
+    "replay_weight",
+    "thinking_weight",
+    "answer_weight",
+    "seed",
+    "share_prompts",
+    "micro_batch_tokens",
+}
