@@ -1,4 +1,4 @@
-"""Turns the descriptions in `calls` into methods, of the sync and the async client alike."""
+"""Turns the descriptions in `calls` and `answers` into methods, of the sync and the async client alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from mindprint import calls
+from mindprint import answers, calls
 from mindprint.wire import Call, Stream
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Items(Generic[P, T]):
 
 
 class Api:
-    """The server's routes as methods; what each takes, returns and raises is told in `mindprint.calls`."""
+    """The server's routes as methods; what each takes, returns and raises is told in `calls` and `answers`."""
 
     info = Reply(calls.info)
     metrics = Reply(calls.metrics)
@@ -100,7 +100,7 @@ class Api:
     promote = Reply(calls.promote)
     rollback = Reply(calls.rollback)
 
-    models = Reply(calls.models)
-    chat = Reply(calls.chat)
-    chat_stream = Items(calls.chat_stream)
-    chat_deltas = Items(calls.chat_deltas)
+    models = Reply(answers.models)
+    chat = Reply(answers.chat)
+    chat_stream = Items(answers.chat_stream)
+    chat_deltas = Items(answers.chat_deltas)

@@ -1,4 +1,4 @@
-"""The client for ordinary code. See `mindprint.calls` for its methods."""
+"""The client for ordinary code. `mindprint.calls` and `mindprint.answers` tell its methods."""
 
 from __future__ import annotations
 

@@ -34,8 +34,10 @@ ModelName = Annotated[
     ),
 ]
 """`base`, `user/<id>`, `cohort/<name>`, the latter two optionally `@<version>`."""
-Text = Annotated[str, StringConstraints(min_length=1, max_length=65_536)]
-Choice = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+NO_NUL = r"^[^\x00]*$"
+"""No database column takes a NUL character."""
+Text = Annotated[str, StringConstraints(min_length=1, max_length=65_536, pattern=NO_NUL)]
+Choice = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=NO_NUL)]
 Choices = Annotated[list[Choice], Field(min_length=2, max_length=64)]
 
 
@@ -81,7 +83,7 @@ class Engagement(Request):
     prompt: Text
     response: Text
     occurred_at: Time
-    reason: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    reason: Annotated[str, StringConstraints(max_length=16_384, pattern=NO_NUL)] | None = None
     choices: Choices | None = None
 
     @model_validator(mode="after")
@@ -148,19 +150,19 @@ class Provenance(Reply):
 
 
 class TraceRequest(Request):
-    """One trace now: about a stored engagement (stored and judged), or about a query of the caller's (only returned)."""
+    """One trace now: about a stored engagement (stored and judged), or about a query (only returned)."""
 
     user_id: Name
     engagement_id: EngagementId | None = None
     query: Text | None = None
     choices: Choices | None = None
-    target: Annotated[str, StringConstraints(min_length=1, max_length=65_536)] | None = None
+    target: Text | None = None
     asked_at: Time | None = None
     mode: Mode = "personal"
     model: ModelName = "base"
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    opening: Annotated[str, StringConstraints(max_length=512)] | None = None
+    opening: Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)] | None = None
     """Replaces the model's opening of this mode; an empty one measures thinking from the bare `<think>`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
@@ -321,7 +323,7 @@ class Heartbeat(Request):
 
 
 class CanaryItem(Request):
-    """The trainer's own log-probabilities, which the engine must reproduce once the adapter is loaded (invariant 5).
+    """The trainer's own log-probabilities, which the engine must reproduce with the adapter (invariant 5).
 
     `logprobs[i]` = log p(target_ids[i] | prompt_ids + target_ids[:i]) with the adapter, `base_logprobs` without.
     """
@@ -355,7 +357,7 @@ class Manifest(Request):
 
 
 class CanaryResult(Reply):
-    """Mean absolute differences in nats a token: the engine with the adapter against the trainer, and against the base."""
+    """Mean absolute differences in nats a token: engine with adapter against trainer, and against the base."""
 
     passed: bool
     against_trainer: float

@@ -34,6 +34,8 @@ class Timeouts:
     """For calls during which a model writes or an adapter is proved: more than the server's own `request_timeout_s`."""
     stream_s: float = 60.0
     """The longest silence on a stream; the server sends a sign of life more often."""
+    keepalive_s: float = 2.0
+    """How long an idle connection is used again: less than servers keep it, or a request meets its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,20 @@ def reply_of(kind: Any) -> Callable[[httpx.Response], Any]:
     return read
 
 
+def get(path: str, read: Callable[[httpx.Response], T], **params: str | int | None) -> Call[T]:
+    return Call(method="GET", path=path, read=read, params=params, repeatable=True)
+
+
+def post(
+    path: str, read: Callable[[httpx.Response], T], body: Any = None, *, repeatable: bool = False, slow: bool = False
+) -> Call[T]:
+    return Call(method="POST", path=path, read=read, body=body, repeatable=repeatable, slow=slow)
+
+
+def nothing(_: httpx.Response) -> None:
+    return None
+
+
 def segment(value: str) -> str:
     """`value` as one segment of a path, whatever it holds."""
     if value in ("", ".", ".."):
@@ -104,6 +120,7 @@ def client_options(url: str, api_key: str | None, timeouts: Timeouts) -> dict[st
         "base_url": url,
         "headers": {"User-Agent": f"mindprint/{__version__}", **({"Authorization": f"Bearer {key}"} if key else {})},
         "timeout": httpx.Timeout(timeouts.read_s, connect=timeouts.connect_s, pool=timeouts.slow_s),
+        "limits": httpx.Limits(max_connections=100, keepalive_expiry=timeouts.keepalive_s),
         # A proxy cannot reach this machine's own loopback.
         "trust_env": urlsplit(url).hostname not in _LOOPBACK,
     }

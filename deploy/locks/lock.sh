@@ -8,7 +8,7 @@ uv=.venv/bin/uv
 [ -x "$uv" ] || uv=$(command -v uv) || { echo "error: uv is not installed: pip install uv" >&2; exit 1; }
 
 for device in cpu gpu; do
-  "$uv" pip compile pyproject.toml \
+  "$uv" pip compile --quiet pyproject.toml \
     --extra server --extra trainer --extra dev --extra "$device" \
     --override "deploy/locks/overrides-$device.txt" \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 \

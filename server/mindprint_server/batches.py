@@ -81,8 +81,8 @@ class BatchRunner:
         """Stops between commits; open batches go on at the next start."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # A dead engine has ended the task already, with an error that is known by now.
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -128,7 +128,8 @@ class BatchRunner:
         profiles = self._profiles(items)
         todo = iter(items)
         workers = [
-            asyncio.create_task(self._worker(batch, todo, profiles, clock)) for _ in range(self._settings.batch_inflight)
+            asyncio.create_task(self._worker(batch, todo, profiles, clock))
+            for _ in range(self._settings.batch_inflight)
         ]
         try:
             await asyncio.gather(*workers)
@@ -154,7 +155,6 @@ class BatchRunner:
         self, batch: Batch, todo: Iterator[Item], profiles: dict[str, asyncio.Task[int]], clock: _BusyClock
     ) -> None:
         for user_id, engagement_id in todo:
-            started = time.monotonic()
             try:
                 await asyncio.shield(profiles[user_id])
                 traces = await self._attempt(batch, user_id, engagement_id)
@@ -168,7 +168,6 @@ class BatchRunner:
                 engagement_id,
                 traces=traces,
                 outcome=outcome,
-                seconds=time.monotonic() - started,
             )
             await clock.tick()
             await self._tell()

@@ -147,9 +147,7 @@ class Chat:
         opening = self._settings.openings.get(mode, "")
         plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in messages]
         prompt = self._engine.tokenizer.render(plain) + thinking.lead(opening)
-        sampling = Sampling(
-            max_tokens=self._settings.max_thinking_tokens, stop=(thinking.STOP,), detect_loops=True
-        )
+        sampling = Sampling(max_tokens=self._settings.max_thinking_tokens, stop=(thinking.STOP,), detect_loops=True)
         try:
             written = await self._engine.generate(
                 self._engine.tokenizer.encode(prompt), sampling, adapter=adapter, priority=Priority.INTERACTIVE

@@ -15,6 +15,7 @@ from mindprint.types import NAME
 from mindprint_server.engine import EngineDied, PromptTooLong
 from mindprint_server.settings import Settings
 from mindprint_server.store.errors import (
+    Busy,
     EngagementConflict,
     IdempotencyConflict,
     LeaseLost,
@@ -116,6 +117,8 @@ def from_store(error: StoreError, retry_after: int) -> ApiError:
         return ApiError(429, "batch_queue_full", message, retry_after=retry_after)
     if isinstance(error, LeaseLost):
         return ApiError(409, "lease_lost", f"{message}: drop the work and claim again with POST /v1/leases")
+    if isinstance(error, Busy):
+        return ApiError(503, "store_busy", f"{message}: retry in a moment", retry_after=retry_after)
     if isinstance(error, NothingToRollBack):
         return ApiError(409, "nothing_to_roll_back", f"{message}: promote names a version, or null for the base")
     return ApiError(409, "conflict", message)

@@ -1,4 +1,4 @@
-"""Every bound, time-out and default of the server: from `MINDPRINT_*` variables, a TOML file, or flags, in rising order."""
+"""Every bound, time-out and default of the server: a TOML file, then `MINDPRINT_*` variables, then flags."""
 
 from __future__ import annotations
 

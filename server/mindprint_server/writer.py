@@ -1,4 +1,4 @@
-"""Writes one candidate: the mode's opening, thinking within its budget, a forced close, the answer on the same prefix."""
+"""Writes one candidate: the mode's opening, thinking within its budget, a forced close, then the answer."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Writer:
     # --- one candidate ---
 
     async def draft(self, question: Question, style: Style, adapter: AdapterRef | None) -> Trace:
-        """Writes and judges one candidate; it is not stored. Raises PromptTooLong, ValueError (choices that read alike)."""
+        """Writes and judges one candidate, unstored. Raises PromptTooLong, ValueError (choices that read alike)."""
         prompt = self.prompt(question, style.mode, self.room(style.max_thinking_tokens))
         tokenizer = self._engine.tokenizer
         prompt_ids = tokenizer.encode(prompt)
@@ -187,9 +187,7 @@ class Writer:
             return written.text.strip(), None, written.finish
 
         async def ask(path: tuple[int, ...], tokens: tuple[int, ...]) -> list[float]:
-            return await self._engine.next_logprobs(
-                [*prefix, *path], tokens, adapter=adapter, priority=style.priority
-            )
+            return await self._engine.next_logprobs([*prefix, *path], tokens, adapter=adapter, priority=style.priority)
 
         ways = {choice: tokenizer.encode(clean(choice, tokenizer.special)) for choice in question.choices}
         scored = await labels.score(ways, tokenizer.eos_id, ask)
@@ -254,5 +252,3 @@ class Writer:
         except ValueError as error:
             raise ApiError(422, "choices_alike", str(error), param="choices") from error
         return await self._store.add_trace(trace) if stored else trace
-
-

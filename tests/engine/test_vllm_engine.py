@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from mindprint.types import CanaryItem
 from mindprint_server.adapters import canary
 from mindprint_server.engine import AdapterRef, Priority, PromptTooLong, Sampling
@@ -82,6 +83,14 @@ async def test_seeds_repeat_and_differ(engine: VllmEngine) -> None:
 
     assert await text(1) == await text(1)
     assert len({await text(seed) for seed in range(4)}) > 1
+
+
+async def test_seeded_prompts_longer_than_a_step_do_not_kill_the_engine(engine: VllmEngine) -> None:
+    prompts = [engine.tokenizer.encode(f"{number} " + "word " * 300) for number in range(4)]
+    sampling = Sampling(max_tokens=4, temperature=1.0, seed=7)
+    written = await asyncio.gather(*(engine.generate(p, sampling, adapter=None, priority=NOW) for p in prompts))
+    assert all(one.token_ids for one in written)
+    assert not engine.dead.is_set()
 
 
 async def test_too_long_is_refused_before_the_engine(engine: VllmEngine) -> None:

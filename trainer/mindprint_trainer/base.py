@@ -30,6 +30,11 @@ class Base:
     device: torch.device
 
     @property
+    def pass_tokens(self) -> int:
+        """A good size of one forward pass."""
+        return 1024 if self.device.type == "cpu" else 16_384
+
+    @property
     def takes_trees(self) -> bool:
         """Whether every layer attends to all that the mask allows, so that rows may be prefix trees."""
         config = self.model.config.get_text_config()

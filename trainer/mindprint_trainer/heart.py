@@ -43,12 +43,9 @@ class Heart:
                 try:
                     client.heartbeat(self._lease_id, self._ttl_s)
                     heard = sent
-                except ApiError as error:
-                    if error.status in OVER:
+                except MindprintError as error:
+                    refused = isinstance(error, ApiError) and error.status in OVER
+                    # Another failure may pass, and the next beat get through, as long as the deadline has not.
+                    if refused or time.monotonic() - heard > self._ttl_s:
                         self.lost.set()
                         return
-                except MindprintError:
-                    pass  # the next beat may get through; until then the deadline decides
-                if time.monotonic() - heard > self._ttl_s:
-                    self.lost.set()
-                    return

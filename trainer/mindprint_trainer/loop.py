@@ -66,6 +66,7 @@ def train(base: Base, lease: Lease, settings: Settings, folder: Path, check: Che
             "seed": settings.seed + lease.attempt,
             "rank": min(settings.rank, lease.limits.max_rank),
             "share_prompts": settings.share_prompts and base.takes_trees,
+            "micro_batch_tokens": settings.micro_batch_tokens or base.pass_tokens,
         }
     )
     with lora.attached(base, settings, lease.limits, settings.seed) as adapted:
@@ -116,8 +117,8 @@ def fit(
     for number, (epoch, step) in enumerate(plan, start=1):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warm(number, len(plan), settings.warmup)
-        made = rows(sequences, step, settings.micro_batch_tokens, share=settings.share_prompts)
-        for together in micro_batches(made, settings.micro_batch_tokens):
+        made = rows(sequences, step, settings.max_length, share=settings.share_prompts)
+        for together in micro_batches(made, settings.micro_batch_tokens or base.pass_tokens):
             check()
             batch = collate(together, base.device)
             counts = weights.of(sequences, batch.targets, len(step))

@@ -58,8 +58,9 @@ class Settings(BaseSettings):
     """What the engine serves the base in: base weights and the saved adapter are rounded to it."""
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """`auto`: bfloat16 where the hardware multiplies it, else float32 (several times faster there, and exact)."""
-    micro_batch_tokens: int = Field(2048, ge=16)
-    """Tokens of one forward pass, padding included."""
+    micro_batch_tokens: int | None = Field(None, ge=16)
+    """Tokens of one forward pass, padding included; a longer row goes alone. By default 1024 on CPU, where more is no
+    faster and a pass must end before a signal is heard, else 16,384."""
     logit_chunk: int = Field(1024, ge=1)
     """Positions whose logits (one float32 a vocabulary entry) are in memory at once."""
     share_prompts: bool = True
@@ -96,7 +97,8 @@ class Settings(BaseSettings):
     canary_items: int = Field(8, ge=1, le=32)
     canary_pool: int = Field(12, ge=1)
     """Samples that are measured; the `canary_items` that the adapter moves most are sent."""
-    canary_prompt_tokens: int = Field(256, ge=1, le=8192)
+    canary_prompt_tokens: int = Field(128, ge=1, le=8192)
+    """More proves no more and costs both sides their time."""
     canary_target_tokens: int = Field(6, ge=1, le=64)
 
     def recipe(self) -> dict[str, Any]:

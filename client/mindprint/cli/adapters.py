@@ -63,6 +63,7 @@ def _print(adapter: Adapter, as_json: bool) -> None:
     if as_json:
         return print_json(adapter)
     print_facts([("adapter", adapter.key), ("live", f"version {adapter.live}" if adapter.live else "base")])
+    typer.echo()
     rows = []
     for version in adapter.versions:
         canary = version.canary

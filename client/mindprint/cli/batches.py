@@ -131,4 +131,5 @@ def _print(batch: Batch, as_json: bool) -> None:
             ("ended", batch.finished_at),
         ]
     )
+    typer.echo()
     print_rows(("funnel", "count"), funnel_rows(batch), empty="")

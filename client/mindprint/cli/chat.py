@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mindprint.calls import ChatOptions
+from mindprint.answers import ChatOptions
 from mindprint.cli.failures import Fail
 from mindprint.cli.options import AsJson, Url, connect
 from mindprint.cli.output import print_json, safe

@@ -58,7 +58,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     if not listed:
         typer.echo(empty)
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     last = len(columns) - 1
     for index, name in enumerate(columns):
         numbers = all(isinstance(row[index], int | float | None) for row in listed)

@@ -35,7 +35,7 @@ def run_demo(options: DemoOptions) -> int:
         try:
             return _run(options, out)
         except (KeyboardInterrupt, asyncio.CancelledError):
-            out.say("interrupted: all processes have been stopped")
+            out.say("all processes have been stopped")
             return INTERRUPTED
         except (records.BadRecords, model_files.MissingModel, DemoFailed, ProcessDied, MindprintError) as error:
             out.say(f"error: {error}")
@@ -49,7 +49,11 @@ def _run(options: DemoOptions, out: Output) -> int:
     users = _users(options, folder)
     out.say(Panel(Text(_introduction(options, users, folder)), title="Mindprint demo", title_align="left"))
     with Processes(folder) as processes:
-        results = asyncio.run(_interruptible(_loop(options, out, processes, users)))
+        try:
+            results = asyncio.run(_interruptible(_loop(options, out, processes, users)))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            out.say("interrupted: stopping all processes")
+            raise
     for table in report.tables(results):
         out.say(table)
     if options.json_file is not None:

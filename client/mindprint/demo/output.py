@@ -54,7 +54,7 @@ class Bar:
         self._told = time.monotonic()
         of = f" {self.done}/{self.total}" if self.total is not None else ""
         for console in self.plain:
-            console.print(Text(f"{self.title}:{of} {self.note}".rstrip()), style="dim")
+            console.print(Text(f"{self.title}:{of} {self.note}".rstrip()), style="dim", soft_wrap=True)
 
 
 class Output:
@@ -70,8 +70,9 @@ class Output:
 
     def say(self, *what: RenderableType) -> None:
         plain = [Text(part) if isinstance(part, str) else part for part in what]  # no brackets taken for markup
+        words_only = all(isinstance(part, str) for part in what)
         for console in (self.console, *self._copies):
-            console.print(*plain)
+            console.print(*plain, soft_wrap=words_only)
 
     @contextmanager
     def bar(self, title: str, total: int | None = None) -> Iterator[Bar]:

@@ -32,7 +32,17 @@ def tables(results: Results) -> Iterator[RenderableType]:
 def made(results: Results) -> Table:
     """One line a user: engagements, funnel by reason, adapter and its proof; the whole server last."""
     table = Table(title="What was made", title_justify="left")
-    names = ("user", "engagements", "candidates", "rejected", "accepted", "trained", "adapter", "canary", "generated")
+    names = (
+        "user",
+        "engagements",
+        "written",
+        "rejected",
+        "accepted",
+        "trained",
+        "adapter",
+        "canary",
+        "tokens generated",
+    )
     for name in names:
         left = name in ("user", "rejected", "canary")
         table.add_column(name, justify="left" if left else "right", no_wrap=name in ("rejected", "canary"))
@@ -45,7 +55,7 @@ def made(results: Results) -> Table:
             *funnel_cells(funnel),
             f"v{version.version}" if version else "none",
             canary(version),
-            f"{results.tokens[user.user_id]} tokens",
+            f"{results.tokens[user.user_id]:,}",
         )
     table.add_section()
     table.add_row(
@@ -54,7 +64,7 @@ def made(results: Results) -> Table:
         *funnel_cells(results.batch.funnel.model_copy(update={"trained": results.accounting.trained})),
         f"{sum(adapter.live is not None for adapter in results.adapters.values())} live",
         "",
-        f"{results.batch.tokens_per_second:.0f} tokens/s",
+        f"{results.batch.generated_tokens:,}\n{results.batch.tokens_per_second:.0f}/s",
     )
     return table
 

@@ -21,6 +21,7 @@ from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerIn
 
 POLL_S = 0.5
 TRAINER_STOP_S = 10.0
+_FIELD = re.compile(r"(\w+)=(\S+)")
 _FAILED = re.compile(r'^mindprint_requests_total\{(?P<labels>.*status="[45]\d\d".*)\} (?P<count>\S+)$', re.MULTILINE)
 
 
@@ -150,15 +151,15 @@ class Stages:
                 idle = 0 if leased or await self._any("waiting") else idle + 1
                 live = sum(adapter.live is not None for adapter in (await self.client.adapters()).adapters)
                 trained = (await self.client.funnel()).trained
-                bar.update(live, trainer.doing())
+                bar.update(live, training(trainer.doing()) or "the trainer starts")
                 if trained != last:
                     moved, last = time.monotonic(), trained
                 if time.monotonic() - moved > self.options.train_timeout_s:
                     raise DemoFailed(f"no trace became trained in {self.options.train_timeout_s:.0f} s: {trainer.log}")
                 if self.options.kill_trainer and killed is None and leased and trainer.doing().startswith("training"):
-                    killed = trainer.doing()
+                    killed = training(trainer.doing())
                     trainer.kill()
-                    self.out.say(f"trainer killed (kill -9) while {killed}")
+                    self.out.say(f"trainer killed (kill -9) while {killed}; started again")
                     trainer = self._start_trainer()
             bar.finish(f"{live} live")
         await self._stop(trainer)
@@ -232,6 +233,14 @@ def written(batch: Batch) -> str:
     """What a batch has brought so far, in one line."""
     funnel = batch.funnel
     return f"{funnel.accepted} accepted of {funnel.generated}, {batch.tokens_per_second:.0f} tokens/s"
+
+
+def training(event: str) -> str:
+    """The trainer's last event, in fewer words while it trains."""
+    told = dict(_FIELD.findall(event))
+    if not event.startswith("training") or not {"adapter", "step", "tokens_per_second"} <= told.keys():
+        return event
+    return f"training {told['adapter']}, step {told['step']}, {told['tokens_per_second']} tokens/s"
 
 
 def failed_requests(metrics: str) -> int:

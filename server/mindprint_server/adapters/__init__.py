@@ -1,4 +1,4 @@
-"""The life of adapters: checked on arrival, proved on the engine, switched at once, removed after their last request."""
+"""The life of adapters: checked on arrival, proved on the engine, switched at once, removed when unused."""
 
 from mindprint_server.adapters.life import AdapterLife
 

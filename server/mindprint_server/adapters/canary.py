@@ -13,7 +13,7 @@ from mindprint_server.engine import AdapterRef, Engine, Priority
 def judge(
     engine: Sequence[float], base: Sequence[float], trainer: Sequence[float], *, tolerance: float, min_shift: float
 ) -> CanaryResult:
-    """Compares log-probabilities of the same tokens (nats): the engine's with the adapter and without, the trainer's."""
+    """Compares log-probabilities (nats) of the same tokens: the engine's with and without adapter, the trainer's."""
     count = len(trainer)
 
     def distance(a: Sequence[float], b: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Adapter files on disk: written aside, synced, renamed. A folder that has its final name is whole and never changes."""
+"""Adapter files on disk: written aside, synced, renamed. A folder with its final name is whole and never changes."""
 
 from __future__ import annotations
 

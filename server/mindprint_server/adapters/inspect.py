@@ -30,7 +30,9 @@ def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[s
         raise refuse("adapter_config", "adapter_config.json is not of a PEFT LoRA: only peft_type LORA can be served")
     rank = config.get("r")
     if not isinstance(rank, int) or not 1 <= rank <= max_rank:
-        raise refuse("adapter_rank", f"rank {rank} is outside 1 to {max_rank}: train with a lower r, or raise max_lora_rank")
+        raise refuse(
+            "adapter_rank", f"rank {rank} is outside 1 to {max_rank}: train with a lower r, or raise max_lora_rank"
+        )
     named = config.get("target_modules")
     unknown = sorted(set(named) - set(targets)) if isinstance(named, list) and named else ["(none listed)"]
     if unknown:
@@ -60,7 +62,9 @@ def read_shapes(path: Path) -> Shapes:
             end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
             shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise refuse("adapter_truncated", "the header of the weights cannot be read: upload the file again") from None
+            raise refuse(
+                "adapter_truncated", "the header of the weights cannot be read: upload the file again"
+            ) from None
     if size != 8 + length + end:
         raise refuse("adapter_truncated", f"the weights have {size} bytes where their header says {8 + length + end}")
     return shapes
@@ -84,7 +88,9 @@ def check_tensors(adapter: Shapes, base: Mapping[str, tuple[int, ...]], *, rank:
             raise refuse("adapter_targets", f"tensor {name[:200]!r} is no LoRA weight of an allowed target module")
         weight = base.get(f"{layer}.weight")
         if weight is None:
-            raise refuse("adapter_base_model", f"the base model has no layer {layer[:200]!r}: train on the served model")
+            raise refuse(
+                "adapter_base_model", f"the base model has no layer {layer[:200]!r}: train on the served model"
+            )
         out_features, in_features = weight
         wanted = (rank, in_features) if half == "lora_A" else (out_features, rank)
         if shape != wanted:

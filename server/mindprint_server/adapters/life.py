@@ -67,7 +67,9 @@ class AdapterLife:
         if version is None:
             yield None
             return
-        async with self.residents.hold(await self._ref(version), retired=self._live.get(key) != version.version) as adapter:
+        async with self.residents.hold(
+            await self._ref(version), retired=self._live.get(key) != version.version
+        ) as adapter:
             yield adapter
 
     async def _ref(self, version: Version) -> AdapterRef:
@@ -151,7 +153,8 @@ class AdapterLife:
                 version = await self._prove(version, adapter, manifest)
                 if version.canary is not None and not version.canary.passed:
                     await self._store.refuse(lease_id, version, max_attempts=self._settings.max_attempts)
-                    raise ApiError(422, "canary_failed", f"{adapter.name} cannot be shown to be live: {version.canary.reason}")
+                    why = version.canary.reason
+                    raise ApiError(422, "canary_failed", f"{adapter.name} cannot be shown to be live: {why}")
                 version = await self._store.complete(lease_id, version)
                 await self._follow(version.adapter, version.version)
         except ApiError:
@@ -173,13 +176,15 @@ class AdapterLife:
         if manifest.base_digest != self._base_digest:
             raise inspect.refuse(
                 "adapter_base_model",
-                f"trained on base {manifest.base_digest[:23]}…, served is {self._base_digest[:23]}…: train on the served model",
+                f"trained on base {manifest.base_digest[:23]}…, served is {self._base_digest[:23]}…: train on that",
             )
         shapes = inspect.read_shapes(weights)
         parsed = inspect.read_config(config, max_rank=s.max_lora_rank, targets=s.target_modules)
         inspect.check_tensors(shapes, self._base_shapes, rank=parsed["r"], targets=s.target_modules)
         if inspect.sha256(weights) != manifest.weights_sha256:
-            raise inspect.refuse("adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again")
+            raise inspect.refuse(
+                "adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again"
+            )
 
     async def _prove(self, version: Version, adapter: AdapterRef, manifest: Manifest) -> Version:
         result = await canary.prove(

@@ -1,4 +1,4 @@
-"""Which versions the engine holds, and who is using them. A version leaves when it is retired and unused (invariant 4)."""
+"""Which versions the engine holds, and who is using them. Retired and unused ones leave (invariant 4)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,11 @@ class Residents:
             return
         async with resident.lock:
             # Somebody may have come while the lock was awaited.
-            if not resident.retired or resident.users or self._residents.get(resident.adapter.engine_id) is not resident:
+            if (
+                not resident.retired
+                or resident.users
+                or self._residents.get(resident.adapter.engine_id) is not resident
+            ):
                 return
             if resident.loaded:
                 await self._engine.unload(resident.adapter)

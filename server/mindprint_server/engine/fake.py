@@ -1,4 +1,4 @@
-"""A deterministic engine without a model, for tests of HTTP and store logic. Nothing about generation is shown with it."""
+"""A deterministic engine without a model, for tests of HTTP and store logic; it shows nothing about generation."""
 
 from __future__ import annotations
 

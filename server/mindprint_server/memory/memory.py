@@ -43,7 +43,7 @@ class Memory:
         return memory, profile.version if profile else None
 
     async def ensure_profiles(self, user_id: str) -> int:
-        """Writes the profiles that are due for a user; returns how many. Two callers do not write the same one twice."""
+        """Writes the profiles that are due for a user; returns how many. No profile is written twice."""
         async with self._writing.setdefault(user_id, asyncio.Lock()):
             newest = await self._store.profile(user_id)
             total = await self._store.engagement_count(user_id)

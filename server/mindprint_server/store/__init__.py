@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import (
+    Busy,
     EngagementConflict,
     IdempotencyConflict,
     LeaseLost,
@@ -15,6 +16,7 @@ from .ids import new_id
 from .store import Store
 
 __all__ = [
+    "Busy",
     "EngagementConflict",
     "IdempotencyConflict",
     "LeaseLost",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import UTC, datetime
 
-from mindprint.types import Adapter, Version
 from sqlalchemy import Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Adapter, Version
 
 from . import leases
 from .db import alone, insert_new
@@ -39,6 +40,7 @@ async def complete(db: AsyncConnection, lease_id: str, version: Version, now: da
         stored = await _store(db, lease_id, version, now, refused=False)
         await leases.end(db, lease_id, "completed", version.version)
         await leases.train(db, lease_id, version.version)
+        await alone(db, f"adapter {version.adapter}")
         await _point(db, version.adapter, version.version)
     return await get(db, version.adapter, stored.version)
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
 
 from . import funnel, traces
 from .db import alone

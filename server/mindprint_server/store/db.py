@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
@@ -13,10 +14,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Table, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from .errors import StoreError
+from .errors import Busy, StoreError
 from .migrations import upgrade
 
 P = ParamSpec("P")
@@ -24,6 +26,11 @@ T = TypeVar("T")
 Work = Callable[Concatenate[AsyncConnection, P], Coroutine[Any, Any, T]]
 """What runs in one transaction: it gets the connection, then its own arguments."""
 
+BUSY: dict[Any, str] = {
+    sqlite3.SQLITE_BUSY: "another process is writing",
+    "55P03": "another transaction holds a lock",
+    "40P01": "two transactions waited for each other",
+}
 DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
@@ -52,9 +59,11 @@ class Database:
         database = cls(_engine(url, busy_timeout_s))
         try:
             await database.write(_migrate)
-        except BaseException:
+        except BaseException as error:
             await database.close()
-            raise
+            if isinstance(error, StoreError) or not isinstance(error, Exception):
+                raise
+            raise StoreError(f"cannot open the database {database.engine.url!r}: {error}") from error
         return database
 
     async def close(self) -> None:
@@ -89,8 +98,13 @@ class Database:
         """Runs to the end even if the caller is cancelled: SQLite's driver, stopped halfway, would keep its lock."""
 
         async def run() -> T:
-            async with scope as db:
-                return await work(db, *args, **kwargs)
+            try:
+                async with scope as db:
+                    return await work(db, *args, **kwargs)
+            except (DBAPIError, PoolTimeout) as error:
+                if why := _busy(error):
+                    raise Busy(why) from error
+                raise
 
         task = asyncio.create_task(run())
         self._running.add(task)
@@ -109,6 +123,14 @@ async def alone(db: AsyncConnection, name: str) -> None:
         await db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mindprint {name}", 0))))
 
 
+def _busy(error: DBAPIError | PoolTimeout) -> str | None:
+    """Why a call that failed so may succeed when it is made again, or None if it may not."""
+    if isinstance(error, PoolTimeout):
+        return "every connection is in use"
+    code = getattr(error.orig, "sqlite_errorcode", None) or getattr(error.orig, "sqlstate", None)
+    return BUSY.get(code)
+
+
 def insert_new(db: AsyncConnection, table: Table) -> Any:
     """An INSERT that leaves rows alone that are there already."""
     insert = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
@@ -122,7 +144,8 @@ def _engine(url: str, busy_timeout_s: float) -> AsyncEngine:
         raise StoreError(f"the database URL cannot be read: use {' or '.join(DRIVERS)}://...") from error
     if parsed.drivername not in DRIVERS:
         raise StoreError(f"no database driver {parsed.drivername!r}: use {' or '.join(DRIVERS)}")
-    make = partial(create_async_engine, pool_timeout=busy_timeout_s, json_serializer=_json)
+    # Parameters are what users wrote: they stay out of error messages, and so out of logs.
+    make = partial(create_async_engine, pool_timeout=busy_timeout_s, json_serializer=_json, hide_parameters=True)
     if parsed.drivername.startswith("sqlite"):
         return _sqlite(make, parsed, busy_timeout_s)
     # asyncpg takes server settings apart from the URL; of these a search path is worth having in it.
@@ -136,7 +159,11 @@ def _engine(url: str, busy_timeout_s: float) -> AsyncEngine:
 def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> AsyncEngine:
     if url.database in (None, "", ":memory:"):
         raise StoreError("SQLite needs a file: sqlite+aiosqlite:///PATH")
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(str(url.database)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder of the database: {error}") from error
     engine = make(url, connect_args={"timeout": busy_timeout_s})
 
     @event.listens_for(engine.sync_engine, "connect")

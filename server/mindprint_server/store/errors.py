@@ -47,6 +47,14 @@ class LeaseLost(StoreError):
         self.why = why
 
 
+class Busy(StoreError):
+    """The database did not get to it in time. The same call may succeed in a moment."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the database is busy ({why}): try again")
+        self.why = why
+
+
 class NothingToRollBack(StoreError):
     def __init__(self, key: str) -> None:
         super().__init__(f"adapter {key!r} has no earlier version that passed its gate")

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mindprint.types import Funnel
 from sqlalchemy import Row, Select, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Funnel
 
 from . import users
 from .tables import live_versions, traces

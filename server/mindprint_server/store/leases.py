@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from mindprint.types import Lease, LeaseState, LoraLimits
 from sqlalchemy import Update, func, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Lease, LeaseState, LoraLimits
 
 from .db import alone
 from .errors import LeaseLost, NotFound

@@ -27,15 +27,16 @@ from .training import Training
 class Store(Training):
     """All that lasts, on SQLite or PostgreSQL. Made by `open`; safe to share between tasks.
 
-    Raises `store.errors`: NotFound wherever an id that a call names is unknown, the others where a method says so.
-    What a call wrote is durable when it returns, and a call that raises has written nothing.
+    Raises `store.errors`: NotFound wherever an id that a call names is unknown, Busy when a wait took too long,
+    the others where a method says so. What a call wrote is durable when it returns, and a call that raises has
+    written nothing; a call whose caller is cancelled goes on to its end.
     """
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout_s: float = 30.0) -> Store:
         """Opens `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...` and brings its tables up to date.
 
-        `busy_timeout_s` bounds each wait for a lock or a connection. StoreError: another driver, or a newer database.
+        `busy_timeout_s` bounds each wait for a lock or a connection. StoreError: what keeps it from opening.
         """
         return cls(await Database.open(url, busy_timeout_s=busy_timeout_s))
 

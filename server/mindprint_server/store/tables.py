@@ -199,11 +199,13 @@ traces = Table(
     CheckConstraint("(state = 'trained') = (version IS NOT NULL)", name="trained_in_one_version"),
     CheckConstraint("state <> 'leased' OR lease_id IS NOT NULL", name="leased_by_a_lease"),
     Index("traces_queue", "state", "adapter", "id"),
-    Index("traces_by_lease", "lease_id", "id"),
-    Index("traces_by_engagement", "user_id", "engagement_id", "verdict", "id"),
+    Index("traces_of_lease", "lease_id", "id"),
+    Index("traces_of_engagement", "user_id", "engagement_id", "verdict", "id"),
+    Index("traces_of_user", "user_id", "id"),
+    Index("traces_of_batch", "batch_id", "id"),
     # These two hold all that a funnel counts, so that it never reads a trace.
-    Index("traces_by_user", "user_id", "verdict", "reason", "state", "adapter", "version"),
-    Index("traces_by_batch", "batch_id", "verdict", "reason", "state", "adapter", "version"),
+    Index("traces_counts_of_user", "user_id", "verdict", "reason", "state", "adapter", "version"),
+    Index("traces_counts_of_batch", "batch_id", "verdict", "reason", "state", "adapter", "version"),
 )
 
 # A row here is a number given out, whether or not a version came of it: no path and no engine id is ever used twice.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mindprint.types import Trace
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Trace
 
 from . import leases, users
 from .errors import NotFound

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mindprint.types import Engagement, Ingested, Profile, User
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Engagement, Ingested, Profile, User
 
 from .db import alone, insert_new
 from .errors import EngagementConflict, NotFound

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 import stamina
+from typer.testing import CliRunner, Result
+
 from mindprint import AsyncMindprintClient, MindprintClient, Retries
 from mindprint.cli import app
-from typer.testing import CliRunner, Result
 
 Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 WHEN = "2026-01-01T12:00:00Z"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient
+
+from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient, answers, calls
 from mindprint.types import BatchRequest, Engagement, LeaseRequest, Manifest, TraceRequest
 
 INFO = {
@@ -222,16 +224,16 @@ def test_the_key_comes_from_the_environment_or_not_at_all(monkeypatch: pytest.Mo
 
 
 def test_both_clients_have_every_call() -> None:
-    from mindprint import calls
-
     described = {
-        name
-        for name, value in vars(calls).items()
-        if getattr(value, "__module__", None) == calls.__name__
-        and str(getattr(value, "__annotations__", {}).get("return", "")).startswith(("Call", "Stream"))
+        name: value
+        for module in (answers, calls)
+        for name, value in vars(module).items()
+        if isfunction(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+        and str(value.__annotations__.get("return", "")).startswith(("Call", "Stream"))
     }
-    public = {name for name in described if not name.startswith("_")}
-    assert len(public) >= 30
+    assert len(described) >= 30
     for client in (MindprintClient, AsyncMindprintClient):
-        for name in public:
-            assert getattr(client, name).__doc__ == getattr(calls, name).__doc__ is not None
+        for name, value in described.items():
+            assert getattr(client, name).__doc__ == value.__doc__ is not None

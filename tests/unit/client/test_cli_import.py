@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from mindprint.cli.imports import Bounds, batched
 from mindprint.types import Engagement
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from mindprint.demo.options import DemoOptions
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
+
 from mindprint.cli.watching import funnel_rows
 from mindprint.types import Batch
-from rich.console import Console
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import stamina
+
 from mindprint import ApiError, ConnectionFailed, MindprintClient, MindprintError, Retries
 from mindprint.types import BatchRequest, LeaseRequest, TraceRequest
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+
 from mindprint.errors import ApiError, BadReply, ConnectionFailed
 from mindprint.retry import Retries, decide, parse_retry_after
 

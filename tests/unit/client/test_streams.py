@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
+
 from mindprint.errors import ApiError, BadReply, ConnectionFailed
 from mindprint.streams import AnswerText, ChatPieces, Decoder, Ndjson, Progress
-from pydantic import BaseModel
 
 
 class Item(BaseModel):

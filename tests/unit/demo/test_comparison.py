@@ -7,6 +7,7 @@ from datetime import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mindprint.demo.comparison import Answered, Change, commonest, compare, hidden_rule, interval, pairs
 from mindprint.records import HeldOut, UserRecords
 from mindprint.types import Engagement, as_utc

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mindprint import records
 from mindprint.demo_data import REASON_SHARE, Choice, MadeUser, generate, write
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from mindprint import doctor, model_files
 from mindprint.doctor import Finding, findings, missing_packages, report
-from rich.console import Console
 
 Install = Callable[..., None]
 

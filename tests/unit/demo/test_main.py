@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from mindprint import doctor
 from mindprint.demo.main import new_folder, run_demo, while_running
 from mindprint.demo.options import DemoOptions
 from mindprint.demo.processes import Child, ProcessDied
-from mindprint.demo.stages import failed_requests
+from mindprint.demo.stages import failed_requests, training
 from mindprint.errors import MindprintError
 
 
@@ -86,3 +87,10 @@ mindprint_requests_total{method="GET",route="/v1/users/{user_id}",status="404"} 
 mindprint_requests_created{method="GET",route="/v1/users/{user_id}",status="404"} 1.7e9
 """
     assert failed_requests(metrics) == 3
+
+
+def test_what_the_trainer_does_in_few_words() -> None:
+    event = "training adapter=user/u-0 fast_answer=1.2 seconds_left=3 step=2/5 tokens_per_second=210"
+    assert training(event) == "training user/u-0, step 2/5, 210 tokens/s"
+    assert training("leased adapter=user/u-0") == "leased adapter=user/u-0"
+    assert training("") == ""

@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+
 from mindprint import model_files
 from mindprint.model_files import MissingModel, default_path, model_digest, prepare_default, resolve, tensor_digest
 

@@ -4,9 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from mindprint.demo import output
 from mindprint.demo.output import Output, opened
-from rich.console import Console
 
 
 def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from mindprint.demo.guard import MARK, marked, sweep
 from mindprint.demo.processes import Child, ProcessDied, Processes, free_port
 

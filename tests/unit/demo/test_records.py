@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mindprint.records import BadRecords, read
 
 Row = dict[str, Any]

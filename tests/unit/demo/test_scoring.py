@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from demo_made import person, trace
 from mindprint.demo.scoring import answered, ask, score
 from mindprint.errors import ApiError, MindprintError

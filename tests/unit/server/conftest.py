@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.services import Services, close_services, open_services
 from mindprint_server.settings import Settings
 from samples import write_tensors
+
 
 @pytest.fixture
 def base_folder(tmp_path: Path) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mindprint.types import CanaryItem
 from mindprint_server.adapters import canary, inspect
 from mindprint_server.adapters.files import AdapterFiles
@@ -110,7 +111,11 @@ def place(files: AdapterFiles, tmp_path: Path, version: int) -> Path:
 def test_a_version_is_never_written_again(tmp_path: Path) -> None:
     files = AdapterFiles(tmp_path / "adapters")
     folder = place(files, tmp_path, 1)
-    assert sorted(f.name for f in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
+    assert sorted(f.name for f in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+    ]
     with pytest.raises(FileExistsError):
         place(files, tmp_path, 1)
 

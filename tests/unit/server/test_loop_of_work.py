@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from mindprint.types import Batch, BatchRequest, CanaryItem, Lease, LeaseRequest, Manifest, TraceRequest, Version
 from mindprint_server.engine import AdapterRef, Priority, Sampling
 from mindprint_server.engine.fake import FakeEngine
@@ -142,16 +143,17 @@ async def test_a_batch_goes_on_after_a_restart(settings: Settings, base_folder: 
     services = await open_services(settings, engine=Slow(base_folder))
     await fill(services, count=20)
     batch, _ = await services.batches.submit(BatchRequest())
-    while (await services.store.batch(batch.id)).done < 5:
-        await asyncio.sleep(0.02)
+    async for state in services.batches.watch(batch.id):
+        if state.done >= 5:
+            break
     await close_services(services)
 
     services = await open_services(settings, engine=Slow(base_folder))
     before = await services.store.batch(batch.id)
     assert before.state == "running"
     assert 5 <= before.done < 20
-    async for batch in services.batches.watch(batch.id):
-        pass
+    async for state in services.batches.watch(before.id):
+        batch = state
     assert (batch.state, batch.done) == ("done", 20)
     per_engagement = Counter(t.engagement_id for t in await services.store.traces(batch=batch.id, limit=500))
     assert max(per_engagement.values()) <= settings.candidates

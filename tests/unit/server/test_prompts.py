@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mindprint.types import Engagement, Mode
 from mindprint_server.prompts import PROMPT_VERSION, Recollection, build, clean, merge, summarize
 
@@ -17,7 +18,13 @@ def episodes() -> tuple[Engagement, ...]:
         {"id": "a", "prompt": "Sea or hills?", "response": "hills", "occurred_at": "2026-01-01", "reason": "Quieter."}
     )
     two = Engagement.model_validate(
-        {"id": "b", "prompt": "Tea or coffee?", "response": "tea", "occurred_at": "2026-01-02", "choices": ["tea", "coffee"]}
+        {
+            "id": "b",
+            "prompt": "Tea or coffee?",
+            "response": "tea",
+            "occurred_at": "2026-01-02",
+            "choices": ["tea", "coffee"],
+        }
     )
     return one, two
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mindprint_server import thinking, verdicts
 from mindprint_server.memory.schedule import due, pieces, sentences
 

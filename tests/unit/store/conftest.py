@@ -17,6 +17,9 @@ from uuid import uuid4
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
+from pytest_asyncio import is_async_test
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from mindprint.types import (
     CanaryItem,
     CanaryResult,
@@ -30,8 +33,6 @@ from mindprint.types import (
 )
 from mindprint_server.store import Store, new_id
 from mindprint_server.store.tables import metadata
-from pytest_asyncio import is_async_test
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 POSTGRES = os.environ.get("MINDPRINT_TEST_POSTGRES", "postgres@127.0.0.1:5432/test")
 fixture = partial(pytest_asyncio.fixture, loop_scope="session")

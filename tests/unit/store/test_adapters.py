@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from mindprint_server.store import LeaseLost, NotFound, NothingToRollBack, Store
 from sqlalchemy import event
+
+from mindprint_server.store import LeaseLost, NotFound, NothingToRollBack, Store
 
 KEY = "user/ann"
 

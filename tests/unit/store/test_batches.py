@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from mindprint.types import BatchRequest, Funnel
 from mindprint_server.store import IdempotencyConflict, NotFound, QueueFull, Store
 from mindprint_server.store.batches import assemble

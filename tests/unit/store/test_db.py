@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from mindprint_server.store import Store, StoreError
+from sqlalchemy import CheckConstraint, Connection, event, inspect, text
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import BatchRequest
+from mindprint_server.store import Busy, Store, StoreError
 from mindprint_server.store.db import Database
-from mindprint_server.store.tables import metadata
-from sqlalchemy import CheckConstraint, Connection, inspect, text
+from mindprint_server.store.tables import metadata, users
 
 
 @pytest.fixture
@@ -75,6 +81,25 @@ async def test_a_url_that_cannot_work_is_refused_in_words(url: str, says: str) -
         await Store.open(url)
 
 
+async def test_a_database_that_does_not_answer_is_named_without_its_password(unused_tcp_port: int) -> None:
+    with pytest.raises(StoreError, match=r"cannot open the database postgresql\+asyncpg://me:\*\*\*@127") as caught:
+        await Store.open(f"postgresql+asyncpg://me:secret@127.0.0.1:{unused_tcp_port}/x")
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_file_that_is_no_database_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to be looked at" * 100)
+    with pytest.raises(StoreError, match="file is not a database"):
+        await Store.open(f"sqlite+aiosqlite:///{path}")
+
+
+async def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot make the folder"):
+        await Store.open(f"sqlite+aiosqlite:///{tmp_path}/file/store.db")
+
+
 async def test_sqlite_is_set_up_to_be_safe(tmp_path: Path) -> None:
     database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/a/b/s.db", busy_timeout_s=7)
     async with database.snapshot() as db:
@@ -96,16 +121,69 @@ async def test_a_reader_sees_one_snapshot(database: Database, store: Store, make
         assert await db.scalar(count) == 1
 
 
-async def test_a_writer_waits_for_its_turn_and_then_gives_up(tmp_path: Path, make: Any) -> None:
-    url = f"sqlite+aiosqlite:///{tmp_path}/s.db"
-    store, impatient = await Store.open(url), await Store.open(url, busy_timeout_s=0.05)
-    async with store._database.transaction():
-        assert await impatient.users() == []  # readers do not wait
-        with pytest.raises(Exception, match="database is locked"):
-            await make.user(impatient, "ann")
-    await make.user(impatient, "ann")
+async def test_a_writer_waits_for_its_turn_and_then_says_busy(store: Store, url: str, make: Any) -> None:
+    hasty = await Store.open(url, busy_timeout_s=0.1)
+
+    async def hold(db: AsyncConnection) -> None:
+        await db.execute(users.insert(), {"id": "ann", "created_at": make.T0})
+        assert await hasty.users() == []  # readers do not wait
+        with pytest.raises(Busy, match="try again"):
+            await make.user(hasty, "ann")
+
+    await store._database.write(hold)
+    await make.user(hasty, "ann")
+    assert [(u.id, u.engagements) for u in await hasty.users()] == [("ann", 3)]
+    await hasty.close()
+
+
+async def test_a_call_that_gets_no_connection_says_busy(store: Store, url: str) -> None:
+    hasty = await Store.open(url, busy_timeout_s=0.1)
+    async with AsyncExitStack() as all_of_them:
+        for _ in range(15):
+            await all_of_them.enter_async_context(hasty._database.snapshot())
+        with pytest.raises(Busy, match="every connection is in use"):
+            await hasty.users()
+    assert await hasty.users() == []
+    await hasty.close()
+
+
+async def test_other_failures_of_the_database_are_not_called_busy(store: Store) -> None:
+    async def fail(db: AsyncConnection) -> None:
+        await db.execute(text("SELECT nothing FROM nowhere"))
+
+    with pytest.raises(DBAPIError, match="nowhere"):
+        await store._database.read(fail)
+
+
+async def test_a_time_without_a_zone_is_refused(store: Store, make: Any) -> None:
+    with pytest.raises(StatementError, match="no time zone"):
+        await make.claim(store, now=make.T0.replace(tzinfo=None))
+
+
+async def test_counts_and_pages_come_from_indexes(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite+aiosqlite:///{tmp_path}/s.db")
+    batch, _ = await store.add_batch(BatchRequest(), [], max_open=1)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "FROM traces" in statement:
+            asked.append((statement, parameters))
+
+    async def plan(call: Awaitable[Any]) -> str:
+        asked.clear()
+        await call
+        async with store._database.snapshot() as db:
+            steps = [await db.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given) for sql, given in list(asked)]
+        return "\n".join(str(row._mapping["detail"]) for step in steps for row in step)
+
+    event.listen(store._database.engine.sync_engine, "before_cursor_execute", note)
+    for count in (store.funnel(), store.batch(batch.id), store.backlog(), store.untraced(None)):
+        lines = [line for line in (await plan(count)).splitlines() if " traces " in line]
+        assert lines
+        assert all("COVERING INDEX" in line for line in lines), lines
+    for page in (store.traces(), store.traces(batch=batch.id), store.traces(user="ann")):
+        assert "TEMP B-TREE" not in await plan(page)
     await store.close()
-    await impatient.close()
 
 
 async def test_a_cancelled_call_leaves_no_lock_behind(store: Store, make: Any) -> None:

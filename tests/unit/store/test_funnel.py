@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from mindprint.types import Funnel
 from mindprint_server.store import NotFound, Store
 from mindprint_server.store.funnel import fold

@@ -4,6 +4,7 @@ import re
 import time
 
 import pytest
+
 from mindprint_server.store import new_id
 
 

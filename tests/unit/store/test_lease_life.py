@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+
 from mindprint.types import Lease
 from mindprint_server.store import LeaseLost, Store
 

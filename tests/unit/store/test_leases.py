@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from mindprint.types import LoraLimits
 from mindprint_server.store import LeaseLost, NotFound, Store
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from mindprint.types import LeaseState
 from mindprint_server.store.states import after_bad_end, version_state, why_lost
 

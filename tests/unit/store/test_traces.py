@@ -3,8 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mindprint_server.store import NotFound, Store
 from sqlalchemy.exc import IntegrityError, StatementError
+
+from mindprint_server.store import NotFound, Store
 
 
 async def test_a_trace_comes_back_as_it_was(store: Store, make: Any) -> None:
@@ -34,8 +35,9 @@ async def test_what_a_model_may_emit_can_be_stored(store: Store, make: Any) -> N
 
 async def test_numbers_that_json_lacks_are_refused_everywhere(store: Store, make: Any) -> None:
     await make.user(store, "ann")
-    with pytest.raises(StatementError, match="not JSON compliant"):
-        await store.add_trace(make.trace("ann", scores={"gain": float("-inf")}))
+    with pytest.raises(StatementError, match="not JSON compliant") as caught:
+        await store.add_trace(make.trace("ann", scores={"gain": float("-inf")}, thinking="a secret"))
+    assert "a secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+
 from mindprint_server.store import EngagementConflict, NotFound, Store
 
 

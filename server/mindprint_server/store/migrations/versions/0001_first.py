@@ -191,11 +191,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("traces_pk")),
     )
     op.create_index(
-        "traces_by_batch", "traces", ["batch_id", "verdict", "reason", "state", "adapter", "version"], unique=False
+        "traces_counts_of_batch",
+        "traces",
+        ["batch_id", "verdict", "reason", "state", "adapter", "version"],
+        unique=False,
     )
-    op.create_index("traces_by_engagement", "traces", ["user_id", "engagement_id", "verdict", "id"], unique=False)
-    op.create_index("traces_by_lease", "traces", ["lease_id", "id"], unique=False)
     op.create_index(
-        "traces_by_user", "traces", ["user_id", "verdict", "reason", "state", "adapter", "version"], unique=False
+        "traces_counts_of_user", "traces", ["user_id", "verdict", "reason", "state", "adapter", "version"], unique=False
     )
+    op.create_index("traces_of_batch", "traces", ["batch_id", "id"], unique=False)
+    op.create_index("traces_of_engagement", "traces", ["user_id", "engagement_id", "verdict", "id"], unique=False)
+    op.create_index("traces_of_lease", "traces", ["lease_id", "id"], unique=False)
+    op.create_index("traces_of_user", "traces", ["user_id", "id"], unique=False)
     op.create_index("traces_queue", "traces", ["state", "adapter", "id"], unique=False)
