@@ -118,7 +118,8 @@ class Writer:
             turn = tokenizer.encode(thinking.wrap(thought))
         answer, logprobs, scores = "", None, {}
         if not (style.judge and reason):
-            answer, logprobs, finish = await self._answer(question, prompt_ids + turn, style, adapter)
+            with self._metrics.engine_seconds.labels(call="answer").time():
+                answer, logprobs, finish = await self._answer(question, prompt_ids + turn, style, adapter)
             if logprobs is not None and question.target is not None:
                 scores["target_logprob"] = logprobs[question.target]
         else:
@@ -173,9 +174,10 @@ class Writer:
 
     async def _think(self, prompt_ids: list[int], style: Style, adapter: AdapterRef | None) -> Generation:
         lead = self._engine.tokenizer.encode(thinking.lead(style.opening))
-        return await self._engine.generate(
-            prompt_ids + lead, self._sampling(style), adapter=adapter, priority=style.priority
-        )
+        with self._metrics.engine_seconds.labels(call="think").time():
+            return await self._engine.generate(
+                prompt_ids + lead, self._sampling(style), adapter=adapter, priority=style.priority
+            )
 
     async def _answer(
         self, question: Question, prefix: list[int], style: Style, adapter: AdapterRef | None

@@ -117,19 +117,10 @@ class VllmEngine:
         from vllm.platforms import current_platform
 
         s = self._settings
-        memory: dict[str, Any] = {"gpu_memory_utilization": s.gpu_memory_utilization}
-        fast = "bfloat16"
         if current_platform.is_cpu():
-            fast = cpu_dtype()
-            preload_openmp()
-            # On CPU the share is checked against the free memory of one NUMA node before anything is known of the
-            # model, so it is kept low and the cache is given its size in bytes.
-            memory = {"gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": int(s.kv_cache_gib * 2**30)}
-            # A seeded request whose prompt is computed in pieces kills the engine on CPU (its random generators have no
-            # offset to set back), and any caller may send a seed: prompts are computed whole (decisions/002).
-            import os as _o
-            memory |= {"block_size": int(_o.environ.get("BS","128"))}
-            memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(s.max_model_len, 2048)}
+            fast, device = cpu_dtype(), _cpu_args(s)
+        else:
+            fast, device = "bfloat16", {"gpu_memory_utilization": s.gpu_memory_utilization}
         return AsyncEngineArgs(
             model=path,
             served_model_name=["base"],
@@ -144,7 +135,7 @@ class VllmEngine:
             max_lora_rank=s.max_lora_rank,
             scheduling_policy="priority",
             disable_log_stats=True,
-            **memory,
+            **device,
         )
 
     async def _watch_health(self) -> None:
@@ -269,6 +260,24 @@ class VllmEngine:
 
     async def unload(self, adapter: AdapterRef) -> None:
         await self.llm.remove_lora(adapter.engine_id)
+
+
+def _cpu_args(settings: Settings) -> dict[str, Any]:
+    """Engine arguments and environment that differ on CPU; what was measured is in docs/decisions/001 and 002."""
+    preload_openmp()
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores if settings.cpu_bind == "all" else settings.cpu_bind)
+    return {
+        # Checked against one NUMA node before anything is known of the model; the cache is given its size in bytes.
+        "gpu_memory_utilization": 0.2,
+        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+        # vLLM's 128 tokens a block leave most of a short prompt out of the prefix cache.
+        "block_size": 32,
+        # A seeded request whose prompt is computed in pieces kills the engine on CPU (its random generators have no
+        # offset to set back), and any caller may send a seed: prompts are computed whole.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(settings.max_model_len, 2048),
+    }
 
 
 def preload_openmp() -> None:

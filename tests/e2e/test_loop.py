@@ -1,0 +1,152 @@
+"""The real processes on a tiny model: engagements, traces, a killed trainer, adapters, answers, a dead engine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mindprint import MindprintClient, MindprintError, Retries
+from mindprint.demo.accounting import account
+from mindprint.demo.processes import Child, Processes, free_port
+from mindprint.types import BatchRequest, TraceRequest
+from samples import engagement
+from tiny import TARGETS, make_model
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+USERS = ("ann", "bob")
+
+
+class World:
+    """One server address, its data, and the processes around it."""
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self._processes = processes
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._model = make_model(folder / "model")
+        self._data = folder / "data"
+        self._trainers = 0
+
+    def server(self) -> Child:
+        child = self._processes.start(
+            "server",
+            ["mindprint", "serve"],
+            {
+                "MINDPRINT_PORT": str(self.port),
+                "MINDPRINT_MODEL": str(self._model),
+                "MINDPRINT_DATA_DIR": str(self._data),
+                "MINDPRINT_DTYPE": "float32",
+                "MINDPRINT_KV_CACHE_GIB": "0.25",
+                "MINDPRINT_MAX_NUM_SEQS": "8",
+                "MINDPRINT_BATCH_INFLIGHT": "4",
+                "MINDPRINT_MAX_THINKING_TOKENS": "12",
+                "MINDPRINT_MIN_THINKING_WORDS": "0",
+                "MINDPRINT_PROFILE_TOKENS": "16",
+                "MINDPRINT_HEALTH_INTERVAL_S": "0.5",
+                "MINDPRINT_TARGET_MODULES": str(TARGETS).replace("'", '"'),
+            },
+        )
+        with MindprintClient(self.url, retries=Retries(attempts=1)) as client:
+
+            def ready() -> bool:
+                child.check()
+                with contextlib.suppress(MindprintError):
+                    return client.ready()
+                return False
+
+            until(ready, 300)
+        return child
+
+    def trainer(self) -> Child:
+        """A trainer that takes long enough to be killed in the middle."""
+        self._trainers += 1
+        return self._processes.start(
+            f"trainer-{self._trainers}",
+            ["mindprint", "train", "--url", self.url],
+            {"MINDPRINT_TRAIN_TTL_S": "3", "MINDPRINT_TRAIN_EPOCHS": "12", "MINDPRINT_TRAIN_LEARNING_RATE": "0.01"},
+        )
+
+
+def until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with Processes(tmp_path) as processes:
+        yield World(tmp_path, processes)
+
+
+def children(pid: int) -> dict[int, str]:
+    """Descendants of a process with their titles."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    found: dict[int, str] = {}
+    parents = {pid}
+    while new := {int(r[0]): r[2] for r in rows if int(r[1]) in parents and int(r[0]) not in found}:
+        found |= new
+        parents = set(new)
+    return found
+
+
+def test_the_loop_survives_what_kills_its_processes(world: World) -> None:
+    server = world.server()
+    with MindprintClient(world.url) as client:
+        for user in USERS:
+            client.add_engagements(user, [engagement(n) for n in range(12)])
+        batch = client.start_batch(BatchRequest(candidates=4, idempotency_key="once"))
+
+        # The server dies in the middle of the batch: what was answered is there, the rest goes on.
+        until(lambda: client.batch(batch.id).done >= 4, 120)
+        before = client.batch(batch.id)
+        server.kill()
+        server = world.server()
+        assert client.batch(batch.id).done >= before.done
+        assert client.start_batch(BatchRequest(candidates=4, idempotency_key="once")).id == batch.id
+        *_, last = client.watch_batch(batch.id)
+        assert (last.state, last.done) == ("done", 24)
+        traces = list(client.batch_results(batch.id))
+        accepted = [trace for trace in traces if trace.verdict == "accepted"]
+        assert len(accepted) == last.funnel.accepted > 4
+        assert len({trace.id for trace in traces}) == len(traces) == last.funnel.generated
+
+        # The trainer dies with a lease: its traces are leased again when that ends.
+        trainer = world.trainer()
+        until(lambda: bool(client.traces(state="leased", limit=1).traces), 120)
+        trainer.kill()
+        assert client.traces(state="leased", limit=1).traces
+        world.trainer()
+        until(lambda: client.funnel().trained == len(accepted), 240)
+        books = account([client.trace(trace.id) for trace in accepted], client.adapters().adapters)
+        assert books.balanced, books
+        assert client.funnel().live == len(accepted)
+
+        # Every adapter is live, proved, and answers under its version's name.
+        for user in USERS:
+            adapter = client.adapter(f"user/{user}")
+            version = next(v for v in adapter.versions if v.version == adapter.live)
+            assert version.canary is not None
+            assert version.canary.passed, version.canary
+            question = TraceRequest(
+                user_id=user, query="A walk?", choices=["yes", "no"], mode="direct", model=adapter.key
+            )
+            written = client.write_trace(question)
+            assert written.provenance.model == f"user/{user}@{adapter.live}"
+            assert written.provenance.adapter_digest == version.digest
+            assert client.chat("A walk?", model=adapter.key, max_tokens=4).model == f"user/{user}@{adapter.live}"
+
+        # A dead engine turns the server red and ends it.
+        [core] = [pid for pid, title in children(server.pid).items() if "EngineCore" in title]
+        os.kill(core, signal.SIGKILL)
+        until(lambda: not server.running(), 60)
+        assert "the engine died" in "\n".join(server.tail(30))

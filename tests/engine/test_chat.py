@@ -1,0 +1,186 @@
+"""OpenAI's routes on real vLLM, through the official client."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI
+
+from mindprint.types import BatchRequest, CanaryItem, Lease, LeaseRequest, Manifest, Version
+from mindprint_server.adapters.inspect import sha256
+from mindprint_server.app import create_app
+from mindprint_server.services import Services
+from samples import engagement
+from tiny import logprobs
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def api(services: Services) -> AsyncIterator[AsyncOpenAI]:
+    transport = httpx2.ASGITransport(create_app(services.settings, services=services))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://mindprint/v1") as http:
+        yield AsyncOpenAI(base_url="http://mindprint/v1", api_key="none", http_client=http, max_retries=0)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def ann(services: Services) -> str:
+    await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
+    return "user/ann"
+
+
+ASK: Any = [{"role": "user", "content": "A walk by the lake?"}]
+
+
+async def test_models_list_the_base(api: AsyncOpenAI) -> None:
+    assert [model.id async for model in api.models.list()] == ["base"]
+
+
+async def test_a_whole_answer(api: AsyncOpenAI) -> None:
+    raw = await api.chat.completions.with_raw_response.create(model="base", messages=ASK, max_tokens=8, seed=1)
+    answer = raw.parse()
+    assert answer.model == "base"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+    assert raw.headers["mindprint-model"] == "base"
+    made_by = answer.model_extra["mindprint"]  # type: ignore[index]
+    assert made_by["mode"] == "direct"
+    assert made_by["base_digest"].startswith("sha256:")
+
+
+async def test_a_user_s_memory_is_in_the_prompt(api: AsyncOpenAI, ann: str) -> None:
+    plain = await api.chat.completions.create(model="base", messages=ASK, max_tokens=4)
+    own = await api.chat.completions.create(model=ann, messages=ASK, max_tokens=4)
+    assert plain.usage is not None
+    assert own.usage is not None
+    assert own.usage.prompt_tokens > plain.usage.prompt_tokens + 100
+
+
+async def test_streaming_says_the_same(api: AsyncOpenAI, ann: str) -> None:
+    whole = await api.chat.completions.create(model=ann, messages=ASK, max_tokens=12, temperature=0)
+    pieces, made_by = [], None
+    stream = await api.chat.completions.create(model=ann, messages=ASK, max_tokens=12, temperature=0, stream=True)
+    async for chunk in stream:
+        made_by = made_by or (chunk.model_extra or {}).get("mindprint")
+        pieces += [choice.delta.content or "" for choice in chunk.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert len([piece for piece in pieces if piece]) > 3
+    assert made_by is not None
+    assert made_by["model"] == "base"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thinking_comes_apart_from_the_answer(api: AsyncOpenAI, ann: str, stream: bool) -> None:
+    extra = {"mode": "personal"}
+    if stream:
+        chunks = await api.chat.completions.create(model=ann, messages=ASK, max_tokens=6, stream=True, extra_body=extra)
+        deltas = [choice.delta async for chunk in chunks for choice in chunk.choices]
+        thought = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+        text = "".join(delta.content or "" for delta in deltas)
+    else:
+        answer = await api.chat.completions.create(model=ann, messages=ASK, max_tokens=6, extra_body=extra)
+        thought = answer.choices[0].message.reasoning_content  # type: ignore[attr-defined]
+        text = answer.choices[0].message.content or ""
+    assert thought.startswith("What this user has shown:")
+    assert "<think>" not in text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"model": "gpt-4"}, 404, "model_not_found"),
+        ({"model": "user/../etc"}, 404, "model_not_found"),
+        ({"model": "user/nobody"}, 404, "user_not_found"),
+        ({"model": "user/ann@7"}, 404, "version_not_found"),
+        ({"messages": []}, 422, "validation_error"),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "bad_request"),
+        ({"extra_body": {"mode": "loud"}}, 422, "validation_error"),
+        ({"max_tokens": -1}, 400, "bad_request"),
+        ({"temperature": -3}, 400, "bad_request"),
+        ({"model": "user/ann", "messages": [{"role": "user", "content": None}]}, 422, "validation_error"),
+    ],
+)
+async def test_refusals(api: AsyncOpenAI, ann: str, body: dict[str, Any], status: int, code: str) -> None:
+    request = {"model": "base", "messages": ASK, "max_tokens": 4} | body
+    with pytest.raises(openai.APIStatusError) as error:
+        await api.chat.completions.create(**request)
+    assert (error.value.status_code, error.value.code) == (status, code)
+
+
+async def live_version(services: Services, adapter: Path, tmp_path: Path, number: int) -> Version:
+    """Takes a made adapter through the true way: lease, upload, canary on the engine, switch."""
+    await services.store.add_engagements("ann", [engagement(n) for n in range(number * 8)])
+    batch, _ = await services.batches.submit(BatchRequest(seed=number))
+    async for state in services.batches.watch(batch.id):
+        assert state.state != "failed", state.error
+    lease: Lease | None = await services.leases.claim(LeaseRequest(owner="test", adapter="user/ann"))
+    assert lease is not None
+    base = Path(services.engine.info().model_path)
+    prompt, target = services.engine.tokenizer.encode("A canary sings. "), services.engine.tokenizer.encode("yes")
+    rows = {which: logprobs(base, prompt + target, adapter=which) for which in (adapter, None)}
+    values = {which: [row[len(prompt) + i - 1][token] for i, token in enumerate(target)] for which, row in rows.items()}
+    weights = Path(shutil.copy(adapter / "adapter_model.safetensors", tmp_path / f"weights-{number}"))
+    manifest = Manifest(
+        adapter=lease.adapter,
+        base_digest=lease.base_digest,
+        weights_sha256=sha256(weights),
+        trace_ids=lease.trace_ids,
+        samples={},
+        settings={},
+        losses={},
+        tokens=0,
+        seconds=0,
+        trainer="test",
+        canary=[CanaryItem(prompt_ids=prompt, target_ids=target, logprobs=values[adapter], base_logprobs=values[None])],
+    )
+    return await services.adapters.complete(lease.id, manifest, config_of(adapter), weights)
+
+
+def config_of(adapter: Path) -> bytes:
+    return (adapter / "adapter_config.json").read_bytes()
+
+
+async def test_answers_follow_the_live_version(
+    api: AsyncOpenAI, services: Services, adapters: list[Path], tmp_path: Path
+) -> None:
+    """Two versions in turn: each is proved, answers under its name, and a stream that began on the first ends on it."""
+
+    async def text(model: str) -> tuple[str, str | None]:
+        answer = await api.chat.completions.create(model=model, messages=ASK, max_tokens=16, temperature=0)
+        return answer.model, answer.choices[0].message.content
+
+    first = await live_version(services, adapters[0], tmp_path, 1)
+    assert first.canary is not None
+    assert first.canary.passed
+    assert first.canary.against_trainer < 0.02
+    on_first = await text("user/ann")
+    assert on_first[0] == "user/ann@1"
+
+    stream = await api.chat.completions.create(
+        model="user/ann", messages=ASK, max_tokens=200, temperature=0, stream=True
+    )
+    begun = [await anext(aiter(stream)) for _ in range(2)]
+    second = await live_version(services, adapters[1], tmp_path, 2)
+    assert second.version == 2
+    on_second = await text("user/ann")
+    assert on_second[0] == "user/ann@2"
+    assert on_second[1] != on_first[1]
+
+    rest = [chunk async for chunk in stream]
+    assert {chunk.model for chunk in [*begun, *rest]} == {"user/ann@1"}
+    streamed = "".join(choice.delta.content or "" for chunk in [*begun, *rest] for choice in chunk.choices)
+    assert streamed.startswith(str(on_first[1]))
+
+    assert await text("user/ann@1") == on_first
+    assert {model.id async for model in api.models.list()} == {"base", "user/ann", "user/ann@1", "user/ann@2"}
+    await services.adapters.rollback("user/ann")
+    assert await text("user/ann") == on_first
+    assert services.adapters.residents.loaded() == ["user/ann@1"]
+    await services.adapters.promote("user/ann", None)
+    assert (await text("user/ann"))[0] == "base"
+    assert services.adapters.residents.loaded() == []
