@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     max_answer_tokens: int = Field(64, ge=1)
     candidates: int = Field(4, ge=1, le=64)
     """The most candidates that one engagement gets."""
-    draw: int = Field(2, ge=1, le=64)
+    draw: int = Field(1, ge=1, le=64)
     """Candidates drawn at once; more are drawn only where none was accepted."""
     temperature: float = Field(0.7, ge=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +87,25 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
 def world(tmp_path: Path) -> Iterator[World]:
     with Processes(tmp_path) as processes:
         yield World(tmp_path, processes)
+
+
+def test_the_examples_of_the_readme(world: World) -> None:
+    """Every python and bash block that talks to a server, in their order, against a real one."""
+    world.server()
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 4
+    for language, code in blocks:
+        command = [sys.executable, "-c"] if language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        done = subprocess.run(
+            [*command, code.replace("http://127.0.0.1:8300", world.url)],
+            env=os.environ | {"MINDPRINT_URL": world.url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+        assert done.stdout.strip()
 
 
 def children(pid: int) -> dict[int, str]:
