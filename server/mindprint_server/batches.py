@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import structlog
@@ -126,9 +127,10 @@ class BatchRunner:
         items = await self._store.pending_items(batch.id)
         clock = _BusyClock(self._store, batch.id)
         profiles = self._profiles(items)
+        backlog = Counter(await self._store.backlog())
         todo = iter(items)
         workers = [
-            asyncio.create_task(self._worker(batch, todo, profiles, clock))
+            asyncio.create_task(self._worker(batch, todo, profiles, backlog, clock))
             for _ in range(self._settings.batch_inflight)
         ]
         try:
@@ -152,13 +154,23 @@ class BatchRunner:
         return {user_id: asyncio.create_task(write(user_id)) for user_id in dict.fromkeys(user for user, _ in items)}
 
     async def _worker(
-        self, batch: Batch, todo: Iterator[Item], profiles: dict[str, asyncio.Task[int]], clock: _BusyClock
+        self,
+        batch: Batch,
+        todo: Iterator[Item],
+        profiles: dict[str, asyncio.Task[int]],
+        backlog: Counter[str],
+        clock: _BusyClock,
     ) -> None:
         for user_id, engagement_id in todo:
             try:
+                # What trainers take meanwhile is not subtracted: the bound may come early, never late.
+                if backlog[f"user/{user_id}"] >= self._settings.max_backlog:
+                    raise Skip("backlog_full")
                 await asyncio.shield(profiles[user_id])
                 traces = await self._attempt(batch, user_id, engagement_id)
-                outcome = "accepted" if any(trace.verdict == "accepted" for trace in traces) else "rejected"
+                accepted = sum(trace.verdict == "accepted" for trace in traces)
+                backlog[f"user/{user_id}"] += accepted
+                outcome = "accepted" if accepted else "rejected"
             except Skip as skip:
                 traces, outcome = [], skip.reason
                 self._metrics.skipped.labels(reason=outcome).inc()

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from mindprint.types import Mode
 from mindprint_server import thinking
 from mindprint_server.adapters import AdapterLife
+from mindprint_server.admission import Admission
 from mindprint_server.engine import AdapterRef, Engine, Message, Priority, PromptTooLong, Sampling
 from mindprint_server.errors import ApiError
 from mindprint_server.memory import Memory
@@ -50,6 +51,7 @@ class Chat:
         memory: Memory,
         adapters: AdapterLife,
         metrics: Metrics,
+        admission: Admission,
         base_digest: str,
         backend: Backend | None,
     ) -> None:
@@ -59,6 +61,7 @@ class Chat:
         self._memory = memory
         self._adapters = adapters
         self._metrics = metrics
+        self._admission = admission
         self._base_digest = base_digest
         self._backend = backend
 
@@ -94,9 +97,11 @@ class Chat:
         model, mode = self._model_of(body), mode_of(body.pop("mode", "direct"))
         messages = await self._messages(body.get("messages"), model, mode)
         async with AsyncExitStack() as held:
+            held.enter_context(self._admission.enter())
             adapter = await held.enter_async_context(self._adapters.use(model))
             work = self._answer(body, messages, mode, adapter)
-            thought, answer = await while_connected(request, work)
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                thought, answer = await while_connected(request, work)
             headers = {"Mindprint-Model": adapter.name if adapter else "base"}
             made_by = self._provenance(mode, adapter)
             if isinstance(answer, dict):

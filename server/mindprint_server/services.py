@@ -10,6 +10,7 @@ from pathlib import Path
 import mindprint
 from mindprint.types import ServerInfo
 from mindprint_server.adapters import AdapterLife
+from mindprint_server.admission import Admission
 from mindprint_server.batches import BatchRunner
 from mindprint_server.chat import Backend, Chat
 from mindprint_server.engine import Engine
@@ -70,9 +71,11 @@ async def open_services(
         memory = Memory(settings, store, engine, base_digest)
         adapters = AdapterLife(settings, store, engine, metrics, base_digest)
         await adapters.start()
-        writer = Writer(settings, store, engine, memory, adapters, metrics, base_digest)
+        admission = Admission(settings.max_interactive, settings.retry_after_s)
+        writer = Writer(settings, store, engine, memory, adapters, metrics, admission, base_digest)
         leases = LeaseDesk(settings, store, writer, base_digest)
-        chat = Chat(settings, store, engine, memory, adapters, metrics, base_digest, await _backend(engine))
+        backend = await _backend(engine)
+        chat = Chat(settings, store, engine, memory, adapters, metrics, admission, base_digest, backend)
         batches = BatchRunner(settings, store, memory, writer, metrics)
         await batches.start()
     except BaseException:

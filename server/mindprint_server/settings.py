@@ -48,7 +48,10 @@ class Settings(BaseSettings):
     max_lora_rank: int = Field(16, ge=1)
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     engine_start_timeout_s: float = Field(900, gt=0)
+    max_interactive: int = Field(256, ge=1)
+    """Answers and single traces under way at once; more are told to come again (429)."""
     request_timeout_s: float = Field(300, gt=0)
+    """For the body of a request to arrive, and for an answer to begin or a single trace to be written."""
     health_interval_s: float = Field(5, gt=0)
 
     # memory

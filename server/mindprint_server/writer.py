@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mindprint.types import Mode, Provenance, Trace, TraceRequest, TraceState, Verdict
 from mindprint_server import labels, thinking, verdicts
 from mindprint_server.adapters import AdapterLife
+from mindprint_server.admission import Admission
 from mindprint_server.engine import AdapterRef, Engine, Generation, Priority, PromptTooLong, Sampling
 from mindprint_server.errors import ApiError
 from mindprint_server.memory import Memory
@@ -54,6 +56,7 @@ class Writer:
         memory: Memory,
         adapters: AdapterLife,
         metrics: Metrics,
+        admission: Admission,
         base_digest: str,
     ) -> None:
         self._settings = settings
@@ -62,6 +65,7 @@ class Writer:
         self._memory = memory
         self._adapters = adapters
         self._metrics = metrics
+        self._admission = admission
         self._base_digest = base_digest
 
     # --- what is asked ---
@@ -220,7 +224,14 @@ class Writer:
     # --- one trace now ---
 
     async def write_one(self, request: TraceRequest) -> Trace:
-        """`POST /v1/traces`. A trace about a stored engagement is judged and stored; one about a query is returned."""
+        """`POST /v1/traces`. A trace about a stored engagement is judged and stored; one about a query is returned.
+
+        Raises ApiError (422, 429), NotFound, TimeoutError.
+        """
+        with self._admission.enter():
+            return await self._write_one(request)
+
+    async def _write_one(self, request: TraceRequest) -> Trace:
         if request.engagement_id is not None:
             question = await self.about(request.user_id, request.engagement_id)
         else:
@@ -247,7 +258,7 @@ class Writer:
         if stored and request.model == "base" and request.mode == "personal":
             style = replace(style, judge=True)
         try:
-            async with self._adapters.use(request.model) as adapter:
+            async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
                 trace = await self.draft(question, style, adapter)
         except PromptTooLong as error:
             raise ApiError(422, "prompt_too_long", str(error), param="query") from error

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mindprint.cli.imports import Bounds, import_file
+from mindprint.cli.imports import Bounds, import_path
 from mindprint.cli.options import After, AsJson, Limit, Url, connect
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text
+from mindprint.imports import Format
 
 app = typer.Typer(no_args_is_help=True)
 UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
@@ -52,18 +53,31 @@ def show(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command("import")
 def import_(
-    file: Annotated[
+    path: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="One engagement a line, in JSON: id, prompt, response, occurred_at, and if there are reason, choices.",
-        ),
+        typer.Argument(metavar="PATH", exists=True, readable=True, help="A file, or the folder of an export."),
     ],
+    kind: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            "-f",
+            help="ndjson: one engagement a line (id, prompt, response, occurred_at, and if there are reason, choices). "
+            "lamp: LaMP's questions. cmv: PRIME's history_data.json and evaluation_data.json. "
+            "polis: a folder with comments.csv and votes.csv.",
+        ),
+    ] = "auto",
+    outputs: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The answers to LaMP's questions."),
+    ] = None,
     user: Annotated[
-        str | None, typer.Option("--user", "-u", help="Whose they are; without it each line has a `user_id`.")
+        str | None,
+        typer.Option(
+            "--user",
+            "-u",
+            help="ndjson: whose the lines are; without it each has a `user_id`. Others: only the rows of this user.",
+        ),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, max=1000, help="Engagements in one request.")] = Bounds.rows,
     size: Annotated[int, typer.Option(min=1024, help="Bytes in one request.")] = Bounds.size,
@@ -71,7 +85,7 @@ def import_(
 ) -> None:
     """Send the engagements in a file. The file is checked first; sending it again changes nothing."""
     with connect(url) as client:
-        import_file(client, file, user, Bounds(rows=rows, size=size))
+        import_path(client, path, kind, Bounds(rows=rows, size=size), outputs=outputs, user=user)
 
 
 @app.command("profile")

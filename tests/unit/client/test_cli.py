@@ -56,7 +56,7 @@ def test_the_version(run: Any) -> None:
         (("traces", "write", "-u", "ann"), "send either engagement_id or query"),
         (("adapters", "promote", "user/ann"), "name either a version or --base"),
         (("adapters", "promote", "user/ann", "2", "--base"), "name either a version or --base"),
-        (("users", "import", "nowhere.ndjson"), "file 'nowhere.ndjson' does not exist"),
+        (("users", "import", "nowhere.ndjson"), "path 'nowhere.ndjson' does not exist"),
     ],
 )
 def test_wrong_use(run: Any, words: tuple[str, ...], line: str) -> None:

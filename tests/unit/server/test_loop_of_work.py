@@ -133,6 +133,35 @@ async def test_a_user_without_engagements_plans_nothing(services: Services) -> N
     assert (batch.state, batch.items) == ("done", 0)
 
 
+async def test_a_full_backlog_is_left_alone(settings: Settings, base_folder: Path) -> None:
+    few = settings.model_copy(update={"max_backlog": 3, "batch_inflight": 1})
+    services = await open_services(few, engine=FakeEngine(model_path=base_folder))
+    await fill(services)
+    batch = await finished(services, BatchRequest())
+    assert batch.funnel.accepted == 3
+    assert batch.skipped["backlog_full"] > 0
+    await close_services(services)
+
+
+async def test_more_callers_than_places_are_told_to_come_again(settings: Settings, base_folder: Path) -> None:
+    services = await open_services(settings.model_copy(update={"max_interactive": 2}), engine=Slow(base_folder))
+    await fill(services)
+    request = TraceRequest(user_id="ann", query="?", choices=["yes", "no"])
+    results = await asyncio.gather(*(services.writer.write_one(request) for _ in range(3)), return_exceptions=True)
+    [busy] = [result for result in results if isinstance(result, ApiError)]
+    assert (busy.status, busy.code, busy.retry_after) == (429, "server_busy", settings.retry_after_s)
+    assert (await services.writer.write_one(request)).answer in ("yes", "no")
+    await close_services(services)
+
+
+async def test_a_trace_that_takes_too_long_is_given_up(settings: Settings, base_folder: Path) -> None:
+    services = await open_services(settings.model_copy(update={"request_timeout_s": 0.01}), engine=Slow(base_folder))
+    await fill(services)
+    with pytest.raises(TimeoutError):
+        await services.writer.write_one(TraceRequest(user_id="ann", query="?", choices=["yes", "no"]))
+    await close_services(services)
+
+
 class Slow(FakeEngine):
     def __init__(self, folder: Path) -> None:
         super().__init__(model_path=folder, delay_s=0.02)

@@ -1,0 +1,38 @@
+"""Ids of other people's files as ids that Mindprint takes.
+
+A valid id is kept. In any other, each run of characters that are not allowed becomes a `-`, and `-` with eight
+digits of the SHA-256 of the original is added: so `a b` and `a/b` stay apart, and an id does not depend on what else
+is in the file or on what was imported before.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+from mindprint.types import NAME
+
+USER_LENGTH = 64
+ENGAGEMENT_LENGTH = 128
+_DIGITS = 8
+_ENGAGEMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+
+
+def user_name(raw: str) -> str:
+    """A `mindprint.types.Name`."""
+    if len(raw) <= USER_LENGTH and re.fullmatch(NAME, raw):
+        return raw
+    return _made(raw, r"[^A-Za-z0-9_-]+", USER_LENGTH, "user")
+
+
+def engagement_id(raw: str) -> str:
+    """A `mindprint.types.EngagementId`."""
+    if len(raw) <= ENGAGEMENT_LENGTH and _ENGAGEMENT.fullmatch(raw):
+        return raw
+    return _made(raw, r"[^A-Za-z0-9._:/-]+", ENGAGEMENT_LENGTH, "row")
+
+
+def _made(raw: str, others: str, length: int, otherwise: str) -> str:
+    digest = sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    plain = re.sub(others, "-", raw).lstrip("._:/-")
+    return f"{plain[: length - _DIGITS - 1].rstrip('-') or otherwise}-{digest}"
