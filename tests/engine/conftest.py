@@ -49,7 +49,7 @@ def engine_settings(tiny_model: Path) -> Settings:
         max_thinking_tokens=24,
         max_answer_tokens=8,
         min_thinking_words=0,
-        profile_every=5,
+        profile_every=1000,
         profile_tokens=24,
         health_interval_s=0.5,
     )

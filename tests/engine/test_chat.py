@@ -114,7 +114,9 @@ async def test_refusals(api: AsyncOpenAI, ann: str, body: dict[str, Any], status
 
 async def live_version(services: Services, adapter: Path, tmp_path: Path, number: int) -> Version:
     """Takes a made adapter through the true way: lease, upload, canary on the engine, switch."""
-    await services.store.add_engagements("ann", [engagement(n) for n in range(number * 8)])
+    # Ever older engagements, so that the memory of a question asked now stays the same.
+    news = [engagement(n, day=-n) for n in range(8 * number - 8, 8 * number)]
+    await services.store.add_engagements("ann", news)
     batch, _ = await services.batches.submit(BatchRequest(seed=number))
     async for state in services.batches.watch(batch.id):
         assert state.state != "failed", state.error
@@ -143,6 +145,14 @@ async def live_version(services: Services, adapter: Path, tmp_path: Path, number
 
 def config_of(adapter: Path) -> bytes:
     return (adapter / "adapter_config.json").read_bytes()
+
+
+async def test_a_profile_is_written_by_the_model(services: Services, ann: str) -> None:
+    profile = await services.memory.renew("ann")
+    assert profile.covers == 4
+    assert profile.text
+    memory, version = await services.memory.recall("ann", before=None)
+    assert (memory.profile, version) == (profile.text, profile.version)
 
 
 async def test_answers_follow_the_live_version(

@@ -203,7 +203,8 @@ def as_json(results: Results) -> dict[str, Any]:
             }
         )
     return {
-        "server": results.info.model_dump(),
+        # Not the model's folder: a kept run says nothing of the machine's paths.
+        "server": results.info.model_dump(exclude={"model", "model_path"}),
         "rows": rows,
         "totals": {mode: json_of(total(results, mode)) for mode in modes},
         "batch": results.batch.model_dump(mode="json"),
