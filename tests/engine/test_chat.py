@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -170,6 +171,9 @@ async def test_answers_follow_the_live_version(
     assert first.canary.against_trainer < 0.02
     on_first = await text("user/ann")
     assert on_first[0] == "user/ann@1"
+
+    crowd = await asyncio.gather(*(text(model) for model in ["user/ann", "base"] * 8))
+    assert {answer for answer in crowd if answer[0] != "base"} == {on_first}
 
     stream = await api.chat.completions.create(
         model="user/ann", messages=ASK, max_tokens=200, temperature=0, stream=True

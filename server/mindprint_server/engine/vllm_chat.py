@@ -5,7 +5,9 @@ Where vLLM keeps these names moved between releases, both places are tried; noth
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mindprint_server.engine.protocol import AdapterRef
@@ -20,6 +22,7 @@ class VllmChat:
         self._serving = serving
         self._models = models
         self._request_type = request_type
+        self._users: Counter[str] = Counter()
 
     @classmethod
     async def on(cls, engine: VllmEngine) -> VllmChat:
@@ -60,18 +63,14 @@ class VllmChat:
             raise ApiError(422, "validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
         except ValueError as error:
             raise ApiError(422, "validation_error", str(error)) from None
-        if adapter is not None:
-            self._models.lora_requests[name] = lora_request(adapter)
         try:
-            answer = await self._serving.create_chat_completion(request, None)
+            with self._named(adapter):
+                answer = await self._serving.create_chat_completion(request, None)
         except Exception as error:
             # vLLM's VLLMValidationError is a ValueError in some releases and none in others.
             if isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError":
                 raise ApiError(400, "bad_request", str(error)) from error
             raise
-        finally:
-            # The name has been resolved by now; the next request brings its own.
-            self._models.lora_requests.pop(name, None)
         if hasattr(answer, "error"):
             raise ApiError(answer.error.code, "bad_request", answer.error.message, param=answer.error.param)
         if hasattr(answer, "model_dump"):
@@ -79,3 +78,18 @@ class VllmChat:
             return whole
         stream: AsyncIterator[str] = answer
         return stream
+
+    @contextmanager
+    def _named(self, adapter: AdapterRef | None) -> Iterator[None]:
+        """vLLM knows the adapter by its name while a request is being taken in; other requests may be using it too."""
+        if adapter is None:
+            yield
+            return
+        self._users[adapter.name] += 1
+        self._models.lora_requests[adapter.name] = lora_request(adapter)
+        try:
+            yield
+        finally:
+            self._users[adapter.name] -= 1
+            if not self._users[adapter.name]:
+                del self._users[adapter.name], self._models.lora_requests[adapter.name]
