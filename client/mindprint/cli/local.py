@@ -29,7 +29,7 @@ def demo(
     users: Annotated[int, typer.Option(min=1, help="How many users.")] = 4,
     user: Annotated[list[str] | None, typer.Option("--user", "-u", help="This user of the data; repeat it.")] = None,
     engagements: Annotated[int, typer.Option(min=1, help="Past engagements a user.")] = 24,
-    held_out: Annotated[int, typer.Option(min=1, help="Later questions a user, to score on.")] = 16,
+    held_out: Annotated[int, typer.Option(min=1, help="Later questions a user, to score on.")] = 12,
     seed: Seed = 0,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A Hugging Face id, a local folder, or `default`.")

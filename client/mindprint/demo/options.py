@@ -16,7 +16,7 @@ class DemoOptions:
     ids: tuple[str, ...] = ()
     """These users of `data`, in place of the first `users`."""
     engagements: int = 24
-    held_out: int = 16
+    held_out: int = 12
     """Later questions to each user on which base and adapter are compared."""
     seed: int = 0
     model: str = "default"
