@@ -163,7 +163,8 @@ class BatchRunner:
     ) -> None:
         for user_id, engagement_id in todo:
             try:
-                # What trainers take meanwhile is not subtracted: the bound may come early, never late.
+                # What trainers take meanwhile is not subtracted, and engagements in flight have passed already: the
+                # bound may come early, or late by what is in flight.
                 if backlog[f"user/{user_id}"] >= self._settings.max_backlog:
                     raise Skip("backlog_full")
                 await asyncio.shield(profiles[user_id])

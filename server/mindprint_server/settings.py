@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1)
     """Leases that end badly before a trace is set aside as dead."""
     max_backlog: int = Field(10_000, ge=1)
-    """Accepted traces that may wait for one adapter; a batch leaves out users who are above it."""
+    """Accepted traces that may wait for one adapter, give or take what is in flight; a batch leaves out users above."""
 
     max_fast_samples: int = Field(512, ge=0)
     """Engagements, newest first, that a lease brings as samples of the ordinary objective."""
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     # adapters
     canary_tolerance: float = Field(0.3, gt=0)
     """Nats a token by which the engine may differ from the trainer, on average over the canary. In one arithmetic they
-    differ by under 0.01, in float32 against bfloat16 by 0.1 to 0.2; a trained adapter moves the canary by 2 to 6."""
+    differ by under 0.01, in float32 against bfloat16 by 0.1 to 0.2; a trained adapter moves the canary by 1 to 3."""
     canary_min_shift: float = Field(0.02, ge=0)
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
 

