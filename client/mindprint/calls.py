@@ -25,6 +25,7 @@ from mindprint.types import (
     Lease,
     LeaseRequest,
     Manifest,
+    Mode,
     Profile,
     Promote,
     ServerInfo,
@@ -130,14 +131,30 @@ def trace(trace_id: str) -> Call[Trace]:
 def traces(
     *,
     user: str | None = None,
+    engagement: str | None = None,
+    mode: Mode | None = None,
     batch: str | None = None,
     verdict: Verdict | None = None,
     state: TraceState | None = None,
     limit: int = 100,
     after: str | None = None,
 ) -> Call[TracePage]:
-    """A page of traces in the order of writing; `next` of the reply is the `after` of the following page."""
-    return get("/v1/traces", _traces, user=user, batch=batch, verdict=verdict, state=state, limit=limit, after=after)
+    """A page of traces in the order of writing; `next` of the reply is the `after` of the following page.
+
+    Engagements of several users may have one id: name the `user` with the `engagement`.
+    """
+    return get(
+        "/v1/traces",
+        _traces,
+        user=user,
+        engagement=engagement,
+        mode=mode,
+        batch=batch,
+        verdict=verdict,
+        state=state,
+        limit=limit,
+        after=after,
+    )
 
 
 def export_traces(*, user: str | None = None, verdict: Verdict | None = None) -> Stream[Trace]:

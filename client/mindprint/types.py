@@ -146,6 +146,8 @@ class Provenance(Reply):
     seed: int | None
     engine: str
     saw_answer: bool = False
+    memory_dropped: int = 0
+    """Parts of the memory, oldest first, that were left out to fit the model."""
     profile_version: int | None = None
 
 
@@ -221,6 +223,10 @@ class BatchRequest(Request):
     mode: Mode = "personal"
     candidates: Annotated[int, Field(ge=1, le=64)] | None = None
     draw: Annotated[int, Field(ge=1, le=64)] | None = None
+    blind: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Candidates of an engagement that are written before the writer is shown the answer."""
+    hints: bool | None = None
+    """Whether the writer is ever shown the answer."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -250,6 +256,10 @@ class Batch(Reply):
     generated_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    truncated: int = 0
+    """Engagements whose memory was cut to fit the model: the oldest parts went first."""
+    hinted: int = 0
+    """Accepted traces whose writer saw the answer."""
     tokens_per_second: float = 0.0
     """Generated tokens over the seconds that the batch was running."""
     error: str | None = None

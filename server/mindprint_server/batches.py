@@ -1,49 +1,78 @@
-"""Runs durable batches: many engagements at once through the engine, each one's traces and outcome in one commit."""
+"""Runs durable batches: takes what the planner hands out through the engine, as much at once as the engine can take."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
-from mindprint.types import Batch, BatchRequest, Trace
-from mindprint_server.engine import EngineDied, Priority, PromptTooLong
+from mindprint.types import Batch, BatchRequest
+from mindprint_server.attempt import Attempts
+from mindprint_server.commits import Commits
+from mindprint_server.engine import Engine, EngineDied
+from mindprint_server.inflight import Inflight
 from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
+from mindprint_server.planner import Item, Planner
 from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound, Store
-from mindprint_server.writer import Question, Style, Writer
+from mindprint_server.store import Store
+from mindprint_server.writer import Writer
 
 log = structlog.get_logger(__name__)
 
 FINAL = frozenset({"done", "failed", "cancelled"})
-Item = tuple[str, str]
 
 
-class Skip(Exception):
-    """An item that cannot be attempted, with its reason for the funnel."""
+@dataclass
+class Job:
+    """An open batch that is being worked on."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    batch: Batch
+    left: int
+    """Items that are not done."""
+    users: dict[str, list[Item]]
+    backlog: Counter[str]
+    """Accepted traces that wait, by user. What trainers take meanwhile is not subtracted, and what is in flight has
+    passed already: the bound may come early, or late by what is in flight."""
+    accepted: dict[str, set[str]] = field(default_factory=dict)
+    """Fingerprints of accepted thinking, by user."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class BatchRunner:
-    def __init__(self, settings: Settings, store: Store, memory: Memory, writer: Writer, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine: Engine,
+        memory: Memory,
+        writer: Writer,
+        attempts: Attempts,
+        metrics: Metrics,
+    ) -> None:
         self._settings = settings
         self._store = store
+        self._engine = engine
         self._memory = memory
         self._writer = writer
+        self._attempts = attempts
         self._metrics = metrics
+        self._planner = Planner(per_user=settings.batch_per_user, patience_s=settings.batch_patience_s)
+        self._inflight = Inflight(slots=settings.max_num_seqs, most=settings.batch_inflight)
+        self._commits = Commits(store, self._tell)
+        self._jobs: dict[str, Job] = {}
         self._work = asyncio.Event()
+        self._new = True
+        self._died: EngineDied | None = None
+        self._failing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
-        self._running: tuple[str, asyncio.Task[None]] | None = None
 
     # --- from outside ---
 
@@ -51,16 +80,18 @@ class BatchRunner:
         """Plans and stores a batch; True if it is new. Raises NotFound (user), QueueFull, IdempotencyConflict."""
         plan = await self._store.untraced(request.users)
         batch, created = await self._store.add_batch(request, plan, max_open=self._settings.max_open_batches)
+        self._new = True
         self._work.set()
         return batch, created
 
     async def cancel(self, batch_id: str) -> Batch:
         """Ends a batch; what it has written stays. A batch that has ended stays as it is."""
         batch = await self._store.cancel_batch(batch_id)
-        if self._running is not None and self._running[0] == batch_id:
-            self._running[1].cancel()
+        if batch_id in self._jobs:
+            await self._abandon(batch_id)
+            log.info("batch cancelled", batch=batch_id)
         await self._tell()
-        return batch
+        return await self._store.batch(batch_id) if batch.state == "cancelled" else batch
 
     async def watch(self, batch_id: str) -> AsyncIterator[Batch]:
         """The batch now and after each change, at most one in `watch_interval_s`; ends with a final state."""
@@ -76,6 +107,7 @@ class BatchRunner:
                     await asyncio.wait_for(self._changed.wait(), self._settings.watch_interval_s)
 
     async def start(self) -> None:
+        self._commits.start()
         self._task = asyncio.create_task(self._run_for_ever(), name="batches")
 
     async def stop(self) -> None:
@@ -84,6 +116,9 @@ class BatchRunner:
             self._task.cancel()
             # A dead engine has ended the task already, with an error that is known by now.
             await asyncio.gather(self._task, return_exceptions=True)
+        for batch_id in list(self._jobs):
+            await self._abandon(batch_id)
+        await self._commits.stop()
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -94,158 +129,113 @@ class BatchRunner:
     async def _run_for_ever(self) -> None:
         while True:
             self._work.clear()
-            batches = await self._store.open_batches()
-            for batch in batches:
-                await self._run(batch)
-            if not batches:
-                await self._work.wait()
+            if self._died is not None:
+                # The process ends; the batches are still `running` in the store and go on at the next start.
+                raise self._died
+            if self._new:
+                self._new = False
+                for batch in await self._store.open_batches():
+                    if batch.id not in self._jobs:
+                        await self._open(batch)
+            self._hand_out()
+            # While there is work the engine is looked at again and again: its room changes without an item ending.
+            interval = self._settings.plan_interval_s if self._jobs else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), interval)
 
-    async def _run(self, batch: Batch) -> None:
-        task = asyncio.create_task(self._attempt_all(batch))
-        self._running = (batch.id, task)
-        try:
-            await task
-        except asyncio.CancelledError:
-            if (current := asyncio.current_task()) is not None and current.cancelling():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-                raise
-            log.info("batch cancelled", batch=batch.id)
-        except EngineDied:
-            # The process ends; the batch is still `running` in the store and goes on at the next start.
-            raise
-        except Exception as error:
-            log.exception("batch failed", batch=batch.id)
-            await self._store.finish_batch(batch.id, "failed", f"{type(error).__name__}: {error}")
-        finally:
-            self._running = None
-            await self._tell()
-
-    async def _attempt_all(self, batch: Batch) -> None:
+    async def _open(self, batch: Batch) -> None:
         await self._store.start_batch(batch.id)
-        items = await self._store.pending_items(batch.id)
-        clock = _BusyClock(self._store, batch.id)
-        profiles = self._profiles(items)
-        backlog = Counter(await self._store.backlog())
-        todo = iter(items)
-        workers = [
-            asyncio.create_task(self._worker(batch, todo, profiles, backlog, clock))
-            for _ in range(self._settings.batch_inflight)
-        ]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            tasks = [*workers, *profiles.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await clock.tick()
-        await self._store.finish_batch(batch.id, "done")
+        users: dict[str, list[Item]] = {}
+        for user_id, engagement_id in await self._store.pending_items(batch.id):
+            users.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
+        waiting = Counter({key.removeprefix("user/"): count for key, count in (await self._store.backlog()).items()})
+        job = Job(batch, sum(map(len, users.values())), users, waiting)
+        self._jobs[batch.id] = job
+        self._commits.begin(batch.id)
+        if not job.left:
+            return await self._close(job)
+        todo = iter(users)
+        for _ in range(min(self._settings.profiles_at_once, len(users))):
+            self._spawn(job, self._prepare(job, todo))
 
-    def _profiles(self, items: list[Item]) -> dict[str, asyncio.Task[int]]:
-        """Profiles are written ahead of the traces that read them, a few users at a time, in plan order."""
-        gate = asyncio.Semaphore(self._settings.profiles_at_once)
+    def _hand_out(self) -> None:
+        load = self._engine.load_now()
+        limit = self._inflight.observe(load)
+        self._metrics.inflight.set(self._planner.running)
+        self._metrics.see(load)
+        now = time.monotonic()
+        for item in self._planner.take(limit - self._planner.running, now):
+            job = self._jobs[item.batch_id]
+            self._spawn(job, self._attempt(job, item))
 
-        async def write(user_id: str) -> int:
-            async with gate:
-                return await self._memory.ensure_profiles(user_id)
+    def _spawn(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        job.tasks.add(task)
+        task.add_done_callback(job.tasks.discard)
 
-        return {user_id: asyncio.create_task(write(user_id)) for user_id in dict.fromkeys(user for user, _ in items)}
+    async def _prepare(self, job: Job, users: Iterator[str]) -> None:
+        """Writes the profiles that a user's traces read, a few users at a time, before these go to the planner."""
+        with self._guarding(job):
+            for user_id in users:
+                await self._memory.ensure_profiles(user_id)
+                job.accepted[user_id] = await self._writer.accepted(user_id)
+                self._planner.add(job.users[user_id], time.monotonic())
+                self._work.set()
 
-    async def _worker(
-        self,
-        batch: Batch,
-        todo: Iterator[Item],
-        profiles: dict[str, asyncio.Task[int]],
-        backlog: Counter[str],
-        clock: _BusyClock,
-    ) -> None:
-        for user_id, engagement_id in todo:
+    async def _attempt(self, job: Job, item: Item) -> None:
+        with self._guarding(job):
             try:
-                # What trainers take meanwhile is not subtracted, and engagements in flight have passed already: the
-                # bound may come early, or late by what is in flight.
-                if backlog[f"user/{user_id}"] >= self._settings.max_backlog:
-                    raise Skip("backlog_full")
-                await asyncio.shield(profiles[user_id])
-                traces = await self._attempt(batch, user_id, engagement_id)
-                accepted = sum(trace.verdict == "accepted" for trace in traces)
-                backlog[f"user/{user_id}"] += accepted
-                outcome = "accepted" if accepted else "rejected"
-            except Skip as skip:
-                traces, outcome = [], skip.reason
-                self._metrics.skipped.labels(reason=outcome).inc()
-            await self._store.finish_item(
-                batch.id,
-                user_id,
-                engagement_id,
-                traces=traces,
-                outcome=outcome,
-            )
-            await clock.tick()
+                if job.backlog[item.user_id] >= self._settings.max_backlog:
+                    done = self._attempts.skipped(item, "backlog_full")
+                else:
+                    done = await self._attempts.at(item, job.batch.request, job.accepted[item.user_id])
+                    job.backlog[item.user_id] += sum(trace.verdict == "accepted" for trace in done.traces)
+            finally:
+                self._planner.finished(item)
+                self._work.set()
+            if not await self._commits.put(done):
+                self._metrics.skipped.labels(reason="erased").inc()
+            job.left -= 1
+            job.users[item.user_id].remove(item)
+            if not job.users[item.user_id]:
+                del job.users[item.user_id], job.accepted[item.user_id]
+            if not job.left:
+                await self._close(job)
+
+    @contextlib.contextmanager
+    def _guarding(self, job: Job) -> Iterator[None]:
+        """A fault in one item fails its batch, and blocks nobody else's."""
+        try:
+            yield
+        except EngineDied as error:
+            self._died = error
+            self._work.set()
+        except Exception as error:
+            log.exception("batch failed", batch=job.batch.id)
+            # In a task of its own, for it ends the one that it is called from.
+            task = asyncio.create_task(self._fail(job, f"{type(error).__name__}: {error}"))
+            self._failing.add(task)
+            task.add_done_callback(self._failing.discard)
+
+    async def _fail(self, job: Job, why: str) -> None:
+        if self._jobs.get(job.batch.id) is job:
+            await self._abandon(job.batch.id)
+            await self._store.finish_batch(job.batch.id, "failed", why)
             await self._tell()
 
-    # --- one engagement ---
+    async def _close(self, job: Job) -> None:
+        self._jobs.pop(job.batch.id, None)
+        await self._commits.end(job.batch.id)
+        await self._store.finish_batch(job.batch.id, "done")
+        await self._tell()
 
-    async def _attempt(self, batch: Batch, user_id: str, engagement_id: str) -> list[Trace]:
-        """Draws candidates until one is accepted or there are `candidates` of them. Raises Skip, EngineDied."""
-        try:
-            question = await self._writer.about(user_id, engagement_id)
-        except NotFound:
-            raise Skip("erased") from None
-        if reason := unfit(question):
-            raise Skip(reason)
-        most = batch.request.candidates or self._settings.candidates
-        draw = batch.request.draw or self._settings.draw
-        traces: list[Trace] = []
-        try:
-            while len(traces) < most and not any(trace.verdict == "accepted" for trace in traces):
-                numbers = range(len(traces), min(len(traces) + draw, most))
-                traces += await asyncio.gather(
-                    *(self._writer.draft(question, self._style(batch, question, number), None) for number in numbers)
-                )
-        except PromptTooLong:
-            raise Skip("prompt_too_long") from None
-        except ValueError:
-            raise Skip("choices_alike") from None
-        return traces
-
-    def _style(self, batch: Batch, question: Question, number: int) -> Style:
-        request = batch.request
-        return Style(
-            mode=request.mode,
-            opening=self._writer.opening(request.mode),
-            max_thinking_tokens=request.max_thinking_tokens or self._settings.max_thinking_tokens,
-            temperature=self._settings.temperature if request.temperature is None else request.temperature,
-            seed=seed_of(request.seed, question.user_id, question.engagement_id or "", number),
-            # Only personal thinking is for the queue; the other modes are written to be looked at and compared.
-            judge=request.mode == "personal",
-            batch_id=batch.id,
-            priority=Priority.BATCH,
-        )
-
-
-class _BusyClock:
-    """Adds up the seconds in which a batch is being worked on, in the store, so that they survive a restart."""
-
-    def __init__(self, store: Store, batch_id: str) -> None:
-        self._store = store
-        self._batch_id = batch_id
-        self._since = time.monotonic()
-
-    async def tick(self) -> None:
-        now = time.monotonic()
-        passed, self._since = now - self._since, now
-        await self._store.add_busy_seconds(self._batch_id, passed)
-
-
-def unfit(question: Question) -> str | None:
-    """Why an engagement cannot be thought about, if so."""
-    if not question.memory.episodes and not question.memory.profile:
-        return "no_history"
-    return "open_answer" if question.choices is None else None
-
-
-def seed_of(*parts: int | str) -> int:
-    """The same candidate gets the same seed in every run, and every candidate its own."""
-    return int.from_bytes(hashlib.sha256("\x00".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+    async def _abandon(self, batch_id: str) -> None:
+        """Stops work on a batch here; its items stay as they are in the store."""
+        job = self._jobs.pop(batch_id)
+        self._planner.drop(batch_id)
+        tasks = list(job.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._commits.end(batch_id)
+        self._work.set()

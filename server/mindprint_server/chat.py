@@ -125,12 +125,14 @@ class Chat:
         match = _MODEL.fullmatch(model)
         if match is None or match["kind"] is None:
             return messages if mode == "direct" else asked(messages, mode, self._engine.tokenizer.special)
-        memory = Recollection()
         if match["kind"] == "user":
             await self._store.user(match["name"])
-            memory, _ = await self._memory.recall(match["name"], before=None)
         special = self._engine.tokenizer.special
-        return remembered(asked(messages, mode, special), memory_text(memory, special))
+        asking = asked(messages, mode, special)
+        memory = Recollection()
+        if match["kind"] == "user":
+            memory, _ = await self._memory.recall(match["name"], before=None, query=messages[-1]["content"])
+        return remembered(asking, memory_text(memory, special))
 
     async def _answer(
         self, body: Mapping[str, Any], messages: list[dict[str, Any]], mode: Mode, adapter: AdapterRef | None
@@ -139,7 +141,7 @@ class Chat:
         if mode == "direct":
             return "", await self._backend.complete({**body, "messages": messages}, adapter)
         thought = await self._think(messages, mode, adapter)
-        turn = {"role": "assistant", "content": thinking.wrap(thought)}
+        turn = {"role": "assistant", "content": thinking.wrap(thought, self._settings.answer_lead)}
         continued = {
             **body,
             "messages": [*messages, turn],
@@ -225,7 +227,7 @@ def with_thought(answer: dict[str, Any], thought: str, made_by: dict[str, Any]) 
         if thought:
             choice["message"]["reasoning_content"] = thought
         if isinstance(choice["message"].get("content"), str):
-            choice["message"]["content"] = choice["message"]["content"].lstrip("\n")
+            choice["message"]["content"] = choice["message"]["content"].lstrip()
     return {**answer, "mindprint": made_by}
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from mindprint.types import Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
 from mindprint_server import thinking
+from mindprint_server.asking import Asker
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.writer import Writer
 
 
 class LeaseDesk:
-    def __init__(self, settings: Settings, store: Store, writer: Writer, base_digest: str) -> None:
+    def __init__(self, settings: Settings, store: Store, asker: Asker, base_digest: str) -> None:
         self._settings = settings
         self._store = store
-        self._writer = writer
+        self._asker = asker
         self._base_digest = base_digest
 
     @property
@@ -49,22 +49,23 @@ class LeaseDesk:
         return [sample for engagement in history if (sample := await self._answered(user_id, engagement)) is not None]
 
     async def _answered(self, user_id: str, engagement: Engagement) -> Sample | None:
-        question = await self._writer.about(user_id, engagement.id)
+        question = await self._asker.about(user_id, engagement.id)
         try:
-            prompt = self._writer.prompt(question, "direct", self._writer.room(self._settings.max_thinking_tokens))
+            prompt = self._asker.prompt(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
         except PromptTooLong:
             return None
-        return Sample(kind="fast", engagement_id=engagement.id, prompt=prompt, answer=engagement.response)
+        return Sample(kind="fast", engagement_id=engagement.id, prompt=prompt.text, answer=engagement.response)
 
 
 def slow(trace: Trace) -> Sample:
     """An accepted trace as the writer saw and wrote it."""
     assert trace.engagement_id is not None
+    lead = str(trace.provenance.sampling.get("answer_lead", ""))
     return Sample(
         kind="slow",
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
         prompt=trace.prompt,
-        thinking=thinking.wrap(trace.thinking),
-        answer=trace.answer,
+        thinking=thinking.wrap(trace.thinking, lead),
+        answer=thinking.after(lead, trace.answer),
     )

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from mindprint_server.engine import Load
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -23,13 +25,21 @@ class Metrics:
 
         # the funnel
         self.generated = self._counter("traces_generated", "Candidates written")
-        self.accepted = self._counter("traces_accepted", "Candidates accepted")
+        self.accepted = self._counter("traces_accepted", "Candidates accepted", "hinted")
         self.rejected = self._counter("traces_rejected", "Candidates rejected", "reason")
+        self.cancelled = self._counter("traces_cancelled", "Candidates ended because a brother was accepted")
         self.trained = self._counter("traces_trained", "Traces that went into a version")
         self.skipped = self._counter("items_skipped", "Engagements of batches that could not be attempted", "reason")
         self.generated_tokens = self._counter("generated_tokens", "Tokens written by the engine")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens given to the engine")
         self.cached_tokens = self._counter("cached_tokens", "Prompt tokens that the prefix cache had")
+
+        # the engine, as the planner sees it
+        self.inflight = self._gauge("batch_inflight", "Engagements of batches that are being worked on")
+        self.engine_running = self._gauge("engine_running", "Requests that the engine computes")
+        self.engine_waiting = self._gauge("engine_waiting", "Requests that wait in the engine")
+        self.engine_kv_use = self._gauge("engine_kv_use", "Share of the KV cache that running requests hold")
+        self.engine_preemptions = self._gauge("engine_preemptions", "Requests that the engine put back since its start")
 
         # the queue; both are read from the store at each scrape
         self.queue = self._gauge("queue_traces", "Traces in the queue", "state")
@@ -48,6 +58,12 @@ class Metrics:
         self.request_seconds = self._histogram("request_seconds", "From request to end of reply", "route", "method")
         self.first_token_seconds = self._histogram("first_token_seconds", "From chat request to first token")
         self.engine_seconds = self._histogram("engine_seconds", "Calls of the engine", "call")
+
+    def see(self, load: Load) -> None:
+        self.engine_running.set(load.running)
+        self.engine_waiting.set(load.waiting)
+        self.engine_kv_use.set(load.kv_use)
+        self.engine_preemptions.set(load.preemptions)
 
     def refresh(self, *, queue: Mapping[str, int], open_batches: int) -> None:
         """Sets the gauges that the store knows better; `queue` is traces by state."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mindprint.types import Engagement, Mode
 from mindprint_server.engine import Message
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 """Changes with every change of a text below: golden tests hold them still."""
 
 SYSTEM = "You answer as one particular user would. What is known about this user:"
@@ -23,6 +23,11 @@ MODE_LINES: dict[Mode, str] = {
     "generic": "Think about the question, then give the answer.",
     "personal": "Think about what this user has shown before, then give this user's answer.",
 }
+HINT_LINE = (
+    "This user's answer is: {answer}\n"
+    "Think about what this user has shown before that leads to this answer, then give this user's answer."
+)
+"""Stands in the place of the personal mode's line where the writer is shown the answer."""
 SUMMARIZE = "Below is what one user was asked and how the user answered. Describe what this user prefers and why."
 MERGE = "Below are notes about one user, oldest first. Write one short description of what this user prefers and why."
 SUMMARY_RULE = "Write at most four short sentences. Begin with: This user"
@@ -79,22 +84,29 @@ def memory_text(memory: Recollection, special: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def query_text(query: str, choices: Sequence[str] | None, mode: Mode, special: Sequence[str]) -> str:
-    """The user's message: the query, its choices, and last the mode's line."""
+def query_text(
+    query: str, choices: Sequence[str] | None, mode: Mode, special: Sequence[str], hint: str | None = None
+) -> str:
+    """The user's message: the query, its choices, and last the mode's line; with a hint, the line that tells it."""
     parts = [f"Question: {clean(query, special)}"]
     if choices is not None:
         parts.append("Choices: " + " / ".join(clean(choice, special) for choice in choices))
-    parts.append(MODE_LINES[mode])
+    parts.append(MODE_LINES[mode] if hint is None else HINT_LINE.format(answer=clean(hint, special)))
     return "\n".join(parts)
 
 
 def build(
-    memory: Recollection, query: str, choices: Sequence[str] | None, mode: Mode, special: Sequence[str] = ()
+    memory: Recollection,
+    query: str,
+    choices: Sequence[str] | None,
+    mode: Mode,
+    special: Sequence[str] = (),
+    hint: str | None = None,
 ) -> list[Message]:
     """The whole prompt. `special` are the tokenizer's special tokens, which users' texts must not contain."""
     return [
         {"role": "system", "content": memory_text(memory, special)},
-        {"role": "user", "content": query_text(query, choices, mode, special)},
+        {"role": "user", "content": query_text(query, choices, mode, special, hint)},
     ]
 
 

@@ -11,12 +11,16 @@ import mindprint
 from mindprint.types import ServerInfo
 from mindprint_server.adapters import AdapterLife
 from mindprint_server.admission import Admission
+from mindprint_server.asking import Asker
+from mindprint_server.attempt import Attempts
 from mindprint_server.batches import BatchRunner
 from mindprint_server.chat import Backend, Chat
 from mindprint_server.engine import Engine
+from mindprint_server.judge import Judge
 from mindprint_server.leases import LeaseDesk
 from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
+from mindprint_server.near import Near
 from mindprint_server.prompts import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
@@ -72,11 +76,14 @@ async def open_services(
         adapters = AdapterLife(settings, store, engine, metrics, base_digest)
         await adapters.start()
         admission = Admission(settings.max_interactive, settings.retry_after_s)
-        writer = Writer(settings, store, engine, memory, adapters, metrics, admission, base_digest)
-        leases = LeaseDesk(settings, store, writer, base_digest)
+        asker = Asker(settings, store, engine, memory)
+        judge = Judge(settings, engine, asker, Near(settings, store))
+        writer = Writer(settings, store, engine, asker, memory, judge, adapters, metrics, admission, base_digest)
+        leases = LeaseDesk(settings, store, asker, base_digest)
         backend = await _backend(engine)
         chat = Chat(settings, store, engine, memory, adapters, metrics, admission, base_digest, backend)
-        batches = BatchRunner(settings, store, memory, writer, metrics)
+        attempts = Attempts(settings, asker, writer, metrics)
+        batches = BatchRunner(settings, store, engine, memory, writer, attempts, metrics)
         await batches.start()
     except BaseException:
         if owned:

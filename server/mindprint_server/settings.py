@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -55,12 +55,29 @@ class Settings(BaseSettings):
     health_interval_s: float = Field(5, gt=0)
 
     # memory
+    recall: Literal["recency", "bm25", "embeddings"] = "recency"
+    """Which past engagements a prompt shows: the newest, or those most like the query by words or by embeddings."""
     recency_k: int = Field(3, ge=0, le=64)
+    """Engagements recalled, whichever way; 0 is none."""
+    recency_step: int = Field(5, ge=1, le=64)
+    """Engagements for which the window of the newest only grows at its end, to be one cached prefix; 1 is just k."""
+    recall_from: int = Field(2000, ge=1)
+    """Engagements, newest first, among which similarity chooses."""
+    embedding_model: Path | None = Field(None, validate_default=True)
+    """The folder of the transformers model that recall by embeddings needs."""
     profile_every: int = Field(10, ge=1)
     """Engagements between two profiles of a user, and before the first."""
     profile_tokens: int = Field(120, ge=16)
     profile_piece: int = Field(10, ge=1)
     """Engagements summarized in one piece."""
+
+    @field_validator("embedding_model")
+    @classmethod
+    def _needed_by_recall(cls, folder: Path | None, others: ValidationInfo) -> Path | None:
+        if others.data.get("recall") == "embeddings" and (folder is None or not (folder / "config.json").is_file()):
+            found = "it is not set" if folder is None else f"{folder} has no config.json"
+            raise ValueError(f"recall=embeddings needs the folder of a transformers model, but {found}")
+        return folder
 
     # writing
     openings: dict[str, str] = Field(
@@ -69,20 +86,57 @@ class Settings(BaseSettings):
     """How each thinking mode begins, after `<think>`. Empty for models trained to reason."""
     max_thinking_tokens: int = Field(64, ge=1)
     max_answer_tokens: int = Field(64, ge=1)
+    answer_lead: str = "This user's answer:"
+    """What stands between the end of the thinking and the answer, as the memory's lines have it; without it a small
+    model answers by habit, not by what it thought (docs/decisions/004). Empty for models trained to reason."""
     candidates: int = Field(4, ge=1, le=64)
     """The most candidates that one engagement gets."""
+    blind_candidates: int = Field(2, ge=1, le=64)
+    """Of these, how many before the writer is shown the answer."""
+    hints: bool = True
+    """Whether the writer is shown the answer once the blind candidates were rejected; such traces are marked."""
+    give_up: float | None = Field(2.0, ge=0)
+    """Nats by which the real answer may trail the likeliest choice after the best candidate so far, blind or hinted;
+    further behind, no more of that kind are drawn."""
     draw: int = Field(1, ge=1, le=64)
     """Candidates drawn at once; more are drawn only where none was accepted."""
     temperature: float = Field(0.7, ge=0, le=2)
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Below 1 it sorts the whole vocabulary for every token: 40 % of the speed on CPU (docs/decisions/004)."""
+    min_p: float = Field(0.05, ge=0, le=1)
+    """Tokens less likely than this share of the likeliest one's probability are never sampled."""
     min_thinking_words: int = Field(5, ge=0)
-    batch_inflight: int = Field(48, ge=1)
-    """Engagements of batches that are worked on at once; candidates multiply it by `draw`."""
+    batch_inflight: int = Field(128, ge=1)
+    """Engagements of batches that are worked on at once, at most; the engine's state decides how many really are."""
+    batch_per_user: int = Field(16, ge=1)
+    """Of these, how many of one user."""
+    batch_patience_s: float = Field(30, gt=0)
+    """After this a waiting user takes the place of the one served longest."""
+    plan_interval_s: float = Field(0.1, gt=0)
+    """Seconds between two looks at the engine's state while a batch runs."""
     profiles_at_once: int = Field(8, ge=1)
     """Users whose profiles are written at the same time."""
     watch_interval_s: float = Field(0.5, gt=0)
     """Seconds between two progress events of a batch."""
     max_open_batches: int = Field(32, ge=1)
+
+    # verdicts, in nats a token; a score whose bound is unset (`null`) is stored and decides nothing
+    min_gain: float | None = 0.0
+    """Least Gain: thinking must make the real answer likelier than answering at once."""
+    min_anchor: float | None = 0.0
+    """Least Anchor: it must do so more with this user's memory than with the nearest other user's."""
+    max_hindsight_gap: float | None = None
+    """Largest hindsight gap of a candidate whose writer saw the answer."""
+    score_tokens: int = Field(32, ge=1)
+    """Tokens of an open answer that are scored, from its beginning."""
+    hindsight_tokens: int = Field(8, ge=1)
+    """Tokens of a hinted thinking on which its hindsight gap is measured, evenly spread."""
+    anchor_pool: int = Field(32, ge=0)
+    """Other users among whom the nearest is looked for; 0 leaves Anchor out."""
+    anchor_history: int = Field(64, ge=1)
+    """Engagements, newest first, by which users are compared."""
+    anchor_refresh_s: float = Field(600, gt=0)
+    """Seconds for which a user's neighbours are remembered."""
 
     # the queue
     max_attempts: int = Field(3, ge=1)

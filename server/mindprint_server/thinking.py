@@ -24,6 +24,11 @@ def settle(opening: str, generated: str, finish: Finish) -> str:
     return (opening + generated).strip()
 
 
-def wrap(thinking: str) -> str:
+def wrap(thinking: str, answer_lead: str) -> str:
     """The segment of the assistant's turn before the answer: what a trainer learns from and the answer step reads."""
-    return f"{OPEN}{thinking}{CLOSE}"
+    return f"{OPEN}{thinking}{CLOSE}{answer_lead}"
+
+
+def after(answer_lead: str, answer: str) -> str:
+    """The answer as it stands behind its lead."""
+    return f" {answer}" if answer_lead else answer

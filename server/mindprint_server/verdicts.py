@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from mindprint_server.engine.protocol import Finish
 
-Reason = Literal["empty", "loop", "leak", "wrong_answer"]
+Reason = Literal["parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight"]
 
 _WORD = re.compile(r"\w+")
+_TAG = re.compile(r"</?think>", re.IGNORECASE)
 _LEAK = re.compile(
     r"\b(the|this|their) (given|provided|actual|real|stated|known|target|gold|expected) (answer|response|choice)\b"
     r"|\b(answer|response|choice) (is|was) (given|provided|already known)\b",
     re.IGNORECASE,
 )
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Bounds on the scores, in nats a token; None: the score is stored and decides nothing."""
+
+    gain: float | None = 0.0
+    """Least Gain: the thinking must make the real answer likelier than answering at once."""
+    anchor: float | None = 0.0
+    """Least Anchor against the nearest other user."""
+    hindsight: float | None = None
+    """Largest hindsight gap of a candidate whose writer saw the answer."""
 
 
 def loops(text: str) -> bool:
@@ -25,10 +40,17 @@ def loops(text: str) -> bool:
     return bool(grams) and max(grams.values()) >= 5
 
 
+def fingerprint(thinking: str) -> str:
+    """What two traces share that say the same in the same words."""
+    return " ".join(_WORD.findall(thinking.lower()))
+
+
 def of_thinking(thinking: str, opening: str, finish: Finish, *, min_words: int) -> Reason | None:
     """Why this thinking can no longer be accepted, whatever the answer; None if it can."""
     if finish == "loop" or loops(thinking):
         return "loop"
+    if _TAG.search(thinking):
+        return "parse"
     if len(_WORD.findall(thinking.removeprefix(opening))) < min_words:
         return "empty"
     if _LEAK.search(thinking):
@@ -36,6 +58,18 @@ def of_thinking(thinking: str, opening: str, finish: Finish, *, min_words: int) 
     return None
 
 
-def of_answer(answer: str, target: str) -> Reason | None:
-    """A closed answer is right or wrong."""
-    return None if answer == target else "wrong_answer"
+def shortfall(choices: Mapping[str, float], target: str) -> float:
+    """Nats by which the real answer trails the likeliest choice; 0 where it is the likeliest."""
+    return max(choices.values()) - choices[target]
+
+
+def of_gain(gain: float, thresholds: Thresholds) -> Reason | None:
+    return "low_gain" if thresholds.gain is not None and not gain >= thresholds.gain else None
+
+
+def of_anchor(anchor: float, thresholds: Thresholds) -> Reason | None:
+    return "low_anchor" if thresholds.anchor is not None and not anchor >= thresholds.anchor else None
+
+
+def of_hindsight(gap: float, thresholds: Thresholds) -> Reason | None:
+    return "hindsight" if thresholds.hindsight is not None and not gap <= thresholds.hindsight else None

@@ -1,4 +1,4 @@
-"""Writes one candidate: the mode's opening, thinking within its budget, a forced close, then the answer."""
+"""Writes one candidate: the mode's opening, thinking within its budget, a forced close, then answer and verdict."""
 
 from __future__ import annotations
 
@@ -7,29 +7,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mindprint.types import Mode, Provenance, Trace, TraceRequest, TraceState, Verdict
-from mindprint_server import labels, thinking, verdicts
+from mindprint_server import thinking, verdicts
 from mindprint_server.adapters import AdapterLife
 from mindprint_server.admission import Admission
-from mindprint_server.engine import AdapterRef, Engine, Generation, Priority, PromptTooLong, Sampling
+from mindprint_server.asking import Asker, Prompt, Question
+from mindprint_server.engine import Engine, Generation, Priority, PromptTooLong, Sampling
 from mindprint_server.errors import ApiError
+from mindprint_server.judge import Case, Judge, Judgement
 from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION, Recollection, build, clean
+from mindprint_server.prompts import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store, new_id
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked on behalf of a user, with the memory that belongs to its time."""
-
-    user_id: str
-    query: str
-    choices: tuple[str, ...] | None
-    target: str | None
-    memory: Recollection
-    profile_version: int | None
-    engagement_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,9 @@ class Style:
     temperature: float
     seed: int | None
     judge: bool
-    """Whether the candidate is for the queue: then hopeless ones end before the answer step."""
+    """Whether the candidate is for the queue: then it is judged, and a hopeless one ends at once."""
+    hinted: bool = False
+    """Whether the writer is shown the answer."""
     batch_id: str | None = None
     priority: Priority = Priority.INTERACTIVE
 
@@ -53,7 +44,9 @@ class Writer:
         settings: Settings,
         store: Store,
         engine: Engine,
+        asker: Asker,
         memory: Memory,
+        judge: Judge,
         adapters: AdapterLife,
         metrics: Metrics,
         admission: Admission,
@@ -62,75 +55,42 @@ class Writer:
         self._settings = settings
         self._store = store
         self._engine = engine
+        self._asker = asker
         self._memory = memory
+        self._judge = judge
         self._adapters = adapters
         self._metrics = metrics
         self._admission = admission
         self._base_digest = base_digest
 
-    # --- what is asked ---
-
-    async def about(self, user_id: str, engagement_id: str) -> Question:
-        """The question that a stored engagement poses to its own past."""
-        engagement = await self._store.engagement(user_id, engagement_id)
-        memory, version = await self._memory.recall(user_id, before=engagement.occurred_at, not_id=engagement_id)
-        return Question(
-            user_id=user_id,
-            query=engagement.prompt,
-            choices=tuple(engagement.choices) if engagement.choices else None,
-            target=engagement.response,
-            memory=memory,
-            profile_version=version,
-            engagement_id=engagement_id,
-        )
-
     def opening(self, mode: Mode) -> str:
         return self._settings.openings.get(mode, "")
 
-    def prompt(self, question: Question, mode: Mode, room: int) -> str:
-        """The rendered prompt, with as much memory as leaves `room` tokens to write in: the oldest episodes go first,
-        then the profile. Raises PromptTooLong when the query alone does not fit."""
-        tokenizer = self._engine.tokenizer
-        limit = self._engine.info().max_model_len - room
-        memory: Recollection | None = question.memory
-        while memory is not None:
-            text = tokenizer.render(build(memory, question.query, question.choices, mode, tokenizer.special))
-            if len(tokenizer.encode(text)) <= limit:
-                return text
-            memory = memory.without_oldest()
-        raise PromptTooLong(f"the query alone leaves less than {room} of the model's tokens: shorten it")
-
-    def room(self, max_thinking_tokens: int) -> int:
-        """Tokens that a turn may take after the prompt, whatever the mode: all modes see the same memory."""
-        return max_thinking_tokens + self._settings.max_answer_tokens + 64
-
     # --- one candidate ---
 
-    async def draft(self, question: Question, style: Style, adapter: AdapterRef | None) -> Trace:
+    async def draft(self, case: Case, style: Style) -> Trace:
         """Writes and judges one candidate, unstored. Raises PromptTooLong, ValueError (choices that read alike)."""
-        prompt = self.prompt(question, style.mode, self.room(style.max_thinking_tokens))
-        tokenizer = self._engine.tokenizer
-        prompt_ids = tokenizer.encode(prompt)
-        thought, reason, written = "", None, None
-        turn: list[int] = []
+        question = case.question
+        prompt = await self._judge.prompt(case, "self", style.mode)
+        read = prompt
+        if style.hinted:
+            read = self._asker.prompt(question, style.mode, thinking_tokens=case.thinking_tokens, hint=question.target)
+        written, thought = None, ""
         if style.mode != "direct":
-            written = await self._think(prompt_ids, style, adapter)
+            written = await self._think(case, read, style)
             thought = thinking.settle(style.opening, written.text, written.finish)
-            reason = verdicts.of_thinking(
-                thought, style.opening, written.finish, min_words=self._settings.min_thinking_words
-            )
-            turn = tokenizer.encode(thinking.wrap(thought))
-        answer, logprobs, scores = "", None, {}
-        if not (style.judge and reason):
-            with self._metrics.engine_seconds.labels(call="answer").time():
-                answer, logprobs, finish = await self._answer(question, prompt_ids + turn, style, adapter)
-            if logprobs is not None and question.target is not None:
-                scores["target_logprob"] = logprobs[question.target]
+        if style.judge:
+            assert written is not None
+            judged = await self._judge.hear(case, written, thought, style.opening, hinted=style.hinted)
+            verdict: Verdict = "rejected" if judged.reason else "accepted"
         else:
-            finish = "abort"
-        verdict, reason = self._verdict(question, style, reason, answer)
+            judged = await self._answer(case, style, prompt, written, thought)
+            verdict = "unjudged"
+            if question.choices is not None and question.target is not None and judged.reason is None:
+                verdict = "accepted" if judged.answer == question.target else "rejected"
+        reason = judged.reason or ("wrong_answer" if verdict == "rejected" else None)
+        self._count(written, verdict, reason, style)
         state: TraceState = "waiting" if verdict == "accepted" and style.judge else "kept"
-        self._metrics_of(written, verdict, reason, style)
         return Trace(
             id=new_id(),
             user_id=question.user_id,
@@ -138,31 +98,39 @@ class Writer:
             batch_id=style.batch_id,
             mode=style.mode,
             query=question.query,
-            prompt=prompt,
+            prompt=prompt.text,
             thinking=thought,
-            answer=answer,
-            choice_logprobs=logprobs,
+            answer=judged.answer,
+            choice_logprobs=judged.choices,
             verdict=verdict,
             reason=reason,
-            scores=scores,
+            scores=judged.scores,
             state=state,
-            prompt_tokens=len(prompt_ids),
+            prompt_tokens=len(read.ids),
             cached_tokens=written.cached_tokens if written else 0,
             thinking_tokens=len(written.token_ids) if written else 0,
-            finish=written.finish if written else finish,
-            provenance=Provenance(
-                model=adapter.name if adapter else "base",
-                adapter_digest=adapter.digest if adapter else None,
-                base_digest=self._base_digest,
-                prompt_version=PROMPT_VERSION,
-                mode=style.mode,
-                sampling=dict(self._sampling(style).provenance(), opening=style.opening),
-                seed=style.seed,
-                engine=self._engine.info().name,
-                saw_answer=False,
-                profile_version=question.profile_version,
-            ),
+            finish=written.finish if written else "stop",
+            provenance=self._provenance(case, style, prompt),
             created_at=datetime.now(UTC),
+        )
+
+    def _provenance(self, case: Case, style: Style, prompt: Prompt) -> Provenance:
+        return Provenance(
+            model=case.adapter.name if case.adapter else "base",
+            adapter_digest=case.adapter.digest if case.adapter else None,
+            base_digest=self._base_digest,
+            prompt_version=PROMPT_VERSION,
+            mode=style.mode,
+            sampling={
+                **self._sampling(style).provenance(),
+                "opening": style.opening,
+                "answer_lead": self._settings.answer_lead,
+            },
+            seed=style.seed,
+            engine=self._engine.info().name,
+            saw_answer=style.hinted,
+            profile_version=case.question.profile_version,
+            memory_dropped=prompt.dropped,
         )
 
     def _sampling(self, style: Style) -> Sampling:
@@ -171,45 +139,51 @@ class Writer:
             max_tokens=style.max_thinking_tokens,
             temperature=style.temperature,
             top_p=1.0 if greedy else self._settings.top_p,
+            min_p=0.0 if greedy else self._settings.min_p,
             seed=None if greedy else style.seed,
             stop=(thinking.STOP,),
             detect_loops=True,
+            logprobs=style.hinted,
         )
 
-    async def _think(self, prompt_ids: list[int], style: Style, adapter: AdapterRef | None) -> Generation:
+    async def _think(self, case: Case, prompt: Prompt, style: Style) -> Generation:
         lead = self._engine.tokenizer.encode(thinking.lead(style.opening))
         with self._metrics.engine_seconds.labels(call="think").time():
             return await self._engine.generate(
-                prompt_ids + lead, self._sampling(style), adapter=adapter, priority=style.priority
+                prompt.ids + lead, self._sampling(style), adapter=case.adapter, priority=case.priority
             )
 
     async def _answer(
-        self, question: Question, prefix: list[int], style: Style, adapter: AdapterRef | None
-    ) -> tuple[str, dict[str, float] | None, str]:
-        tokenizer = self._engine.tokenizer
-        if question.choices is None:
-            sampling = Sampling(max_tokens=self._settings.max_answer_tokens, detect_loops=True)
-            written = await self._engine.generate(prefix, sampling, adapter=adapter, priority=style.priority)
-            return written.text.strip(), None, written.finish
+        self, case: Case, style: Style, prompt: Prompt, written: Generation | None, thought: str
+    ) -> Judgement:
+        """What is answered where nothing is queued: choices are scored, an open question is answered in words."""
+        reason: verdicts.Reason | None = None
+        if written is not None:
+            reason = verdicts.of_thinking(
+                thought, style.opening, written.finish, min_words=self._settings.min_thinking_words
+            )
+        question = case.question
+        with self._metrics.engine_seconds.labels(call="answer").time():
+            if question.choices is not None:
+                direct = style.mode == "direct"
+                how = (
+                    await self._judge.prior(case, "self")
+                    if direct
+                    else await self._judge.after(case, "self", style.mode, thought)
+                )
+                assert how.choices is not None
+                scores = {} if how.target is None else {"target_logprob": how.target}
+                return Judgement(max(how.choices, key=how.choices.__getitem__), how.choices, reason, scores)
+            turn = "" if written is None else thinking.wrap(thought, self._settings.answer_lead)
+            answered = await self._engine.generate(
+                prompt.ids + self._engine.tokenizer.encode(turn),
+                Sampling(max_tokens=self._settings.max_answer_tokens, detect_loops=True),
+                adapter=case.adapter,
+                priority=case.priority,
+            )
+        return Judgement(answered.text.strip(), None, reason, {})
 
-        async def ask(path: tuple[int, ...], tokens: tuple[int, ...]) -> list[float]:
-            return await self._engine.next_logprobs([*prefix, *path], tokens, adapter=adapter, priority=style.priority)
-
-        ways = {choice: tokenizer.encode(clean(choice, tokenizer.special)) for choice in question.choices}
-        scored = await labels.score(ways, tokenizer.eos_id, ask)
-        return max(scored, key=lambda choice: scored[choice]), scored, "stop"
-
-    def _verdict(
-        self, question: Question, style: Style, reason: verdicts.Reason | None, answer: str
-    ) -> tuple[Verdict, verdicts.Reason | None]:
-        if reason is None and question.choices is not None and question.target is not None:
-            reason = verdicts.of_answer(answer, question.target)
-            return ("rejected" if reason else "accepted"), reason
-        return ("rejected" if reason and style.judge else "unjudged"), reason
-
-    def _metrics_of(
-        self, written: Generation | None, verdict: Verdict, reason: verdicts.Reason | None, style: Style
-    ) -> None:
+    def _count(self, written: Generation | None, verdict: Verdict, reason: str | None, style: Style) -> None:
         if written is not None:
             self._metrics.generated_tokens.inc(len(written.token_ids))
             self._metrics.prompt_tokens.inc(written.prompt_tokens)
@@ -217,7 +191,7 @@ class Writer:
         if style.judge:
             self._metrics.generated.inc()
             if verdict == "accepted":
-                self._metrics.accepted.inc()
+                self._metrics.accepted.labels(hinted=str(style.hinted).lower()).inc()
             else:
                 self._metrics.rejected.labels(reason=reason or "unjudged").inc()
 
@@ -232,19 +206,7 @@ class Writer:
             return await self._write_one(request)
 
     async def _write_one(self, request: TraceRequest) -> Trace:
-        if request.engagement_id is not None:
-            question = await self.about(request.user_id, request.engagement_id)
-        else:
-            await self._store.user(request.user_id)
-            memory, version = await self._memory.recall(request.user_id, before=request.asked_at)
-            question = Question(
-                user_id=request.user_id,
-                query=request.query or "",
-                choices=tuple(request.choices) if request.choices else None,
-                target=request.target,
-                memory=memory,
-                profile_version=version,
-            )
+        question = await self._question(request)
         style = Style(
             mode=request.mode,
             opening=self.opening(request.mode) if request.opening is None else request.opening,
@@ -257,11 +219,31 @@ class Writer:
         # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
         if stored and request.model == "base" and request.mode == "personal":
             style = replace(style, judge=True)
+        accepted = await self.accepted(request.user_id) if style.judge else set()
         try:
             async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
-                trace = await self.draft(question, style, adapter)
+                case = Case(question, style.max_thinking_tokens, adapter, style.priority, accepted)
+                trace = await self.draft(case, style)
         except PromptTooLong as error:
             raise ApiError(422, "prompt_too_long", str(error), param="query") from error
         except ValueError as error:
             raise ApiError(422, "choices_alike", str(error), param="choices") from error
         return await self._store.add_trace(trace) if stored else trace
+
+    async def accepted(self, user_id: str) -> set[str]:
+        """Fingerprints of a user's accepted thinking."""
+        return {verdicts.fingerprint(text) for text in await self._store.accepted_texts(user_id)}
+
+    async def _question(self, request: TraceRequest) -> Question:
+        if request.engagement_id is not None:
+            return await self._asker.about(request.user_id, request.engagement_id)
+        await self._store.user(request.user_id)
+        memory, version = await self._memory.recall(request.user_id, before=request.asked_at, query=request.query)
+        return Question(
+            user_id=request.user_id,
+            query=request.query or "",
+            choices=tuple(request.choices) if request.choices else None,
+            target=request.target,
+            memory=memory,
+            profile_version=version,
+        )

@@ -9,7 +9,7 @@ import typer
 
 from mindprint.cli.options import AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_rows, write_ndjson
-from mindprint.cli.watching import funnel_rows, watch_batch
+from mindprint.cli.watching import print_funnel, watch_batch
 from mindprint.types import Batch, BatchRequest, Mode
 
 app = typer.Typer(no_args_is_help=True)
@@ -125,11 +125,10 @@ def _print(batch: Batch, as_json: bool) -> None:
             ("users", ", ".join(request.users) if request.users else "all"),
             ("mode", f"{request.mode}, seed {request.seed}"),
             ("done", f"{batch.done} of {batch.items} engagements"),
-            ("speed", f"{batch.tokens_per_second:.0f} tokens/s, {batch.generated_tokens} generated"),
+            ("generated", f"{batch.generated_tokens} tokens"),
             ("prompts", f"{batch.prompt_tokens} tokens, {batch.cached_tokens} of them cached"),
             ("began", batch.started_at),
             ("ended", batch.finished_at),
         ]
     )
-    typer.echo()
-    print_rows(("funnel", "count"), funnel_rows(batch), empty="")
+    print_funnel(batch)

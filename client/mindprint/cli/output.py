@@ -71,14 +71,28 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     console().print(table)
 
 
-def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+def numbers(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Names on the left, which give way on a narrow terminal, and columns of numbers, written out, on the right."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value == "" else cell(value) for value in row))
+    return table
+
+
+def facts(named: Iterable[tuple[str, object]]) -> Table:
     """One thing: a line for each of its properties."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts:
+    for name, value in named:
         table.add_row(name, cell(value))
-    console().print(table)
+    return table
+
+
+def print_facts(named: Iterable[tuple[str, object]]) -> None:
+    console().print(facts(named))
 
 
 def print_text(title: str, text: str) -> None:

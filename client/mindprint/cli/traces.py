@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from mindprint.cli.failures import Fail
 from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short, write_ndjson
+from mindprint.cli.sidebyside import Sides, beside, found, print_sides, state_of, tokens_of, verdict_of, write_missing
 from mindprint.types import Mode, Trace, TraceRequest, TraceState, Verdict
 
 app = typer.Typer(no_args_is_help=True)
@@ -19,6 +21,8 @@ OfVerdict = Annotated[Verdict | None, typer.Option("--verdict", help="Only with 
 @app.command("list")
 def list_traces(
     user: User = None,
+    engagement: Annotated[str | None, typer.Option("--engagement", "-e", help="Only about this engagement.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Only of this way of thinking.")] = None,
     batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
     verdict: OfVerdict = None,
     state: Annotated[TraceState | None, typer.Option(help="Only in this state of the queue.")] = None,
@@ -29,28 +33,66 @@ def list_traces(
 ) -> None:
     """Traces in the order of writing."""
     with connect(url) as client:
-        page = client.traces(user=user, batch=batch, verdict=verdict, state=state, limit=limit, after=after)
+        page = client.traces(
+            user=user,
+            engagement=engagement,
+            mode=mode,
+            batch=batch,
+            verdict=verdict,
+            state=state,
+            limit=limit,
+            after=after,
+        )
     if as_json:
         return print_json(page)
     rows = [
-        (t.id, t.user_id, t.engagement_id, t.reason or t.verdict, t.state, short(t.thinking or t.answer))
+        (t.id, t.user_id, t.engagement_id, t.mode, t.reason or t.verdict, t.state, short(t.thinking or t.answer))
         for t in page.traces
     ]
     empty = "no such traces: `mindprint batches start` writes some"
-    print_rows(("trace", "user", "engagement", "verdict", "state", "thinking"), rows, empty=empty)
+    print_rows(("trace", "user", "engagement", "mode", "verdict", "state", "thinking"), rows, empty=empty)
     print_next(page.next, "mindprint traces list")
 
 
 @app.command("show")
 def show(
-    trace_id: Annotated[str, typer.Argument(metavar="TRACE", help="The trace's id.")],
+    trace_id: Annotated[str | None, typer.Argument(metavar="TRACE", help="The trace's id.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Whose thinking, instead of TRACE.")] = None,
+    engagement: Annotated[
+        str | None, typer.Option("--engagement", "-e", help="About this engagement, instead of TRACE.")
+    ] = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Show generic and personal thinking next to each other.")
+    ] = False,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write",
+            help="Side by side, and have a missing side written now. Accepted personal thinking joins the queue.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """One trace: what was asked, thought and answered, and what made it."""
+    """One trace: what was asked, thought and answered, and what made it.
+
+    With --user and --engagement instead of TRACE: generic and personal thinking about it, side by side.
+    """
     with connect(url) as client:
-        trace = client.trace(trace_id)
-    _print(trace, as_json)
+        if trace_id is not None and user is None and engagement is None:
+            trace = client.trace(trace_id)
+            if not (side_by_side or write):
+                return _print(trace, as_json)
+            sides = beside(client, trace)
+        elif trace_id is None and user is not None and engagement is not None:
+            sides = found(client, Sides(user_id=user, engagement_id=engagement))
+        else:
+            raise Fail("name either TRACE, or both --user and --engagement", code=2)
+        if write:
+            sides = write_missing(client, sides)
+    if as_json:
+        return print_json(sides)
+    print_sides(sides)
 
 
 @app.command("write")
@@ -115,17 +157,14 @@ def _print(trace: Trace, as_json: bool) -> None:
             ("trace", trace.id),
             ("user", trace.user_id),
             ("engagement", trace.engagement_id),
-            ("verdict", f"{trace.verdict}: {trace.reason}" if trace.reason else trace.verdict),
-            ("state", f"{trace.state} in version {trace.version}" if trace.version else trace.state),
+            ("verdict", verdict_of(trace)),
+            ("state", state_of(trace)),
             ("scores", ", ".join(f"{name} {value:.3f}" for name, value in trace.scores.items())),
             (
                 "made by",
                 f"{made.model}, mode {made.mode}, prompt {made.prompt_version}, seed {made.seed}, {made.engine}",
             ),
-            (
-                "tokens",
-                f"{trace.prompt_tokens} prompt ({trace.cached_tokens} cached), {trace.thinking_tokens} thinking",
-            ),
+            ("tokens", tokens_of(trace)),
         ]
     )
     print_text("question", trace.query)

@@ -1,4 +1,4 @@
-"""Shows a batch while it runs: live on a terminal, a line now and then elsewhere."""
+"""Shows a batch while it runs: live on a terminal, a line now and then elsewhere, and a table at its end."""
 
 from __future__ import annotations
 
@@ -6,31 +6,21 @@ import time
 from collections.abc import Iterator
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from mindprint.calls import FINAL
 from mindprint.cli.failures import Fail
-from mindprint.cli.output import console, print_rows
+from mindprint.cli.figures import funnel_rows, pace, percent, summary
+from mindprint.cli.output import cell, console, facts, numbers
 from mindprint.client import MindprintClient
 from mindprint.types import Batch
 
 LINE_EVERY_S = 5.0
-
-
-def funnel_rows(batch: Batch) -> list[tuple[str, int]]:
-    """What became of the engagements and candidates, in the order of the way they go."""
-    funnel = batch.funnel
-    return [
-        ("attempted", funnel.attempted),
-        *((f"  skipped: {reason}", count) for reason, count in sorted(batch.skipped.items())),
-        ("generated", funnel.generated),
-        *((f"  rejected: {reason}", count) for reason, count in sorted(funnel.rejected.items())),
-        ("accepted", funnel.accepted),
-        ("trained", funnel.trained),
-        ("live", funnel.live),
-    ]
+WIDE = 100
+"""Columns from which pace and funnel stand next to each other."""
 
 
 def watch_batch(client: MindprintClient, batch_id: str, *, as_json: bool) -> None:
@@ -51,19 +41,16 @@ def watch_batch(client: MindprintClient, batch_id: str, *, as_json: bool) -> Non
         raise Fail(f"the batch goes on: `mindprint batches watch {batch_id}` follows it again", code=130) from None
     if not as_json:
         typer.echo(summary(last))
-        print_rows(("funnel", "count"), funnel_rows(last), empty="")
+        print_funnel(last)
     if last.state == "failed":
         raise Fail(f"batch {batch_id} failed: {last.error or 'look at the log of the server'}")
     if last.state == "cancelled":
         raise Fail(f"batch {batch_id} was cancelled after {last.done} of {last.items} engagements")
 
 
-def summary(batch: Batch) -> str:
-    """One line on where a batch stands."""
-    return (
-        f"{batch.state}: {batch.done}/{batch.items} engagements, {batch.funnel.generated} candidates, "
-        f"{batch.funnel.accepted} accepted, {batch.tokens_per_second:.0f} tokens/s"
-    )
+def print_funnel(batch: Batch) -> None:
+    """What became of the candidates, and how fast it went."""
+    console().print(Group("", _funnel(batch), "", facts(pace(batch))))
 
 
 def _as_json(states: Iterator[Batch]) -> Batch:
@@ -73,39 +60,35 @@ def _as_json(states: Iterator[Batch]) -> Batch:
 
 
 def _lines(states: Iterator[Batch]) -> Batch:
+    """The last state is left to the end, which tells it whole."""
     told = 0.0
     for batch in states:
-        if time.monotonic() - told >= LINE_EVERY_S:
+        if batch.state not in FINAL and time.monotonic() - told >= LINE_EVERY_S:
             told = time.monotonic()
             typer.echo(summary(batch))
     return batch
 
 
 def _live(states: Iterator[Batch], screen: Console) -> Batch:
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.0f} tokens/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=screen,
-    )
-    task = bar.add_task("batch", total=None, speed=0.0)
-    with Live(bar, console=screen, refresh_per_second=4, transient=True) as live:
+    with Live(console=screen, auto_refresh=False, transient=True) as live:
         for batch in states:
-            bar.update(
-                task, description=batch.state, total=batch.items, completed=batch.done, speed=batch.tokens_per_second
-            )
-            live.update(Group(bar, _funnel(batch)))
+            live.update(frame(batch, screen.width), refresh=True)
     return batch
 
 
+def frame(batch: Batch, width: int) -> RenderableType:
+    """All of a batch at one moment. A narrow terminal is a low one too: there the pace is told in a line."""
+    bar = ProgressBar(total=max(batch.items, 1), completed=batch.done, width=40)
+    done = Table.grid(padding=(0, 2))
+    if width < WIDE:
+        done.add_row(bar)
+        return Group(done, cell(summary(batch)), "", _funnel(batch))
+    done.add_row(cell(batch.state), bar, cell(f"{batch.done}/{batch.items} engagements"))
+    parts = Table.grid(padding=(0, 6))
+    parts.add_row(facts(pace(batch)), _funnel(batch))
+    return Group(done, "", parts)
+
+
 def _funnel(batch: Batch) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(justify="right")
-    for name, count in funnel_rows(batch):
-        table.add_row(name, str(count))
-    return table
+    rows = [(stage.name, stage.number, percent(stage.share) or "") for stage in funnel_rows(batch)]
+    return numbers(("funnel", "count", "share"), rows)

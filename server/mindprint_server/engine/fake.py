@@ -13,6 +13,7 @@ from mindprint_server.engine.protocol import (
     AdapterRef,
     EngineInfo,
     Generation,
+    Load,
     Message,
     Priority,
     PromptTooLong,
@@ -69,6 +70,9 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         return self._info
 
+    def load_now(self) -> Load:
+        return Load()
+
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
     ) -> Generation:
@@ -77,7 +81,9 @@ class FakeEngine:
         words = ("this", "user", "likes", "quiet", "places", "and", "short", "walks", "near", "water")
         start = self._hash(prompt_ids, sampling.seed, adapter)
         text = "".join(f" {words[(start + 3 * i) % len(words)]}" for i in range(min(12, sampling.max_tokens)))
-        return Generation(text, tuple(self.tokenizer.encode(text)), "stop", len(prompt_ids), 0)
+        ids = tuple(self.tokenizer.encode(text))
+        logprobs = tuple(-1.0 for _ in ids) if sampling.logprobs else None
+        return Generation(text, ids, "stop", len(prompt_ids), 0, logprobs)
 
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority

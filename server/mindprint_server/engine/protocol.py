@@ -48,10 +48,18 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     detect_loops: bool = False
+    min_p: float = 0.0
+    logprobs: bool = False
+    """Whether the log-probability of each sampled token is wanted (work for each token: not for every candidate)."""
 
     def provenance(self) -> dict[str, object]:
         """What a trace keeps of it; the seed has its own field."""
-        return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "max_tokens": self.max_tokens,
+        }
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,20 @@ class Generation:
     finish: Finish
     prompt_tokens: int
     cached_tokens: int
+    logprobs: tuple[float, ...] | None = None
+    """log p of each of `token_ids`, in nats, before temperature; None unless asked for."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an engine is doing at one moment."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+    """Share of the KV cache that running requests hold, 0 to 1."""
+    preemptions: int = 0
+    """Since the engine started."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,10 @@ class Engine(Protocol):
     async def stop(self) -> None: ...
 
     def info(self) -> EngineInfo: ...
+
+    def load_now(self) -> Load:
+        """As of the engine's last step."""
+        ...
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority

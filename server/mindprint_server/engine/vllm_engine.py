@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, files, version
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from mindprint_server.engine.protocol import (
     EngineInfo,
     Finish,
     Generation,
+    Load,
     Message,
     Priority,
     PromptTooLong,
@@ -71,6 +73,7 @@ class VllmEngine:
         self._info: EngineInfo | None = None
         self._ids = itertools.count()
         self._watch: asyncio.Task[None] | None = None
+        self._gauge = _Gauge()
         self.ready = False
         self.dead = asyncio.Event()
 
@@ -95,7 +98,8 @@ class VllmEngine:
         # AsyncLLM takes the running loop for its output handler, and blocks while the core starts: a thread of its own
         # for the start, the handler is begun by the first request in this loop.
         llm: AsyncLLM = await asyncio.wait_for(
-            asyncio.to_thread(AsyncLLM.from_engine_args, args), self._settings.engine_start_timeout_s
+            asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[self._gauge]),
+            self._settings.engine_start_timeout_s,
         )
         self._llm = llm
         self._tokenizer = HFTokenizer(llm.get_tokenizer())
@@ -178,6 +182,9 @@ class VllmEngine:
             raise EngineDied("the engine is not running")
         return self._info
 
+    def load_now(self) -> Load:
+        return self._gauge.load
+
     # --- work ---
 
     async def generate(
@@ -190,6 +197,8 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            logprobs=0 if sampling.logprobs else None,
             seed=sampling.seed,
             stop=list(sampling.stop),
             repetition_detection=RepetitionDetectionParams(**_LOOP) if sampling.detect_loops else None,
@@ -203,6 +212,7 @@ class VllmEngine:
             finish=_FINISH.get(str(sequence.finish_reason), "abort"),
             prompt_tokens=len(prompt_ids),
             cached_tokens=output.num_cached_tokens or 0,
+            logprobs=_sampled(sequence) if sampling.logprobs else None,
         )
 
     async def next_logprobs(
@@ -260,6 +270,39 @@ class VllmEngine:
 
     async def unload(self, adapter: AdapterRef) -> None:
         await self.llm.remove_lora(adapter.engine_id)
+
+
+class _Gauge:
+    """Keeps the newest of what vLLM tells its stat loggers after each step; it is its own factory."""
+
+    def __init__(self) -> None:
+        self.load = Load()
+
+    def __call__(self, vllm_config: Any, engine_index: int = 0) -> _Gauge:
+        return self
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+        preempted = self.load.preemptions + (iteration_stats.num_preempted_reqs if iteration_stats else 0)
+        if scheduler_stats is None:
+            self.load = replace(self.load, preemptions=preempted)
+        else:
+            self.load = Load(
+                running=scheduler_stats.num_running_reqs,
+                waiting=scheduler_stats.num_waiting_reqs,
+                kv_use=scheduler_stats.kv_cache_usage,
+                preemptions=preempted,
+            )
+
+    def log_engine_initialized(self) -> None: ...
+
+    def log(self) -> None: ...
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None: ...
+
+
+def _sampled(sequence: Any) -> tuple[float, ...]:
+    """The log-probability of each token that was sampled, as far as the text goes."""
+    return tuple(at[token].logprob for token, at in zip(sequence.token_ids, sequence.logprobs, strict=False))
 
 
 def _cpu_args(settings: Settings) -> dict[str, Any]:

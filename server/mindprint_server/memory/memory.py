@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mindprint.types import Engagement, Profile
 from mindprint_server.engine import Engine, Message, Priority, Sampling
 from mindprint_server.errors import ApiError
+from mindprint_server.memory import episodes
 from mindprint_server.memory.schedule import due, pieces, sentences
 from mindprint_server.prompts import PROMPT_VERSION, Recollection, merge, summarize
 from mindprint_server.settings import Settings
@@ -21,25 +23,43 @@ MERGE_FAN_IN = 6
 NOTES_KEPT = 4096
 
 
+@dataclass(frozen=True)
+class Before:
+    """The engagements of a user strictly before a time (None: all), but for `not_id`."""
+
+    store: Store
+    user_id: str
+    time: datetime | None
+    not_id: str | None
+
+    async def length(self) -> int:
+        return await self.store.history_length(self.user_id, before=self.time, not_id=self.not_id)
+
+    async def newest(self, limit: int) -> Sequence[Engagement]:
+        return await self.store.history(self.user_id, before=self.time, not_id=self.not_id, limit=limit)
+
+
 class Memory:
     def __init__(self, settings: Settings, store: Store, engine: Engine, base_digest: str) -> None:
         self._settings = settings
         self._store = store
         self._engine = engine
         self._base_digest = base_digest
+        self._recall = episodes.chosen(settings)
         self._writing: dict[str, asyncio.Lock] = {}
         self._notes: OrderedDict[bytes, str] = OrderedDict()
 
     async def recall(
-        self, user_id: str, *, before: datetime | None, not_id: str | None = None
+        self, user_id: str, *, before: datetime | None, not_id: str | None = None, query: str | None = None
     ) -> tuple[Recollection, int | None]:
         """What is remembered of a user for a query at `before` (now if None), and the version of the profile in it.
 
+        Where similarity chooses the episodes, they are similar to `query`; without it they are the newest.
         Causal: profile and episodes end strictly before `before`, and the engagement `not_id` is never among them.
         """
         profile = await self._store.profile(user_id, before=before)
-        episodes = await self._store.history(user_id, before=before, not_id=not_id, limit=self._settings.recency_k)
-        memory = Recollection(profile=profile.text if profile else None, episodes=tuple(episodes))
+        recalled = await self._recall.recall(Before(self._store, user_id, before, not_id), query)
+        memory = Recollection(profile=profile.text if profile else None, episodes=tuple(recalled))
         return memory, profile.version if profile else None
 
     async def ensure_profiles(self, user_id: str) -> int:

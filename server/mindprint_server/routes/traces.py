@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
-from mindprint.types import Trace, TracePage, TraceRequest, TraceState, Verdict
+from mindprint.types import EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, Verdict
 from mindprint_server.routes.common import ID, NDJSON, After, Id, Limit, Ready, UserFilter, traces_as_ndjson
 
 router = APIRouter(prefix="/v1/traces", tags=["traces"])
@@ -22,6 +22,8 @@ async def write_trace(request: TraceRequest, services: Ready) -> Trace:
 async def list_traces(
     services: Ready,
     user: UserFilter = None,
+    engagement: EngagementId | None = None,
+    mode: Mode | None = None,
     batch: Annotated[str | None, Query(pattern=ID, max_length=64)] = None,
     verdict: Verdict | None = None,
     state: TraceState | None = None,
@@ -29,7 +31,14 @@ async def list_traces(
     after: After = None,
 ) -> TracePage:
     found = await services.store.traces(
-        user=user, batch=batch, verdict=verdict, state=state, after=after, limit=limit + 1
+        user=user,
+        engagement=engagement,
+        mode=mode,
+        batch=batch,
+        verdict=verdict,
+        state=state,
+        after=after,
+        limit=limit + 1,
     )
     return TracePage(traces=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 

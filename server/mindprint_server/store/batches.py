@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,17 @@ from .errors import IdempotencyConflict, NotFound, QueueFull
 from .ids import new_id
 from .states import OPEN
 from .tables import batch_items, batches
+
+
+@dataclass(frozen=True)
+class Done:
+    """An item that was worked on: what was written, and "accepted", "rejected" or why it was skipped."""
+
+    batch_id: str
+    user_id: str
+    engagement_id: str
+    outcome: str
+    traces: Sequence[Trace] = field(default=())
 
 
 async def add(
@@ -74,11 +86,6 @@ async def finish(db: AsyncConnection, id: str, state: BatchState, error: str | N
     return await get(db, id)
 
 
-async def add_busy_seconds(db: AsyncConnection, id: str, seconds: float) -> None:
-    if not await _change(db, id, busy_seconds=batches.c.busy_seconds + seconds):
-        raise NotFound("batch", id)
-
-
 async def pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
     query = (
         select(batch_items.c.user_id, batch_items.c.engagement_id)
@@ -88,34 +95,41 @@ async def pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
     return [(user_id, engagement_id) for user_id, engagement_id in await db.execute(query)]
 
 
-async def finish_item(
-    db: AsyncConnection,
-    id: str,
-    user_id: str,
-    engagement_id: str,
-    written: Sequence[Trace],
-    outcome: str,
-    seconds: float,
-) -> None:
-    item = [
-        batch_items.c.batch_id == id,
-        batch_items.c.user_id == user_id,
-        batch_items.c.engagement_id == engagement_id,
-    ]
-    done = update(batch_items).where(*item, batch_items.c.outcome.is_(None)).values(outcome=outcome)
-    if not (await db.execute(done)).rowcount:
-        if not (await db.execute(select(batch_items.c.position).where(*item))).first():
-            raise NotFound("batch item", f"{id}: {user_id} {engagement_id}")
-        return  # done before: its traces are stored already
-    await traces.insert(db, [trace.model_copy(update={"batch_id": id}) for trace in written])
-    await _change(
-        db,
-        id,
-        generated_tokens=batches.c.generated_tokens + sum(trace.thinking_tokens for trace in written),
-        prompt_tokens=batches.c.prompt_tokens + sum(trace.prompt_tokens for trace in written),
-        cached_tokens=batches.c.cached_tokens + sum(trace.cached_tokens for trace in written),
-        busy_seconds=batches.c.busy_seconds + seconds,
-    )
+async def finish_items(db: AsyncConnection, done: Sequence[Done], seconds: Mapping[str, float]) -> list[Done]:
+    """Returns those whose user, engagement or batch is gone: nothing of them is stored."""
+    gone: list[Done] = []
+    written: dict[str, list[Sequence[Trace]]] = defaultdict(list)
+    for item in done:
+        row = [
+            batch_items.c.batch_id == item.batch_id,
+            batch_items.c.user_id == item.user_id,
+            batch_items.c.engagement_id == item.engagement_id,
+        ]
+        open_row = update(batch_items).where(*row, batch_items.c.outcome.is_(None)).values(outcome=item.outcome)
+        if not (await db.execute(open_row)).rowcount:
+            if not (await db.execute(select(batch_items.c.position).where(*row))).first():
+                gone.append(item)
+            continue  # done before: its traces are stored already
+        written[item.batch_id].append([trace.model_copy(update={"batch_id": item.batch_id}) for trace in item.traces])
+    await traces.insert(db, [trace for items in written.values() for item in items for trace in item])
+    for id in sorted({*written, *seconds}):
+        await _change(db, id, **_added(written[id], seconds.get(id, 0.0)))
+    return gone
+
+
+def _added(items: Sequence[Sequence[Trace]], seconds: float) -> dict[str, Any]:
+    """What the traces of some items add to the counts of their batch."""
+    written = [trace for item in items for trace in item]
+    cut = sum(any(trace.provenance.memory_dropped for trace in item) for item in items)
+    hinted = sum(trace.verdict == "accepted" and trace.provenance.saw_answer for trace in written)
+    return {
+        "generated_tokens": batches.c.generated_tokens + sum(trace.thinking_tokens for trace in written),
+        "prompt_tokens": batches.c.prompt_tokens + sum(trace.prompt_tokens for trace in written),
+        "cached_tokens": batches.c.cached_tokens + sum(trace.cached_tokens for trace in written),
+        "truncated": batches.c.truncated + cut,
+        "hinted": batches.c.hinted + hinted,
+        "busy_seconds": batches.c.busy_seconds + seconds,
+    }
 
 
 async def _change(db: AsyncConnection, id: str, *only_if: Any, **values: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from mindprint.types import (
@@ -12,6 +12,7 @@ from mindprint.types import (
     Engagement,
     Funnel,
     Ingested,
+    Mode,
     Profile,
     Trace,
     TraceState,
@@ -20,6 +21,7 @@ from mindprint.types import (
 )
 
 from . import batches, funnel, traces, users
+from .batches import Done
 from .db import Database
 from .training import Training
 
@@ -69,9 +71,17 @@ class Store(Training):
         """The newest `limit` engagements strictly before a time (None: all), oldest first; never `not_id`."""
         return await self._read(users.history, user_id, before, not_id, limit)
 
+    async def history_length(self, user_id: str, *, before: datetime | None, not_id: str | None = None) -> int:
+        """How many engagements `history` finds without a limit."""
+        return await self._read(users.history_length, user_id, before, not_id)
+
     async def engagement_count(self, user_id: str, *, until: datetime | None = None) -> int:
         """Engagements up to and at `until`."""
         return await self._read(users.engagement_count, user_id, until)
+
+    async def neighbour_pool(self, user_id: str, *, limit: int) -> list[str]:
+        """At most `limit` other users who have engagements, the same ones at every call."""
+        return await self._read(users.neighbour_pool, user_id, limit)
 
     async def add_profile(self, profile: Profile) -> Profile:
         """Stores it as the user's next version; the number that it came with does not matter."""
@@ -123,24 +133,12 @@ class Store(Training):
         """(user, engagement) of the items that are not done, in the order of the plan."""
         return await self._read(batches.pending_items, batch_id)
 
-    async def finish_item(
-        self,
-        batch_id: str,
-        user_id: str,
-        engagement_id: str,
-        *,
-        traces: Sequence[Trace],
-        outcome: str,
-        seconds: float = 0.0,
-    ) -> None:
-        """Stores an item's traces, its outcome ("accepted", "rejected" or why it was skipped) and the batch's counts.
+    async def finish_items(self, done: Sequence[Done], seconds: Mapping[str, float]) -> list[Done]:
+        """Stores items' traces, outcomes and counts, many in one commit; adds `seconds` of work to batches by id.
 
-        `seconds` of running time are added to the batch's. Calling it again for the same item does nothing.
+        An item that was done before is left as it is. Returns those whose rows are gone, of which nothing is stored.
         """
-        await self._write(batches.finish_item, batch_id, user_id, engagement_id, traces, outcome, seconds)
-
-    async def add_busy_seconds(self, batch_id: str, seconds: float) -> None:
-        await self._write(batches.add_busy_seconds, batch_id, seconds)
+        return await self._write(batches.finish_items, done, seconds)
 
     # --- traces ---
 
@@ -155,6 +153,7 @@ class Store(Training):
         *,
         user: str | None = None,
         engagement: str | None = None,
+        mode: Mode | None = None,
         batch: str | None = None,
         verdict: Verdict | None = None,
         state: TraceState | None = None,
@@ -162,7 +161,14 @@ class Store(Training):
         limit: int = 100,
     ) -> list[Trace]:
         """By id, which is by time; `after` is the last id of the page before."""
-        equal = {"user_id": user, "engagement_id": engagement, "batch_id": batch, "verdict": verdict, "state": state}
+        equal = {
+            "user_id": user,
+            "engagement_id": engagement,
+            "mode": mode,
+            "batch_id": batch,
+            "verdict": verdict,
+            "state": state,
+        }
         return await self._read(traces.find, equal, after, limit)
 
     async def accepted_texts(self, user_id: str) -> set[str]:

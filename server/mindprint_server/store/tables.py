@@ -122,6 +122,8 @@ batches = Table(
     _count("generated_tokens"),
     _count("prompt_tokens"),
     _count("cached_tokens"),
+    _count("truncated"),
+    _count("hinted"),
     Column("busy_seconds", Float, nullable=False, server_default="0"),
     Column("error", Text),
     _made(),

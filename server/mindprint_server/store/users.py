@@ -92,14 +92,35 @@ async def engagement_page(db: AsyncConnection, user_id: str, after: str | None, 
 async def history(
     db: AsyncConnection, user_id: str, before: datetime | None, not_id: str | None, limit: int
 ) -> list[Engagement]:
-    time, id = engagements.c.occurred_at, engagements.c.id
-    query = select(*FIELDS).where(engagements.c.user_id == user_id).order_by(time.desc(), id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(time < before)
-    if not_id is not None:
-        query = query.where(id != not_id)
+    newest_first = engagements.c.occurred_at.desc(), engagements.c.id.desc()
+    query = select(*FIELDS).where(*_past(user_id, before, not_id)).order_by(*newest_first).limit(limit)
     rows = (await db.execute(query)).mappings().all()
     return [Engagement.model_validate(dict(row)) for row in reversed(rows)]
+
+
+async def history_length(db: AsyncConnection, user_id: str, before: datetime | None, not_id: str | None) -> int:
+    query = select(func.count()).where(*_past(user_id, before, not_id))
+    return (await db.execute(query)).scalar_one()
+
+
+async def neighbour_pool(db: AsyncConnection, user_id: str, limit: int) -> list[str]:
+    """Those whose ids follow, then those from the beginning: every user has others, and no query reads them all."""
+    if limit <= 0:
+        return []
+    some = select(engagements.c.user_id).where(engagements.c.user_id == users.c.id).exists()
+    query = select(users.c.id).where(some).order_by(users.c.id).limit(limit)
+    later = list((await db.scalars(query.where(users.c.id > user_id))).all())
+    earlier = list((await db.scalars(query.where(users.c.id < user_id))).all())
+    return (later + earlier)[:limit]
+
+
+def _past(user_id: str, before: datetime | None, not_id: str | None) -> list[ColumnElement[bool]]:
+    conditions = [engagements.c.user_id == user_id]
+    if before is not None:
+        conditions.append(engagements.c.occurred_at < before)
+    if not_id is not None:
+        conditions.append(engagements.c.id != not_id)
+    return conditions
 
 
 async def engagement_count(db: AsyncConnection, user_id: str, until: datetime | None) -> int:

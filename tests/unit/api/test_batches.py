@@ -13,6 +13,7 @@ from starlette.types import Message
 
 from mindprint.types import Batch, Trace
 from mindprint_server.services import Services
+from mindprint_server.store.batches import Done
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 
@@ -52,7 +53,7 @@ async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
 async def test_results(ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     trace = traces(batch_id=batch["id"], engagement_id="e0")
-    await services.store.finish_item(batch["id"], "ann", "e0", traces=[trace], outcome="accepted")
+    await services.store.finish_items([Done(batch["id"], "ann", "e0", "accepted", [trace])], {})
     response = await client.get(f"/v1/batches/{batch['id']}/results")
     assert [json.loads(line)["id"] for line in response.text.splitlines()] == [trace.id]
 

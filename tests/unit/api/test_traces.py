@@ -50,6 +50,26 @@ async def test_pages_and_filters(
     assert (await client.get(f"/v1/traces/{wrong.id}")).json()["reason"] == "wrong"
 
 
+async def test_the_traces_of_one_engagement_by_mode(
+    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace], error_of: ErrorOf
+) -> None:
+    personal = await services.store.add_trace(traces())
+    generic = await services.store.add_trace(traces(mode="generic", state="kept"))
+    await services.store.add_trace(traces(mode="generic", state="kept", engagement_id="e2"))
+
+    async def found(**filters: str) -> list[str]:
+        reply = await client.get("/v1/traces", params={"user": "ann", **filters})
+        return [one["id"] for one in reply.json()["traces"]]
+
+    assert await found(engagement="e1") == [personal.id, generic.id]
+    assert await found(engagement="e1", mode="generic") == [generic.id]
+    assert await found(engagement="e9") == []
+    for wrong in ({"engagement": "no such\n"}, {"mode": "both"}):
+        response = await client.get("/v1/traces", params=wrong)
+        assert response.status_code == 422
+        error_of(response)
+
+
 async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
     response = await client.get("/v1/traces/nothing")
     assert (response.status_code, error_of(response)["code"]) == (404, "trace_not_found")

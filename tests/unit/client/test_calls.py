@@ -67,6 +67,13 @@ ENGAGEMENT = Engagement.model_validate(
             "GET /v1/traces?user=ann&verdict=accepted&state=waiting&limit=2",
             {"traces": []},
         ),
+        (
+            "traces",
+            (),
+            {"user": "ann", "engagement": "e/1", "mode": "generic"},
+            "GET /v1/traces?user=ann&engagement=e%2F1&mode=generic&limit=100",
+            {"traces": []},
+        ),
         ("start_batch", (BatchRequest(),), {}, "POST /v1/batches", "batch"),
         ("batches", (), {}, "GET /v1/batches?limit=100", {"batches": []}),
         ("batch", ("b1",), {}, "GET /v1/batches/b1", "batch"),

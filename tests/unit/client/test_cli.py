@@ -56,6 +56,9 @@ def test_the_version(run: Any) -> None:
         (("traces", "write", "-u", "ann"), "send either engagement_id or query"),
         (("adapters", "promote", "user/ann"), "name either a version or --base"),
         (("adapters", "promote", "user/ann", "2", "--base"), "name either a version or --base"),
+        (("traces", "show"), "name either TRACE, or both --user and --engagement"),
+        (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
+        (("traces", "show", "t1", "-u", "ann", "-e", "e1"), "name either TRACE, or both --user and --engagement"),
         (("users", "import", "nowhere.ndjson"), "path 'nowhere.ndjson' does not exist"),
     ],
 )
@@ -199,6 +202,7 @@ def test_one_thing_for_people(run: Any, server: Any, samples: Any) -> None:
 def test_filters_are_passed_on(run: Any, server: Any) -> None:
     server.answers_with(httpx.Response(200, json={"traces": []}))
     run("traces", "list", "--user", "ann", "--batch", "b1", "--verdict", "rejected", "--state", "kept", "-n", "5")
+    run("traces", "list", "-u", "ann", "-e", "e7", "--mode", "generic")
     assert dict(server.asked[0].url.params) == {
         "user": "ann",
         "batch": "b1",
@@ -206,6 +210,7 @@ def test_filters_are_passed_on(run: Any, server: Any) -> None:
         "state": "kept",
         "limit": "5",
     }
+    assert dict(server.asked[1].url.params) == {"user": "ann", "engagement": "e7", "mode": "generic", "limit": "20"}
 
 
 def test_writing_a_profile(run: Any, server: Any) -> None:

@@ -10,9 +10,6 @@ import httpx
 import pytest
 from rich.console import Console
 
-from mindprint.cli.watching import funnel_rows
-from mindprint.types import Batch
-
 
 @pytest.fixture
 def watched(server: Any, samples: Any, body: Any) -> Any:
@@ -24,38 +21,40 @@ def watched(server: Any, samples: Any, body: Any) -> Any:
     return tell
 
 
-def test_the_funnel_is_told_in_the_order_of_the_way(samples: Any) -> None:
-    batch = Batch.model_validate(samples.batch())
-    assert funnel_rows(batch) == [
-        ("attempted", 3),
-        ("  skipped: no_history", 1),
-        ("generated", 6),
-        ("  rejected: loop", 2),
-        ("accepted", 1),
-        ("trained", 0),
-        ("live", 0),
-    ]
-
-
 def test_lines_where_there_is_no_terminal(run: Any, watched: Any, samples: Any) -> None:
-    watched(samples.batch("running", 1), samples.batch("running", 2), samples.batch("done", 4))
+    tokens = {"generated_tokens": 420, "prompt_tokens": 800, "cached_tokens": 600}
+    states = [("queued", 0), ("running", 1), ("running", 2), ("done", 4)]
+    watched(*(samples.batch(state, done, **tokens) for state, done in states))
     result = run("batches", "watch", "b1")
     assert result.exit_code == 0
-    lines = result.stdout.splitlines()
-    assert lines[0] == "running: 1/4 engagements, 6 candidates, 1 accepted, 42 tokens/s"
-    assert lines[1] == "done: 4/4 engagements, 6 candidates, 4 accepted, 42 tokens/s", "a line now and then is enough"
-    assert "rejected: loop" in result.stdout
+    first, last, *table = result.stdout.splitlines()
+    assert first.startswith("queued: 0/4 engagements")
+    assert first.endswith("time left unknown")
+    assert last == (
+        "done: 4/4 engagements, 6 candidates (2.0 each), 4 accepted (66.7 %), 42 tokens/s, 0.30 accepted/s, "
+        "75.0 % of prompts cached"
+    ), "a line now and then is enough"
+    rows = [line.split() for line in table]
+    assert ["rejected:", "loop", "2", "33.3", "%"] in rows
+    assert ["prompt", "tokens", "cached", "75.0", "%"] in rows
+    assert ["ran", "for", "10", "s"] in rows
+    assert "\x1b" not in result.stdout
 
 
-def test_live_on_a_terminal(run: Any, watched: Any, samples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [80, 140])
+def test_live_on_a_terminal(run: Any, watched: Any, samples: Any, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     shown = io.StringIO()
-    screen = Console(file=shown, force_terminal=True, width=100, color_system=None)
+    screen = Console(file=shown, force_terminal=True, width=width, color_system=None)
     monkeypatch.setattr("mindprint.cli.watching.console", lambda: screen)
-    watched(samples.batch("running", 1), samples.batch("done", 4))
+    evil = {"generated": 6, "rejected": {"[bold]\x07loop": 2}, "accepted": 1}
+    watched(samples.batch("running", 1, generated_tokens=420, funnel=evil), samples.batch("done", 4))
     assert run("batches", "watch", "b1").exit_code == 0
-    assert "4/4" in shown.getvalue()
-    assert "42 tokens/s" in shown.getvalue()
-    assert "rejected: loop" in shown.getvalue()
+    told = shown.getvalue()
+    assert "4/4" in told
+    assert "about 30 s" in told
+    assert "rejected: [bold]\N{REPLACEMENT CHARACTER}loop" in told
+    assert "\x07" not in told
+    assert max(map(len, told.splitlines())) <= width * 2, "control sequences aside, no line is wider than the screen"
 
 
 def test_json_is_a_state_a_line(run: Any, watched: Any, samples: Any) -> None:

@@ -45,6 +45,11 @@ def test_golden_modes(mode: Mode) -> None:
     golden(mode, build(memory, "Town or lake?", ["town", "lake"], mode))
 
 
+def test_golden_hinted() -> None:
+    memory = Recollection("This user likes quiet.", episodes())
+    golden("hinted", build(memory, "Town or lake?", ["town", "lake"], "personal", hint="lake"))
+
+
 def test_golden_without_memory() -> None:
     golden("empty", build(Recollection(), "Town or lake?", None, "direct"))
 

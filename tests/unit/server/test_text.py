@@ -25,8 +25,10 @@ def test_a_cut_thinking_without_a_sentence_is_kept_whole() -> None:
 
 
 def test_wrapping_is_what_reasoning_parsers_expect() -> None:
-    assert thinking.wrap("so") == "<think>\nso\n</think>\n"
-    assert thinking.wrap("so").startswith(thinking.lead("so"))
+    assert thinking.wrap("so", "") == "<think>\nso\n</think>\n"
+    assert thinking.wrap("so", "Answer:") + thinking.after("Answer:", "tea") == "<think>\nso\n</think>\nAnswer: tea"
+    assert thinking.after("", "tea") == "tea"
+    assert thinking.wrap("so", "").startswith(thinking.lead("so"))
 
 
 def test_verdicts() -> None:
@@ -42,8 +44,30 @@ def test_verdicts() -> None:
     assert of(opening) == "empty"
     assert of(FINE + " So the given answer is lake.") == "leak"
     assert of(FINE + " Their actual response was lake.") == "leak"
-    assert verdicts.of_answer("lake", "lake") is None
-    assert verdicts.of_answer("town", "lake") == "wrong_answer"
+    assert of(FINE + " <think> Once more.") == "parse"
+
+
+def test_scores_decide_by_their_thresholds_or_not_at_all() -> None:
+    some = verdicts.Thresholds(gain=0.1, anchor=0.2, hindsight=0.5)
+    none = verdicts.Thresholds(None, None, None)
+    for judge, good, bad, reason in (
+        (verdicts.of_gain, 0.1, 0.09, "low_gain"),
+        (verdicts.of_anchor, 0.2, 0.19, "low_anchor"),
+        (verdicts.of_hindsight, 0.5, 0.51, "hindsight"),
+    ):
+        assert judge(good, some) is None
+        assert judge(bad, some) == judge(float("nan"), some) == reason
+        assert judge(bad, none) is None
+
+
+def test_the_same_words_have_the_same_fingerprint() -> None:
+    assert verdicts.fingerprint("Likes  tea,\nand quiet!") == verdicts.fingerprint("likes tea and quiet")
+    assert verdicts.fingerprint("Likes tea.") != verdicts.fingerprint("Likes coffee.")
+
+
+def test_shortfall_is_how_far_the_real_answer_trails() -> None:
+    assert verdicts.shortfall({"a": -0.1, "b": -2.1}, "b") == 2.0
+    assert verdicts.shortfall({"a": -0.1, "b": -2.1}, "a") == 0.0
 
 
 def test_loop_is_a_4_gram_five_times() -> None:

@@ -7,7 +7,7 @@ local one is used if it answers; if not, its half of the tests is skipped and th
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -33,6 +33,7 @@ from mindprint.types import (
     Version,
 )
 from mindprint_server.store import Store, new_id
+from mindprint_server.store.batches import Done
 from mindprint_server.store.tables import metadata
 
 NAMED = os.environ.get("MINDPRINT_TEST_POSTGRES")
@@ -200,6 +201,20 @@ class Make:
 
     async def user(self, store: Store, user: str, engagements: int = 3) -> None:
         await store.add_engagements(user, [self.engagement(n) for n in range(engagements)])
+
+    async def finish(
+        self,
+        store: Store,
+        batch: str,
+        user: str,
+        engagement: str,
+        *,
+        traces: Sequence[Trace],
+        outcome: str,
+        seconds: float = 0.0,
+    ) -> list[Done]:
+        """One item of a batch."""
+        return await store.finish_items([Done(batch, user, engagement, outcome, traces)], {batch: seconds})
 
     async def waiting(self, store: Store, user: str, count: int) -> list[str]:
         """A user with so many waiting traces; their ids."""

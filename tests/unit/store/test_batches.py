@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from mindprint.types import BatchRequest, Funnel
 from mindprint_server.store import IdempotencyConflict, NotFound, QueueFull, Store
-from mindprint_server.store.batches import assemble
+from mindprint_server.store.batches import Done, assemble
 
 PLAN = [("ann", "e2"), ("ann", "e0"), ("bob", "e1"), ("bob", "e0")]
 
@@ -34,9 +34,9 @@ async def test_a_new_batch_has_all_to_do(store: Store, planned: str) -> None:
 async def test_an_item_is_done_once(store: Store, other: Store, make: Any, planned: str) -> None:
     traces = [make.trace("ann", "e2", "rejected", reason="loop"), make.trace("ann", "e2")]
     again = [make.trace("ann", "e2")]
-    await store.finish_item(planned, "ann", "e2", traces=traces, outcome="accepted", seconds=2.0)
+    await make.finish(store, planned, "ann", "e2", traces=traces, outcome="accepted", seconds=2.0)
     for later in (store, other):
-        await later.finish_item(planned, "ann", "e2", traces=again, outcome="rejected", seconds=2.0)
+        await make.finish(later, planned, "ann", "e2", traces=again, outcome="rejected")
     batch = await store.batch(planned)
     assert [t.id for t in await store.traces(batch=planned)] == [t.id for t in traces]
     assert (batch.done, batch.generated_tokens, batch.prompt_tokens, batch.cached_tokens) == (1, 20, 60, 40)
@@ -48,7 +48,7 @@ async def test_of_two_runners_that_finish_an_item_at_once_one_counts(
     store: Store, other: Store, make: Any, planned: str
 ) -> None:
     calls = [
-        s.finish_item(planned, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
+        make.finish(s, planned, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
         for s in (store, other)
     ]
     await asyncio.gather(*calls)
@@ -62,7 +62,7 @@ async def test_items_finished_at_once_all_count(store: Store, other: Store, make
     batch, _ = await store.add_batch(BatchRequest(), plan, max_open=1)
     await asyncio.gather(
         *(
-            (store, other)[n % 2].finish_item(batch.id, user, id, traces=[make.trace(user, id)], outcome="accepted")
+            make.finish((store, other)[n % 2], batch.id, user, id, traces=[make.trace(user, id)], outcome="accepted")
             for n, (user, id) in enumerate(plan)
         )
     )
@@ -73,18 +73,18 @@ async def test_items_finished_at_once_all_count(store: Store, other: Store, make
 async def test_an_item_that_fails_to_store_stays_pending(store: Store, make: Any, planned: str) -> None:
     twin = make.trace("ann", "e2")
     with pytest.raises(Exception, match=r"(?i)unique"):
-        await store.finish_item(planned, "ann", "e2", traces=[twin, twin], outcome="accepted")
+        await make.finish(store, planned, "ann", "e2", traces=[twin, twin], outcome="accepted")
     assert await store.pending_items(planned) == PLAN
     assert await store.traces() == []
 
 
 async def test_the_funnel_follows_the_traces(store: Store, make: Any, planned: str) -> None:
     rejected = [make.trace("ann", "e2", "rejected", reason=reason) for reason in ("loop", "loop", "wrong")]
-    await store.finish_item(planned, "ann", "e2", traces=[*rejected, make.trace("ann", "e2")], outcome="accepted")
-    await store.finish_item(
-        planned, "ann", "e0", traces=[make.trace("ann", "e0", "rejected", reason="loop")], outcome="rejected"
+    await make.finish(store, planned, "ann", "e2", traces=[*rejected, make.trace("ann", "e2")], outcome="accepted")
+    await make.finish(
+        store, planned, "ann", "e0", traces=[make.trace("ann", "e0", "rejected", reason="loop")], outcome="rejected"
     )
-    await store.finish_item(planned, "bob", "e1", traces=[], outcome="no_history")
+    await make.finish(store, planned, "bob", "e1", traces=[], outcome="no_history")
     batch = await store.batch(planned)
     assert (batch.items, batch.done, batch.skipped) == (4, 3, {"no_history": 1})
     assert batch.funnel == Funnel(attempted=2, generated=5, rejected={"loop": 3, "wrong": 1}, accepted=1)
@@ -97,9 +97,28 @@ async def test_the_funnel_follows_the_traces(store: Store, make: Any, planned: s
     assert (await store.batch(planned)).funnel.live == 0
 
 
-async def test_an_item_of_no_batch_is_not_found(store: Store, make: Any, planned: str) -> None:
-    with pytest.raises(NotFound, match="batch item"):
-        await store.finish_item(planned, "ann", "e1", traces=[], outcome="rejected")
+async def test_items_are_committed_together(store: Store, make: Any, planned: str) -> None:
+    cut = make.trace("ann", "e0", "rejected", reason="loop")
+    cut.provenance.memory_dropped = 2
+    hinted = make.trace("bob", "e1")
+    hinted.provenance.saw_answer = True
+    items = [
+        Done(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")]),
+        Done(planned, "ann", "e0", "rejected", [cut, cut.model_copy(update={"id": "another"})]),
+        Done(planned, "bob", "e1", "accepted", [hinted]),
+        Done(planned, "bob", "e0", "no_history"),
+    ]
+    assert await store.finish_items(items, {planned: 4.0}) == []
+    batch = await store.batch(planned)
+    assert (batch.done, batch.generated_tokens, batch.tokens_per_second) == (4, 40, 10.0)
+    assert (batch.truncated, batch.hinted, batch.skipped) == (1, 1, {"no_history": 1})
+
+
+async def test_an_item_that_is_gone_takes_nobody_with_it(store: Store, make: Any, planned: str) -> None:
+    gone = Done(planned, "ann", "e1", "accepted", [make.trace("ann", "e1")])
+    there = Done(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")])
+    assert await store.finish_items([gone, there], {}) == [gone]
+    assert [trace.engagement_id for trace in await store.traces()] == ["e2"]
 
 
 async def test_states_only_move_forward(store: Store, planned: str) -> None:
@@ -154,9 +173,9 @@ async def test_an_item_planned_twice_is_one_item(store: Store, make: Any) -> Non
 
 async def test_busy_seconds_add_up_over_restarts(store: Store, make: Any, planned: str) -> None:
     assert (await store.batch(planned)).tokens_per_second == 0
-    await store.finish_item(planned, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
-    await store.add_busy_seconds(planned, 1.5)
-    await store.add_busy_seconds(planned, 2.5)
+    await make.finish(store, planned, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
+    await store.finish_items([], {planned: 1.5})
+    await store.finish_items([], {planned: 2.5})
     assert (await store.batch(planned)).tokens_per_second == 2.5
 
 
@@ -166,7 +185,6 @@ async def test_an_unknown_batch_is_not_found(store: Store) -> None:
         store.start_batch("none"),
         store.finish_batch("none", "done"),
         store.cancel_batch("none"),
-        store.add_busy_seconds("none", 1),
     ):
         with pytest.raises(NotFound, match="batch 'none'"):
             await call

@@ -66,6 +66,19 @@ async def test_traces_are_found_by_what_they_are_of(store: Store, make: Any) -> 
     assert await store.traces(batch="none") == []
 
 
+async def test_traces_of_one_engagement_by_mode(store: Store, make: Any) -> None:
+    await make.user(store, "ann")
+    await make.user(store, "bob")
+    personal = await store.add_trace(make.trace("ann", "e1"))
+    generic = await store.add_trace(make.trace("ann", "e1", "unjudged", mode="generic"))
+    await store.add_trace(make.trace("ann", "e0", "unjudged", mode="generic"))
+    await store.add_trace(make.trace("bob", "e1", "unjudged", mode="generic"))
+    assert await store.traces(user="ann", engagement="e1") == [personal, generic]
+    assert await store.traces(user="ann", engagement="e1", mode="generic") == [generic]
+    assert await store.traces(user="ann", engagement="e1", mode="direct") == []
+    assert await store.traces(mode="personal") == [personal]
+
+
 async def test_untraced_are_those_without_an_accepted_trace(store: Store, make: Any) -> None:
     for user in ("bob", "ann"):
         await store.add_engagements(user, [make.engagement(n) for n in (2, 0, 1)])

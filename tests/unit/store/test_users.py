@@ -75,6 +75,21 @@ async def test_history_is_what_came_strictly_before(store: Store, make: Any) -> 
     assert await store.history("nobody", before=None, limit=3) == []
 
 
+async def test_a_history_is_as_long_as_without_a_limit(store: Store, make: Any) -> None:
+    noon = make.T0 + timedelta(hours=12)
+    times = {"a": -2, "b": -1, "tie": 0, "query": 0, "later": 1}
+    await store.add_engagements(
+        "ann", [make.engagement(0, id=id, occurred_at=noon + timedelta(hours=h)) for id, h in times.items()]
+    )
+    await make.user(store, "bob", 4)
+    for before in (None, noon, noon + timedelta(microseconds=1), noon - timedelta(days=1)):
+        for not_id in (None, "query", "a"):
+            found = await store.history("ann", before=before, not_id=not_id, limit=10)
+            assert await store.history_length("ann", before=before, not_id=not_id) == len(found)
+    assert await store.history_length("ann", before=noon) == 2
+    assert await store.history_length("nobody", before=None) == 0
+
+
 async def test_counts_up_to_a_time_and_at_it(store: Store, make: Any) -> None:
     await make.user(store, "ann", 5)
     assert await store.engagement_count("ann") == 5

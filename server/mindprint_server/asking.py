@@ -1,0 +1,86 @@
+"""Turns an engagement, or anything a caller asks, into the prompts that put it to a user's own past."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mindprint.types import Mode
+from mindprint_server.engine import Engine, PromptTooLong
+from mindprint_server.memory import Memory
+from mindprint_server.prompts import Recollection, build
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked on behalf of a user, with the memory that belongs to its time."""
+
+    user_id: str
+    query: str
+    choices: tuple[str, ...] | None
+    target: str | None
+    memory: Recollection
+    profile_version: int | None
+    engagement_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt, up to where the assistant's turn begins."""
+
+    text: str
+    ids: list[int]
+    dropped: int
+    """Parts of the memory, oldest first, that did not fit the model."""
+
+
+class Asker:
+    def __init__(self, settings: Settings, store: Store, engine: Engine, memory: Memory) -> None:
+        self._settings = settings
+        self._store = store
+        self._engine = engine
+        self._memory = memory
+
+    async def about(self, user_id: str, engagement_id: str) -> Question:
+        """The question that a stored engagement poses to its own past. Raises NotFound."""
+        engagement = await self._store.engagement(user_id, engagement_id)
+        memory, version = await self._memory.recall(
+            user_id, before=engagement.occurred_at, not_id=engagement_id, query=engagement.prompt
+        )
+        return Question(
+            user_id=user_id,
+            query=engagement.prompt,
+            choices=tuple(engagement.choices) if engagement.choices else None,
+            target=engagement.response,
+            memory=memory,
+            profile_version=version,
+            engagement_id=engagement_id,
+        )
+
+    async def instead_of(self, question: Question, other_id: str) -> Question:
+        """The same question put to another user's memory, as that stands now: then it is the same one for every
+        question of a batch, and is computed once."""
+        memory, version = await self._memory.recall(other_id, before=None)
+        return replace(question, memory=memory, profile_version=version)
+
+    def prompt(self, question: Question, mode: Mode, *, thinking_tokens: int, hint: str | None = None) -> Prompt:
+        """With as much memory as fits the model together with the turn that follows: the oldest episodes go first, then
+        the profile. Raises PromptTooLong when the query alone does not fit."""
+        tokenizer = self._engine.tokenizer
+        # Whatever the mode, the same room is left: all modes of a question see the same memory.
+        room = thinking_tokens + self._settings.max_answer_tokens + 64
+        limit = self._engine.info().max_model_len - room
+        memory: Recollection | None = question.memory
+        dropped = 0
+        while memory is not None:
+            text = tokenizer.render(build(memory, question.query, question.choices, mode, tokenizer.special, hint))
+            if len(ids := tokenizer.encode(text)) <= limit:
+                return Prompt(text, ids, dropped)
+            memory, dropped = memory.without_oldest(), dropped + 1
+        raise PromptTooLong(f"the query alone leaves less than {room} of the model's tokens: shorten it")
+
+
+def unfit(question: Question) -> str | None:
+    """Why an engagement cannot be thought about, if so."""
+    return "no_history" if not question.memory.episodes and not question.memory.profile else None

@@ -1,0 +1,115 @@
+"""Works on one engagement of a batch: draws candidates on demand until one is accepted or nothing more is worth it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from mindprint.types import BatchRequest, Trace
+from mindprint_server.asking import Asker, unfit
+from mindprint_server.draws import Draw, Outcome, Rules, next_draw
+from mindprint_server.engine import Priority, PromptTooLong
+from mindprint_server.judge import Case
+from mindprint_server.metrics import Metrics
+from mindprint_server.planner import Item
+from mindprint_server.settings import Settings
+from mindprint_server.store import NotFound
+from mindprint_server.store.batches import Done
+from mindprint_server.writer import Style, Writer
+
+
+class Attempts:
+    def __init__(self, settings: Settings, asker: Asker, writer: Writer, metrics: Metrics) -> None:
+        self._settings = settings
+        self._asker = asker
+        self._writer = writer
+        self._metrics = metrics
+
+    async def at(self, item: Item, request: BatchRequest, accepted: set[str]) -> Done:
+        """What came of one engagement. Raises EngineDied; what else it raises is a fault of the server's.
+
+        `accepted`: fingerprints of the user's accepted thinking, which this adds to.
+        """
+        try:
+            question = await self._asker.about(item.user_id, item.engagement_id)
+        except NotFound:
+            return self.skipped(item, "erased")
+        if reason := unfit(question):
+            return self.skipped(item, reason)
+        tokens = request.max_thinking_tokens or self._settings.max_thinking_tokens
+        case = Case(question, tokens, None, Priority.BATCH, accepted)
+        rules = self._rules(request)
+        written: list[Trace] = []
+        try:
+            while (draw := next_draw([outcome_of(trace) for trace in written], rules)) is not None:
+                written += await self._draw(case, item, request, draw)
+        except PromptTooLong:
+            return self.skipped(item, "prompt_too_long")
+        except ValueError:
+            return self.skipped(item, "choices_alike")
+        won = any(trace.verdict == "accepted" for trace in written)
+        return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
+
+    def skipped(self, item: Item, reason: str) -> Done:
+        """An engagement that could not be attempted, with its reason for the funnel."""
+        self._metrics.skipped.labels(reason=reason).inc()
+        return Done(item.batch_id, item.user_id, item.engagement_id, reason)
+
+    def _rules(self, request: BatchRequest) -> Rules:
+        s = self._settings
+        most = request.candidates or s.candidates
+        # Only personal thinking is for the queue; the other modes are written to be looked at: one of each is enough.
+        judged = request.mode == "personal"
+        return Rules(
+            most=most,
+            at_once=request.draw or s.draw,
+            blind=s.blind_candidates if request.blind is None else request.blind,
+            hints=judged and (s.hints if request.hints is None else request.hints),
+            give_up=s.give_up,
+        )
+
+    async def _draw(self, case: Case, item: Item, request: BatchRequest, draw: Draw) -> list[Trace]:
+        """Candidates of one draw; once one is accepted, its brothers are no longer needed and end in the engine too."""
+        tasks = {
+            asyncio.create_task(self._writer.draft(case, self._style(item, request, number, draw.hinted)))
+            for number in draw.numbers
+        }
+        written: list[Trace] = []
+        try:
+            while tasks and not any(trace.verdict == "accepted" for trace in written):
+                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                written += [task.result() for task in done]
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._metrics.cancelled.inc(len(tasks))
+        return written
+
+    def _style(self, item: Item, request: BatchRequest, number: int, hinted: bool) -> Style:
+        return Style(
+            mode=request.mode,
+            opening=self._writer.opening(request.mode),
+            max_thinking_tokens=request.max_thinking_tokens or self._settings.max_thinking_tokens,
+            temperature=self._settings.temperature if request.temperature is None else request.temperature,
+            seed=seed_of(request.seed, item.user_id, item.engagement_id, number),
+            judge=request.mode == "personal",
+            hinted=hinted,
+            batch_id=item.batch_id,
+            priority=Priority.BATCH,
+        )
+
+
+def outcome_of(trace: Trace) -> Outcome:
+    """What the next draw has to know of a candidate."""
+    target = trace.scores.get("target_logprob")
+    trailing = None
+    if trace.choice_logprobs is not None and target is not None:
+        trailing = max(trace.choice_logprobs.values()) - target
+    return Outcome(trace.verdict == "accepted", trace.provenance.saw_answer, trailing)
+
+
+def seed_of(*parts: int | str) -> int:
+    """The same candidate gets the same seed in every run, and every candidate its own."""
+    return int.from_bytes(hashlib.sha256("\x00".join(map(str, parts)).encode()).digest()[:4], "big") >> 1

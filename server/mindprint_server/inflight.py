@@ -1,0 +1,36 @@
+"""How many engagements are worked on at once: enough to fill the engine's slots, not so many as to flood it. Pure.
+
+Additive increase while nothing waits in the engine, multiplicative decrease when it preempts or its cache is full, as
+in TCP's congestion control: what an engagement costs differs by a factor of ten between users.
+"""
+
+from __future__ import annotations
+
+from mindprint_server.engine.protocol import Load
+
+KV_FULL = 0.95
+"""Share of the KV cache in use by running requests above which no more work is admitted."""
+BACK_OFF = 0.75
+
+
+class Inflight:
+    """`limit` follows the engine's state between 1 and `most`."""
+
+    def __init__(self, *, slots: int, most: int) -> None:
+        self._slots = slots
+        self._most = most
+        self._preemptions: int | None = None
+        self.limit = min(slots, most)
+
+    def observe(self, load: Load) -> int:
+        """The limit after one look at the engine."""
+        preempted = self._preemptions is not None and load.preemptions > self._preemptions
+        self._preemptions = load.preemptions
+        if preempted or load.kv_use > KV_FULL:
+            # From what really runs: a limit that was never reached says nothing about what fits.
+            self.limit = max(1, int(min(self.limit, max(load.running, 1)) * BACK_OFF))
+        elif load.waiting > self._slots // 4:
+            self.limit = max(1, self.limit - 1)
+        elif load.waiting == 0 and load.running < self._slots:
+            self.limit = min(self._most, self.limit + max(1, self._slots // 16))
+        return self.limit

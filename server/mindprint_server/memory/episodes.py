@@ -1,0 +1,202 @@
+"""Which past engagements enter a prompt: the newest, or those most like the query. Never one that is not before it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import nlargest
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mindprint.types import Engagement
+from mindprint_server.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDED_TOKENS = 256
+"""What is read of a text that is embedded: small embedding models are trained on no more."""
+EMBEDDED_AT_ONCE = 32
+EMBEDDINGS_KEPT = 16_384
+
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+
+
+class Past(Protocol):
+    """The engagements of one user that a query may know of. A `Recall` sees no others: causality is decided here."""
+
+    async def length(self) -> int: ...
+
+    async def newest(self, limit: int) -> Sequence[Engagement]:
+        """Oldest first."""
+        ...
+
+
+class Recall(Protocol):
+    async def recall(self, past: Past, query: str | None) -> Sequence[Engagement]:
+        """The engagements to be reminded of, oldest first."""
+        ...
+
+
+def chosen(settings: Settings) -> Recall:
+    """The recall that the settings name. They have checked that what it needs is there."""
+    recency = Recency(settings.recency_k, settings.recency_step)
+    if settings.recall == "bm25":
+        return Bm25(settings.recency_k, settings.recall_from, recency)
+    if settings.recall == "embeddings":
+        assert settings.embedding_model is not None
+        return Embeddings(settings.recency_k, settings.recall_from, recency, settings.embedding_model)
+    return recency
+
+
+@dataclass(frozen=True)
+class Recency:
+    """At least the newest `k`, in a window that only grows at its end for `step` engagements.
+
+    So a user's consecutive queries share their memory as a prefix, which the engine computes once. `k` of 0 is none.
+    """
+
+    k: int
+    step: int = 1
+
+    async def recall(self, past: Past, query: str | None) -> Sequence[Engagement]:
+        if self.k == 0:
+            return []
+        return await past.newest(self.k + await past.length() % self.step)
+
+
+class Similarity(ABC):
+    """The `k` most like the query of the newest `considered`; without a query, what `otherwise` recalls."""
+
+    def __init__(self, k: int, considered: int, otherwise: Recall) -> None:
+        self._k = k
+        self._considered = considered
+        self._otherwise = otherwise
+
+    async def recall(self, past: Past, query: str | None) -> Sequence[Engagement]:
+        if query is None or not query.strip():
+            return await self._otherwise.recall(past, query)
+        episodes = await past.newest(self._considered if self._k else 0)
+        if len(episodes) <= self._k:
+            return episodes
+        return most_similar(episodes, await self.scores(query, [episode.prompt for episode in episodes]), self._k)
+
+    @abstractmethod
+    async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """How like the query each text is; 0 is not at all."""
+
+
+def most_similar(episodes: Sequence[Engagement], scores: Sequence[float], k: int) -> list[Engagement]:
+    """The `k` with the highest scores, of equal ones the newer, oldest first: where nothing is similar, the newest."""
+    best = nlargest(k, range(len(episodes)), key=lambda at: (scores[at], at))
+    return [episodes[at] for at in sorted(best)]
+
+
+class Bm25(Similarity):
+    async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        return await asyncio.to_thread(bm25, query, texts)
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words. Of scripts that write without spaces, every character of Chinese and Japanese is one."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def bm25(query: str, texts: Sequence[str]) -> list[float]:
+    """The BM25 score of each text, by its words."""
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
+    asked, corpus = words(query), [words(text) for text in texts]
+    if not asked or not any(corpus):  # which it cannot index
+        return [0.0] * len(texts)
+    index = bm25s.BM25(backend="numpy")
+    index.index(corpus, show_progress=False)
+    scores: list[float] = index.get_scores(asked).tolist()
+    return scores
+
+
+class Embeddings(Similarity):
+    """By the cosine of mean-pooled embeddings, each text's computed once while it is among the last that were used.
+
+    Model and embeddings belong to one thread: so neither needs a lock, nor do long histories occupy the shared ones.
+    """
+
+    def __init__(self, k: int, considered: int, otherwise: Recall, folder: Path) -> None:
+        super().__init__(k, considered, otherwise)
+        self._folder = folder
+        self._kept = max(EMBEDDINGS_KEPT, 2 * considered)
+        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
+
+    async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._cosines, query, texts)
+
+    @cached_property
+    def _embed(self) -> Callable[[Sequence[str]], list[Tensor]]:
+        return embedder(self._folder)
+
+    def _cosines(self, query: str, texts: Sequence[str]) -> list[float]:
+        import torch
+
+        asked, *vectors = self._vectors([query, *texts])
+        # Rounded, so that equal texts are equal whichever way their products were summed.
+        cosines: list[float] = (torch.stack(vectors) @ asked).round(decimals=5).tolist()
+        return cosines
+
+    def _vectors(self, texts: Sequence[str]) -> list[Tensor]:
+        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
+        self._known.update(zip(new, self._embed(list(new.values())), strict=True))
+        for key in keys:
+            self._known.move_to_end(key)
+        vectors = [self._known[key] for key in keys]
+        while len(self._known) > self._kept:
+            self._known.popitem(last=False)
+        return vectors
+
+
+def embedder(folder: Path) -> Callable[[Sequence[str]], list[Tensor]]:
+    """The model in `folder` as a function from texts to unit vectors. A text without tokens gets zeros."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    room = getattr(model.config, "max_position_embeddings", EMBEDDED_TOKENS)
+    limit = min(EMBEDDED_TOKENS, tokenizer.model_max_length, room)
+
+    def together(texts: Sequence[str]) -> Tensor:
+        rows = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        ids = torch.zeros((len(rows), max(1, *map(len, rows))), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = torch.tensor(row, dtype=torch.long)
+            mask[at, : len(row)] = 1
+        with torch.inference_mode():
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        # The sum has the direction of the mean. Not a product with the mask: a row of nothing but padding may be NaN.
+        summed = hidden.masked_fill(mask.unsqueeze(-1) == 0, 0).sum(1)
+        return torch.nn.functional.normalize(summed, dim=1)
+
+    def embed(texts: Sequence[str]) -> list[Tensor]:
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # texts of one length pad each other least
+        vectors: dict[int, Tensor] = {}
+        for start in range(0, len(order), EMBEDDED_AT_ONCE):
+            some = order[start : start + EMBEDDED_AT_ONCE]
+            vectors.update(zip(some, together([texts[at] for at in some]).unbind(), strict=True))
+        return [vectors[at] for at in range(len(texts))]
+
+    return embed
