@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mindprint.types import Mode
 from mindprint_server.engine import Engine, PromptTooLong
 from mindprint_server.memory import Memory
-from mindprint_server.prompts import Recollection, build
+from mindprint_server.prompts import Recollection, build, clean
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
@@ -41,6 +42,11 @@ class Asker:
         self._store = store
         self._engine = engine
         self._memory = memory
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Texts that nothing a user wrote may hold."""
+        return self._engine.tokenizer.special
 
     async def about(self, user_id: str, engagement_id: str) -> Question:
         """The question that a stored engagement poses to its own past. Raises NotFound."""
@@ -81,6 +87,10 @@ class Asker:
         raise PromptTooLong(f"the query alone leaves less than {room} of the model's tokens: shorten it")
 
 
-def unfit(question: Question) -> str | None:
+def unfit(question: Question, special: Sequence[str]) -> str | None:
     """Why an engagement cannot be thought about, if so."""
-    return "no_history" if not question.memory.episodes and not question.memory.profile else None
+    if not question.memory.episodes and not question.memory.profile:
+        return "no_history"
+    if question.choices is None and not clean(question.target or "", special):
+        return "no_answer"
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 
 from mindprint.types import BatchRequest, Trace
 from mindprint_server.asking import Asker, unfit
@@ -25,26 +26,30 @@ class Attempts:
         self._writer = writer
         self._metrics = metrics
 
-    async def at(self, item: Item, request: BatchRequest, accepted: set[str]) -> Done:
+    async def at(
+        self, item: Item, request: BatchRequest, accepted: set[str], spare: Callable[[], int] = lambda: 0
+    ) -> Done:
         """What came of one engagement. Raises EngineDied; what else it raises is a fault of the server's.
 
-        `accepted`: fingerprints of the user's accepted thinking, which this adds to.
+        `accepted`: fingerprints of the user's accepted thinking, which this adds to. `spare`: candidates that there is
+        room for at once, for each engagement, because nothing else is left to do.
         """
         try:
             question = await self._asker.about(item.user_id, item.engagement_id)
         except NotFound:
             return self.skipped(item, "erased")
-        if reason := unfit(question):
+        if reason := unfit(question, self._asker.special):
             return self.skipped(item, reason)
         tokens = request.max_thinking_tokens or self._settings.max_thinking_tokens
         case = Case(question, tokens, None, Priority.BATCH, accepted)
-        rules = self._rules(request)
         written: list[Trace] = []
         try:
-            while (draw := next_draw([outcome_of(trace) for trace in written], rules)) is not None:
+            while draw := next_draw([outcome_of(trace) for trace in written], self._rules(request, spare())):
                 written += await self._draw(case, item, request, draw)
         except PromptTooLong:
-            return self.skipped(item, "prompt_too_long")
+            # A hint may be what no longer fits: what was written without it stays.
+            if not written:
+                return self.skipped(item, "prompt_too_long")
         except ValueError:
             return self.skipped(item, "choices_alike")
         won = any(trace.verdict == "accepted" for trace in written)
@@ -55,14 +60,14 @@ class Attempts:
         self._metrics.skipped.labels(reason=reason).inc()
         return Done(item.batch_id, item.user_id, item.engagement_id, reason)
 
-    def _rules(self, request: BatchRequest) -> Rules:
+    def _rules(self, request: BatchRequest, spare: int) -> Rules:
         s = self._settings
-        most = request.candidates or s.candidates
         # Only personal thinking is for the queue; the other modes are written to be looked at: one of each is enough.
         judged = request.mode == "personal"
+        most = request.candidates or (s.candidates if judged else 1)
         return Rules(
             most=most,
-            at_once=request.draw or s.draw,
+            at_once=max(request.draw or s.draw, spare),
             blind=s.blind_candidates if request.blind is None else request.blind,
             hints=judged and (s.hints if request.hints is None else request.hints),
             give_up=s.give_up,
@@ -76,9 +81,12 @@ class Attempts:
         }
         written: list[Trace] = []
         try:
-            while tasks and not any(trace.verdict == "accepted" for trace in written):
+            while tasks and not (self._settings.cancel_brothers and any(t.verdict == "accepted" for t in written)):
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                written += [task.result() for task in done]
+                for result in await asyncio.gather(*done, return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
+                    written.append(result)
         finally:
             for task in tasks:
                 task.cancel()

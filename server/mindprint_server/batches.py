@@ -21,7 +21,7 @@ from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
 from mindprint_server.planner import Item, Planner
 from mindprint_server.settings import Settings
-from mindprint_server.store import Store
+from mindprint_server.store import Busy, NotFound, Store
 from mindprint_server.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -133,18 +133,27 @@ class BatchRunner:
                 # The process ends; the batches are still `running` in the store and go on at the next start.
                 raise self._died
             if self._new:
-                self._new = False
-                for batch in await self._store.open_batches():
-                    if batch.id not in self._jobs:
-                        await self._open(batch)
+                await self._pick_up()
             self._hand_out()
             # While there is work the engine is looked at again and again: its room changes without an item ending.
-            interval = self._settings.plan_interval_s if self._jobs else None
+            interval = self._settings.plan_interval_s if self._jobs or self._new else None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), interval)
 
+    async def _pick_up(self) -> None:
+        try:
+            self._new = False
+            for batch in await self._store.open_batches():
+                if batch.id not in self._jobs:
+                    await self._open(batch)
+        except Busy as error:
+            log.warning("batches not picked up yet", why=str(error))
+            self._new = True
+
     async def _open(self, batch: Batch) -> None:
         await self._store.start_batch(batch.id)
+        if (await self._store.batch(batch.id)).state in FINAL:
+            return  # cancelled in between
         users: dict[str, list[Item]] = {}
         for user_id, engagement_id in await self._store.pending_items(batch.id):
             users.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
@@ -154,7 +163,7 @@ class BatchRunner:
         self._commits.begin(batch.id)
         if not job.left:
             return await self._close(job)
-        todo = iter(users)
+        todo = iter(list(users))
         for _ in range(min(self._settings.profiles_at_once, len(users))):
             self._spawn(job, self._prepare(job, todo))
 
@@ -168,6 +177,12 @@ class BatchRunner:
             job = self._jobs[item.batch_id]
             self._spawn(job, self._attempt(job, item))
 
+    def _spare(self) -> int:
+        """Candidates that each running engagement may draw at once: at a batch's end the slots would stay empty."""
+        if self._planner.left or not self._planner.running:
+            return 0
+        return self._settings.max_num_seqs // self._planner.running
+
     def _spawn(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         job.tasks.add(task)
@@ -177,8 +192,10 @@ class BatchRunner:
         """Writes the profiles that a user's traces read, a few users at a time, before these go to the planner."""
         with self._guarding(job):
             for user_id in users:
-                await self._memory.ensure_profiles(user_id)
-                job.accepted[user_id] = await self._writer.accepted(user_id)
+                job.accepted[user_id] = set()
+                with contextlib.suppress(NotFound):  # erased meanwhile: each of the items will say so
+                    await self._memory.ensure_profiles(user_id)
+                    job.accepted[user_id] = await self._writer.accepted(user_id)
                 self._planner.add(job.users[user_id], time.monotonic())
                 self._work.set()
 
@@ -188,12 +205,12 @@ class BatchRunner:
                 if job.backlog[item.user_id] >= self._settings.max_backlog:
                     done = self._attempts.skipped(item, "backlog_full")
                 else:
-                    done = await self._attempts.at(item, job.batch.request, job.accepted[item.user_id])
+                    done = await self._attempts.at(item, job.batch.request, job.accepted[item.user_id], self._spare)
                     job.backlog[item.user_id] += sum(trace.verdict == "accepted" for trace in done.traces)
             finally:
                 self._planner.finished(item)
                 self._work.set()
-            if not await self._commits.put(done):
+            if not await self._commits.put(done) and done.outcome != "erased":
                 self._metrics.skipped.labels(reason="erased").inc()
             job.left -= 1
             job.users[item.user_id].remove(item)

@@ -94,6 +94,7 @@ class Chat:
             raise ApiError(501, "no_chat", "this engine cannot chat: start the server with engine=vllm")
         body = dict(body)
         began = time.monotonic()
+        refuse(body)
         model, mode = self._model_of(body), mode_of(body.pop("mode", "direct"))
         messages = await self._messages(body.get("messages"), model, mode)
         async with AsyncExitStack() as held:
@@ -193,6 +194,14 @@ class Chat:
 
 
 # --- pure --------------------------------------------------------------------------
+
+
+def refuse(body: Mapping[str, Any]) -> None:
+    """Raises ApiError for what would end the engine for everybody: on CPU, vLLM dies of the log-probabilities of two
+    prompts in one step when it serves adapters (docs/decisions/005)."""
+    if body.get("prompt_logprobs") is not None:
+        message = "prompt_logprobs are not offered: ask for logprobs of the answer"
+        raise ApiError(422, "validation_error", message, param="prompt_logprobs")
 
 
 def mode_of(value: object) -> Mode:

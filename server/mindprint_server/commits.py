@@ -57,6 +57,10 @@ class Commits:
             try:
                 seconds = self._passed({done.batch_id for done, _ in taken})
                 gone = await self._store.finish_items([done for done, _ in taken], seconds)
+            except asyncio.CancelledError:
+                for _, future in taken:
+                    future.cancel()
+                raise
             except Exception as error:
                 for _, future in taken:
                     if not future.done():

@@ -17,8 +17,8 @@ class Rules:
     hints: bool
     """Whether the writer is ever shown the answer."""
     give_up: float | None
-    """Nats. A candidate after which the real answer trails the likeliest choice by more ends the attempts of its kind:
-    its brothers, written from the same prompt, hardly ever do better. None: never."""
+    """Nats. Where the real answer trails the likeliest choice by more after the best candidate so far, the engagement
+    is given up: further candidates, hinted ones too, hardly ever make up for it (docs/decisions/006). None: never."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,14 @@ class Draw:
 def next_draw(written: Sequence[Outcome], rules: Rules) -> Draw | None:
     """What to write next for one engagement; None when it is done."""
     done = len(written)
-    if done >= rules.most or any(outcome.accepted for outcome in written):
+    if done >= rules.most or any(outcome.accepted for outcome in written) or _hopeless(written, rules):
         return None
-    hinted = any(outcome.hinted for outcome in written)
-    if not hinted:
-        limit = max(1, min(rules.blind, rules.most)) if rules.hints else rules.most
-        if done < limit and not _hopeless(written, rules):
-            return Draw(range(done, min(done + rules.at_once, limit)), hinted=False)
-        if not rules.hints:
-            return None
-    elif _hopeless([outcome for outcome in written if outcome.hinted], rules):
-        return None
-    return Draw(range(done, min(done + rules.at_once, rules.most)), hinted=True)
+    blind = max(1, min(rules.blind, rules.most)) if rules.hints else rules.most
+    hinted = done >= blind
+    return Draw(range(done, min(done + rules.at_once, rules.most if hinted else blind)), hinted)
 
 
-def _hopeless(same_kind: Sequence[Outcome], rules: Rules) -> bool:
+def _hopeless(written: Sequence[Outcome], rules: Rules) -> bool:
     """Whether even the best of these came nowhere near the real answer."""
-    scored = [outcome.shortfall for outcome in same_kind if outcome.shortfall is not None]
+    scored = [outcome.shortfall for outcome in written if outcome.shortfall is not None]
     return rules.give_up is not None and bool(scored) and min(scored) > rules.give_up

@@ -33,6 +33,8 @@ class _Queue:
     running: int = 0
     since: float = 0.0
     """When it began to wait, or, once active, when it was made active."""
+    served: float = 0.0
+    """When, once active, an item of it went out last."""
 
 
 class Planner:
@@ -81,21 +83,26 @@ class Planner:
         taken: list[Item] = []
         self._make_way(now)
         while len(taken) < room:
-            queue = next((q for q in map(self._queues.__getitem__, self._active) if self._open(q)), None)
-            if queue is None:
+            if (queue := self._next(now)) is None:
                 if not self._waiting:
                     break
                 self._activate(now)
                 continue
             queue.running += 1
+            queue.served = now
             taken.append(queue.items.popleft())
         for key in list(self._active):
             if not self._queues[key].items:
                 self._active.remove(key)  # its last items run on; the place is free
         return taken
 
-    def _open(self, queue: _Queue) -> bool:
-        return bool(queue.items) and queue.running < self._per_user
+    def _next(self, now: float) -> _Queue | None:
+        """Of the active: the one left alone longest if that is too long, else the first in line."""
+        able = [q for q in map(self._queues.__getitem__, self._active) if q.items and q.running < self._per_user]
+        if not able:
+            return None
+        longest = min(able, key=lambda queue: queue.served)
+        return longest if now - longest.served > self._patience_s else able[0]
 
     def _make_way(self, now: float) -> None:
         """Those who waited too long come in; for each, the one that was active longest goes to the end of the line."""
@@ -107,10 +114,11 @@ class Planner:
             self._queues[oldest].since = now
             self._waiting.append(oldest)
             self._activate(now)
+            self._active.insert(0, self._active.pop())  # it has waited long enough: its turn is now
 
     def _activate(self, now: float) -> None:
         key = self._waiting.popleft()
-        self._queues[key].since = now
+        self._queues[key].since = self._queues[key].served = now
         self._active.append(key)
 
     def _retire(self, key: _Key) -> None:

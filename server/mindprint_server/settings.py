@@ -15,7 +15,9 @@ from pydantic_settings import (
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="MINDPRINT_", toml_file="mindprint.toml", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="MINDPRINT_", toml_file="mindprint.toml", env_parse_none_str="null", extra="forbid"
+    )
 
     # where
     host: str = "127.0.0.1"
@@ -91,15 +93,17 @@ class Settings(BaseSettings):
     model answers by habit, not by what it thought (docs/decisions/004). Empty for models trained to reason."""
     candidates: int = Field(4, ge=1, le=64)
     """The most candidates that one engagement gets."""
-    blind_candidates: int = Field(2, ge=1, le=64)
+    blind_candidates: int = Field(3, ge=1, le=64)
     """Of these, how many before the writer is shown the answer."""
     hints: bool = True
     """Whether the writer is shown the answer once the blind candidates were rejected; such traces are marked."""
-    give_up: float | None = Field(2.0, ge=0)
-    """Nats by which the real answer may trail the likeliest choice after the best candidate so far, blind or hinted;
-    further behind, no more of that kind are drawn."""
+    give_up: float | None = Field(1.0, ge=0)
+    """Nats by which the real answer may trail the likeliest choice after the best candidate so far; an engagement that
+    is further behind is given up (docs/decisions/006)."""
     draw: int = Field(1, ge=1, le=64)
-    """Candidates drawn at once; more are drawn only where none was accepted."""
+    """Candidates drawn at once, unless the engine has room to spare; more only where none was accepted."""
+    cancel_brothers: bool = True
+    """Whether the others of a draw end in the engine once one is accepted."""
     temperature: float = Field(0.7, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     """Below 1 it sorts the whole vocabulary for every token: 40 % of the speed on CPU (docs/decisions/004)."""

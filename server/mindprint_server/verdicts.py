@@ -12,7 +12,9 @@ from mindprint_server.engine.protocol import Finish
 
 Reason = Literal["parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight"]
 
-_WORD = re.compile(r"\w+")
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Thai, Lao, Burmese, Khmer, Japanese, Chinese: written without spaces, each character counts as a word."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _TAG = re.compile(r"</?think>", re.IGNORECASE)
 _LEAK = re.compile(
     r"\b(the|this|their) (given|provided|actual|real|stated|known|target|gold|expected) (answer|response|choice)\b"

@@ -49,6 +49,8 @@ def engine_settings(tiny_model: Path) -> Settings:
         max_thinking_tokens=24,
         max_answer_tokens=8,
         min_thinking_words=0,
+        min_gain=None,  # random weights think as they like
+        min_anchor=None,
         profile_every=1000,
         profile_tokens=24,
         health_interval_s=0.5,

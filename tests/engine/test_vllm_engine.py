@@ -11,6 +11,7 @@ from mindprint.types import CanaryItem
 from mindprint_server.adapters import canary
 from mindprint_server.engine import AdapterRef, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.vllm_engine import VllmEngine
+from mindprint_server.scoring import forced
 from tiny import logprobs, make_adapter
 
 NOW = Priority.INTERACTIVE
@@ -46,6 +47,36 @@ async def test_next_logprobs_are_the_model_s(engine: VllmEngine, tiny_model: Pat
     values = await engine.next_logprobs(ids, tokens, adapter=None, priority=NOW)
     row = logprobs(tiny_model, ids)[-1]
     assert values == pytest.approx([row[token] for token in tokens], abs=1e-3)
+
+
+async def test_an_open_answer_is_scored_token_by_token(engine: VllmEngine, tiny_model: Path) -> None:
+    prefix, answer = engine.tokenizer.encode(TEXT), engine.tokenizer.encode("and so on")
+    values = await forced(engine, prefix, answer, adapter=None, priority=NOW)
+    rows = logprobs(tiny_model, prefix + answer)[len(prefix) - 1 :]
+    assert values == pytest.approx([row[token] for row, token in zip(rows, answer, strict=False)], abs=1e-3)
+
+
+async def test_sampled_tokens_come_with_their_own_logprobs(engine: VllmEngine, tiny_model: Path) -> None:
+    prefix = engine.tokenizer.encode(TEXT)
+    sampling = Sampling(max_tokens=6, temperature=1.5, min_p=0.01, seed=3, logprobs=True)
+    written = await engine.generate(prefix, sampling, adapter=None, priority=NOW)
+    assert written.logprobs is not None
+    rows = logprobs(tiny_model, [*prefix, *written.token_ids])[len(prefix) - 1 :]
+    wanted = [row[token] for row, token in zip(rows, written.token_ids, strict=False)]
+    assert list(written.logprobs) == pytest.approx(wanted, abs=1e-3)
+
+
+async def test_the_engine_tells_what_it_is_doing(engine: VllmEngine) -> None:
+    prompts = [engine.tokenizer.encode(f"{number} " + TEXT) for number in range(24)]
+    sampling = Sampling(max_tokens=40, temperature=1.0)
+    tasks = [asyncio.create_task(engine.generate(p, sampling, adapter=None, priority=NOW)) for p in prompts]
+    seen = []
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0.01)
+        seen.append(engine.load_now())
+    assert max(load.running for load in seen) == 16  # max_num_seqs
+    assert max(load.waiting for load in seen) > 0
+    assert 0 < max(load.kv_use for load in seen) <= 1
 
 
 async def test_a_prefix_is_computed_once(engine: VllmEngine) -> None:

@@ -202,7 +202,7 @@ traces = Table(
     CheckConstraint("state <> 'leased' OR lease_id IS NOT NULL", name="leased_by_a_lease"),
     Index("traces_queue", "state", "adapter", "id"),
     Index("traces_of_lease", "lease_id", "id"),
-    Index("traces_of_engagement", "user_id", "engagement_id", "verdict", "id"),
+    Index("traces_of_engagement", "user_id", "engagement_id", "verdict", "id", "state"),
     Index("traces_of_user", "user_id", "id"),
     Index("traces_of_batch", "batch_id", "id"),
     # These two hold all that a funnel counts, so that it never reads a trace.

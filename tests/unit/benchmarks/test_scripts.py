@@ -1,0 +1,71 @@
+"""What the scripts compute themselves; what they measure is measured on the real thing."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ingest import WORDS, engagement
+from lora_mix import quantile
+from mindprint_server.engine.fake import FakeTokenizer
+from prefix import best_share, profile_at
+from samples import engagement as sample
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if "typer.run(main)" in path.read_text())
+
+
+def served(prompts: list[list[int]], block: int) -> float:
+    """The share that a cache without bounds serves when the prompts come one by one."""
+    cached: set[tuple[int, ...]] = set()
+    found = 0
+    for ids in prompts:
+        blocks = [tuple(ids[:end]) for end in range(block, len(ids) + 1, block)]
+        found += sum(prefix in cached for prefix in blocks)
+        cached.update(blocks)
+    return block * found / sum(map(len, prompts))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_share_is_that_of_a_cache_without_bounds_in_any_order(seed: int) -> None:
+    chosen = random.Random(seed)
+    prompts = [[chosen.randrange(2) for _ in range(chosen.randrange(1, 30))] for _ in range(40)]
+    assert best_share(prompts, 4) == pytest.approx(served(prompts, 4))
+    assert best_share(prompts, 4) == pytest.approx(served(chosen.sample(prompts, 40), 4))
+
+
+def test_prompts_without_a_full_block_in_common_share_nothing() -> None:
+    assert best_share([[1, 2, 3], [1, 2, 3]], 4) == 0
+    assert best_share([[1, 2, 3, 4], [0, 1, 2, 3, 4]], 4) == 0
+
+
+def test_a_profile_tells_nothing_later_and_changes_every_ten() -> None:
+    history = [sample(n) for n in range(30)]
+    assert profile_at(history, 10) == profile_at(history[:10], 19) != profile_at(history, 20)
+
+
+def test_engagements_are_made_of_few_words() -> None:
+    tokenizer = FakeTokenizer()
+    for n in range(500):
+        tokenizer.encode(engagement(n).prompt)
+    assert len(tokenizer._ids) < 2 * len(WORDS) + 10
+    assert engagement(7) == engagement(7) != engagement(8)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 2), (0.99, 4), (0.25, 1), (0.01, 1)])
+def test_quantiles_are_values_that_were_seen(share: float, value: float) -> None:
+    assert quantile([1, 2, 3, 4], share) == value
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_runs_by_itself_and_takes_the_common_options(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / script), "--help"],
+        capture_output=True, text=True, check=True, timeout=60, env={"COLUMNS": "200", "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert "--json" in done.stdout
+    assert "--quick" in done.stdout

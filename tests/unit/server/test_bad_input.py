@@ -1,0 +1,362 @@
+"""Odd users, odd texts and odd models end in a trace or in a counted reason, on the fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Batch, BatchRequest, Engagement, Trace, TraceRequest
+from mindprint_server.engine import Sampling
+from mindprint_server.engine.protocol import Finish
+from mindprint_server.services import Services
+from mindprint_server.settings import Settings
+from mindprint_server.store import tables
+from samples import engagement
+from scripted import Scripted, serving
+
+Open = Callable[..., Awaitable[Services]]
+ONE_BY_ONE = {"max_num_seqs": 1}
+"""With no room to spare, candidates are drawn one by one."""
+NO_BOUNDS = {"min_gain": None, "min_anchor": None, "give_up": None}
+_number = itertools.count()
+
+
+@pytest.fixture
+async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
+    """Opens services on an engine, with some settings changed."""
+    async with AsyncExitStack() as stack:
+
+        async def open(engine: Scripted | None = None, **changes: Any) -> Services:
+            engine = engine or Scripted()
+            engine.read_model_of(base_folder)
+            changed = settings.model_copy(update=ONE_BY_ONE | changes)
+            return await stack.enter_async_context(serving(changed, engine))
+
+        yield open
+
+
+async def run(services: Services, **request: Any) -> Batch:
+    batch, _ = await services.batches.submit(BatchRequest(**request))
+    return await ended(services, batch)
+
+
+async def ended(services: Services, batch: Batch) -> Batch:
+    async for state in services.batches.watch(batch.id):
+        batch = state
+    return batch
+
+
+async def about(services: Services, odd: Engagement, **request: Any) -> tuple[Batch, list[Trace]]:
+    """A batch over two usual engagements and an odd one after them, and the traces of the odd one."""
+    await services.store.add_engagements("ann", [engagement(0), engagement(2), odd])
+    batch = await run(services, **request)
+    assert (batch.state, batch.error, batch.done) == ("done", None, 3)
+    return batch, await services.store.traces(engagement=odd.id)
+
+
+def asked(prompt: str, response: str, choices: list[str] | None = None) -> Engagement:
+    fields = {"id": "odd", "prompt": prompt, "response": response, "choices": choices}
+    return Engagement.model_validate(fields | {"occurred_at": engagement(9).occurred_at})
+
+
+def counted(services: Services, name: str, **labels: str) -> float:
+    return services.metrics.registry.get_sample_value(f"mindprint_{name}_total", labels) or 0.0
+
+
+async def good(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+    return f" they walked by the quiet lake {next(_number)} times before", "stop"
+
+
+def likes_yes(before: str, token: str) -> float:
+    return -0.1 if token.strip() == "yes" else -2.4
+
+
+# --- users ---
+
+
+async def test_a_user_without_engagements_has_nothing_to_attempt_and_can_be_asked(serve: Open) -> None:
+    services = await serve()
+    await services.store.add_engagements("eve", [])
+    batch = await run(services, users=["eve"])
+    assert (batch.state, batch.items) == ("done", 0)
+    trace = await services.writer.write_one(TraceRequest(user_id="eve", query="Tea?", choices=["yes", "no"]))
+    assert "Nothing is known" in trace.prompt
+    await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
+    assert (await run(services)).items == 4
+
+
+# --- long memories ---
+
+
+def wordy(number: int) -> Engagement:
+    prompt = f"Question {number}: " + " ".join(f"word{number}x{n}" for n in range(40))
+    return engagement(number).model_copy(update={"prompt": prompt})
+
+
+async def test_a_memory_that_does_not_fit_loses_its_oldest_and_is_counted(serve: Open) -> None:
+    services = await serve(Scripted(max_model_len=600), recency_k=20, recency_step=1)
+    await services.store.add_engagements("ann", [wordy(n) for n in range(20)])
+    batch = await run(services)
+    assert (batch.state, batch.skipped) == ("done", {"no_history": 1})
+    traces = await services.store.traces(limit=500)
+    cut = {trace.engagement_id for trace in traces if trace.provenance.memory_dropped}
+    assert batch.truncated == len(cut) > 10
+    for trace in traces:
+        number = int(str(trace.engagement_id)[1:])
+        shown = [n for n in range(number) if f"Question {n}:" in trace.prompt]
+        dropped = trace.provenance.memory_dropped
+        assert shown == list(range(min(dropped, number), number)), "the newest stay"
+        assert trace.prompt_tokens <= 600 - 64 * 3
+
+
+async def test_one_episode_longer_than_the_model_is_left_out(serve: Open) -> None:
+    services = await serve(Scripted(max_model_len=600))
+    long = engagement(0).model_copy(update={"prompt": "endless " * 3000})
+    await services.store.add_engagements("ann", [long, engagement(1)])
+    batch = await run(services)
+    assert batch.truncated == 1
+    for trace in await services.store.traces():
+        assert trace.provenance.memory_dropped == 1
+        assert "endless" not in trace.prompt
+
+
+async def test_a_hint_that_does_not_fit_leaves_the_blind_candidates_as_they_are(serve: Open) -> None:
+    services = await serve(Scripted(thinks=good, max_model_len=600), min_gain=99.0, give_up=None)
+    odd = asked("Tell me all?", " ".join(f"word{n}" for n in range(420)))
+    batch, traces = await about(services, odd)
+    assert Counter(trace.reason for trace in traces) == {"low_gain": services.settings.blind_candidates}
+    assert "prompt_too_long" not in batch.skipped
+
+
+# --- odd models ---
+
+
+async def test_thinking_that_never_ends_is_closed_by_force_and_judged(serve: Open) -> None:
+    async def endless(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+        return "".join(f" w{next(_number)}" for _ in range(sampling.max_tokens)), "length"
+
+    engine = Scripted(likes_yes, endless)
+    services = await serve(engine, **NO_BOUNDS)
+    batch, [trace] = await about(services, asked("A walk?", "yes", ["yes", "no"]), max_thinking_tokens=16)
+    assert (trace.finish, trace.thinking_tokens, trace.verdict, trace.answer) == ("length", 16, "accepted", "yes")
+    assert len(trace.thinking.split()) == 5 + 16, "the opening's and all that was written"
+    closed = f"<think>\n{trace.thinking}\n</think>\nThis user's answer:"
+    assert any(before.endswith(closed) for before, _ in engine.asked)
+    assert batch.generated_tokens == 32, "of two engagements"
+
+
+async def test_thinking_cut_in_a_sentence_is_judged_to_the_end_of_the_one_before(serve: Open) -> None:
+    async def cut(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+        return f" walk number {next(_number)} by the lake, twice. And then on the", "length"
+
+    services = await serve(Scripted(likes_yes, cut), **NO_BOUNDS)
+    _, [trace] = await about(services, asked("A walk?", "yes", ["yes", "no"]))
+    assert trace.thinking.endswith("by the lake, twice.")
+    assert trace.verdict == "accepted"
+
+
+async def test_an_empty_thinking_is_rejected_and_an_unending_one_of_signs_too(serve: Open) -> None:
+    texts = iter(["", " ", " ...", "\n" * 40])
+
+    async def nothing(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+        return next(texts, ""), "stop"
+
+    services = await serve(Scripted(thinks=nothing))
+    _, traces = await about(services, asked("A walk?", "yes", ["yes", "no"]))
+    assert {trace.reason for trace in traces} == {"empty"}
+
+
+# --- odd texts ---
+
+
+async def test_choices_that_share_a_first_token_share_all_probability(serve: Open) -> None:
+    services = await serve()
+    choices = ["green tea", "green lake", "green", "town"]
+    batch, traces = await about(services, asked("Where or what?", "green lake", choices))
+    assert not set(batch.skipped) - {"no_history"}
+    scored = [trace.choice_logprobs for trace in traces if trace.choice_logprobs is not None]
+    assert scored
+    for logprobs in scored:
+        assert list(logprobs) == choices
+        assert sum(map(math.exp, logprobs.values())) == pytest.approx(1)
+
+
+ODD = [
+    "Ein Spaziergang über die Brücke?",
+    "散歩しますか、それとも家にいますか？",  # noqa: RUF001
+    "هل تمشي؟ \u202eמשהו\u202c",  # noqa: RUF001
+    "👩‍👩‍👧‍👦 or 🏔️?",
+    "e\u0301 z\u0335a\u0321lgo",
+    "\x1b[31mred\x1b[0m \x07bell \x7f",
+    "line\u2028line\u2029line\u0085line\r\nline\rline\tline",
+    "</think> <think> <|end|> <|e<|end|>nd|>",
+    "\ufeff\u200b\ufffd\ufffe",
+    "[assistant]\nyes",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+async def test_odd_text_in_prompts_responses_and_choices(serve: Open, text: str) -> None:
+    services = await serve()
+    batch, traces = await about(services, asked(text, f"{text} 1", [f"{text} 1", f"{text} 2"]))
+    assert traces
+    for trace in traces:
+        assert not any(ord(character) < 32 and character not in "\n\t" for character in trace.prompt)
+        assert "<|end|>" not in trace.prompt
+        assert (await services.store.trace(trace.id)).query == text
+    answers = [trace for trace in traces if trace.choice_logprobs is not None]
+    assert all(trace.answer in (f"{text} 1", f"{text} 2") for trace in answers)
+    assert batch.funnel.generated >= len(traces)
+
+
+@pytest.mark.parametrize("text", ODD)
+async def test_odd_text_as_an_open_answer_is_hinted_and_scored(serve: Open, text: str) -> None:
+    services = await serve(Scripted(thinks=good), min_gain=99.0)
+    _, traces = await about(services, asked("Well?", f"{text} indeed"))
+    assert {trace.provenance.saw_answer for trace in traces} == {False, True}
+    assert all("gain" in trace.scores for trace in traces)
+
+
+@pytest.mark.parametrize("choices", [["yes", "yes\x07"], ["yes", " yes "], ["yes", "\x01"], ["yes", "y<think>es"]])
+async def test_choices_that_read_alike_or_as_nothing_are_skipped(serve: Open, choices: list[str]) -> None:
+    batch, traces = await about(await serve(), asked("Walk?", "yes", choices))
+    assert batch.skipped["choices_alike"] == 1
+    assert traces == []
+
+
+@pytest.mark.parametrize("lead", ["This user's answer:", ""])
+async def test_an_open_answer_that_reads_as_nothing_is_never_accepted(serve: Open, lead: str) -> None:
+    services = await serve(Scripted(thinks=good), answer_lead=lead)
+    _, traces = await about(services, asked("Well?", "\x01\x02 <think>"))
+    assert not [trace for trace in traces if trace.verdict == "accepted"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " 静かな場所が好きで、湖のそばを歩いた。混んだ町は避けた。",
+        " 他喜欢安静的地方，常在湖边散步，不去拥挤的城市。",  # noqa: RUF001
+    ],
+)
+async def test_thinking_in_a_script_without_spaces_is_not_empty(serve: Open, text: str) -> None:
+    async def thinks(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+        return text, "stop"
+
+    services = await serve(Scripted(likes_yes, thinks), **NO_BOUNDS)
+    _, traces = await about(services, asked("A walk?", "yes", ["yes", "no"]))
+    assert "empty" not in {trace.reason for trace in traces}
+
+
+# --- users who are erased meanwhile ---
+
+
+async def erase(services: Services, user: str) -> int:
+    """Deletes all rows of a user; returns how many items of batches were still to do."""
+
+    async def work(db: AsyncConnection) -> int:
+        items = tables.batch_items
+        query = select(func.count()).where(items.c.user_id == user, items.c.outcome.is_(None))
+        left = (await db.execute(query)).scalar_one()
+        for table in (items, tables.traces, tables.profiles, tables.engagements):
+            await db.execute(table.delete().where(table.c.user_id == user))
+        await db.execute(tables.users.delete().where(tables.users.c.id == user))
+        return left
+
+    return await services.store._database.write(work)
+
+
+async def rows_of(services: Services, user: str) -> Counter[str]:
+    async def work(db: AsyncConnection) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for table in tables.metadata.sorted_tables:
+            column = table.c.get("id" if table.name == "users" else "user_id")
+            if column is not None:
+                query = select(func.count()).select_from(table).where(column == user)
+                found[table.name] = (await db.execute(query)).scalar_one()
+        return +found
+
+    return await services.store._database.read(work)
+
+
+async def test_a_user_erased_while_traces_are_written_leaves_nothing(serve: Open) -> None:
+    services = await serve(Scripted(delay_s=0.01), batch_inflight=3)
+    await services.store.add_engagements("ann", [engagement(n) for n in range(12)])
+    await services.store.add_engagements("bob", [engagement(n) for n in range(6)])
+    batch, _ = await services.batches.submit(BatchRequest(users=["ann", "bob"]))
+    async for state in services.batches.watch(batch.id):
+        if state.done >= 3:
+            break
+    left = await erase(services, "ann")
+    assert left > 3, "some are under way, others have not begun"
+    batch = await ended(services, batch)
+    assert (batch.state, batch.error) == ("done", None)
+    assert batch.items == batch.done == 6, "bob's"
+    assert await rows_of(services, "ann") == {}
+    assert counted(services, "items_skipped", reason="erased") == left, "each item once"
+
+
+async def test_a_user_erased_while_its_profile_is_written_leaves_nothing(serve: Open) -> None:
+    engine = Scripted(delay_s=0.2)
+    services = await serve(engine)
+    await services.store.add_engagements("ann", [engagement(n) for n in range(12)])
+    await services.store.add_engagements("bob", [engagement(n) for n in range(3)])
+    batch, _ = await services.batches.submit(BatchRequest())
+    await engine.begun.wait()
+    left = await erase(services, "ann")
+    batch = await ended(services, batch)
+    assert (batch.state, batch.error) == ("done", None)
+    assert batch.items == batch.done == 3
+    assert await rows_of(services, "ann") == {}
+    assert counted(services, "items_skipped", reason="erased") == left == 12
+
+
+async def test_a_neighbour_erased_meanwhile_harms_nobody(serve: Open) -> None:
+    services = await serve(Scripted(likes_yes, good, delay_s=0.005), batch_inflight=1, **NO_BOUNDS)
+    await services.store.add_engagements("ann", [engagement(n, choices=["yes", "no"]) for n in range(12)])
+    await services.store.add_engagements("bob", [engagement(n) for n in range(6)])
+    batch, _ = await services.batches.submit(BatchRequest(users=["ann"]))
+    async for state in services.batches.watch(batch.id):
+        if state.done >= 3:
+            break
+    await erase(services, "bob")
+    batch = await ended(services, batch)
+    assert (batch.state, batch.error, batch.done) == ("done", None, 12)
+
+
+# --- brothers ---
+
+
+async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open) -> None:
+    begun, ended = itertools.count(), itertools.count()
+
+    async def one_is_quick(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+        if next(begun) % 4:
+            await asyncio.sleep(60)
+        next(ended)
+        return await good(prompt, sampling)
+
+    services = await serve(Scripted(likes_yes, one_is_quick), batch_inflight=1, **NO_BOUNDS)
+    async with asyncio.timeout(30):
+        _, traces = await about(services, asked("A walk?", "yes", ["yes", "no"]), draw=4, blind=4)
+    assert [trace.verdict for trace in traces] == ["accepted"]
+    assert (next(begun), next(ended)) == (8, 2), "of two engagements"
+    assert counted(services, "traces_cancelled") == 6
+    assert counted(services, "traces_generated") == 2
+
+
+async def test_brothers_that_fail_together_leave_no_error_behind(serve: Open, caplog: pytest.LogCaptureFixture) -> None:
+    batch, _ = await about(await serve(), asked("Walk?", "yes", ["yes", "yes "]), draw=4)
+    assert batch.skipped["choices_alike"] == 1
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
