@@ -138,21 +138,20 @@ class Report:
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for place, name in enumerate(names):
-        cells = [row[place] for row in rows]
+    """A wide table has no room for the ends of a spread beside its median: they go under it."""
+    table, spreads = Table(box=SIMPLE_HEAD), "{}\n{}..{}" if len(names) > 7 else "{} ({}..{})"
+    for name, cells in zip(names, zip(*rows, strict=True), strict=True):
         words = all(isinstance(cell, str) for cell in cells)
-        spreads = any(isinstance(cell, Spread) for cell in cells)
-        table.add_column(name, justify="left" if words else "right", no_wrap=spreads)
-    apart = "\n" if len(names) > 7 else " "  # a wide table has no room for the ends of a spread beside its median
+        wide = any(isinstance(cell, Spread) for cell in cells)
+        table.add_column(name, justify="left" if words else "right", no_wrap=wide)
     for row in rows:
-        table.add_row(*(_shown(cell, apart) for cell in row))
+        table.add_row(*(_shown(cell, spreads) for cell in row))
     return table
 
 
-def _shown(cell: Cell, apart: str) -> str:
+def _shown(cell: Cell, spreads: str) -> str:
     if isinstance(cell, Spread):
-        return f"{number(cell.median)}{apart}({number(cell.min)} to {number(cell.max)})"
+        return spreads.format(*map(number, (cell.median, cell.min, cell.max)))
     return "-" if cell is None else cell if isinstance(cell, str) else number(cell)
 
 

@@ -2,7 +2,7 @@
 
 Real records are turned into the prompts of a batch: for each engagement the profile and the answers before it, then the
 question; asked once to think, and once more with the thinking after it, to answer. The planner's order (user by user,
-in time) and a random order of the engagements take turns, each on an empty cache, which is too small for all of them.
+in time) and a random order of the engagements take turns, each on an empty cache, too small for all of the larger sets.
 The best possible share is computed from the tokens: a cache without bounds computes each block once. One token is
 written for each prompt, so the seconds are those of reading.
 """
@@ -160,7 +160,7 @@ class Reader:
             users=users,
             past_answers=past_answers,
             prompt_tokens=tokens,
-            distinct_tokens=distinct,
+            unique_tokens=distinct,
             cache_tokens=room,
             best_share=best,
             planned_share=shares["planned"],

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from mindprint.types import Mode
 from mindprint_server.engine import Engine, PromptTooLong
-from mindprint_server.memory import Memory
+from mindprint_server.memory import Memory, Timeline
 from mindprint_server.prompts import Recollection, build, clean
 from mindprint_server.settings import Settings
-from mindprint_server.store import Store
+from mindprint_server.store import NotFound, Store
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,23 @@ class Asker:
         """Texts that nothing a user wrote may hold."""
         return self._engine.tokenizer.special
 
-    async def about(self, user_id: str, engagement_id: str) -> Question:
-        """The question that a stored engagement poses to its own past. Raises NotFound."""
-        engagement = await self._store.engagement(user_id, engagement_id)
-        memory, version = await self._memory.recall(
-            user_id, before=engagement.occurred_at, not_id=engagement_id, query=engagement.prompt
-        )
+    async def about(self, user_id: str, engagement_id: str, timeline: Timeline | None = None) -> Question:
+        """The question that a stored engagement poses to its own past. Raises NotFound.
+
+        Whoever asks about many engagements of one user reads the user's `timeline` once.
+        """
+        if timeline is None:
+            engagement = await self._store.engagement(user_id, engagement_id)
+            memory, version = await self._memory.recall(
+                user_id, before=engagement.occurred_at, not_id=engagement_id, query=engagement.prompt
+            )
+        else:
+            if (known := timeline.by_id.get(engagement_id)) is None:
+                raise NotFound("engagement", engagement_id)
+            engagement = known
+            memory, version = await self._memory.recall_from(
+                timeline, before=engagement.occurred_at, not_id=engagement_id, query=engagement.prompt
+            )
         return Question(
             user_id=user_id,
             query=engagement.prompt,

@@ -5,18 +5,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mindprint.types import BatchRequest, Trace
 from mindprint_server.asking import Asker, unfit
 from mindprint_server.draws import Draw, Outcome, Rules, next_draw
 from mindprint_server.engine import Priority, PromptTooLong
 from mindprint_server.judge import Case
+from mindprint_server.memory import Timeline
 from mindprint_server.metrics import Metrics
 from mindprint_server.planner import Item
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
 from mindprint_server.store.batches import Done
 from mindprint_server.writer import Style, Writer
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is read of a user once for all engagements of a batch."""
+
+    timeline: Timeline
+    accepted: set[str]
+    """Fingerprints of the user's accepted thinking."""
 
 
 class Attempts:
@@ -26,22 +37,20 @@ class Attempts:
         self._writer = writer
         self._metrics = metrics
 
-    async def at(
-        self, item: Item, request: BatchRequest, accepted: set[str], spare: Callable[[], int] = lambda: 0
-    ) -> Done:
+    async def at(self, item: Item, request: BatchRequest, known: Known, spare: Callable[[], int] = lambda: 0) -> Done:
         """What came of one engagement. Raises EngineDied; what else it raises is a fault of the server's.
 
-        `accepted`: fingerprints of the user's accepted thinking, which this adds to. `spare`: candidates that there is
+        `known.accepted` grows by what is accepted. `spare`: candidates that there is
         room for at once, for each engagement, because nothing else is left to do.
         """
         try:
-            question = await self._asker.about(item.user_id, item.engagement_id)
+            question = await self._asker.about(item.user_id, item.engagement_id, known.timeline)
         except NotFound:
             return self.skipped(item, "erased")
         if reason := unfit(question, self._asker.special):
             return self.skipped(item, reason)
         tokens = request.max_thinking_tokens or self._settings.max_thinking_tokens
-        case = Case(question, tokens, None, Priority.BATCH, accepted)
+        case = Case(question, tokens, None, Priority.BATCH, known.accepted)
         written: list[Trace] = []
         try:
             while draw := next_draw([outcome_of(trace) for trace in written], self._rules(request, spare())):
@@ -90,9 +99,8 @@ class Attempts:
         finally:
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.gather(*tasks, return_exceptions=True)
-                self._metrics.cancelled.inc(len(tasks))
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._metrics.cancelled.inc(len(tasks))
         return written
 
     def _style(self, item: Item, request: BatchRequest, number: int, hinted: bool) -> Style:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from mindprint.types import Batch, BatchRequest
-from mindprint_server.attempt import Attempts
+from mindprint_server.attempt import Attempts, Known
 from mindprint_server.commits import Commits
 from mindprint_server.engine import Engine, EngineDied
 from mindprint_server.inflight import Inflight
@@ -40,8 +40,9 @@ class Job:
     backlog: Counter[str]
     """Accepted traces that wait, by user. What trainers take meanwhile is not subtracted, and what is in flight has
     passed already: the bound may come early, or late by what is in flight."""
-    accepted: dict[str, set[str]] = field(default_factory=dict)
-    """Fingerprints of accepted thinking, by user."""
+    known: dict[str, Known] = field(default_factory=dict)
+    """Of the users that are being worked on, and no others: it holds their histories."""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -192,10 +193,8 @@ class BatchRunner:
         """Writes the profiles that a user's traces read, a few users at a time, before these go to the planner."""
         with self._guarding(job):
             for user_id in users:
-                job.accepted[user_id] = set()
                 with contextlib.suppress(NotFound):  # erased meanwhile: each of the items will say so
                     await self._memory.ensure_profiles(user_id)
-                    job.accepted[user_id] = await self._writer.accepted(user_id)
                 self._planner.add(job.users[user_id], time.monotonic())
                 self._work.set()
 
@@ -205,7 +204,8 @@ class BatchRunner:
                 if job.backlog[item.user_id] >= self._settings.max_backlog:
                     done = self._attempts.skipped(item, "backlog_full")
                 else:
-                    done = await self._attempts.at(item, job.batch.request, job.accepted[item.user_id], self._spare)
+                    known = await self._know(job, item.user_id)
+                    done = await self._attempts.at(item, job.batch.request, known, self._spare)
                     job.backlog[item.user_id] += sum(trace.verdict == "accepted" for trace in done.traces)
             finally:
                 self._planner.finished(item)
@@ -215,9 +215,18 @@ class BatchRunner:
             job.left -= 1
             job.users[item.user_id].remove(item)
             if not job.users[item.user_id]:
-                del job.users[item.user_id], job.accepted[item.user_id]
+                del job.users[item.user_id]
+                job.known.pop(item.user_id, None)
             if not job.left:
                 await self._close(job)
+
+    async def _know(self, job: Job, user_id: str) -> Known:
+        """Read once, by whichever of the user's engagements comes first."""
+        async with job.reading:
+            if user_id not in job.known:
+                timeline = await self._memory.timeline(user_id)
+                job.known[user_id] = Known(timeline, await self._writer.accepted(user_id))
+            return job.known[user_id]
 
     @contextlib.contextmanager
     def _guarding(self, job: Job) -> Iterator[None]:

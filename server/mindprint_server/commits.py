@@ -6,15 +6,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from mindprint_server.store import Store
+import structlog
+
+from mindprint_server.store import Busy, Store
 from mindprint_server.store.batches import Done
+
+log = structlog.get_logger(__name__)
 
 
 class Commits:
     """`put` returns once an item is durable. `told` is awaited after each commit."""
 
-    def __init__(self, store: Store, told: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, told: Callable[[], Awaitable[None]], *, retry_s: float = 0.5) -> None:
         self._store = store
+        self._retry_s = retry_s
         self._told = told
         self._pending: list[tuple[Done, asyncio.Future[bool]]] = []
         self._some = asyncio.Event()
@@ -61,15 +66,20 @@ class Commits:
                 for _, future in taken:
                     future.cancel()
                 raise
+            except Busy as error:
+                log.warning("items not stored yet", items=len(taken), why=str(error))
+                self._pending = [*taken, *self._pending]
+                self._some.set()
+                await asyncio.sleep(self._retry_s)
             except Exception as error:
                 for _, future in taken:
                     if not future.done():
                         future.set_exception(error)
-                continue
-            for done, future in taken:
-                if not future.done():  # its caller may have been cancelled
-                    future.set_result(all(done is not lost for lost in gone))
-            await self._told()
+            else:
+                for done, future in taken:
+                    if not future.done():  # its caller may have been cancelled
+                        future.set_result(all(done is not lost for lost in gone))
+                await self._told()
 
     def _passed(self, batch_ids: set[str] | list[str]) -> dict[str, float]:
         now = time.monotonic()

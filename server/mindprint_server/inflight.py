@@ -27,6 +27,8 @@ class Inflight:
         preempted = self._preemptions is not None and load.preemptions > self._preemptions
         self._preemptions = load.preemptions
         if preempted or load.kv_use > KV_FULL:
+            if load.running > self.limit:
+                return self.limit  # it backed off already, and waits for what runs to end
             # From what really runs: a limit that was never reached says nothing about what fits.
             self.limit = max(1, int(min(self.limit, max(load.running, 1)) * BACK_OFF))
         elif load.waiting > self._slots // 4:

@@ -6,15 +6,17 @@ from mindprint.types import Engagement, Lease, LeaseRequest, LoraLimits, Sample,
 from mindprint_server import thinking
 from mindprint_server.asking import Asker
 from mindprint_server.engine import PromptTooLong
+from mindprint_server.memory import Memory, Timeline
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
 
 class LeaseDesk:
-    def __init__(self, settings: Settings, store: Store, asker: Asker, base_digest: str) -> None:
+    def __init__(self, settings: Settings, store: Store, asker: Asker, memory: Memory, base_digest: str) -> None:
         self._settings = settings
         self._store = store
         self._asker = asker
+        self._memory = memory
         self._base_digest = base_digest
 
     @property
@@ -45,11 +47,13 @@ class LeaseDesk:
 
     async def _fast(self, user_id: str) -> list[Sample]:
         """The ordinary objective: every engagement of the user, newest first up to the bound, answered directly."""
-        history = await self._store.history(user_id, before=None, limit=self._settings.max_fast_samples)
-        return [sample for engagement in history if (sample := await self._answered(user_id, engagement)) is not None]
+        timeline = await self._memory.timeline(user_id)
+        newest = timeline.engagements[max(0, len(timeline.engagements) - self._settings.max_fast_samples) :]
+        samples = [await self._answered(user_id, engagement, timeline) for engagement in newest]
+        return [sample for sample in samples if sample is not None]
 
-    async def _answered(self, user_id: str, engagement: Engagement) -> Sample | None:
-        question = await self._asker.about(user_id, engagement.id)
+    async def _answered(self, user_id: str, engagement: Engagement, timeline: Timeline) -> Sample | None:
+        question = await self._asker.about(user_id, engagement.id, timeline)
         try:
             prompt = self._asker.prompt(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
         except PromptTooLong:

@@ -79,7 +79,7 @@ async def open_services(
         asker = Asker(settings, store, engine, memory)
         judge = Judge(settings, engine, asker, Near(settings, store))
         writer = Writer(settings, store, engine, asker, memory, judge, adapters, metrics, admission, base_digest)
-        leases = LeaseDesk(settings, store, asker, base_digest)
+        leases = LeaseDesk(settings, store, asker, memory, base_digest)
         backend = await _backend(engine)
         chat = Chat(settings, store, engine, memory, adapters, metrics, admission, base_digest, backend)
         attempts = Attempts(settings, asker, writer, metrics)

@@ -14,6 +14,7 @@ from mindprint_server.engine import Engine, Message, Priority, Sampling
 from mindprint_server.errors import ApiError
 from mindprint_server.memory import episodes
 from mindprint_server.memory.schedule import due, pieces, sentences
+from mindprint_server.memory.timeline import Timeline
 from mindprint_server.prompts import PROMPT_VERSION, Recollection, merge, summarize
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
@@ -59,6 +60,20 @@ class Memory:
         """
         profile = await self._store.profile(user_id, before=before)
         recalled = await self._recall.recall(Before(self._store, user_id, before, not_id), query)
+        memory = Recollection(profile=profile.text if profile else None, episodes=tuple(recalled))
+        return memory, profile.version if profile else None
+
+    async def timeline(self, user_id: str) -> Timeline:
+        """All of a user's history as it stands now."""
+        engagements = await self._store.history(user_id, before=None, limit=None)
+        return Timeline(engagements, await self._store.profiles(user_id))
+
+    async def recall_from(
+        self, timeline: Timeline, *, before: datetime, not_id: str | None, query: str | None
+    ) -> tuple[Recollection, int | None]:
+        """As `recall`, from a history that was read already."""
+        profile = timeline.profile(before)
+        recalled = await self._recall.recall(timeline.before(before, not_id), query)
         memory = Recollection(profile=profile.text if profile else None, episodes=tuple(recalled))
         return memory, profile.version if profile else None
 

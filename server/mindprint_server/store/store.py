@@ -66,9 +66,9 @@ class Store(Training):
         return await self._read(users.engagement_page, user_id, after, limit)
 
     async def history(
-        self, user_id: str, *, before: datetime | None, not_id: str | None = None, limit: int
+        self, user_id: str, *, before: datetime | None, not_id: str | None = None, limit: int | None
     ) -> list[Engagement]:
-        """The newest `limit` engagements strictly before a time (None: all), oldest first; never `not_id`."""
+        """The newest `limit` engagements strictly before a time, oldest first; never `not_id`. None of either: all."""
         return await self._read(users.history, user_id, before, not_id, limit)
 
     async def history_length(self, user_id: str, *, before: datetime | None, not_id: str | None = None) -> int:
@@ -86,6 +86,10 @@ class Store(Training):
     async def add_profile(self, profile: Profile) -> Profile:
         """Stores it as the user's next version; the number that it came with does not matter."""
         return await self._write(users.add_profile, profile)
+
+    async def profiles(self, user_id: str) -> list[Profile]:
+        """By version."""
+        return await self._read(users.profiles_of, user_id)
 
     async def profile(self, user_id: str, *, before: datetime | None = None) -> Profile | None:
         """The newest version, of those that cover only times before `before` if that is given."""

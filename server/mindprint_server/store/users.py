@@ -90,7 +90,7 @@ async def engagement_page(db: AsyncConnection, user_id: str, after: str | None, 
 
 
 async def history(
-    db: AsyncConnection, user_id: str, before: datetime | None, not_id: str | None, limit: int
+    db: AsyncConnection, user_id: str, before: datetime | None, not_id: str | None, limit: int | None
 ) -> list[Engagement]:
     newest_first = engagements.c.occurred_at.desc(), engagements.c.id.desc()
     query = select(*FIELDS).where(*_past(user_id, before, not_id)).order_by(*newest_first).limit(limit)
@@ -150,3 +150,8 @@ async def profile(db: AsyncConnection, user_id: str, before: datetime | None) ->
         query = query.where(profiles.c.covers_until < before)
     row = (await db.execute(query)).mappings().one_or_none()
     return None if row is None else Profile.model_validate(dict(row))
+
+
+async def profiles_of(db: AsyncConnection, user_id: str) -> list[Profile]:
+    query = select(profiles).where(profiles.c.user_id == user_id).order_by(profiles.c.version)
+    return [Profile.model_validate(dict(row)) for row in (await db.execute(query)).mappings()]

@@ -87,7 +87,7 @@ def test_rows_of_other_columns_are_another_table() -> None:
     made.row(tenth=1, rss_mib=104.2)
     shown = text(made)
     assert len(made.tables()) == 3
-    assert "2 (1 to 3)" in shown
+    assert "2 (1..3)" in shown
     assert "rss mib" in shown
     assert "at most 0.5" in shown
     assert "NO" in shown

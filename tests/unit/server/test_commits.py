@@ -96,12 +96,22 @@ async def test_what_is_gone_is_told_to_its_caller_alone(commits: Commits, store:
 async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit_works(
     commits: Commits, store: Slowly
 ) -> None:
-    store.failing = Busy("another process is writing")
+    store.failing = RuntimeError("the disk is full")
     results = await asyncio.gather(*put(commits, *"abc"), return_exceptions=True)
     assert results == [store.failing] * 3
     assert store.told == 0
     store.failing = None
     assert await commits.put(done("d")) is True
+
+
+async def test_a_busy_database_is_asked_again(commits: Commits, store: Slowly) -> None:
+    store.failing = Busy("another process is writing")
+    tasks = put(commits, *"ab")
+    await asyncio.wait(tasks, timeout=0.05)
+    assert not any(task.done() for task in tasks)
+    store.failing = None
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [True, True]
+    assert [sorted(ids) for ids in store.written] == [["a", "b"]] * 2
 
 
 async def test_a_cancelled_caller_harms_nobody(commits: Commits, store: Slowly) -> None:

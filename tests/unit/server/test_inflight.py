@@ -54,6 +54,13 @@ def test_it_shrinks_when_the_cache_is_full() -> None:
     assert inflight.observe(Load(running=64, kv_use=0.99)) == 48
 
 
+def test_it_backs_off_once_for_one_full_cache() -> None:
+    inflight = Inflight(slots=64, most=128)
+    full = Load(running=64, kv_use=0.99)
+    assert [inflight.observe(full) for _ in range(3)] == [48, 48, 48]
+    assert inflight.observe(Load(running=48, kv_use=0.99)) == 36
+
+
 LOADS = st.builds(
     Load,
     running=st.integers(0, 300),
