@@ -281,6 +281,7 @@ async def _mindprint(
             "MINDPRINT_MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
             "MINDPRINT_WATCH_INTERVAL_S": str(settings.watch_interval_s),
             "MINDPRINT_HINTS": str(settings.hints).lower(),
+            "MINDPRINT_PROBE": "false",  # or it would leave out what the other sides write
         },
     )
     client = await stack.enter_async_context(AsyncMindprintClient(url))

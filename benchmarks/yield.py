@@ -80,13 +80,13 @@ def main(
     records: Annotated[str, typer.Option(help="Which records: folders of --data.")] = "unvotes,convarg",
     users: Annotated[int, typer.Option(help="Users in a round; 0 for the default.")] = 0,
     each: Annotated[int, typer.Option(help="Engagements of each user in a round; 0 for the default.")] = 0,
-    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.")] = 2,
     ablation: Annotated[int, typer.Option(help="Of these, rounds in which the parts are added one by one.")] = 1,
     model: Annotated[str, typer.Option(help="A folder, or `default`.")] = "default",
 ) -> None:
     from mindprint_server.settings import Settings
 
-    users, each = users or (3 if quick else 8), each or (5 if quick else 9)
+    users, each = users or (3 if quick else 8), each or (5 if quick else 8)
 
     async def work(out: Output, report: Report) -> None:
         async with AsyncExitStack() as stack:
@@ -276,7 +276,7 @@ class Sides:
             traces = await services.store.traces(batch=batch.id, limit=1_000_000)
         finally:
             await close_services(services, keep_engine=True)
-        run = Run(seconds, batch.funnel.attempted, batch.generated_tokens, hinted=batch.hinted)
+        run = Run(seconds, batch.done - batch.skipped["no_history"], batch.generated_tokens, hinted=batch.hinted)
         winners = {(t.user_id, t.engagement_id) for t in traces if t.verdict == "accepted"}
         for trace in traces:
             run.written[trace.user_id] += 1

@@ -11,7 +11,7 @@ from mindprint.types import BatchRequest, Trace
 from mindprint_server.asking import Asker, unfit
 from mindprint_server.draws import Draw, Outcome, Rules, next_draw
 from mindprint_server.engine import Priority, PromptTooLong
-from mindprint_server.judge import Case
+from mindprint_server.judge import Case, Judge
 from mindprint_server.memory import Timeline
 from mindprint_server.metrics import Metrics
 from mindprint_server.planner import Item
@@ -31,9 +31,10 @@ class Known:
 
 
 class Attempts:
-    def __init__(self, settings: Settings, asker: Asker, writer: Writer, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, asker: Asker, judge: Judge, writer: Writer, metrics: Metrics) -> None:
         self._settings = settings
         self._asker = asker
+        self._judge = judge
         self._writer = writer
         self._metrics = metrics
 
@@ -53,6 +54,8 @@ class Attempts:
         case = Case(question, tokens, None, Priority.BATCH, known.accepted)
         written: list[Trace] = []
         try:
+            if await self._out_of_reach(case, request):
+                return self.skipped(item, "out_of_reach")
             while draw := next_draw([outcome_of(trace) for trace in written], self._rules(request, spare())):
                 written += await self._draw(case, item, request, draw)
         except PromptTooLong:
@@ -63,6 +66,14 @@ class Attempts:
             return self.skipped(item, "choices_alike")
         won = any(trace.verdict == "accepted" for trace in written)
         return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
+
+    async def _out_of_reach(self, case: Case, request: BatchRequest) -> bool:
+        """Whether the real answer is so far off that no candidate is worth writing (docs/decisions/006)."""
+        s = self._settings
+        if not s.probe or s.give_up is None or request.mode != "personal":
+            return False
+        trailing = await self._judge.probe(case, self._writer.opening(request.mode))
+        return trailing is not None and trailing > s.give_up
 
     def skipped(self, item: Item, reason: str) -> Done:
         """An engagement that could not be attempted, with its reason for the funnel."""

@@ -182,7 +182,7 @@ class BatchRunner:
         """Candidates that each running engagement may draw at once: at a batch's end the slots would stay empty."""
         if self._planner.left or not self._planner.running:
             return 0
-        return self._settings.max_num_seqs // self._planner.running
+        return int(self._settings.max_num_seqs * self._settings.batch_spare) // self._planner.running
 
     def _spawn(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -91,6 +91,16 @@ class Judge:
             case.accepted.add(verdicts.fingerprint(thought))
         return Judgement(answer, after.choices, reason, scores, shortfall)
 
+    async def probe(self, case: Case, opening: str) -> float | None:
+        """Nats by which the real answer trails the likeliest choice behind an opening that nothing follows: how far off
+        the thinking would have to bring it. None for open answers. Raises PromptTooLong, ValueError as `hear`."""
+        question = case.question
+        if question.choices is None or question.target is None:
+            return None
+        after = await self.after(case, "self", "personal", opening)
+        assert after.choices is not None
+        return verdicts.shortfall(after.choices, question.target)
+
     async def _dear(
         self,
         case: Case,

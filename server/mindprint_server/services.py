@@ -82,7 +82,7 @@ async def open_services(
         leases = LeaseDesk(settings, store, asker, memory, base_digest)
         backend = await _backend(engine)
         chat = Chat(settings, store, engine, memory, adapters, metrics, admission, base_digest, backend)
-        attempts = Attempts(settings, asker, writer, metrics)
+        attempts = Attempts(settings, asker, judge, writer, metrics)
         batches = BatchRunner(settings, store, engine, memory, writer, attempts, metrics)
         await batches.start()
     except BaseException:

@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     """Candidates drawn at once, unless the engine has room to spare; more only where none was accepted."""
     cancel_brothers: bool = True
     """Whether the others of a draw end in the engine once one is accepted."""
+    probe: bool = True
+    """Whether the answer behind the bare opening is scored before anything is written: an engagement whose real answer
+    trails by more than `give_up` is left out as `out_of_reach`."""
     temperature: float = Field(0.7, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     """Below 1 it sorts the whole vocabulary for every token: 40 % of the speed on CPU (docs/decisions/004)."""
@@ -116,6 +119,8 @@ class Settings(BaseSettings):
     """Of these, how many of one user."""
     batch_patience_s: float = Field(30, gt=0)
     """After this a waiting user takes the place of the one served longest."""
+    batch_spare: float = Field(0.25, ge=0, le=1)
+    """Share of the engine's slots that the last engagements of a batch fill by drawing several candidates at once."""
     plan_interval_s: float = Field(0.1, gt=0)
     """Seconds between two looks at the engine's state while a batch runs."""
     profiles_at_once: int = Field(8, ge=1)

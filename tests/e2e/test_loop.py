@@ -50,6 +50,7 @@ class World:
                 "MINDPRINT_BATCH_INFLIGHT": "4",
                 "MINDPRINT_MAX_THINKING_TOKENS": "12",
                 "MINDPRINT_MIN_THINKING_WORDS": "0",
+                "MINDPRINT_PROBE": "false",
                 "MINDPRINT_MIN_GAIN": "null",
                 "MINDPRINT_MIN_ANCHOR": "null",
                 "MINDPRINT_PROFILE_TOKENS": "16",

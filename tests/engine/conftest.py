@@ -49,8 +49,10 @@ def engine_settings(tiny_model: Path) -> Settings:
         max_thinking_tokens=24,
         max_answer_tokens=8,
         min_thinking_words=0,
+        probe=False,
         min_gain=None,  # random weights think as they like
         min_anchor=None,
+        recency_step=1,
         profile_every=1000,
         profile_tokens=24,
         health_interval_s=0.5,

@@ -70,7 +70,7 @@ async def test_streaming_says_the_same(api: AsyncOpenAI, ann: str) -> None:
         made_by = made_by or (chunk.model_extra or {}).get("mindprint")
         pieces += [choice.delta.content or "" for choice in chunk.choices]
     assert "".join(pieces) == whole.choices[0].message.content
-    assert len([piece for piece in pieces if piece]) > 3
+    assert len([piece for piece in pieces if piece]) > 1
     assert made_by is not None
     assert made_by["model"] == "base"
 

@@ -31,7 +31,12 @@ def base_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def settings(tmp_path: Path, base_folder: Path) -> Settings:
     return Settings(
-        engine="fake", model=str(base_folder), data_dir=tmp_path / "server", profile_every=5, watch_interval_s=0.01
+        engine="fake",
+        model=str(base_folder),
+        data_dir=tmp_path / "server",
+        profile_every=5,
+        watch_interval_s=0.01,
+        probe=False,
     )
 
 

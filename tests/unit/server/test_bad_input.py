@@ -139,6 +139,16 @@ async def test_a_hint_that_does_not_fit_leaves_the_blind_candidates_as_they_are(
     assert "prompt_too_long" not in batch.skipped
 
 
+@pytest.mark.parametrize(("response", "give_up", "tried"), [("no", 1.0, False), ("no", None, True), ("yes", 1.0, True)])
+async def test_an_answer_out_of_reach_is_not_thought_about(
+    serve: Open, response: str, give_up: float | None, tried: bool
+) -> None:
+    services = await serve(Scripted(likes_yes, good), probe=True, give_up=give_up)
+    batch, traces = await about(services, asked("Walk?", response, ["yes", "no"]))
+    assert bool(traces) == tried
+    assert ("out_of_reach" in batch.skipped) == (response == "no" and not tried)
+
+
 # --- odd models ---
 
 
