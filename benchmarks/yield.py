@@ -80,13 +80,13 @@ def main(
     records: Annotated[str, typer.Option(help="Which records: folders of --data.")] = "unvotes,convarg",
     users: Annotated[int, typer.Option(help="Users in a round; 0 for the default.")] = 0,
     each: Annotated[int, typer.Option(help="Engagements of each user in a round; 0 for the default.")] = 0,
-    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.")] = 2,
-    ablation: Annotated[int, typer.Option(help="Of these, rounds in which the parts are added one by one.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.")] = 1,
+    ablation: Annotated[int, typer.Option(help="Of these, rounds in which the parts are added one by one.")] = 0,
     model: Annotated[str, typer.Option(help="A folder, or `default`.")] = "default",
 ) -> None:
     from mindprint_server.settings import Settings
 
-    users, each = users or (3 if quick else 8), each or (5 if quick else 8)
+    users, each = users or (3 if quick else 8), each or (5 if quick else 20)
 
     async def work(out: Output, report: Report) -> None:
         async with AsyncExitStack() as stack:

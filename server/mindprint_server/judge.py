@@ -97,7 +97,8 @@ class Judge:
         question = case.question
         if question.choices is None or question.target is None:
             return None
-        after = await self.after(case, "self", "personal", opening)
+        # What Gain will be measured against is asked for in the same step.
+        after, _ = await asyncio.gather(self.after(case, "self", "personal", opening), self.prior(case, "self"))
         assert after.choices is not None
         return verdicts.shortfall(after.choices, question.target)
 
@@ -167,7 +168,9 @@ class Judge:
         """Gain with the user's own memory less Gain of the same thinking under another user's; None without others."""
         if await self._other(case, whose) is None:
             return None
-        return gain - _gain(await self.after(case, whose, "personal", thought), await self.prior(case, whose))
+        # At once: each request waits for a step of the engine, and steps are long where much is written.
+        after, prior = await asyncio.gather(self.after(case, whose, "personal", thought), self.prior(case, whose))
+        return gain - _gain(after, prior)
 
     async def _hindsight_gap(self, case: Case, written: Generation, opening: str) -> float | None:
         """Nats a token by which seeing the answer made the thinking likelier, on a few of its tokens, evenly spread."""

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     """Of these, how many before the writer is shown the answer."""
     hints: bool = True
     """Whether the writer is shown the answer once the blind candidates were rejected; such traces are marked."""
-    give_up: float | None = Field(1.0, ge=0)
+    give_up: float | None = Field(0.5, ge=0)
     """Nats by which the real answer may trail the likeliest choice after the best candidate so far; an engagement that
     is further behind is given up (docs/decisions/006)."""
     draw: int = Field(1, ge=1, le=64)
