@@ -34,10 +34,8 @@ def table(results: Path) -> str:
     machine = next(iter(runs.values()))[-1]["machine"]
     versions = next(iter(runs.values()))[-1]["versions"]
     engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith(("vllm", "torch")))
-    lines.append("")
-    lines.append(
-        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, no accelerator; {engine}."
-    )
+    where = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, device {machine['device']}"
+    lines += ["", f"{where}; {engine}."]
     return "\n".join(lines)
 
 
