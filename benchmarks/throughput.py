@@ -66,9 +66,7 @@ def main(
     from mindprint_server.settings import Settings
 
     users, each = users or (4 if quick else 8), each or (6 if quick else 13)
-    settings = Settings(
-        model=model, profile_every=PROFILE_NEVER, max_thinking_tokens=thinking, watch_interval_s=0.05, hints=False
-    )
+    settings = Settings(model=model, profile_every=PROFILE_NEVER, max_thinking_tokens=thinking, hints=False)
 
     async def work(out: Output, report: Report) -> None:
         parts = slices(data / records, users=users, each=each, rounds=rounds, warm_up=WARM_UP)
@@ -190,11 +188,9 @@ class Sides:
     async def _mindprint(self, part: Slice, asked: Asked) -> Run:
         for user_id, engagements in part.users.items():
             await self.client.add_engagements(user_id, engagements)
-        began = time.perf_counter()
         batch = await self.client.start_batch(BatchRequest(users=list(part.users), candidates=1))
         async for state in self.client.watch_batch(batch.id):
             batch = state
-        seconds = time.perf_counter() - began
         if batch.state != "done" or batch.funnel.generated != len(asked.posed):
             raise CannotMeasure(f"the batch ended as {batch.state} with {batch.funnel.generated} candidates")
         traces = {trace.engagement_id: trace async for trace in self.client.batch_results(batch.id)}
@@ -203,7 +199,9 @@ class Sides:
             ids = prompts.encode(traces[posed.engagement_id].prompt)
             if prompt[: len(ids)] != ids:
                 raise CannotMeasure(f"the server asked about {posed.engagement_id} with another prompt")
-        return Run(seconds, batch.generated_tokens, [])
+        # By the server's clock: who watches hears of the end up to half a second later.
+        assert batch.finished_at is not None
+        return Run((batch.finished_at - batch.created_at).total_seconds(), batch.generated_tokens, [])
 
 
 def _fields(sampling: Sampling) -> dict[str, Any]:
@@ -279,7 +277,6 @@ async def _mindprint(
             "MINDPRINT_MODEL": str(resolve(settings.model)),
             "MINDPRINT_PROFILE_EVERY": str(settings.profile_every),
             "MINDPRINT_MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
-            "MINDPRINT_WATCH_INTERVAL_S": str(settings.watch_interval_s),
             "MINDPRINT_HINTS": str(settings.hints).lower(),
             "MINDPRINT_PROBE": "false",  # or it would leave out what the other sides write
         },
