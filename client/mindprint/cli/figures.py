@@ -28,6 +28,7 @@ def funnel_rows(batch: Batch) -> list[Stage]:
     unjudged = generated - funnel.accepted - sum(funnel.rejected.values())
     return [
         Stage("attempted", funnel.attempted),
+        *([Stage("  memory cut to fit", batch.truncated)] if batch.truncated else []),
         *(Stage(f"  skipped: {reason}", count) for reason, count in sorted(batch.skipped.items())),
         Stage("generated", generated, ratio(generated, generated)),
         *(
@@ -36,6 +37,7 @@ def funnel_rows(batch: Batch) -> list[Stage]:
         ),
         *([Stage("  not judged", unjudged, ratio(unjudged, generated))] if unjudged > 0 else []),
         Stage("accepted", funnel.accepted, ratio(funnel.accepted, generated)),
+        *([Stage("  saw the answer", batch.hinted, ratio(batch.hinted, generated))] if batch.hinted else []),
         Stage("trained", funnel.trained),
         Stage("live", funnel.live),
     ]

@@ -47,6 +47,13 @@ def test_the_funnel_is_told_in_the_order_of_the_way() -> None:
     ]
 
 
+def test_cut_memories_and_hinted_traces_are_shown_where_there_are_any() -> None:
+    rows = figures.funnel_rows(batch(truncated=2, hinted=1, funnel=Funnel(generated=4, accepted=2)))
+    assert ("  memory cut to fit", 2, None) in rows
+    assert ("  saw the answer", 1, 0.25) in rows
+    assert not {row.name for row in figures.funnel_rows(batch())} & {"  memory cut to fit", "  saw the answer"}
+
+
 def test_what_nobody_judged_is_in_the_funnel_too() -> None:
     rows = figures.funnel_rows(batch(funnel=Funnel(generated=10, accepted=1)))
     assert ("  not judged", 9, 0.9) in rows
