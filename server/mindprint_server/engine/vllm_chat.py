@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from mindprint_server.engine.protocol import AdapterRef
+from mindprint_server.engine.slots import Slots
 from mindprint_server.engine.vllm_engine import VllmEngine, lora_request
 from mindprint_server.errors import ApiError
 
@@ -18,8 +19,9 @@ from mindprint_server.errors import ApiError
 class VllmChat:
     """OpenAI's chat completions as vLLM answers them."""
 
-    def __init__(self, serving: Any, models: Any, request_type: Any) -> None:
+    def __init__(self, serving: Any, models: Any, request_type: Any, slots: Slots) -> None:
         self._serving = serving
+        self._slots = slots
         self._models = models
         self._request_type = request_type
         self._users: Counter[str] = Counter()
@@ -46,7 +48,7 @@ class VllmChat:
         )
         state = State()
         await init_app_state(engine.llm, state, args, await engine.llm.get_supported_tasks())
-        return cls(state.openai_serving_chat, state.openai_serving_models, ChatCompletionRequest)
+        return cls(state.openai_serving_chat, state.openai_serving_models, ChatCompletionRequest, engine.slots)
 
     async def complete(
         self, body: Mapping[str, Any], adapter: AdapterRef | None
@@ -63,6 +65,14 @@ class VllmChat:
             raise ApiError(422, "validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
         except ValueError as error:
             raise ApiError(422, "validation_error", str(error)) from None
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._slots.hold(adapter))
+            answer = await self._answer(request, adapter)
+            if isinstance(answer, dict):
+                return answer
+            return _until_its_end(answer, held.pop_all())
+
+    async def _answer(self, request: Any, adapter: AdapterRef | None) -> dict[str, Any] | AsyncIterator[str]:
         try:
             with self._named(adapter):
                 answer = await self._serving.create_chat_completion(request, None)
@@ -93,3 +103,10 @@ class VllmChat:
             self._users[adapter.name] -= 1
             if not self._users[adapter.name]:
                 del self._users[adapter.name], self._models.lora_requests[adapter.name]
+
+
+async def _until_its_end(lines: AsyncIterator[str], held: AsyncExitStack) -> AsyncIterator[str]:
+    """The adapter keeps its slot as long as its stream runs."""
+    async with held:
+        async for line in lines:
+            yield line

@@ -29,6 +29,7 @@ from mindprint_server.engine.protocol import (
     PromptTooLong,
     Sampling,
 )
+from mindprint_server.engine.slots import Slots
 from mindprint_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class VllmEngine:
         self._ids = itertools.count()
         self._watch: asyncio.Task[None] | None = None
         self._gauge = _Gauge()
+        self.slots = Slots(settings.max_loras)
+        """vLLM itself believes in one more on CPU, where the last slot is taken for good."""
         self.ready = False
         self.dead = asyncio.Event()
 
@@ -263,17 +266,18 @@ class VllmEngine:
         limit = self.info().max_model_len
         if len(prompt_ids) + room > limit:
             raise PromptTooLong(f"{len(prompt_ids)} prompt tokens and {room} to write exceed the model's {limit}")
-        stream: AsyncIterator[Any] = self.llm.generate(
-            {"prompt_token_ids": list(prompt_ids)},
-            params,
-            request_id=f"mp-{next(self._ids)}",
-            lora_request=lora_request(adapter) if adapter else None,
-            priority=int(priority),
-        )
         last = None
         try:
-            async for output in stream:
-                last = output
+            async with self.slots.hold(adapter):
+                stream: AsyncIterator[Any] = self.llm.generate(
+                    {"prompt_token_ids": list(prompt_ids)},
+                    params,
+                    request_id=f"mp-{next(self._ids)}",
+                    lora_request=lora_request(adapter) if adapter else None,
+                    priority=int(priority),
+                )
+                async for output in stream:
+                    last = output
         except Exception as error:
             if getattr(self._llm, "errored", True):
                 self._died()
