@@ -4,6 +4,8 @@ The same prompts with the same sampling and seeds go through (a) offline `LLM.ge
 async client, and (c) Mindprint end to end: a batch over HTTP, planner, verdicts and store. The three engines have equal
 flags, and the sides take turns. One candidate an engagement, in the planner's order on every side. Verdicts are work
 that (a) and (b) do not have: (c) also scores answers, Gain and Anchor on the same engine, within the time measured.
+So there is a fourth side, which shows what of the difference is the engine's work and what is Mindprint's: (d) offline
+`LLM.generate` of all that (c) asked of its engine, the scores included, all of it known from the beginning.
 """
 
 from __future__ import annotations
@@ -14,25 +16,26 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import rawserver
-from harness import CannotMeasure, JsonFile, Quick, Report, measure, spread
+from harness import CannotMeasure, JsonFile, Quick, Report, Spread, measure, spread
 from mindprint import AsyncMindprintClient
 from mindprint.demo.output import Output
 from mindprint.demo.processes import Processes, free_port
 from mindprint.model_files import resolve
-from mindprint.types import BatchRequest
+from mindprint.types import BatchRequest, Trace
 from workload import PROFILE_NEVER, Posed, Slice, Workbench, engine_flags, slices, workbench
 
 if TYPE_CHECKING:
-    from mindprint_server.engine import Sampling
+    from mindprint_server.engine import AdapterRef, Priority, Sampling
     from mindprint_server.settings import Settings
 
 WARM_UP = 3
@@ -43,7 +46,10 @@ START_S = 300
 class Run:
     seconds: float
     tokens: int
+    """Of thinking."""
     texts: list[str]
+    scores: int = 0
+    """Requests for log-probabilities."""
 
     @property
     def speed(self) -> float:
@@ -65,7 +71,7 @@ def main(
 ) -> None:
     from mindprint_server.settings import Settings
 
-    users, each = users or (4 if quick else 8), each or (6 if quick else 13)
+    users, each = users or (4 if quick else 8), each or (6 if quick else 26)
     settings = Settings(model=model, profile_every=PROFILE_NEVER, max_thinking_tokens=thinking, hints=False)
 
     async def work(out: Output, report: Report) -> None:
@@ -76,7 +82,7 @@ def main(
             with out.bar("throughput", (len(parts)) * len(sides.names)) as bar:
                 for turn, part in enumerate(parts):
                     asked = await sides.prepare(part)
-                    for name in sides.names[:: -1 if turn % 2 else 1]:
+                    for name in [*sides.names[:-1][:: -1 if turn % 2 else 1], sides.names[-1]]:
                         bar.update(bar.done, f"{name}, round {turn} of {rounds}" if turn else f"{name}, warm-up")
                         run = await sides.run(name, part, asked)
                         bar.advance()
@@ -89,18 +95,25 @@ def main(
 
 
 def tell(report: Report, runs: dict[str, list[Run]], thinking: int) -> None:
-    offline = runs["a offline"]
+    offline, mindprint = runs["a offline"], runs["c mindprint"]
     for name, side in runs.items():
         report.row(
             side=name,
             tokens_per_s=spread(run.speed for run in side),
-            against_offline=spread(run.speed / base.speed for run, base in zip(side, offline, strict=True)),
+            against_offline=against(side, offline),
             tokens=sum(run.tokens for run in side),
+            scores=sum(run.scores for run in side),
             same_texts=same(side, offline),
             thinking_budget=thinking,
         )
-    ratio = spread(run.speed / base.speed for run, base in zip(runs["c mindprint"], offline, strict=True))
-    report.bar("(c)/(a), generated tokens a second, median of the rounds", ratio.median, at_least=0.95)
+    ratio = against(mindprint, offline).median
+    report.bar("(c)/(a), generated tokens a second, median of the rounds", ratio, at_least=0.95)
+    ratio = against(mindprint, runs["d offline, scores too"]).median
+    report.bar("(c)/(d), the same requests of the engine, median of the rounds", ratio, at_least=0.95)
+
+
+def against(side: Sequence[Run], other: Sequence[Run]) -> Spread:
+    return spread(run.speed / base.speed for run, base in zip(side, other, strict=True))
 
 
 def same(side: Sequence[Run], other: Sequence[Run]) -> float:
@@ -116,6 +129,8 @@ class Asked:
     posed: list[Posed]
     prompts: list[list[int]]
     sampling: list[Sampling]
+    scored: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    """Prompts and token ids of the scores that (c) asked for, once it has run."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class Sides:
     client: AsyncMindprintClient
     bench: Workbench
 
-    names = ("a offline", "b http", "c mindprint")
+    names = ("a offline", "b http", "c mindprint", "d offline, scores too")
 
     @classmethod
     async def open(cls, stack: AsyncExitStack, settings: Settings, out: Output) -> Sides:
@@ -166,11 +181,24 @@ class Sides:
         return Asked(posed, prompts, sampling)
 
     async def run(self, name: str, part: Slice, asked: Asked) -> Run:
-        return await {"a": self._offline, "b": self._raw, "c": self._mindprint}[name[0]](part, asked)
+        sides = {"a": self._offline, "b": self._raw, "c": self._mindprint, "d": self._offline_with_scores}
+        return await sides[name[0]](part, asked)
 
     async def _offline(self, part: Slice, asked: Asked) -> Run:
         reply = await self.offline.ask({"prompts": asked.prompts, "sampling": [_fields(s) for s in asked.sampling]})
         return Run(reply["seconds"], reply["tokens"], reply["texts"])
+
+    async def _offline_with_scores(self, part: Slice, asked: Asked) -> Run:
+        """What (c) has just asked of its engine. Its scores come last: by then what they read is in the cache."""
+        scored = [{"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": tokens} for _, tokens in asked.scored]
+        reply = await self.offline.ask(
+            {
+                "prompts": asked.prompts + [prompt for prompt, _ in asked.scored],
+                "sampling": [_fields(s) for s in asked.sampling] + scored,
+            }
+        )
+        count = len(scored)
+        return Run(reply["seconds"], reply["tokens"] - count, reply["texts"][: len(asked.prompts)], count)
 
     async def _raw(self, part: Slice, asked: Asked) -> Run:
         from mindprint_server.engine import Priority
@@ -193,15 +221,49 @@ class Sides:
             batch = state
         if batch.state != "done" or batch.funnel.generated != len(asked.posed):
             raise CannotMeasure(f"the batch ended as {batch.state} with {batch.funnel.generated} candidates")
-        traces = {trace.engagement_id: trace async for trace in self.client.batch_results(batch.id)}
+        traces = {str(trace.engagement_id): trace async for trace in self.client.batch_results(batch.id)}
         prompts = self.bench.engine.tokenizer
         for posed, prompt in zip(asked.posed, asked.prompts, strict=True):
             ids = prompts.encode(traces[posed.engagement_id].prompt)
             if prompt[: len(ids)] != ids:
                 raise CannotMeasure(f"the server asked about {posed.engagement_id} with another prompt")
+        asked.scored = await self._scores(asked, traces)
         # By the server's clock: who watches hears of the end up to half a second later.
         assert batch.finished_at is not None
-        return Run((batch.finished_at - batch.created_at).total_seconds(), batch.generated_tokens, [])
+        return Run(
+            (batch.finished_at - batch.created_at).total_seconds(), batch.generated_tokens, [], len(asked.scored)
+        )
+
+    async def _scores(self, asked: Asked, traces: Mapping[str, Trace]) -> list[tuple[list[int], list[int]]]:
+        """The scores that the verdicts on these traces ask of an engine, by going through the verdicts once more."""
+        from mindprint_server.engine import Generation, Priority
+        from mindprint_server.judge import Case
+
+        recorder = Recorder(self.http)
+        judge = self.bench.judge(recorder)
+        accepted: dict[str, set[str]] = defaultdict(set)
+        for posed in asked.posed:
+            trace = traces[posed.engagement_id]
+            written = Generation("", (), trace.finish, trace.prompt_tokens, trace.cached_tokens)  # type: ignore[arg-type]
+            case = Case(
+                posed.question, self.settings.max_thinking_tokens, None, Priority.BATCH, accepted[posed.user_id]
+            )
+            await judge.hear(case, written, trace.thinking, self.settings.openings["personal"], hinted=False)
+        return recorder.scored
+
+
+class Recorder(rawserver.HttpEngine):
+    """vLLM's HTTP server, keeping what log-probabilities it was asked for."""
+
+    def __init__(self, of: rawserver.HttpEngine) -> None:
+        self.__dict__.update(of.__dict__)
+        self.scored: list[tuple[list[int], list[int]]] = []
+
+    async def next_logprobs(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
+    ) -> list[float]:
+        self.scored.append((list(prompt_ids), list(token_ids)))
+        return await super().next_logprobs(prompt_ids, token_ids, adapter=adapter, priority=priority)
 
 
 def _fields(sampling: Sampling) -> dict[str, Any]:

@@ -121,7 +121,8 @@ class Judge:
             scores["anchor"] = anchor
             if reason := verdicts.of_anchor(anchor, self._thresholds):
                 return reason
-        if (anchor := await self._anchor(case, "random", gain, thought)) is not None:
+        compare = verdicts.sampled(thought, self._settings.anchor_random_share)
+        if compare and (anchor := await self._anchor(case, "random", gain, thought)) is not None:
             scores["anchor_random"] = anchor
         if hinted and (gap := await self._hindsight_gap(case, written, opening)) is not None:
             scores["hindsight_gap"] = gap

@@ -142,6 +142,9 @@ class Settings(BaseSettings):
     """Tokens of a hinted thinking on which its hindsight gap is measured, evenly spread."""
     anchor_pool: int = Field(32, ge=0)
     """Other users among whom the nearest is looked for; 0 leaves Anchor out."""
+    anchor_random_share: float = Field(0.25, ge=0, le=1)
+    """Share of the otherwise accepted traces, drawn by their text, that are also compared with a random other user. That
+    score decides nothing and costs as much reading as the nearest user's: a sample shows its mean (docs/decisions/008)."""
     anchor_history: int = Field(64, ge=1)
     """Engagements, newest first, by which users are compared."""
     anchor_refresh_s: float = Field(600, gt=0)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
 from mindprint_server.engine.protocol import Finish
@@ -45,6 +46,11 @@ def loops(text: str) -> bool:
 def fingerprint(thinking: str) -> str:
     """What two traces share that say the same in the same words."""
     return " ".join(_WORD.findall(thinking.lower()))
+
+
+def sampled(thinking: str, share: float) -> bool:
+    """Whether this thinking is among the `share` that get a score which decides nothing; the same at every call."""
+    return int.from_bytes(sha256(thinking.encode()).digest()[:4], "big") < share * 2**32
 
 
 def of_thinking(thinking: str, opening: str, finish: Finish, *, min_words: int) -> Reason | None:

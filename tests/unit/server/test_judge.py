@@ -61,7 +61,8 @@ class Room:
     """A judge over scripted scores; other users are bob (the nearest) and cat."""
 
     def __init__(self, neighbours: Neighbours = Neighbours("bob", "cat"), **settings: Any) -> None:
-        self.settings = Settings.model_validate({"min_anchor": -9.0, "max_hindsight_gap": 9.0} | settings)
+        bounds = {"min_anchor": -9.0, "max_hindsight_gap": 9.0, "anchor_random_share": 1.0}
+        self.settings = Settings.model_validate(bounds | settings)
         self.neighbours = neighbours
         self.yes = dict(YES)
         self.engine = Scripted(self.rule)
@@ -253,6 +254,15 @@ async def test_low_anchor_asks_neither_the_random_one_nor_for_hindsight() -> Non
     assert (judged.reason, judged.scores["anchor"] < 0) == ("low_anchor", True)
     assert set(room.asked()) == {("ann", "after"), ("ann", "at once"), ("bob", "after"), ("bob", "at once")}
     assert room.recalled == ["bob"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+async def test_a_share_of_the_traces_is_compared_with_a_random_user(share: float) -> None:
+    room = Room(anchor_random_share=share)
+    judged = [await room.hear(generated=f" that user said yes to case {number}") for number in range(200)]
+    assert all(one.reason is None and "anchor" in one.scores for one in judged)
+    compared = sum("anchor_random" in one.scores for one in judged)
+    assert compared == 0 if share == 0 else 30 <= compared <= 70
 
 
 async def test_the_random_anchor_decides_nothing() -> None:
