@@ -1,7 +1,8 @@
-"""The client for asyncio code. `mindprint.calls` and `mindprint.answers` tell its methods."""
+"""The client for asyncio code. `mindprint.calls`, `versions` and `answers` tell its methods."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
@@ -14,6 +15,7 @@ from mindprint.errors import ConnectionFailed
 from mindprint.retry import Retries
 from mindprint.wire import (
     Call,
+    Download,
     Stream,
     Timeouts,
     broken_off,
@@ -80,6 +82,20 @@ class AsyncMindprintClient(Api):
     def stream(self, stream: Stream[T]) -> AsyncGenerator[T]:
         """Make a call and yield the items of its reply as they come, in constant memory."""
         return self._follow(stream, stream.final) if stream.final else self._once(stream)
+
+    async def fetch(self, download: Download[T]) -> T:
+        """Make a call, keep its reply on disk as it comes, all anew where it breaks, and return what is made of it."""
+        async for attempt in self._retries.run(repeatable=download.call.repeatable):
+            with attempt, download.opened() as sink:
+                response = await self._open(download.call, streamed=True)
+                try:
+                    with our_errors(self.url):
+                        async for chunk in response.aiter_bytes():
+                            sink.write(chunk)
+                finally:
+                    await response.aclose()
+                return await asyncio.to_thread(sink.finish)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _once(self, stream: Stream[T]) -> AsyncGenerator[T]:
         """Repeats only until the reply begins: what has been yielded cannot be taken back."""

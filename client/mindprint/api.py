@@ -1,4 +1,4 @@
-"""Turns the descriptions in `calls` and `answers` into methods, of the sync and the async client alike."""
+"""Turns the descriptions in `calls`, `versions` and `answers` into methods, of the sync and the async client alike."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from mindprint import answers, calls
-from mindprint.wire import Call, Stream
+from mindprint import answers, calls, versions
+from mindprint.wire import Call, Download, Stream
 
 if TYPE_CHECKING:
     from mindprint.aio import AsyncMindprintClient
@@ -63,8 +63,31 @@ class Items(Generic[P, T]):
         return update_wrapper(call, self._describe)
 
 
+class Saved(Generic[P, T]):
+    """A method whose reply is kept on disk: `client.download("user/anna", 2, folder)`, or `await`."""
+
+    def __init__(self, describe: Callable[P, Download[T]]) -> None:
+        self._describe = describe
+        self.__doc__ = describe.__doc__
+
+    @overload
+    def __get__(self, client: MindprintClient, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: AsyncMindprintClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, client: None, owner: type) -> Saved[P, T]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.fetch(self._describe(*args, **kwargs))
+
+        return update_wrapper(call, self._describe)
+
+
 class Api:
-    """The server's routes as methods; what each takes, returns and raises is told in `calls` and `answers`."""
+    """The server's routes as methods; `calls`, `versions` and `answers` tell what each takes, returns and raises."""
 
     info = Reply(calls.info)
     metrics = Reply(calls.metrics)
@@ -95,10 +118,22 @@ class Api:
     release = Reply(calls.release)
     complete = Reply(calls.complete)
 
-    adapters = Reply(calls.adapters)
-    adapter = Reply(calls.adapter)
-    promote = Reply(calls.promote)
-    rollback = Reply(calls.rollback)
+    adapters = Reply(versions.adapters)
+    adapter = Reply(versions.adapter)
+    promote = Reply(versions.promote)
+    rollback = Reply(versions.rollback)
+    release_candidate = Reply(versions.release_candidate)
+    version = Reply(versions.version)
+    lineage = Reply(versions.lineage)
+    pin = Reply(versions.pin)
+    download = Saved(versions.download)
+
+    cohorts = Reply(versions.cohorts)
+    cohort = Reply(versions.cohort)
+    put_cohort = Reply(versions.put_cohort)
+    delete_cohort = Reply(versions.delete_cohort)
+    add_members = Reply(versions.add_members)
+    remove_member = Reply(versions.remove_member)
 
     models = Reply(answers.models)
     chat = Reply(answers.chat)

@@ -1,6 +1,6 @@
 """Every route of the server, described once; both clients are made from these descriptions.
 
-OpenAI's routes are in `answers`.
+Those of adapters and cohorts are in `versions`, OpenAI's in `answers`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindprint.errors import InvalidRequest
 from mindprint.replies import EngagementPage, UserPage
 from mindprint.streams import Ndjson, Progress
 from mindprint.types import (
-    Adapter,
-    AdapterPage,
     Batch,
     BatchPage,
     BatchRequest,
@@ -27,7 +24,6 @@ from mindprint.types import (
     Manifest,
     Mode,
     Profile,
-    Promote,
     ServerInfo,
     Trace,
     TracePage,
@@ -42,8 +38,6 @@ from mindprint.wire import Call, Stream, get, nothing, post, reply_of, segment
 FINAL = ("done", "failed", "cancelled")
 """The batch states after which nothing changes any more."""
 
-_adapter = reply_of(Adapter)
-_adapters = reply_of(AdapterPage)
 _batch = reply_of(Batch)
 _batches = reply_of(BatchPage)
 _engagements = reply_of(EngagementPage)
@@ -244,35 +238,3 @@ def complete(lease_id: str, manifest: Manifest, config: bytes | Path, weights: b
         repeatable=True,
         slow=True,
     )
-
-
-# --- adapters ----------------------------------------------------------------------
-
-
-def adapters() -> Call[AdapterPage]:
-    """All adapters with their versions."""
-    return get("/v1/adapters", _adapters)
-
-
-def adapter(key: str) -> Call[Adapter]:
-    """One adapter, for instance `user/anna`."""
-    return get(_adapter_path(key), _adapter)
-
-
-def promote(key: str, version: int | None) -> Call[Adapter]:
-    """Make `version` the live one; None takes the adapter off, so that the base answers."""
-    # As a mapping: a `null` must reach the server.
-    body = Promote(version=version).model_dump()
-    return post(f"{_adapter_path(key)}/promote", _adapter, body, slow=True)
-
-
-def rollback(key: str) -> Call[Adapter]:
-    """Make the version before the live one live."""
-    return post(f"{_adapter_path(key)}/rollback", _adapter, slow=True)
-
-
-def _adapter_path(key: str) -> str:
-    kind, _, name = key.partition("/")
-    if kind not in ("user", "cohort") or not name:
-        raise InvalidRequest(f"{key!r} is no adapter: write user/<id> or cohort/<name>")
-    return f"/v1/adapters/{kind}/{segment(name)}"

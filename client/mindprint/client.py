@@ -1,4 +1,4 @@
-"""The client for ordinary code. `mindprint.calls` and `mindprint.answers` tell its methods."""
+"""The client for ordinary code. `mindprint.calls`, `versions` and `answers` tell its methods."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mindprint.errors import ConnectionFailed
 from mindprint.retry import Retries
 from mindprint.wire import (
     Call,
+    Download,
     Stream,
     Timeouts,
     broken_off,
@@ -78,6 +79,20 @@ class MindprintClient(Api):
     def stream(self, stream: Stream[T]) -> Generator[T]:
         """Make a call and yield the items of its reply as they come, in constant memory."""
         return self._follow(stream, stream.final) if stream.final else self._once(stream)
+
+    def fetch(self, download: Download[T]) -> T:
+        """Make a call, keep its reply on disk as it comes, all anew where it breaks, and return what is made of it."""
+        for attempt in self._retries.run(repeatable=download.call.repeatable):
+            with attempt, download.opened() as sink:
+                response = self._open(download.call, streamed=True)
+                try:
+                    with our_errors(self.url):
+                        for chunk in response.iter_bytes():
+                            sink.write(chunk)
+                finally:
+                    response.close()
+                return sink.finish()
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _once(self, stream: Stream[T]) -> Generator[T]:
         """Repeats only until the reply begins: what has been yielded cannot be taken back."""

@@ -17,8 +17,12 @@ TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
 """Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""
 BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
 LeaseState = Literal["active", "released", "completed", "expired"]
-VersionState = Literal["live", "standby", "refused"]
+VersionState = Literal["live", "candidate", "standby", "refused"]
+"""`candidate`: answers a share of the requests before it is live."""
 Verdict = Literal["accepted", "rejected", "unjudged"]
+
+EVERYONE = "everyone"
+"""The cohort that is always there."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
@@ -113,6 +117,8 @@ class User(Reply):
     id: str
     created_at: Time
     engagements: int
+    cohort: str = EVERYONE
+    """Whose adapter answers while the user has none of their own."""
     profile_version: int | None = None
     live_version: int | None = None
 
@@ -199,7 +205,9 @@ class Trace(Reply):
     scores: dict[str, float] = Field(default_factory=dict)
     state: TraceState = "kept"
     version: int | None = None
-    """The adapter version that was trained on it."""
+    """The version of the user's own adapter that was trained on it."""
+    versions: list[str] = Field(default_factory=list)
+    """Every version that was trained on it, such as `user/anna@2` and `cohort/everyone@1`; refused ones too."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     thinking_tokens: int = 0
@@ -289,10 +297,13 @@ class Sample(Reply):
     """One training sequence: `prompt` (no loss) + `thinking` + `answer` + the tokenizer's end-of-turn token.
 
     `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
+    `replay`: a general question without any user's memory, to generic thinking and answer of the base model.
     The three texts are tokenized one by one, without special tokens, and their ids concatenated.
     """
 
     kind: Literal["slow", "fast", "replay"]
+    user_id: str | None = None
+    """Whose sample it is; None for replay."""
     engagement_id: str
     trace_id: str | None = None
     prompt: str
@@ -305,6 +316,14 @@ class LoraLimits(Reply):
 
     max_rank: int
     target_modules: list[str]
+
+
+class Start(Reply):
+    """The version whose weights a training begins with."""
+
+    adapter: str
+    version: int
+    digest: str
 
 
 class Lease(Reply):
@@ -320,6 +339,10 @@ class Lease(Reply):
     base_digest: str
     parent: int | None = None
     """The live version when the lease was claimed."""
+    start: Start | None = None
+    """What to begin with: the adapter's own live version, else its cohort's; None is a fresh adapter."""
+    held_out: dict[str, list[str]] = Field(default_factory=dict)
+    """Engagements by user, the newest, that no sample is of: the gate examines the version on them."""
     limits: LoraLimits
     version: int | None = None
     """Set once the lease is completed."""
@@ -376,6 +399,16 @@ class CanaryResult(Reply):
     reason: str | None = None
 
 
+class Check(Reply):
+    """One thing that the gate looked at. `passed` is None where it could not be looked at; `detail` says why."""
+
+    name: str
+    value: float | None = None
+    bound: float | None = None
+    passed: bool | None = None
+    detail: str = ""
+
+
 class Version(Reply):
     adapter: str
     version: int
@@ -383,8 +416,16 @@ class Version(Reply):
     digest: str
     base_digest: str
     parent: int | None = None
+    """The version of the same adapter that was live when training began."""
+    start: str | None = None
+    """The version whose weights training began with, such as `cohort/everyone@3`."""
     traces: int
     canary: CanaryResult | None = None
+    checks: list[Check] = Field(default_factory=list)
+    """What the gate found, and later what took the version out of service."""
+    pinned: bool = False
+    files: bool = True
+    """False once retention has removed the files: such a version can no longer answer."""
     manifest: Manifest
     created_at: Time
 
@@ -392,6 +433,9 @@ class Version(Reply):
 class Adapter(Reply):
     key: str
     live: int | None
+    candidate: int | None = None
+    share: float | None = None
+    """Share of the adapter's requests that the candidate answers."""
     versions: list[Version]
 
 
@@ -403,6 +447,71 @@ class Promote(Request):
     """Which version the adapter's key resolves to; `null` takes the adapter off (the base answers)."""
 
     version: Annotated[int, Field(ge=1, lt=2**31)] | None
+
+
+class Release(Request):
+    """Lets a version answer a share of its adapter's requests; `null` ends that."""
+
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Pin(Request):
+    """A pinned version keeps its files and, once loaded, its place in the engine."""
+
+    pinned: bool
+
+
+class LearnedFrom(Reply):
+    """A trace that a version was trained on."""
+
+    trace_id: str
+    user_id: str
+    engagement_id: str
+    saw_answer: bool
+    scores: dict[str, float]
+
+
+class Lineage(Reply):
+    """Why a version is as it is."""
+
+    version: Version
+    traces: list[LearnedFrom]
+    fast: dict[str, list[str]]
+    """Engagements by user that it also learned to answer directly."""
+    held_out: dict[str, list[str]]
+    """Engagements by user that the gate examined it on."""
+    ancestors: list[str]
+    """The versions it began with, nearest first."""
+
+
+# --- cohorts ----------------------------------------------------------------------
+
+
+class Cohort(Reply):
+    """Users whose traces train one adapter, `cohort/<name>`. `everyone` holds all who are in no other."""
+
+    name: str
+    description: str
+    users: int
+    live: int | None = None
+    created_at: Time
+
+
+class CohortPage(Reply):
+    cohorts: list[Cohort]
+
+
+class CohortEdit(Request):
+    """Creates or describes a cohort."""
+
+    description: Annotated[str, StringConstraints(max_length=1024, pattern=NO_NUL)] = ""
+
+
+class Members(Request):
+    """Users who move into a cohort, from whichever they were in."""
+
+    users: Annotated[list[Name], Field(min_length=1, max_length=10_000)]
 
 
 # --- the server itself -----------------------------------------------------------

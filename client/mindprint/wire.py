@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -19,6 +20,7 @@ from mindprint.streams import Decoder, first
 from mindprint.types import ErrorReply
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 DEFAULT_URL = "http://127.0.0.1:8300"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -65,6 +67,24 @@ class Stream(Generic[T]):
     """Given, the stream is opened again wherever it breaks, until an item is final."""
 
 
+class Sink(Protocol[T_co]):
+    """Takes a file piece by piece."""
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def finish(self) -> T_co:
+        """The file is whole: what is made of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Download(Generic[T]):
+    """A call whose reply is a file that may be larger than memory. Each attempt opens a sink of its own."""
+
+    call: Call[None]
+    opened: Callable[[], AbstractContextManager[Sink[T]]]
+
+
 def reply_of(kind: Any) -> Callable[[httpx.Response], Any]:
     """A reader of JSON replies of the type `kind`; 204 reads as None."""
     adapter = TypeAdapter(kind)
@@ -89,6 +109,14 @@ def post(
     path: str, read: Callable[[httpx.Response], T], body: Any = None, *, repeatable: bool = False, slow: bool = False
 ) -> Call[T]:
     return Call(method="POST", path=path, read=read, body=body, repeatable=repeatable, slow=slow)
+
+
+def put(path: str, read: Callable[[httpx.Response], T], body: Any) -> Call[T]:
+    return Call(method="PUT", path=path, read=read, body=body, repeatable=True)
+
+
+def delete(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
+    return Call(method="DELETE", path=path, read=read, repeatable=True)
 
 
 def nothing(_: httpx.Response) -> None:

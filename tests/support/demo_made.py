@@ -16,6 +16,7 @@ from mindprint.types import (
     BatchRequest,
     CanaryItem,
     CanaryResult,
+    Check,
     Engagement,
     Funnel,
     LoraLimits,
@@ -85,18 +86,27 @@ def trace(
 
 
 def version(
-    traces: Sequence[str], number: int = 1, user_id: str = "u-0", *, state: VersionState = "live", passed: bool = True
+    traces: Sequence[str],
+    number: int = 1,
+    user_id: str = "u-0",
+    *,
+    state: VersionState = "live",
+    passed: bool = True,
+    checks: Sequence[Check] = (),
+    key: str | None = None,
 ) -> Version:
+    key = key or f"user/{user_id}"
     return Version(
-        adapter=f"user/{user_id}",
+        adapter=key,
         version=number,
         state=state,
-        digest="sha256:1",
+        digest=f"sha256:{number}",
         base_digest="sha256:0",
         traces=len(traces),
         canary=CanaryResult(passed=passed, against_trainer=0.012, against_base=0.6, tokens=40),
+        checks=list(checks),
         manifest=Manifest(
-            adapter=f"user/{user_id}",
+            adapter=key,
             base_digest="sha256:0",
             weights_sha256="0" * 64,
             trace_ids=list(traces),
@@ -110,6 +120,11 @@ def version(
         ),
         created_at=NOW,
     )
+
+
+THINKS = Check(name="collapse", value=0.05, bound=0.12, passed=True, detail="1 of 20 thinkings, the base 1")
+COLLAPSED = Check(name="collapse", value=1.0, bound=0.12, passed=False, detail="20 of 20 thinkings, the base [1]")
+UNSEEN = Check(name="personal_live", detail="2 engagements held out, 8 wanted")
 
 
 def adapter(*versions: Version) -> Adapter:
@@ -161,6 +176,7 @@ def results(*, failed: int = 0) -> Results:
         before=scores("base", users, -1.0, False),
         after=scores("adapter", users[:1], -0.25, True),
         adapters=adapters,
+        cohorts=[],
         accounting=account(kept, adapters.values()),
         failed_requests=failed,
         trainer_killed=None,

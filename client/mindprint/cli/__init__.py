@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mindprint import __version__
-from mindprint.cli import adapters, batches, chat, local, processes, traces, users
+from mindprint.cli import adapters, batches, chat, cohorts, local, processes, traces, users
 from mindprint.cli.failures import OneLine
 
 app = typer.Typer(
@@ -39,7 +39,8 @@ local.add_to(app)
 app.add_typer(users.app, name="users", help="Users, their engagements and profiles.")
 app.add_typer(traces.app, name="traces", help="Thinking traces: list, show, write one now, export.")
 app.add_typer(batches.app, name="batches", help="Durable jobs that write traces for many engagements.")
-app.add_typer(adapters.app, name="adapters", help="Adapters and their versions: promote, roll back.")
+app.add_typer(adapters.app, name="adapters", help="Adapters and their versions: why, promote, release, export.")
+app.add_typer(cohorts.app, name="cohorts", help="Users who share an adapter until they have their own.")
 app.command("chat")(chat.chat)
 
 __all__ = ["app"]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mindprint import checks
 from mindprint.cli.failures import Fail
-from mindprint.cli.options import AsJson, Url, connect
-from mindprint.cli.output import print_facts, print_json, print_rows
-from mindprint.types import Adapter
+from mindprint.cli.figures import percent
+from mindprint.cli.options import AsJson, Url, VersionName, connect, version_of
+from mindprint.cli.output import WIDE, console, print_facts, print_json, print_rows
+from mindprint.cli.why import state_of, why
+from mindprint.types import Adapter, Release
 
 app = typer.Typer(no_args_is_help=True)
 Key = Annotated[str, typer.Argument(metavar="ADAPTER", help="user/<id> or cohort/<name>.")]
+Share = Annotated[float, typer.Option(help="Of the adapter's requests, above 0 and below 1.")]
 
 
 @app.command("list")
@@ -22,24 +27,30 @@ def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
         page = client.adapters()
     if as_json:
         return print_json(page)
-    rows = [(a.key, a.live, len(a.versions), a.versions[-1].created_at if a.versions else None) for a in page.adapters]
+    rows = [
+        (a.key, a.live, _candidate(a), len(a.versions), a.versions[-1].created_at if a.versions else None)
+        for a in page.adapters
+    ]
     empty = "no adapters yet: `mindprint train` makes them from accepted traces"
-    print_rows(("adapter", "live version", "versions", "newest"), rows, empty=empty)
+    print_rows(("adapter", "live version", "candidate", "versions", "newest"), rows, empty=empty)
 
 
 @app.command("show")
 def show(key: Key, as_json: AsJson = False, url: Url = None) -> None:
-    """One adapter with all its versions and their proofs."""
+    """One adapter with all its versions and what the gate said to them."""
     with connect(url) as client:
         adapter = client.adapter(key)
     _print(adapter, as_json)
+
+
+app.command("why")(why)
 
 
 @app.command("promote")
 def promote(
     key: Key,
     version: Annotated[int | None, typer.Argument(min=1, help="The version to make live.")] = None,
-    base: Annotated[bool, typer.Option("--base", help="Take the adapter off: the base answers.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Take the adapter off: the cohort or the base answers.")] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -59,27 +70,77 @@ def rollback(key: Key, as_json: AsJson = False, url: Url = None) -> None:
     _print(adapter, as_json)
 
 
+@app.command("release")
+def release(
+    name: Annotated[str, typer.Argument(metavar="VERSION", help="user/<id>@<number>; with --stop, user/<id>.")],
+    share: Share = Release.model_fields["share"].default,
+    stop: Annotated[bool, typer.Option("--stop", help="The live version answers everything again.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Let a version answer a share of the requests before it is live: `promote` then makes it live."""
+    if stop and "@" in name:
+        raise Fail(f"--stop takes the adapter without a version: {name.partition('@')[0]}", code=2)
+    key, number = (name, None) if stop else version_of(name)
+    with connect(url) as client:
+        adapter = client.release_candidate(key, number, share)
+    _print(adapter, as_json)
+
+
+@app.command("pin")
+def pin(name: VersionName, as_json: AsJson = False, url: Url = None) -> None:
+    """Keep a version's files, and its place in the engine once it is loaded."""
+    _pin(name, True, as_json, url)
+
+
+@app.command("unpin")
+def unpin(name: VersionName, as_json: AsJson = False, url: Url = None) -> None:
+    """Leave a version to retention again."""
+    _pin(name, False, as_json, url)
+
+
+@app.command("export")
+def export(
+    name: VersionName,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="Empty, or not there yet.")],
+    url: Url = None,
+) -> None:
+    """Write a version as a plain PEFT folder, which `peft` and `vllm` load without Mindprint."""
+    key, number = version_of(name)
+    with connect(url) as client:
+        written = client.download(key, number, folder)
+    typer.echo(f"{name} written to {written}: {', '.join(sorted(file.name for file in written.iterdir()))}")
+
+
+def _pin(name: str, pinned: bool, as_json: bool, url: str | None) -> None:
+    key, number = version_of(name)
+    with connect(url) as client:
+        version = client.pin(key, number, pinned)
+    if as_json:
+        return print_json(version)
+    told = "pinned: its files and its place in the engine stay" if pinned else "not pinned: its files may go in time"
+    typer.echo(f"{name} is {told}")
+
+
 def _print(adapter: Adapter, as_json: bool) -> None:
     if as_json:
         return print_json(adapter)
-    print_facts([("adapter", adapter.key), ("live", f"version {adapter.live}" if adapter.live else "base")])
+    live = f"version {adapter.live}" if adapter.live else "none: the cohort or the base answers"
+    told = [("adapter", adapter.key), ("live", live)]
+    if adapter.candidate:
+        told.append(("candidate", f"version {_candidate(adapter)} of the requests"))
+    print_facts(told)
     typer.echo()
-    rows = []
-    for version in adapter.versions:
-        canary = version.canary
-        passed = None if canary is None else "passed" if canary.passed else f"refused: {canary.reason}"
-        apart = None if canary is None else f"{canary.against_trainer:.3f}"
-        shift = None if canary is None else f"{canary.against_base:.3f}"
-        row = (
-            version.version,
-            version.state,
-            version.traces,
-            version.parent,
-            passed,
-            apart,
-            shift,
-            version.digest[:19],
-        )
-        rows.append((*row, version.created_at))
-    columns = ("version", "state", "traces", "parent", "canary", "off trainer", "off base", "digest", "made")
-    print_rows(columns, rows, empty="it has no versions")
+    wide = console().width >= WIDE
+    columns = ("version", "state", "traces", *(("began with", "made") if wide else ()), "gate")
+    rows = [
+        (v.version, state_of(v), v.traces, *((v.start or "fresh", v.created_at) if wide else ()), checks.in_short(v))
+        for v in adapter.versions
+    ]
+    print_rows(columns, rows, empty="it has no versions", fold=True)
+
+
+def _candidate(adapter: Adapter) -> str | None:
+    if adapter.candidate is None:
+        return None
+    return f"{adapter.candidate} at {percent(adapter.share)}" if adapter.share else str(adapter.candidate)

@@ -39,6 +39,9 @@ def demo(
     kill_trainer: Annotated[
         bool, typer.Option("--kill-trainer", help="Kill the trainer in the middle and start it again.")
     ] = False,
+    collapse: Annotated[
+        bool, typer.Option("--collapse", help="Then train one user by answers only, and see the gate refuse it.")
+    ] = False,
     transcript: Annotated[Path | None, typer.Option(help="Write the whole output here too.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
 ) -> None:
@@ -56,6 +59,7 @@ def demo(
         model=model,
         thinking=thinking,
         kill_trainer=kill_trainer,
+        collapse=collapse,
         transcript=transcript,
         json_file=json_file,
         **given(work_dir=work_dir),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mindprint.cli.failures import Fail
 from mindprint.client import MindprintClient
 from mindprint.retry import Retries
 from mindprint.wire import DEFAULT_URL
@@ -17,6 +18,7 @@ Url = Annotated[
     str | None,
     typer.Option("--url", envvar="MINDPRINT_URL", show_default=DEFAULT_URL, help="Where the server listens."),
 ]
+VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="user/<id>@<number> or cohort/<name>@<number>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The most rows to show.")]
 After = Annotated[str | None, typer.Option("--after", help="Go on behind this one, from the last line of a list.")]
@@ -42,3 +44,11 @@ def _waiting(details: RetryDetails) -> None:
 def given(**options: Any) -> dict[str, Any]:
     """Those options that were set: for what is left out the server has a default."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def version_of(name: str) -> tuple[str, int]:
+    """`user/anna@7` as ("user/anna", 7). Raises Fail."""
+    key, _, number = name.partition("@")
+    if not (number.isascii() and number.isdecimal() and int(number)):
+        raise Fail(f"{name!r} names no version: write it like user/anna@7", code=2)
+    return key, int(number)

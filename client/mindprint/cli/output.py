@@ -21,6 +21,10 @@ PIPE_WIDTH = 160
 """Columns where there is no terminal to ask: ids must not be cut for `grep`."""
 
 
+WIDE = 100
+"""Columns from which a terminal has room for what is good to know."""
+
+
 def console() -> Console:
     """Made when it is needed, so that it follows a redirected stdout."""
     screen = Console(highlight=False)
@@ -52,8 +56,11 @@ def cell(value: object) -> Text:
     return Text(safe(str(value)))
 
 
-def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """A table; `empty` is said instead when there are no rows. Columns of numbers are set to the right."""
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, fold: bool = False) -> None:
+    """A table; `empty` is said instead when there are no rows. Columns of numbers are set to the right.
+
+    The last column is cut on a narrow terminal, or with `fold` goes on in the line below.
+    """
     listed = list(rows)
     if not listed:
         typer.echo(empty)
@@ -66,7 +73,8 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
         table.add_column(name, justify="right" if numbers else "left", no_wrap=index != last)
     for row in listed:
         cells = [cell(value) for value in row]
-        cells[last].no_wrap, cells[last].overflow = True, "ellipsis"
+        if not fold:
+            cells[last].no_wrap, cells[last].overflow = True, "ellipsis"
         table.add_row(*cells)
     console().print(table)
 

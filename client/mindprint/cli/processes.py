@@ -57,8 +57,12 @@ def train(
         bool, typer.Option("--once", help="End when nothing is waiting, instead of going on for ever.")
     ] = False,
     adapter: Annotated[
-        str | None, typer.Option("--adapter", "-a", help="Only this one, user/<id>; without it, whichever waits most.")
+        str | None,
+        typer.Option(
+            "--adapter", "-a", help="Only this one, user/<id> or cohort/<name>; without it, whichever waits most."
+        ),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would train on, and train nothing.")] = False,
     model: Annotated[
         str | None, typer.Option("--model", "-m", show_default="the server's", help="The base model's files.")
     ] = None,
@@ -78,6 +82,7 @@ def train(
         server=url,
         once=once or None,
         adapter=adapter,
+        dry_run=dry_run or None,
         model=model,
         rank=rank,
         epochs=epochs,

@@ -14,13 +14,11 @@ from rich.text import Text
 
 from mindprint.cli.failures import Fail
 from mindprint.cli.options import given
-from mindprint.cli.output import cell, console, numbers, print_facts, safe
+from mindprint.cli.output import WIDE, cell, console, numbers, print_facts, safe
 from mindprint.client import MindprintClient
 from mindprint.types import Mode, Trace, TraceRequest, Verdict
 
 MODES: tuple[Mode, ...] = ("generic", "personal")
-WIDE = 100
-"""Columns of a terminal from which two texts are readable next to each other."""
 SCORES = ("target_logprob", "prior_logprob", "gain", "anchor", "anchor_random", "hindsight_gap")
 """The order of those that are known; others follow."""
 _COLOURS: Mapping[Verdict, str] = {"accepted": "green", "rejected": "red"}
@@ -86,7 +84,7 @@ def print_sides(sides: Sides) -> None:
     for modes in [MODES] if screen.width >= WIDE else [(trace.mode,) for trace in sides.traces()]:
         screen.print(Group("", _texts(sides, modes)))
     scores = {trace.mode: trace.scores for trace in sides.traces()}
-    _print_numbers("score", scores, sorted(_names(scores), key=_place))
+    _print_numbers("score", scores, sorted(_names(scores), key=place))
     choices = {trace.mode: trace.choice_logprobs or {} for trace in sides.traces()}
     likely = choices.get("personal") or choices.get("generic") or {}
     _print_numbers("choice (log-probability)", choices, sorted(_names(choices), key=lambda name: -likely.get(name, 0)))
@@ -180,7 +178,7 @@ def _names(values: Mapping[Mode, Mapping[str, float]]) -> set[str]:
     return {name for of_mode in values.values() for name in of_mode}
 
 
-def _place(score: str) -> tuple[int, str]:
+def place(score: str) -> tuple[int, str]:
     return (SCORES.index(score) if score in SCORES else len(SCORES)), score
 
 

@@ -159,6 +159,7 @@ def _print(trace: Trace, as_json: bool) -> None:
             ("engagement", trace.engagement_id),
             ("verdict", verdict_of(trace)),
             ("state", state_of(trace)),
+            *([("versions", ", ".join(trace.versions))] if trace.versions else []),
             ("scores", ", ".join(f"{name} {value:.3f}" for name, value in trace.scores.items())),
             (
                 "made by",

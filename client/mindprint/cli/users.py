@@ -24,10 +24,11 @@ def list_users(limit: Limit = 100, after: After = None, as_json: AsJson = False,
     if as_json:
         return print_json(page)
     rows = [
-        (user.id, user.engagements, user.profile_version, user.live_version, user.created_at) for user in page.users
+        (user.id, user.engagements, user.cohort, user.profile_version, user.live_version, user.created_at)
+        for user in page.users
     ]
     empty = "no users yet: `mindprint users import FILE` brings some"
-    print_rows(("user", "engagements", "profile", "live version", "since"), rows, empty=empty)
+    print_rows(("user", "engagements", "cohort", "profile", "live version", "since"), rows, empty=empty)
     print_next(page.next, "mindprint users list")
 
 
@@ -44,6 +45,7 @@ def show(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
             ("user", user.id),
             ("since", user.created_at),
             ("engagements", user.engagements),
+            ("cohort", user.cohort),
             ("profile", user.profile_version),
             ("live version", user.live_version),
             ("traces", f"{funnel.generated} generated, {funnel.accepted} accepted, {funnel.trained} trained"),

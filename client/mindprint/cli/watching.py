@@ -14,13 +14,11 @@ from rich.table import Table
 from mindprint.calls import FINAL
 from mindprint.cli.failures import Fail
 from mindprint.cli.figures import funnel_rows, pace, percent, summary
-from mindprint.cli.output import cell, console, facts, numbers
+from mindprint.cli.output import WIDE, cell, console, facts, numbers
 from mindprint.client import MindprintClient
 from mindprint.types import Batch
 
 LINE_EVERY_S = 5.0
-WIDE = 100
-"""Columns from which pace and funnel stand next to each other."""
 
 
 def watch_batch(client: MindprintClient, batch_id: str, *, as_json: bool) -> None:

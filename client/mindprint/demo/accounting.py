@@ -16,6 +16,8 @@ class Accounting:
     accepted: int
     trained: int
     dead: int
+    in_cohorts: int = 0
+    """Of the accepted ones, those that a cohort's adapter was trained on as well."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -23,18 +25,28 @@ class Accounting:
         return not self.problems
 
 
-def account(accepted: Iterable[Trace], adapters: Iterable[Adapter]) -> Accounting:
-    """Holds the traces' own states against the manifests of the versions that were not refused."""
+def account(accepted: Iterable[Trace], adapters: Iterable[Adapter], cohorts: Iterable[Adapter] = ()) -> Accounting:
+    """Holds the traces' own states against the manifests of the users' adapters.
+
+    Versions that the gate refused do not count; one that was live before it was withdrawn does. A cohort learns from
+    the traces besides, from each once.
+    """
     traces = {trace.id: trace for trace in accepted}
     homes: dict[str, list[str]] = {trace_id: [] for trace_id in traces}
     problems: list[str] = []
-    for version in (v for adapter in adapters for v in adapter.versions if v.state != "refused"):
+    for version in (v for adapter in adapters for v in adapter.versions):
         name = f"{version.adapter}@{version.version}"
         for trace_id in version.manifest.trace_ids:
-            if trace_id not in homes:
+            trace = traces.get(trace_id)
+            if trace is None:
                 problems.append(f"{name} was trained on {trace_id}, which is no accepted trace")
-                continue
-            homes[trace_id].append(name)
+            elif version.state != "refused" or (trace.state, trace.version) == ("trained", version.version):
+                homes[trace_id].append(name)
+    shared: Counter[str] = Counter()
+    for cohort in cohorts:
+        once = Counter(id for v in cohort.versions if v.state != "refused" for id in v.manifest.trace_ids)
+        problems += [f"{id} stands {count} times in {cohort.key}" for id, count in once.items() if count > 1]
+        shared.update(once)
     for trace_id, names in homes.items():
         trace = traces[trace_id]
         expected = [f"user/{trace.user_id}@{trace.version}"] if trace.state == "trained" else []
@@ -43,4 +55,4 @@ def account(accepted: Iterable[Trace], adapters: Iterable[Adapter]) -> Accountin
         if trace.state not in ("trained", "dead"):
             problems.append(f"{trace_id} is still {trace.state}")
     states = Counter(trace.state for trace in traces.values())
-    return Accounting(len(traces), states["trained"], states["dead"], problems)
+    return Accounting(len(traces), states["trained"], states["dead"], len(shared.keys() & traces.keys()), problems)

@@ -17,10 +17,11 @@ from rich.text import Text
 
 from mindprint import AsyncMindprintClient, MindprintError, demo_data, doctor, model_files, records
 from mindprint.demo import report
+from mindprint.demo.failed import DemoFailed
 from mindprint.demo.options import DemoOptions
 from mindprint.demo.output import Output, opened
 from mindprint.demo.processes import Child, ProcessDied, Processes, free_port
-from mindprint.demo.stages import POLL_S, DemoFailed, Results, Stages, start_server
+from mindprint.demo.stages import POLL_S, Results, Stages, start_server
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -137,7 +138,8 @@ def _introduction(options: DemoOptions, users: list[records.UserRecords], folder
     return (
         f"{len(users)} users ({', '.join(user.user_id for user in users)}), {source}\n"
         f"{options.engagements} engagements and {options.held_out} later questions each; model {options.model}\n"
-        f"logs, store and adapters: {folder}"
+        + ("then one user's adapter is trained by answers only, for the gate to refuse\n" if options.collapse else "")
+        + f"logs, store and adapters: {folder}"
     )
 
 

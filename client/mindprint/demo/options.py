@@ -29,6 +29,11 @@ class DemoOptions:
     """Also compare the answers that are given after thinking."""
     kill_trainer: bool = False
     """Kill the trainer in the middle of an adapter and start it again."""
+    collapse: bool = False
+    """Also train one user's adapter by answers only, for the gate to refuse."""
+    collapse_epochs: int = 8
+    collapse_learning_rate: float = 1e-3
+    """More and faster than the trainer's defaults, so that the thinking is gone for certain."""
     start_timeout_s: float = 600
     train_timeout_s: float = 1800
     """How long no trace may become trained before the demo gives up."""

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mindprint.demo import gates
 from mindprint.demo.comparison import Change, Comparison, Pair, commonest, compare, hidden_rule, pairs
 from mindprint.demo.stages import Results
 from mindprint.records import UserRecords
@@ -21,11 +22,15 @@ WAYS: dict[Mode, str] = {"direct": "answering directly", "personal": "after pers
 def tables(results: Results) -> Iterator[RenderableType]:
     """Everything that is printed at the end, in order."""
     yield made(results)
+    if versions := gates.versions_of([*results.cohorts, *results.adapters.values()]):
+        yield gates.table("What the gate found", versions)
     modes: tuple[Mode, ...] = ("direct", "personal")
     for mode in modes:
         if any(results.before.of(user.user_id, mode) for user in results.users):
             yield changed(results, mode)
             yield Text(sentence(results, mode) + "\n")
+    if results.collapse is not None:
+        yield from gates.of_collapse(results.collapse)
     yield closing(results)
 
 
@@ -53,7 +58,7 @@ def made(results: Results) -> Table:
             user.user_id,
             str(len(user.engagements)),
             *funnel_cells(funnel),
-            f"v{version.version}" if version else "none",
+            adapter_cell(results.adapters.get(user.user_id)),
             canary(version),
             f"{results.tokens[user.user_id]:,}",
         )
@@ -83,6 +88,12 @@ def canary(version: Version | None) -> str:
     proof = version.canary
     told = f"{proof.against_trainer:.3f} off trainer\n{proof.against_base:.3f} off base"
     return f"{'passed' if proof.passed else 'FAILED'}\n{told}"
+
+
+def adapter_cell(adapter: Adapter | None) -> str:
+    if version := live_version(adapter):
+        return f"v{version.version}"
+    return "refused" if adapter and gates.refused([adapter]) else "none"
 
 
 def live_version(adapter: Adapter | None) -> Version | None:
@@ -158,8 +169,11 @@ def closing(results: Results) -> Text:
         f"accepted traces: {books.accepted}, trained in exactly one version: {books.trained}, dead: {books.dead}; "
         + ("none lost, none twice" if books.balanced else f"THE BOOKS DO NOT BALANCE: {'; '.join(books.problems[:5])}"),
     ]
-    refused = sum(v.state == "refused" for adapter in results.adapters.values() for v in adapter.versions)
-    lines.append(f"versions refused: {refused}")
+    if books.in_cohorts:
+        lines.append(f"of these, trained in a cohort's adapter as well: {books.in_cohorts}")
+    refused = gates.refused([*results.cohorts, *results.adapters.values()])
+    lines.append(f"versions refused by the gate: {len(refused)}")
+    lines += [f"  {gates.why_refused(version)}" for version in refused]
     if results.trainer_killed:
         lines.append(f"the trainer was killed while {results.trainer_killed}, and started again")
     if moved := sum(
@@ -172,14 +186,20 @@ def closing(results: Results) -> Text:
 
 
 def problems(results: Results) -> list[str]:
-    """Why the demo has not done its job, for the exit code; empty if it has."""
+    """Why the demo has not done its job, for the exit code; empty if it has.
+
+    To refuse a version is the gate's job; but a canary that fails says that an adapter did not reach the engine.
+    """
     found = list(results.accounting.problems)
     if results.failed_requests:
         found.append(f"{results.failed_requests} requests failed")
-    for adapter in results.adapters.values():
-        found += [f"{v.adapter}@{v.version} was refused" for v in adapter.versions if v.state == "refused"]
+    for version in gates.versions_of([*results.cohorts, *results.adapters.values()]):
+        if version.canary is not None and not version.canary.passed:
+            found.append(f"{gates.name_of(version)} was refused: its canary failed")
     if not any(live_version(adapter) for adapter in results.adapters.values()):
         found.append("no adapter is live")
+    if results.collapse is not None:
+        found += results.collapse.problems()
     return found
 
 
@@ -197,6 +217,7 @@ def as_json(results: Results) -> dict[str, Any]:
                 "generated_tokens": results.tokens[user.user_id],
                 "version": version.version if version else None,
                 "canary": version.canary.model_dump() if version and version.canary else None,
+                "gate": [gates.checks_json(v) for v in gates.versions_of(adapters_of(results, user))],
                 "commonest_answer": commonest(user),
                 "hidden_rule": hidden_rule(user.held_out),
                 "scores": {mode: json_of(compare([pairs_of(results, user, mode)])) for mode in modes},
@@ -208,12 +229,19 @@ def as_json(results: Results) -> dict[str, Any]:
         "rows": rows,
         "totals": {mode: json_of(total(results, mode)) for mode in modes},
         "batch": results.batch.model_dump(mode="json"),
+        "cohorts": [gates.checks_json(version) for version in gates.versions_of(results.cohorts)],
+        "collapse": gates.collapse_json(results.collapse),
         "accounting": asdict(results.accounting),
         "failed_requests": results.failed_requests,
         "trainer_killed": results.trainer_killed,
         "seconds": results.seconds,
         "problems": problems(results),
     }
+
+
+def adapters_of(results: Results, user: UserRecords) -> list[Adapter]:
+    """The user's own, if there is one."""
+    return [results.adapters[user.user_id]] if user.user_id in results.adapters else []
 
 
 def json_of(comparison: Comparison | None) -> dict[str, Any] | None:

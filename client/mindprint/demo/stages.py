@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindprint import AsyncMindprintClient
+from mindprint.demo import collapse
 from mindprint.demo.accounting import Accounting, account
+from mindprint.demo.failed import DemoFailed
 from mindprint.demo.options import DemoOptions
 from mindprint.demo.output import Output
 from mindprint.demo.processes import Child, Processes
@@ -22,11 +24,9 @@ from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerIn
 POLL_S = 0.5
 TRAINER_STOP_S = 10.0
 _FIELD = re.compile(r"(\w+)=(\S+)")
+_REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
+"""The gate's word on a version, which is an answer and no failure."""
 _FAILED = re.compile(r'^mindprint_requests_total\{(?P<labels>.*status="[45]\d\d".*)\} (?P<count>\S+)$', re.MULTILINE)
-
-
-class DemoFailed(Exception):
-    """The demo cannot go on. The message says why."""
 
 
 @dataclass
@@ -43,12 +43,14 @@ class Results:
     after: Scores
     adapters: dict[str, Adapter]
     """By user."""
+    cohorts: list[Adapter]
     accounting: Accounting
     failed_requests: int
     """Error replies that the server gave to anybody, and questions that got no answer."""
     trainer_killed: str | None
     """What the trainer was doing when it was killed."""
     seconds: dict[str, float] = field(default_factory=dict)
+    collapse: collapse.Collapse | None = None
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Stages:
         with self._timed("engagements"):
             await self.ingest(users)
         with self._timed("traces"):
-            batch = await self.write_traces(users)
+            batch = await self.write_traces(users, self.options.seed)
         # Scored after the traces: by then every profile is written, so both arms read the same memory.
         with self._timed("scores before"):
             before = await self.score(users, "base", "held-out questions, base model")
@@ -82,7 +84,8 @@ class Stages:
         with self._timed("scores after"):
             after = await self.score(adapted, "adapter", "held-out questions, adapters")
         traces = await self.traces(batch)
-        return Results(
+        cohorts = await self.cohorts()
+        results = Results(
             users=users,
             info=info,
             batch=batch,
@@ -93,11 +96,21 @@ class Stages:
             before=before,
             after=after,
             adapters=adapters,
-            accounting=account((t for t in traces if t.verdict == "accepted"), adapters.values()),
-            failed_requests=failed_requests(await self.client.metrics()) + len(before.failures) + len(after.failures),
+            cohorts=cohorts,
+            accounting=account(accepted(traces), adapters.values(), cohorts),
+            failed_requests=0,
             trainer_killed=killed,
             seconds=self.seconds,
         )
+        if self.options.collapse and adapted:
+            with self._timed("collapse"):
+                results.collapse = await collapse.run(self, adapted, adapters)
+            traces += [trace for batch in results.collapse.batches for trace in await self.traces(batch)]
+            known = await self.adapters(users)
+            results.accounting = account(accepted(traces), known.values(), cohorts)
+        failed = failed_requests(await self.client.metrics())
+        results.failed_requests = failed + len(before.failures) + len(after.failures)
+        return results
 
     async def ingest(self, users: Sequence[UserRecords]) -> None:
         with self.out.bar("engagements", len(users)) as bar:
@@ -109,12 +122,12 @@ class Stages:
                 bar.advance()
             bar.finish(f"{stored} of {len(users)} users stored")
 
-    async def write_traces(self, users: Sequence[UserRecords]) -> Batch:
-        """One durable batch over all users, followed until its end."""
+    async def write_traces(self, users: Sequence[UserRecords], seed: int) -> Batch:
+        """One durable batch over these users, followed until its end. Another one takes another seed."""
         request = BatchRequest(
             users=[user.user_id for user in users],
-            seed=self.options.seed,
-            idempotency_key=self.processes.folder.name,
+            seed=seed,
+            idempotency_key=f"{self.processes.folder.name}/{seed}",
         )
         batch = await self.client.start_batch(request)
         with self.out.bar("traces", batch.items) as bar:
@@ -140,8 +153,8 @@ class Stages:
     async def train(self, users: Sequence[UserRecords]) -> str | None:
         """Runs the trainer until no accepted trace waits. Returns what it was doing if it was killed on the way."""
         killed: str | None = None
-        trainer = self._start_trainer()
-        moved, last = time.monotonic(), -1
+        trainer = self.start_trainer()
+        moved, last = time.monotonic(), (-1, -1)
         idle = 0
         with self.out.bar("adapters", len(users)) as bar:
             while idle < 2:  # seen twice, for a trace may change hands between the two questions
@@ -149,25 +162,29 @@ class Stages:
                 trainer.check()
                 leased = await self._any("leased")
                 idle = 0 if leased or await self._any("waiting") else idle + 1
-                live = sum(adapter.live is not None for adapter in (await self.client.adapters()).adapters)
-                trained = (await self.client.funnel()).trained
+                known = (await self.client.adapters()).adapters
+                live = sum(a.live is not None for a in known if a.key.startswith("user/"))
                 bar.update(live, training(trainer.doing()) or "the trainer starts")
-                if trained != last:
-                    moved, last = time.monotonic(), trained
+                now = (await self.client.funnel()).trained, sum(len(adapter.versions) for adapter in known)
+                if now != last:
+                    moved, last = time.monotonic(), now
                 if time.monotonic() - moved > self.options.train_timeout_s:
-                    raise DemoFailed(f"no trace became trained in {self.options.train_timeout_s:.0f} s: {trainer.log}")
+                    raise DemoFailed(f"no version was made in {self.options.train_timeout_s:.0f} s: {trainer.log}")
                 if self.options.kill_trainer and killed is None and leased and trainer.doing().startswith("training"):
                     killed = training(trainer.doing())
                     trainer.kill()
                     self.out.say(f"trainer killed (kill -9) while {killed}; started again")
-                    trainer = self._start_trainer()
+                    trainer = self.start_trainer()
             bar.finish(f"{live} live")
-        await self._stop(trainer)
+        await self.stop(trainer)
         return killed
 
     async def adapters(self, users: Sequence[UserRecords]) -> dict[str, Adapter]:
         known = {adapter.key: adapter for adapter in (await self.client.adapters()).adapters}
         return {user.user_id: known[key] for user in users if (key := f"user/{user.user_id}") in known}
+
+    async def cohorts(self) -> list[Adapter]:
+        return [a for a in (await self.client.adapters()).adapters if a.key.startswith("cohort/")]
 
     async def traces(self, batch: Batch) -> list[Trace]:
         return [trace async for trace in self.client.batch_results(batch.id)]
@@ -175,18 +192,19 @@ class Stages:
     async def _any(self, state: TraceState) -> bool:
         return bool((await self.client.traces(state=state, limit=1)).traces)
 
-    def _start_trainer(self) -> Child:
+    def start_trainer(self, name: str = "trainer", settings: Mapping[str, str] | None = None) -> Child:
         return self.processes.start(
-            "trainer",
+            name,
             ["mindprint", "train"],
             {
                 "MINDPRINT_TRAIN_SERVER": self.client.url,
-                "MINDPRINT_TRAIN_WORK_DIR": str(self.processes.folder / "trainer"),
+                "MINDPRINT_TRAIN_WORK_DIR": str(self.processes.folder / name),
                 "MINDPRINT_TRAIN_LOG_EVERY_S": "1",
+                **(settings or {}),
             },
         )
 
-    async def _stop(self, trainer: Child) -> None:
+    async def stop(self, trainer: Child) -> None:
         """Leaves the cores to the scoring that follows."""
         trainer.ask_to_stop()
         for _ in range(round(TRAINER_STOP_S / POLL_S)):
@@ -243,6 +261,14 @@ def training(event: str) -> str:
     return f"training {told['adapter']}, step {told['step']}, {told['tokens_per_second']} tokens/s"
 
 
+def accepted(traces: Iterable[Trace]) -> list[Trace]:
+    return [trace for trace in traces if trace.verdict == "accepted"]
+
+
 def failed_requests(metrics: str) -> int:
-    """Error replies counted by the server, less those of `/readyz` from before it was ready."""
-    return sum(int(float(m["count"])) for m in _FAILED.finditer(metrics) if 'route="/readyz"' not in m["labels"])
+    """Error replies counted by the server, less those of `/readyz` from before it was ready and the gate's refusals."""
+    return sum(
+        int(float(m["count"]))
+        for m in _FAILED.finditer(metrics)
+        if 'route="/readyz"' not in m["labels"] and not _REFUSED.search(m["labels"])
+    )

@@ -116,6 +116,20 @@ class Samples:
     def adapter(self, **changes: Any) -> dict[str, Any]:
         return {"key": "user/ann", "live": 1, "versions": [self.version()], **changes}
 
+    def lineage(self, **changes: Any) -> dict[str, Any]:
+        learned = {"trace_id": "t1", "user_id": "ann", "engagement_id": "e1", "saw_answer": False, "scores": {}}
+        return {
+            "version": self.version(),
+            "traces": [learned],
+            "fast": {"ann": ["e1"]},
+            "held_out": {"ann": ["e8", "e9"]},
+            "ancestors": [],
+            **changes,
+        }
+
+    def cohort(self, **changes: Any) -> dict[str, Any]:
+        return {"name": "tea", "description": "who like it", "users": 2, "live": 1, "created_at": WHEN, **changes}
+
     def chat(self, text: str = "tea", thinking: str | None = None) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "reasoning_content": thinking}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

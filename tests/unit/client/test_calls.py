@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient, answers, calls
+from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient, answers, calls, versions
 from mindprint.types import BatchRequest, Engagement, LeaseRequest, Manifest, TraceRequest
 
 INFO = {
@@ -86,6 +86,15 @@ ENGAGEMENT = Engagement.model_validate(
         ("adapter", ("user/ann",), {}, "GET /v1/adapters/user/ann", "adapter"),
         ("promote", ("user/ann", 1), {}, "POST /v1/adapters/user/ann/promote", "adapter"),
         ("rollback", ("cohort/tea",), {}, "POST /v1/adapters/cohort/tea/rollback", "adapter"),
+        ("release_candidate", ("user/ann", 1, 0.2), {}, "POST /v1/adapters/user/ann/release", "adapter"),
+        ("version", ("user/ann", 1), {}, "GET /v1/adapters/user/ann/versions/1", "version"),
+        ("lineage", ("cohort/tea", 2), {}, "GET /v1/adapters/cohort/tea/versions/2/lineage", "lineage"),
+        ("pin", ("user/ann", 1, False), {}, "POST /v1/adapters/user/ann/versions/1/pin", "version"),
+        ("cohorts", (), {}, "GET /v1/cohorts", {"cohorts": []}),
+        ("cohort", ("tea",), {}, "GET /v1/cohorts/tea", "cohort"),
+        ("put_cohort", ("tea", "who like it"), {}, "PUT /v1/cohorts/tea", "cohort"),
+        ("add_members", ("tea", ["ann", "bob"]), {}, "POST /v1/cohorts/tea/users", "cohort"),
+        ("remove_member", ("tea", "ann"), {}, "DELETE /v1/cohorts/tea/users/ann", "cohort"),
         ("models", (), {}, "GET /v1/models", {"data": [{"id": "base"}]}),
         ("chat", ("Tea?",), {}, "POST /v1/chat/completions", "chat"),
     ],
@@ -116,6 +125,18 @@ async def test_taking_an_adapter_off_sends_null(caller: Any, samples: Any) -> No
     caller.server.answers_with(httpx.Response(200, json=samples.adapter(live=None)))
     assert (await caller.call("promote", "user/ann", None)).live is None
     assert json.loads(caller.server.asked[0].content) == {"version": None}
+
+
+async def test_ending_a_release_sends_null(caller: Any, samples: Any) -> None:
+    caller.server.answers_with(httpx.Response(200, json=samples.adapter()))
+    assert (await caller.call("release_candidate", "user/ann", None)).candidate is None
+    assert json.loads(caller.server.asked[0].content) == {"version": None, "share": 0.1}
+
+
+async def test_deleting_a_cohort(caller: Any) -> None:
+    caller.server.answers_with(httpx.Response(204))
+    assert await caller.call("delete_cohort", "tea") is None
+    assert (caller.server.asked[0].method, caller.server.asked[0].url.path) == ("DELETE", "/v1/cohorts/tea")
 
 
 async def test_what_is_left_out_is_not_sent(caller: Any, samples: Any) -> None:
@@ -233,12 +254,12 @@ def test_the_key_comes_from_the_environment_or_not_at_all(monkeypatch: pytest.Mo
 def test_both_clients_have_every_call() -> None:
     described = {
         name: value
-        for module in (answers, calls)
+        for module in (answers, calls, versions)
         for name, value in vars(module).items()
         if isfunction(value)
         and value.__module__ == module.__name__
         and not name.startswith("_")
-        and str(value.__annotations__.get("return", "")).startswith(("Call", "Stream"))
+        and str(value.__annotations__.get("return", "")).startswith(("Call", "Stream", "Download"))
     }
     assert len(described) >= 30
     for client in (MindprintClient, AsyncMindprintClient):

@@ -20,7 +20,9 @@ COMMANDS = [
     *(("users", name) for name in ("", "list", "show", "import", "profile")),
     *(("traces", name) for name in ("", "list", "show", "write", "export")),
     *(("batches", name) for name in ("", "start", "list", "show", "watch", "cancel", "results")),
-    *(("adapters", name) for name in ("", "list", "show", "promote", "rollback")),
+    *(("adapters", name) for name in ("", "list", "show", "why", "promote", "rollback")),
+    *(("adapters", name) for name in ("release", "pin", "unpin", "export")),
+    *(("cohorts", name) for name in ("", "list", "show", "put", "add", "remove", "delete")),
 ]
 
 
@@ -56,6 +58,12 @@ def test_the_version(run: Any) -> None:
         (("traces", "write", "-u", "ann"), "send either engagement_id or query"),
         (("adapters", "promote", "user/ann"), "name either a version or --base"),
         (("adapters", "promote", "user/ann", "2", "--base"), "name either a version or --base"),
+        (("adapters", "why", "user/ann"), "'user/ann' names no version: write it like user/anna@7"),
+        (("adapters", "pin", "user/ann@0"), "'user/ann@0' names no version"),
+        (("adapters", "release", "user/ann"), "'user/ann' names no version"),
+        (("adapters", "release", "user/ann@2", "--stop"), "--stop takes the adapter without a version: user/ann"),
+        (("adapters", "release", "user/ann@2", "--share", "1"), "share: Input should be less than 1"),
+        (("cohorts", "add", "tea"), "Missing argument 'USER...'"),
         (("traces", "show"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "t1", "-u", "ann", "-e", "e1"), "name either TRACE, or both --user and --engagement"),
@@ -126,8 +134,8 @@ def test_lists_as_tables(run: Any, server: Any, samples: Any) -> None:
     )
     users = run("users", "list")
     header, _, row = users.stdout.strip().splitlines()
-    assert header.split() == ["user", "engagements", "profile", "live", "version", "since"]
-    assert row.split()[:4] == ["ann", "3", "-", "2"]
+    assert header.split() == ["user", "engagements", "cohort", "profile", "live", "version", "since"]
+    assert row.split()[:5] == ["ann", "3", "everyone", "-", "2"]
     assert users.stderr == "more: mindprint users list --after ann\n"
     traces = run("traces", "list").stdout
     assert "loop" in traces
@@ -145,6 +153,7 @@ def test_lists_as_tables(run: Any, server: Any, samples: Any) -> None:
         ("traces", "no such traces: `mindprint batches start` writes some"),
         ("batches", "no batches yet: `mindprint batches start` begins one"),
         ("adapters", "no adapters yet: `mindprint train` makes them from accepted traces"),
+        ("cohorts", "no cohorts: `mindprint cohorts put COHORT` makes one"),
     ],
 )
 def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str) -> None:
@@ -164,6 +173,13 @@ def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str)
         (("adapters", "show", "user/ann"), "GET_v1_adapters_user_ann", "adapter"),
         (("adapters", "promote", "user/ann", "1"), "POST_v1_adapters_user_ann_promote", "adapter"),
         (("adapters", "rollback", "user/ann"), "POST_v1_adapters_user_ann_rollback", "adapter"),
+        (("adapters", "why", "user/ann@1"), "GET_v1_adapters_user_ann_versions_1_lineage", "lineage"),
+        (("adapters", "pin", "user/ann@1"), "POST_v1_adapters_user_ann_versions_1_pin", "version"),
+        (("adapters", "release", "user/ann@1"), "POST_v1_adapters_user_ann_release", "adapter"),
+        (("cohorts", "show", "tea"), "GET_v1_cohorts_tea", "cohort"),
+        (("cohorts", "put", "tea"), "PUT_v1_cohorts_tea", "cohort"),
+        (("cohorts", "add", "tea", "ann"), "POST_v1_cohorts_tea_users", "cohort"),
+        (("cohorts", "remove", "tea", "ann"), "DELETE_v1_cohorts_tea_users_ann", "cohort"),
         (("chat", "Tea?"), "POST_v1_chat_completions", "chat"),
     ],
 )
@@ -175,7 +191,7 @@ def test_json_of_one_thing(run: Any, server: Any, samples: Any, words: Any, path
     assert printed.get("id") == sent.get("id")
 
 
-@pytest.mark.parametrize("noun", ["users", "traces", "batches", "adapters"])
+@pytest.mark.parametrize("noun", ["users", "traces", "batches", "adapters", "cohorts"])
 def test_json_of_lists(run: Any, server: Any, noun: str) -> None:
     server.answers_with(httpx.Response(200, json={noun: []}))
     assert json.loads(run(noun, "list", "--json").stdout)[noun] == []

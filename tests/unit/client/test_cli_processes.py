@@ -69,6 +69,20 @@ def test_train_passes_its_flags_on(run: Any, started: list[Any]) -> None:
     assert "learning_rate = " in run("train", "--print-config").stdout
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_dry_run_is_the_trainers_own_setting(
+    run: Any, started: list[Any], monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    from mindprint_trainer.settings import Settings
+
+    class WithDryRun(Settings):
+        dry_run: bool = False
+
+    monkeypatch.setitem(sys.modules, "mindprint_trainer.settings", SimpleNamespace(Settings=WithDryRun))
+    run("train", "--adapter", "user/ann", *(["--dry-run"] if wanted else []))
+    assert (started[0].adapter, started[0].dry_run) == ("user/ann", wanted)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -132,6 +146,8 @@ def test_demo_passes_its_flags_on(run: Any, monkeypatch: pytest.MonkeyPatch, tmp
     assert found[-1] == DemoOptions()
     run("demo", "--data", str(tmp_path), "-u", "ann", "--users", "2", "--no-thinking", "--json", "r.json")
     assert found[-1] == DemoOptions(data=tmp_path, ids=("ann",), users=2, thinking=False, json_file=Path("r.json"))
+    run("demo", "--collapse")
+    assert found[-1] == DemoOptions(collapse=True)
     assert "does not exist" in run("demo", "--data", str(tmp_path / "nowhere")).stderr
 
 

@@ -17,6 +17,9 @@ SAFE = [
     ("start_batch", (BatchRequest(idempotency_key="k"),)),
     ("heartbeat", ("l1",)),
     ("add_engagements", ("ann", [])),
+    ("pin", ("user/ann", 1)),
+    ("put_cohort", ("tea",)),
+    ("remove_member", ("tea", "ann")),
 ]
 UNSAFE = [
     ("start_batch", (BatchRequest(),)),
@@ -26,6 +29,7 @@ UNSAFE = [
     ("chat", ("?",)),
 ]
 REPLY = {"user": "user", "start_batch": "batch", "heartbeat": "lease", "write_trace": "trace", "claim": "lease"}
+REPLY |= {"pin": "version", "put_cohort": "cohort", "remove_member": "cohort"}
 
 
 def fine(samples: Any, name: str) -> httpx.Response:

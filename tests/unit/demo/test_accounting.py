@@ -40,3 +40,25 @@ def test_a_trace_of_another_user() -> None:
 def test_a_version_of_unknown_traces() -> None:
     books = account([], [adapter(version(["z"]))])
     assert books.problems == ["user/u-0@1 was trained on z, which is no accepted trace"]
+
+
+def test_a_version_that_was_taken_out_of_service_keeps_its_traces() -> None:
+    """It was live once, so they were trained; another refused version does not count."""
+    books = account(
+        [trace("a"), trace("b", version=2)], [adapter(version(["a"], 1, state="refused"), version(["b"], 2))]
+    )
+    assert books.balanced
+
+
+def test_a_cohort_learns_besides() -> None:
+    cohort = adapter(version(["a", "b"], 1, key="cohort/everyone"))
+    books = account([trace("a"), trace("b"), trace("c")], [adapter(version(["a", "b", "c"]))], [cohort])
+    assert (books.balanced, books.in_cohorts) == (True, 2)
+
+
+def test_a_cohort_that_learns_a_trace_twice() -> None:
+    cohort = adapter(
+        version(["a"], 1, key="cohort/everyone", state="standby"), version(["a"], 2, key="cohort/everyone")
+    )
+    books = account([trace("a")], [adapter(version(["a"]))], [cohort])
+    assert books.problems == ["a stands 2 times in cohort/everyone"]

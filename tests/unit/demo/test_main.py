@@ -89,6 +89,14 @@ mindprint_requests_created{method="GET",route="/v1/users/{user_id}",status="404"
     assert failed_requests(metrics) == 3
 
 
+def test_what_the_gate_refuses_is_no_failed_request() -> None:
+    metrics = """mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="422"} 2.0
+mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="503"} 1.0
+mindprint_requests_total{method="POST",route="/v1/traces",status="422"} 4.0
+"""
+    assert failed_requests(metrics) == 5
+
+
 def test_what_the_trainer_does_in_few_words() -> None:
     event = "training adapter=user/u-0 fast_answer=1.2 seconds_left=3 step=2/5 tokens_per_second=210"
     assert training(event) == "training user/u-0, step 2/5, 210 tokens/s"

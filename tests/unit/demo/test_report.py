@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from demo_made import adapter, results, version
+from demo_made import COLLAPSED, THINKS, UNSEEN, adapter, results, version
 from mindprint.demo.report import as_json, problems, tables
 from mindprint.demo.stages import Results
 
@@ -91,7 +91,26 @@ def test_problems_decide_the_exit_code() -> None:
     assert problems(results(failed=1)) == ["1 requests failed"]
     made = results()
     made.adapters = {"u-0": adapter(version(["t1", "t2"], state="refused", passed=False))}
-    assert problems(made) == ["user/u-0@1 was refused", "no adapter is live"]
+    assert problems(made) == ["user/u-0@1 was refused: its canary failed", "no adapter is live"]
+
+
+def test_a_refusal_by_the_gate_is_told_and_is_no_failure() -> None:
+    made = results()
+    second = version(["t1"], 2, state="refused", checks=[COLLAPSED, UNSEEN])
+    made.adapters["u-0"] = adapter(version(["t1", "t2"], checks=[THINKS]), second)
+    made.adapters["u-1"] = adapter(version([], 1, "u-1", state="refused", checks=[COLLAPSED]))
+    made.cohorts = [adapter(version(["t1"], 4, key="cohort/everyone", checks=[THINKS]))]
+    text = shown(made)
+    assert problems(made) == []
+    assert "versions refused by the gate: 2" in text
+    assert "user/u-0@2: collapse" in text
+    assert "refused" in line_of(text, "u-1", "12 wrong answer")
+    assert "0.050" in line_of(text, "collapse", "passed", "1 of 20 thinkings")
+    assert "1.000" in line_of(text, "collapse", "FAILED", "the base [1]")
+    assert "not judged" in line_of(text, "personal live", "2 engagements held out")
+    assert line_of(text, "cohort/everyone@4", "canary", "passed")
+    assert as_json(made)["rows"][0]["gate"][1]["checks"][1]["name"] == "collapse"
+    assert as_json(made)["cohorts"][0]["version"] == "cohort/everyone@4"
 
 
 def test_the_document_is_json() -> None:
@@ -101,4 +120,4 @@ def test_the_document_is_json() -> None:
     assert (first["version"], first["canary"]["passed"]) == (1, True)
     assert (second["version"], second["scores"]["direct"]) == (None, None)
     assert document["batch"]["tokens_per_second"] == 123.4
-    assert document["accounting"] == {"accepted": 2, "trained": 2, "dead": 0, "problems": []}
+    assert document["accounting"] == {"accepted": 2, "trained": 2, "dead": 0, "in_cohorts": 0, "problems": []}

@@ -1,0 +1,48 @@
+"""What the gate found of a version, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mindprint.types import Check, Version
+
+
+def examined(version: Version) -> list[Check]:
+    """All checks of a version. The canary's proof comes first where the gate does not list it itself."""
+    proof = version.canary
+    if proof is None or any(check.name.startswith("canary") for check in version.checks):
+        return version.checks
+    told = proof.reason or f"off the trainer, {proof.against_base:.3f} off the base"
+    return [Check(name="canary", value=proof.against_trainer, passed=proof.passed, detail=told), *version.checks]
+
+
+def failed(version: Version) -> list[str]:
+    """The names of the checks that speak against a version."""
+    return [check.name for check in examined(version) if check.passed is False]
+
+
+def verdict(check: Check) -> str:
+    return "not judged" if check.passed is None else "passed" if check.passed else "FAILED"
+
+
+def in_short(version: Version) -> str | None:
+    """The gate's word on a version; None where no gate has seen it."""
+    checks = examined(version)
+    if not checks:
+        return None
+    if names := failed(version):
+        return f"FAILED: {', '.join(names)}"
+    open_ = [check.name for check in checks if check.passed is None]
+    return f"passed; not judged: {', '.join(open_)}" if open_ else "passed"
+
+
+def rows(checks: Iterable[Check]) -> list[tuple[str, str | None, str | None, str, str]]:
+    """Name, figure, bound, verdict and detail of each."""
+    return [
+        (check.name.replace("_", " "), figure(check.value), figure(check.bound), verdict(check), check.detail)
+        for check in checks
+    ]
+
+
+def figure(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"

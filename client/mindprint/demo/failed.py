@@ -1,0 +1,7 @@
+"""The one error of the demo's own."""
+
+from __future__ import annotations
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on. The message says why."""

@@ -1,0 +1,88 @@
+"""The life of adapters on an engine and a gate that do what a test tells them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from mindprint.types import Check
+from mindprint_server.adapters import AdapterLife
+from mindprint_server.engine import AdapterRef
+from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.services import Services
+from mindprint_server.settings import Settings
+from scripted import serving
+
+KEY = "user/ann"
+Open = Callable[..., Awaitable[Services]]
+
+
+class Gate:
+    """Says what a test tells it to, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.checks = [Check(name="score", value=0.2, bound=0.0, passed=True), Check(name="general")]
+        self.seen: list[tuple[str, str | None]] = []
+        self.error: Exception | None = None
+        self.held = asyncio.Event()
+        self.held.set()
+
+    async def examine(
+        self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
+    ) -> list[Check]:
+        self.seen.append((candidate.name, live.name if live else None))
+        await self.held.wait()
+        if self.error:
+            raise self.error
+        return self.checks
+
+
+class Loader(FakeEngine):
+    """Loads when it is let, and refuses the files of the versions in `broken`, and files that are gone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(model_path=folder)
+        self.broken: set[str] = set()
+        self.loading = asyncio.Event()
+        self.held = asyncio.Event()
+        self.held.set()
+
+    async def load(self, adapter: AdapterRef) -> None:
+        self.loading.set()
+        await self.held.wait()
+        if adapter.name in self.broken or not (adapter.path / "adapter_model.safetensors").exists():
+            raise ValueError("bad files")
+        await super().load(adapter)
+
+
+@asynccontextmanager
+async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncIterator[Open]:
+    """Opens services with some settings changed; the gate is the given one, and chance says 0.5."""
+    async with AsyncExitStack() as stack:
+
+        async def open(**changes: object) -> Services:
+            changed = settings.model_copy(update=changes)
+            services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
+            services.adapters = AdapterLife(
+                changed, services.store, services.engine, services.metrics, services.info().base_digest, gate,
+                chance=lambda: 0.5,
+            )  # fmt: skip
+            await services.adapters.start()
+            return services
+
+        yield open
+
+
+def counted(services: Services, name: str, **labels: str) -> float:
+    return services.metrics.registry.get_sample_value(f"mindprint_{name}", labels) or 0.0
+
+
+async def answering(services: Services, model: str = KEY) -> str:
+    async with services.adapters.use(model) as adapter:
+        return adapter.name if adapter else "base"
+
+
+def folders(services: Services, key: str = KEY) -> list[int]:
+    return sorted(int(one.name) for one in (services.settings.data_dir / "adapters" / key).glob("0*"))
