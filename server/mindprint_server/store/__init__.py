@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from .errors import (
+    AlreadyLive,
     Busy,
     EngagementConflict,
+    EveryoneStays,
+    FilesGone,
     IdempotencyConflict,
     LeaseLost,
     NotFound,
     NothingToRollBack,
     QueueFull,
     StoreError,
+    VersionRefused,
 )
+from .holdout import Holdout
 from .ids import new_id
+from .pointers import Pointers
+from .replays import Replay
 from .store import Store
 
 __all__ = [
+    "AlreadyLive",
     "Busy",
     "EngagementConflict",
+    "EveryoneStays",
+    "FilesGone",
+    "Holdout",
     "IdempotencyConflict",
     "LeaseLost",
     "NotFound",
     "NothingToRollBack",
+    "Pointers",
     "QueueFull",
+    "Replay",
     "Store",
     "StoreError",
+    "VersionRefused",
     "new_id",
 ]

@@ -11,7 +11,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Table, event, func, select
+from sqlalchemy import Connection, Table, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -121,6 +121,15 @@ async def alone(db: AsyncConnection, name: str) -> None:
     """Until this transaction ends, no other that asks for `name` goes on. SQLite's writers are alone anyway."""
     if db.dialect.name == "postgresql":
         await db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mindprint {name}", 0))))
+
+
+async def whole_joins(db: AsyncConnection) -> None:
+    """Until this transaction ends, PostgreSQL reads each side of a join once, however few rows it expects.
+
+    Of a table that has just been filled it knows nothing yet, and would rank all engagements anew for every trace.
+    """
+    if db.dialect.name == "postgresql":
+        await db.execute(text("SET LOCAL enable_nestloop = off"))
 
 
 def _busy(error: DBAPIError | PoolTimeout) -> str | None:

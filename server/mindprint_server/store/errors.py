@@ -59,3 +59,39 @@ class NothingToRollBack(StoreError):
     def __init__(self, key: str) -> None:
         super().__init__(f"adapter {key!r} has no earlier version that passed its gate")
         self.key = key
+
+
+class FilesGone(StoreError):
+    """The version's files were removed to save space: it can no longer answer, nor can training begin with it."""
+
+    def __init__(self, key: str, version: int) -> None:
+        super().__init__(f"the files of {key}@{version} are gone: choose a newer version, or one that is pinned")
+        self.key = key
+        self.version = version
+
+
+class VersionRefused(StoreError):
+    """A refused version answers only when a person promotes it by name."""
+
+    def __init__(self, key: str, version: int) -> None:
+        super().__init__(f"{key}@{version} was refused: promote it by name if you mean it")
+        self.key = key
+        self.version = version
+
+
+class AlreadyLive(StoreError):
+    """A version that answers every request cannot be the candidate that answers a share."""
+
+    def __init__(self, key: str, version: int) -> None:
+        super().__init__(f"{key}@{version} is live: make another version live first, or release another as candidate")
+        self.key = key
+        self.version = version
+
+
+class EveryoneStays(StoreError):
+    """`everyone` is no cohort that is joined, left or deleted."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cohort 'everyone' holds all who are in no other: add users to another, or remove them from it"
+        )

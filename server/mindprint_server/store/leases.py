@@ -1,69 +1,27 @@
-"""Leases: a trainer's timed claim on the waiting traces of one adapter.
+"""Leases: a trainer's timed claim on the traces of one adapter, from the claim on.
 
-Who holds what is decided by rows, never by memory. Claims go one by one, and a lease row is locked before it is judged,
-so that of a heartbeat, an upload and a sweep at once only one has its way.
+Who holds what is decided by rows, never by memory. A lease row is locked before it is judged, so that of a heartbeat,
+an upload and a sweep at once only one has its way. A lease on a user's adapter marks its traces as leased; one on a
+cohort's only lists them, for a trace serves its user's adapter and the cohort's independently.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Update, func, select, update
+from sqlalchemy import Update, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Lease, LeaseState, LoraLimits
 
-from .db import alone
 from .errors import LeaseLost, NotFound
-from .ids import new_id
 from .states import after_bad_end, why_lost
-from .tables import leases, live_versions, traces
-
-ACTIVE = select(leases.c.adapter).where(leases.c.state == "active")
-"""Adapters that a trainer holds."""
+from .tables import leases, traces
 
 
-async def claim(
-    db: AsyncConnection,
-    *,
-    owner: str,
-    adapter: str | None,
-    ttl_s: float,
-    min_traces: int,
-    max_traces: int,
-    max_attempts: int,
-    now: datetime,
-) -> Lease | None:
-    await alone(db, "claims")  # they are few and short; side by side they would take each other's traces in shreds
-    await _sweep(db, max_attempts, now)
-    free = select(traces.c.adapter).where(traces.c.state == "waiting", traces.c.adapter.not_in(ACTIVE))
-    if adapter is not None:
-        free = free.where(traces.c.adapter == adapter)
-    enough = free.group_by(traces.c.adapter).having(func.count() >= min_traces)
-    key = await db.scalar(enough.order_by(func.count().desc(), traces.c.adapter).limit(1))
-    if key is None:
-        return None
-    waiting = select(traces.c.id, traces.c.attempts).where(traces.c.state == "waiting", traces.c.adapter == key)
-    rows = (await db.execute(waiting.order_by(traces.c.id).limit(max_traces))).all()
-    id, trace_ids = new_id(), [row.id for row in rows]
-    lease = {
-        "id": id,
-        "adapter": key,
-        "owner": owner,
-        "state": "active",
-        "deadline": now + timedelta(seconds=ttl_s),
-        "attempt": 1 + max(row.attempts for row in rows),
-        "trace_ids": trace_ids,
-        "parent": await db.scalar(select(live_versions.c.version).where(live_versions.c.adapter == key)),
-        "created_at": now,
-    }
-    await db.execute(leases.insert(), lease)
-    await db.execute(update(traces).where(traces.c.id.in_(trace_ids)).values(state="leased", lease_id=id))
-    return await get(db, id)
-
-
-async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
+async def sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
     """Ends the leases that ran out. One that is locked is just being judged for its holder: leave it."""
     out = select(leases.c.id).where(leases.c.state == "active", leases.c.deadline <= now)
     ids = (await db.scalars(out.with_for_update(skip_locked=True))).all()
@@ -85,6 +43,21 @@ async def release(db: AsyncConnection, id: str, now: datetime) -> Lease:
         await end(db, id, "released")
         await db.execute(_leased(id).values(state="waiting", lease_id=None))
     return await get(db, id)
+
+
+async def release_adapter(db: AsyncConnection, key: str) -> None:
+    """Ends the active lease of an adapter, if there is one, as its holder would."""
+    active = select(leases.c.id).where(leases.c.adapter == key, leases.c.state == "active")
+    for id in (await db.scalars(active)).all():
+        if (await locked(db, id))["state"] == "active":
+            await end(db, id, "released")
+            await db.execute(_leased(id).values(state="waiting", lease_id=None))
+
+
+async def note_fast(db: AsyncConnection, id: str, fast: Mapping[str, Sequence[str]], now: datetime) -> None:
+    await held(db, id, now)
+    noted = {user_id: list(ids) for user_id, ids in fast.items()}
+    await db.execute(update(leases).where(leases.c.id == id).values(fast=noted))
 
 
 async def get(db: AsyncConnection, id: str) -> Lease:

@@ -7,6 +7,7 @@ traces back to waiting with one more attempt, or to dead after the last; a relea
 from __future__ import annotations
 
 from datetime import datetime
+from math import floor
 
 from mindprint.types import BatchState, LeaseState, TraceState, VersionState
 
@@ -28,8 +29,15 @@ def after_bad_end(attempts: int, max_attempts: int) -> tuple[TraceState, int]:
     return ("dead" if attempts + 1 >= max_attempts else "waiting"), attempts + 1
 
 
-def version_state(version: int, live: int | None, refused: bool) -> VersionState:
-    """The live pointer is the only truth about what is live; a refused version stays refused when it is taken off."""
+def version_state(version: int, live: int | None, refused: bool, candidate: int | None = None) -> VersionState:
+    """The pointers are the only truth about what answers; a refused version stays refused when it is taken off."""
     if version == live:
         return "live"
+    if version == candidate:
+        return "candidate"
     return "refused" if refused else "standby"
+
+
+def held_out_count(engagements: int, share: float, least: int, most: int) -> int:
+    """How many of a user's engagements, the newest, are held out from training. `holdout` says the same in SQL."""
+    return 0 if engagements < least else min(most, floor(share * engagements))

@@ -9,6 +9,7 @@ from mindprint.types import (
     Batch,
     BatchRequest,
     BatchState,
+    Cohort,
     Engagement,
     Funnel,
     Ingested,
@@ -20,10 +21,12 @@ from mindprint.types import (
     Verdict,
 )
 
-from . import batches, funnel, traces, users
+from . import batches, cohorts, funnel, replays, traces, users
 from .batches import Done
 from .db import Database
-from .training import Training
+from .holdout import Holdout
+from .replays import Replay
+from .training import NONE_HELD, Training
 
 
 class Store(Training):
@@ -95,6 +98,36 @@ class Store(Training):
         """The newest version, of those that cover only times before `before` if that is given."""
         return await self._read(users.profile, user_id, before)
 
+    # --- cohorts ---
+
+    async def cohorts(self) -> list[Cohort]:
+        """By name. `everyone`, which holds all who are in no other, is always among them."""
+        return await self._read(cohorts.every)
+
+    async def cohort(self, name: str) -> Cohort:
+        return await self._read(cohorts.get, name)
+
+    async def put_cohort(self, name: str, description: str) -> Cohort:
+        """Creates it, or describes it anew."""
+        return await self._write(cohorts.put, name, description)
+
+    async def add_members(self, name: str, users: Sequence[str]) -> Cohort:
+        """Moves all these users into the cohort, from whichever they were in, or none (NotFound). EveryoneStays."""
+        return await self._write(cohorts.add_members, name, users)
+
+    async def remove_member(self, name: str, user_id: str) -> Cohort:
+        """The user is in `everyone` again. NotFound: not in this cohort. EveryoneStays. Returns the one left."""
+        return await self._write(cohorts.remove_member, name, user_id)
+
+    async def delete_cohort(self, name: str) -> None:
+        """Its users are in `everyone` again, its adapter is off, a lease on it is released; its versions stay.
+        EveryoneStays."""
+        await self._write(cohorts.delete, name)
+
+    async def cohort_users(self, name: str, limit: int | None = None) -> list[str]:
+        """Ids of its users, in order; the first `limit`."""
+        return await self._read(cohorts.members, name, limit)
+
     # --- batches ---
 
     async def add_batch(
@@ -106,9 +139,10 @@ class Store(Training):
         """
         return await self._write(batches.add, request, items, max_open)
 
-    async def untraced(self, users: Sequence[str] | None) -> list[tuple[str, str]]:
-        """(user, engagement) without an accepted trace, of these users (None: of all), by user, then time."""
-        return await self._read(traces.untraced, users)
+    async def untraced(self, users: Sequence[str] | None, holdout: Holdout = NONE_HELD) -> list[tuple[str, str]]:
+        """(user, engagement) without an accepted trace and not held out, of these users (None: of all), by user, then
+        time."""
+        return await self._read(traces.untraced, users, holdout)
 
     async def batch(self, id: str) -> Batch:
         return await self._read(batches.get, id)
@@ -190,3 +224,14 @@ class Store(Training):
     async def revive(self, trace_ids: Sequence[str]) -> int:
         """Puts dead traces back into the queue, with all their attempts; returns how many were dead."""
         return await self._write(traces.revive, trace_ids)
+
+    # --- replays ---
+
+    async def replays(self, base_digest: str, prompt_version: str) -> list[Replay]:
+        """Those of this base model and prompt version, by position."""
+        return await self._read(replays.of, base_digest, prompt_version)
+
+    async def add_replays(self, base_digest: str, prompt_version: str, new: Sequence[Replay]) -> list[Replay]:
+        """Stores those whose positions are free, and returns all: of two servers that write them at once, both get
+        the same."""
+        return await self._write(replays.add, base_digest, prompt_version, new)

@@ -26,7 +26,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
+    true,
 )
 
 metadata = MetaData(
@@ -82,7 +84,23 @@ def _made() -> Column[Any]:
     return Column("created_at", Utc, nullable=False)
 
 
-users = Table("users", metadata, Column("id", Key, primary_key=True), _made())
+# The row `everyone` comes with the migration and stays.
+cohorts = Table(
+    "cohorts",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("description", Text, nullable=False, server_default=""),
+    _made(),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("cohort", Key, ForeignKey("cohorts.name")),  # null: everyone
+    _made(),
+    Index("users_by_cohort", "cohort", "id"),
+)
 
 engagements = Table(
     "engagements",
@@ -155,6 +173,9 @@ leases = Table(
     Column("deadline", Utc, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("trace_ids", Json, nullable=False),
+    Column("held_out", Json, nullable=False, server_default="{}"),  # user: [engagements]
+    Column("fast", Json, nullable=False, server_default="{}"),  # user: [engagements]
+    Column("start", Json),
     Column("parent", Integer),
     Column("version", Integer),
     _made(),
@@ -234,16 +255,49 @@ versions = Table(
     Column("parent", Integer),
     _count("traces"),
     Column("canary", Json),
+    Column("checks", Json, nullable=False, server_default="[]"),
+    Column("pinned", Boolean, nullable=False, server_default=false()),
+    Column("files", Boolean, nullable=False, server_default=true()),
+    Column("start", Key),
     Column("manifest", Json, nullable=False),
     _made(),
     ForeignKeyConstraint(["adapter", "version"], ["version_numbers.adapter", "version_numbers.version"]),
 )
 
-# The live pointers. An adapter without a row answers as the base.
+# Every version that a trace is in, refused ones too. `traces.version` is the one of the user's own adapter that keeps
+# the trace from being leased again.
+trace_versions = Table(
+    "trace_versions",
+    metadata,
+    Column("trace_id", Key, ForeignKey("traces.id"), primary_key=True),
+    Column("adapter", Key, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
+    Index("trace_versions_by_version", "adapter", "version"),
+)
+
+# The live pointers, and the candidates that answer a share. An adapter without a row answers as the base.
 live_versions = Table(
     "live_versions",
     metadata,
     Column("adapter", Key, primary_key=True),
-    Column("version", Integer, nullable=False),
+    Column("version", Integer),
+    Column("candidate", Integer),
+    Column("share", Float),
     ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
+    ForeignKeyConstraint(["adapter", "candidate"], ["versions.adapter", "versions.version"]),
+    CheckConstraint("(candidate IS NULL) = (share IS NULL)", name="candidate_has_share"),
+)
+
+# General questions that the base model answered with generic thinking, for trainers to mix in.
+replays = Table(
+    "replays",
+    metadata,
+    Column("base_digest", Key, primary_key=True),
+    Column("prompt_version", Key, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("prompt", Prose, nullable=False),
+    Column("thinking", Prose, nullable=False),
+    Column("answer", Prose, nullable=False),
+    _made(),
 )

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Trace
 
-from . import leases, users
+from . import holdout as holdouts
+from . import leases, lineage, users
+from .db import whole_joins
 from .errors import NotFound
+from .holdout import Holdout
 from .tables import engagements, traces
 
 
@@ -24,8 +27,9 @@ async def add(db: AsyncConnection, trace: Trace) -> Trace:
 
 
 async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
-    if new:
-        await db.execute(traces.insert(), [trace.model_dump() | {"adapter": f"user/{trace.user_id}"} for trace in new])
+    rows = [trace.model_dump(exclude={"versions"}) | {"adapter": f"user/{trace.user_id}"} for trace in new]
+    if rows:
+        await db.execute(traces.insert(), rows)
 
 
 async def get(db: AsyncConnection, id: str) -> Trace:
@@ -43,12 +47,20 @@ async def find(
     query = query.where(*(traces.c[name] == value for name, value in equal.items() if value is not None))
     if after is not None:
         query = query.where(traces.c.id > after)
-    return [Trace.model_validate(dict(row)) for row in (await db.execute(query)).mappings()]
+    return await _load(db, query)
 
 
 async def of_lease(db: AsyncConnection, lease_id: str) -> list[Trace]:
-    await leases.get(db, lease_id)
-    return await find(db, {"lease_id": lease_id})
+    lease = await leases.get(db, lease_id)
+    if lease.adapter.startswith("user/"):
+        return await find(db, {"lease_id": lease_id})
+    return await _load(db, select(traces).where(traces.c.id.in_(lease.trace_ids)).order_by(traces.c.id))
+
+
+async def _load(db: AsyncConnection, query: Select[Any]) -> list[Trace]:
+    rows = (await db.execute(query)).mappings().all()
+    trained = await lineage.of_traces(db, [row["id"] for row in rows])
+    return [Trace.model_validate(dict(row) | {"versions": trained.get(row["id"], [])}) for row in rows]
 
 
 async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
@@ -61,20 +73,24 @@ def _for_the_queue() -> list[Any]:
     return [traces.c.verdict == "accepted", traces.c.state != "kept"]
 
 
-async def untraced(db: AsyncConnection, user_ids: Sequence[str] | None) -> list[tuple[str, str]]:
+async def untraced(db: AsyncConnection, user_ids: Sequence[str] | None, holdout: Holdout) -> list[tuple[str, str]]:
+    mine = []
+    if user_ids is not None:
+        await users.must_exist(db, *user_ids)
+        mine = [engagements.c.user_id.in_(user_ids)]
     accepted = select(traces.c.id).where(
         traces.c.user_id == engagements.c.user_id,
         traces.c.engagement_id == engagements.c.id,
         *_for_the_queue(),
     )
+    await whole_joins(db)
+    among = select(engagements.c.user_id).where(*mine)
+    trainable = holdouts.trainable(holdout, engagements.c.user_id, engagements.c.id, among)
     query = (
         select(engagements.c.user_id, engagements.c.id)
-        .where(~accepted.exists())
+        .where(~accepted.exists(), *mine, *trainable)
         .order_by(engagements.c.user_id, engagements.c.occurred_at, engagements.c.id)
     )
-    if user_ids is not None:
-        await users.must_exist(db, *user_ids)
-        query = query.where(engagements.c.user_id.in_(user_ids))
     return [(user_id, id) for user_id, id in await db.execute(query)]
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import Engagement, Ingested, Profile, User
+from mindprint.types import EVERYONE, Engagement, Ingested, Profile, User
 
 from .db import alone, insert_new
 from .errors import EngagementConflict, NotFound
@@ -63,7 +63,9 @@ def _users() -> Select[tuple[object, ...]]:
     profile = select(func.max(profiles.c.version)).where(profiles.c.user_id == of_user)
     live = select(live_versions.c.version).where(live_versions.c.adapter == "user/" + of_user)
     return select(
-        users,
+        users.c.id,
+        users.c.created_at,
+        func.coalesce(users.c.cohort, EVERYONE).label("cohort"),
         count.scalar_subquery().label("engagements"),
         profile.scalar_subquery().label("profile_version"),
         live.scalar_subquery().label("live_version"),

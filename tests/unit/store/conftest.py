@@ -19,11 +19,14 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 from pytest_asyncio import is_async_test
+from sqlalchemy import true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import (
+    EVERYONE,
     CanaryItem,
     CanaryResult,
+    Check,
     Engagement,
     Lease,
     Manifest,
@@ -34,7 +37,7 @@ from mindprint.types import (
 )
 from mindprint_server.store import Store, new_id
 from mindprint_server.store.batches import Done
-from mindprint_server.store.tables import metadata
+from mindprint_server.store.tables import cohorts, metadata
 
 NAMED = os.environ.get("MINDPRINT_TEST_POSTGRES")
 POSTGRES = NAMED or "postgres@127.0.0.1:5432/test"
@@ -108,7 +111,8 @@ async def store(opened: tuple[Store, Store]) -> Store:
 
     async def clear(db: AsyncConnection) -> None:
         for table in reversed(metadata.sorted_tables):
-            await db.execute(table.delete())
+            stays = cohorts.c.name != EVERYONE if table is cohorts else true()
+            await db.execute(table.delete().where(stays))
 
     await opened[0]._database.write(clear)
     return opened[0]
@@ -180,6 +184,7 @@ class Make:
             "digest": digest,
             "base_digest": "base",
             "parent": lease.parent,
+            "start": lease.start and f"{lease.start.adapter}@{lease.start.version}",
             "traces": len(lease.trace_ids),
             "canary": CanaryResult(passed=True, against_trainer=0.01, against_base=0.2, tokens=4),
             "manifest": Manifest(
@@ -231,13 +236,42 @@ class Make:
         assert lease is not None
         return lease
 
-    async def trained(self, store: Store, user: str = "ann", digest: str = "d") -> Version:
-        """A new live version of a user, of two new traces."""
-        lease = await self.leased(store, user)
-        number = await store.next_version(lease.adapter)
-        return await store.complete(lease.id, self.version(lease, number, digest))
+    async def completed(self, store: Store, lease: Lease | None, digest: str = "d", **terms: Any) -> Version:
+        """The version that comes of a lease."""
+        assert lease is not None
+        return await store.complete(lease.id, await self._next(store, lease, digest), **terms)
+
+    async def refused(self, store: Store, lease: Lease | None, digest: str = "d", **changes: Any) -> Version:
+        """The version of a lease that its gate refuses."""
+        assert lease is not None
+        return await store.refuse(lease.id, await self._next(store, lease, digest, **changes), max_attempts=3)
+
+    async def _next(self, store: Store, lease: Lease, digest: str, **changes: Any) -> Version:
+        return self.version(lease, await store.next_version(lease.adapter), digest, **changes)
+
+    async def trained(self, store: Store, user: str = "ann", digest: str = "d", **terms: Any) -> Version:
+        """A new version of a user, of two new traces; live unless told otherwise."""
+        return await self.completed(store, await self.leased(store, user), digest, **terms)
+
+    async def cohort(self, store: Store, name: str, *users: str, traces: int = 1) -> list[str]:
+        """A cohort of users with so many new waiting traces each; the traces' ids, by age."""
+        ids = [id for user in users for id in await self.waiting(store, user, traces)]
+        if name != EVERYONE:
+            await store.put_cohort(name, "")
+            await store.add_members(name, users)
+        return ids
+
+    async def cohort_claim(self, store: Store, name: str | None = EVERYONE, **changes: Any) -> Lease | None:
+        adapter = name and f"cohort/{name}"
+        return await self.claim(store, adapter=adapter, **({"cohort_min_traces": 1} | changes))
 
 
 @pytest.fixture(scope="session")
 def make() -> Make:
     return Make()
+
+
+@pytest.fixture
+def check() -> Check:
+    """Why a version is taken out of service."""
+    return Check(name="loop rate", value=0.4, bound=0.05, passed=False, detail="20 of 50 answers")

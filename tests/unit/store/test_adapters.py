@@ -111,6 +111,39 @@ async def test_a_failure_before_the_commit_leaves_everything_as_it_was(store: St
     assert (await store.complete(lease.id, version)).state == "live"
 
 
+async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_they_were(
+    store: Store, make: Any, check: Any
+) -> None:
+    key = "cohort/everyone"
+    for _ in range(2):
+        await make.cohort(store, "everyone", "ann")
+        await make.completed(store, await make.cohort_claim(store))
+    await make.cohort(store, "everyone", "ann")
+    lease = await make.cohort_claim(store)
+    version = make.version(lease, await store.next_version(key))
+    before = await store.traces(), await store.lease(lease.id), await store.adapter(key)
+    engine = store._database.engine.sync_engine
+
+    def fail(_connection: object) -> None:
+        raise RuntimeError("power cut")
+
+    event.listen(engine, "commit", fail)
+    try:
+        for call in (
+            store.complete(lease.id, version, candidate_share=0.1),
+            store.withdraw(key, 2, check),
+            store.forget_files(key, 1),
+            store.release_candidate(key, 1, 0.1),
+        ):
+            with pytest.raises(RuntimeError, match="power cut"):
+                await call
+    finally:
+        event.remove(engine, "commit", fail)
+
+    assert (await store.traces(), await store.lease(lease.id), await store.adapter(key)) == before
+    assert (await store.complete(lease.id, version, candidate_share=0.1)).state == "candidate"
+
+
 async def test_a_refused_version_is_kept_and_its_traces_wait_again(store: Store, make: Any) -> None:
     good = await make.trained(store, digest="good")
     lease = await make.leased(store)

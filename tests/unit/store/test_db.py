@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import BatchRequest
 from mindprint_server.store import Busy, Store, StoreError
-from mindprint_server.store.db import Database
+from mindprint_server.store.db import Database, _engine
+from mindprint_server.store.migrations import downgrade, upgrade
 from mindprint_server.store.tables import metadata, users
 
 
@@ -39,6 +40,73 @@ async def test_migrations_and_tables_agree(database: Database) -> None:
         assert await db.run_sync(differences) == []
         constraints = (c for table in metadata.tables.values() for c in table.constraints)
         assert await db.run_sync(checks) == {c.name for c in constraints if isinstance(c, CheckConstraint)}
+
+
+def shape(connection: Connection) -> Any:
+    """Columns, keys and checks of every table, in an order that does not matter."""
+    found = inspect(connection)
+    return {
+        table: (
+            sorted((c["name"], str(c["type"]), c["nullable"]) for c in found.get_columns(table)),
+            sorted(index["name"] or "" for index in found.get_indexes(table)),
+            sorted(str((key["constrained_columns"], key["referred_table"])) for key in found.get_foreign_keys(table)),
+            sorted(str(check["name"]) for check in found.get_check_constraints(table)),
+            found.get_pk_constraint(table)["constrained_columns"],
+        )
+        for table in found.get_table_names()
+    }
+
+
+async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str, make: Any) -> None:
+    database = await Database.open(empty, busy_timeout_s=30)
+
+    async def migrated(to: Callable[..., None], revision: str) -> Any:
+        async def run(db: AsyncConnection) -> Any:
+            await db.run_sync(to, revision)
+            return await db.run_sync(shape)
+
+        return await database.write(run)
+
+    store = Store(database)
+    newest = await database.read(lambda db: db.run_sync(shape))
+    version = await make.trained(store)
+    refused = await make.refused(store, await make.leased(store))
+    await store.add_profile(make.profile("ann"))
+    before = await store.traces(), await store.users(), await store.adapter("user/ann"), await store.cohorts()
+    assert [t.versions for t in before[0]] == [["user/ann@1"]] * 2 + [["user/ann@2"]] * 2
+    # What the older release has no room for: a cohort's member, and a candidate where nothing is live.
+    await make.cohort(store, "cooks", "bob")
+    await make.completed(store, await make.claim(store, adapter="user/bob"))
+    await store.set_live("user/bob", None)
+    await store.release_candidate("user/bob", 1, 0.1)
+
+    older = await migrated(downgrade, "0002")
+    assert set(newest) - set(older) == {"cohorts", "trace_versions", "replays"}
+    assert await migrated(upgrade, "head") == newest
+    assert (await store.user("bob")).cohort == "everyone"
+    assert (await store.live_of("user/bob")).candidate is None
+    traces, users, adapter, cohorts = before
+    assert [t for t in await store.traces() if t.user_id == "ann"] == traces
+    assert [u for u in await store.users() if u.id == "ann"] == users
+    # A start is no longer known; whatever else a version was stays.
+    assert [v.start for v in adapter.versions] == [None, f"user/ann@{version.version}"]
+    assert (await store.adapter("user/ann")).versions == [version, refused.model_copy(update={"start": None})]
+    assert [c.name for c in await store.cohorts()] == [c.name for c in cohorts]
+    assert await migrated(downgrade, "0002") == older
+    await database.close()
+
+
+async def test_going_down_leaves_the_tables_of_that_release(empty: str) -> None:
+    database = Database(_engine(empty, 30))
+
+    async def through(db: AsyncConnection, *steps: tuple[Callable[..., None], str]) -> Any:
+        for to, revision in steps:
+            await db.run_sync(to, revision)
+        return await db.run_sync(shape)
+
+    then = await database.write(through, (upgrade, "0002"))
+    assert await database.write(through, (upgrade, "head"), (downgrade, "0002")) == then
+    await database.close()
 
 
 def test_migrations_lie_in_the_package() -> None:

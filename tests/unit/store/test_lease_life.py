@@ -1,9 +1,10 @@
-"""Whatever trainers do, in whatever order: no trace is lost, and none is in two versions."""
+"""Whatever trainers do, in whatever order: no trace is lost, and none is in two versions of one adapter."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mindprint.types import Lease
+from mindprint.types import Check, Lease
 from mindprint_server.store import LeaseLost, Store
 
 USERS = st.sampled_from(["ann", "bob"])
+ADAPTERS = st.sampled_from(["user/ann", "user/bob", "cohort/everyone"])
 MAX_ATTEMPTS = 2
 
 
@@ -44,7 +46,8 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
             self.now = make.T0
             self.leases: list[Lease] = []
             self.made: set[str] = set()
-            self.trained: dict[str, tuple[str, int]] = {}
+            self.trained: dict[str, dict[str, int]] = defaultdict(dict)  # by adapter: which version a trace is in
+            self.versions: dict[str, set[str]] = defaultdict(set)  # by trace, refused ones too
 
         def run(self, call: Any) -> Any:
             return self.runner.run(call)
@@ -59,12 +62,29 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
             for _ in range(count):
                 self.made.add(self.run(self.store.add_trace(make.trace(user))).id)
 
-        @rule(user=st.none() | USERS, ttl=st.integers(1, 3), max_traces=st.integers(1, 4))
-        def claim(self, user: str | None, ttl: int, max_traces: int) -> None:
-            terms = {"ttl_s": ttl, "max_traces": max_traces, "max_attempts": MAX_ATTEMPTS, "now": self.now}
-            lease = self.run(make.claim(self.store, adapter=user and f"user/{user}", **terms))
+        @rule(
+            adapter=st.none() | ADAPTERS,
+            ttl=st.integers(1, 3),
+            max_traces=st.integers(1, 4),
+            cohort_min_traces=st.none() | st.integers(1, 3),
+        )
+        def claim(self, adapter: str | None, **terms: Any) -> None:
+            terms |= {"ttl_s": terms.pop("ttl"), "max_attempts": MAX_ATTEMPTS, "now": self.now}
+            lease = self.run(make.claim(self.store, adapter=adapter, **terms))
             if lease is not None:
+                assert not self.trained[lease.adapter].keys() & set(lease.trace_ids)
+                assert lease.attempt <= MAX_ATTEMPTS
                 self.leases.append(lease)
+
+        @rule(key=ADAPTERS, max_traces=st.integers(1, 4), share=st.none() | st.just(0.5))
+        def train(self, key: str, max_traces: int, share: float | None) -> None:
+            known = len(self.leases)
+            self.claim(key, ttl=1, max_traces=max_traces, cohort_min_traces=1)
+            for lease in self.leases[known:]:
+                version = self.run(make.completed(self.store, lease, candidate_share=share, now=self.now))
+                self.trained[key] |= dict.fromkeys(lease.trace_ids, version.version)
+                for id in lease.trace_ids:
+                    self.versions[id].add(f"{key}@{version.version}")
 
         @rule(seconds=st.integers(1, 3))
         def wait(self, seconds: int) -> None:
@@ -86,18 +106,35 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
                     number = self.run(self.store.next_version(lease.adapter))
                     version = make.version(lease, number, digest=lease.id)
                     if how == "refuse":
-                        self.run(self.store.refuse(lease.id, version, max_attempts=MAX_ATTEMPTS, now=self.now))
+                        terms = {"max_attempts": MAX_ATTEMPTS, "now": self.now}
+                        stored = self.run(self.store.refuse(lease.id, version, **terms))
                         alive = True  # also a repeat, which changes nothing
                     else:
-                        stored = self.run(self.store.complete(lease.id, version, now=self.now))
+                        share = 0.5 if pick % 2 else None
+                        terms = {"candidate_share": share, "now": self.now}
+                        stored = self.run(self.store.complete(lease.id, version, **terms))
                         if alive:
-                            assert not self.trained.keys() & set(lease.trace_ids)
-                            self.trained |= dict.fromkeys(lease.trace_ids, (lease.adapter, stored.version))
+                            assert not self.trained[lease.adapter].keys() & set(lease.trace_ids)
+                            self.trained[lease.adapter] |= dict.fromkeys(lease.trace_ids, stored.version)
                         alive = alive or holds.state == "completed"
+                    for id in lease.trace_ids:
+                        self.versions[id].add(f"{lease.adapter}@{stored.version}")
             except LeaseLost:
                 assert not alive
             else:
                 assert alive
+
+        @rule(key=ADAPTERS, off=st.booleans())
+        def take_out(self, key: str, off: bool) -> None:
+            if live := self.run(self.store.live(key)):
+                check = Check(name="loop rate", passed=False)
+                self.run(self.store.set_live(key, None) if off else self.store.withdraw(key, live.version, check))
+
+        @rule()
+        def prune(self) -> None:
+            for adapter in self.run(self.store.adapters()):
+                for number in self.run(self.store.prunable(adapter.key, 0)):
+                    assert self.run(self.store.forget_files(adapter.key, number))
 
         @precondition(lambda self: self.made)
         @rule()
@@ -113,10 +150,26 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
         def every_trace_is_in_one_place(self) -> None:
             traces = self.run(self.store.traces(limit=10_000))
             assert {t.id for t in traces} == self.made
-            assert {t.id: (f"user/{t.user_id}", t.version) for t in traces if t.version} == self.trained
-            active = (lease for lease in self.leases if self.run(self.store.lease(lease.id)).state == "active")
-            held = [id for lease in active for id in lease.trace_ids]
+            own = self.trained["user/ann"] | self.trained["user/bob"]
+            assert {t.id: t.version for t in traces if t.version} == own
+            assert {t.id: set(t.versions) for t in traces if t.versions} == self.versions
+            active = self.active()
+            held = [id for lease in active if lease.adapter != "cohort/everyone" for id in lease.trace_ids]
             assert sorted(held) == [t.id for t in traces if t.state == "leased"]
+            assert len({lease.adapter for lease in active}) == len(active)
+
+        @invariant()
+        def what_is_needed_has_files(self) -> None:
+            starts = [(s.adapter, s.version) for s in (lease.start for lease in self.active()) if s]
+            with_files = self.run(self.store.known_versions(with_files=True))
+            assert with_files >= set(starts)
+            for adapter in self.run(self.store.adapters()):
+                assert with_files >= {(adapter.key, n) for n in (adapter.live, adapter.candidate) if n}
+                assert (adapter.candidate is None) == (adapter.share is None)
+
+        def active(self) -> list[Lease]:
+            found = [self.run(self.store.lease(lease.id)) for lease in self.leases]
+            return [lease for lease in found if lease.state == "active"]
 
         def teardown(self) -> None:
             self.run(self.store.close())
@@ -125,8 +178,8 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
     run_state_machine_as_test(
         LeaseLife,
         settings=settings(
-            max_examples=8,
-            stateful_step_count=20,
+            max_examples=10,
+            stateful_step_count=25,
             deadline=None,
             database=None,
             derandomize=True,

@@ -1,0 +1,97 @@
+"""Lineage both ways: what a version was trained on and began with, and the versions that a trace is in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from sqlalchemy import literal, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import LearnedFrom, Lineage
+
+from . import adapters
+from .tables import leases, trace_versions, traces, versions
+
+
+async def record(db: AsyncConnection, trace_ids: Sequence[str], key: str, number: int) -> None:
+    """These traces are in this version."""
+    there = select(traces.c.id, literal(key), literal(number)).where(traces.c.id.in_(trace_ids))
+    await db.execute(trace_versions.insert().from_select(["trace_id", "adapter", "version"], there))
+
+
+async def of_traces(db: AsyncConnection, trace_ids: Sequence[str]) -> dict[str, list[str]]:
+    """By trace, every version that was trained on it, by adapter and number."""
+    found: dict[str, list[str]] = defaultdict(list)
+    in_order = trace_versions.c.adapter, trace_versions.c.version
+    query = select(trace_versions).where(trace_versions.c.trace_id.in_(trace_ids)).order_by(*in_order)
+    for id, key, number in await db.execute(query):
+        found[id].append(f"{key}@{number}")
+    return found
+
+
+async def of_version(db: AsyncConnection, key: str, number: int) -> Lineage:
+    version = await adapters.get(db, key, number)
+    of_lease = versions.join(leases, leases.c.id == versions.c.lease_id)
+    mine = versions.c.adapter == key, versions.c.version == number
+    lease = (await db.execute(select(leases.c.fast, leases.c.held_out).select_from(of_lease).where(*mine))).one()
+    learned = (
+        select(traces.c.id, traces.c.user_id, traces.c.engagement_id, traces.c.provenance, traces.c.scores)
+        .join(trace_versions, trace_versions.c.trace_id == traces.c.id)
+        .where(trace_versions.c.adapter == key, trace_versions.c.version == number)
+        .order_by(traces.c.id)
+    )
+    return Lineage(
+        version=version,
+        traces=[
+            LearnedFrom(
+                trace_id=row.id,
+                user_id=row.user_id,
+                engagement_id=row.engagement_id or "",
+                saw_answer=row.provenance.get("saw_answer", False),
+                scores=row.scores,
+            )
+            for row in await db.execute(learned)
+        ],
+        fast=lease.fast,
+        held_out=lease.held_out,
+        ancestors=(await chain(db, f"{key}@{number}"))[1:],
+    )
+
+
+async def chain(db: AsyncConnection, name: str) -> list[str]:
+    """A version such as `user/anna@7`, the one that it began with, and so on to the first."""
+    names: list[str] = []
+    starts: dict[str, str | None] = {}
+    following: str | None = name
+    while following is not None:
+        names.append(following)
+        if following not in starts:  # all of an adapter at once, for most of them begin with one of their own
+            key, _, _ = following.partition("@")
+            of_adapter = select(versions.c.version, versions.c.start).where(versions.c.adapter == key)
+            starts |= {f"{key}@{number}": start for number, start in await db.execute(of_adapter)}
+        following = starts.get(following)
+    return names
+
+
+async def seen(db: AsyncConnection, names: Iterable[str], user_ids: Collection[str]) -> set[tuple[str, str]]:
+    """(user, engagement) that these versions and all that they began with were trained on, slow or fast."""
+    line = {each for name in names for each in await chain(db, name)}
+    numbered = [(key, int(number)) for key, _, number in (name.partition("@") for name in line)]
+    slow = (
+        select(traces.c.user_id, traces.c.engagement_id)
+        .join(trace_versions, trace_versions.c.trace_id == traces.c.id)
+        .where(
+            tuple_(trace_versions.c.adapter, trace_versions.c.version).in_(numbered),
+            traces.c.user_id.in_(user_ids),
+        )
+    )
+    found = {(user_id, id) for user_id, id in await db.execute(slow)}
+    fast = (
+        select(leases.c.fast)
+        .join(versions, versions.c.lease_id == leases.c.id)
+        .where(tuple_(versions.c.adapter, versions.c.version).in_(numbered))
+    )
+    for by_user in await db.scalars(fast):
+        found |= {(user_id, id) for user_id in by_user.keys() & set(user_ids) for id in by_user[user_id]}
+    return found

@@ -1,0 +1,55 @@
+"""Retention: the files of old versions may go, their rows stay."""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Start, Version
+
+from . import adapters
+from .db import alone
+from .errors import FilesGone
+from .tables import leases, versions
+
+
+async def pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Version:
+    await alone(db, f"adapter {key}")
+    version = await adapters.get(db, key, number)
+    if pinned and not version.files:
+        raise FilesGone(key, number)
+    await _change(db, version, pinned=pinned)
+    return await adapters.get(db, key, number)
+
+
+async def prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
+    found = (await adapters.adapter(db, key)).versions
+    needed = await _starts(db)
+    return [v.version for v in found[: max(0, len(found) - keep)] if v.files and not _in_use(v, needed)]
+
+
+async def forget_files(db: AsyncConnection, key: str, number: int) -> bool:
+    await alone(db, "claims")  # or one could begin with it between the look and the note
+    await alone(db, f"adapter {key}")
+    version = await adapters.get(db, key, number)
+    if _in_use(version, await _starts(db)):
+        return False
+    await _change(db, version, files=False)
+    return True
+
+
+def _in_use(version: Version, starts: set[tuple[str, int]]) -> bool:
+    answers = version.state in ("live", "candidate")
+    return answers or version.pinned or (version.adapter, version.version) in starts
+
+
+async def _starts(db: AsyncConnection) -> set[tuple[str, int]]:
+    """What the trainers who hold a lease begin with, so may still download."""
+    query = select(leases.c.start).where(leases.c.state == "active", leases.c.start.is_not(None))
+    starts = [Start.model_validate(start) for start in await db.scalars(query)]
+    return {(start.adapter, start.version) for start in starts}
+
+
+async def _change(db: AsyncConnection, version: Version, **values: bool) -> None:
+    mine = versions.c.adapter == version.adapter, versions.c.version == version.version
+    await db.execute(update(versions).where(*mine).values(**values))
