@@ -79,7 +79,7 @@ class BatchRunner:
 
     async def submit(self, request: BatchRequest) -> tuple[Batch, bool]:
         """Plans and stores a batch; True if it is new. Raises NotFound (user), QueueFull, IdempotencyConflict."""
-        plan = await self._store.untraced(request.users)
+        plan = await self._store.untraced(request.users, self._settings.holdout)
         batch, created = await self._store.add_batch(request, plan, max_open=self._settings.max_open_batches)
         self._new = True
         self._work.set()

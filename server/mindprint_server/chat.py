@@ -1,37 +1,49 @@
-"""OpenAI's chat route for `base`, `user/<id>` and versions: brings the user's memory, adapter and way of thinking.
+"""OpenAI's chat route for `base`, `user/<id>`, `cohort/<name>` and versions: memory, adapter and way of thinking.
 
 The answer itself is vLLM's. What happens here: whose memory goes before the messages, which adapter answers, and, in
-the thinking modes, the thinking that is written first and then continued by vLLM as the assistant's own words.
+the thinking modes, the thinking that is written first and then continued by vLLM as the assistant's own words. Where a
+version's thinking collapses the base does all of it instead, and where that collapses too, answers without thinking.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Protocol, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
 
+import structlog
 from fastapi import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mindprint.types import Mode
-from mindprint_server import thinking
+from mindprint_server import thinking, verdicts
 from mindprint_server.adapters import AdapterLife
+from mindprint_server.adapters.watch import Outcome, outcome_of
 from mindprint_server.admission import Admission
-from mindprint_server.engine import AdapterRef, Engine, Message, Priority, PromptTooLong, Sampling
+from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, PromptTooLong, Sampling
 from mindprint_server.errors import ApiError
 from mindprint_server.memory import Memory
+from mindprint_server.messages import (
+    asked,
+    first_chunk,
+    messages_of,
+    mode_of,
+    model_of,
+    refuse,
+    turn,
+    whose,
+    with_thought,
+)
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION, Recollection, memory_text, query_text
+from mindprint_server.prompts import PROMPT_VERSION, Recollection, memory_text
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
+log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
-_MODEL = re.compile(rf"base|(?P<kind>user|cohort)/(?P<name>{_NAME})(@[1-9][0-9]{{0,8}})?")
 
 
 class Backend(Protocol):
@@ -40,6 +52,26 @@ class Backend(Protocol):
     async def complete(
         self, body: Mapping[str, Any], adapter: AdapterRef | None
     ) -> dict[str, Any] | AsyncIterator[str]: ...
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an answer may be come by."""
+
+    by: AdapterRef | None
+    mode: Mode
+    fallback: Literal["base", "direct"] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    content: dict[str, Any] | AsyncIterator[str]
+    thought: str
+    way: Way
+    asked: AdapterRef | None
+    """Who was to answer."""
+    outcome: Outcome
+    """How that went."""
 
 
 class Chat:
@@ -73,7 +105,7 @@ class Chat:
                 made = int(version.created_at.timestamp())
                 if adapter.live == version.version:
                     cards.append(self._card(adapter.key, made, root=f"{adapter.key}@{version.version}"))
-                if version.state != "refused":
+                if version.state != "refused" and version.files:
                     cards.append(self._card(f"{adapter.key}@{version.version}", made))
         return {"object": "list", "data": cards}
 
@@ -95,164 +127,153 @@ class Chat:
         body = dict(body)
         began = time.monotonic()
         refuse(body)
-        model, mode = self._model_of(body), mode_of(body.pop("mode", "direct"))
-        messages = await self._messages(body.get("messages"), model, mode)
+        model, mode, messages = model_of(body), mode_of(body.pop("mode", "direct")), messages_of(body)
         async with AsyncExitStack() as held:
             held.enter_context(self._admission.enter())
-            adapter = await held.enter_async_context(self._adapters.use(model))
-            work = self._answer(body, messages, mode, adapter)
+            work = self._reply(body, messages, model, mode, held)
             async with asyncio.timeout(self._settings.request_timeout_s):
-                thought, answer = await while_connected(request, work)
-            headers = {"Mindprint-Model": adapter.name if adapter else "base"}
-            made_by = self._provenance(mode, adapter)
-            if isinstance(answer, dict):
+                answer = await while_connected(request, work)
+            made_by = self._provenance(answer)
+            headers = {"Mindprint-Model": made_by["model"]}
+            if isinstance(answer.content, dict):
                 self._metrics.first_token_seconds.observe(time.monotonic() - began)
-                return JSONResponse(with_thought(answer, thought, made_by), headers=headers)
+                return JSONResponse(with_thought(answer.content, answer.thought, made_by), headers=headers)
             # The stream outlives this function, and so must its hold on the adapter.
-            lines = self._stream(answer, thought, made_by, held.pop_all(), began)
+            lines = self._stream(answer.content, answer, made_by, held.pop_all(), began)
             return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
-    def _model_of(self, body: Mapping[str, Any]) -> str:
-        model = body.get("model")
-        if not isinstance(model, str) or len(model) > 84 or not _MODEL.fullmatch(model):
-            message = "model must be base, user/<id> or cohort/<name>, the latter two optionally with @<version>"
-            raise ApiError(404, "model_not_found", message, param="model")
-        return model
+    async def _reply(
+        self, body: Mapping[str, Any], messages: list[dict[str, Any]], model: str, mode: Mode, held: AsyncExitStack
+    ) -> Answer:
+        """`held` keeps the adapter in the engine."""
+        # The adapter is on its way into the engine while the memory is recalled.
+        recalling = asyncio.create_task(self._recalled(messages, model, mode))
+        try:
+            adapter = await held.enter_async_context(self._adapters.use(model))
+            memory = await recalling
+        finally:
+            recalling.cancel()
+            await asyncio.gather(recalling, return_exceptions=True)
+        answer = await self._answer(body, messages, memory, mode, adapter)
+        if isinstance(answer.content, dict) or answer.outcome != "fine":
+            await self._adapters.heard(adapter, answer.outcome)
+        return answer
 
-    async def _messages(self, messages: object, model: str, mode: Mode) -> list[dict[str, Any]]:
-        """The caller's messages with the user's memory before them and the mode's line at their end."""
-        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-            raise ApiError(422, "validation_error", "messages must be a list of at least one message", param="messages")
-        match = _MODEL.fullmatch(model)
-        if match is None or match["kind"] is None:
-            return messages if mode == "direct" else asked(messages, mode, self._engine.tokenizer.special)
-        if match["kind"] == "user":
-            await self._store.user(match["name"])
+    async def _recalled(self, messages: Sequence[dict[str, Any]], model: str, mode: Mode) -> str | None:
+        """The memory that goes before the messages; None for the base. Raises ApiError for messages that cannot be
+        asked this way, NotFound."""
         special = self._engine.tokenizer.special
-        asking = asked(messages, mode, special)
+        kind, name = whose(model)
+        if kind is not None or mode != "direct":
+            asked(messages, mode, special)
+        if kind is None:
+            return None
         memory = Recollection()
-        if match["kind"] == "user":
-            memory, _ = await self._memory.recall(match["name"], before=None, query=messages[-1]["content"])
-        return remembered(asking, memory_text(memory, special))
+        if kind == "user":
+            await self._store.user(name)
+            memory, _ = await self._memory.recall(name, before=None, query=messages[-1]["content"])
+        return memory_text(memory, special)
 
     async def _answer(
-        self, body: Mapping[str, Any], messages: list[dict[str, Any]], mode: Mode, adapter: AdapterRef | None
-    ) -> tuple[str, dict[str, Any] | AsyncIterator[str]]:
+        self,
+        body: Mapping[str, Any],
+        messages: list[dict[str, Any]],
+        memory: str | None,
+        mode: Mode,
+        adapter: AdapterRef | None,
+    ) -> Answer:
         assert self._backend is not None
-        if mode == "direct":
-            return "", await self._backend.complete({**body, "messages": messages}, adapter)
-        thought = await self._think(messages, mode, adapter)
-        turn = {"role": "assistant", "content": thinking.wrap(thought, self._settings.answer_lead)}
-        continued = {
-            **body,
-            "messages": [*messages, turn],
-            "add_generation_prompt": False,
-            "continue_final_message": True,
-        }
-        return thought, await self._backend.complete(continued, adapter)
+        outcome: Outcome = "fine"
+        for way in ways(mode, adapter):
+            if way.fallback is not None:
+                self._metrics.fallbacks.labels(to=way.fallback).inc()
+            read = turn(messages, way.mode, memory, self._engine.tokenizer.special)
+            try:
+                thought = "" if way.mode == "direct" else await self._think(read, way)
+                if thought is not None:
+                    content = await self._backend.complete(self._continued(body, read, way, thought), way.by)
+                    return Answer(content, thought, way, adapter, outcome)
+                outcome = outcome if way.by is None else "collapsed"
+            except Exception as error:
+                if way.by is None or not is_the_version_s(error):
+                    raise
+                log.warning("a version failed: the base answers", adapter=way.by.name, why=str(error))
+                outcome = "failed"
+        raise AssertionError("the last way is an answer without thinking")
 
-    async def _think(self, messages: Sequence[Mapping[str, Any]], mode: Mode, adapter: AdapterRef | None) -> str:
-        opening = self._settings.openings.get(mode, "")
-        plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in messages]
+    async def _think(self, read: Sequence[Mapping[str, Any]], way: Way) -> str | None:
+        """None if the thinking loops or says nothing."""
+        opening = self._settings.openings.get(way.mode, "")
+        plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in read]
         prompt = self._engine.tokenizer.render(plain) + thinking.lead(opening)
         sampling = Sampling(max_tokens=self._settings.max_thinking_tokens, stop=(thinking.STOP,), detect_loops=True)
         try:
             written = await self._engine.generate(
-                self._engine.tokenizer.encode(prompt), sampling, adapter=adapter, priority=Priority.INTERACTIVE
+                self._engine.tokenizer.encode(prompt), sampling, adapter=way.by, priority=Priority.INTERACTIVE
             )
         except PromptTooLong as error:
             raise ApiError(422, "prompt_too_long", str(error), param="messages") from error
-        return thinking.settle(opening, written.text, written.finish)
+        thought = thinking.settle(opening, written.text, written.finish)
+        reason = verdicts.of_thinking(thought, opening, written.finish, min_words=self._settings.min_thinking_words)
+        return None if outcome_of(reason) == "collapsed" else thought
 
-    def _provenance(self, mode: Mode, adapter: AdapterRef | None) -> dict[str, Any]:
+    def _continued(self, body: Mapping[str, Any], read: list[dict[str, Any]], way: Way, thought: str) -> dict[str, Any]:
+        if way.mode == "direct":
+            return {**body, "messages": read}
+        begun = {"role": "assistant", "content": thinking.wrap(thought, self._settings.answer_lead)}
+        return {**body, "messages": [*read, begun], "add_generation_prompt": False, "continue_final_message": True}
+
+    def _provenance(self, answer: Answer) -> dict[str, Any]:
+        by = answer.way.by
+        name = by.name if by else "base"
         return {
-            "model": adapter.name if adapter else "base",
-            "adapter_digest": adapter.digest if adapter else None,
+            "model": name,
+            "adapter_digest": by.digest if by else None,
             "base_digest": self._base_digest,
             "prompt_version": PROMPT_VERSION,
-            "mode": mode,
+            "mode": answer.way.mode,
+            "thinking": None if answer.way.mode == "direct" else name,
+            "fallback": answer.way.fallback,
             "engine": self._engine.info().name,
         }
 
     async def _stream(
-        self,
-        lines: AsyncIterator[str],
-        thought: str,
-        made_by: dict[str, Any],
-        held: AsyncExitStack,
-        began: float,
+        self, lines: AsyncIterator[str], answer: Answer, made_by: dict[str, Any], held: AsyncExitStack, began: float
     ) -> AsyncIterator[str]:
         """vLLM's event lines; the first chunk also carries the thinking and what made the answer."""
         async with held:
-            first = True
-            async for line in lines:
-                if first:
-                    first = False
-                    self._metrics.first_token_seconds.observe(time.monotonic() - began)
-                    line = first_chunk(line, thought, made_by)
-                yield line
+            first, fine = True, answer.outcome == "fine"  # anything else was told when it happened
+            try:
+                async for line in lines:
+                    if first:
+                        first = False
+                        self._metrics.first_token_seconds.observe(time.monotonic() - began)
+                        line = first_chunk(line, answer.thought, made_by)
+                    yield line
+            except Exception:
+                await self._adapters.heard(answer.asked if fine else None, "failed")
+                raise
+            await self._adapters.heard(answer.asked if fine else None, "fine")
 
 
 # --- pure --------------------------------------------------------------------------
 
 
-def refuse(body: Mapping[str, Any]) -> None:
-    """Raises ApiError for what would end the engine for everybody: on CPU, vLLM dies of the log-probabilities of two
-    prompts in one step when it serves adapters (docs/decisions/005)."""
-    if body.get("prompt_logprobs") is not None:
-        message = "prompt_logprobs are not offered: ask for logprobs of the answer"
-        raise ApiError(422, "validation_error", message, param="prompt_logprobs")
+def ways(mode: Mode, adapter: AdapterRef | None) -> list[Way]:
+    """How an answer may be come by, the best first. A whole answer comes one way: never are two models mixed in it."""
+    found = [Way(adapter, mode)]
+    if adapter is not None:
+        found.append(Way(None, mode, "base"))
+    if mode != "direct":
+        found.append(Way(None, "direct", "direct"))
+    return found
 
 
-def mode_of(value: object) -> Mode:
-    for mode in get_args(Mode):
-        if value == mode:
-            return mode  # type: ignore[no-any-return]
-    raise ApiError(422, "validation_error", "mode must be direct, generic or personal", param="mode")
-
-
-def asked(messages: Sequence[dict[str, Any]], mode: Mode, special: Sequence[str]) -> list[dict[str, Any]]:
-    """The last message as the prompt builder would ask it. Raises ApiError if it is not a user's text."""
-    last = messages[-1]
-    if last.get("role") != "user" or not isinstance(last.get("content"), str):
-        message = "for user/… models and thinking modes the last message must be of role user, with text content"
-        raise ApiError(422, "validation_error", message, param="messages")
-    if not all(isinstance(m.get("content"), str) and isinstance(m.get("role"), str) for m in messages):
-        raise ApiError(422, "validation_error", "every message needs a role and text content", param="messages")
-    return [*messages[:-1], {**last, "content": query_text(last["content"], None, mode, special)}]
-
-
-def remembered(messages: Sequence[dict[str, Any]], memory: str) -> list[dict[str, Any]]:
-    """Memory first, then the caller's own system message, for the memory is what requests of a user share."""
-    if messages[0].get("role") == "system":
-        own, rest = messages[0]["content"], messages[1:]
-        return [{"role": "system", "content": f"{memory}\n\n{own}"}, *rest]
-    return [{"role": "system", "content": memory}, *messages]
-
-
-def with_thought(answer: dict[str, Any], thought: str, made_by: dict[str, Any]) -> dict[str, Any]:
-    """A whole answer with `reasoning_content` beside its content and `mindprint`, what made it."""
-    for choice in answer.get("choices", []):
-        if thought:
-            choice["message"]["reasoning_content"] = thought
-        if isinstance(choice["message"].get("content"), str):
-            choice["message"]["content"] = choice["message"]["content"].lstrip()
-    return {**answer, "mindprint": made_by}
-
-
-def first_chunk(line: str, thought: str, made_by: dict[str, Any]) -> str:
-    """The first line of an event stream, likewise; a line that holds no chunk stays as it is."""
-    head, _, data = line.partition("data: ")
-    try:
-        chunk = json.loads(data)
-    except ValueError:
-        return line
-    if head or not isinstance(chunk, dict) or "error" in chunk:
-        return line
-    for choice in chunk.get("choices", []):
-        if thought:
-            choice["delta"]["reasoning_content"] = thought
-    return f"data: {json.dumps({**chunk, 'mindprint': made_by}, ensure_ascii=False)}\n\n"
+def is_the_version_s(error: Exception) -> bool:
+    """Whether an error may be the fault of the version that was asked: then the base may do better."""
+    if isinstance(error, ApiError):
+        return error.status >= 500
+    return not isinstance(error, EngineDied | PromptTooLong | TimeoutError)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -15,14 +15,18 @@ from mindprint.types import NAME
 from mindprint_server.engine import EngineDied, PromptTooLong
 from mindprint_server.settings import Settings
 from mindprint_server.store.errors import (
+    AlreadyLive,
     Busy,
     EngagementConflict,
+    EveryoneStays,
+    FilesGone,
     IdempotencyConflict,
     LeaseLost,
     NotFound,
     NothingToRollBack,
     QueueFull,
     StoreError,
+    VersionRefused,
 )
 
 MESSAGE_LIMIT = 600
@@ -37,7 +41,16 @@ HINTS = {
     "lease": "POST /v1/leases claims one",
     "adapter": "GET /v1/adapters lists them",
     "version": "GET /v1/adapters/{key} lists the adapter's",
+    "cohort": "GET /v1/cohorts lists them, PUT /v1/cohorts/{name} creates one",
 }
+
+CONFLICTS: dict[type[StoreError], str] = {
+    FilesGone: "version_files_gone",
+    VersionRefused: "version_refused",
+    AlreadyLive: "version_live",
+    EveryoneStays: "everyone_stays",
+}
+"""Refusals of the store's whose own words say what to do."""
 
 
 class ApiError(HTTPException):
@@ -105,7 +118,7 @@ def from_store(error: StoreError, retry_after: int) -> ApiError:
     if isinstance(error, NotFound):
         hint = HINTS.get(error.kind)
         message = f"{error}: {hint}" if hint else str(error)
-        return ApiError(404, f"{error.kind}_not_found", message)
+        return ApiError(404, f"{error.kind.split()[0]}_not_found", message)
     message = str(error)
     if isinstance(error, EngagementConflict):
         return ApiError(
@@ -121,7 +134,8 @@ def from_store(error: StoreError, retry_after: int) -> ApiError:
         return ApiError(503, "store_busy", f"{message}: retry in a moment", retry_after=retry_after)
     if isinstance(error, NothingToRollBack):
         return ApiError(409, "nothing_to_roll_back", f"{message}: promote names a version, or null for the base")
-    return ApiError(409, "conflict", message)
+    code = next((code for kind, code in CONFLICTS.items() if isinstance(error, kind)), "conflict")
+    return ApiError(409, code, message)
 
 
 def from_http(error: HTTPException, request: Request) -> ApiError:

@@ -1,23 +1,44 @@
-"""What a trainer gets with a lease: the accepted traces as slow samples, the user's engagements as fast ones."""
+"""What a trainer gets with a lease: accepted traces as slow samples, engagements as fast ones, some replay."""
 
 from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
 
 from mindprint.types import Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
 from mindprint_server import thinking
 from mindprint_server.asking import Asker
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import Memory, Timeline
+from mindprint_server.metrics import Metrics
+from mindprint_server.replay import Replays
 from mindprint_server.settings import Settings
-from mindprint_server.store import Store
+from mindprint_server.store import Replay, Store
 
 
 class LeaseDesk:
-    def __init__(self, settings: Settings, store: Store, asker: Asker, memory: Memory, base_digest: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        asker: Asker,
+        memory: Memory,
+        replays: Replays,
+        metrics: Metrics,
+        base_digest: str,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._asker = asker
         self._memory = memory
+        self._replays = replays
+        self._metrics = metrics
         self._base_digest = base_digest
+
+    async def stop(self) -> None:
+        """Ends what is being written in the background."""
+        await self._replays.stop()
 
     @property
     def limits(self) -> LoraLimits:
@@ -25,31 +46,48 @@ class LeaseDesk:
 
     async def claim(self, request: LeaseRequest) -> Lease | None:
         """Claims traces and brings their samples; None when no adapter has enough waiting."""
+        s = self._settings
+        self._replays.begin()
         lease = await self._store.claim(
             owner=request.owner,
             adapter=request.adapter,
             ttl_s=request.ttl_s,
             min_traces=request.min_traces,
             max_traces=request.max_traces,
-            max_attempts=self._settings.max_attempts,
+            max_attempts=s.max_attempts,
+            holdout=s.holdout,
+            start_from=s.start_from,
+            cohort_min_traces=s.cohort_min_traces,
         )
         if lease is None:
             return None
         traces = await self._store.lease_traces(lease.id)
-        samples = [slow(trace) for trace in traces]
-        for user_id in dict.fromkeys(trace.user_id for trace in traces):
-            samples += await self._fast(user_id)
+        fast = await self._fast(sorted({trace.user_id for trace in traces}), lease.held_out)
+        await self._store.note_fast(lease.id, by_user(fast))
+        samples = [slow(trace) for trace in traces] + fast
+        samples += await self._replayed(lease.id, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
         return self.fill(lease).model_copy(update={"samples": samples})
 
     def fill(self, lease: Lease) -> Lease:
         """A lease from the store, with what only the server knows."""
         return lease.model_copy(update={"base_digest": self._base_digest, "limits": self.limits})
 
-    async def _fast(self, user_id: str) -> list[Sample]:
-        """The ordinary objective: every engagement of the user, newest first up to the bound, answered directly."""
-        timeline = await self._memory.timeline(user_id)
-        newest = timeline.engagements[max(0, len(timeline.engagements) - self._settings.max_fast_samples) :]
-        samples = [await self._answered(user_id, engagement, timeline) for engagement in newest]
+    # --- the ordinary objective ---
+
+    async def _fast(self, user_ids: Sequence[str], held_out: Mapping[str, Sequence[str]]) -> list[Sample]:
+        """The engagements of these users but for the held-out ones, answered directly: the newest of each, as many of
+        each as of any other, up to the bound in all."""
+        timelines = {user_id: await self._memory.timeline(user_id) for user_id in user_ids}
+        eligible = {
+            user_id: [e for e in timeline.engagements if e.id not in held_out.get(user_id, ())]
+            for user_id, timeline in timelines.items()
+        }
+        counts = spread({user_id: len(mine) for user_id, mine in eligible.items()}, self._settings.max_fast_samples)
+        samples = [
+            await self._answered(user_id, engagement, timelines[user_id])
+            for user_id, mine in eligible.items()
+            for engagement in mine[len(mine) - counts[user_id] :]
+        ]
         return [sample for sample in samples if sample is not None]
 
     async def _answered(self, user_id: str, engagement: Engagement, timeline: Timeline) -> Sample | None:
@@ -58,7 +96,35 @@ class LeaseDesk:
             prompt = self._asker.prompt(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
         except PromptTooLong:
             return None
-        return Sample(kind="fast", engagement_id=engagement.id, prompt=prompt.text, answer=engagement.response)
+        return Sample(
+            kind="fast",
+            user_id=user_id,
+            engagement_id=engagement.id,
+            prompt=prompt.text,
+            answer=engagement.response,
+        )
+
+    # --- replay ---
+
+    async def _replayed(self, lease_id: str, samples: int, wait_s: float) -> list[Sample]:
+        """A share of `samples`, rounded up; fewer, and counted, where they are not written yet."""
+        wanted = math.ceil(self._settings.replay_share * samples)
+        if not wanted:
+            return []
+        there = await self._replays.ready(wait_s)
+        self._metrics.replays_missing.inc(max(0, min(wanted, self._replays.total) - len(there)))
+        chosen = random.Random(lease_id).sample(there, min(wanted, len(there)))
+        return [self._replay(replay) for replay in chosen]
+
+    def _replay(self, replay: Replay) -> Sample:
+        lead = self._settings.answer_lead
+        return Sample(
+            kind="replay",
+            engagement_id=f"replay/{replay.position}",
+            prompt=replay.prompt,
+            thinking=thinking.wrap(replay.thinking, lead),
+            answer=thinking.after(lead, replay.answer),
+        )
 
 
 def slow(trace: Trace) -> Sample:
@@ -67,9 +133,29 @@ def slow(trace: Trace) -> Sample:
     lead = str(trace.provenance.sampling.get("answer_lead", ""))
     return Sample(
         kind="slow",
+        user_id=trace.user_id,
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
         prompt=trace.prompt,
         thinking=thinking.wrap(trace.thinking, lead),
         answer=thinking.after(lead, trace.answer),
     )
+
+
+def by_user(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """The engagements that these samples are of."""
+    engagements: dict[str, list[str]] = {}
+    for sample in samples:
+        assert sample.user_id is not None
+        engagements.setdefault(sample.user_id, []).append(sample.engagement_id)
+    return engagements
+
+
+def spread(there: Mapping[str, int], total: int) -> dict[str, int]:
+    """How many to take of each, at most `total` in all and as evenly as can be: who has few leaves room for others."""
+    taken = {}
+    smallest_first = sorted(there.items(), key=lambda item: item[1])
+    for place, (key, count) in enumerate(smallest_first):
+        taken[key] = min(count, math.ceil(total / (len(there) - place)))
+        total -= taken[key]
+    return taken

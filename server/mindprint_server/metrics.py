@@ -44,13 +44,23 @@ class Metrics:
         # the queue; both are read from the store at each scrape
         self.queue = self._gauge("queue_traces", "Traces in the queue", "state")
         self.open_batches = self._gauge("open_batches", "Batches queued or running")
+        self.replays_missing = self._counter("replays_missing", "Replays that leases went without")
 
         # adapters
         self.adapter_loads = self._counter("adapter_loads", "Adapters loaded into the engine", "outcome")
         self.adapter_unloads = self._counter("adapter_unloads", "Adapters removed from the engine")
         self.adapters_refused = self._counter("adapters_refused", "Uploaded versions refused", "reason")
         self.canary = self._counter("canary", "Canary proofs", "result")
+        self.gate_refusals = self._counter("gate_refusals", "Checks that a new version failed", "check")
         self.resident_adapters = self._gauge("resident_adapters", "Adapters that the engine holds")
+        self.adapter_requests = self._counter(
+            "adapter_requests", "Requests for an adapter, by how it was had", "outcome"
+        )
+        self.adapter_evictions = self._counter("adapter_evictions", "Adapters that left the engine to make room")
+        self.adapter_wait_seconds = self._histogram("adapter_wait_seconds", "From asking for an adapter to its place")
+        self.served = self._counter("adapter_answers", "Answers of versions in service, by how they went", "outcome")
+        self.withdrawn = self._counter("versions_withdrawn", "Versions taken out of service by themselves", "check")
+        self.fallbacks = self._counter("fallbacks", "Answers that were not given as asked", "to")
 
         # requests
         self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")

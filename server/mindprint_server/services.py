@@ -16,12 +16,14 @@ from mindprint_server.attempt import Attempts
 from mindprint_server.batches import BatchRunner
 from mindprint_server.chat import Backend, Chat
 from mindprint_server.engine import Engine
+from mindprint_server.gate import Gate
 from mindprint_server.judge import Judge
 from mindprint_server.leases import LeaseDesk
 from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
 from mindprint_server.near import Near
 from mindprint_server.prompts import PROMPT_VERSION
+from mindprint_server.replay import Replays
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 from mindprint_server.writer import Writer
@@ -73,13 +75,15 @@ async def open_services(
 
         base_digest = await asyncio.to_thread(model_digest, Path(engine.info().model_path))
         memory = Memory(settings, store, engine, base_digest)
-        adapters = AdapterLife(settings, store, engine, metrics, base_digest)
-        await adapters.start()
-        admission = Admission(settings.max_interactive, settings.retry_after_s)
         asker = Asker(settings, store, engine, memory)
         judge = Judge(settings, engine, asker, Near(settings, store))
+        gate = Gate(settings, store, engine, asker, memory, judge)
+        adapters = AdapterLife(settings, store, engine, metrics, base_digest, gate)
+        await adapters.start()
+        admission = Admission(settings.max_interactive, settings.retry_after_s)
         writer = Writer(settings, store, engine, asker, memory, judge, adapters, metrics, admission, base_digest)
-        leases = LeaseDesk(settings, store, asker, memory, base_digest)
+        replays = Replays(settings, store, engine, asker, base_digest)
+        leases = LeaseDesk(settings, store, asker, memory, replays, metrics, base_digest)
         backend = await _backend(engine)
         chat = Chat(settings, store, engine, memory, adapters, metrics, admission, base_digest, backend)
         attempts = Attempts(settings, asker, judge, writer, metrics)
@@ -111,6 +115,8 @@ async def open_services(
 async def close_services(services: Services, *, keep_engine: bool = False) -> None:
     """Stops the work first, then the engine (unless its owner keeps it), then the store."""
     await services.batches.stop()
+    await services.leases.stop()
+    await services.adapters.stop()
     if not keep_engine:
         await services.engine.stop()
     await services.store.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -12,6 +12,9 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+if TYPE_CHECKING:
+    from mindprint_server.store import Holdout
 
 
 class Settings(BaseSettings):
@@ -143,8 +146,8 @@ class Settings(BaseSettings):
     anchor_pool: int = Field(32, ge=0)
     """Other users among whom the nearest is looked for; 0 leaves Anchor out."""
     anchor_random_share: float = Field(0.25, ge=0, le=1)
-    """Share of the otherwise accepted traces, drawn by their text, that are also compared with a random other user. That
-    score decides nothing and costs as much reading as the nearest user's: a sample shows its mean (docs/decisions/008)."""
+    """Share of the otherwise accepted traces, drawn by their text, that are also compared with a random other user.
+    That score decides nothing and costs as much as the nearest user's: a sample shows its mean (docs/decisions/008)."""
     anchor_history: int = Field(64, ge=1)
     """Engagements, newest first, by which users are compared."""
     anchor_refresh_s: float = Field(600, gt=0)
@@ -157,7 +160,23 @@ class Settings(BaseSettings):
     """Accepted traces that may wait for one adapter, give or take what is in flight; a batch leaves out users above."""
 
     max_fast_samples: int = Field(512, ge=0)
-    """Engagements, newest first, that a lease brings as samples of the ordinary objective."""
+    """Engagements, newest first, that a lease brings as samples of the ordinary objective; a cohort's in all."""
+    holdout_share: float = Field(0.1, ge=0, lt=1)
+    """Share of a user's engagements, the newest, that no training sees and the gate examines on; 0 is none."""
+    holdout_least: int = Field(20, ge=1)
+    """Engagements below which nothing of a user is held out: every one is needed for learning."""
+    holdout_most: int = Field(16, ge=1)
+    """Engagements of one user that are held out at most."""
+    start_from: Literal["parent", "cohort", "base"] = "parent"
+    """What a training begins with: the adapter's own live version, else its cohort's; always the cohort's; nothing."""
+    cohort_min_traces: int = Field(64, ge=1)
+    """Accepted traces of its users that a cohort's adapter has not learned from before it is trained (again)."""
+    replay_share: float = Field(0.1, ge=0, le=1)
+    """Generic traces of the base model about nobody, as a share of a lease's other samples; 0 is none."""
+    replay_wait_s: float = Field(10, ge=0)
+    """Seconds, at most a quarter of the lease, for which a claim waits for replays that are still being written."""
+    replay_at_once: int = Field(8, ge=1)
+    """Replays that are being written at once."""
 
     # adapters
     canary_tolerance: float = Field(0.3, gt=0)
@@ -165,6 +184,55 @@ class Settings(BaseSettings):
     differ by under 0.01, in float32 against bfloat16 by 0.1 to 0.2; a trained adapter moves the canary by 1 to 3."""
     canary_min_shift: float = Field(0.02, ge=0)
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
+    lease_extension_s: float = Field(60, gt=0)
+    """For how long a lease is prolonged, again and again, while its upload is proved and examined."""
+    canary_share: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's requests that a new version answers before it is live; 0: it is live at once."""
+    canary_requests: int = Field(50, ge=1)
+    """Good answers after which a candidate goes live by itself."""
+    watch_window: int = Field(200, ge=1)
+    """Newest answers of a version in service by which it is judged; a server judges by its own."""
+    watch_least: int = Field(20, ge=1)
+    """Answers before it is judged."""
+    max_collapsed: float | None = Field(0.25, ge=0, le=1)
+    """Share of its answers whose thinking may loop or be empty; above it the version is withdrawn (`null`: never)."""
+    max_failed: float | None = Field(0.1, ge=0, le=1)
+    """Share of its answers that may fail where the base does not; above it the version is withdrawn (`null`: never)."""
+    adapter_patience_s: float = Field(2, gt=0)
+    """After this, the adapter served longest takes no new requests until a waiting one has its place in the engine."""
+    adapter_wait_s: float = Field(20, gt=0)
+    """Longest wait for a place among `max_cpu_loras`; after that 503."""
+    keep_versions: int = Field(5, ge=1)
+    """Newest versions of an adapter that keep their files, beside the pinned and the ones in service."""
+
+    # the gate: a version that fails is refused. "Beyond noise" is Student's one-sided bound of the mean difference.
+    gate: bool = True
+    """Whether versions are examined at all; the canary proof is asked for in any case."""
+    gate_items: int = Field(16, ge=1)
+    """Held-out engagements that one examination asks about, at most."""
+    gate_min_items: int = Field(4, ge=2)
+    """Held-out engagements below which personal scores are not judged."""
+    gate_thoughts: int = Field(16, ge=2)
+    """Thinkings that are written with the candidate, and as many with the base; of few engagements several each."""
+    gate_thinking_tokens: int = Field(128, ge=1)
+    """Tokens after which such a thinking counts as never closed: twice what most need, so that cuts hide no loss."""
+    gate_at_once: int = Field(16, ge=1)
+    """Thinkings that are written, or answers that are scored, at once. A score takes a request of the engine for each
+    place where choices part, or for each token of an open answer, up to `score_tokens`."""
+    gate_confidence: float = Field(0.95, gt=0.5, lt=1)
+    """One-sided confidence with which a bound must be crossed."""
+    gate_score_slack: float = Field(0.01, ge=0)
+    """Nats by which the personal score may be lower, beyond noise: less is arithmetic."""
+    gate_thinking_decides: bool = False
+    """Whether the score after the version's own thinking may refuse it, or is only reported."""
+    gate_max_collapse_rise: float = Field(0.02, ge=0, le=1)
+    """Collapse rate over the base's, beyond noise."""
+    gate_min_length_ratio: float = Field(0.6, ge=0)
+    """Median thinking length over the base's, at least."""
+    gate_max_length_ratio: float = Field(1.7, gt=0)
+    """The same, at most."""
+    gate_max_general_drop: float = Field(3.0, ge=0)
+    """Points, of 100, by which the score on general questions may be under the base's."""
 
     # bounds on input
     max_body_bytes: int = Field(1_000_000, ge=1024)
@@ -178,6 +246,13 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite+aiosqlite:///{self.data_dir / 'mindprint.db'}"
+
+    @property
+    def holdout(self) -> Holdout:
+        """What is held out of every history."""
+        from mindprint_server.store import Holdout
+
+        return Holdout(self.holdout_share, self.holdout_least, self.holdout_most)
 
     @classmethod
     def settings_customise_sources(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from mindprint.types import Mode, Provenance, Trace, TraceRequest, TraceState, Verdict
 from mindprint_server import thinking, verdicts
 from mindprint_server.adapters import AdapterLife
+from mindprint_server.adapters.watch import outcome_of
 from mindprint_server.admission import Admission
 from mindprint_server.asking import Asker, Prompt, Question
 from mindprint_server.engine import Engine, Generation, Priority, PromptTooLong, Sampling
@@ -224,6 +225,8 @@ class Writer:
             async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
                 case = Case(question, style.max_thinking_tokens, adapter, style.priority, accepted)
                 trace = await self.draft(case, style)
+                if request.mode != "direct":
+                    await self._adapters.heard(adapter, outcome_of(trace.reason))
         except PromptTooLong as error:
             raise ApiError(422, "prompt_too_long", str(error), param="query") from error
         except ValueError as error:

@@ -79,7 +79,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._watch: asyncio.Task[None] | None = None
         self._gauge = _Gauge()
-        self.slots = Slots(settings.max_loras)
+        self.slots = Slots(settings.max_loras, settings.adapter_patience_s)
         """vLLM itself believes in one more on CPU, where the last slot is taken for good."""
         self.ready = False
         self.dead = asyncio.Event()

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from mindprint.types import ErrorReply
-from mindprint_server.routes import adapters, batches, chat, leases, ops, traces, users
+from mindprint_server.routes import adapters, batches, chat, cohorts, leases, ops, traces, users
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused: `error.message` says what to do"},
@@ -15,5 +15,5 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(responses=REFUSALS)
-for module in (ops, users, traces, batches, leases, adapters, chat):
+for module in (ops, users, cohorts, traces, batches, leases, adapters, chat):
     router.include_router(module.router)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import httpx
 import pytest
@@ -39,7 +40,7 @@ from mindprint_server.errors import ApiError
 from mindprint_server.metrics import Metrics
 from mindprint_server.services import Services
 from mindprint_server.settings import Settings
-from mindprint_server.store import Store, new_id
+from mindprint_server.store import FilesGone, Store, new_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "0" * 64
@@ -161,8 +162,19 @@ class FakeAdapters:
     async def promote(self, key: str, version: int | None) -> Adapter:
         return await self.store.set_live(key, version)
 
+    async def release(self, key: str, version: int | None, share: float) -> Adapter:
+        return await self.store.release_candidate(key, version, share)
+
     async def rollback(self, key: str) -> Adapter:
         return await self.store.rollback(key)
+
+    async def pin(self, key: str, version: int, pinned: bool) -> Version:
+        return await self.store.pin(key, version, pinned)
+
+    async def download(self, key: str, version: int) -> IO[bytes]:
+        if not (await self.store.version(key, version)).files:
+            raise FilesGone(key, version)
+        return io.BytesIO(b"zip" * 1_000_000)
 
 
 class FakeChat:

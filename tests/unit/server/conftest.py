@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +12,29 @@ import pytest
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.services import Services, close_services, open_services
 from mindprint_server.settings import Settings
+from mindprint_server.store import Store
 from samples import write_tensors
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, made once."""
+    path = tmp_path_factory.mktemp("empty") / "mindprint.db"
+
+    async def make() -> None:
+        await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+async def store(tmp_path: Path, empty_database: Path) -> AsyncIterator[Store]:
+    """A store of the test's own."""
+    shutil.copy(empty_database, tmp_path)
+    opened = await Store.open(f"sqlite+aiosqlite:///{tmp_path / empty_database.name}")
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture
@@ -37,6 +61,7 @@ def settings(tmp_path: Path, base_folder: Path) -> Settings:
         profile_every=5,
         watch_interval_s=0.01,
         probe=False,
+        gate=False,
     )
 
 

@@ -341,11 +341,12 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     chat = Chat(settings, store, engine, memory, adapters, metrics, admission, "base", None)
     await store.add_engagements("ann", Events(WALKS).all)
     said = [{"role": "user", "content": "tax forms"}, {"role": "assistant", "content": "no"}]
-    messages = await chat._messages([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
-    assert "a walk by the lake" in messages[0]["content"]
-    assert "tax" not in messages[0]["content"]
+    recalled = await chat._recalled([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
+    assert recalled is not None
+    assert "a walk by the lake" in recalled
+    assert "tax" not in recalled
     with pytest.raises(ApiError, match="text content"):
-        await chat._messages([{"role": "user", "content": ["A walk?"]}], "user/ann", "direct")
+        await chat._recalled([{"role": "user", "content": ["A walk?"]}], "user/ann", "direct")
 
 
 async def test_the_loop_stays_free_while_words_are_counted() -> None:

@@ -170,7 +170,7 @@ class Slow(FakeEngine):
 
 
 async def test_a_batch_goes_on_after_a_restart(settings: Settings, base_folder: Path) -> None:
-    settings = settings.model_copy(update={"batch_inflight": 2})
+    settings = settings.model_copy(update={"batch_inflight": 2, "holdout_share": 0})
     services = await open_services(settings, engine=Slow(base_folder))
     await fill(services, count=20)
     batch, _ = await services.batches.submit(BatchRequest())

@@ -46,3 +46,18 @@ async def test_who_is_cancelled_while_waiting_or_working_leaves_its_slot() -> No
             await task
     async with asyncio.timeout(1), slots.hold(ref(3)):
         pass
+
+
+async def test_adapters_that_are_always_busy_make_room_for_one_that_waits() -> None:
+    slots, stop = Slots(2, patience_s=0.05), asyncio.Event()
+
+    async def busy(number: int) -> None:
+        while not stop.is_set():
+            async with slots.hold(ref(number)):
+                await asyncio.sleep(0.003)
+
+    crowd = [asyncio.create_task(busy(1 + n % 2)) for n in range(6)]
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(2), slots.hold(ref(3)):
+        stop.set()
+    await asyncio.gather(*crowd)
