@@ -13,6 +13,7 @@ from ingest import WORDS, engagement
 from lora_mix import quantile
 from mindprint_server.engine.fake import FakeTokenizer
 from prefix import best_share, profile_at
+from reload import Published, Reply, mixes, outdated, turns
 from samples import engagement as sample
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
@@ -59,6 +60,39 @@ def test_engagements_are_made_of_few_words() -> None:
 @pytest.mark.parametrize(("share", "value"), [(0.5, 2), (0.99, 4), (0.25, 1), (0.01, 1)])
 def test_quantiles_are_values_that_were_seen(share: float, value: float) -> None:
     assert quantile([1, 2, 3, 4], share) == value
+
+
+def test_users_take_turns_as_long_as_their_traces_last() -> None:
+    assert turns({"a": 1, "b": 3, "c": 2}, 6) == ["a", "b", "c", "b", "c", "b"]
+    assert turns({"a": 1, "b": 3}, 3) == ["a", "b", "b"]
+    assert turns({"a": 0}, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "text", "mixed"),
+    [
+        ("user/a@1", "river river river", False),
+        ("user/a@2", "river river river", True),
+        ("user/a@1", "river river stone", True),
+        ("user/a@1", "river river rivers", True),
+        ("user/a@1", "river river", True),
+        ("base", "river river river", True),
+    ],
+)
+def test_a_sequence_is_all_the_mark_of_its_version_or_it_mixes(version: str, text: str, mixed: bool) -> None:
+    words = {"user/a@1": "river", "user/a@2": "stone"}
+    assert mixes(Reply("user/a", 0.0, version, text), words, 3) == mixed
+
+
+@pytest.mark.parametrize(
+    ("sent", "version", "late"), [(1.5, 1, False), (1.5, 2, False), (2.5, 1, True), (2.5, 2, False), (0.5, 1, False)]
+)
+def test_an_answer_is_outdated_once_a_newer_version_was_live_before_it_was_asked(
+    sent: float, version: int, late: bool
+) -> None:
+    published = [Published("user/a", 1, "river", 1.0, 0.1), Published("user/b", 1, "cloud", 1.2, 0.1)]
+    published.append(Published("user/a", 2, "stone", 2.0, 0.1))
+    assert outdated(Reply("user/a", sent, f"user/a@{version}"), published) == late
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,0 +1,203 @@
+"""How fast does Mindprint's trainer train a LoRA adapter, against TRL's `SFTTrainer` with PEFT?
+
+Both train the same adapter from the same first weights on the same rows, in the same order and steps, with the same
+objective: the mean over each row's target tokens, averaged over the rows of a step. The rows are of one user's
+engagements: each gives one row that answers directly and one that thinks first, with the same beginning. Prompts are
+the server's; the thinking is put together from the user's earlier answers, for only its length matters here. Each run
+has a process of its own, and the sides take turns. Tokens are those of all rows, counted in full on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
+from mindprint import records
+from mindprint.demo.output import Output
+from mindprint.model_files import DEFAULT, resolve
+from mindprint.types import Engagement, Lease, LoraLimits, Mode, Sample
+
+if TYPE_CHECKING:
+    from mindprint_trainer.settings import Settings
+
+EPISODES = 5
+"""Earlier answers in a prompt."""
+PASS = 4
+"""Rows that SFTTrainer computes at once; it sums their gradients up to a step."""
+
+
+@dataclass(frozen=True)
+class Run:
+    tokens_per_s: float
+    losses: list[float]
+    peak_mib: float
+
+
+def main(
+    json_file: JsonFile = None,
+    quick: Quick = False,
+    data: Annotated[Path, typer.Option(envvar="MINDPRINT_DATA", help="The folder that has the records in it.")] = Path(
+        "../shared/data"
+    ),
+    model: Annotated[str, typer.Option(help="A Hugging Face id, a folder, or `default`.")] = DEFAULT,
+    engagements: Annotated[int, typer.Option(help="Engagements, two rows each; 0 for the default.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Times that each row is trained on.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Rounds; both sides begin cold, so there is no warm-up.")] = 0,
+) -> None:
+    from mindprint_trainer.settings import Settings
+
+    count = engagements or (4 if quick else 16)
+    settings = Settings(epochs=epochs, batch_size=8, warmup=0.0, checkpoints=False, compute_dtype="bfloat16")
+
+    async def work(out: Output, report: Report) -> None:
+        folder = resolve(model)
+        job, tokens = prepare(folder, settings, samples(data / "unvotes", count))
+
+        async def side(script: str) -> Run:
+            reply = await ask(script, job)
+            return Run(tokens / reply["seconds"], reply["losses"], reply["peak_mib"])
+
+        turns = rounds or (1 if quick else 3)
+        with out.bar("training", 2 * turns) as bar:
+            runs = await alternate(
+                {"SFTTrainer": lambda: side("sft.py"), "Mindprint": lambda: side("own.py")},
+                turns,
+                warm_up=False,
+                tell=lambda note: bar.update(bar.done + 1, note),
+            )
+            bar.finish("measured")
+        tell(report, runs["SFTTrainer"], runs["Mindprint"], tokens, len(job["rows"]) // epochs)
+
+    measure(__doc__, "three minutes" if quick else "about fifteen minutes on two cores", json_file, work)
+
+
+def tell(report: Report, theirs: Sequence[Run], ours: Sequence[Run], tokens: int, rows: int) -> None:
+    for name, side in (("SFTTrainer", theirs), ("Mindprint", ours)):
+        report.row(
+            side=name,
+            rows=rows,
+            tokens=tokens,
+            tokens_per_s=spread(run.tokens_per_s for run in side),
+            peak_mib=spread(run.peak_mib for run in side),
+        )
+    apart = [abs(a / b - 1) for a, b in zip(ours[0].losses, theirs[0].losses, strict=True)]
+    for step, (a, b, off) in enumerate(zip(ours[0].losses, theirs[0].losses, apart, strict=True), start=1):
+        report.row(step=step, loss_sft_trainer=b, loss_mindprint=a, apart=off)
+    speed = spread(a.tokens_per_s / b.tokens_per_s for a, b in zip(ours, theirs, strict=True))
+    report.bar("trained tokens/s, over SFTTrainer's, median of the rounds", speed.median, at_least=3.0)
+    report.bar("losses, largest relative distance in a step", max(apart), at_most=0.02)
+    memory = spread(a.peak_mib / b.peak_mib for a, b in zip(ours, theirs, strict=True))
+    report.bar("peak memory, over SFTTrainer's", memory.median, at_most=1.0)
+
+
+def samples(folder: Path, count: int) -> list[Sample]:
+    """Of the first user with enough history: prompt and target as text, the target in one piece."""
+    from transformers import AutoTokenizer
+
+    from mindprint_server import thinking
+    from mindprint_server.prompts import Recollection, build
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(DEFAULT))
+    (person,) = records.read(folder, users=1, engagements=count + EPISODES, held_out=0)
+    made = []
+    for number in range(EPISODES, count + EPISODES):
+        asked: Engagement = person.engagements[number]
+        past = person.engagements[number - EPISODES : number]
+        memory = Recollection(episodes=tuple(past))
+        lead = "This user's answer:"
+        thought = "What this user has shown: " + " ".join(f"{e.prompt[-100:]} {e.response}." for e in past[-2:])
+        ways: list[tuple[Mode, str]] = [
+            ("direct", asked.response),
+            ("personal", thinking.wrap(thought, lead) + thinking.after(lead, asked.response)),
+        ]
+        for mode, answer in ways:
+            messages = build(memory, asked.prompt, asked.choices, mode)
+            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            made.append(Sample(kind="fast", engagement_id=asked.id, prompt=str(prompt), answer=answer))
+    return made
+
+
+def prepare(model: Path, settings: Settings, wanted: Sequence[Sample]) -> tuple[dict[str, Any], int]:
+    """What both sides are given, and the tokens that they train on."""
+    from transformers import AutoTokenizer
+
+    from mindprint_server.settings import Settings as ServerSettings
+    from mindprint_trainer.base import cores
+    from mindprint_trainer.batching import plan
+    from mindprint_trainer.samples import encode_all
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    targets = list(ServerSettings.model_fields["target_modules"].default)
+    sequences, dropped = encode_all(
+        wanted, lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id, 2048
+    )
+    if dropped:
+        raise CannotMeasure(f"{dropped} rows are too long")
+    steps = plan(sequences, settings.epochs, settings.batch_size, settings.seed, settings.schedule)
+    if any(len(step.numbers) != settings.batch_size for step in steps):
+        raise CannotMeasure("the steps are not of one size: take another number of engagements")
+    # In a step, rows of like length stand together: SFTTrainer pads each pass to its longest row.
+    order = [number for step in steps for number in sorted(step.numbers, key=lambda n: len(sequences[n].ids))]
+    lease = Lease(
+        id="benchmark",
+        adapter="user/benchmark",
+        owner="benchmark",
+        state="active",
+        deadline=datetime.max.replace(tzinfo=UTC),
+        attempt=1,
+        trace_ids=[],
+        samples=list(wanted),
+        base_digest="sha256:base",
+        limits=LoraLimits(max_rank=settings.rank, target_modules=targets),
+    )
+    job = {
+        "model": str(model),
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "threads": settings.threads or cores(),
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "target_modules": targets,
+        "seed": settings.seed,
+        "rows": [{"ids": sequences[n].ids, "prompt": sequences[n].prompt_length} for n in order],
+        "sequences_a_pass": PASS,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "settings": settings.model_dump(mode="json", exclude={"owner", "api_key"}),
+        "lease": lease.model_dump(mode="json"),
+    }
+    return job, sum(len(sequences[number].ids) for number in order)
+
+
+async def ask(script: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Runs one side in a new process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name(script)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        # Threads that sleep while they wait, as in the trainer's own process: it is kinder to both on a shared machine.
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "passive"},
+    )
+    output, errors = await process.communicate(json.dumps(job).encode() + b"\n")
+    if process.returncode:
+        raise CannotMeasure(f"{script} ended with {process.returncode}: {errors.decode(errors='replace')[-300:]}")
+    reply: dict[str, Any] = json.loads(output)
+    return reply
+
+
+if __name__ == "__main__":
+    typer.run(main)
