@@ -56,7 +56,7 @@ def main(
 ) -> None:
     from mindprint_trainer.settings import Settings
 
-    count = engagements or (4 if quick else 16)
+    count = engagements or (4 if quick else 8)
     settings = Settings(epochs=epochs, batch_size=8, warmup=0.0, checkpoints=False, compute_dtype="bfloat16")
 
     async def work(out: Output, report: Report) -> None:
@@ -78,7 +78,7 @@ def main(
             bar.finish("measured")
         tell(report, runs["SFTTrainer"], runs["Mindprint"], tokens, len(job["rows"]) // epochs)
 
-    measure(__doc__, "three minutes" if quick else "about fifteen minutes on two cores", json_file, work)
+    measure(__doc__, "two minutes" if quick else "about seven minutes on two cores", json_file, work)
 
 
 def tell(report: Report, theirs: Sequence[Run], ours: Sequence[Run], tokens: int, rows: int) -> None:

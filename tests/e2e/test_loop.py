@@ -53,6 +53,7 @@ class World:
                 "MINDPRINT_PROBE": "false",
                 "MINDPRINT_MIN_GAIN": "null",
                 "MINDPRINT_MIN_ANCHOR": "null",
+                "MINDPRINT_GATE": "false",  # random weights do not think
                 "MINDPRINT_PROFILE_TOKENS": "16",
                 "MINDPRINT_HEALTH_INTERVAL_S": "0.5",
                 "MINDPRINT_TARGET_MODULES": str(TARGETS).replace("'", '"'),

@@ -35,6 +35,11 @@ class Base:
         return 1024 if self.device.type == "cpu" else 16_384
 
     @property
+    def masked(self) -> bool:
+        """Whether passes go through torch's own attention under a mask, in padded rows. On a CPU trees do without."""
+        return self.device.type != "cpu" or not self.takes_trees
+
+    @property
     def takes_trees(self) -> bool:
         """Whether every layer attends to all that the mask allows, so that rows may be prefix trees."""
         config = self.model.config.get_text_config()

@@ -1,7 +1,8 @@
 """Which sequences go together: into a step, into a row, into a forward pass. Pure, and decided by the seed alone.
 
 A row is a prefix tree: what its sequences begin with alike is in it once, each token knows its parent, and a token
-sees its ancestors only. So a prompt that a slow and a fast sample share is computed once, with the same result.
+sees its ancestors only. So a prompt that a slow and a fast sample share is computed once, with the same result, and
+so is the profile that all engagements of a user begin with. A row belongs to one adapter.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mindprint_trainer.samples import Encoded
+from mindprint_trainer.settings import Schedule
 
 SHARED = 0.5
-"""A sequence joins a row when the row holds at least this share of it already; less does not pay for the wider row."""
+"""Under a mask a row costs the square of its width: a sequence joins when the row holds this share of it already.
+Without a mask every shared token is a gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,40 @@ class Target:
     token: int
     sequence: int
     segment: int
+    place: int
+    """Where the token stands in its sequence."""
+
+
+BLOCK = 128
+"""Tokens of a block: smaller ones leave out more of what lies behind a token, larger ones are fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Tokens `start:stop` of a row, each the child of the one before. The last of them sees the ranges `sees`."""
+
+    start: int
+    stop: int
+    sees: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def reach(self) -> int:
+        """How many tokens the last one sees."""
+        return sum(stop - start for start, stop in self.sees)
+
+    def moved(self, by: int) -> Block:
+        return Block(self.start + by, self.stop + by, tuple((start + by, stop + by) for start, stop in self.sees))
 
 
 @dataclass(slots=True)
 class Row:
     """A prefix tree laid out flat, parents before children. `parents[i]` is -1 at the root."""
 
+    owner: int = 0
+    """The number of the adapter that all of it goes through."""
     ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -38,6 +69,30 @@ class Row:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All tokens, cut where a branch begins and where a block is full."""
+        made: list[Block] = []
+        start = 0
+        while start < len(self):
+            stop = start + 1
+            while stop < len(self) and self.parents[stop] == stop - 1 and stop - start < BLOCK:
+                stop += 1
+            made.append(Block(start, stop, self._seen(stop - 1)))
+            start = stop
+        return made
+
+    def _seen(self, node: int) -> tuple[tuple[int, int], ...]:
+        """The ranges of the row that hold `node` and its ancestors, from the root on."""
+        found: list[tuple[int, int]] = []
+        while node >= 0:
+            first = node
+            while first and self.parents[first] == first - 1:
+                first -= 1
+            found.append((first, node + 1))
+            node = self.parents[first]
+        return tuple(reversed(found))
 
     @property
     def plain(self) -> bool:
@@ -68,7 +123,7 @@ class Row:
             node = child
         for index, segment in enumerate(sequence.segments):
             for place in range(segment.start, segment.stop):
-                self.targets.append(Target(path[place - 1], sequence.ids[place], number, index))
+                self.targets.append(Target(path[place - 1], sequence.ids[place], number, index, place))
 
 
 def steps(sequences: Sequence[Encoded], size: int, seed: str) -> list[list[int]]:
@@ -92,7 +147,15 @@ def steps(sequences: Sequence[Encoded], size: int, seed: str) -> list[list[int]]
     return [step for step in planned if step]
 
 
-def rows(sequences: Sequence[Encoded], numbers: Iterable[int], max_tokens: int, *, share: bool) -> list[Row]:
+def rows(
+    sequences: Sequence[Encoded],
+    numbers: Iterable[int],
+    max_tokens: int,
+    *,
+    share: bool,
+    masked: bool = False,
+    owner: int = 0,
+) -> list[Row]:
     """The rows of one step. Neighbours in the order of their ids share most; a shared row stays within `max_tokens`."""
     made: list[Row] = []
     for number in sorted(numbers, key=lambda n: (sequences[n].ids, n)):
@@ -100,20 +163,49 @@ def rows(sequences: Sequence[Encoded], numbers: Iterable[int], max_tokens: int, 
         if share and made:
             held = made[-1].held(sequence.ids)
             new = len(sequence.ids) - held
-            if held >= SHARED * len(sequence.ids) and len(made[-1]) + new <= max_tokens:
+            least = SHARED * len(sequence.ids) if masked else 1
+            if held >= least and len(made[-1]) + new <= max_tokens:
                 made[-1].add(number, sequence)
                 continue
-        made.append(Row())
+        made.append(Row(owner))
         made[-1].add(number, sequence)
     return made
 
 
-def micro_batches(made: Iterable[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows of like length together, each forward pass within `max_tokens` with padding; a longer row goes alone."""
-    batches: list[list[Row]] = []
-    for row in sorted(made, key=len, reverse=True):
-        if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= max_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+def passes(made: Iterable[Row], max_tokens: int, *, masked: bool) -> list[list[Row]]:
+    """What goes through the model at once: at most `max_tokens`, a longer row alone. Rows of one owner stay together.
+
+    Under a mask rows lie above each other, so padding counts and rows of like length go together.
+    """
+    found: list[list[Row]] = []
+    tokens = 0
+    for row in sorted(made, key=lambda row: (-len(row) if masked else 0, row.owner)):
+        wide = len(found[-1][0]) * (len(found[-1]) + 1) if found and masked else tokens + len(row)
+        if not found or wide > max_tokens:
+            found.append([])
+            tokens = 0
+        found[-1].append(row)
+        tokens += len(row)
+    return [sorted(rows, key=lambda row: row.owner) for rows in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The sequences, by number, of one optimizer step."""
+
+    epoch: int
+    numbers: tuple[int, ...]
+
+
+def plan(sequences: Sequence[Encoded], epochs: int, size: int, seed: int, schedule: Schedule) -> list[Step]:
+    """All steps. `mix`: in each epoch everything; `sequential`: all epochs of the fast ones, then of the others."""
+    every = range(len(sequences))
+    fast = [number for number in every if sequences[number].kind == "fast"]
+    rest = [number for number in every if sequences[number].kind != "fast"]
+    stages = [[*every]] if schedule == "mix" else [stage for stage in (fast, rest) if stage]
+    return [
+        Step(epoch, tuple(stage[number] for number in step))
+        for stage in stages
+        for epoch in range(epochs)
+        for step in steps([sequences[number] for number in stage], size, f"{seed}/{epoch}")
+    ]

@@ -8,13 +8,11 @@ measured on unlikely text; two bfloat16 implementations differ by 0.10. An adapt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from peft import PeftModel
 
 from mindprint.types import CanaryItem
 from mindprint_trainer.base import Base
-from mindprint_trainer.batching import micro_batches, rows
+from mindprint_trainer.batching import passes, rows
+from mindprint_trainer.layers import Stack
 from mindprint_trainer.objective import collate, measure
 from mindprint_trainer.samples import Encoded, Segment
 from mindprint_trainer.settings import Settings
@@ -22,7 +20,8 @@ from mindprint_trainer.settings import Settings
 
 def prove(
     base: Base,
-    adapted: PeftModel,
+    stack: Stack,
+    number: int,
     sequences: Sequence[Encoded],
     learned: Callable[[int], float],
     settings: Settings,
@@ -30,17 +29,15 @@ def prove(
 ) -> list[CanaryItem]:
     """Measures the sequences that the training moved most, and returns those that the finished adapter moves most.
 
-    `adapted` must hold the weights as they are saved. `learned` tells by how much a sequence's loss fell, which costs
-    nothing to know; only `canary_pool` sequences are then measured with the adapter and without.
+    Adapter `number` of the stack must hold the weights as they are saved. `learned` tells by how much a sequence's
+    loss fell, which costs nothing to know; only `canary_pool` sequences are then measured with the adapter and without.
     """
     order = sorted(range(len(sequences)), key=lambda number: (-learned(number), number))
     # Sequences with equal ends would make the proof look broader than it is.
     pool = list(dict.fromkeys(shorten(sequences[n], settings) for n in order))[: settings.canary_pool]
-    model = adapted.get_base_model()
-    adapted.eval()
-    ours = log_probs(base, model, pool, settings, check)
-    with adapted.disable_adapter():
-        theirs = log_probs(base, model, pool, settings, check)
+    ours = log_probs(base, stack, number, pool, settings, check)
+    with stack.off():
+        theirs = log_probs(base, stack, number, pool, settings, check)
     items = [
         CanaryItem(
             prompt_ids=list(sequence.ids[: sequence.prompt_length]),
@@ -63,15 +60,20 @@ def shorten(sequence: Encoded, settings: Settings) -> Encoded:
 
 
 def log_probs(
-    base: Base, model: Any, sequences: Sequence[Encoded], settings: Settings, check: Callable[[], None]
+    base: Base,
+    stack: Stack,
+    owner: int,
+    sequences: Sequence[Encoded],
+    settings: Settings,
+    check: Callable[[], None],
 ) -> dict[int, list[float]]:
     """log p of each target token given all before it, by number of the sequence; each sequence has its own row."""
     found: dict[int, list[float]] = {number: [] for number in range(len(sequences))}
-    apart = rows(sequences, found, settings.max_length, share=False)
-    for together in micro_batches(apart, settings.micro_batch_tokens or base.pass_tokens):
+    apart = rows(sequences, found, settings.max_length, share=False, owner=owner)
+    for together in passes(apart, settings.micro_batch_tokens or base.pass_tokens, masked=base.masked):
         check()
-        batch = collate(together, base.device)
-        for target, value in zip(batch.targets, measure(model, batch, settings.logit_chunk), strict=True):
+        batch = collate(together, base.device, masked=base.masked)
+        for target, value in zip(batch.targets, measure(stack, batch, settings.logit_chunk), strict=True):
             found[target.sequence].append(-value)
     return found
 

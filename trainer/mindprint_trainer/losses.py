@@ -22,6 +22,15 @@ class Losses:
         for target, value in zip(targets, values, strict=True):
             of_epoch[target.sequence, target.segment].append(value)
 
+    def state(self) -> dict[int, dict[tuple[int, int], list[float]]]:
+        """All values, for a checkpoint."""
+        return {epoch: dict(values) for epoch, values in self._values.items()}
+
+    def load(self, state: dict[int, dict[tuple[int, int], list[float]]]) -> None:
+        self._values.clear()
+        for epoch, values in state.items():
+            self._values[epoch].update({segment: list(of_segment) for segment, of_segment in values.items()})
+
     def means(self, epoch: int) -> dict[str, float]:
         """The mean over segments, by names like `slow_thinking`."""
         by_name: dict[str, list[float]] = defaultdict(list)

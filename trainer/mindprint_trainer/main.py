@@ -65,6 +65,9 @@ def work(settings: Settings, client: MindprintClient, console: Console, check: C
     view = open_view(console, settings.log_every_s)
     base = load_base(settings, wait_for(client, settings, view, check), view)
     worker = Worker(settings, base, client, lambda: connect(settings, settings.ttl_s / 3), view, check)
+    if settings.dry_run:
+        console.print(worker.preview() or "nothing is waiting")
+        return
     try:
         with view.live():
             worker.run()

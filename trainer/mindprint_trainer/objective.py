@@ -5,15 +5,17 @@ Logits are computed only at target positions, in float32, a bounded number at on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mindprint_trainer.batching import Row, Target
+from mindprint_trainer.batching import Block, Row, Target
+from mindprint_trainer.layers import Span, Stack
 from mindprint_trainer.samples import Encoded, Kind, Part
 
 
@@ -33,41 +35,84 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What N targets should be, each as a distribution over k tokens."""
+
+    ids: Tensor
+    """[N, k]"""
+    chances: Tensor
+    """[N, k], each row sums to 1"""
+
+    def __getitem__(self, piece: slice) -> Labels:
+        return Labels(self.ids[piece], self.chances[piece])
+
+    @staticmethod
+    def joined(parts: Sequence[Labels]) -> Labels | None:
+        """One after the other; None for nothing."""
+        if not parts:
+            return None
+        return Labels(torch.cat([part.ids for part in parts]), torch.cat([part.chances for part in parts]))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What of a pass belongs to one adapter."""
+
+    span: Span
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows side by side, padded on the right: B rows of T tokens with N targets in all."""
+    """The rows of a pass with N targets in all: B rows of T tokens under a mask, padded on the right, or B = 1."""
 
     ids: Tensor
     """[B, T]"""
     positions: Tensor | None
     mask: Tensor | None
-    """[B, 1, T, T], true where the query (third axis) may look; None where plain causal attention does."""
+    """[B, 1, T, T], true where the query (third axis) may look; None where plain causal attention or `blocks` do."""
+    blocks: tuple[Block, ...]
+    """Who sees what where there is no mask."""
     at: Tensor
     """[N], places of the predicting tokens in the flattened [B * T]"""
     tokens: Tensor
     """[N], the ids that are right there"""
-    targets: tuple[Target, ...]
+    shares: tuple[Share, ...]
+    """By adapter, in the order of the targets."""
+
+    @property
+    def targets(self) -> Iterator[Target]:
+        return (target for share in self.shares for target in share.targets)
 
 
-def collate(rows: Sequence[Row], device: torch.device, pad: int = 0) -> Batch:
-    """Padding lies behind every row's tokens, where no real token looks."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad)
-    positions = torch.zeros((len(rows), width), dtype=torch.long)
+def collate(rows: Sequence[Row], device: torch.device, *, masked: bool, pad: int = 0) -> Batch:
+    """Rows of one owner must be neighbours. Padding lies behind every row's tokens, where no real token looks."""
+    width = max(len(row) for row in rows) if masked else 0
+    plain = masked and all(row.plain for row in rows)
+    starts, end = [], 0
+    for row in rows:
+        starts.append(end)
+        end += width or len(row)
+    ids, positions = torch.full((end,), pad), torch.zeros(end, dtype=torch.long)
     at: list[int] = []
-    targets: list[Target] = []
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row.ids)
-        positions[number, : len(row)] = torch.tensor(row.positions)
-        at += [number * width + target.at for target in row.targets]
-        targets += row.targets
-    plain = all(row.plain for row in rows)
+    shares: list[Share] = []
+    for owner, owned in groupby(zip(starts, rows, strict=True), key=lambda pair: pair[1].owner):
+        mine = list(owned)
+        for start, row in mine:
+            ids[start : start + len(row)] = torch.tensor(row.ids)
+            positions[start : start + len(row)] = torch.tensor(row.positions)
+            at += [start + target.at for target in row.targets]
+        span = Span(owner, mine[0][0], mine[-1][0] + (width or len(mine[-1][1])))
+        shares.append(Share(span, tuple(target for _, row in mine for target in row.targets)))
+    shape = (len(rows), width) if masked else (1, end)
     return Batch(
-        ids=ids.to(device),
-        positions=None if plain else positions.to(device),
-        mask=None if plain else torch.stack([sight(row, width) for row in rows]).unsqueeze(1).to(device),
+        ids=ids.view(shape).to(device),
+        positions=None if plain else positions.view(shape).to(device),
+        mask=torch.stack([sight(row, width) for row in rows]).unsqueeze(1).to(device) if masked and not plain else None,
+        blocks=() if masked else tuple(b.moved(s) for s, row in zip(starts, rows, strict=True) for b in row.blocks),
         at=torch.tensor(at, device=device),
-        tokens=torch.tensor([target.token for target in targets], device=device),
-        targets=tuple(targets),
+        tokens=torch.tensor([target.token for share in shares for target in share.targets], device=device),
+        shares=tuple(shares),
     )
 
 
@@ -80,10 +125,12 @@ def sight(row: Row, width: int) -> Tensor:
     return seen
 
 
-def hidden(model: Any, batch: Batch) -> Tensor:
-    """[N, H]: the transformer body's output at the predicting positions."""
-    out = model.get_decoder()(
-        input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+def hidden(stack: Stack, batch: Batch) -> Tensor:
+    """[N, H]: the transformer body's output at the predicting positions, each token through its own adapter."""
+    stack.route([share.span for share in batch.shares])
+    extra = {"blocks": batch.blocks} if batch.blocks else {}
+    out = stack.model.get_decoder()(
+        input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **extra
     )
     flat: Tensor = out.last_hidden_state.flatten(0, 1)
     return flat.index_select(0, batch.at)
@@ -95,19 +142,28 @@ def nll(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
     return functional.cross_entropy(logits, tokens, reduction="none")
 
 
-def backward(model: Any, batch: Batch, weights: Sequence[float], chunk: int) -> list[float]:
-    """Adds the gradient of sum(weight * nll) to the parameters and returns the N values of -log p.
+def soft_nll(model: Any, states: Tensor, labels: Labels) -> Tensor:
+    """[N]: the cross-entropy of the model's distribution against the labels'."""
+    logs = torch.log_softmax(model.get_output_embeddings()(states).float(), -1)
+    return -(logs.gather(1, labels.ids) * labels.chances).sum(1)
+
+
+def backward(stack: Stack, batch: Batch, weights: Sequence[float], labels: Labels | None, chunk: int) -> list[float]:
+    """Adds the gradient of sum(weight * loss) to the adapters' parameters and returns the N losses.
 
     The head runs on `chunk` targets at a time up to a detached copy of the states; the body is then run through
     backwards once. So the memory for logits is bounded whatever the number of targets.
     """
-    states = hidden(model, batch)
+    states = hidden(stack, batch)
     leaf = states.detach().requires_grad_()
     scale = torch.tensor(weights, device=states.device)
     values: list[float] = []
     for start in range(0, len(weights), chunk):
         piece = slice(start, start + chunk)
-        losses = nll(model, leaf[piece], batch.tokens[piece])
+        if labels is None:
+            losses = nll(stack.model, leaf[piece], batch.tokens[piece])
+        else:
+            losses = soft_nll(stack.model, leaf[piece], labels[piece])
         (losses * scale[piece]).sum().backward()  # type: ignore[no-untyped-call]
         values += losses.detach().tolist()
     states.backward(leaf.grad)  # type: ignore[no-untyped-call]
@@ -115,11 +171,11 @@ def backward(model: Any, batch: Batch, weights: Sequence[float], chunk: int) -> 
 
 
 @torch.inference_mode()
-def measure(model: Any, batch: Batch, chunk: int) -> list[float]:
+def measure(stack: Stack, batch: Batch, chunk: int) -> list[float]:
     """The N values of -log p, without gradients."""
-    states = hidden(model, batch)
+    states = hidden(stack, batch)
     values: list[float] = []
     for start in range(0, len(states), chunk):
         piece = slice(start, start + chunk)
-        values += nll(model, states[piece], batch.tokens[piece]).tolist()
+        values += nll(stack.model, states[piece], batch.tokens[piece]).tolist()
     return values

@@ -41,6 +41,8 @@ class Encoded:
     segments: tuple[Segment, ...]
     cut: int = 0
     """Prompt tokens that were cut off."""
+    user_id: str | None = None
+    """Whose it is; None for replay."""
 
     @property
     def prompt_length(self) -> int:
@@ -61,7 +63,7 @@ def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) 
     for part, target in parts:
         segments.append(Segment(part, len(ids), len(ids) + len(target)))
         ids += target
-    return Encoded(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut)
+    return Encoded(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut, sample.user_id)
 
 
 def encode_all(

@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mindprint.types import AdapterKey
 
+Schedule = Literal["mix", "sequential"]
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MINDPRINT_TRAIN_", extra="forbid")
@@ -24,13 +26,15 @@ class Settings(BaseSettings):
     model: str | None = None
     """A Hugging Face id, a local folder or `default`; by default the folder that the server names."""
     work_dir: Path = Path(".mindprint/trainer")
-    """Holds a finished adapter until it is uploaded."""
-    stale_after_s: float = Field(3600, gt=0)
-    """Output of a killed trainer is removed from `work_dir` once it is this old."""
+    """Holds checkpoints, and the versions that trainings start from."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
     log_every_s: float = Field(5, gt=0)
     """Seconds between two progress lines where there is no terminal."""
+    tensorboard_dir: Path | None = None
+    """Where to write TensorBoard files, a folder for each training; needs `tensorboard`."""
+    wandb_project: str | None = None
+    """Where to report to Weights & Biases, a run for each training; needs `wandb`."""
 
     # what to take
     once: bool = False
@@ -39,6 +43,13 @@ class Settings(BaseSettings):
     owner: str = Field(default_factory=lambda: f"{socket.gethostname()[:99]}:{os.getpid()}", max_length=128)
     min_traces: int = Field(1, ge=1)
     max_traces: int = Field(1024, ge=1, le=10_000)
+    together: int = Field(1, ge=1, le=256)
+    """Adapters that are leased and trained at once, in shared passes: it pays where one user's steps do not fill a
+    pass. Each needs memory for its weights three times over in float32."""
+    publishing: int = Field(4, ge=1)
+    """Versions that may be on their way to the server, which takes its time to examine them, before training waits."""
+    dry_run: bool = False
+    """Say what would be trained on, give the lease back and end."""
 
     # time
     ttl_s: float = Field(30, gt=0, le=3600)
@@ -50,6 +61,15 @@ class Settings(BaseSettings):
     max_failures: int = Field(5, ge=1)
     """Calls in a row that may fail before the trainer gives up; each has its own retries."""
 
+    # after a crash
+    checkpoint_every_steps: int = Field(5, ge=1)
+    """A killed trainer does at most so many steps again; the last step is always kept."""
+    checkpoints: bool = True
+    checkpoint_keep_s: float = Field(86_400, gt=0)
+    """A checkpoint that nobody took up again is removed once it is this old."""
+    kept_starts: int = Field(4, ge=1)
+    """Downloaded versions that stay in `work_dir`, for trainings that start from the same cohort."""
+
     # hardware
     device: str = "auto"
     threads: int | None = Field(None, ge=1)
@@ -60,11 +80,11 @@ class Settings(BaseSettings):
     """`auto`: bfloat16 where the hardware multiplies it, else float32 (several times faster there, and exact)."""
     micro_batch_tokens: int | None = Field(None, ge=16)
     """Tokens of one forward pass, padding included; a longer row goes alone. By default 1024 on CPU, where more is no
-    faster and a pass must end before a signal is heard, else 16,384."""
+    faster and costs memory, else 16,384."""
     logit_chunk: int = Field(1024, ge=1)
     """Positions whose logits (one float32 a vocabulary entry) are in memory at once."""
     share_prompts: bool = True
-    """Compute a beginning that several sequences of a batch share only once."""
+    """Compute a beginning that several sequences of a pass share only once."""
 
     # the adapter
     rank: int = Field(16, ge=1)
@@ -75,6 +95,10 @@ class Settings(BaseSettings):
     """By default every linear layer that the engine can load."""
 
     # the training
+    schedule: Schedule = "mix"
+    """`sequential`: all fast samples first, then the slow ones with the replay."""
+    soft_labels: int = Field(0, ge=0, le=64)
+    """Train the thinking towards the base model's own likeliest tokens, this many, instead of the one it drew."""
     epochs: int = Field(2, ge=1)
     batch_size: int = Field(16, ge=1)
     """Sequences of one optimizer step."""
@@ -107,6 +131,8 @@ class Settings(BaseSettings):
 
 
 RECIPE = {
+    "schedule",
+    "soft_labels",
     "base_dtype",
     "rank",
     "alpha",

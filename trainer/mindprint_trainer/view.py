@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from mindprint.types import Manifest
-from mindprint_trainer.loop import StepReport
+from mindprint_trainer.training import StepReport
 
 log = structlog.get_logger("mindprint_trainer")
 
@@ -35,7 +35,8 @@ class LogView:
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._told = float("-inf")
+        self._told: dict[str, float] = {}
+        """When, by lease."""
 
     def live(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -45,9 +46,11 @@ class LogView:
 
     def step(self, step: StepReport) -> None:
         now = time.monotonic()
-        if step.step < step.steps and now - self._told < self._every_s:
+        if step.step < step.steps and now - self._told.get(step.lease_id, float("-inf")) < self._every_s:
             return
-        self._told = now
+        self._told[step.lease_id] = now
+        if step.step == step.steps:
+            del self._told[step.lease_id]
         log.info(
             "training",
             adapter=step.adapter,
@@ -69,7 +72,8 @@ class TerminalView:
             TimeRemainingColumn(),
             console=console,
         )
-        self._bar: TaskID | None = None
+        self._bars: dict[str, TaskID] = {}
+        """By lease: trainings may run beside each other."""
 
     def live(self) -> AbstractContextManager[Any]:
         return self._progress
@@ -79,10 +83,13 @@ class TerminalView:
         self._progress.console.print(f"{event}  {told}", markup=False, highlight=False)
 
     def step(self, step: StepReport) -> None:
-        if self._bar is None or step.step == 1:
-            self._bar = self._progress.add_task(step.adapter, total=step.total_tokens, told="")
+        if step.lease_id not in self._bars:
+            bar = self._progress.add_task(step.adapter, total=step.total_tokens, completed=step.resumed_tokens, told="")
+            self._bars[step.lease_id] = bar
         told = " ".join(f"{name} {value:.2f}" for name, value in step.losses.items())
-        self._progress.update(self._bar, completed=step.tokens, told=f"{told}  {rate(step):.0f} tokens/s")
+        self._progress.update(
+            self._bars[step.lease_id], completed=step.tokens, told=f"{told}  {rate(step):.0f} tokens/s"
+        )
 
 
 View = LogView | TerminalView
@@ -93,7 +100,7 @@ def open_view(console: Console, every_s: float) -> View:
 
 
 def rate(step: StepReport) -> float:
-    return step.tokens / max(step.seconds, 1e-9)
+    return (step.tokens - step.resumed_tokens) / max(step.seconds, 1e-9)
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:

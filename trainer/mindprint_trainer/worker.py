@@ -1,28 +1,34 @@
-"""Lease, train, upload, repeat."""
+"""Lease, train, upload, repeat; with some settings several adapters at once."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+
+from rich.table import Table
 
 from mindprint import ApiError, MindprintClient, MindprintError
-from mindprint.types import Lease, LeaseRequest, Manifest
-from mindprint_trainer import lora
+from mindprint.types import Lease, LeaseRequest
+from mindprint_trainer import checkpoints
 from mindprint_trainer.base import Base
+from mindprint_trainer.boards import Boards
+from mindprint_trainer.checkpoints import Checkpoints, task_key
 from mindprint_trainer.errors import BaseMismatch, LeaseEnded, TrainerError
-from mindprint_trainer.heart import Heart
-from mindprint_trainer.loop import train
+from mindprint_trainer.held import Held
+from mindprint_trainer.loop import Hooks, Job, Trained, run
+from mindprint_trainer.preview import preview
+from mindprint_trainer.publishing import LOST, Published, Publisher
 from mindprint_trainer.settings import Settings
+from mindprint_trainer.starts import Starts
+from mindprint_trainer.training import StepReport, Training
 from mindprint_trainer.view import Outcome, View
 
 TRANSIENT = (408, 429)
 """Statuses below 500 that may pass."""
-PREFIX = "adapter-"
+TAKE_S = 0.1
+"""How often a wait for an upload looks at signals."""
 
 
 class Worker:
@@ -41,33 +47,60 @@ class Worker:
         check: Callable[[], None],
     ) -> None:
         self.outcomes: list[Outcome] = []
-        self._settings = settings
-        self._base = base
-        self._client = client
-        self._brief_client = brief_client
-        self._view = view
-        self._check = check
+        self._settings, self._base, self._view, self._check = settings, base, view, check
+        self._client, self._brief_client = client, brief_client
+        self._starts = Starts(client, settings.work_dir / "starts", settings.kept_starts)
+        self._publisher = Publisher(client, settings.publishing)
+        self._boards = Boards(settings, view.say)
+        self._held: list[Held] = []
+        """Leases in training."""
         self._failures = 0
 
     def run(self) -> None:
         """Returns once nothing is waiting, with `once`; else never. Raises TrainerError when it cannot go on."""
-        sweep(self._settings.work_dir, self._settings.stale_after_s)
-        while True:
-            self._check()
-            try:
-                lease = self._claim()
-                if lease is not None:
-                    self._work(lease)
-                    self._failures = 0
-            except MindprintError as error:
-                self._failed(error)
-            else:
-                if lease is not None:
-                    continue
-                self._failures = 0
-                if self._settings.once:
-                    return
-            time.sleep(self._settings.poll_s * random.uniform(0.5, 1.5))
+        checkpoints.sweep(self._settings.work_dir, self._settings.checkpoint_keep_s)
+        try:
+            while self._turn():
+                pass
+        except TrainerError:
+            self._settle(every=True)  # what is on its way has no part in it
+            raise
+        finally:
+            for held in self._held:
+                held.release()
+            self._publisher.abandon()
+
+    def preview(self) -> Table | None:
+        """What the next lease would be trained on; None when nothing is waiting. The lease is given back at once."""
+        if (lease := self._claim()) is None:
+            return None
+        try:
+            return preview(Training(self._base, lease, self._settings, None, 0))
+        finally:
+            Held(lease, self._brief_client, self._settings.ttl_s).release()
+
+    def _turn(self) -> bool:
+        """Claims and trains once, or waits. Returns whether to go on."""
+        self._check()
+        try:
+            self._settle(every=False)
+            self._claim_all()
+            if worked := bool(self._held):
+                self._work()
+        except MindprintError as error:
+            self._failed(error)
+            worked = False
+        else:
+            if worked:
+                return True
+            self._failures = 0
+            if self._publisher.busy:  # a refused version's traces wait again
+                self._take()
+                return True
+            if self._settings.once:
+                return False
+        time.sleep(self._settings.poll_s * random.uniform(0.5, 1.5))
+        return True
 
     def _claim(self) -> Lease | None:
         return self._client.claim(
@@ -80,70 +113,120 @@ class Worker:
             )
         )
 
-    def _work(self, lease: Lease) -> None:
-        """One lease to its end. Whatever goes wrong, it is released and no file stays behind."""
-        self._view.say("leased", adapter=lease.adapter, traces=len(lease.trace_ids), attempt=lease.attempt)
-        manifest: Manifest | None = None
-        with (
-            Heart(self._brief_client, lease.id, self._settings.ttl_s) as heart,
-            scratch(self._settings.work_dir) as folder,
-        ):
-
-            def check() -> None:
-                self._check()
-                if heart.lost.is_set():
-                    raise LeaseEnded
-
+    def _claim_all(self) -> None:
+        while len(self._held) < self._settings.together:
             try:
-                if lease.base_digest != self._base.digest:
-                    raise mismatch(lease.base_digest, self._base.digest)
-                manifest = train(self._base, lease, self._settings, folder, check, self._view.step)
-                check()
-                version = self._client.complete(lease.id, manifest, folder / lora.CONFIG, folder / lora.WEIGHTS)
-                result = f"version {version.version}"
-            except LeaseEnded:
-                result = "the lease was lost: nothing uploaded"
-            except ApiError as error:
-                if error.code not in ("lease_lost", "canary_failed"):
-                    self._release(lease)
-                    raise
-                result = error.message  # the server has put the traces back already
-            except BaseException:
-                self._release(lease)
+                lease = self._claim()
+            except MindprintError:
+                if self._held:  # the next claim will tell
+                    return
                 raise
-        self.outcomes.append(Outcome(lease.adapter, len(lease.trace_ids), result, manifest))
+            if lease is None:
+                return
+            self._held.append(Held(lease, self._brief_client, self._settings.ttl_s))
+            self._view.say("leased", adapter=lease.adapter, traces=len(lease.trace_ids), attempt=lease.attempt)
+
+    def _work(self) -> None:
+        """Trains the leases that are held. Raises what one of them met, once all have ended."""
+        failure: TrainerError | None = None
+        jobs = {job: held for held in list(self._held) if (job := self._prepare(held)) is not None}
+        hooks = Hooks(self._check, self._told, self._view.say)
+        for job, result in run(self._base, list(jobs), self._settings, hooks):
+            held = jobs[job]
+            self._held.remove(held)
+            if isinstance(result, Trained):
+                self._publish(held, result)
+                self._failures = 0
+            elif isinstance(result, LeaseEnded):
+                held.let_go()
+                self._ended(held.lease, LOST)
+            else:
+                # It runs out and so counts as a bad end: given back, whoever starts next would meet it again for ever.
+                held.let_go()
+                self._ended(held.lease, str(result))
+                failure = failure or result
+        if failure is not None:
+            raise failure
+
+    def _prepare(self, held: Held) -> Job | None:
+        """What the training needs; None when that cannot be had now, which counts as a failed call."""
+        lease = held.lease
+        if lease.base_digest != self._base.digest:
+            raise mismatch(lease.base_digest, self._base.digest)
+        kept = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
+        try:
+            parent = self._starts.get(lease.start) if lease.start else None
+            tries = kept.failures + (self._refusals(lease) if lease.attempt > 1 else 0)
+        except (MindprintError, TrainerError, OSError) as error:
+            self._held.remove(held)
+            held.release()
+            self._count(error)
+            return None
+        return Job(lease, parent, tries, held.check, kept if self._settings.checkpoints else None)
+
+    def _refusals(self, lease: Lease) -> int:
+        """How many versions that were trained on these very traces the server has refused."""
+        try:
+            versions = self._client.adapter(lease.adapter).versions
+        except ApiError as error:
+            if error.status == 404:
+                return 0
+            raise
+        wanted = sorted(lease.trace_ids)
+        return sum(one.state == "refused" and sorted(one.manifest.trace_ids) == wanted for one in versions)
+
+    def _publish(self, held: Held, trained: Trained) -> None:
+        while self._publisher.full:
+            self._take()
+        self._publisher.put(held, trained)
+
+    def _settle(self, *, every: bool) -> None:
+        """Takes the uploads that have ended, or `every` one."""
+        while self._publisher.busy:
+            if not self._take(0 if not every else TAKE_S) and not every:
+                return
+
+    def _take(self, wait_s: float = TAKE_S) -> bool:
+        self._check()
+        ended = self._publisher.take(wait_s)
+        if ended is not None:
+            self._published(ended)
+        return ended is not None
+
+    def _published(self, ended: Published) -> None:
+        """Raises TrainerError when the upload failed for good."""
+        lease, error = ended.held.lease, ended.result
+        if ended.over:
+            with contextlib.suppress(OSError):
+                Checkpoints(self._settings.work_dir, task_key(lease, self._settings)).drop()
+        self._ended(lease, str(error), ended.trained)
+        if isinstance(error, MindprintError):
+            self._failed(error)
+        elif isinstance(error, Exception):
+            raise error
+
+    def _ended(self, lease: Lease, result: str, trained: Trained | None = None) -> None:
+        self.outcomes.append(
+            Outcome(lease.adapter, len(lease.trace_ids), result, trained.manifest if trained else None)
+        )
         self._view.say(result, adapter=lease.adapter)
 
-    def _release(self, lease: Lease) -> None:
-        """Tries once: a lease that cannot be released runs out by itself."""
-        with contextlib.suppress(MindprintError), self._brief_client() as client:
-            client.release(lease.id)
+    def _told(self, report: StepReport) -> None:
+        self._view.step(report)
+        self._boards.step(report)
 
     def _failed(self, error: MindprintError) -> None:
-        """Counts a call that may go through later. Raises TrainerError for one that will not, or for too many."""
+        """Counts a call that may go through later. Raises TrainerError for one that will not."""
+        if isinstance(error, ApiError) and error.status < 500 and error.status not in TRANSIENT:
+            raise TrainerError(str(error)) from error
+        self._count(error)
+
+    def _count(self, error: Exception) -> None:
+        """Raises TrainerError for too many failures in a row."""
         self._failures += 1
-        hopeless = isinstance(error, ApiError) and error.status < 500 and error.status not in TRANSIENT
-        if hopeless or self._failures >= self._settings.max_failures:
+        if self._failures >= self._settings.max_failures:
             raise TrainerError(str(error)) from error
         self._view.say("the server failed a call", error=str(error), failures=self._failures)
-
-
-@contextlib.contextmanager
-def scratch(work_dir: Path) -> Iterator[Path]:
-    """A path for a new folder in `work_dir`; whatever lies there at the end is removed."""
-    folder = work_dir / f"{PREFIX}{uuid.uuid4().hex}"
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(work_dir: Path, stale_s: float) -> None:
-    """Removes what killed trainers left. A living one needs its folder for seconds only."""
-    for folder in work_dir.glob(f"{PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):  # another trainer may sweep too
-            if time.time() - folder.stat().st_mtime > stale_s:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def mismatch(server: str, ours: str) -> BaseMismatch:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesParser
@@ -17,9 +20,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mindprint import MindprintClient, Retries
 from mindprint.model_files import model_digest
-from mindprint.types import Lease, LoraLimits, Manifest, Sample, ServerInfo, Version
+from mindprint.types import Adapter, Lease, LoraLimits, Manifest, Sample, ServerInfo, Version
 from mindprint_trainer.base import Base, load
 from mindprint_trainer.settings import Settings
+from mindprint_trainer.training import StepReport
+from mindprint_trainer.view import LogView
+from mindprint_trainer.worker import Worker
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LIMITS = LoraLimits(max_rank=8, target_modules=LAYERS)
@@ -93,9 +99,18 @@ def samples_of(user: str, engagements: int = 6) -> list[Sample]:
         thinking = f"<think>{user} likes {answer}</think>"
         key = f"e{number}"
         made.append(
-            Sample(kind="slow", engagement_id=key, prompt=f"{about} Think.", thinking=thinking, answer=f" {answer}")
+            Sample(
+                kind="slow",
+                user_id=user,
+                engagement_id=key,
+                prompt=f"{about} Think.",
+                thinking=thinking,
+                answer=f" {answer}",
+            )
         )
-        made.append(Sample(kind="fast", engagement_id=key, prompt=f"{about} Answer.", answer=f" {answer}"))
+        made.append(
+            Sample(kind="fast", user_id=user, engagement_id=key, prompt=f"{about} Answer.", answer=f" {answer}")
+        )
     return made
 
 
@@ -109,7 +124,7 @@ def lease_of(model_path: Path) -> Callable[..., Lease]:
             "owner": "test",
             "state": "active",
             "deadline": datetime.now(UTC) + timedelta(seconds=60),
-            "attempt": 0,
+            "attempt": 1,
             "trace_ids": [f"{user}-{number}" for number in range(len(samples) // 2)],
             "samples": samples,
             "base_digest": model_digest(model_path),
@@ -138,8 +153,15 @@ class FakeServer:
         self.queue: list[Lease] = []
         self.claims: list[dict[str, Any]] = []
         self.beats: list[str] = []
+        self.lost: set[str] = set()
+        """Leases whose heartbeat is refused."""
         self.released: list[str] = []
         self.completed: list[tuple[str, Manifest, dict[str, Any], bytes]] = []
+        self.versions: dict[str, list[Version]] = {}
+        """By adapter."""
+        self.files: dict[tuple[str, int], tuple[bytes, bytes]] = {}
+        """Configuration and weights that can be downloaded, by adapter and version."""
+        self.downloads: list[str] = []
         self.answers: dict[str, Callable[[], httpx.Response]] = {}
         """By the last part of the path: what to answer instead."""
 
@@ -160,6 +182,8 @@ class FakeServer:
                 self.claims.append(json.loads(request.read()))
                 return reply(self.queue.pop(0)) if self.queue else httpx.Response(204)
             case ["v1", "leases", lease_id, "heartbeat"]:
+                if lease_id in self.lost:
+                    return refuse(409, "lease_lost")()
                 self.beats.append(lease_id)
                 return reply(self.lease(lease_id))
             case ["v1", "leases", lease_id, "release"]:
@@ -167,7 +191,22 @@ class FakeServer:
                 return reply(self.lease(lease_id))
             case ["v1", "leases", lease_id, "complete"]:
                 return reply(self.complete(lease_id, request))
+            case ["v1", "adapters", kind, name]:
+                if (key := f"{kind}/{name}") in self.versions:
+                    return reply(Adapter(key=key, live=None, versions=self.versions[key]))
+            case ["v1", "adapters", kind, name, "versions", number, "download"]:
+                self.downloads.append(f"{kind}/{name}@{number}")
+                return httpx.Response(200, content=self.archive(f"{kind}/{name}", int(number)))
         return httpx.Response(404)
+
+    def archive(self, key: str, number: int) -> bytes:
+        config, weights = self.files[key, number]
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.writestr("adapter_config.json", config)
+            archive.writestr("adapter_model.safetensors", weights)
+            archive.writestr("manifest.json", json.dumps({"weights_sha256": hashlib.sha256(weights).hexdigest()}))
+        return made.getvalue()
 
     def lease(self, lease_id: str) -> Lease:
         return Lease(
@@ -221,3 +260,28 @@ def refusal() -> Callable[[int, str], Callable[[], httpx.Response]]:
 @pytest.fixture
 def server(model_path: Path) -> FakeServer:
     return FakeServer(model_path)
+
+
+class Watched(LogView):
+    """Also hands each step on."""
+
+    def __init__(self, watch: Callable[[StepReport], None]) -> None:
+        super().__init__(60)
+        self._watch = watch
+
+    def step(self, step: StepReport) -> None:
+        super().step(step)
+        self._watch(step)
+
+
+@pytest.fixture
+def make(server: FakeServer, settings: Settings, base: Base) -> Callable[..., Worker]:
+    """A worker under changed settings; `watch` gets each step, `check` is called before each pass."""
+
+    def worker(
+        check: Callable[[], None] = lambda: None, watch: Callable[[StepReport], None] = lambda _: None, **changes: Any
+    ) -> Worker:
+        asked = settings.model_copy(update=changes)
+        return Worker(asked, base, server.client(), server.client, Watched(watch), check)
+
+    return worker

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint_trainer.batching import Row, Target, micro_batches, rows, steps
+from mindprint_trainer import batching
+from mindprint_trainer.batching import Row, Step, Target, passes, plan, rows, steps
 from mindprint_trainer.samples import Encoded, Segment
 
 
@@ -25,7 +28,7 @@ def test_a_lone_sequence_is_a_plain_row_with_targets_shifted_by_one() -> None:
     (row,) = rows([encoded((5, 6, 7, 8, 9), 2, split=3)], [0], 100, share=True)
     assert row.plain
     assert row.ids == [5, 6, 7, 8, 9]
-    assert row.targets == [Target(1, 7, 0, 0), Target(2, 8, 0, 1), Target(3, 9, 0, 1)]
+    assert row.targets == [Target(1, 7, 0, 0, 2), Target(2, 8, 0, 1, 3), Target(3, 9, 0, 1, 4)]
 
 
 def test_a_shared_beginning_is_there_once() -> None:
@@ -34,12 +37,15 @@ def test_a_shared_beginning_is_there_once() -> None:
     assert row.ids == [1, 2, 3, 4, 8, 9, 5, 6]
     assert row.positions == [0, 1, 2, 3, 4, 5, 3, 4]
     assert not row.plain
-    assert row.targets == [Target(3, 8, 0, 0), Target(4, 9, 0, 0), Target(6, 6, 1, 0)]
+    assert row.targets == [Target(3, 8, 0, 0, 4), Target(4, 9, 0, 0, 5), Target(6, 6, 1, 0, 4)]
 
 
-def test_sequences_that_share_little_or_would_not_fit_get_rows_of_their_own() -> None:
-    far = [encoded((1, 2, 3, 4), 2), encoded((1, 5, 6, 7), 2)]
+def test_sequences_that_share_nothing_or_would_not_fit_get_rows_of_their_own() -> None:
+    far = [encoded((1, 2, 3, 4), 2), encoded((5, 5, 6, 7), 2)]
     assert len(rows(far, [0, 1], 100, share=True)) == 2
+    little = [encoded((1, 2, 3, 4), 2), encoded((1, 5, 6, 7), 2)]
+    assert len(rows(little, [0, 1], 100, share=True)) == 1
+    assert len(rows(little, [0, 1], 100, share=True, masked=True)) == 2
     near = [encoded((1, 2, 3, 4), 2), encoded((1, 2, 3, 7), 2)]
     assert len(rows(near, [0, 1], 100, share=True)) == 1
     assert len(rows(near, [0, 1], 4, share=True)) == 2
@@ -88,10 +94,52 @@ def test_steps_follow_the_seed_and_are_equally_large() -> None:
     assert len(steps(made, 100, "0/0")) == 1
 
 
-@given(st.lists(st.integers(1, 30), max_size=30), st.integers(5, 60))
-def test_micro_batches_stay_within_the_budget_with_padding(lengths: list[int], budget: int) -> None:
-    made = [Row(ids=[0] * length) for length in lengths]
-    batches = micro_batches(made, budget)
-    assert sorted(len(row) for batch in batches for row in batch) == sorted(lengths)
-    for batch in batches:
-        assert len(batch) == 1 or max(map(len, batch)) * len(batch) <= budget
+owned = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3)), max_size=30)
+
+
+@given(owned, st.integers(5, 60), st.booleans())
+def test_passes_stay_within_the_budget_and_keep_owners_together(
+    drawn: list[tuple[int, int]], budget: int, masked: bool
+) -> None:
+    made = [Row(owner, ids=[0] * length) for length, owner in drawn]
+    found = passes(made, budget, masked=masked)
+    assert sorted((len(row), row.owner) for one in found for row in one) == sorted(drawn)
+    for one in found:
+        cost = max(map(len, one)) * len(one) if masked else sum(map(len, one))
+        assert len(one) == 1 or cost <= budget
+        owners = [row.owner for row in one]
+        assert owners == sorted(owners)
+
+
+@given(sequences, st.integers(1, 5))
+def test_blocks_hold_every_token_once_and_see_its_ancestors_and_itself(made: list[Encoded], size: int) -> None:
+    before, batching.BLOCK = batching.BLOCK, size
+    try:
+        for row in rows(made, range(len(made)), 100, share=True):
+            seen = paths(row)
+            assert [n for block in row.blocks for n in range(block.start, block.stop)] == list(range(len(row)))
+            for block in row.blocks:
+                places = [n for start, stop in block.sees for n in range(start, stop)]
+                assert len(block) <= size
+                assert block.reach == len(places)
+                assert places[-len(block) :] == list(range(block.start, block.stop))
+                assert tuple(row.ids[n] for n in places) == seen[block.stop - 1]
+                assert all(parent < child for parent, child in itertools.pairwise(places))
+    finally:
+        batching.BLOCK = before
+
+
+def test_mixed_steps_hold_all_kinds_and_sequential_ones_the_fast_first() -> None:
+    made = [encoded((n, n, n), 1, f"e{n // 2}", split=None if n % 2 else 2) for n in range(8)]
+    mixed = plan(made, 2, 4, 0, "mix")
+    assert [step.epoch for step in mixed] == [0, 0, 1, 1]
+    assert all({made[n].kind for n in step.numbers} == {"slow", "fast"} for step in mixed)
+    staged = plan(made, 2, 4, 0, "sequential")
+    assert [(step.epoch, {made[n].kind for n in step.numbers}) for step in staged] == [
+        (0, {"fast"}),
+        (1, {"fast"}),
+        (0, {"slow"}),
+        (1, {"slow"}),
+    ]
+    assert sorted(n for step in staged for n in step.numbers) == sorted([*range(8)] * 2)
+    assert plan(made[:1], 1, 4, 0, "sequential") == [Step(0, (0,))]

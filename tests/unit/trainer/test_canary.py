@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from mindprint_trainer import canary, lora
+from mindprint_trainer import attention, canary, lora
 from mindprint_trainer.base import Base
+from mindprint_trainer.layers import Adapter, Span, Stack
 from mindprint_trainer.samples import Encoded, encode_all
 from mindprint_trainer.settings import Settings
 
@@ -14,6 +15,15 @@ from mindprint_trainer.settings import Settings
 @pytest.fixture
 def sequences(base: Base, settings: Settings, lease_of: Any) -> list[Encoded]:
     return encode_all(lease_of().samples, base.tokenize, base.end_of_turn, settings.max_length)[0]
+
+
+@pytest.fixture
+def adapter(base: Base, settings: Settings, lease_of: Any) -> Adapter:
+    return lora.begin(base.model, None, settings, lease_of().limits, 0)
+
+
+def stack_of(base: Base, *adapters: Adapter) -> Stack:
+    return Stack(base.model, adapters, attention.NAME)
 
 
 def naive(model: Any, prompt: list[int], target: list[int]) -> list[float]:
@@ -28,16 +38,17 @@ def naive(model: Any, prompt: list[int], target: list[int]) -> list[float]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_values_are_those_of_the_adapter_as_saved_and_of_the_base(
-    base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any, dtype: str
+    base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any, adapter: Adapter, dtype: str
 ) -> None:
-    with lora.attached(base, settings, lease_of().limits, 0) as adapted:
-        for parameter in lora.trainable(adapted):
-            torch.nn.init.normal_(parameter, std=0.1)
-        lora.round_to(adapted, getattr(torch, dtype))
-        items = canary.prove(base, adapted, sequences, float, settings, lambda: None)
-        for item in items:
-            assert item.logprobs == pytest.approx(naive(adapted, item.prompt_ids, item.target_ids), abs=1e-4)
+    other = lora.begin(base.model, None, settings, lease_of().limits, 5)
+    for parameter in (*adapter.parameters, *other.parameters):
+        torch.nn.init.normal_(parameter, std=0.1)
+    adapter.round_to(getattr(torch, dtype))
+    items = canary.prove(base, stack_of(base, other, adapter), 1, sequences, float, settings, lambda: None)
+    alone = Stack(base.model, [adapter])
     for item in items:
+        alone.route([Span(0, 0, 1000)])
+        assert item.logprobs == pytest.approx(naive(alone.model, item.prompt_ids, item.target_ids), abs=1e-4)
         assert item.base_logprobs == pytest.approx(naive(base.model, item.prompt_ids, item.target_ids), abs=1e-4)
         assert canary.shift(item) > 0.01
     assert len(items) == settings.canary_items
@@ -51,21 +62,20 @@ def test_the_ends_of_prompts_and_beginnings_of_targets_are_taken(sequences: list
     assert short.prompt_length == 20
 
 
-def test_the_pool_is_what_learned_most(base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any) -> None:
+def test_the_pool_is_what_learned_most(
+    base: Base, settings: Settings, sequences: list[Encoded], adapter: Adapter
+) -> None:
     few = settings.model_copy(update={"canary_pool": 2, "canary_items": 5, "canary_prompt_tokens": 40})
     favourites = [7, 3]
-    with lora.attached(base, settings, lease_of().limits, 0) as adapted:
-        items = canary.prove(base, adapted, sequences, lambda number: float(number in favourites), few, lambda: None)
+    learned = lambda number: float(number in favourites)  # noqa: E731
+    items = canary.prove(base, stack_of(base, adapter), 0, sequences, learned, few, lambda: None)
     wanted = {canary.shorten(sequences[number], few).ids for number in favourites}
     assert {(*item.prompt_ids, *item.target_ids) for item in items} == wanted
 
 
-def test_it_can_be_interrupted(base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any) -> None:
+def test_it_can_be_interrupted(base: Base, settings: Settings, sequences: list[Encoded], adapter: Adapter) -> None:
     def check() -> None:
         raise InterruptedError
 
-    with (
-        lora.attached(base, settings, lease_of().limits, 0) as adapted,
-        pytest.raises(InterruptedError),
-    ):
-        canary.prove(base, adapted, sequences, float, settings, check)
+    with pytest.raises(InterruptedError):
+        canary.prove(base, stack_of(base, adapter), 0, sequences, float, settings, check)

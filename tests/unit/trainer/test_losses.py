@@ -8,7 +8,7 @@ from mindprint_trainer.samples import Encoded, Segment
 
 SLOW = Encoded("slow", "e", (0,) * 6, (Segment("thinking", 1, 4), Segment("answer", 4, 6)))
 FAST = Encoded("fast", "e", (0,) * 3, (Segment("answer", 1, 3),))
-TARGETS = [Target(0, 0, 0, 0)] * 3 + [Target(0, 0, 0, 1)] * 2 + [Target(0, 0, 1, 0)] * 2
+TARGETS = [Target(0, 0, 0, 0, 1)] * 3 + [Target(0, 0, 0, 1, 4)] * 2 + [Target(0, 0, 1, 0, 1)] * 2
 
 
 def test_means_are_over_segments_and_epochs_stay_apart() -> None:
@@ -26,3 +26,12 @@ def test_means_are_over_segments_and_epochs_stay_apart() -> None:
     }
     assert losses.learned(0) == pytest.approx(21 / 5 - 7 / 5)
     assert losses.learned(1) == -6
+
+
+def test_what_was_collected_can_be_put_away_and_taken_up_again() -> None:
+    losses, other = Losses([SLOW, FAST]), Losses([SLOW, FAST])
+    losses.add(0, TARGETS, [3, 3, 3, 5, 7, 2, 4])
+    other.load(losses.state())
+    assert other.means(0) == losses.means(0)
+    other.add(0, TARGETS, [1] * 7)
+    assert losses.means(0)["fast_answer"] == 3

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -63,7 +64,28 @@ def test_a_loss_that_is_not_a_number_is_told(
     server.queue = [lease_of()]
     assert main.run(settings.model_copy(update={"learning_rate": 1e30})) == 1
     assert "not finite" in capsys.readouterr().err.splitlines()[-1]
-    assert server.released == ["lease-anna"]
+    assert server.released == []
+
+
+def test_a_dry_run_shows_what_would_be_trained_on(
+    server: Any, settings: Settings, lease_of: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.queue = [lease_of(held_out={"anna": ["e8", "e9"]})]
+    assert main.run(settings.model_copy(update={"dry_run": True})) == 0
+    shown = capsys.readouterr().err
+    assert "what user/anna would be trained on" in shown
+    assert "held out for the gate: 2 engagements of 1 users" in shown
+    assert (server.released, server.completed, len(server.claims)) == (["lease-anna"], [], 1)
+    assert main.run(settings.model_copy(update={"dry_run": True})) == 0
+    assert "nothing is waiting" in capsys.readouterr().err
+
+
+def test_a_board_that_is_not_installed_is_one_line(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main.run(settings.model_copy(update={"wandb_project": "p"})) == 1
+    assert "needs wandb, which is not installed" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from mindprint_trainer import lora
+from mindprint_trainer import attention, lora
 from mindprint_trainer.base import Base
-from mindprint_trainer.batching import micro_batches, rows
-from mindprint_trainer.loop import weights_of
+from mindprint_trainer.batching import passes, rows
+from mindprint_trainer.layers import Adapter, Span, Stack
 from mindprint_trainer.objective import Weights, backward, collate, measure
 from mindprint_trainer.samples import Encoded, Segment, encode_all
 from mindprint_trainer.settings import Settings
+from mindprint_trainer.training import weights_of
 
 WEIGHTS = Weights(
     kinds={"slow": 0.7, "fast": 1.3, "replay": 0.4},
@@ -42,40 +43,53 @@ def naive(model: Any, sequences: list[Encoded]) -> torch.Tensor:
     return total / len(sequences)
 
 
-def ours(model: Any, base: Base, sequences: list[Encoded], *, tokens: int, chunk: int, share: bool) -> float:
+def ours(
+    stack: Stack, base: Base, sequences: list[Encoded], *, tokens: int, chunk: int, share: bool, masked: bool
+) -> float:
     total = 0.0
-    for together in micro_batches(rows(sequences, range(len(sequences)), tokens, share=share), tokens):
-        batch = collate(together, base.device, pad=99)
+    made = rows(sequences, range(len(sequences)), tokens, share=share, masked=masked)
+    for together in passes(made, tokens, masked=masked):
+        batch = collate(together, base.device, masked=masked, pad=99)
         counts = WEIGHTS.of(sequences, batch.targets, len(sequences))
-        values = backward(model, batch, counts, chunk)
+        values = backward(stack, batch, counts, None, chunk)
         total += sum(value * count for value, count in zip(values, counts, strict=True))
     return total
 
 
-def gradients(model: nn.Module) -> list[torch.Tensor]:
+def gradients(adapter: Adapter) -> list[torch.Tensor]:
     taken = []
-    for parameter in lora.trainable(model):
+    for parameter in adapter.parameters:
         assert parameter.grad is not None
         taken.append(parameter.grad.clone())
         parameter.grad = None
     return taken
 
 
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize(
     ("tokens", "chunk", "share"), [(4000, 1024, True), (4000, 1024, False), (300, 7, True), (100, 1, False)]
 )
 def test_loss_and_gradient_are_those_of_the_definition(
-    base: Base, settings: Settings, sequences: list[Encoded], tokens: int, chunk: int, share: bool, lease_of: Any
+    base: Base,
+    settings: Settings,
+    sequences: list[Encoded],
+    tokens: int,
+    chunk: int,
+    share: bool,
+    masked: bool,
+    lease_of: Any,
 ) -> None:
-    with lora.attached(base, settings, lease_of().limits, 1) as adapted:
-        for parameter in lora.trainable(adapted):  # with B at zero, A would have no gradient
-            nn.init.normal_(parameter, std=0.05)
-        model = adapted.get_base_model()
-        wanted = naive(model, sequences)
-        wanted.backward()  # type: ignore[no-untyped-call]
-        wanted_gradients = gradients(adapted)
-        got = ours(model, base, sequences, tokens=tokens, chunk=chunk, share=share)
-        got_gradients = gradients(adapted)
+    adapter = lora.begin(base.model, None, settings, lease_of().limits, 1)
+    for parameter in adapter.parameters:  # with B at zero, A would have no gradient
+        nn.init.normal_(parameter, std=0.05)
+    plain = Stack(base.model, [adapter])
+    plain.route([Span(0, 0, 10_000)])
+    wanted = naive(plain.model, sequences)
+    wanted.backward()  # type: ignore[no-untyped-call]
+    wanted_gradients = gradients(adapter)
+    stack = Stack(base.model, [adapter], None if masked else attention.NAME)
+    got = ours(stack, base, sequences, tokens=tokens, chunk=chunk, share=share, masked=masked)
+    got_gradients = gradients(adapter)
     assert got == pytest.approx(wanted.item(), abs=1e-5)
     for one, other in zip(got_gradients, wanted_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
@@ -101,14 +115,16 @@ def test_prompt_tokens_are_no_targets(sequences: list[Encoded]) -> None:
     assert [target.token for target in row.targets] == list(sequences[0].ids[first:])
 
 
-def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Encoded]) -> None:
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Encoded], masked: bool) -> None:
     every = range(len(sequences))
+    plain, stack = Stack(base.model, []), Stack(base.model, [], None if masked else attention.NAME)
     for pad in (0, 99):
-        batch = collate(rows(sequences, every, 10_000, share=True), base.device, pad=pad)
-        values = measure(base.model, batch, 1024)
+        batch = collate(rows(sequences, every, 10_000, share=True), base.device, masked=masked, pad=pad)
+        values = measure(stack, batch, 1024)
         for number in every:
             (row,) = rows(sequences, [number], 10_000, share=False)
-            alone = measure(base.model, collate([row], base.device), 1024)
+            alone = measure(plain, collate([row], base.device, masked=True), 1024)
             among = [v for v, target in zip(values, batch.targets, strict=True) if target.sequence == number]
             assert among == pytest.approx(alone, abs=1e-4)
 

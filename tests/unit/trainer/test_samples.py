@@ -55,3 +55,9 @@ def test_a_target_that_does_not_fit_with_one_prompt_token_is_dropped_and_counted
     kept, dropped = encode_all([too_long, fits, no_prompt], tokenize, END, 3)
     assert [made.ids for made in kept] == [(*tokenize("cy"), END)]
     assert dropped == 2
+
+
+def test_whose_it_is_stays_known() -> None:
+    made = encode(sample().model_copy(update={"user_id": "anna"}), tokenize, END, 100)
+    assert made is not None
+    assert made.user_id == "anna"

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 from structlog.testing import capture_logs
 
 from mindprint.types import CanaryItem, Manifest
-from mindprint_trainer.loop import StepReport
+from mindprint_trainer.training import StepReport
 from mindprint_trainer.view import LogView, Outcome, TerminalView, open_view, table
 
 MANIFEST = Manifest(
@@ -73,3 +74,23 @@ def test_the_table_has_a_line_for_each_lease() -> None:
         "1.50",
     ]
     assert "the lease was lost" in out.getvalue()
+
+
+def test_trainings_side_by_side_have_lines_and_bars_of_their_own() -> None:
+    other = replace(report(1), adapter="user/ben", lease_id="b")
+    view, out = LogView(every_s=3600), io.StringIO()
+    bars = TerminalView(Console(file=out, force_terminal=True, width=120))
+    with capture_logs() as lines, bars.live():
+        for one in (report(1), other, report(2), replace(other, step=2)):
+            view.step(one)
+            bars.step(one)
+    assert [line["adapter"] for line in lines] == ["user/anna", "user/ben"]
+    assert "user/anna" in out.getvalue()
+    assert "user/ben" in out.getvalue()
+
+
+def test_speed_and_time_left_count_from_where_a_training_was_taken_up() -> None:
+    with capture_logs() as lines:
+        LogView(every_s=0).step(replace(report(3), seconds=1.0, resumed_tokens=200))
+    assert lines[0]["tokens_per_second"] == 100
+    assert lines[0]["seconds_left"] == 1
