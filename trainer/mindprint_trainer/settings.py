@@ -99,7 +99,8 @@ class Settings(BaseSettings):
     """`sequential`: all fast samples first, then the slow ones with the replay."""
     soft_labels: int = Field(0, ge=0, le=64)
     """Train the thinking towards the base model's own likeliest tokens, this many, instead of the one it drew."""
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(4, ge=1)
+    """A young user gives only a few steps an epoch."""
     batch_size: int = Field(16, ge=1)
     """Sequences of one optimizer step."""
     max_length: int = Field(2048, ge=2)
@@ -110,6 +111,9 @@ class Settings(BaseSettings):
     """Share of the steps in which the rate rises; afterwards it is constant, for there are too few steps to decay."""
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    balance: bool = True
+    """Whether slow and fast samples count alike in all, whatever their numbers: with 60 fast ones to 33 slow ones the
+    gate refused an adapter whose thinking had shrunk to a few words; one to one it passed (docs/decisions/010)."""
     slow_weight: float = Field(1.0, ge=0)
     fast_weight: float = Field(1.0, ge=0)
     replay_weight: float = Field(1.0, ge=0)
@@ -144,6 +148,7 @@ RECIPE = {
     "warmup",
     "weight_decay",
     "max_grad_norm",
+    "balance",
     "slow_weight",
     "fast_weight",
     "replay_weight",

@@ -19,7 +19,7 @@ from mindprint_trainer.batching import Row, Target, plan, rows
 from mindprint_trainer.errors import CannotTrain, NotFinite
 from mindprint_trainer.losses import Losses
 from mindprint_trainer.objective import Labels, Weights
-from mindprint_trainer.samples import encode_all
+from mindprint_trainer.samples import Encoded, Kind, encode_all
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.soft import Taught
 
@@ -49,7 +49,9 @@ class Training:
         """Raises CannotTrain: no sample that fits, samples of another user, an adapter that cannot be served."""
         no_strangers(lease)
         self.lease, self.parent, self.tries = lease, parent, tries
-        self.sequences, self.dropped = encode_all(lease.samples, base.tokenize, base.end_of_turn, settings.max_length)
+        weight = {"slow": settings.slow_weight, "fast": settings.fast_weight, "replay": settings.replay_weight}
+        wanted = [sample for sample in lease.samples if weight[sample.kind]]  # what counts nothing costs as much
+        self.sequences, self.dropped = encode_all(wanted, base.tokenize, base.end_of_turn, settings.max_length)
         if not self.sequences:
             raise CannotTrain(
                 f"none of the {len(lease.samples)} samples of {lease.adapter} fits into {settings.max_length} tokens: "
@@ -70,7 +72,7 @@ class Training:
             self.adapter.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.plan = plan(self.sequences, settings.epochs, settings.batch_size, seed, settings.schedule)
-        self.losses, self._weights = Losses(self.sequences), weights_of(settings)
+        self.losses, self._weights = Losses(self.sequences), weights_of(settings, self.sequences)
         self.taught: Taught = {}
         self.position = 0
         """Steps done."""
@@ -186,8 +188,22 @@ def warm(step: int, steps: int, share: float) -> float:
     return min(1.0, step / max(1, math.ceil(share * steps)))
 
 
-def weights_of(settings: Settings) -> Weights:
+def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
+    """What a sequence of each kind and a segment of each part count.
+
+    Balanced, slow and fast sequences count as much as each other in all, however many there are of either: users have
+    far more engagements than accepted traces, and an adapter that mostly learns to answer unlearns to think.
+    """
+    counts = Counter(sequence.kind for sequence in sequences)
+    both: tuple[Kind, ...] = ("slow", "fast")
+    even = settings.balance and settings.schedule == "mix" and all(counts[kind] for kind in both)
+    share = {kind: sum(counts[one] for one in both) / 2 / counts[kind] for kind in both if even}
+    kinds: dict[Kind, float] = {
+        "slow": settings.slow_weight,
+        "fast": settings.fast_weight,
+        "replay": settings.replay_weight,
+    }
     return Weights(
-        kinds={"slow": settings.slow_weight, "fast": settings.fast_weight, "replay": settings.replay_weight},
+        kinds={kind: weight * share.get(kind, 1.0) for kind, weight in kinds.items()},
         parts={"thinking": settings.thinking_weight, "answer": settings.answer_weight},
     )

@@ -4,7 +4,8 @@ Candidate and reference are measured on the same prompts, so what is judged is t
 handful of items two points are less than one item, and a mean wavers by chance alone: a bound counts as crossed only
 where the mean lies beyond it by more than its noise (the one-sided Student bound of the mean). Sixteen thinkings refuse
 under 4 % of the versions that collapse no more often than the base, whatever its rate, and practically all whose
-thinking is gone where the base's is not: differences that all point one way have no noise, however few they are.
+thinking is gone where the base's is not: differences that all point one way have no noise, however few they are. What
+writes a few words and the answer instead of thinking is not collapsed by that definition; its length gives it away.
 """
 
 from __future__ import annotations

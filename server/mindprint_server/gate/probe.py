@@ -121,7 +121,7 @@ class Probe:
         bare = prompt.ids + self._engine.tokenizer.encode(thinking.lead(""))
         written = await self._engine.generate(bare, sampling, adapter=adapter, priority=Priority.PROOF)
         text = thinking.settle("", written.text, written.finish)
-        return Thought(text, len(written.token_ids), collapsed(written, s.answer_lead))
+        return Thought(text, len(written.token_ids), collapsed(written))
 
     async def _measure(
         self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[T]]
@@ -144,13 +144,11 @@ class Probe:
         return Case(question, self._settings.gate_thinking_tokens, adapter, Priority.PROOF, set())
 
 
-def collapsed(written: Generation, answer_lead: str) -> bool:
-    """`method.md`: it loops, never closed, or is under five words. What leads in the answer is no thinking: a version
-    that answers at once often writes that first."""
+def collapsed(written: Generation) -> bool:
+    """`method.md`: it loops, never closed, or is under five words."""
     if written.finish != "stop" or verdicts.loops(written.text):
         return True
-    thought = written.text.split(answer_lead)[0] if answer_lead else written.text
-    return len(verdicts.fingerprint(thought).split()) < LEAST_WORDS
+    return len(verdicts.fingerprint(written.text).split()) < LEAST_WORDS
 
 
 def _score(question: Question, found: Likelihood) -> float:

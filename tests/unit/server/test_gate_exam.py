@@ -177,7 +177,6 @@ async def test_an_open_answer_is_scored_by_the_token(room: Room) -> None:
     "loss",
     [
         {"thought": "Answer: yes"},
-        {"thought": "This user's answer: yes, as always, by the lake"},
         {"thought": "walks by the lake " * 5},
         {"finish": "loop"},
         {"finish": "length"},

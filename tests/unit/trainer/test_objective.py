@@ -129,7 +129,24 @@ def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Encod
             assert among == pytest.approx(alone, abs=1e-4)
 
 
+def of_kinds(**counts: int) -> list[Encoded]:
+    segment = (Segment("answer", 1, 2),)
+    return [Encoded(kind, "e", (1, 2), segment) for kind, count in counts.items() for _ in range(count)]  # type: ignore[arg-type]
+
+
 def test_settings_become_weights(settings: Settings) -> None:
-    weights = weights_of(settings.model_copy(update={"slow_weight": 2.0, "thinking_weight": 0.25}))
+    settings = settings.model_copy(update={"slow_weight": 2.0, "thinking_weight": 0.25, "balance": False})
+    weights = weights_of(settings, of_kinds(slow=1, fast=9))
     assert weights.kinds == {"slow": 2.0, "fast": 1.0, "replay": 1.0}
     assert weights.parts == {"thinking": 0.25, "answer": 1.0}
+
+
+def test_slow_and_fast_count_alike_whatever_their_numbers(settings: Settings) -> None:
+    balanced = settings.model_copy(update={"balance": True})
+    kinds = weights_of(balanced, of_kinds(slow=2, fast=8, replay=1)).kinds
+    assert kinds == {"slow": 2.5, "fast": 0.625, "replay": 1.0}
+    assert 2 * kinds["slow"] == 8 * kinds["fast"] == 5.0
+    alone = {"slow": 1.0, "fast": 1.0, "replay": 1.0}
+    assert weights_of(balanced, of_kinds(fast=8)).kinds == alone
+    one_after_the_other = balanced.model_copy(update={"schedule": "sequential"})
+    assert weights_of(one_after_the_other, of_kinds(slow=2, fast=8)).kinds == alone
