@@ -24,7 +24,8 @@ from mindprint.types import Adapter, Batch, Engagement, Version
 if TYPE_CHECKING:
     from mindprint.demo.stages import Stages
 
-POLL_S = 0.5
+ASK_EVERY_S = 3.0
+"""Between two questions to the live version: without a pause they would take the cores from the training."""
 
 
 @dataclass
@@ -80,7 +81,7 @@ async def run(stages: Stages, users: Sequence[UserRecords], adapters: Mapping[st
 
 
 async def _train(stages: Stages, user: UserRecords, collapse: Collapse) -> None:
-    """Until a version has been through the gate. Meanwhile the live one is asked one question after the other."""
+    """Until a version has been through the gate. Meanwhile the live one is asked a question every few seconds."""
     key, client, timeout_s = collapse.live.adapter, stages.client, stages.options.train_timeout_s
     before = {version.version for version in (await client.adapter(key)).versions}
     trainer = stages.start_trainer("collapse", environment(stages.options, key))
@@ -96,7 +97,7 @@ async def _train(stages: Stages, user: UserRecords, collapse: Collapse) -> None:
             bar.update(collapse.answered, f"{collapse.answered} questions answered meanwhile; {trainer.doing()}")
             if time.monotonic() > deadline:
                 raise DemoFailed(f"no version was made by answers only in {timeout_s:.0f} s: {trainer.log}")
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(ASK_EVERY_S)
         bar.finish(f"version {collapse.version.version} {collapse.version.state}")
     await stages.stop(trainer)
     for row in user.held_out:

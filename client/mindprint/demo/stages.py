@@ -232,6 +232,7 @@ async def start_server(processes: Processes, out: Output, model: Path, url: str,
             "MINDPRINT_DATA_DIR": str(data),
             "MINDPRINT_DATABASE_URL": f"sqlite+aiosqlite:///{data / 'mindprint.db'}",
             "MINDPRINT_MODEL": str(model),
+            "MINDPRINT_HOLDOUT_SHARE": "0.2",  # short histories: a tenth would be too little for the gate
         },
     )
     deadline = time.monotonic() + timeout_s

@@ -75,18 +75,26 @@ def collapse(candidate: Sequence[Thought], base: Sequence[Thought], *, rise: flo
     return Check(name="collapse", value=value, bound=bound, passed=value <= bound, detail=detail)
 
 
-def length_ratio(candidate: Sequence[Thought], base: Sequence[Thought], *, least: float, most: float) -> Check:
-    """Median thinking lengths: fails when the candidate's over the base's is outside `least` to `most`."""
-    ours, theirs = (median(t.tokens for t in thoughts) for thoughts in (candidate, base))
-    if not theirs:
+def length_ratio(
+    candidate: Sequence[Thought], base: Sequence[Thought], *, least: float, most: float, confidence: float
+) -> Check:
+    """Median thinking lengths: fails when the candidate's over the base's is outside `least` to `most`, beyond noise.
+
+    The noise is that of the logarithms of the paired ratios: lengths differ by factors.
+    """
+    ours, theirs = ([t.tokens for t in thoughts] for thoughts in (candidate, base))
+    if not median(theirs):
         return Check(name="length_ratio", detail="the base writes no thinking")
-    value = ours / theirs
+    value = median(ours) / median(theirs)
+    logs = [math.log(max(a, 1) / max(b, 1)) for a, b in zip(ours, theirs, strict=True)]
+    wide = math.exp(noise(logs, confidence))
+    bound = least / wide if value < 1 else most * wide
     return Check(
         name="length_ratio",
         value=value,
-        bound=least if value < 1 else most,
-        passed=least <= value <= most,
-        detail=f"median of {ours:g} tokens, the base {theirs:g}; {least:g} to {most:g} allowed",
+        bound=bound if math.isfinite(bound) else None,
+        passed=least / wide <= value <= most * wide,
+        detail=f"median of {median(ours):g} tokens, the base {median(theirs):g}; {least:g} to {most:g} allowed",
     )
 
 

@@ -115,7 +115,13 @@ class Gate:
         return [
             self._score("score_thinking_vs_base", after, before, decides=s.gate_thinking_decides),
             checks.collapse(ours, theirs, rise=s.gate_max_collapse_rise, confidence=s.gate_confidence),
-            checks.length_ratio(ours, theirs, least=s.gate_min_length_ratio, most=s.gate_max_length_ratio),
+            checks.length_ratio(
+                ours,
+                theirs,
+                least=s.gate_min_length_ratio,
+                most=s.gate_max_length_ratio,
+                confidence=s.gate_confidence,
+            ),
         ]
 
     async def _general(self, candidate: AdapterRef) -> Check:

@@ -154,7 +154,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collapsing, "POLL_S", 0.0)
+    monkeypatch.setattr(collapsing, "ASK_EVERY_S", 0.0)
     monkeypatch.setattr(staging, "POLL_S", 0.001)
 
 

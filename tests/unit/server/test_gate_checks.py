@@ -117,12 +117,23 @@ def test_chance_refuses_few_healthy_adapters(rate: float) -> None:
     [(30, True, 1.7), (18, True, 0.6), (17, False, 0.6), (51, True, 1.7), (52, False, 1.7)],
 )
 def test_length_ratio(tokens: int, passed: bool, bound: float) -> None:
-    check = checks.length_ratio(thoughts(0, 5, tokens), thoughts(0, 5, 30), least=0.6, most=1.7)
+    check = checks.length_ratio(thoughts(0, 5, tokens), thoughts(0, 5, 30), least=0.6, most=1.7, confidence=0.95)
     assert (check.passed, check.bound, check.value) == (passed, bound, tokens / 30)
 
 
+def test_lengths_that_waver_need_a_larger_distance() -> None:
+    base = [Thought("", tokens, False) for tokens in (10, 60, 20, 40) * 4]
+    shorter = [Thought("", tokens // 2, False) for tokens in (60, 10, 40, 20) * 4]
+    fewer = [Thought("", 4, False)] * 16
+    wavering, gone = (
+        checks.length_ratio(ours, base, least=0.6, most=1.7, confidence=0.95) for ours in (shorter, fewer)
+    )
+    assert wavering.value == 0.5
+    assert (wavering.passed, gone.passed) == (True, False)
+
+
 def test_no_length_ratio_to_a_base_that_writes_nothing() -> None:
-    check = checks.length_ratio(thoughts(0, 5), thoughts(5, 5, 0), least=0.6, most=1.7)
+    check = checks.length_ratio(thoughts(0, 5), thoughts(5, 5, 0), least=0.6, most=1.7, confidence=0.95)
     assert (check.passed, check.detail) == (None, "the base writes no thinking")
 
 
