@@ -32,7 +32,7 @@ class Base:
     @property
     def pass_tokens(self) -> int:
         """A good size of one forward pass."""
-        return 1024 if self.device.type == "cpu" else 16_384
+        return 1536 if self.device.type == "cpu" else 16_384
 
     @property
     def masked(self) -> bool:

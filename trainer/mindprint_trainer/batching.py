@@ -8,8 +8,9 @@ so is the profile that all engagements of a user begin with. A row belongs to on
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from mindprint_trainer.samples import Encoded
 from mindprint_trainer.settings import Schedule
@@ -156,20 +157,39 @@ def rows(
     masked: bool = False,
     owner: int = 0,
 ) -> list[Row]:
-    """The rows of one step. Neighbours in the order of their ids share most; a shared row stays within `max_tokens`."""
+    """The rows of one step. Neighbours in the order of their ids share most; a shared row stays within `max_tokens`.
+
+    What is left of an engagement at the end of a row would cost its prompt once more: it goes over as a whole.
+    """
+    order = sorted(numbers, key=lambda n: (sequences[n].ids, n))
+    if not share:
+        return [grown(Row(owner), sequences, [number]) for number in order]
     made: list[Row] = []
-    for number in sorted(numbers, key=lambda n: (sequences[n].ids, n)):
-        sequence = sequences[number]
-        if share and made:
-            held = made[-1].held(sequence.ids)
-            new = len(sequence.ids) - held
-            least = SHARED * len(sequence.ids) if masked else 1
-            if held >= least and len(made[-1]) + new <= max_tokens:
-                made[-1].add(number, sequence)
-                continue
-        made.append(Row(owner))
-        made[-1].add(number, sequence)
+    for unit in [[number] for number in order] if masked else units(sequences, order, max_tokens):
+        alone = grown(Row(owner), sequences, unit)
+        held = max(made[-1].held(sequences[number].ids) for number in unit) if made else 0
+        least = SHARED * len(sequences[unit[0]].ids) if masked else 1
+        if held >= least and len(made[-1]) + len(alone) - held <= max_tokens:
+            grown(made[-1], sequences, unit)
+        else:
+            made.append(alone)
     return made
+
+
+def units(sequences: Sequence[Encoded], order: Iterable[int], max_tokens: int) -> Iterator[list[int]]:
+    """Engagements whose tree fits into a row, and the sequences one by one of those that do not."""
+    for _, group in groupby(order, key=lambda n: sequences[n].group):
+        unit = list(group)
+        if len(grown(Row(), sequences, unit)) <= max_tokens:
+            yield unit
+        else:
+            yield from ([number] for number in unit)
+
+
+def grown(row: Row, sequences: Sequence[Encoded], numbers: Iterable[int]) -> Row:
+    for number in numbers:
+        row.add(number, sequences[number])
+    return row
 
 
 def passes(made: Iterable[Row], max_tokens: int, *, masked: bool) -> list[list[Row]]:

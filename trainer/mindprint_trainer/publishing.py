@@ -30,10 +30,10 @@ class Published:
 
 
 class Publisher:
-    """Uploads in threads of its own, at most `most` at once; the results are taken in the main thread."""
+    """Uploads in threads of its own; the results are taken in the main thread."""
 
-    def __init__(self, client: MindprintClient, most: int) -> None:
-        self._client, self._most = client, most
+    def __init__(self, client: MindprintClient) -> None:
+        self._client = client
         self._under_way: dict[str, Held] = {}
         self._ended: queue.Queue[Published] = queue.Queue()
 
@@ -41,10 +41,6 @@ class Publisher:
     def busy(self) -> int:
         """Uploads whose end has not been taken yet."""
         return len(self._under_way)
-
-    @property
-    def full(self) -> bool:
-        return self.busy >= self._most
 
     def put(self, held: Held, trained: Trained) -> None:
         self._under_way[held.lease.id] = held

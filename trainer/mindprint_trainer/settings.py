@@ -46,8 +46,9 @@ class Settings(BaseSettings):
     together: int = Field(1, ge=1, le=256)
     """Adapters that are leased and trained at once, in shared passes: it pays where one user's steps do not fill a
     pass. Each needs memory for its weights three times over in float32."""
-    publishing: int = Field(4, ge=1)
-    """Versions that may be on their way to the server, which takes its time to examine them, before training waits."""
+    publishing: int = Field(4, ge=0)
+    """Versions that may be on their way to the server while training goes on, for it takes its time to examine them;
+    0 waits for each."""
     dry_run: bool = False
     """Say what would be trained on, give the lease back and end."""
 
@@ -79,8 +80,8 @@ class Settings(BaseSettings):
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """`auto`: bfloat16 where the hardware multiplies it, else float32 (several times faster there, and exact)."""
     micro_batch_tokens: int | None = Field(None, ge=16)
-    """Tokens of one forward pass, padding included; a longer row goes alone. By default 1024 on CPU, where more is no
-    faster and costs memory, else 16,384."""
+    """Tokens of one forward pass, padding included; a longer row goes alone. By default 1536 on CPU, where more
+    shares little more and costs memory, else 16,384."""
     logit_chunk: int = Field(1024, ge=1)
     """Positions whose logits (one float32 a vocabulary entry) are in memory at once."""
     share_prompts: bool = True

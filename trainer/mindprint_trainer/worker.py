@@ -50,7 +50,7 @@ class Worker:
         self._settings, self._base, self._view, self._check = settings, base, view, check
         self._client, self._brief_client = client, brief_client
         self._starts = Starts(client, settings.work_dir / "starts", settings.kept_starts)
-        self._publisher = Publisher(client, settings.publishing)
+        self._publisher = Publisher(client)
         self._boards = Boards(settings, view.say)
         self._held: list[Held] = []
         """Leases in training."""
@@ -85,20 +85,18 @@ class Worker:
         try:
             self._settle(every=False)
             self._claim_all()
-            if worked := bool(self._held):
-                self._work()
-        except MindprintError as error:
-            self._failed(error)
-            worked = False
-        else:
-            if worked:
-                return True
-            self._failures = 0
-            if self._publisher.busy:  # a refused version's traces wait again
+            if self._held:
+                if self._work():
+                    return True
+            elif self._publisher.busy:  # a refused version's traces wait again
                 self._take()
                 return True
-            if self._settings.once:
-                return False
+            else:
+                self._failures = 0
+                if self._settings.once:
+                    return False
+        except MindprintError as error:
+            self._failed(error)
         time.sleep(self._settings.poll_s * random.uniform(0.5, 1.5))
         return True
 
@@ -126,8 +124,8 @@ class Worker:
             self._held.append(Held(lease, self._brief_client, self._settings.ttl_s))
             self._view.say("leased", adapter=lease.adapter, traces=len(lease.trace_ids), attempt=lease.attempt)
 
-    def _work(self) -> None:
-        """Trains the leases that are held. Raises what one of them met, once all have ended."""
+    def _work(self) -> bool:
+        """Trains the leases that are held; returns whether any could be. Raises what one met, once all have ended."""
         failure: TrainerError | None = None
         jobs = {job: held for held in list(self._held) if (job := self._prepare(held)) is not None}
         hooks = Hooks(self._check, self._told, self._view.say)
@@ -136,7 +134,6 @@ class Worker:
             self._held.remove(held)
             if isinstance(result, Trained):
                 self._publish(held, result)
-                self._failures = 0
             elif isinstance(result, LeaseEnded):
                 held.let_go()
                 self._ended(held.lease, LOST)
@@ -147,6 +144,7 @@ class Worker:
                 failure = failure or result
         if failure is not None:
             raise failure
+        return bool(jobs)
 
     def _prepare(self, held: Held) -> Job | None:
         """What the training needs; None when that cannot be had now, which counts as a failed call."""
@@ -176,9 +174,9 @@ class Worker:
         return sum(one.state == "refused" and sorted(one.manifest.trace_ids) == wanted for one in versions)
 
     def _publish(self, held: Held, trained: Trained) -> None:
-        while self._publisher.full:
-            self._take()
         self._publisher.put(held, trained)
+        while self._publisher.busy > self._settings.publishing:
+            self._take()
 
     def _settle(self, *, every: bool) -> None:
         """Takes the uploads that have ended, or `every` one."""
@@ -204,6 +202,8 @@ class Worker:
             self._failed(error)
         elif isinstance(error, Exception):
             raise error
+        else:
+            self._failures = 0
 
     def _ended(self, lease: Lease, result: str, trained: Trained | None = None) -> None:
         self.outcomes.append(

@@ -17,7 +17,7 @@ from mindprint_trainer.samples import Encoded, Segment
 def trees() -> list[Row]:
     """Two trees: one that branches twice, and a plain one."""
     ids = [(1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 8), (1, 2, 9, 9), (5, 5, 5)]
-    made = [Encoded("fast", "e", one, (Segment("answer", len(one) - 1, len(one)),)) for one in ids]
+    made = [Encoded("fast", f"e{one[0]}", one, (Segment("answer", len(one) - 1, len(one)),)) for one in ids]
     return rows(made, range(4), 100, share=True)
 
 

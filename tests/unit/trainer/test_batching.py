@@ -41,7 +41,7 @@ def test_a_shared_beginning_is_there_once() -> None:
 
 
 def test_sequences_that_share_nothing_or_would_not_fit_get_rows_of_their_own() -> None:
-    far = [encoded((1, 2, 3, 4), 2), encoded((5, 5, 6, 7), 2)]
+    far = [encoded((1, 2, 3, 4), 2, "e"), encoded((5, 5, 6, 7), 2, "f")]
     assert len(rows(far, [0, 1], 100, share=True)) == 2
     little = [encoded((1, 2, 3, 4), 2), encoded((1, 5, 6, 7), 2)]
     assert len(rows(little, [0, 1], 100, share=True)) == 1
@@ -50,6 +50,14 @@ def test_sequences_that_share_nothing_or_would_not_fit_get_rows_of_their_own() -
     assert len(rows(near, [0, 1], 100, share=True)) == 1
     assert len(rows(near, [0, 1], 4, share=True)) == 2
     assert len(rows(near, [0, 1], 100, share=False)) == 2
+
+
+def test_an_engagement_that_does_not_fit_any_more_goes_over_as_a_whole() -> None:
+    made = [encoded((1, 1, group, group, mode), 4, f"e{group}") for group in (2, 3, 4) for mode in (8, 9)]
+    found = rows(made, range(6), 11, share=True)
+    assert [sorted({target.sequence for target in row.targets}) for row in found] == [[0, 1, 2, 3], [4, 5]]
+    assert [len(row) for row in found] == [10, 6]
+    assert [len(row) for row in rows(made, range(6), 5, share=True)] == [5] * 6
 
 
 sequences = st.lists(

@@ -105,6 +105,20 @@ def test_an_upload_that_breaks_off_is_made_again_from_the_last_step(
     assert list(settings.work_dir.glob(f"*{SUFFIX}")) == []
 
 
+@pytest.mark.parametrize("publishing", [0, 4])
+def test_uploads_that_fail_again_and_again_end_the_process(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, refusal: Any, publishing: int
+) -> None:
+    """The training goes on from its last step each time, so that only the upload is made again."""
+    server.queue = [lease_of("anna", id=f"lease-{number}") for number in range(5)]
+    server.answers["complete"] = refusal(503, "engine_dead")
+    steps: list[int] = []
+    with pytest.raises(TrainerError, match="engine_dead"):
+        make(max_failures=3, publishing=publishing, watch=lambda report: steps.append(report.step)).run()
+    assert server.released[:3] == ["lease-0", "lease-1", "lease-2"]
+    assert steps == [*range(1, 10)]
+
+
 def test_a_training_starts_from_the_version_that_the_lease_names(
     server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, base: Base
 ) -> None:

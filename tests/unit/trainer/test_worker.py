@@ -135,6 +135,13 @@ def test_an_upload_goes_on_beside_the_next_training(server: Any, make: MakeWorke
     assert [lease_id for lease_id, *_ in server.completed] == ["lease-ben"]
 
 
+def test_training_can_be_told_to_wait_for_each_version(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
+    server.queue = [lease_of("anna"), lease_of("ben")]
+    completed: list[int] = []
+    make(publishing=0, watch=lambda _: completed.append(len(server.completed))).run()
+    assert completed == [0] * 9 + [1] * 9
+
+
 def test_several_leases_are_trained_together_with_a_heartbeat_each(
     server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings
 ) -> None:
