@@ -15,23 +15,22 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
+from lessons import EPISODES, lease, samples
 from mindprint import records
 from mindprint.demo.output import Output
 from mindprint.model_files import DEFAULT, resolve
-from mindprint.types import Engagement, Lease, LoraLimits, Mode, Sample
+from mindprint.records import UserRecords
+from mindprint.types import Sample
 
 if TYPE_CHECKING:
     from mindprint_trainer.settings import Settings
 
-EPISODES = 5
-"""Earlier answers in a prompt."""
 PASS = 4
 """Rows that SFTTrainer computes at once; it sums their gradients up to a step."""
 
@@ -61,7 +60,8 @@ def main(
 
     async def work(out: Output, report: Report) -> None:
         folder = resolve(model)
-        job, tokens = prepare(folder, settings, samples(data / "unvotes", count))
+        (person,) = records.read(data / "unvotes", users=1, engagements=EPISODES + count, held_out=0)
+        job, tokens = prepare(folder, settings, person)
 
         async def side(script: str) -> Run:
             reply = await ask(script, job)
@@ -100,46 +100,28 @@ def tell(report: Report, theirs: Sequence[Run], ours: Sequence[Run], tokens: int
     report.bar("peak memory, over SFTTrainer's", memory.median, at_most=1.0)
 
 
-def samples(folder: Path, count: int) -> list[Sample]:
-    """Of the first user with enough history: prompt and target as text, the target in one piece."""
-    from transformers import AutoTokenizer
-
-    from mindprint_server import thinking
-    from mindprint_server.prompts import Recollection, build
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve(DEFAULT))
-    (person,) = records.read(folder, users=1, engagements=count + EPISODES, held_out=0)
-    made = []
-    for number in range(EPISODES, count + EPISODES):
-        asked: Engagement = person.engagements[number]
-        past = person.engagements[number - EPISODES : number]
-        memory = Recollection(episodes=tuple(past))
-        lead = "This user's answer:"
-        thought = "What this user has shown: " + " ".join(f"{e.prompt[-100:]} {e.response}." for e in past[-2:])
-        ways: list[tuple[Mode, str]] = [
-            ("direct", asked.response),
-            ("personal", thinking.wrap(thought, lead) + thinking.after(lead, asked.response)),
-        ]
-        for mode, answer in ways:
-            messages = build(memory, asked.prompt, asked.choices, mode)
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            made.append(Sample(kind="fast", engagement_id=asked.id, prompt=str(prompt), answer=answer))
-    return made
+def whole(sample: Sample) -> Sample:
+    """Its target in one piece, which is all that SFTTrainer knows."""
+    return Sample(
+        kind="fast",
+        engagement_id=sample.engagement_id,
+        prompt=sample.prompt,
+        answer=sample.thinking + sample.answer,
+    )
 
 
-def prepare(model: Path, settings: Settings, wanted: Sequence[Sample]) -> tuple[dict[str, Any], int]:
+def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[str, Any], int]:
     """What both sides are given, and the tokens that they train on."""
     from transformers import AutoTokenizer
 
-    from mindprint_server.settings import Settings as ServerSettings
     from mindprint_trainer.base import cores
     from mindprint_trainer.batching import plan
     from mindprint_trainer.samples import encode_all
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    targets = list(ServerSettings.model_fields["target_modules"].default)
+    given = lease("user/benchmark", [whole(one) for one in samples(tokenizer, person, EPISODES)], settings.rank)
     sequences, dropped = encode_all(
-        wanted, lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id, 2048
+        given.samples, lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id, 2048
     )
     if dropped:
         raise CannotMeasure(f"{dropped} rows are too long")
@@ -148,18 +130,6 @@ def prepare(model: Path, settings: Settings, wanted: Sequence[Sample]) -> tuple[
         raise CannotMeasure("the steps are not of one size: take another number of engagements")
     # In a step, rows of like length stand together: SFTTrainer pads each pass to its longest row.
     order = [number for step in steps for number in sorted(step.numbers, key=lambda n: len(sequences[n].ids))]
-    lease = Lease(
-        id="benchmark",
-        adapter="user/benchmark",
-        owner="benchmark",
-        state="active",
-        deadline=datetime.max.replace(tzinfo=UTC),
-        attempt=1,
-        trace_ids=[],
-        samples=list(wanted),
-        base_digest="sha256:base",
-        limits=LoraLimits(max_rank=settings.rank, target_modules=targets),
-    )
     job = {
         "model": str(model),
         "device": "cpu",
@@ -167,7 +137,7 @@ def prepare(model: Path, settings: Settings, wanted: Sequence[Sample]) -> tuple[
         "threads": settings.threads or cores(),
         "rank": settings.rank,
         "alpha": settings.alpha,
-        "target_modules": targets,
+        "target_modules": given.limits.target_modules,
         "seed": settings.seed,
         "rows": [{"ids": sequences[n].ids, "prompt": sequences[n].prompt_length} for n in order],
         "sequences_a_pass": PASS,
@@ -176,7 +146,7 @@ def prepare(model: Path, settings: Settings, wanted: Sequence[Sample]) -> tuple[
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "settings": settings.model_dump(mode="json", exclude={"owner", "api_key"}),
-        "lease": lease.model_dump(mode="json"),
+        "lease": given.model_dump(mode="json"),
     }
     return job, sum(len(sequences[number].ids) for number in order)
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from lora_mix import quantile
 from mindprint_server.engine.fake import FakeTokenizer
 from prefix import best_share, profile_at
 from reload import Published, Reply, mixes, outdated, turns
+from resume import ARRIVED, FRESH, IDLE, LATE, TRAINING, cut, phases
 from samples import engagement as sample
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
@@ -93,6 +95,34 @@ def test_an_answer_is_outdated_once_a_newer_version_was_live_before_it_was_asked
     published = [Published("user/a", 1, "river", 1.0, 0.1), Published("user/b", 1, "cloud", 1.2, 0.1)]
     published.append(Published("user/a", 2, "stone", 2.0, 0.1))
     assert outdated(Reply("user/a", sent, f"user/a@{version}"), published) == late
+
+
+def logged(*lines: str) -> list[dict[str, Any]]:
+    """What a trainer logs of one adapter."""
+    return [dict(zip(("event", "step"), line.split("|"), strict=False), adapter="user/a") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("lines", "phase"),
+    [
+        (["leased"], FRESH),
+        (["leased", "training|1/4"], FRESH),
+        (["leased", "training|1/4", "training|2/4"], TRAINING),
+        (["leased", "goes on|2/4"], TRAINING),
+        (["leased", "goes on|2/4", "training|3/4"], TRAINING),
+        (["leased", "goes on|4/4"], LATE),
+        (["leased", "training|3/4", "training|4/4"], LATE),
+        (["leased", "training|4/4", "version 1"], None),
+        (["leased", "training|4/4", "the lease was lost: nothing uploaded"], None),
+    ],
+)
+def test_where_a_training_was_cut_off_is_read_from_the_log(lines: list[str], phase: str | None) -> None:
+    assert cut([{"event": "base loaded"}, *logged(*lines)]).get("user/a") == phase
+
+
+def test_an_upload_is_told_by_nobody_claiming_its_traces_again() -> None:
+    runs = [logged("leased", "training|4/4"), logged("leased", "goes on|4/4"), [{"event": "base loaded"}], []]
+    assert phases(runs) == {LATE: 1, ARRIVED: 1, IDLE: 1}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

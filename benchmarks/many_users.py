@@ -1,0 +1,174 @@
+"""How many users' adapters does one trainer finish in an hour, one by one against all of them together?
+
+Both sides train the same leases over one base that is loaded once, from the first step to the packed files with their
+proof; together, several users share each pass through the model, every sample through its own adapter. Users are
+young: each has a fast and a slow sample of a few engagements, which is less than a pass holds. Prompts are the
+server's; the thinking is put together from the user's earlier answers, for only its length matters here. The first
+users warm both sides up, then the sides take turns. Tokens are those of all samples, counted in full on both sides.
+Memory is the most that the process held while a side ran, the base included; on a GPU it is the GPU's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness import JsonFile, Quick, Report, alternate, measure, spread
+from lessons import DIGEST, lease, samples
+from mindprint import records
+from mindprint.demo.output import Output
+from mindprint.model_files import DEFAULT, resolve
+from mindprint.types import Lease, Manifest
+from sft import peak_mib
+
+if TYPE_CHECKING:
+    from mindprint_trainer.base import Base
+    from mindprint_trainer.loop import Hooks
+    from mindprint_trainer.settings import Settings
+
+APART, TOGETHER = "one by one", "together"
+WARM_UP = 2
+"""Users."""
+
+
+@dataclass(frozen=True)
+class Run:
+    seconds: float
+    cpu_s: float
+    manifests: list[Manifest]
+    peak_mib: float
+
+    @property
+    def adapters_per_hour(self) -> float:
+        return 3600 * len(self.manifests) / self.seconds
+
+    @property
+    def tokens_per_s(self) -> float:
+        return sum(manifest.tokens for manifest in self.manifests) / self.seconds
+
+
+def main(
+    json_file: JsonFile = None,
+    quick: Quick = False,
+    data: Annotated[Path, typer.Option(envvar="MINDPRINT_DATA", help="The folder that has the records in it.")] = Path(
+        "../shared/data"
+    ),
+    name: Annotated[str, typer.Option("--records", help="Which records: a folder of --data.")] = "unvotes",
+    model: Annotated[str, typer.Option(help="A Hugging Face id, a folder, or `default`.")] = DEFAULT,
+    users: Annotated[int, typer.Option(min=0, help="Users; 0 for the default.")] = 0,
+    engagements: Annotated[int, typer.Option(min=1, help="Engagements of each, two samples each.")] = 3,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds; 0 for the default.")] = 0,
+) -> None:
+    count, turns = users or (4 if quick else 16), rounds or (1 if quick else 3)
+
+    async def work(out: Output, report: Report) -> None:
+        from mindprint_trainer.main import ENVIRONMENT
+
+        os.environ |= ENVIRONMENT  # as in the trainer's own process, before torch is loaded
+        from transformers import AutoTokenizer
+
+        from mindprint_trainer.base import load
+        from mindprint_trainer.loop import Hooks
+        from mindprint_trainer.settings import Settings
+        from mindprint_trainer.training import StepReport
+
+        folder, settings = resolve(model), Settings()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        people = records.read(data / name, users=count, engagements=1 + engagements, held_out=0)
+        leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
+        base = load(folder, DIGEST, settings)
+        report.machine["device"] = base.device.type if base.device.type != "cpu" else "none"
+        with out.bar("runs", 2 * turns) as bar:
+            running = "warm-up"
+
+            def begins(what: str) -> None:
+                nonlocal running
+                running = what
+
+            def told(step: StepReport) -> None:
+                bar.update(bar.done, f"{running}, {step.adapter} {step.step}/{step.steps}")
+
+            def trained(leases: Sequence[Lease], together: bool) -> Run:
+                return train_all(base, leases, settings, Hooks(tell=told), together=together)
+
+            async def side(together: bool) -> Run:
+                run = trained(leases, together)
+                bar.advance()
+                return run
+
+            for together in (False, True):
+                trained(leases[:WARM_UP], together)
+            sides = {APART: lambda: side(False), TOGETHER: lambda: side(True)}
+            runs = await alternate(sides, turns, warm_up=False, tell=begins)
+            bar.finish("measured")
+        tell(report, runs[APART], runs[TOGETHER])
+
+    measure(__doc__, "about two minutes" if quick else "about nine minutes on two cores", json_file, work)
+
+
+def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks, *, together: bool) -> Run:
+    import torch
+
+    from mindprint_trainer.loop import train, train_together
+
+    if on_gpu := base.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(base.device)
+    else:
+        forget_peak()
+    began, cpu = time.perf_counter(), time.process_time()
+    if together:
+        made = train_together(base, leases, settings, hooks)
+    else:
+        made = [train(base, one, settings, hooks) for one in leases]
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    peak = torch.cuda.max_memory_allocated(base.device) / 2**20 if on_gpu else peak_mib()
+    return Run(seconds, cpu_s, [one.manifest for one in made], peak)
+
+
+def forget_peak() -> None:
+    """From here on the peak of this process's memory is counted anew, where the system can do so."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def tell(report: Report, apart: Sequence[Run], together: Sequence[Run]) -> None:
+    for side, runs in ((APART, apart), (TOGETHER, together)):
+        report.row(
+            side=side,
+            users=len(runs[0].manifests),
+            samples=sum(sum(one.samples[kind] for kind in ("fast", "slow")) for one in runs[0].manifests),
+            tokens=sum(one.tokens for one in runs[0].manifests),
+            adapters_per_hour=spread(run.adapters_per_hour for run in runs),
+            tokens_per_s=spread(run.tokens_per_s for run in runs),
+            cpu_s=spread(run.cpu_s for run in runs),
+            peak_mib=spread(run.peak_mib for run in runs),
+        )
+    both = list(zip(apart[0].manifests, together[0].manifests, strict=True))
+    report.row(users=len(both), with_equal_weights=sum(a.weights_sha256 == b.weights_sha256 for a, b in both))
+    losses: dict[str, list[tuple[float, float]]] = {}
+    for a, b in both:
+        for name in a.losses:
+            losses.setdefault(name, []).append((a.losses[name], b.losses[name]))
+    for name, pairs in losses.items():
+        report.row(
+            loss=name.replace("_", " "),
+            one_by_one=statistics.fmean(a for a, _ in pairs),
+            together=statistics.fmean(b for _, b in pairs),
+            largest_distance=max(abs(a - b) for a, b in pairs),
+        )
+    speed = spread(b.adapters_per_hour / a.adapters_per_hour for a, b in zip(apart, together, strict=True))
+    report.bar("adapters an hour, together over one by one, median of the rounds", speed.median, at_least=1.5)
+    apart_by = max(abs(b / a - 1) for pairs in losses.values() for a, b in pairs)
+    report.bar("losses, largest relative distance of a user's", apart_by, at_most=0.02)
+
+
+if __name__ == "__main__":
+    typer.run(main)
