@@ -65,7 +65,7 @@ class LeaseDesk:
         fast = await self._fast(sorted({trace.user_id for trace in traces}), lease.held_out)
         await self._store.note_fast(lease.id, by_user(fast))
         samples = [slow(trace) for trace in traces] + fast
-        samples += await self._replayed(lease.id, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
+        samples += await self._replayed(lease, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
         return self.fill(lease).model_copy(update={"samples": samples})
 
     def fill(self, lease: Lease) -> Lease:
@@ -106,15 +106,20 @@ class LeaseDesk:
 
     # --- replay ---
 
-    async def _replayed(self, lease_id: str, samples: int, wait_s: float) -> list[Sample]:
-        """A share of `samples`, rounded up; fewer, and counted, where they are not written yet."""
+    async def _replayed(self, lease: Lease, samples: int, wait_s: float) -> list[Sample]:
+        """A share of `samples`, rounded up; fewer, and counted, where they are not written yet.
+
+        Drawn by the adapter and the traces, not by the lease: after a crash the next lease of the same traces brings
+        the same samples, and so the training goes on from its checkpoint.
+        """
         wanted = math.ceil(self._settings.replay_share * samples)
         if not wanted:
             return []
         there = await self._replays.ready(wait_s)
         self._metrics.replays_missing.inc(max(0, min(wanted, self._replays.total) - len(there)))
-        chosen = random.Random(lease_id).sample(there, min(wanted, len(there)))
-        return [self._replay(replay) for replay in chosen]
+        by = "\n".join([lease.adapter, *sorted(lease.trace_ids)])
+        drawn = sorted(there, key=lambda replay: random.Random(f"{by}\n{replay.position}").random())
+        return [self._replay(replay) for replay in drawn[:wanted]]
 
     def _replay(self, replay: Replay) -> Sample:
         lead = self._settings.answer_lead

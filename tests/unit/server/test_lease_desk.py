@@ -206,6 +206,11 @@ async def test_nothing_to_claim(store: Store) -> None:
 # --- replay ---
 
 
+def leased(adapter: str, *trace_ids: str) -> Lease:
+    lease: Lease = cast(Any, Lease).model_construct(adapter=adapter, trace_ids=list(trace_ids))
+    return lease
+
+
 async def test_a_share_of_replays_is_added(store: Store) -> None:
     await fill(store)
     desk = Desk(store, replay_share=0.1)
@@ -221,9 +226,23 @@ async def test_a_share_of_replays_is_added(store: Store) -> None:
     assert sample.answer == f" answer {n}"
 
 
-async def test_which_replays_is_decided_by_the_lease(store: Store) -> None:
+async def test_the_next_lease_of_the_same_traces_brings_the_same_samples(store: Store) -> None:
+    """Or a training that was killed would not find its checkpoint."""
+    await fill(store)
+    desk = Desk(store, replay_share=0.5)
+    first = await desk.claim("user/cat")
+    await store.release(first.id)
+    again = await desk.claim("user/cat")
+    assert again.id != first.id
+    assert again.samples == first.samples
+    other = of("replay", await desk.claim("user/ann"))
+    assert {s.engagement_id for s in other} != {s.engagement_id for s in of("replay", first)}
+
+
+async def test_which_replays_is_decided_by_adapter_and_traces(store: Store) -> None:
     desk = Desk(store, replay_share=1)
-    one, again, other = [await desk.desk._replayed(id, 12, 0) for id in ("l1", "l1", "l2")]
+    leases = [leased("user/ann", *ids) for ids in (("t1", "t2"), ("t2", "t1"), ("t1", "t3"))]
+    one, again, other = [await desk.desk._replayed(lease, 12, 0) for lease in leases]
     assert one == again != other
     assert len({sample.engagement_id for sample in one}) == 12
 
@@ -239,7 +258,7 @@ async def test_a_claim_goes_on_with_fewer_replays_and_counts_them(store: Store) 
 
 async def test_more_than_there_can_be_are_not_missed(store: Store) -> None:
     desk = Desk(store, replay_share=1)
-    assert len(await desk.desk._replayed("l", 1000, 0)) == 48
+    assert len(await desk.desk._replayed(leased("user/ann", "t1"), 1000, 0)) == 48
     assert desk.missing() == 0
 
 
