@@ -25,7 +25,10 @@ async def pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Versi
 async def prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
     found = (await adapters.adapter(db, key)).versions
     needed = await _starts(db)
-    return [v.version for v in found[: max(0, len(found) - keep)] if v.files and not _in_use(v, needed)]
+    # Counted apart: a row of refused versions must not take the files of the last good ones.
+    refused, good = ([v for v in found if (v.state == "refused") is bad] for bad in (True, False))
+    old = [v for kind in (refused, good) for v in kind[: max(0, len(kind) - keep)]]
+    return sorted(v.version for v in old if v.files and not _in_use(v, needed))
 
 
 async def forget_files(db: AsyncConnection, key: str, number: int) -> bool:

@@ -171,7 +171,8 @@ class Training:
         return await self._write(retention.pin, key, n, pinned)
 
     async def prunable(self, key: str, keep: int) -> list[int]:
-        """Versions whose files may go, oldest first: not among the newest `keep`, and nothing needs them."""
+        """Versions whose files may go, oldest first: nothing needs them, and they are neither among the newest `keep`
+        good ones nor among the newest `keep` refused ones."""
         return await self._read(retention.prunable, key, keep)
 
     async def forget_files(self, key: str, n: int) -> bool:

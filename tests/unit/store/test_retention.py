@@ -26,6 +26,15 @@ async def test_the_newest_stay_and_whatever_is_needed(store: Store, make: Any) -
         await store.prunable("user/bob", 1)
 
 
+async def test_refused_versions_do_not_crowd_out_the_good_ones(store: Store, make: Any) -> None:
+    await make.trained(store)
+    await make.trained(store)
+    for _ in range(4):
+        await make.refused(store, await make.leased(store, count=1))
+    assert await store.prunable(KEY, 2) == [3, 4]
+    assert await store.prunable(KEY, 1) == [1, 3, 4, 5]
+
+
 async def test_files_go_but_the_row_stays(store: Store, make: Any) -> None:
     first = await make.trained(store)
     await make.trained(store)
