@@ -22,7 +22,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -100,9 +100,11 @@ def main(
     name: Annotated[str, typer.Option("--records", help="Which records: a folder of --data.")] = "unvotes",
     rate: Annotated[float, typer.Option(min=0.01, help="Chat requests a second.")] = 0.6,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 16,
+    seconds: Annotated[float, typer.Option(help="Length of a phase; 0 for the default.")] = 0,
     model: Annotated[str, typer.Option(help="A Hugging Face id, a folder, or `default`.")] = DEFAULT,
 ) -> None:
     sizes = SMALL if quick else FULL
+    sizes = replace(sizes, seconds=seconds or sizes.seconds)
 
     async def work(out: Output, report: Report) -> None:
         people = records.read(
