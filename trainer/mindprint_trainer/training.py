@@ -49,8 +49,8 @@ class Training:
         """Raises CannotTrain: no sample that fits, samples of another user, an adapter that cannot be served."""
         no_strangers(lease)
         self.lease, self.parent, self.tries = lease, parent, tries
-        weight = {"slow": settings.slow_weight, "fast": settings.fast_weight, "replay": settings.replay_weight}
-        wanted = [sample for sample in lease.samples if weight[sample.kind]]  # what counts nothing costs as much
+        weights = kind_weights(settings)
+        wanted = [sample for sample in lease.samples if weights[sample.kind]]  # what counts nothing costs as much
         self.sequences, self.dropped = encode_all(wanted, base.tokenize, base.end_of_turn, settings.max_length)
         if not self.sequences:
             raise CannotTrain(
@@ -188,6 +188,10 @@ def warm(step: int, steps: int, share: float) -> float:
     return min(1.0, step / max(1, math.ceil(share * steps)))
 
 
+def kind_weights(settings: Settings) -> dict[Kind, float]:
+    return {"slow": settings.slow_weight, "fast": settings.fast_weight, "replay": settings.replay_weight}
+
+
 def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
     """What a sequence of each kind and a segment of each part count.
 
@@ -198,12 +202,7 @@ def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
     both: tuple[Kind, ...] = ("slow", "fast")
     even = settings.balance and settings.schedule == "mix" and all(counts[kind] for kind in both)
     share = {kind: sum(counts[one] for one in both) / 2 / counts[kind] for kind in both if even}
-    kinds: dict[Kind, float] = {
-        "slow": settings.slow_weight,
-        "fast": settings.fast_weight,
-        "replay": settings.replay_weight,
-    }
     return Weights(
-        kinds={kind: weight * share.get(kind, 1.0) for kind, weight in kinds.items()},
+        kinds={kind: weight * share.get(kind, 1.0) for kind, weight in kind_weights(settings).items()},
         parts={"thinking": settings.thinking_weight, "answer": settings.answer_weight},
     )
