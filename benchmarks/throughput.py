@@ -341,6 +341,7 @@ async def _mindprint(
             "MINDPRINT_MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
             "MINDPRINT_HINTS": str(settings.hints).lower(),
             "MINDPRINT_PROBE": "false",  # or it would leave out what the other sides write
+            "MINDPRINT_HOLDOUT_SHARE": "0",  # likewise
         },
     )
     client = await stack.enter_async_context(AsyncMindprintClient(url))
