@@ -91,9 +91,7 @@ def main(
     async def work(out: Output, report: Report) -> None:
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mindprint-yields-")))
-            settings = Settings(
-                model=model, profile_every=PROFILE_NEVER, holdout_share=0, data_dir=folder / "server"
-            )
+            settings = Settings(model=model, profile_every=PROFILE_NEVER, holdout_share=0, data_dir=folder / "server")
             processes = stack.enter_context(Processes(folder))
             http = await stack.enter_async_context(rawserver.running(processes, settings, out))
             engine = await stack.enter_async_context(running(settings, out, report))

@@ -103,6 +103,7 @@ class Api:
     write_trace = Reply(calls.write_trace)
     trace = Reply(calls.trace)
     traces = Reply(calls.traces)
+    add_traces = Reply(calls.add_traces)
     export_traces = Items(calls.export_traces)
 
     start_batch = Reply(calls.start_batch)

@@ -17,6 +17,8 @@ from mindprint.types import (
     Engagement,
     EngagementBatch,
     Funnel,
+    GivenTrace,
+    GivenTraces,
     Heartbeat,
     Ingested,
     Lease,
@@ -149,6 +151,15 @@ def traces(
         limit=limit,
         after=after,
     )
+
+
+def add_traces(user_id: str, traces: Sequence[GivenTrace]) -> Call[Ingested]:
+    """Bring up to 1000 thinkings about stored engagements, all or none: they wait for a trainer as accepted ones do.
+
+    Sending them again changes nothing. ApiError `engagement_not_found`, `backlog_full` (429), `prompt_too_long`.
+    """
+    body = GivenTraces(traces=list(traces))
+    return post(f"/v1/users/{segment(user_id)}/traces", _ingested, body, repeatable=True, slow=True)
 
 
 def export_traces(*, user: str | None = None, verdict: Verdict | None = None) -> Stream[Trace]:

@@ -1,4 +1,5 @@
-"""What the gate asks about in general: a fixed set, written for this project, that no user and no training has seen.
+"""What is asked in general, by the gate and by evaluations: a fixed set, written for this project, that no user and no
+training has seen.
 
 Facts, common sense and small sums, four choices each, scored by their own words: no letter stands for one. The right
 one is named once more at the end.

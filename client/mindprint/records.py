@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from mindprint.types import Engagement, as_utc
 
+Kind = Literal["closed", "rating", "open", "ranking"]
+"""`rating`: the choices are numbers. `ranking`: they are candidates, and where the real one stands counts."""
 FILES = ("users.jsonl", "train.jsonl", "eval.jsonl")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Where records without times begin: only their order matters."""
@@ -35,13 +37,16 @@ class HeldOut:
 
     id: str
     query: str
-    choices: list[str]
+    choices: list[str] | None
+    """None for an open question."""
     target: str
     asked_at: datetime
     seen: bool | None = None
     """Whether the same question was put to the user before; None if the records do not say."""
     best: str | None = None
     """What the user's hidden rule answers without noise, where the users were made."""
+    kind: Kind = "closed"
+    """How an answer is measured."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +65,45 @@ class _Row:
 
 
 def read(
-    folder: Path, *, users: int = 4, engagements: int = 24, held_out: int = 16, seed: int = 0, ids: Sequence[str] = ()
+    folder: Path,
+    *,
+    users: int = 4,
+    engagements: int = 24,
+    held_out: int = 16,
+    seed: int = 0,
+    ids: Sequence[str] = (),
+    fewer: bool = False,
+    open_too: bool = False,
 ) -> list[UserRecords]:
     """The newest `engagements` train rows and a sample of `held_out` eval rows for the users named, or the first ones.
 
-    Without `ids`, users with too few rows are passed over. Raises BadRecords.
+    Without `ids`, users with too few rows are passed over; with `fewer`, everybody who has an engagement is taken, and
+    may have no held-out row at all. With `open_too`, questions may come without choices. Raises BadRecords.
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise BadRecords(f"{folder} has no {' and no '.join(missing)}: name a folder with {', '.join(FILES)}")
     people = {_text(row, "user_id"): row for row in _lines(folder / "users.jsonl")}
     train, later = _by_user(folder / "train.jsonl"), _by_user(folder / "eval.jsonl")
-    chosen = _choose(folder, people, train, later, users, engagements, held_out, ids)
+    least = (1, 0) if fewer else (engagements, held_out)
+    chosen = _choose(folder, people, train, later, users, *least, ids)
     return [
-        _records(name, people[name], train[name][-engagements:], _sample(later[name], held_out, f"{seed}/{name}"))
+        _records(
+            name,
+            people[name],
+            train[name][-engagements:],
+            _sample(later[name], held_out, f"{seed}/{name}"),
+            open_too,
+        )
         for name in chosen
     ]
+
+
+def users(folder: Path) -> list[str]:
+    """All users, in the order of the file. Raises BadRecords."""
+    if not (folder / "users.jsonl").is_file():
+        raise BadRecords(f"{folder} has no users.jsonl: name a folder with {', '.join(FILES)}")
+    return [_text(row, "user_id") for row in _lines(folder / "users.jsonl")]
 
 
 def _choose(
@@ -102,7 +130,7 @@ def _choose(
     return fit[:wanted]
 
 
-def _records(user_id: str, person: _Row, train: Sequence[_Row], later: Sequence[_Row]) -> UserRecords:
+def _records(user_id: str, person: _Row, train: Sequence[_Row], later: Sequence[_Row], open_too: bool) -> UserRecords:
     history = person.data.get("history")
     if not isinstance(history, list):
         raise BadRecords(f"{person.where}: history is no list")
@@ -116,7 +144,7 @@ def _records(user_id: str, person: _Row, train: Sequence[_Row], later: Sequence[
     rows: list[HeldOut] = []
     for row in later:
         clock = _after(clock, _time(row))
-        rows.append(_held_out(row, clock))
+        rows.append(_held_out(row, clock, open_too))
     return UserRecords(user_id, past, rows)
 
 
@@ -146,12 +174,18 @@ def _reason(history: list[Any], place: object, query: str) -> str | None:
     return reason if isinstance(reason, str) and reason else None
 
 
-def _held_out(row: _Row, when: datetime) -> HeldOut:
+def _held_out(row: _Row, when: datetime, open_too: bool) -> HeldOut:
     choices, target, best = row.data.get("choices"), _text(row, "target"), row.data.get("best")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-        raise BadRecords(f"{row.where}: choices is no list of two or more texts")
-    if target not in choices:
-        raise BadRecords(f"{row.where}: target {target!r} is not among the choices {choices}")
+    if choices is not None or not open_too:
+        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+            raise BadRecords(f"{row.where}: choices is no list of two or more texts")
+        if target not in choices:
+            raise BadRecords(f"{row.where}: target {target!r} is not among the choices {choices}")
+    kind = row.data.get("kind", "open" if choices is None else "closed")
+    if kind not in get_args(Kind) or (choices is None) != (kind == "open"):
+        raise BadRecords(
+            f"{row.where}: kind {kind!r} is none of {', '.join(get_args(Kind))}, or does not fit the choices"
+        )
     seen = next((row.data[key] for key in ("seen", "seen_title", "seen_topic") if key in row.data), None)
     return HeldOut(
         id=_text(row, "id"),
@@ -161,12 +195,13 @@ def _held_out(row: _Row, when: datetime) -> HeldOut:
         asked_at=when,
         seen=seen if isinstance(seen, bool) else None,
         best=best if isinstance(best, str) else None,
+        kind=kind,
     )
 
 
 def _sample(rows: Sequence[_Row], count: int, seed: str) -> list[_Row]:
     """By seed, in the order of the file."""
-    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
+    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), min(count, len(rows))))]
 
 
 def _after(clock: datetime | None, when: datetime | None) -> datetime:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 Mode = Literal["direct", "generic", "personal"]
 TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
@@ -38,11 +38,16 @@ ModelName = Annotated[
     ),
 ]
 """`base`, `user/<id>`, `cohort/<name>`, the latter two optionally `@<version>`."""
+MemoryName = Annotated[
+    str, StringConstraints(pattern=r"^(own|none|user/[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*)$", max_length=69)
+]
+"""Whose memory a prompt shows: the user's `own`, `none`, or that of `user/<id>`."""
 NO_NUL = r"^[^\x00]*$"
 """No database column takes a NUL character."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=65_536, pattern=NO_NUL)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=NO_NUL)]
 Choices = Annotated[list[Choice], Field(min_length=2, max_length=64)]
+ScoreName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
 def as_utc(when: datetime) -> datetime:
@@ -144,6 +149,7 @@ class Provenance(Reply):
     """What made a trace or an answer (invariant 6)."""
 
     model: str
+    """`base`, a version such as `user/anna@2`, or `given` where somebody brought the thinking."""
     adapter_digest: str | None
     base_digest: str
     prompt_version: str
@@ -173,6 +179,17 @@ class TraceRequest(Request):
     opening: Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)] | None = None
     """Replaces the model's opening of this mode; an empty one measures thinking from the bare `<think>`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    memory: MemoryName = "own"
+    """Whose memory the prompt shows, as of `asked_at`, for controlled questions about a query.
+
+    `user/<id>` shows another user's, so that a caller who may ask about one user reads of another: a tool for
+    evaluation within one tenant. There are no tenants and no keys yet: whoever reaches the server may use it.
+    """
+    thinking: Annotated[str, StringConstraints(max_length=65_536, pattern=NO_NUL)] | None = None
+    """Stands in the place of what would be written; the answer comes after it. It may be empty. What could end it, or
+    the turn, is removed."""
+    show_choices: bool = True
+    """Whether the prompt lists the choices. They are scored in any case; a small model answers by the list it sees."""
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -180,8 +197,24 @@ class TraceRequest(Request):
             raise ValueError("send either engagement_id or query")
         if self.engagement_id is not None and (self.choices or self.target or self.asked_at):
             raise ValueError("choices, target and asked_at come with query; an engagement brings its own")
+        controlled = self.memory != "own" or self.thinking is not None or not self.show_choices
+        if self.engagement_id is not None and controlled:
+            raise ValueError(
+                "memory, thinking and show_choices come with query: ask the engagement's prompt as a query"
+            )
         if self.choices is not None and self.target is not None and self.target not in self.choices:
             raise ValueError("target is not among the choices: add it to choices")
+        return self
+
+    @model_validator(mode="after")
+    def _given_or_written(self) -> Self:
+        if self.thinking is None:
+            return self
+        if self.mode == "direct":
+            raise ValueError("mode direct has no thinking: leave thinking out, or choose generic or personal")
+        writing = ("opening", "max_thinking_tokens", "temperature", "seed")
+        if wanted := [name for name in writing if getattr(self, name) is not None]:
+            raise ValueError(f"nothing is written where thinking is given: leave out {' and '.join(wanted)}")
         return self
 
 
@@ -203,6 +236,8 @@ class Trace(Reply):
     verdict: Verdict
     reason: str | None = None
     scores: dict[str, float] = Field(default_factory=dict)
+    """Such as `target_logprob`, nats of the real answer (of a long open one its beginning), and `target_tokens`, how
+    many tokens that is of."""
     state: TraceState = "kept"
     version: int | None = None
     """The version of the user's own adapter that was trained on it."""
@@ -214,6 +249,23 @@ class Trace(Reply):
     finish: str = ""
     provenance: Provenance
     created_at: Time
+
+
+class GivenTrace(Request):
+    """Thinking about a stored engagement that somebody brings: curated, or written elsewhere."""
+
+    engagement_id: EngagementId
+    thinking: Text
+    saw_answer: bool = False
+    """Whether its writer was shown the answer."""
+    scores: Annotated[dict[ScoreName, FiniteFloat], Field(max_length=32)] = Field(default_factory=dict)
+
+
+class GivenTraces(Request):
+    """All wait for a trainer as accepted, or none. One that says what an accepted one of its engagement says changes
+    nothing."""
+
+    traces: Annotated[list[GivenTrace], Field(min_length=1, max_length=1000)]
 
 
 class TracePage(Reply):
@@ -231,14 +283,21 @@ class BatchRequest(Request):
     mode: Mode = "personal"
     candidates: Annotated[int, Field(ge=1, le=64)] | None = None
     draw: Annotated[int, Field(ge=1, le=64)] | None = None
-    blind: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Candidates of an engagement that are written before the writer is shown the answer."""
+    blind: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Candidates of an engagement that are written before the writer is shown the answer; 0 shows it from the first one
+    on."""
     hints: bool | None = None
     """Whether the writer is ever shown the answer."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _shown_or_blind(self) -> Self:
+        if self.blind == 0 and (self.hints is False or self.mode != "personal"):
+            raise ValueError("blind=0 shows the writer the answer: that takes hints, and mode personal")
+        return self
 
 
 class Funnel(Reply):
@@ -288,6 +347,7 @@ class LeaseRequest(Request):
 
     owner: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     adapter: AdapterKey | None = None
+    """A cohort that is named needs `min_traces` alone; one that is not, the server's `cohort_min_traces` as well."""
     ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     min_traces: Annotated[int, Field(ge=1, le=10_000)] = 1
     max_traces: Annotated[int, Field(ge=1, le=10_000)] = 1024

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mindprint.types import Mode
+from mindprint.types import Mode, TraceRequest
 from mindprint_server.engine import Engine, PromptTooLong
+from mindprint_server.errors import not_found
 from mindprint_server.memory import Memory, Timeline
 from mindprint_server.prompts import Recollection, build, clean
 from mindprint_server.settings import Settings
@@ -24,6 +25,10 @@ class Question:
     memory: Recollection
     profile_version: int | None
     engagement_id: str | None = None
+    memory_of: str = "own"
+    """Whose memory it is, as a request names it: own, none, or user/<id>."""
+    show_choices: bool = True
+    """Whether the prompt lists the choices."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,44 @@ class Asker:
             engagement_id=engagement_id,
         )
 
+    async def posed(self, request: TraceRequest) -> Question:
+        """What a caller asks: about a stored engagement, or a query put to the memory that the caller names.
+
+        Raises NotFound, and ApiError where the other user whose memory is wanted is not there.
+        """
+        if request.engagement_id is not None:
+            return await self.about(request.user_id, request.engagement_id)
+        await self._store.user(request.user_id)
+        memory, version = await self._named(request)
+        return Question(
+            user_id=request.user_id,
+            query=request.query or "",
+            choices=tuple(request.choices) if request.choices else None,
+            target=request.target,
+            memory=memory,
+            profile_version=version,
+            memory_of=request.memory,
+            show_choices=request.show_choices,
+        )
+
+    async def _named(self, request: TraceRequest) -> tuple[Recollection, int | None]:
+        """The memory that a request names, whoever's it is: of what happened before the query."""
+        if request.memory == "none":
+            return Recollection(), None
+        owner = request.user_id
+        if request.memory != "own":
+            owner = request.memory.removeprefix("user/")
+            try:
+                await self._store.user(owner)
+            except NotFound as error:
+                raise not_found(error, "memory") from error
+        return await self._memory.recall(owner, before=request.asked_at, query=request.query)
+
     async def instead_of(self, question: Question, other_id: str) -> Question:
         """The same question put to another user's memory, as that stands now: then it is the same one for every
         question of a batch, and is computed once."""
         memory, version = await self._memory.recall(other_id, before=None)
-        return replace(question, memory=memory, profile_version=version)
+        return replace(question, memory=memory, profile_version=version, memory_of=f"user/{other_id}")
 
     def prompt(self, question: Question, mode: Mode, *, thinking_tokens: int, hint: str | None = None) -> Prompt:
         """With as much memory as fits the model together with the turn that follows: the oldest episodes go first, then
@@ -88,10 +126,11 @@ class Asker:
         # Whatever the mode, the same room is left: all modes of a question see the same memory.
         room = thinking_tokens + self._settings.max_answer_tokens + 64
         limit = self._engine.info().max_model_len - room
+        choices = question.choices if question.show_choices else None
         memory: Recollection | None = question.memory
         dropped = 0
         while memory is not None:
-            text = tokenizer.render(build(memory, question.query, question.choices, mode, tokenizer.special, hint))
+            text = tokenizer.render(build(memory, question.query, choices, mode, tokenizer.special, hint))
             if len(ids := tokenizer.encode(text)) <= limit:
                 return Prompt(text, ids, dropped)
             memory, dropped = memory.without_oldest(), dropped + 1

@@ -18,7 +18,8 @@ from mindprint_server.planner import Item
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
 from mindprint_server.store.batches import Done
-from mindprint_server.writer import Style, Writer
+from mindprint_server.styles import Style
+from mindprint_server.writer import Writer
 
 
 @dataclass(frozen=True)

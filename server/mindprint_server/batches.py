@@ -16,6 +16,7 @@ from mindprint.types import Batch, BatchRequest
 from mindprint_server.attempt import Attempts, Known
 from mindprint_server.commits import Commits
 from mindprint_server.engine import Engine, EngineDied
+from mindprint_server.errors import ApiError
 from mindprint_server.inflight import Inflight
 from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
@@ -78,7 +79,13 @@ class BatchRunner:
     # --- from outside ---
 
     async def submit(self, request: BatchRequest) -> tuple[Batch, bool]:
-        """Plans and stores a batch; True if it is new. Raises NotFound (user), QueueFull, IdempotencyConflict."""
+        """Plans and stores a batch; True if it is new.
+
+        Raises NotFound (user), QueueFull, IdempotencyConflict, ApiError (422: it wants hints where none are given).
+        """
+        if request.blind == 0 and request.hints is None and not self._settings.hints:
+            message = "blind=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
+            raise ApiError(422, "validation_error", message, param="blind")
         plan = await self._store.untraced(request.users, self._settings.holdout)
         batch, created = await self._store.add_batch(request, plan, max_open=self._settings.max_open_batches)
         self._new = True

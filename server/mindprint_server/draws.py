@@ -13,7 +13,7 @@ class Rules:
     at_once: int
     """Candidates drawn at once; more only where none was accepted."""
     blind: int
-    """Of these, how many before the writer is shown the answer. At least one is always blind."""
+    """Of these, how many before the writer is shown the answer; 0: it is shown from the first one on."""
     hints: bool
     """Whether the writer is ever shown the answer."""
     give_up: float | None
@@ -42,7 +42,7 @@ def next_draw(written: Sequence[Outcome], rules: Rules) -> Draw | None:
     done = len(written)
     if done >= rules.most or any(outcome.accepted for outcome in written) or _hopeless(written, rules):
         return None
-    blind = max(1, min(rules.blind, rules.most)) if rules.hints else rules.most
+    blind = min(rules.blind, rules.most) if rules.hints else rules.most
     hinted = done >= blind
     return Draw(range(done, min(done + rules.at_once, rules.most if hinted else blind)), hinted)
 

@@ -16,6 +16,7 @@ from mindprint_server.engine import EngineDied, PromptTooLong
 from mindprint_server.settings import Settings
 from mindprint_server.store.errors import (
     AlreadyLive,
+    BacklogFull,
     Busy,
     EngagementConflict,
     EveryoneStays,
@@ -116,9 +117,7 @@ def reply(request: Request, error: ApiError, *, extra: Mapping[str, Any] | None 
 def from_store(error: StoreError, retry_after: int) -> ApiError:
     """A refusal of the store's, in HTTP's words. `retry_after` (seconds) is for a full queue."""
     if isinstance(error, NotFound):
-        hint = HINTS.get(error.kind)
-        message = f"{error}: {hint}" if hint else str(error)
-        return ApiError(404, f"{error.kind.split()[0]}_not_found", message)
+        return not_found(error)
     message = str(error)
     if isinstance(error, EngagementConflict):
         return ApiError(
@@ -128,6 +127,8 @@ def from_store(error: StoreError, retry_after: int) -> ApiError:
         return ApiError(409, "idempotency_conflict", message, param="idempotency_key")
     if isinstance(error, QueueFull):
         return ApiError(429, "batch_queue_full", message, retry_after=retry_after)
+    if isinstance(error, BacklogFull):
+        return ApiError(429, "backlog_full", message, retry_after=retry_after)
     if isinstance(error, LeaseLost):
         return ApiError(409, "lease_lost", f"{message}: drop the work and claim again with POST /v1/leases")
     if isinstance(error, Busy):
@@ -136,6 +137,12 @@ def from_store(error: StoreError, retry_after: int) -> ApiError:
         return ApiError(409, "nothing_to_roll_back", f"{message}: promote names a version, or null for the base")
     code = next((code for kind, code in CONFLICTS.items() if isinstance(error, kind)), "conflict")
     return ApiError(409, code, message)
+
+
+def not_found(error: NotFound, param: str | None = None) -> ApiError:
+    hint = HINTS.get(error.kind)
+    message = f"{error}: {hint}" if hint else str(error)
+    return ApiError(404, f"{error.kind.split()[0]}_not_found", message, param=param)
 
 
 def from_http(error: HTTPException, request: Request) -> ApiError:

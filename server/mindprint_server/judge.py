@@ -83,6 +83,10 @@ class Judge:
             answer = max(after.choices, key=after.choices.__getitem__)
             shortfall = verdicts.shortfall(after.choices, question.target)
         if answer != question.target:
+            # Gain decides nothing here and is not asked for; where it is known it is kept, for a mean over the right
+            # ones alone would flatter.
+            if (prior := case.known.get(("prior", "self"))) is not None:
+                scores |= _weighed(after, prior)
             return Judgement(answer, after.choices, "wrong_answer", scores, shortfall)
         reason = await self._dear(case, after, written, thought, opening, hinted, scores)
         # A brother may have said the same in the meantime.
@@ -112,9 +116,8 @@ class Judge:
         hinted: bool,
         scores: dict[str, float],
     ) -> verdicts.Reason | None:
-        prior = await self.prior(case, "self")
-        scores["prior_logprob"] = _target(prior)
-        scores["gain"] = gain = _gain(after, prior)
+        scores |= _weighed(after, await self.prior(case, "self"))
+        gain = scores["gain"]
         if reason := verdicts.of_gain(gain, self._thresholds):
             return reason
         if (anchor := await self._anchor(case, "nearest", gain, thought)) is not None:
@@ -215,6 +218,10 @@ class Judge:
 def _target(likelihood: Likelihood) -> float:
     assert likelihood.target is not None
     return likelihood.target
+
+
+def _weighed(after: Likelihood, prior: Likelihood) -> dict[str, float]:
+    return {"prior_logprob": _target(prior), "gain": _gain(after, prior)}
 
 
 def _gain(after: Likelihood, prior: Likelihood) -> float:

@@ -64,6 +64,11 @@ def clean(text: str, special: Sequence[str]) -> str:
         text = cleaned
 
 
+def ends_early(text: str, special: Sequence[str]) -> bool:
+    """Whether a text holds what would end a turn or a thinking: a special token or a tag."""
+    return _THINK_TAG.search(text) is not None or any(token in text for token in special)
+
+
 def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
     """One engagement as the prompt shows it."""
     lines = f"Question: {clean(episode.prompt, special)}\nThis user's answer: {clean(episode.response, special)}"

@@ -17,6 +17,7 @@ from mindprint_server.batches import BatchRunner
 from mindprint_server.chat import Backend, Chat
 from mindprint_server.engine import Engine
 from mindprint_server.gate import Gate
+from mindprint_server.given import GivenDesk
 from mindprint_server.judge import Judge
 from mindprint_server.leases import LeaseDesk
 from mindprint_server.memory import Memory
@@ -26,6 +27,7 @@ from mindprint_server.prompts import PROMPT_VERSION
 from mindprint_server.replay import Replays
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
+from mindprint_server.warm import Warmer
 from mindprint_server.writer import Writer
 
 
@@ -37,6 +39,7 @@ class Services:
     engine: Engine
     memory: Memory
     writer: Writer
+    given: GivenDesk
     batches: BatchRunner
     leases: LeaseDesk
     adapters: AdapterLife
@@ -78,10 +81,12 @@ async def open_services(
         asker = Asker(settings, store, engine, memory)
         judge = Judge(settings, engine, asker, Near(settings, store))
         gate = Gate(settings, store, engine, asker, memory, judge)
-        adapters = AdapterLife(settings, store, engine, metrics, base_digest, gate)
+        warmer = Warmer(settings, engine, memory)
+        adapters = AdapterLife(settings, store, engine, metrics, base_digest, gate, warmer)
         await adapters.start()
         admission = Admission(settings.max_interactive, settings.retry_after_s)
-        writer = Writer(settings, store, engine, asker, memory, judge, adapters, metrics, admission, base_digest)
+        writer = Writer(settings, store, engine, asker, judge, adapters, metrics, admission, base_digest)
+        given = GivenDesk(settings, store, engine, asker, memory, metrics, admission, base_digest)
         replays = Replays(settings, store, engine, asker, base_digest)
         leases = LeaseDesk(settings, store, asker, memory, replays, metrics, base_digest)
         backend = await _backend(engine)
@@ -109,7 +114,7 @@ async def open_services(
             limits=leases.limits,
         )
 
-    return Services(settings, metrics, store, engine, memory, writer, batches, leases, adapters, chat, info)
+    return Services(settings, metrics, store, engine, memory, writer, given, batches, leases, adapters, chat, info)
 
 
 async def close_services(services: Services, *, keep_engine: bool = False) -> None:

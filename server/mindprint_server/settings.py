@@ -170,7 +170,8 @@ class Settings(BaseSettings):
     start_from: Literal["parent", "cohort", "base"] = "parent"
     """What a training begins with: the adapter's own live version, else its cohort's; always the cohort's; nothing."""
     cohort_min_traces: int = Field(64, ge=1)
-    """Accepted traces of its users that a cohort's adapter has not learned from before it is trained (again)."""
+    """Accepted traces of its users that a cohort's adapter has not learned from before it is trained (again). A trainer
+    that names the cohort (`mindprint train --adapter cohort/<name>`) is held back by its own `min_traces` alone."""
     replay_share: float = Field(0.1, ge=0, le=1)
     """Generic traces of the base model about nobody, as a share of a lease's other samples; 0 is none."""
     replay_wait_s: float = Field(10, ge=0)
@@ -198,6 +199,9 @@ class Settings(BaseSettings):
     """Share of its answers whose thinking may loop or be empty; above it the version is withdrawn (`null`: never)."""
     max_failed: float | None = Field(0.1, ge=0, le=1)
     """Share of its answers that may fail where the base does not; above it the version is withdrawn (`null`: never)."""
+    warm_versions: bool = True
+    """Whether a user's memory is read through a new version before it answers: the engine keeps prefixes by version,
+    and the first question would wait for it."""
     adapter_patience_s: float = Field(2, gt=0)
     """After this, the adapter served longest takes no new requests until a waiting one has its place in the engine."""
     adapter_wait_s: float = Field(20, gt=0)

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mindprint.types import Mode, Provenance, Trace, TraceRequest, TraceState, Verdict
-from mindprint_server import thinking, verdicts
+from mindprint_server import styles, thinking, verdicts
 from mindprint_server.adapters import AdapterLife
 from mindprint_server.adapters.watch import outcome_of
 from mindprint_server.admission import Admission
-from mindprint_server.asking import Asker, Prompt, Question
-from mindprint_server.engine import Engine, Generation, Priority, PromptTooLong, Sampling
+from mindprint_server.asking import Asker, Prompt
+from mindprint_server.engine import Engine, Generation, PromptTooLong, Sampling
 from mindprint_server.errors import ApiError
 from mindprint_server.judge import Case, Judge, Judgement
-from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION
+from mindprint_server.prompts import PROMPT_VERSION, clean
+from mindprint_server.scoring import Likelihood
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store, new_id
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a candidate is written."""
-
-    mode: Mode
-    opening: str
-    max_thinking_tokens: int
-    temperature: float
-    seed: int | None
-    judge: bool
-    """Whether the candidate is for the queue: then it is judged, and a hopeless one ends at once."""
-    hinted: bool = False
-    """Whether the writer is shown the answer."""
-    batch_id: str | None = None
-    priority: Priority = Priority.INTERACTIVE
+from mindprint_server.styles import Style
 
 
 class Writer:
@@ -46,7 +29,6 @@ class Writer:
         store: Store,
         engine: Engine,
         asker: Asker,
-        memory: Memory,
         judge: Judge,
         adapters: AdapterLife,
         metrics: Metrics,
@@ -57,7 +39,6 @@ class Writer:
         self._store = store
         self._engine = engine
         self._asker = asker
-        self._memory = memory
         self._judge = judge
         self._adapters = adapters
         self._metrics = metrics
@@ -76,8 +57,8 @@ class Writer:
         read = prompt
         if style.hinted:
             read = self._asker.prompt(question, style.mode, thinking_tokens=case.thinking_tokens, hint=question.target)
-        written, thought = None, ""
-        if style.mode != "direct":
+        written, thought = None, style.given or ""
+        if style.mode != "direct" and style.given is None:
             written = await self._think(case, read, style)
             thought = thinking.settle(style.opening, written.text, written.finish)
         if style.judge:
@@ -109,7 +90,7 @@ class Writer:
             state=state,
             prompt_tokens=len(read.ids),
             cached_tokens=written.cached_tokens if written else 0,
-            thinking_tokens=len(written.token_ids) if written else 0,
+            thinking_tokens=len(written.token_ids if written else self._engine.tokenizer.encode(thought)),
             finish=written.finish if written else "stop",
             provenance=self._provenance(case, style, prompt),
             created_at=datetime.now(UTC),
@@ -122,11 +103,7 @@ class Writer:
             base_digest=self._base_digest,
             prompt_version=PROMPT_VERSION,
             mode=style.mode,
-            sampling={
-                **self._sampling(style).provenance(),
-                "opening": style.opening,
-                "answer_lead": self._settings.answer_lead,
-            },
+            sampling=styles.made_with(style, case.question, self._settings),
             seed=style.seed,
             engine=self._engine.info().name,
             saw_answer=style.hinted,
@@ -134,55 +111,52 @@ class Writer:
             memory_dropped=prompt.dropped,
         )
 
-    def _sampling(self, style: Style) -> Sampling:
-        greedy = style.temperature == 0
-        return Sampling(
-            max_tokens=style.max_thinking_tokens,
-            temperature=style.temperature,
-            top_p=1.0 if greedy else self._settings.top_p,
-            min_p=0.0 if greedy else self._settings.min_p,
-            seed=None if greedy else style.seed,
-            stop=(thinking.STOP,),
-            detect_loops=True,
-            logprobs=style.hinted,
-        )
-
     async def _think(self, case: Case, prompt: Prompt, style: Style) -> Generation:
         lead = self._engine.tokenizer.encode(thinking.lead(style.opening))
         with self._metrics.engine_seconds.labels(call="think").time():
             return await self._engine.generate(
-                prompt.ids + lead, self._sampling(style), adapter=case.adapter, priority=case.priority
+                prompt.ids + lead, styles.sampling(style, self._settings), adapter=case.adapter, priority=case.priority
             )
 
     async def _answer(
         self, case: Case, style: Style, prompt: Prompt, written: Generation | None, thought: str
     ) -> Judgement:
-        """What is answered where nothing is queued: choices are scored, an open question is answered in words."""
+        """What is answered where nothing is queued: choices are scored, an open question is answered in words, and how
+        likely the real answer is, if it is known, is scored as well."""
         reason: verdicts.Reason | None = None
-        if written is not None:
-            reason = verdicts.of_thinking(
-                thought, style.opening, written.finish, min_words=self._settings.min_thinking_words
-            )
+        if style.mode != "direct":
+            finish = written.finish if written else "stop"
+            reason = verdicts.of_thinking(thought, style.opening, finish, min_words=self._settings.min_thinking_words)
         question = case.question
+        scores: dict[str, float] = {}
+        answer, choices = "", None
         with self._metrics.engine_seconds.labels(call="answer").time():
-            if question.choices is not None:
-                direct = style.mode == "direct"
-                how = (
-                    await self._judge.prior(case, "self")
-                    if direct
-                    else await self._judge.after(case, "self", style.mode, thought)
-                )
-                assert how.choices is not None
-                scores = {} if how.target is None else {"target_logprob": how.target}
-                return Judgement(max(how.choices, key=how.choices.__getitem__), how.choices, reason, scores)
-            turn = "" if written is None else thinking.wrap(thought, self._settings.answer_lead)
-            answered = await self._engine.generate(
-                prompt.ids + self._engine.tokenizer.encode(turn),
-                Sampling(max_tokens=self._settings.max_answer_tokens, detect_loops=True),
-                adapter=case.adapter,
-                priority=case.priority,
-            )
-        return Judgement(answered.text.strip(), None, reason, {})
+            if question.choices is None:
+                answer = await self._say(case, style, prompt, thought)
+            # Of an answer that reads as nothing there is nothing to score.
+            if question.choices is not None or clean(question.target or "", self._asker.special):
+                how = await self._likelihood(case, style, thought)
+                choices = how.choices
+                if how.target is not None:
+                    scores = {"target_logprob": how.target, "target_tokens": how.tokens}
+        if choices is not None:
+            answer = max(choices, key=choices.__getitem__)
+        return Judgement(answer, choices, reason, scores)
+
+    async def _say(self, case: Case, style: Style, prompt: Prompt, thought: str) -> str:
+        turn = "" if style.mode == "direct" else thinking.wrap(thought, self._settings.answer_lead)
+        answered = await self._engine.generate(
+            prompt.ids + self._engine.tokenizer.encode(turn),
+            Sampling(max_tokens=self._settings.max_answer_tokens, detect_loops=True),
+            adapter=case.adapter,
+            priority=case.priority,
+        )
+        return answered.text.strip()
+
+    async def _likelihood(self, case: Case, style: Style, thought: str) -> Likelihood:
+        if style.mode == "direct":
+            return await self._judge.prior(case, "self")
+        return await self._judge.after(case, "self", style.mode, thought)
 
     def _count(self, written: Generation | None, verdict: Verdict, reason: str | None, style: Style) -> None:
         if written is not None:
@@ -207,46 +181,46 @@ class Writer:
             return await self._write_one(request)
 
     async def _write_one(self, request: TraceRequest) -> Trace:
-        question = await self._question(request)
-        style = Style(
-            mode=request.mode,
-            opening=self.opening(request.mode) if request.opening is None else request.opening,
-            max_thinking_tokens=request.max_thinking_tokens or self._settings.max_thinking_tokens,
-            temperature=self._settings.temperature if request.temperature is None else request.temperature,
-            seed=request.seed,
-            judge=False,
-        )
-        stored = question.engagement_id is not None
-        # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
-        if stored and request.model == "base" and request.mode == "personal":
-            style = replace(style, judge=True)
+        question = await self._asker.posed(request)
+        style = self._style(request)
         accepted = await self.accepted(request.user_id) if style.judge else set()
         try:
             async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
                 case = Case(question, style.max_thinking_tokens, adapter, style.priority, accepted)
                 trace = await self.draft(case, style)
-                if request.mode != "direct":
+                if _tells_of_service(request):
                     await self._adapters.heard(adapter, outcome_of(trace.reason))
         except PromptTooLong as error:
-            raise ApiError(422, "prompt_too_long", str(error), param="query") from error
+            if style.given is None:
+                raise ApiError(422, "prompt_too_long", str(error), param="query") from error
+            message = "query and thinking do not fit the model together: shorten them"
+            raise ApiError(422, "prompt_too_long", message, param="thinking") from error
         except ValueError as error:
             raise ApiError(422, "choices_alike", str(error), param="choices") from error
-        return await self._store.add_trace(trace) if stored else trace
+        return await self._store.add_trace(trace) if question.engagement_id is not None else trace
+
+    def _style(self, request: TraceRequest) -> Style:
+        s = self._settings
+        given = None if request.thinking is None else clean(request.thinking, self._asker.special)
+        budget = request.max_thinking_tokens or s.max_thinking_tokens
+        if given is not None:  # a longer one takes the room that it needs, at the cost of the memory
+            budget = max(budget, len(self._engine.tokenizer.encode(given)))
+        return Style(
+            mode=request.mode,
+            opening=self.opening(request.mode) if request.opening is None else request.opening,
+            max_thinking_tokens=budget,
+            temperature=s.temperature if request.temperature is None else request.temperature,
+            seed=request.seed,
+            # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
+            judge=request.engagement_id is not None and request.model == "base" and request.mode == "personal",
+            given=given,
+        )
 
     async def accepted(self, user_id: str) -> set[str]:
         """Fingerprints of a user's accepted thinking."""
         return {verdicts.fingerprint(text) for text in await self._store.accepted_texts(user_id)}
 
-    async def _question(self, request: TraceRequest) -> Question:
-        if request.engagement_id is not None:
-            return await self._asker.about(request.user_id, request.engagement_id)
-        await self._store.user(request.user_id)
-        memory, version = await self._memory.recall(request.user_id, before=request.asked_at, query=request.query)
-        return Question(
-            user_id=request.user_id,
-            query=request.query or "",
-            choices=tuple(request.choices) if request.choices else None,
-            target=request.target,
-            memory=memory,
-            profile_version=version,
-        )
+
+def _tells_of_service(request: TraceRequest) -> bool:
+    """Whether an answer says how a version does in service: where the thinking is its own, under its user's memory."""
+    return request.mode != "direct" and request.thinking is None and request.memory == "own"

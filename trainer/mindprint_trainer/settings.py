@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mindprint.types import AdapterKey
 
@@ -39,7 +39,14 @@ class Settings(BaseSettings):
     # what to take
     once: bool = False
     """End when no adapter has `min_traces` waiting, instead of polling for ever."""
-    adapter: AdapterKey | None = None
+    adapter: Annotated[tuple[AdapterKey, ...], NoDecode] = ()
+    """Only these, the first that has traces waiting; in a variable with commas between. None: whichever waits most."""
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _by_commas(cls, keys: object) -> object:
+        return [key.strip() for key in keys.split(",") if key.strip()] if isinstance(keys, str) else keys
+
     owner: str = Field(default_factory=lambda: f"{socket.gethostname()[:99]}:{os.getpid()}", max_length=128)
     min_traces: int = Field(1, ge=1)
     max_traces: int = Field(1024, ge=1, le=10_000)
@@ -126,9 +133,9 @@ class Settings(BaseSettings):
     canary_items: int = Field(4, ge=1, le=32)
     canary_pool: int = Field(8, ge=1)
     """Samples that are measured; the `canary_items` that the adapter moves most are sent."""
-    canary_prompt_tokens: int = Field(128, ge=1, le=8192)
+    canary_prompt_tokens: int = Field(48, ge=1, le=8192)
     """More proves no more and costs both sides their time."""
-    canary_target_tokens: int = Field(6, ge=1, le=64)
+    canary_target_tokens: int = Field(4, ge=1, le=64)
 
     def recipe(self) -> dict[str, Any]:
         """What decides the trained weights, for the manifest: no address, path or key."""

@@ -101,15 +101,18 @@ class Worker:
         return True
 
     def _claim(self) -> Lease | None:
-        return self._client.claim(
-            LeaseRequest(
+        """Of the adapters that are asked for the first that has enough waiting; without any, whichever waits most."""
+        for adapter in self._settings.adapter or (None,):
+            request = LeaseRequest(
                 owner=self._settings.owner,
-                adapter=self._settings.adapter,
+                adapter=adapter,
                 ttl_s=self._settings.ttl_s,
                 min_traces=self._settings.min_traces,
                 max_traces=self._settings.max_traces,
             )
-        )
+            if (lease := self._client.claim(request)) is not None:
+                return lease
+        return None
 
     def _claim_all(self) -> None:
         while len(self._held) < self._settings.together:

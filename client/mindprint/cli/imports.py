@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import BaseModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mindprint.cli.failures import Fail
 from mindprint.cli.output import console, print_rows
 from mindprint.client import MindprintClient
 from mindprint.imports import BadImport, Format, Skips, detect, read
-from mindprint.types import Engagement
 
+Row = TypeVar("Row", bound=BaseModel)
 _STEP = 200
 """Rows between two looks at the screen while a file is checked."""
 
@@ -62,12 +64,13 @@ def import_path(
             users.add(user_id)
             created, unchanged = created + done.created, unchanged + done.unchanged
             progress.advance(task, len(part))
-    _tell(len(users), created, unchanged, skips)
+    stored = [("engagements created", created), ("engagements unchanged", unchanged)]
+    print_imported([("users", len(users)), *stored], skips)
 
 
-def batched(rows: Iterator[tuple[str, Engagement]], bounds: Bounds) -> Iterator[tuple[str, list[Engagement]]]:
+def batched(rows: Iterator[tuple[str, Row]], bounds: Bounds) -> Iterator[tuple[str, list[Row]]]:
     """Groups rows by user into requests within the bounds; a user's rows keep their order."""
-    waiting: dict[str, list[Engagement]] = {}
+    waiting: dict[str, list[Row]] = {}
     sizes: dict[str, int] = {}
     held = 0
     for user_id, row in rows:
@@ -84,11 +87,7 @@ def batched(rows: Iterator[tuple[str, Engagement]], bounds: Bounds) -> Iterator[
     yield from waiting.items()
 
 
-def _tell(users: int, created: int, unchanged: int, skips: Skips) -> None:
-    facts: list[tuple[str, int]] = [
-        ("users", users),
-        ("engagements created", created),
-        ("engagements unchanged", unchanged),
-        *((f"left out: {reason}", count) for reason, count in skips.most_common()),
-    ]
-    print_rows(("imported", "number"), facts, empty="")
+def print_imported(stored: Sequence[tuple[str, int]], skips: Skips) -> None:
+    """What became of a file's rows."""
+    left_out = [(f"left out: {reason}", count) for reason, count in skips.most_common()]
+    print_rows(("imported", "number"), [*stored, *left_out], empty="")

@@ -57,9 +57,13 @@ def train(
         bool, typer.Option("--once", help="End when nothing is waiting, instead of going on for ever.")
     ] = False,
     adapter: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--adapter", "-a", help="Only this one, user/<id> or cohort/<name>; without it, whichever waits most."
+            "--adapter",
+            "-a",
+            help="Only this one, user/<id> or cohort/<name>; repeat it; without it, whichever waits most. A cohort "
+            "that is named is trained without waiting for the server's cohort_min_traces: `--set min_traces=N` sets "
+            "the least.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would train on, and train nothing.")] = False,
@@ -81,7 +85,7 @@ def train(
     flags = given(
         server=url,
         once=once or None,
-        adapter=adapter,
+        adapter=adapter or None,
         dry_run=dry_run or None,
         model=model,
         rank=rank,

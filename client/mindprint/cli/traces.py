@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from mindprint.cli.failures import Fail
+from mindprint.cli.imports import Bounds
 from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short, write_ndjson
 from mindprint.cli.sidebyside import Sides, beside, found, print_sides, state_of, tokens_of, verdict_of, write_missing
+from mindprint.cli.thinking import import_thinking
 from mindprint.types import Mode, Trace, TraceRequest, TraceState, Verdict
 
 app = typer.Typer(no_args_is_help=True)
@@ -112,6 +114,15 @@ def write(
         str | None, typer.Option(help="How the thinking begins, instead of the model's setting.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="For the same trace again.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Whose memory the prompt shows, with --query: own, none or user/<id>.")
+    ] = None,
+    thinking: Annotated[
+        str | None, typer.Option(help="With --query: thinking in the place of what would be written.")
+    ] = None,
+    show_choices: Annotated[
+        bool, typer.Option("--show-choices/--hide-choices", help="Whether the prompt lists the choices of a --query.")
+    ] = True,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -129,6 +140,9 @@ def write(
             max_thinking_tokens=tokens,
             opening=opening,
             seed=seed,
+            memory=memory,
+            thinking=thinking,
+            show_choices=show_choices,
         )
     )
     with connect(url) as client:
@@ -146,6 +160,27 @@ def export(
     """All traces as NDJSON, one a line."""
     with connect(url) as client:
         write_ndjson(client.export_traces(user=user, verdict=verdict), out, "traces")
+
+
+@app.command("import")
+def import_(
+    user_id: Annotated[str, typer.Argument(metavar="USER", help="Whose thinking it becomes.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, readable=True, help="As `traces export` writes it."
+        ),
+    ],
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="Traces in one request.")] = Bounds.rows,
+    size: Annotated[int, typer.Option(min=1024, help="Bytes in one request.")] = Bounds.size,
+    url: Url = None,
+) -> None:
+    """Bring the accepted thinking in a file, about engagements that USER has: it waits for a trainer.
+
+    A line needs an engagement_id and a thinking. The file is checked first; sending it again changes nothing.
+    """
+    with connect(url) as client:
+        import_thinking(client, user_id, file, Bounds(rows=rows, size=size))
 
 
 def _print(trace: Trace, as_json: bool) -> None:

@@ -98,7 +98,9 @@ def interval(users: Sequence[Sequence[float]], *, resamples: int = RESAMPLES, se
 def commonest(user: UserRecords) -> float:
     """Accuracy of always giving the answer, among a row's choices, that the user gave most often before."""
     counts = Counter(engagement.response for engagement in user.engagements)
-    return _share(max(row.choices, key=lambda choice: counts[choice]) == row.target for row in user.held_out)
+    return _share(
+        max(row.choices or (), key=lambda choice: counts[choice], default=None) == row.target for row in user.held_out
+    )
 
 
 def hidden_rule(rows: Sequence[HeldOut]) -> float | None:

@@ -46,6 +46,11 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """What it ended with; None while it runs."""
+        return self._process.poll()
+
     def running(self) -> bool:
         return self._process.poll() is None
 

@@ -22,6 +22,8 @@ from mindprint.records import UserRecords
 from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerInfo, Trace, TraceState
 
 POLL_S = 0.5
+SETTINGS = {"HOLDOUT_SHARE": "0.2"}
+"""Of the demo's server. Short histories: of a tenth the gate could say too little."""
 TRAINER_STOP_S = 10.0
 _FIELD = re.compile(r"(\w+)=(\S+)")
 _REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
@@ -220,8 +222,19 @@ class Stages:
         self.seconds[name] = round(time.monotonic() - began, 1)
 
 
-async def start_server(processes: Processes, out: Output, model: Path, url: str, port: int, timeout_s: float) -> Child:
-    """Starts the server on an empty data folder and waits until it takes requests. Raises DemoFailed, ProcessDied."""
+async def start_server(
+    processes: Processes,
+    out: Output,
+    model: Path,
+    url: str,
+    port: int,
+    timeout_s: float,
+    settings: Mapping[str, str] = SETTINGS,
+) -> Child:
+    """Starts the server on the data in the processes' folder, if there is any, and waits until it takes requests.
+
+    `settings`: the server's, by name without prefix. Raises DemoFailed, ProcessDied.
+    """
     data = (processes.folder / "server").absolute()
     server = processes.start(
         "server",
@@ -232,7 +245,7 @@ async def start_server(processes: Processes, out: Output, model: Path, url: str,
             "MINDPRINT_DATA_DIR": str(data),
             "MINDPRINT_DATABASE_URL": f"sqlite+aiosqlite:///{data / 'mindprint.db'}",
             "MINDPRINT_MODEL": str(model),
-            "MINDPRINT_HOLDOUT_SHARE": "0.2",  # short histories: a tenth would be too little for the gate
+            **{f"MINDPRINT_{name}": value for name, value in settings.items()},
         },
     )
     deadline = time.monotonic() + timeout_s

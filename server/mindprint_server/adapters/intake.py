@@ -34,6 +34,12 @@ class Examiner(Protocol):
         ...
 
 
+class Reader(Protocol):
+    """Reads ahead what a version's first question will need."""
+
+    async def warm(self, adapter: AdapterRef) -> None: ...
+
+
 class Intake:
     """`moved(key)` is awaited whenever a version has become live or a candidate."""
 
@@ -47,6 +53,7 @@ class Intake:
         files: AdapterFiles,
         residents: Residents,
         gate: Examiner | None,
+        warmer: Reader | None,
         moved: Callable[[str], Awaitable[None]],
     ) -> None:
         self._settings = settings
@@ -57,6 +64,7 @@ class Intake:
         self._files = files
         self._residents = residents
         self._gate = gate
+        self._warmer = warmer
         self._moved = moved
         self._base_shapes: inspect.Shapes = {}
         self._completing: dict[str, asyncio.Lock] = {}
@@ -169,6 +177,8 @@ class Intake:
                     self._metrics.gate_refusals.labels(check=check.name).inc()
                 log.warning("version refused", adapter=adapter.name, failed=[check.name for check in failed(version)])
                 raise refusal(version)
+            if self._warmer is not None:
+                await self._warmer.warm(adapter)
             share = self._settings.canary_share or None
             version = await self._store.complete(lease.id, version, candidate_share=share)
             await self._moved(version.adapter)

@@ -14,7 +14,7 @@ import structlog
 from mindprint.types import Adapter, Check, Manifest, Version
 from mindprint_server.adapters import archive
 from mindprint_server.adapters.files import AdapterFiles
-from mindprint_server.adapters.intake import Examiner, Intake
+from mindprint_server.adapters.intake import Examiner, Intake, Reader
 from mindprint_server.adapters.residents import Residents
 from mindprint_server.adapters.watch import Outcome, Watch
 from mindprint_server.engine import AdapterRef, Engine
@@ -46,6 +46,7 @@ class AdapterLife:
         metrics: Metrics,
         base_digest: str,
         gate: Examiner | None = None,
+        warmer: Reader | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
@@ -55,7 +56,7 @@ class AdapterLife:
         self._files = AdapterFiles(settings.data_dir / "adapters")
         self.residents = Residents(settings, engine, metrics, self._serves)
         self._intake = Intake(
-            settings, store, engine, metrics, base_digest, self._files, self.residents, gate, self._refresh
+            settings, store, engine, metrics, base_digest, self._files, self.residents, gate, warmer, self._refresh
         )
         self._watch = Watch(
             window=settings.watch_window,

@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from mindprint.general import QUESTIONS
 from mindprint.types import Mode
 from mindprint_server import labels, thinking, verdicts
 from mindprint_server.asking import Asker, Prompt, Question, unfit
 from mindprint_server.engine import AdapterRef, Engine, Generation, Priority, Sampling
 from mindprint_server.gate.checks import Thought
-from mindprint_server.gate.general import QUESTIONS
 from mindprint_server.judge import Case, Judge
 from mindprint_server.prompts import Recollection
-from mindprint_server.scoring import Likelihood, likelihood
+from mindprint_server.scoring import Likelihood
 from mindprint_server.settings import Settings
 
 T = TypeVar("T")
@@ -69,17 +69,8 @@ class Probe:
         The choices are not shown: a small model that has to pick from a list answers by the list. The default model
         gets 59 of 100 points this way, and 30 with the choices in the prompt, where chance gets 25.
         """
-
-        async def one(question: Question) -> float:
-            prompt = self._prompt(replace(question, choices=None), "direct")
-
-            async def score() -> Likelihood:
-                answers = self._judge.answers(question, "")
-                return await likelihood(self._engine, prompt.ids, answers, adapter=adapter, priority=Priority.PROOF)
-
-            return math.exp(_score(question, await self._measure(adapter, ("general", prompt.text), score)))
-
-        return list(await asyncio.gather(*map(one, GENERAL)))
+        hidden = [replace(question, show_choices=False) for question in GENERAL]
+        return [math.exp(score) for score in await self.scores(hidden, adapter)]
 
     async def scores_after(
         self, questions: Sequence[Question], thoughts: Sequence[Thought], adapter: AdapterRef | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from mindprint.types import Engagement, EngagementBatch, Ingested, Profile, Reply, User
+from mindprint.types import Engagement, EngagementBatch, GivenTraces, Ingested, Profile, Reply, User
 from mindprint_server.errors import ApiError
 from mindprint_server.routes.common import After, Limit, Ready, UserId
 
@@ -60,3 +60,13 @@ async def write_profile(user_id: UserId, services: Ready) -> Profile:
     """Writes the profile now, from all the user's engagements."""
     await services.store.user(user_id)
     return await services.memory.renew(user_id)
+
+
+@router.post("/{user_id}/traces")
+async def add_traces(user_id: UserId, given: GivenTraces, services: Ready) -> Ingested:
+    """Takes thinking that somebody brings: all wait for a trainer as accepted, or none.
+
+    The prompt is the personal one of the engagement's time, the answer the user's real response. What says of its
+    engagement what an accepted trace says counts as unchanged.
+    """
+    return await services.given.take(user_id, given.traces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .errors import (
     AlreadyLive,
+    BacklogFull,
     Busy,
     EngagementConflict,
     EveryoneStays,
@@ -24,6 +25,7 @@ from .store import Store
 
 __all__ = [
     "AlreadyLive",
+    "BacklogFull",
     "Busy",
     "EngagementConflict",
     "EveryoneStays",

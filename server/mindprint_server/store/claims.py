@@ -52,7 +52,9 @@ async def claim(
     await whole_joins(db)
     choice = None
     if cohort_min_traces is not None:
-        choice = await _cohort(db, adapter, max(min_traces, cohort_min_traces), max_traces, max_attempts, holdout)
+        # Whoever names a cohort has decided that it is time.
+        least = max(min_traces, cohort_min_traces) if adapter is None else min_traces
+        choice = await _cohort(db, adapter, least, max_traces, max_attempts, holdout)
     choice = choice or await _user(db, adapter, min_traces, max_traces, holdout)
     if choice is None:
         return None

@@ -38,6 +38,16 @@ class QueueFull(StoreError):
         self.max_open = max_open
 
 
+class BacklogFull(StoreError):
+    """As many accepted traces wait for one adapter as may."""
+
+    def __init__(self, key: str, waiting: int, most: int) -> None:
+        super().__init__(
+            f"{waiting} accepted traces wait for {key}, of at most {most}: send fewer, or again when some are trained"
+        )
+        self.key = key
+
+
 class LeaseLost(StoreError):
     """The lease no longer holds its traces; whatever was done under it does not count."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from mindprint.types import (
@@ -182,6 +182,16 @@ class Store(Training):
 
     async def add_trace(self, trace: Trace) -> Trace:
         return await self._write(traces.add, trace)
+
+    async def add_given(
+        self, user_id: str, new: Sequence[Trace], *, alike: Callable[[str], str], most: int
+    ) -> Ingested:
+        """Stores waiting traces of a user, all or none, but for those that say of their engagement what an accepted one
+        says: of thinkings that say the same, `alike` is the same.
+
+        BacklogFull: more than `most` would wait.
+        """
+        return await self._write(traces.add_given, user_id, new, alike, most)
 
     async def trace(self, id: str) -> Trace:
         return await self._read(traces.get, id)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import Trace
+from mindprint.types import Ingested, Trace
 
 from . import holdout as holdouts
 from . import leases, lineage, users
-from .db import whole_joins
-from .errors import NotFound
+from .db import alone, whole_joins
+from .errors import BacklogFull, NotFound
 from .holdout import Holdout
 from .tables import engagements, traces
 
@@ -24,6 +24,33 @@ async def add(db: AsyncConnection, trace: Trace) -> Trace:
         await users.engagement(db, trace.user_id, trace.engagement_id)
     await insert(db, [trace])
     return await get(db, trace.id)
+
+
+async def add_given(
+    db: AsyncConnection, user_id: str, new: Sequence[Trace], alike: Callable[[str], str], most: int
+) -> Ingested:
+    await users.must_exist(db, user_id)
+    await alone(db, f"given traces of {user_id}")  # or two that bring the same would both store it
+    wanted = dict.fromkeys(trace.engagement_id for trace in new)
+    of_user = engagements.c.user_id == user_id
+    there = set((await db.scalars(select(engagements.c.id).where(of_user, engagements.c.id.in_(wanted)))).all())
+    for id in wanted:
+        if id not in there:
+            raise NotFound("engagement", str(id))
+    mine = [traces.c.user_id == user_id, traces.c.engagement_id.in_(wanted), *_for_the_queue()]
+    query = select(traces.c.engagement_id, traces.c.thinking).where(*mine)
+    known = {(engagement_id, alike(thinking)) for engagement_id, thinking in await db.execute(query)}
+    fresh: dict[tuple[str | None, str], Trace] = {}
+    for trace in new:
+        if (said := (trace.engagement_id, alike(trace.thinking))) not in known:
+            fresh.setdefault(said, trace)
+    if fresh:
+        key = f"user/{user_id}"
+        waiting = (await backlog(db)).get(key, 0)
+        if waiting + len(fresh) > most:
+            raise BacklogFull(key, waiting, most)
+    await insert(db, list(fresh.values()))
+    return Ingested(created=len(fresh), unchanged=len(new) - len(fresh))
 
 
 async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:

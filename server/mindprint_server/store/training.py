@@ -43,9 +43,10 @@ class Training:
 
         First the leases that ran out end: their traces wait again, or are dead after `max_attempts`. A user's adapter
         takes the user's waiting traces. A cohort's takes those of all its users, also what a user's own adapter has or
-        waits for, once there are `min_traces` and `cohort_min_traces` of them (None: no cohort is claimed); after
-        `max_attempts` bad ends it waits for newer traces. If none is named, cohorts come before users, who start from
-        them. Traces of held-out engagements do not count and wait. One active lease an adapter. None: too few.
+        waits for, once there are `min_traces` of them and, unless it is named, `cohort_min_traces` (None: no cohort is
+        claimed, named or not); after `max_attempts` bad ends it waits for newer traces. If none is named, cohorts come
+        before users, who start from them. Traces of held-out engagements do not count and wait. One active lease an
+        adapter. None: too few.
 
         The lease says what is `held_out` of its users, without what its start or the live version has seen already,
         and where to `start`: by "parent" with the adapter's own live version, else with that of the user's cohort,

@@ -34,9 +34,13 @@ from mindprint.types import (
     Version,
 )
 from mindprint_server import logs
+from mindprint_server.admission import Admission
 from mindprint_server.app import create_app
+from mindprint_server.asking import Asker
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.errors import ApiError
+from mindprint_server.given import GivenDesk
+from mindprint_server.memory import Memory
 from mindprint_server.metrics import Metrics
 from mindprint_server.services import Services
 from mindprint_server.settings import Settings
@@ -195,14 +199,18 @@ def server_info() -> ServerInfo:
 
 
 async def make_services(settings: Settings) -> Services:
-    store = await Store.open(settings.url)
+    store, metrics = await Store.open(settings.url), Metrics()
+    engine = FakeEngine(model_path=settings.data_dir)
+    memory = Memory(settings, store, engine, "b")
+    asker, admission = Asker(settings, store, engine, memory), Admission(2, 1)
     parts: Any = {
         "settings": settings,
-        "metrics": Metrics(),
+        "metrics": metrics,
         "store": store,
-        "engine": FakeEngine(model_path=settings.data_dir),
+        "engine": engine,
         "memory": FakeMemory(store),
         "writer": FakeWriter(store),
+        "given": GivenDesk(settings, store, engine, asker, memory, metrics, admission, "b"),
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),

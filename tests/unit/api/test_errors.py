@@ -31,6 +31,7 @@ POST = "/v1/users/ann/engagements"
         (store_errors.EngagementConflict("e1"), 409, "engagement_conflict"),
         (store_errors.IdempotencyConflict("k"), 409, "idempotency_conflict"),
         (store_errors.QueueFull(2), 429, "batch_queue_full"),
+        (store_errors.BacklogFull("user/ann", 9, 10), 429, "backlog_full"),
         (store_errors.LeaseLost("l1", "it ran out"), 409, "lease_lost"),
         (store_errors.NothingToRollBack("user/ann"), 409, "nothing_to_roll_back"),
         (store_errors.StoreError("no"), 409, "conflict"),

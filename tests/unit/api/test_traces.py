@@ -19,6 +19,19 @@ async def test_one_now(ann: str, client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
+    "controls",
+    [
+        {"memory": "none", "mode": "direct", "choices": ["a", "b"], "show_choices": False},
+        {"memory": "user/ben", "thinking": ""},
+        {"memory": "own", "thinking": "so", "mode": "generic"},
+    ],
+)
+async def test_controlled_questions(ann: str, client: httpx.AsyncClient, controls: dict[str, Any]) -> None:
+    response = await client.post("/v1/traces", json={"user_id": "ann", "query": "tea?", **controls})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"user_id": "ann"},
@@ -27,6 +40,17 @@ async def test_one_now(ann: str, client: httpx.AsyncClient) -> None:
         {"user_id": "ann", "query": "q", "temperature": 3},
         {"user_id": "ann", "query": "q", "model": "user/../x"},
         {"user_id": "ann", "query": "q", "mode": "both"},
+        {"user_id": "ann", "engagement_id": "e1", "memory": "none"},
+        {"user_id": "ann", "engagement_id": "e1", "thinking": ""},
+        {"user_id": "ann", "engagement_id": "e1", "show_choices": False},
+        {"user_id": "ann", "query": "q", "memory": "everybody"},
+        {"user_id": "ann", "query": "q", "memory": "user/../x"},
+        {"user_id": "ann", "query": "q", "thinking": "a\0b"},
+        {"user_id": "ann", "query": "q", "thinking": "so", "mode": "direct"},
+        {"user_id": "ann", "query": "q", "thinking": "so", "opening": ""},
+        {"user_id": "ann", "query": "q", "thinking": "so", "max_thinking_tokens": 9},
+        {"user_id": "ann", "query": "q", "thinking": "so", "temperature": 0},
+        {"user_id": "ann", "query": "q", "thinking": "so", "seed": 0},
     ],
 )
 async def test_contradictory_requests(body: dict[str, Any], client: httpx.AsyncClient, error_of: ErrorOf) -> None:

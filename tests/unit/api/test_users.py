@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
+
+from mindprint_server.services import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 TEA = {"id": "e1", "prompt": "tea or coffee?", "response": "tea", "occurred_at": "2026-01-01T00:00:00Z"}
@@ -62,6 +65,48 @@ async def test_the_profile_is_written_on_request(ann: str, client: httpx.AsyncCl
     written = await client.post("/v1/users/ann/profile")
     assert written.status_code == 200
     assert (await client.get("/v1/users/ann/profile")).json() == written.json()
+
+
+GIVEN = {"engagement_id": "e1", "thinking": "Ann drinks tea."}
+
+
+async def test_thinking_may_be_brought_and_come_twice(ann: str, client: httpx.AsyncClient) -> None:
+    for created in (1, 0):
+        response = await client.post("/v1/users/ann/traces", json={"traces": [GIVEN]})
+        assert (response.status_code, response.json()) == (200, {"created": created, "unchanged": 1 - created})
+    [trace] = (await client.get("/v1/traces", params={"user": "ann"})).json()["traces"]
+    assert (trace["answer"], trace["state"], trace["provenance"]["model"]) == ("tea", "waiting", "given")
+
+
+@pytest.mark.parametrize(
+    ("traces", "status", "code", "param"),
+    [
+        ([], 422, "validation_error", "traces"),
+        ([{**GIVEN, "thinking": ""}], 422, "validation_error", "traces[0].thinking"),
+        ([GIVEN, {**GIVEN, "thinking": "so </think>"}], 422, "validation_error", "traces[1].thinking"),
+        ([GIVEN, {**GIVEN, "engagement_id": "e9"}], 404, "engagement_not_found", "traces[1].engagement_id"),
+        ([{**GIVEN, "scores": {"gain": "NaN"}}], 422, "validation_error", "traces[0].scores.gain"),
+        ([{**GIVEN, "scores": {f"s{n}": n for n in range(33)}}], 422, "validation_error", "traces[0].scores"),
+        ([{**GIVEN, "answer": "tea"}], 422, "validation_error", "traces[0].answer"),
+    ],
+)
+async def test_of_what_is_brought_all_is_stored_or_none(
+    traces: Any, status: int, code: str, param: str, ann: str, client: httpx.AsyncClient, error_of: ErrorOf
+) -> None:
+    response = await client.post("/v1/users/ann/traces", json={"traces": traces})
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (status, code, param)
+    assert (await client.get("/v1/traces")).json()["traces"] == []
+
+
+async def test_thinking_for_nobody_and_more_than_may_wait(
+    ann: str, client: httpx.AsyncClient, services: Services, error_of: ErrorOf
+) -> None:
+    response = await client.post("/v1/users/nobody/traces", json={"traces": [GIVEN]})
+    assert (response.status_code, error_of(response)["code"]) == (404, "user_not_found")
+    services.settings.max_backlog = 1
+    response = await client.post("/v1/users/ann/traces", json={"traces": [GIVEN, {**GIVEN, "engagement_id": "e2"}]})
+    assert (response.status_code, error_of(response)["code"]) == (429, "backlog_full")
 
 
 async def test_limits_of_pages(client: httpx.AsyncClient, error_of: ErrorOf) -> None:

@@ -18,7 +18,7 @@ COMMANDS = [
     ("doctor",),
     ("chat",),
     *(("users", name) for name in ("", "list", "show", "import", "profile")),
-    *(("traces", name) for name in ("", "list", "show", "write", "export")),
+    *(("traces", name) for name in ("", "list", "show", "write", "export", "import")),
     *(("batches", name) for name in ("", "start", "list", "show", "watch", "cancel", "results")),
     *(("adapters", name) for name in ("", "list", "show", "why", "promote", "rollback")),
     *(("adapters", name) for name in ("release", "pin", "unpin", "export")),
@@ -68,6 +68,7 @@ def test_the_version(run: Any) -> None:
         (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "t1", "-u", "ann", "-e", "e1"), "name either TRACE, or both --user and --engagement"),
         (("users", "import", "nowhere.ndjson"), "path 'nowhere.ndjson' does not exist"),
+        (("traces", "import", "ann", "nowhere.ndjson"), "file 'nowhere.ndjson' does not exist"),
     ],
 )
 def test_wrong_use(run: Any, words: tuple[str, ...], line: str) -> None:

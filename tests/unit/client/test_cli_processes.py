@@ -64,7 +64,7 @@ def test_train_passes_its_flags_on(run: Any, started: list[Any]) -> None:
     )
     assert result.exit_code == 3
     settings = started[0]
-    assert (settings.once, settings.adapter, settings.server) == (True, "user/ann", "http://h:1")
+    assert (settings.once, settings.adapter, settings.server) == (True, ("user/ann",), "http://h:1")
     assert (settings.rank, settings.poll_s) == (4, 0.5)
     assert "learning_rate = " in run("train", "--print-config").stdout
 
@@ -80,7 +80,7 @@ def test_a_dry_run_is_the_trainers_own_setting(
 
     monkeypatch.setitem(sys.modules, "mindprint_trainer.settings", SimpleNamespace(Settings=WithDryRun))
     run("train", "--adapter", "user/ann", *(["--dry-run"] if wanted else []))
-    assert (started[0].adapter, started[0].dry_run) == ("user/ann", wanted)
+    assert (started[0].adapter, started[0].dry_run) == (("user/ann",), wanted)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_dry_run_is_the_trainers_own_setting(
         (("serve", "--set", "port"), "--set 'port' is no NAME=VALUE"),
         (("serve", "--set", "openings={"), "holds wrong JSON"),
         (("serve", "--config", "nowhere.toml"), "file 'nowhere.toml' does not exist"),
-        (("train", "--adapter", "ann"), "setting adapter: String should match pattern"),
+        (("train", "--adapter", "ann"), "setting adapter.0: String should match pattern"),
     ],
 )
 def test_wrong_settings(run: Any, started: list[Any], words: tuple[str, ...], line: str) -> None:

@@ -159,7 +159,7 @@ def test_the_missing_side_is_written_as_the_other_was(
     assert written == [
         {
             **{"user_id": "ann", "engagement_id": "e1", "mode": "generic", "model": "base"},
-            **{"temperature": 0.5, "max_thinking_tokens": 99, "seed": 1},
+            **{"temperature": 0.5, "max_thinking_tokens": 99, "seed": 1, "memory": "own", "show_choices": True},
         }
     ]
 

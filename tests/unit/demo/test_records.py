@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mindprint.records import BadRecords, read
+from mindprint.records import BadRecords, read, users
 
 Row = dict[str, Any]
 Change = Callable[[Row], None]
@@ -160,3 +160,40 @@ def test_lines_that_are_no_objects(tmp_path: Path, line: bytes, message: str) ->
         stream.write(b"\n" + line)
     with pytest.raises(BadRecords, match=rf"eval\.jsonl:12: .*{message}"):
         read(tmp_path, users=1, engagements=1, held_out=1)
+
+
+def test_an_evaluation_takes_users_with_fewer_rows_or_none(tmp_path: Path) -> None:
+    there = folder(tmp_path, held_out=2)
+    rows = (there / "eval.jsonl").read_text().splitlines()
+    (there / "eval.jsonl").write_text("".join(row + "\n" for row in rows if "u-1" not in row))
+    first, second = read(there, users=2, engagements=9, held_out=5, fewer=True)
+    assert (len(first.engagements), len(first.held_out)) == (4, 2)
+    assert (len(second.engagements), second.held_out) == (4, [])
+    assert users(there) == ["u-0", "u-1"]
+
+
+def test_open_questions_and_other_kinds_are_taken_where_they_can_be_measured(tmp_path: Path) -> None:
+    there = folder(tmp_path, users=1, held_out=3)
+    edit(there / "eval.jsonl", 1, lambda row: row.pop("choices"))
+    edit(there / "eval.jsonl", 2, put("kind", "ranking"))
+    [user] = read(there, users=1, engagements=2, held_out=3, open_too=True)
+    assert [(row.kind, row.choices) for row in user.held_out] == [
+        ("open", None),
+        ("ranking", ["yes", "no"]),
+        ("closed", ["yes", "no"]),
+    ]
+    with pytest.raises(BadRecords, match="choices is no list"):
+        read(there, users=1, engagements=2, held_out=3)
+
+
+@pytest.mark.parametrize("kind", ["open", "essay", 7])
+def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, kind: object) -> None:
+    there = folder(tmp_path, users=1)
+    edit(there / "eval.jsonl", 1, put("kind", kind))
+    with pytest.raises(BadRecords, match="eval.jsonl:1: kind"):
+        read(there, users=1, engagements=2, held_out=3, open_too=True)
+
+
+def test_users_need_their_file(tmp_path: Path) -> None:
+    with pytest.raises(BadRecords, match=r"has no users\.jsonl"):
+        users(tmp_path)

@@ -137,6 +137,8 @@ async def test_a_hint_that_does_not_fit_leaves_the_blind_candidates_as_they_are(
     batch, traces = await about(services, odd)
     assert Counter(trace.reason for trace in traces) == {"low_gain": services.settings.blind_candidates}
     assert "prompt_too_long" not in batch.skipped
+    batch = await run(services, blind=0)
+    assert batch.skipped["prompt_too_long"] == 1, "where the first candidate is hinted, there is none"
 
 
 @pytest.mark.parametrize(("response", "give_up", "tried"), [("no", 1.0, False), ("no", None, True), ("yes", 1.0, True)])
@@ -147,6 +149,15 @@ async def test_an_answer_out_of_reach_is_not_thought_about(
     batch, traces = await about(services, asked("Walk?", response, ["yes", "no"]))
     assert bool(traces) == tried
     assert ("out_of_reach" in batch.skipped) == (response == "no" and not tried)
+
+
+@pytest.mark.parametrize(("response", "tried"), [("no", False), ("yes", True)])
+async def test_an_answer_out_of_reach_is_not_shown_either(serve: Open, response: str, tried: bool) -> None:
+    services = await serve(Scripted(likes_yes, good), probe=True, give_up=1.0)
+    batch, traces = await about(services, asked("Walk?", response, ["yes", "no"]), blind=0)
+    assert bool(traces) == tried
+    assert all(trace.provenance.saw_answer for trace in traces)
+    assert ("out_of_reach" in batch.skipped) == (not tried)
 
 
 # --- odd models ---

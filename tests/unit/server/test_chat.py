@@ -328,6 +328,17 @@ async def test_traces_by_a_version_are_watched_and_never_replaced(room: Room) ->
     assert room.outcomes() == {"collapsed": 1}
 
 
+@pytest.mark.parametrize("controlled", [{"thinking": ""}, {"memory": "none"}])
+async def test_controlled_questions_tell_nothing_of_a_version_in_service(
+    room: Room, controlled: dict[str, Any]
+) -> None:
+    room.engine.thinks["user/ann@1"] = EMPTY  # type: ignore[assignment]
+    request = {"user_id": "ann", "query": "A walk?", "model": "user/ann", **controlled}
+    trace = await room.services.writer.write_one(TraceRequest.model_validate(request))
+    assert (trace.reason, trace.provenance.model) == ("empty", "user/ann@1")
+    assert room.outcomes() == {}
+
+
 # --- pure ---
 
 

@@ -48,10 +48,12 @@ def test_many_at_once_stop_at_each_bound() -> None:
     assert draw(*[BLIND] * 4, blind=9) is None
 
 
-def test_at_least_one_is_blind() -> None:
-    assert draw(blind=0) == ([0], "blind")
-    assert draw(BLIND, blind=0) == ([1], "hinted")
-    assert draw(most=1, blind=0) == ([0], "blind")
+def test_with_none_blind_the_first_is_hinted() -> None:
+    assert draw(blind=0) == ([0], "hinted")
+    assert draw(HINTED, blind=0) == ([1], "hinted")
+    assert draw(HINTED, blind=0, at_once=9) == ([1, 2, 3], "hinted")
+    assert draw(blind=0, hints=False) == ([0], "blind")
+    assert draw(most=1, blind=3) == ([0], "blind")
 
 
 def test_a_hopeless_engagement_is_given_up() -> None:
@@ -98,14 +100,14 @@ def test_whatever_becomes_of_them_drawing_ends_within_its_bounds(
             outcomes = [o for o in outcomes if o.accepted or data.draw(st.booleans())]
         written += outcomes
     kinds = [draw.hinted for draw in draws]
-    assert kinds[0] is False
+    assert kinds[0] is (rules.hints and rules.blind == 0)
     assert kinds == sorted(kinds), "blind before hinted"
     assert rules.hints or not any(kinds)
     assert sum(len(draw.numbers) for draw in draws) <= rules.most
     if not any(outcome.accepted for outcome in written) and rules.give_up is None:
         assert len(written) == rules.most, "nothing is given up"
         blind = sum(not outcome.hinted for outcome in written)
-        assert blind == (max(1, min(rules.blind, rules.most)) if rules.hints else rules.most)
+        assert blind == (min(rules.blind, rules.most) if rules.hints else rules.most)
 
 
 @pytest.mark.parametrize("hints", [True, False])

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from mindprint.general import QUESTIONS
 from mindprint.types import BatchRequest, Check
 from mindprint_server.asking import Asker
 from mindprint_server.engine import AdapterRef, Generation, Priority, Sampling
 from mindprint_server.engine.protocol import Finish
 from mindprint_server.gate import Gate
 from mindprint_server.gate.exam import in_turn
-from mindprint_server.gate.general import QUESTIONS
 from mindprint_server.judge import Judge
 from mindprint_server.memory import Memory
 from mindprint_server.near import Near
@@ -304,14 +304,6 @@ def test_engagements_are_taken_from_each_user_in_turn_the_newest_first() -> None
     assert in_turn(held) == [
         ("ann", "a3"), ("ben", "b2"), ("cat", "c1"), ("ann", "a2"), ("ben", "b1"), ("ann", "a1"),
     ]  # fmt: skip
-
-
-def test_the_general_questions_are_sound() -> None:
-    assert 24 <= len(QUESTIONS) <= 40
-    assert len({question.query for question in QUESTIONS}) == len(QUESTIONS)
-    for question in QUESTIONS:
-        assert question.right in question.choices
-        assert len(set(question.choices)) == 4
 
 
 async def test_nothing_is_written_about_what_is_held_out(services: Services) -> None:

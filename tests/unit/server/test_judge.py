@@ -238,6 +238,20 @@ async def test_a_wrong_answer_costs_one_request() -> None:
     assert room.asked() == {("ann", "after"): 1}
 
 
+async def test_the_gain_of_a_wrong_answer_is_kept_where_it_costs_nothing() -> None:
+    room = Room()
+    case = room.case()
+    await room.judge.prior(case, "self")
+    room.yes["ann", "after"] = 0.2
+    judged = await room.hear(case)
+    assert judged.reason == "wrong_answer"
+    known = {"target_logprob": math.log(0.2), "prior_logprob": math.log(0.5), "gain": math.log(0.2 / 0.5)}
+    assert judged.scores == pytest.approx(known)
+    assert room.asked() == {("ann", "at once"): 1, ("ann", "after"): 1}
+    room.yes["ann", "after"] = 0.49
+    assert (await room.hear(case)).scores["gain"] < 0, "and decides nothing"
+
+
 async def test_low_gain_asks_nothing_of_anothers_memory() -> None:
     room = Room()
     room.yes["ann", "at once"] = 0.95

@@ -100,6 +100,25 @@ async def test_a_batch_attempts_every_engagement_once(services: Services) -> Non
     assert batch.hinted == sum(t.verdict == "accepted" and t.provenance.saw_answer for t in traces)
 
 
+async def test_the_answer_may_be_shown_from_the_first_candidate_on(services: Services) -> None:
+    await fill(services)
+    batch = await finished(services, BatchRequest(blind=0))
+    traces = await services.store.traces(batch=batch.id)
+    assert traces
+    assert all(trace.provenance.saw_answer for trace in traces)
+    assert batch.hinted == batch.funnel.accepted > 0
+
+
+async def test_a_server_without_hints_shows_no_answer_from_the_first_candidate_on(services: Services) -> None:
+    await fill(services)
+    services.settings.hints = False
+    with pytest.raises(ApiError) as error:
+        await services.batches.submit(BatchRequest(blind=0))
+    assert (error.value.status, error.value.code, error.value.param) == (422, "validation_error", "blind")
+    batch = await finished(services, BatchRequest(blind=0, hints=True))
+    assert batch.hinted == batch.funnel.accepted > 0
+
+
 async def test_memory_is_never_later_than_the_query(services: Services) -> None:
     await fill(services, count=20)
     await finished(services, BatchRequest())

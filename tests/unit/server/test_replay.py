@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from mindprint.general import QUESTIONS as OF_THE_GATE
 from mindprint_server.asking import Asker
 from mindprint_server.engine import Priority, Sampling
 from mindprint_server.engine.protocol import Finish
-from mindprint_server.gate.general import QUESTIONS as OF_THE_GATE
 from mindprint_server.general_prompts import QUESTIONS
 from mindprint_server.memory import Memory
 from mindprint_server.prompts import PROMPT_VERSION

@@ -44,13 +44,22 @@ async def test_without_a_bound_no_cohort_is_claimed(store: Store, make: Any) -> 
 
 async def test_a_cohort_needs_enough_new_traces(store: Store, make: Any) -> None:
     ids = await make.cohort(store, "everyone", "ann", "bob", traces=2)
-    assert await make.cohort_claim(store, cohort_min_traces=5) is None
-    assert await make.cohort_claim(store, min_traces=5, cohort_min_traces=1) is None
-    lease = await make.cohort_claim(store, cohort_min_traces=4, max_traces=3)
-    assert lease.trace_ids == ids[:3]
+    assert await make.cohort_claim(store, None, min_traces=3, cohort_min_traces=5) is None
+    assert await make.cohort_claim(store, None, min_traces=5, cohort_min_traces=1) is None
+    lease = await make.cohort_claim(store, None, cohort_min_traces=4, max_traces=3)
+    assert (lease.adapter, lease.trace_ids) == (EVERYONE, ids[:3])
     await make.completed(store, lease)
-    assert await make.cohort_claim(store, cohort_min_traces=2) is None
-    assert (await make.cohort_claim(store)).trace_ids == ids[3:]
+    assert name(await make.cohort_claim(store, None, cohort_min_traces=2)) == "user/ann"
+    assert (await make.cohort_claim(store, None)).trace_ids == ids[3:]
+
+
+async def test_a_cohort_that_is_named_waits_only_for_what_the_claim_wants(store: Store, make: Any) -> None:
+    ids = await make.cohort(store, "everyone", "ann", "bob", traces=2)
+    assert await make.cohort_claim(store, min_traces=5, cohort_min_traces=64) is None
+    lease = await make.cohort_claim(store, min_traces=4, cohort_min_traces=64)
+    assert lease.trace_ids == ids
+    await make.completed(store, lease)
+    assert await make.cohort_claim(store, cohort_min_traces=64) is None, "nothing is new to it"
 
 
 async def test_cohorts_go_before_users_then_the_neediest(store: Store, make: Any) -> None:
@@ -81,7 +90,7 @@ async def test_held_out_traces_do_not_count(store: Store, make: Any) -> None:
     for user, engagement in [("ann", "e8"), ("ann", "e9"), ("ann", "e0"), ("bob", "e1")]:
         await store.add_trace(make.trace(user, engagement))
     holdout = Holdout(0.2, 5, 3)
-    assert await make.cohort_claim(store, holdout=holdout, cohort_min_traces=3) is None
+    assert await make.cohort_claim(store, holdout=holdout, min_traces=3) is None
     lease = await make.cohort_claim(store, holdout=holdout)
     assert [(t.user_id, t.engagement_id) for t in await store.lease_traces(lease.id)] == [("ann", "e0"), ("bob", "e1")]
     assert lease.held_out == {"ann": ["e8", "e9"]}

@@ -34,3 +34,12 @@ def test_settings_and_entry_point_load_no_heavy_module() -> None:
     code = "import sys, mindprint_trainer.main, mindprint_trainer.settings; print({'torch', 'peft'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_adapters_come_as_a_list_or_with_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINDPRINT_TRAIN_ADAPTER", "user/anna, cohort/everyone")
+    assert Settings().adapter == ("user/anna", "cohort/everyone")
+    assert Settings(adapter=("user/ben",)).adapter == ("user/ben",)
+    monkeypatch.setenv("MINDPRINT_TRAIN_ADAPTER", "anna")
+    with pytest.raises(ValueError, match="adapter"):
+        Settings()

@@ -44,8 +44,13 @@ def test_it_trains_and_uploads_each_lease_until_nothing_waits(
 
 
 def test_the_claim_says_what_is_wanted(server: Any, make: MakeWorker) -> None:
-    make(adapter="user/anna", min_traces=3, max_traces=7, ttl_s=12.0, owner="me").run()
+    make(adapter=("user/anna",), min_traces=3, max_traces=7, ttl_s=12.0, owner="me").run()
     assert server.claims == [{"owner": "me", "adapter": "user/anna", "ttl_s": 12.0, "min_traces": 3, "max_traces": 7}]
+
+
+def test_of_several_adapters_the_first_that_waits_is_taken(server: Any, make: MakeWorker) -> None:
+    make(adapter=("user/anna", "cohort/everyone")).run()
+    assert [claim["adapter"] for claim in server.claims] == ["user/anna", "cohort/everyone"]
 
 
 def test_a_lost_lease_stops_the_training_and_nothing_is_uploaded(

@@ -1,0 +1,99 @@
+"""The arms (`method.md`) as one table: how a question is put, by which adapter, and before whose memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mindprint.types import Mode
+
+Whose = Literal["own", "nearest", "random", "none"]
+"""`nearest`, `random`: another user of the same piece of the evaluation."""
+Lessons = Literal["selected", "hinted", "shuffled", "none"]
+"""Which traces an adapter learns from. `selected`: what the service accepts, blind first. `hinted`: PRIME's five steps.
+`shuffled`: the selected thinking, each under another engagement of the same user."""
+
+FAST = {"SLOW_WEIGHT": "0", "REPLAY_WEIGHT": "0"}
+"""The ordinary objective alone."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an adapter is made."""
+
+    name: str
+    what: str
+    lessons: Lessons
+    objective: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the trainer that differ from its defaults."""
+    pooled: bool = False
+    """One adapter for all, of users whom nobody is asked about."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    what: str
+    answers: str
+    """The question that it is there for."""
+    mode: Mode
+    recipe: str | None = None
+    """Of the adapter that answers; None is the base."""
+    memory: Whose = "own"
+    adapter_of: Whose = "own"
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("fast", "answers without thinking", "none", FAST),
+        Recipe(
+            "distilled",
+            "hinted traces and answers, no selection beyond right answers",
+            "hinted",
+            {"REPLAY_WEIGHT": "0"},
+        ),
+        Recipe("selected", "selected traces, answers, and generic traces as replay", "selected"),
+        Recipe("shuffled", "as selected, with the thinking shuffled", "shuffled"),
+        Recipe("pooled", "answers of other users, without thinking", "none", FAST, pooled=True),
+    )
+}
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("A0", "no thinking, no memory", "floor", "direct", memory="none"),
+        Arm("A1", "no thinking, memory in the prompt", "context alone", "direct"),
+        Arm("A2", "generic thinking, memory in the prompt", "failure 1", "generic"),
+        Arm("A3", "personalized thinking, not trained", "prompting alone", "personal"),
+        Arm("A4", "pooled task adapter of other users", "task learning against personalization", "direct", "pooled"),
+        Arm("A5", "fast fine-tuning, answers directly", "parametric memory", "direct", "fast"),
+        Arm("A6", "A5's adapter, asked to think", "failure 2: collapse", "personal", "fast"),
+        Arm("A7", "self-distilled by the five steps, thinks", "the paper's method", "personal", "distilled"),
+        Arm("A8", "A7's adapter, asked not to think", "both modes kept", "direct", "distilled"),
+        Arm("A9", "self-distilled with our selection, thinks", "our method", "personal", "selected"),
+        Arm("A9-direct", "A9's adapter, asked not to think", "both modes kept", "direct", "selected"),
+        Arm(
+            "C1",
+            "A9's adapter of the nearest other user",
+            "is it the person?",
+            "personal",
+            "selected",
+            adapter_of="nearest",
+        ),
+        Arm("C2", "A9 with shuffled thinking", "is it the content?", "personal", "shuffled"),
+        Arm(
+            "C3-nearest", "A9 before the nearest other user's memory", "the U-shape", "personal", "selected", "nearest"
+        ),
+        Arm("C3-random", "A9 before a random other user's memory", "the U-shape", "personal", "selected", "random"),
+        Arm("C3-none", "A9 before no memory", "the U-shape", "personal", "selected", "none"),
+    )
+}
+
+BARE = ("A2", "A3", "A6", "A7", "A9", "C2")
+"""Arms whose thinking is also measured from the bare `<think>`, where no opening sentence hides a loss."""
+CHANGED = ("A3", "A7", "A9")
+"""Arms whose thinking is changed, to see whether the answer follows it."""
+GENERAL = ("A1", "A4", "A5", "A8", "A9-direct", "C2")
+"""Arms that are asked general questions: the base, and one for each recipe."""

@@ -1,0 +1,155 @@
+"""Writes the report of one evaluation: report.html, which needs nothing else, report.md, and figures/*.svg.
+
+Everything in it is computed from the folder's tables, and the same tables make the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from mindprint.evaluation import cells, chosen, contrasts, drawing, findings, ledgers, pages
+from mindprint.evaluation.findings import Findings
+from mindprint.evaluation.plates import plates
+
+TITLES = (
+    "What was asked, and of what",
+    "What the claims say",
+    "The arms",
+    "Comparisons",
+    "Plots",
+    "Does the answer follow from the thinking?",
+    "Traces side by side",
+    "Candidates and adapters",
+    "Settings, versions, digests",
+)
+TABLES = ("evaluation.json", "outcomes.jsonl.gz", "candidates.jsonl.gz", "questions.jsonl.gz")
+ELSEWHERE = ("arms", "adapters", "settings", "machine", "versions", "name", "command")
+"""Entries of evaluation.json that do not stand in the table of what was run."""
+
+
+def write_report(folder: Path) -> Path:
+    """Returns the path of report.html. Raises FileNotFoundError where the folder is no evaluation's."""
+    shown = context(findings.read(folder), folder)
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    for plate in shown["plates"]:
+        file = figures / f"{plate.name}.svg"
+        if plate.drawn:
+            file.write_text(drawing.alone(plate.drawn), encoding="utf-8")
+        else:
+            file.unlink(missing_ok=True)  # of an earlier report
+    for name in ("report.md", "report.html"):
+        page = _environment().get_template(f"{name}.j2").render(shown)
+        (folder / name).write_text(page, encoding="utf-8")
+    return folder / "report.html"
+
+
+def context(found: Findings, folder: Path) -> dict[str, Any]:
+    """What both templates show."""
+    about, adapters = found.about, found.about.get("adapters", [])
+    return {
+        "name": about.get("name", folder.name),
+        "made_at": about.get("made_at", "an unknown time"),
+        "titles": TITLES,
+        "asked": [asked(found), *contrasts.sample(found)],
+        "claims": pages.claims_table(found),
+        "arms": [
+            pages.arms_table(found),
+            ledgers.missing_table(found.outcomes),
+            pages.seen_table(found),
+            pages.kinds_table(found),
+        ],
+        "comparisons": [contrasts.comparison_table(found), contrasts.anchor_table(found)],
+        "plates": plates(found),
+        "faithfulness": [contrasts.faithfulness_table(found), contrasts.reasons_table(found)],
+        "rule": chosen.RULE,
+        "chosen": chosen.choose(found.outcomes, about.get("users", []), found.queries),
+        "no_traces": f"Not measured: no user has questions that both {chosen.ONE} and {chosen.OTHER} answered.",
+        "whats": found.whats,
+        "making": [
+            ledgers.funnel_table(found.candidates),
+            ledgers.score_table(found.candidates),
+            ledgers.adapter_summary(adapters),
+        ],
+        "adapters": ledgers.adapter_table(adapters),
+        "settings": [
+            ledgers.settings_table("Run", {name: value for name, value in about.items() if name not in ELSEWHERE}),
+            *(
+                ledgers.settings_table(part.capitalize(), about.get(part) or {})
+                for part in ("settings", "machine", "versions")
+            ),
+            ledgers.settings_table("SHA-256 of the tables", digests(folder)),
+        ],
+        "command": about.get("command") or "not recorded",
+        "recompute": recompute(folder),
+        "figure": cells.figure,
+    }
+
+
+def asked(found: Findings) -> str:
+    """What the evaluation was, in a few sentences."""
+    about, answers = found.about, found.answers
+    questions = len(answers[["user", "item"]].drop_duplicates())
+    lost = int((~answers["answered"].astype(bool)).sum())
+    rivals = f", and by the rivals {', '.join(found.rivals)}" if found.rivals else ""
+    return (
+        f"{_count(answers['user'].nunique(), 'user')} of {about.get('data', 'unnamed records')} (part: "
+        f"{about.get('part', 'not recorded')}), each known by {about.get('engagements', 'an unknown number of')} past "
+        f"engagements, were put {_count(questions, 'later question')} in all. They were answered by "
+        f"{', '.join(found.arms) or 'no arm'}{rivals}, with {_count(answers['seed'].nunique(), 'seed')}, on the model "
+        f"{about.get('model', 'not recorded')}: {_count(len(answers), 'answer')} asked for, {lost} missing. The tables "
+        f"hold {_count(len(found.outcomes), 'outcome')} and {_count(len(found.candidates), 'candidate')}."
+    )
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() if (folder / name).exists() else "not there"
+        for name in TABLES
+    }
+
+
+def recompute(folder: Path) -> str:
+    """To be run beside the folder."""
+    return f"mindprint eval report {shlex.quote(folder.resolve().name)}"
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("mindprint.evaluation"),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {"md": markdown, "fenced": fenced, "together": together}
+    return made
+
+
+def markdown(text: object) -> str:
+    """One line that is read as it stands: no markup, no HTML, no end of a table's cell."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*|_]|\[(?=[^\]]*\]\())", r"\\\1", line)
+
+
+def together(text: str) -> str:
+    """No line breaks between a number and its percent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def fenced(text: str) -> str:
+    """As a block that the text cannot end."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text.rstrip()}\n{fence}"

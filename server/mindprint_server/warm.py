@@ -1,0 +1,45 @@
+"""Computes what the first question to a new version will read: the engine keeps a prefix for each version apart.
+
+Without it, whoever asks first after a version went live waits for the whole memory to be read again.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, Sampling
+from mindprint_server.memory import Memory
+from mindprint_server.prompts import memory_text
+from mindprint_server.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Warmer:
+    def __init__(self, settings: Settings, engine: Engine, memory: Memory) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._memory = memory
+
+    async def warm(self, adapter: AdapterRef) -> None:
+        """Reads the user's memory through the version once. Raises EngineDied; any other failure only costs the time
+        that it would have saved.
+
+        Recall by similarity depends on the question, and a cohort has no memory: then there is nothing to read ahead.
+        """
+        kind, _, name = adapter.key.partition("/")
+        if not self._settings.warm_versions or kind != "user" or self._settings.recall != "recency":
+            return
+        tokenizer = self._engine.tokenizer
+        try:
+            memory, _ = await self._memory.recall(name, before=None)
+            messages: list[Message] = [
+                {"role": "system", "content": memory_text(memory, tokenizer.special)},
+                {"role": "user", "content": ""},
+            ]
+            prompt = tokenizer.encode(tokenizer.render(messages))
+            await self._engine.generate(prompt, Sampling(max_tokens=1), adapter=adapter, priority=Priority.PROOF)
+        except EngineDied:
+            raise
+        except Exception as error:
+            log.warning("a version's memory was not read ahead", adapter=adapter.name, why=str(error))

@@ -1,0 +1,117 @@
+"""`mindprint traces import`, and what `traces write` asks in a controlled question"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+
+@pytest.fixture
+def stores(server: Any) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        rows = json.loads(request.content)["traces"]
+        known = sum(row["thinking"] == "known" for row in rows)
+        return httpx.Response(200, json={"created": len(rows) - known, "unchanged": known})
+
+    server.answers_with(answer)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "traces.ndjson"
+
+
+def write(file: Path, *rows: dict[str, Any] | str) -> str:
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return str(file)
+
+
+def told(result: Any) -> dict[str, int]:
+    """The table at the end."""
+    assert result.exit_code == 0, result.stderr
+    lines = [line.rsplit(maxsplit=1) for line in result.stdout.splitlines()[2:]]
+    return {what.strip(): int(count) for what, count in lines}
+
+
+@pytest.mark.usefixtures("stores")
+def test_what_was_exported_is_brought(run: Any, server: Any, samples: Any, file: Path) -> None:
+    made = {**samples.trace()["provenance"], "saw_answer": True}
+    write(
+        file,
+        samples.trace(scores={"gain": 0.5}, provenance=made),
+        samples.trace(engagement_id="e2", thinking="known", state="trained"),
+        samples.trace(engagement_id="e3", verdict="rejected", reason="loop", state="kept"),
+        samples.trace(engagement_id="e4", verdict="unjudged", state="kept", mode="generic"),
+        samples.trace(engagement_id="e5", state="kept", mode="generic"),
+        "",
+    )
+    result = run("traces", "import", "bob", str(file))
+    assert told(result) == {
+        "traces created": 1,
+        "traces unchanged": 1,
+        "left out: rejected": 1,
+        "left out: unjudged": 1,
+        "left out: not for training": 1,
+    }
+    [request] = server.asked
+    assert request.url.path == "/v1/users/bob/traces"
+    assert json.loads(request.content)["traces"] == [
+        {"engagement_id": "e1", "thinking": "Ann drinks tea.", "saw_answer": True, "scores": {"gain": 0.5}},
+        {"engagement_id": "e2", "thinking": "known", "saw_answer": False, "scores": {}},
+    ]
+
+
+@pytest.mark.usefixtures("stores")
+def test_lines_by_hand_in_requests_of_bounded_size(run: Any, server: Any, file: Path) -> None:
+    write(file, *({"engagement_id": f"e{n}", "thinking": "Ann drinks tea."} for n in range(5)))
+    assert told(run("traces", "import", "ann", str(file), "--rows", "2")) == {
+        "traces created": 5,
+        "traces unchanged": 0,
+    }
+    assert [len(json.loads(request.content)["traces"]) for request in server.asked] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("{", "Invalid JSON"),
+        ({"engagement_id": "e1"}, "thinking: String should have at least 1 character"),
+        ({"thinking": "Ann drinks tea."}, "engagement_id: Input should be a valid string"),
+        ({"engagement_id": "../e", "thinking": "x"}, "engagement_id: String should match pattern"),
+        ({"engagement_id": "e1", "thinking": "x", "scores": {"Gain!": 1}}, "scores.Gain!.[key]: String should match"),
+        ({"user_id": "bob", "engagement_id": "e1", "thinking": "x"}, "is of user 'bob', earlier lines of 'ann'"),
+    ],
+)
+def test_nothing_is_sent_of_a_file_with_a_wrong_line(
+    run: Any, server: Any, samples: Any, file: Path, row: Any, complaint: str
+) -> None:
+    result = run("traces", "import", "ann", write(file, samples.trace(), row))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {file}:2: {complaint}")
+    assert result.stderr.endswith("(nothing was sent)\n")
+    assert not server.asked
+
+
+def test_nothing_to_bring(run: Any, server: Any, samples: Any, file: Path) -> None:
+    result = run("traces", "import", "ann", write(file, samples.trace(verdict="rejected", state="kept")))
+    assert result.stderr == f"error: {file} holds no accepted traces (1 left out: rejected)\n"
+    assert not server.asked
+
+
+def test_a_refusal_says_which(run: Any, server: Any, samples: Any, file: Path) -> None:
+    refusal = samples.refusal("engagement_not_found", "there is no engagement 'e1'", "traces[0].engagement_id")
+    server.answers_with(httpx.Response(404, json=refusal))
+    result = run("traces", "import", "ann", write(file, samples.trace()))
+    assert "there is no engagement 'e1'" in result.stderr
+
+
+def test_a_controlled_question(run: Any, server: Any, samples: Any) -> None:
+    server.answers_with(httpx.Response(200, json=samples.trace()))
+    words = ("traces", "write", "-u", "ann", "-q", "Tea?", "--memory", "user/bob", "--thinking", "", "--hide-choices")
+    assert run(*words).exit_code == 0
+    sent = json.loads(server.asked[0].content)
+    assert (sent["memory"], sent["thinking"], sent["show_choices"]) == ("user/bob", "", False)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindprint.evaluation.selection import Thresholds, hinted, selected, shuffled, trainee
+from mindprint.types import GivenTrace, Provenance, Trace
+
+
+def candidate(engagement: str, reason: str | None = None, saw: bool = False, **scores: float) -> Trace:
+    made: Any = {
+        "model": "base", "adapter_digest": None, "base_digest": "b", "prompt_version": "1", "mode": "personal",
+        "sampling": {}, "seed": 1, "engine": "fake", "saw_answer": saw,
+    }  # fmt: skip
+    return Trace(
+        id="t", user_id="ann", engagement_id=engagement, mode="personal", query="q", thinking=f"about {engagement}",
+        answer="yes", verdict="rejected" if reason else "accepted", reason=reason, scores=scores,
+        provenance=Provenance(**made), created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+
+
+def ids(lessons: list[GivenTrace]) -> list[str]:
+    return [lesson.engagement_id for lesson in lessons]
+
+
+def test_by_default_the_service_has_decided() -> None:
+    traces = [candidate("a", gain=-1.0), candidate("b", "low_gain", gain=0.9), candidate("a", gain=3.0)]
+    assert ids(selected(traces, Thresholds())) == ["a"]
+
+
+def test_other_bounds_judge_the_stored_scores_anew() -> None:
+    traces = [
+        candidate("a", gain=0.1, anchor=0.2),
+        candidate("b", "low_gain", gain=-0.1),
+        candidate("c", "low_anchor", gain=0.5, anchor=-0.3),
+        candidate("d", "loop"),
+    ]
+    assert ids(selected(traces, Thresholds(gain=-0.2, anchor=0.0))) == ["a", "b"]
+    assert ids(selected(traces, Thresholds(gain=0.05))) == ["a", "c"]
+    assert ids(selected(traces, Thresholds(gain=-1.0, anchor=-1.0))) == ["a", "b", "c"]
+
+
+def test_hinted_lessons_lead_to_the_answer_of_what_the_base_knew() -> None:
+    traces = [
+        candidate("a", saw=True),
+        candidate("b", "low_anchor", saw=True),
+        candidate("c", "wrong_answer", saw=True),
+        candidate("d", saw=False),
+        candidate("e", saw=True),
+        candidate("open", saw=True),
+    ]
+    assert ids(hinted(traces, {"a": True, "b": True, "c": True, "d": True, "e": False})) == ["a", "b", "open"]
+
+
+@given(st.integers(2, 12), st.text(max_size=5))
+def test_shuffled_thinking_is_never_its_own(count: int, seed: str) -> None:
+    lessons = [GivenTrace(engagement_id=f"e{n}", thinking=f"thinking {n}") for n in range(count)]
+    moved = shuffled(lessons, seed)
+    assert ids(moved) == ids(lessons)
+    assert sorted(one.thinking for one in moved) == sorted(one.thinking for one in lessons)
+    assert all(one.thinking != other.thinking for one, other in zip(moved, lessons, strict=True))
+    assert shuffled(lessons, seed) == moved
+
+
+def test_one_trace_cannot_be_shuffled() -> None:
+    assert shuffled([GivenTrace(engagement_id="e", thinking="z")], "0") == []
+
+
+def test_other_lessons_train_another_user() -> None:
+    assert trainee("ann", "fast", [1]) == trainee("ann", "fast", [1])
+    assert trainee("ann", "fast", [1]) != trainee("ann", "fast", [2])
+    assert len(trainee("a" * 64, "distilled", [1])) <= 64

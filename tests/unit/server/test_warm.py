@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindprint_server.engine import AdapterRef, EngineDied
+from mindprint_server.settings import Settings
+from mindprint_server.warm import Warmer
+
+
+class Engine:
+    """Remembers what it was asked to read."""
+
+    class tokenizer:
+        special = ("<|im_end|>",)
+
+        @staticmethod
+        def render(messages: list[dict[str, str]]) -> str:
+            return "|".join(message["content"] for message in messages)
+
+        @staticmethod
+        def encode(text: str) -> list[int]:
+            return list(text.encode())
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.read: list[tuple[str, str]] = []
+        self.error = error
+
+    async def generate(self, ids: list[int], sampling: Any, *, adapter: AdapterRef, priority: Any) -> None:
+        assert sampling.max_tokens == 1
+        if self.error:
+            raise self.error
+        self.read.append((bytes(ids).decode(), adapter.name))
+
+
+class Memory:
+    async def recall(self, user_id: str, *, before: None) -> Any:
+        from mindprint_server.prompts import Recollection
+
+        return Recollection(profile=f"{user_id} likes tea"), 1
+
+
+def adapter(key: str) -> AdapterRef:
+    return AdapterRef(key, 2, "sha256:0", 7, Path("nowhere"))
+
+
+async def test_a_user_s_memory_is_read_through_the_new_version() -> None:
+    engine: Any = Engine()
+    memory: Any = Memory()
+    await Warmer(Settings(), engine, memory).warm(adapter("user/ann"))
+    [(text, name)] = engine.read
+    assert "ann likes tea" in text
+    assert name == "user/ann@2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({}, "cohort/everyone"), ({"recall": "bm25"}, "user/ann"), ({"warm_versions": False}, "user/ann")],
+)
+async def test_nothing_is_read_that_no_question_is_known_to_need(settings: dict[str, Any], key: str) -> None:
+    engine: Any = Engine()
+    memory: Any = Memory()
+    await Warmer(Settings(**settings), engine, memory).warm(adapter(key))
+    assert engine.read == []
+
+
+async def test_a_failure_only_costs_the_time() -> None:
+    engine: Any = Engine(ValueError("too long"))
+    memory: Any = Memory()
+    await Warmer(Settings(), engine, memory).warm(adapter("user/ann"))
+
+
+async def test_a_dead_engine_is_told() -> None:
+    engine: Any = Engine(EngineDied("gone"))
+    memory: Any = Memory()
+    with pytest.raises(EngineDied):
+        await Warmer(Settings(), engine, memory).warm(adapter("user/ann"))
