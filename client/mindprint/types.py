@@ -13,6 +13,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 Mode = Literal["direct", "generic", "personal"]
+AskedMode = Literal["direct", "generic", "personal", "auto"]
+"""What a query may ask for: `auto` is `personal` where the user's evidence says that thinking pays, else `direct`."""
+QueryKind = Literal["closed", "open"]
+"""`closed`: with choices."""
+RouteReason = Literal["pays", "not_shown", "too_few", "cohort", "nobody", "other_user"]
 TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
 """Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""
 BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -161,6 +166,8 @@ class Provenance(Reply):
     memory_dropped: int = 0
     """Parts of the memory, oldest first, that were left out to fit the model."""
     profile_version: int | None = None
+    route: str | None = None
+    """Why this mode, in words, where `auto` was asked for."""
 
 
 class TraceRequest(Request):
@@ -172,7 +179,8 @@ class TraceRequest(Request):
     choices: Choices | None = None
     target: Text | None = None
     asked_at: Time | None = None
-    mode: Mode = "personal"
+    mode: AskedMode = "personal"
+    """`auto` only of a query, put to the user's own memory."""
     model: ModelName = "base"
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
@@ -202,8 +210,16 @@ class TraceRequest(Request):
             raise ValueError(
                 "memory, thinking and show_choices come with query: ask the engagement's prompt as a query"
             )
+        if self.engagement_id is not None and self.mode == "auto":
+            raise ValueError("mode auto comes with query: name the mode in which the engagement is thought about")
         if self.choices is not None and self.target is not None and self.target not in self.choices:
             raise ValueError("target is not among the choices: add it to choices")
+        return self
+
+    @model_validator(mode="after")
+    def _chosen_or_controlled(self) -> Self:
+        if self.mode == "auto" and (self.memory != "own" or self.thinking is not None):
+            raise ValueError("mode auto goes by the user's own memory and thinking: name a mode with another one's")
         return self
 
     @model_validator(mode="after")
@@ -271,6 +287,41 @@ class GivenTraces(Request):
 class TracePage(Reply):
     traces: list[Trace]
     next: str | None = None
+
+
+# --- mode auto -----------------------------------------------------------------
+
+
+class Route(Reply):
+    """The mode that `auto` takes for one kind of a user's queries, and what it goes by.
+
+    A gain is the log-probability of the real answer after thinking, less that of the same answer given at once.
+    """
+
+    mode: Mode
+    reason: RouteReason
+    """`pays`, or what keeps it `direct`: not shown to pay, too few questions, a cohort's version answers, nobody is
+    asked about, or the version is another user's."""
+    why: str
+    """The same in words."""
+    items: int = 0
+    """Questions of the user's whose gain is known."""
+    mean: float | None = None
+    """Their mean gain."""
+    low: float | None = None
+    """Below which the true mean lies only by chance: Student's one-sided bound. None of fewer than two questions."""
+    unit: Literal["nats", "nats a token"] | None = None
+    """Of `mean` and `low`: in all, or a token of the answer."""
+
+
+class Routes(Reply):
+    """What `auto` makes of a user's queries while `model` answers them."""
+
+    user_id: str
+    model: str
+    """`base`, or a version."""
+    closed: Route
+    open: Route
 
 
 # --- batches -----------------------------------------------------------------
@@ -467,6 +518,10 @@ class Check(Reply):
     bound: float | None = None
     passed: bool | None = None
     detail: str = ""
+    items: int | None = None
+    """How many figures `value` is the mean of, where `mode: auto` goes by it."""
+    deviation: float | None = None
+    """Their standard deviation; None of a single one."""
 
 
 class Version(Reply):

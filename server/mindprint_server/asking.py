@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mindprint.types import Mode, TraceRequest
+from mindprint.types import Mode, QueryKind, TraceRequest
 from mindprint_server.engine import Engine, PromptTooLong
 from mindprint_server.errors import not_found
 from mindprint_server.memory import Memory, Timeline
@@ -29,6 +29,10 @@ class Question:
     """Whose memory it is, as a request names it: own, none, or user/<id>."""
     show_choices: bool = True
     """Whether the prompt lists the choices."""
+
+    @property
+    def kind(self) -> QueryKind:
+        return "open" if self.choices is None else "closed"
 
 
 @dataclass(frozen=True)

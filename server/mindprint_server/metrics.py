@@ -63,6 +63,8 @@ class Metrics:
         self.withdrawn = self._counter("versions_withdrawn", "Versions taken out of service by themselves", "check")
         self.fallbacks = self._counter("fallbacks", "Answers that were not given as asked", "to")
 
+        self.routes = self._counter("routes", "Modes that `auto` took, and why", "mode", "reason")
+
         # requests
         self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")
         self.refusals = self._counter("refusals", "Error replies", "code")

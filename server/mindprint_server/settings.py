@@ -238,6 +238,17 @@ class Settings(BaseSettings):
     gate_max_general_drop: float = Field(3.0, ge=0)
     """Points, of 100, by which the score on general questions may be under the base's."""
 
+    # mode auto: thinking only where it is shown to pay for this user and this kind of query (closed or open)
+    auto_min_items: int = Field(16, ge=2)
+    """Questions of a user whose gain must be known; below that `auto` answers directly. Of a version they are the
+    held-out ones that the gate asked (at most `gate_items`), of the base model those that batches thought about."""
+    auto_confidence: float = Field(0.9, gt=0.5, lt=1)
+    """One-sided confidence with which the mean gain must lie above `auto_min_gain` (Student's bound)."""
+    auto_min_gain: float = Field(0.0, ge=0)
+    """Nats by which thinking must make the real answers likelier; of open ones, and of the base model's, a token."""
+    auto_refresh_s: float = Field(60, ge=0)
+    """Seconds for which what was found is remembered; another version that answers is looked at at once."""
+
     # bounds on input
     max_body_bytes: int = Field(1_000_000, ge=1024)
     max_upload_bytes: int = Field(512 * 1024 * 1024, ge=1024)

@@ -32,7 +32,7 @@ def run(
     engagements: Annotated[int, typer.Option(min=1, help="Past engagements of each user.")] = 24,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with traces of its own.")] = 1,
     group: Annotated[int, typer.Option(min=1, help="Users who share a server.")] = 4,
-    pool: Annotated[int, typer.Option(min=0, help="Other users, whose answers train the pooled adapter.")] = 4,
+    pool: Annotated[int, typer.Option(min=0, help="Other users, whose answers train the pooled adapter.")] = 2,
     arms: Annotated[str | None, typer.Option(show_default="all", help="Arms by name, with commas between.")] = None,
     min_gain: Annotated[float | None, typer.Option(help="Judge the stored Gain by this bound instead.")] = None,
     min_anchor: Annotated[float | None, typer.Option(help="Judge the stored Anchor by this bound instead.")] = None,

@@ -1,5 +1,5 @@
-"""`mindprint eval`: does personalized self-distillation do what it promises, on one's own model and records?
+"""`mindprint eval`: does personalized self-distillation do what it promises, on one's own records?
 
-`arms` and `recipes` declare what is compared, `piece` runs them through server and trainer, `outcomes` is the table that
-everything else (`metrics`, `stats`, `claims`, `report`) is computed from.
+`arms` declares what is compared, `piece` runs it through server and trainer, `outcomes` is the table that all the rest
+(`metrics`, `stats`, `claims`, `report`) is computed from.
 """

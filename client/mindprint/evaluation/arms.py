@@ -91,7 +91,7 @@ ARMS = {
     )
 }
 
-BARE = ("A2", "A3", "A6", "A7", "A9", "C2")
+BARE = ("A2", "A3", "A6", "A7", "A9")
 """Arms whose thinking is also measured from the bare `<think>`, where no opening sentence hides a loss."""
 CHANGED = ("A3", "A7", "A9")
 """Arms whose thinking is changed, to see whether the answer follows it."""

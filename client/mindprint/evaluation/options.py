@@ -34,7 +34,7 @@ class EvalOptions:
     """Trainings, each with traces of its own."""
     group: int = 4
     """Users who share a server, and among whom the nearest is looked for; a group with a seed is what is resumed."""
-    pool: int = 4
+    pool: int = 2
     """Users beside them whose answers train the pooled adapter."""
     arms: tuple[str, ...] = tuple(ARMS)
     thresholds: Thresholds = field(default_factory=Thresholds)

@@ -34,7 +34,7 @@ class Asker:
         self._last = 0.0
 
     async def ask(self, title: str, questions: Sequence[Asked]) -> list[Outcome]:
-        """In the order of the questions. An error becomes an outcome; a reply of another base or adapter is an error."""
+        """In the order of the questions. An error becomes an outcome. Raises CannotEvaluate if the base changed."""
         if not questions:
             return []
         self._last = time.monotonic()

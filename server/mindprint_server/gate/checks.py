@@ -17,7 +17,7 @@ from statistics import fmean, median, stdev
 
 from scipy.special import stdtrit
 
-from mindprint.types import Check
+from mindprint.types import Check, QueryKind
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,12 @@ class Thought:
 
 def noise(differences: Sequence[float], confidence: float) -> float:
     """How far the mean of these may lie from its true value on one side; infinite for a single one."""
-    if len(differences) < 2:
-        return math.inf
-    return float(stdtrit(len(differences) - 1, confidence)) * stdev(differences) / math.sqrt(len(differences))
+    return math.inf if len(differences) < 2 else margin(len(differences), stdev(differences), confidence)
+
+
+def margin(count: int, deviation: float, confidence: float) -> float:
+    """The same of two or more, by their standard deviation."""
+    return float(stdtrit(count - 1, confidence)) * deviation / math.sqrt(count)
 
 
 def score(
@@ -62,6 +65,26 @@ def score(
     if not decides:
         return Check(name=name, value=value, bound=bound, detail=f"{detail}; reported only")
     return Check(name=name, value=value, bound=bound, passed=value >= bound, detail=detail)
+
+
+def thinking_gain(kind: QueryKind, gains: Sequence[float], *, confidence: float) -> Check:
+    """How much likelier the candidate finds each real answer after its own thinking than at once: nats, of an open
+    answer a token. It decides nothing here: `mode: auto` goes by it."""
+    name = thinking_gain_name(kind)
+    if not all(map(math.isfinite, gains)):
+        return Check(name=name, detail="a score is not finite")
+    told = f"give or take {noise(gains, confidence):.3f}" if len(gains) > 1 else "and a single one says nothing of noise"
+    return Check(
+        name=name,
+        value=fmean(gains),
+        items=len(gains),
+        deviation=stdev(gains) if len(gains) > 1 else None,
+        detail=f"mean gain on {len(gains)} engagements, {told}; reported only",
+    )
+
+
+def thinking_gain_name(kind: QueryKind) -> str:
+    return f"thinking_gain_{kind}"
 
 
 def collapse(candidate: Sequence[Thought], base: Sequence[Thought], *, rise: float, confidence: float) -> Check:

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import structlog
 
-from mindprint.types import Check, Mode
+from mindprint.types import Check, Mode, QueryKind
 from mindprint_server.asking import Asker, Question
 from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.gate import checks
@@ -47,8 +47,9 @@ class Gate:
         started = time.monotonic()
         questions = await self._questions(held_out)
         # One after the other: what comes later reads the prompts that the scores left in the prefix cache.
-        found = await self._scores(questions, candidate, live)
-        found += await self._thinking(questions, candidate)
+        at_once = await self._probe.scores(questions, candidate)
+        found = await self._scores(questions, at_once, live)
+        found += await self._thinking(questions, at_once, candidate)
         found.append(await self._general(candidate))
         log.info(
             "examined",
@@ -85,15 +86,16 @@ class Gate:
         return await self._questions({user: [e.id for e in history] for user, history in histories.items()})
 
     async def _scores(
-        self, questions: Sequence[Question], candidate: AdapterRef, live: AdapterRef | None
+        self, questions: Sequence[Question], ours: Sequence[float], live: AdapterRef | None
     ) -> list[Check]:
-        ours = await self._probe.scores(questions, candidate)
         found = [self._score("score_vs_base", ours, await self._probe.scores(questions, None))]
         if live is None:
             return [*found, Check(name="score_vs_live", detail="no version is live")]
         return [*found, self._score("score_vs_live", ours, await self._probe.scores(questions, live))]
 
-    async def _thinking(self, questions: Sequence[Question], candidate: AdapterRef) -> list[Check]:
+    async def _thinking(
+        self, questions: Sequence[Question], at_once: Sequence[float], candidate: AdapterRef
+    ) -> list[Check]:
         """How the candidate thinks from the bare `<think>`, and what it answers after that.
 
         The answers are reported and decide nothing by default: a model of the default's size answers better at once
@@ -114,6 +116,7 @@ class Gate:
         ]
         return [
             self._score("score_thinking_vs_base", after, before, decides=s.gate_thinking_decides),
+            *self._gains(questions, after, at_once),
             checks.collapse(ours, theirs, rise=s.gate_max_collapse_rise, confidence=s.gate_confidence),
             checks.length_ratio(
                 ours,
@@ -123,6 +126,14 @@ class Gate:
                 confidence=s.gate_confidence,
             ),
         ]
+
+    def _gains(self, questions: Sequence[Question], after: Sequence[float], at_once: Sequence[float]) -> list[Check]:
+        """What the candidate's thinking does for its own answers, for each kind of question that was asked."""
+        gains: dict[QueryKind, list[float]] = {"closed": [], "open": []}
+        for question, then, now in zip(questions, after, at_once, strict=True):
+            gains[question.kind].append(then - now)
+        confidence = self._settings.gate_confidence
+        return [checks.thinking_gain(kind, found, confidence=confidence) for kind, found in gains.items() if found]
 
     async def _general(self, candidate: AdapterRef) -> Check:
         ours, theirs = [100 * fmean(await self._probe.general(adapter)) for adapter in (candidate, None)]

@@ -190,7 +190,7 @@ def test_open_questions_and_other_kinds_are_taken_where_they_can_be_measured(tmp
 def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, kind: object) -> None:
     there = folder(tmp_path, users=1)
     edit(there / "eval.jsonl", 1, put("kind", kind))
-    with pytest.raises(BadRecords, match="eval.jsonl:1: kind"):
+    with pytest.raises(BadRecords, match=r"eval\.jsonl:1: kind"):
         read(there, users=1, engagements=2, held_out=3, open_too=True)
 
 

@@ -9,6 +9,7 @@ import pytest
 from mindprint import demo_data
 from mindprint.evaluation import main
 from mindprint.evaluation.options import CannotEvaluate, EvalOptions
+from mindprint.evaluation.piece import Found
 from mindprint.evaluation.selection import Thresholds
 from mindprint.records import BadRecords
 from mindprint.types import LoraLimits, ServerInfo
@@ -93,7 +94,7 @@ def test_a_base_model_that_changed_is_refused(data: Path) -> None:
 def test_the_document_says_what_was_run(data: Path) -> None:
     chosen = options(data, users=2)
     users, _ = main.chosen(chosen)
-    folder = main.write(chosen, users, [main.Found()], info("sha256:one"))
+    folder = main.write(chosen, users, [Found()], info("sha256:one"))
     document = json.loads((folder / "evaluation.json").read_text())
     assert document["users"] == names(users)
     assert document["data_digest"].startswith("sha256:")

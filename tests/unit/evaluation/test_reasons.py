@@ -30,8 +30,10 @@ def lessons(name: str, count: int) -> list[GivenTrace]:
 
 
 def generic(of: list[reasons.Told]) -> list[Outcome]:
-    reply = {"answer": "A", "choices": None, "logprob": None, "tokens": 1, "thinking": "in general", "thinking_tokens": 2,
-             "finish": "stop", "reason": None, "prompt_tokens": 1, "seconds": 0.0}  # fmt: skip
+    reply = {
+        "answer": "A", "choices": None, "logprob": None, "tokens": 1, "thinking": "in general",
+        "thinking_tokens": 2, "finish": "stop", "reason": None, "prompt_tokens": 1, "seconds": 0.0,
+    }  # fmt: skip
     return [outcome_of(reasons.generic(one), reply, 0) for one in of]
 
 
