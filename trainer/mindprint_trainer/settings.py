@@ -109,8 +109,8 @@ class Settings(BaseSettings):
     """Train the thinking towards the base model's own likeliest tokens, this many, instead of the one it drew."""
     epochs: int = Field(4, ge=1)
     """A young user gives only a few steps an epoch."""
-    batch_size: int = Field(16, ge=1)
-    """Sequences of one optimizer step."""
+    batch_size: int = Field(8, ge=1)
+    """Sequences of one optimizer step. A young user gives few: with 16, two dozen engagements made six steps in all."""
     max_length: int = Field(2048, ge=2)
     """Tokens of a sequence; the prompt is cut from the left to fit."""
     learning_rate: float = Field(4e-4, gt=0)
