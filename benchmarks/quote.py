@@ -1,6 +1,7 @@
-"""Puts the newest results of the benchmarks into README.md, between its two marks. `--check`: only says if they differ.
+"""Puts the newest results into README.md, between its marks. `--check`: only says if they differ.
 
-Of each file in benchmarks/results/: the command, and each bar with its value in every run kept.
+Of each file in benchmarks/results/: the command, and each bar with its value in every run kept. Of each evaluation in
+docs/evidence/: what its report says of the claims and of the arms.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+EVIDENCE = ROOT / "docs" / "evidence"
+MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 
 
 def table(results: Path) -> str:
@@ -40,19 +42,51 @@ def table(results: Path) -> str:
     return "\n".join(lines)
 
 
-def quoted(readme: str, results: Path) -> str:
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+def evidence(folder: Path) -> str:
+    """Markdown, from the reports."""
+    parts = []
+    for report in sorted(folder.glob("*/report.md")):
+        text, where = report.read_text(encoding="utf-8"), f"docs/evidence/{report.parent.name}"
+        parts += [f"**[{report.parent.name}]({where}/report.md)**", told(text)]
+        parts += [rows(text, "Claims"), rows(text, "Arms")]
+        plot = report.parent / "figures" / "collapse.svg"
+        if plot.exists():
+            parts.append(f"![Accuracy against collapse, {report.parent.name}]({where}/figures/{plot.name})")
+    return "\n\n".join(parts)
+
+
+def told(report: str) -> str:
+    """What was asked, and of what: the first paragraph."""
+    _, _, rest = report.partition("## 1. ")
+    return rest.split("\n\n")[1].strip()
+
+
+def rows(report: str, title: str) -> str:
+    """The table under a heading."""
+    _, _, rest = report.partition(f"### {title}\n")
+    lines = rest.strip().splitlines()
+    end = next((number for number, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    return "\n".join(line.rstrip() for line in lines[:end])
+
+
+def between(readme: str, name: str, content: str) -> str:
+    begin, end = (mark.format(name) for mark in MARKS)
+    before, _, rest = readme.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def quoted(readme: str, results: Path, evaluations: Path) -> str:
+    return between(between(readme, "benchmarks", table(results)), "evidence", evidence(evaluations))
 
 
 def main() -> int:
     readme = ROOT / "README.md"
-    text = readme.read_text()
-    new = quoted(text, RESULTS)
+    text = readme.read_text(encoding="utf-8")
+    new = quoted(text, RESULTS, EVIDENCE)
     if "--check" in sys.argv:
         return int(new != text)
-    readme.write_text(new)
+    readme.write_text(new, encoding="utf-8")
     return 0
 
 

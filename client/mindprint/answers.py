@@ -7,7 +7,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from mindprint.replies import ChatDelta, ChatReply, ModelList
 from mindprint.streams import AnswerText, ChatPieces, Decoder
-from mindprint.types import Mode
+from mindprint.types import AskedMode
 from mindprint.wire import Call, Stream, get, nothing, post, reply_of
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ class ChatOptions(TypedDict, total=False):
 
     model: str
     """`base` (default), `user/<id>` or `cohort/<name>`, optionally `@<version>`."""
-    mode: Mode
+    mode: AskedMode
     max_tokens: int | None
     temperature: float | None
     seed: int | None

@@ -99,6 +99,7 @@ class Api:
     engagements = Reply(calls.engagements)
     profile = Reply(calls.profile)
     write_profile = Reply(calls.write_profile)
+    routes = Reply(calls.routes)
 
     write_trace = Reply(calls.write_trace)
     trace = Reply(calls.trace)

@@ -26,6 +26,7 @@ from mindprint.types import (
     Manifest,
     Mode,
     Profile,
+    Routes,
     ServerInfo,
     Trace,
     TracePage,
@@ -49,6 +50,7 @@ _ingested = reply_of(Ingested)
 _lease = reply_of(Lease)
 _maybe_lease = reply_of(Lease | None)
 _profile = reply_of(Profile)
+_routes = reply_of(Routes)
 _trace = reply_of(Trace)
 _traces = reply_of(TracePage)
 _user = reply_of(User)
@@ -109,6 +111,11 @@ def profile(user_id: str) -> Call[Profile]:
 def write_profile(user_id: str) -> Call[Profile]:
     """Write a new profile now, from all engagements."""
     return post(f"/v1/users/{segment(user_id)}/profile", _profile, slow=True)
+
+
+def routes(user_id: str) -> Call[Routes]:
+    """Which mode `auto` takes for the user's closed and open queries, and on what evidence."""
+    return get(f"/v1/users/{segment(user_id)}/route", _routes)
 
 
 # --- traces ------------------------------------------------------------------------

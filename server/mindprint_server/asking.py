@@ -9,7 +9,7 @@ from mindprint.types import Mode, QueryKind, TraceRequest
 from mindprint_server.engine import Engine, PromptTooLong
 from mindprint_server.errors import not_found
 from mindprint_server.memory import Memory, Timeline
-from mindprint_server.prompts import Recollection, build, clean
+from mindprint_server.prompts import Recollection, build, clean, opening_text
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound, Store
 
@@ -128,7 +128,8 @@ class Asker:
         the profile. Raises PromptTooLong when the query alone does not fit."""
         tokenizer = self._engine.tokenizer
         # Whatever the mode, the same room is left: all modes of a question see the same memory.
-        room = thinking_tokens + self._settings.max_answer_tokens + 64
+        reminded = len(tokenizer.encode(opening_text("", question.memory, tokenizer.special)))
+        room = thinking_tokens + reminded + self._settings.max_answer_tokens + 64
         limit = self._engine.info().max_model_len - room
         choices = question.choices if question.show_choices else None
         memory: Recollection | None = question.memory

@@ -73,7 +73,7 @@ class Attempts:
         s = self._settings
         if not s.probe or s.give_up is None or request.mode != "personal":
             return False
-        trailing = await self._judge.probe(case, self._writer.opening(request.mode))
+        trailing = await self._judge.probe(case, self._writer.opening(request.mode, case.question))
         return trailing is not None and trailing > s.give_up
 
     def skipped(self, item: Item, reason: str) -> Done:
@@ -97,7 +97,7 @@ class Attempts:
     async def _draw(self, case: Case, item: Item, request: BatchRequest, draw: Draw) -> list[Trace]:
         """Candidates of one draw; once one is accepted, its brothers are no longer needed and end in the engine too."""
         tasks = {
-            asyncio.create_task(self._writer.draft(case, self._style(item, request, number, draw.hinted)))
+            asyncio.create_task(self._writer.draft(case, self._style(case, item, request, number, draw.hinted)))
             for number in draw.numbers
         }
         written: list[Trace] = []
@@ -115,10 +115,10 @@ class Attempts:
         self._metrics.cancelled.inc(len(tasks))
         return written
 
-    def _style(self, item: Item, request: BatchRequest, number: int, hinted: bool) -> Style:
+    def _style(self, case: Case, item: Item, request: BatchRequest, number: int, hinted: bool) -> Style:
         return Style(
             mode=request.mode,
-            opening=self._writer.opening(request.mode),
+            opening=self._writer.opening(request.mode, case.question),
             max_thinking_tokens=request.max_thinking_tokens or self._settings.max_thinking_tokens,
             temperature=self._settings.temperature if request.temperature is None else request.temperature,
             seed=seed_of(request.seed, item.user_id, item.engagement_id, number),

@@ -11,18 +11,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 from fastapi import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from mindprint.types import Mode
+from mindprint.types import AskedMode, Mode
 from mindprint_server import thinking, verdicts
 from mindprint_server.adapters import AdapterLife
 from mindprint_server.adapters.watch import Outcome, outcome_of
 from mindprint_server.admission import Admission
+from mindprint_server.auto import Auto
 from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, PromptTooLong, Sampling
 from mindprint_server.errors import ApiError
 from mindprint_server.memory import Memory
@@ -38,7 +39,7 @@ from mindprint_server.messages import (
     with_thought,
 )
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION, Recollection, memory_text
+from mindprint_server.prompts import PROMPT_VERSION, Recollection, memory_text, opening_text
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
@@ -72,6 +73,8 @@ class Answer:
     """Who was to answer."""
     outcome: Outcome
     """How that went."""
+    route: str | None = None
+    """Why this mode, where `auto` chose it."""
 
 
 class Chat:
@@ -82,6 +85,7 @@ class Chat:
         engine: Engine,
         memory: Memory,
         adapters: AdapterLife,
+        auto: Auto,
         metrics: Metrics,
         admission: Admission,
         base_digest: str,
@@ -92,6 +96,7 @@ class Chat:
         self._engine = engine
         self._memory = memory
         self._adapters = adapters
+        self._auto = auto
         self._metrics = metrics
         self._admission = admission
         self._base_digest = base_digest
@@ -143,27 +148,35 @@ class Chat:
             return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
     async def _reply(
-        self, body: Mapping[str, Any], messages: list[dict[str, Any]], model: str, mode: Mode, held: AsyncExitStack
+        self,
+        body: Mapping[str, Any],
+        messages: list[dict[str, Any]],
+        model: str,
+        wanted: AskedMode,
+        held: AsyncExitStack,
     ) -> Answer:
         """`held` keeps the adapter in the engine."""
         # The adapter is on its way into the engine while the memory is recalled.
-        recalling = asyncio.create_task(self._recalled(messages, model, mode))
+        recalling = asyncio.create_task(self._recalled(messages, model, wanted))
         try:
             adapter = await held.enter_async_context(self._adapters.use(model))
             memory = await recalling
         finally:
             recalling.cancel()
             await asyncio.gather(recalling, return_exceptions=True)
-        answer = await self._answer(body, messages, memory, mode, adapter)
+        kind, name = whose(model)
+        mode, route = await self._auto.settle(wanted, name if kind == "user" else None, adapter, "open")
+        answer = replace(await self._answer(body, messages, memory, mode, adapter), route=route)
         if isinstance(answer.content, dict) or answer.outcome != "fine":
             await self._adapters.heard(adapter, answer.outcome)
         return answer
 
-    async def _recalled(self, messages: Sequence[dict[str, Any]], model: str, mode: Mode) -> str | None:
+    async def _recalled(self, messages: Sequence[dict[str, Any]], model: str, wanted: AskedMode) -> Recollection | None:
         """The memory that goes before the messages; None for the base. Raises ApiError for messages that cannot be
         asked this way, NotFound."""
         special = self._engine.tokenizer.special
         kind, name = whose(model)
+        mode: Mode = "direct" if wanted == "auto" else wanted  # what can be asked in one mode can be in all
         if kind is not None or mode != "direct":
             asked(messages, mode, special)
         if kind is None:
@@ -172,24 +185,26 @@ class Chat:
         if kind == "user":
             await self._store.user(name)
             memory, _ = await self._memory.recall(name, before=None, query=messages[-1]["content"])
-        return memory_text(memory, special)
+        return memory
 
     async def _answer(
         self,
         body: Mapping[str, Any],
         messages: list[dict[str, Any]],
-        memory: str | None,
+        memory: Recollection | None,
         mode: Mode,
         adapter: AdapterRef | None,
     ) -> Answer:
         assert self._backend is not None
+        special = self._engine.tokenizer.special
+        text = None if memory is None else memory_text(memory, special)
         outcome: Outcome = "fine"
         for way in ways(mode, adapter):
             if way.fallback is not None:
                 self._metrics.fallbacks.labels(to=way.fallback).inc()
-            read = turn(messages, way.mode, memory, self._engine.tokenizer.special)
+            read = turn(messages, way.mode, text, special)
             try:
-                thought = "" if way.mode == "direct" else await self._think(read, way)
+                thought = "" if way.mode == "direct" else await self._think(read, way, memory)
                 if thought is not None:
                     content = await self._backend.complete(self._continued(body, read, way, thought), way.by)
                     return Answer(content, thought, way, adapter, outcome)
@@ -201,9 +216,11 @@ class Chat:
                 outcome = "failed"
         raise AssertionError("the last way is an answer without thinking")
 
-    async def _think(self, read: Sequence[Mapping[str, Any]], way: Way) -> str | None:
+    async def _think(self, read: Sequence[Mapping[str, Any]], way: Way, memory: Recollection | None) -> str | None:
         """None if the thinking loops or says nothing."""
         opening = self._settings.openings.get(way.mode, "")
+        if way.mode == "personal" and memory is not None:
+            opening = opening_text(opening, memory, self._engine.tokenizer.special)
         plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in read]
         prompt = self._engine.tokenizer.render(plain) + thinking.lead(opening)
         sampling = Sampling(max_tokens=self._settings.max_thinking_tokens, stop=(thinking.STOP,), detect_loops=True)
@@ -232,6 +249,7 @@ class Chat:
             "base_digest": self._base_digest,
             "prompt_version": PROMPT_VERSION,
             "mode": answer.way.mode,
+            "route": answer.route,
             "thinking": None if answer.way.mode == "direct" else name,
             "fallback": answer.way.fallback,
             "engine": self._engine.info().name,

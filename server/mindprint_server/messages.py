@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from mindprint.types import Mode
+from mindprint.types import AskedMode, Mode
 from mindprint_server.errors import ApiError
 from mindprint_server.prompts import query_text
 
@@ -46,11 +46,11 @@ def refuse(body: Mapping[str, Any]) -> None:
         raise ApiError(422, "validation_error", message, param="prompt_logprobs")
 
 
-def mode_of(value: object) -> Mode:
-    for mode in get_args(Mode):
+def mode_of(value: object) -> AskedMode:
+    for mode in get_args(AskedMode):
         if value == mode:
             return mode  # type: ignore[no-any-return]
-    raise ApiError(422, "validation_error", "mode must be direct, generic or personal", param="mode")
+    raise ApiError(422, "validation_error", "mode must be direct, generic, personal or auto", param="mode")
 
 
 def asked(messages: Sequence[dict[str, Any]], mode: Mode, special: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 from mindprint.types import Engagement, Mode
 from mindprint_server.engine import Message
@@ -32,6 +33,9 @@ SUMMARIZE = "Below is what one user was asked and how the user answered. Describ
 MERGE = "Below are notes about one user, oldest first. Write one short description of what this user prefers and why."
 SUMMARY_RULE = "Write at most four short sentences. Begin with: This user"
 
+REMINDER_CHARS = 160
+"""Of a past question, and of its answer, where thinking reminds itself of it."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u0085\u2028\u2029]")
 _THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
 
@@ -42,6 +46,8 @@ class Recollection:
 
     profile: str | None = None
     episodes: tuple[Engagement, ...] = ()
+    reminders: tuple[Engagement, ...] = ()
+    """Past engagements most like the query, of which personal thinking reminds itself; no part of the prompt."""
 
     def without_oldest(self) -> Recollection | None:
         """The next smaller memory: the oldest episode goes first, the profile last. None when nothing is left."""
@@ -87,6 +93,17 @@ def memory_text(memory: Recollection, special: Sequence[str]) -> str:
     if memory.episodes:
         parts.append("Recent answers:\n" + "\n".join(episode_lines(e, special) for e in memory.episodes))
     return "\n\n".join(parts)
+
+
+def opening_text(opening: str, memory: Recollection, special: Sequence[str]) -> str:
+    """How personal thinking begins: the mode's opening, then what the user did in the cases most like this one."""
+    cases = "; ".join(
+        f'asked "{shorten(clean(e.prompt, special), REMINDER_CHARS, placeholder=" ...")}", '
+        f'this user answered "{shorten(clean(e.response, special), REMINDER_CHARS, placeholder=" ...")}"'
+        for e in memory.reminders
+    )
+    # Without the last word the model takes the thinking for done.
+    return f"{opening} {cases}. So".strip() if cases else opening
 
 
 def query_text(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from mindprint.types import Check, QueryKind, Route
+from mindprint.types import Check, Mode, QueryKind, Route, RouteReason
 from mindprint_server.gate.checks import margin, thinking_gain_name
 from mindprint_server.store import Gain
 
@@ -59,12 +59,54 @@ class Rule:
 def route(kind: QueryKind, evidence: Evidence, rule: Rule) -> Route:
     """`personal` where enough questions show, beyond noise, that thinking gains more than `rule.min_gain`."""
     low = evidence.low(rule.confidence)
-    pays = low is not None and low > rule.min_gain
-    found = f"{evidence.items} {kind} questions"
+    mode: Mode = "direct"
+    reason: RouteReason = "not_shown"
     if low is None or evidence.items < rule.min_items:
-        return _route(evidence, low, f"the gain of thinking is known of {found}, {rule.min_items} wanted")
-    figures = (
-        f"on {found} thinking made the real answer likelier by {evidence.mean:+.3f} {evidence.unit} on average, "
-        f"{low:+.3f} at least ({rule.confidence:.0%} confidence)"
+        reason = "too_few"
+        why = f"{kind} questions whose gain is known: {evidence.items}, wanted: {rule.min_items}"
+    else:
+        if low > rule.min_gain:
+            mode, reason = "personal", "pays"
+        why = (
+            f"{'thinking pays' if mode == 'personal' else 'not shown to pay'}: mean gain {evidence.mean:+.3f} "
+            f"{evidence.unit} on {evidence.items} {kind} questions, with {100 * rule.confidence:g} % confidence "
+            f"{low:+.3f} at least, above {rule.min_gain:g} wanted"
+        )
+    return Route(
+        mode=mode,
+        reason=reason,
+        why=why,
+        items=evidence.items,
+        mean=evidence.mean if evidence.items else None,
+        low=low,
+        unit=evidence.unit if evidence.items else None,
     )
-"""
+
+
+def unmeasured(user_id: str | None, model: str) -> Route | None:
+    """The route where there is nothing to go by; None where there may be. `model`: `base`, or a version's name."""
+    key = model.partition("@")[0]
+    if key.startswith("cohort/"):
+        return Route(
+            mode="direct", reason="cohort", why=f"{model} answers for many users: what thinking gains one is unknown"
+        )
+    if user_id is None:
+        return Route(mode="direct", reason="nobody", why="no user is asked about")
+    if key not in ("base", f"user/{user_id}"):
+        return Route(mode="direct", reason="other_user", why=f"{model} was measured on its own user's questions")
+    return None
+
+
+def examined(checks: Iterable[Check], kind: QueryKind) -> Evidence:
+    """What the gate measured of a version; nothing where it was not examined, or before this was measured."""
+    found = {check.name: check for check in checks}.get(thinking_gain_name(kind))
+    unit: Unit = "nats" if kind == "closed" else "nats a token"
+    if found is None or found.value is None or found.items is None:
+        return Evidence.of([], unit)
+    return Evidence(found.items, found.value, found.deviation or 0.0, unit)
+
+
+def judged(newest_first: Iterable[Gain], kind: QueryKind) -> Evidence:
+    """What the verdicts measured of the base model: of each engagement the first candidate among these."""
+    firsts = {one.engagement_id: one.gain for one in newest_first if one.closed == (kind == "closed")}
+    return Evidence.of(list(firsts.values()), "nats a token")

@@ -13,6 +13,7 @@ from mindprint_server.adapters import AdapterLife
 from mindprint_server.admission import Admission
 from mindprint_server.asking import Asker
 from mindprint_server.attempt import Attempts
+from mindprint_server.auto import Auto
 from mindprint_server.batches import BatchRunner
 from mindprint_server.chat import Backend, Chat
 from mindprint_server.engine import Engine
@@ -43,6 +44,7 @@ class Services:
     batches: BatchRunner
     leases: LeaseDesk
     adapters: AdapterLife
+    auto: Auto
     chat: Chat
     info: Callable[[], ServerInfo]
 
@@ -85,12 +87,13 @@ async def open_services(
         adapters = AdapterLife(settings, store, engine, metrics, base_digest, gate, warmer)
         await adapters.start()
         admission = Admission(settings.max_interactive, settings.retry_after_s)
-        writer = Writer(settings, store, engine, asker, judge, adapters, metrics, admission, base_digest)
+        auto = Auto(settings, store, metrics, base_digest)
+        writer = Writer(settings, store, engine, asker, judge, adapters, auto, metrics, admission, base_digest)
         given = GivenDesk(settings, store, engine, asker, memory, metrics, admission, base_digest)
         replays = Replays(settings, store, engine, asker, base_digest)
         leases = LeaseDesk(settings, store, asker, memory, replays, metrics, base_digest)
         backend = await _backend(engine)
-        chat = Chat(settings, store, engine, memory, adapters, metrics, admission, base_digest, backend)
+        chat = Chat(settings, store, engine, memory, adapters, auto, metrics, admission, base_digest, backend)
         attempts = Attempts(settings, asker, judge, writer, metrics)
         batches = BatchRunner(settings, store, engine, memory, writer, attempts, metrics)
         await batches.start()
@@ -114,7 +117,9 @@ async def open_services(
             limits=leases.limits,
         )
 
-    return Services(settings, metrics, store, engine, memory, writer, given, batches, leases, adapters, chat, info)
+    return Services(
+        settings, metrics, store, engine, memory, writer, given, batches, leases, adapters, auto, chat, info
+    )
 
 
 async def close_services(services: Services, *, keep_engine: bool = False) -> None:

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
         default_factory=lambda: {"generic": "Let me think step by step.", "personal": "What this user has shown:"}
     )
     """How each thinking mode begins, after `<think>`. Empty for models trained to reason."""
+    opening_recall: int = Field(0, ge=0, le=8)
+    """Past engagements, the most like the query, that personal thinking begins with: what was asked, what this user
+    answered. It reads all of `recall_from` for each query."""
     max_thinking_tokens: int = Field(64, ge=1)
     max_answer_tokens: int = Field(64, ge=1)
     answer_lead: str = "This user's answer:"

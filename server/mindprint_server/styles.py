@@ -27,6 +27,8 @@ class Style:
     """Whether the writer is shown the answer."""
     given: str | None = None
     """Thinking that stands in the place of what would be written."""
+    route: str | None = None
+    """Why this mode, where `auto` chose it."""
     batch_id: str | None = None
     priority: Priority = Priority.INTERACTIVE
 

@@ -10,12 +10,13 @@ from mindprint_server import styles, thinking, verdicts
 from mindprint_server.adapters import AdapterLife
 from mindprint_server.adapters.watch import outcome_of
 from mindprint_server.admission import Admission
-from mindprint_server.asking import Asker, Prompt
-from mindprint_server.engine import Engine, Generation, PromptTooLong, Sampling
+from mindprint_server.asking import Asker, Prompt, Question
+from mindprint_server.auto import Auto
+from mindprint_server.engine import AdapterRef, Engine, Generation, PromptTooLong, Sampling
 from mindprint_server.errors import ApiError
 from mindprint_server.judge import Case, Judge, Judgement
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION, clean
+from mindprint_server.prompts import PROMPT_VERSION, clean, opening_text
 from mindprint_server.scoring import Likelihood
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store, new_id
@@ -31,6 +32,7 @@ class Writer:
         asker: Asker,
         judge: Judge,
         adapters: AdapterLife,
+        auto: Auto,
         metrics: Metrics,
         admission: Admission,
         base_digest: str,
@@ -41,12 +43,15 @@ class Writer:
         self._asker = asker
         self._judge = judge
         self._adapters = adapters
+        self._auto = auto
         self._metrics = metrics
         self._admission = admission
         self._base_digest = base_digest
 
-    def opening(self, mode: Mode) -> str:
-        return self._settings.openings.get(mode, "")
+    def opening(self, mode: Mode, question: Question) -> str:
+        """How thinking about a question begins."""
+        opening = self._settings.openings.get(mode, "")
+        return opening_text(opening, question.memory, self._asker.special) if mode == "personal" else opening
 
     # --- one candidate ---
 
@@ -109,6 +114,7 @@ class Writer:
             saw_answer=style.hinted,
             profile_version=case.question.profile_version,
             memory_dropped=prompt.dropped,
+            route=style.route,
         )
 
     async def _think(self, case: Case, prompt: Prompt, style: Style) -> Generation:
@@ -182,16 +188,16 @@ class Writer:
 
     async def _write_one(self, request: TraceRequest) -> Trace:
         question = await self._asker.posed(request)
-        style = self._style(request)
-        accepted = await self.accepted(request.user_id) if style.judge else set()
         try:
             async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
+                style = await self._style(request, question, adapter)
+                accepted = await self.accepted(request.user_id) if style.judge else set()
                 case = Case(question, style.max_thinking_tokens, adapter, style.priority, accepted)
                 trace = await self.draft(case, style)
-                if _tells_of_service(request):
+                if _tells_of_service(request, style):
                     await self._adapters.heard(adapter, outcome_of(trace.reason))
         except PromptTooLong as error:
-            if style.given is None:
+            if request.thinking is None:
                 raise ApiError(422, "prompt_too_long", str(error), param="query") from error
             message = "query and thinking do not fit the model together: shorten them"
             raise ApiError(422, "prompt_too_long", message, param="thinking") from error
@@ -199,21 +205,23 @@ class Writer:
             raise ApiError(422, "choices_alike", str(error), param="choices") from error
         return await self._store.add_trace(trace) if question.engagement_id is not None else trace
 
-    def _style(self, request: TraceRequest) -> Style:
+    async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> Style:
         s = self._settings
+        mode, route = await self._auto.settle(request.mode, request.user_id, adapter, question.kind)
         given = None if request.thinking is None else clean(request.thinking, self._asker.special)
         budget = request.max_thinking_tokens or s.max_thinking_tokens
         if given is not None:  # a longer one takes the room that it needs, at the cost of the memory
             budget = max(budget, len(self._engine.tokenizer.encode(given)))
         return Style(
-            mode=request.mode,
-            opening=self.opening(request.mode) if request.opening is None else request.opening,
+            mode=mode,
+            opening=self.opening(mode, question) if request.opening is None else request.opening,
             max_thinking_tokens=budget,
             temperature=s.temperature if request.temperature is None else request.temperature,
             seed=request.seed,
             # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
-            judge=request.engagement_id is not None and request.model == "base" and request.mode == "personal",
+            judge=request.engagement_id is not None and request.model == "base" and mode == "personal",
             given=given,
+            route=route,
         )
 
     async def accepted(self, user_id: str) -> set[str]:
@@ -221,6 +229,6 @@ class Writer:
         return {verdicts.fingerprint(text) for text in await self._store.accepted_texts(user_id)}
 
 
-def _tells_of_service(request: TraceRequest) -> bool:
+def _tells_of_service(request: TraceRequest, style: Style) -> bool:
     """Whether an answer says how a version does in service: where the thinking is its own, under its user's memory."""
-    return request.mode != "direct" and request.thinking is None and request.memory == "own"
+    return style.mode != "direct" and request.thinking is None and request.memory == "own"

@@ -13,7 +13,7 @@ from mindprint.cli.failures import Fail
 from mindprint.cli.options import AsJson, Url, connect
 from mindprint.cli.output import print_json, safe
 from mindprint.client import MindprintClient
-from mindprint.types import Mode
+from mindprint.types import AskedMode
 
 
 def chat(
@@ -23,7 +23,9 @@ def chat(
     model: Annotated[
         str, typer.Option("--model", "-m", help="base, user/<id>, cohort/<name>, with @<version> if you like.")
     ] = "base",
-    mode: Annotated[Mode, typer.Option(help="Answer straight away, or think first.")] = "direct",
+    mode: Annotated[
+        AskedMode, typer.Option(help="Answer straight away, or think first; auto: where that pays for the user.")
+    ] = "direct",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 for the likeliest answer.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the same answer again.")] = None,

@@ -13,7 +13,7 @@ from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short, write_ndjson
 from mindprint.cli.sidebyside import Sides, beside, found, print_sides, state_of, tokens_of, verdict_of, write_missing
 from mindprint.cli.thinking import import_thinking
-from mindprint.types import Mode, Trace, TraceRequest, TraceState, Verdict
+from mindprint.types import AskedMode, Mode, Trace, TraceRequest, TraceState, Verdict
 
 app = typer.Typer(no_args_is_help=True)
 User = Annotated[str | None, typer.Option("--user", "-u", help="Only of this user.")]
@@ -106,7 +106,9 @@ def write(
     ] = None,
     choice: Annotated[list[str] | None, typer.Option("--choice", help="An answer to choose from; repeat it.")] = None,
     target: Annotated[str | None, typer.Option(help="The right answer, to judge by.")] = None,
-    mode: Annotated[Mode, typer.Option(help="How to think.")] = "personal",
+    mode: Annotated[
+        AskedMode, typer.Option(help="How to think; auto, with --query: only where that pays for the user.")
+    ] = "personal",
     model: Annotated[str, typer.Option("--model", "-m", help="base, user/<id> or cohort/<name>.")] = "base",
     temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
     tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="The budget of thinking.")] = None,
@@ -200,6 +202,7 @@ def _print(trace: Trace, as_json: bool) -> None:
                 "made by",
                 f"{made.model}, mode {made.mode}, prompt {made.prompt_version}, seed {made.seed}, {made.engine}",
             ),
+            *([("route", made.route)] if made.route else []),
             ("tokens", tokens_of(trace)),
         ]
     )

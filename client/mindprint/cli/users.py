@@ -11,6 +11,7 @@ from mindprint.cli.imports import Bounds, import_path
 from mindprint.cli.options import After, AsJson, Limit, Url, connect
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text
 from mindprint.imports import Format
+from mindprint.types import Route
 
 app = typer.Typer(no_args_is_help=True)
 UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
@@ -112,3 +113,24 @@ def profile(
         ]
     )
     print_text("profile", found.text)
+
+
+@app.command("route")
+def route(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
+    """Whether --mode auto thinks before it answers this user, and what says so."""
+    with connect(url) as client:
+        found = client.routes(user_id)
+    if as_json:
+        return print_json(found)
+    print_facts([("user", found.user_id), ("answered by", found.model)])
+    typer.echo()
+    columns = ("queries", "questions", "mean gain", "lower bound", "mode", "why")
+    print_rows(columns, [_row("closed", found.closed), _row("open", found.open)], empty="", fold=True)
+
+
+def _row(kind: str, route: Route) -> tuple[object, ...]:
+    return kind, route.items, _gain(route.mean), _gain(route.low), route.mode, route.why
+
+
+def _gain(nats: float | None) -> str | None:
+    return None if nats is None else f"{nats:+.3f}"

@@ -73,7 +73,9 @@ def thinking_gain(kind: QueryKind, gains: Sequence[float], *, confidence: float)
     name = thinking_gain_name(kind)
     if not all(map(math.isfinite, gains)):
         return Check(name=name, detail="a score is not finite")
-    told = f"give or take {noise(gains, confidence):.3f}" if len(gains) > 1 else "and a single one says nothing of noise"
+    told = (
+        f"give or take {noise(gains, confidence):.3f}" if len(gains) > 1 else "and a single one says nothing of noise"
+    )
     return Check(
         name=name,
         value=fmean(gains),

@@ -59,6 +59,11 @@ def chosen(settings: Settings) -> Recall:
     return recency
 
 
+def reminders(settings: Settings) -> Recall:
+    """What personal thinking reminds itself of: the most similar by words, and nothing where there is no query."""
+    return Bm25(settings.opening_recall, settings.recall_from, Recency(0))
+
+
 @dataclass(frozen=True)
 class Recency:
     """At least the newest `k`, in a window that only grows at its end for `step` engagements.

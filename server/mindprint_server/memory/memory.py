@@ -47,6 +47,7 @@ class Memory:
         self._engine = engine
         self._base_digest = base_digest
         self._recall = episodes.chosen(settings)
+        self._reminders = episodes.reminders(settings)
         self._writing: dict[str, asyncio.Lock] = {}
         self._notes: OrderedDict[bytes, str] = OrderedDict()
 
@@ -59,9 +60,9 @@ class Memory:
         Causal: profile and episodes end strictly before `before`, and the engagement `not_id` is never among them.
         """
         profile = await self._store.profile(user_id, before=before)
-        recalled = await self._recall.recall(Before(self._store, user_id, before, not_id), query)
-        memory = Recollection(profile=profile.text if profile else None, episodes=tuple(recalled))
-        return memory, profile.version if profile else None
+        past = Before(self._store, user_id, before, not_id)
+        recalled = await self._recall.recall(past, query)
+        return await self._recollection(profile, recalled, past, query), profile.version if profile else None
 
     async def timeline(self, user_id: str) -> Timeline:
         """All of a user's history as it stands now."""
@@ -73,9 +74,15 @@ class Memory:
     ) -> tuple[Recollection, int | None]:
         """As `recall`, from a history that was read already."""
         profile = timeline.profile(before)
-        recalled = await self._recall.recall(timeline.before(before, not_id), query)
-        memory = Recollection(profile=profile.text if profile else None, episodes=tuple(recalled))
-        return memory, profile.version if profile else None
+        past = timeline.before(before, not_id)
+        recalled = await self._recall.recall(past, query)
+        return await self._recollection(profile, recalled, past, query), profile.version if profile else None
+
+    async def _recollection(
+        self, profile: Profile | None, recalled: Sequence[Engagement], past: episodes.Past, query: str | None
+    ) -> Recollection:
+        reminders = await self._reminders.recall(past, query)
+        return Recollection(profile.text if profile else None, tuple(recalled), tuple(reminders))
 
     async def ensure_profiles(self, user_id: str) -> int:
         """Writes the profiles that are due for a user; returns how many. No profile is written twice."""

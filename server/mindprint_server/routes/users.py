@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from mindprint.types import Engagement, EngagementBatch, GivenTraces, Ingested, Profile, Reply, User
+from mindprint.types import Engagement, EngagementBatch, GivenTraces, Ingested, Profile, Reply, Routes, User
 from mindprint_server.errors import ApiError
 from mindprint_server.routes.common import After, Limit, Ready, UserId
 
@@ -60,6 +60,12 @@ async def write_profile(user_id: UserId, services: Ready) -> Profile:
     """Writes the profile now, from all the user's engagements."""
     await services.store.user(user_id)
     return await services.memory.renew(user_id)
+
+
+@router.get("/{user_id}/route")
+async def route(user_id: UserId, services: Ready) -> Routes:
+    """Whether `mode: auto` thinks first about this user's queries, with choices and without, and what says so."""
+    return await services.auto.routes(user_id)
 
 
 @router.post("/{user_id}/traces")

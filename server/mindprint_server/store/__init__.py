@@ -17,6 +17,7 @@ from .errors import (
     StoreError,
     VersionRefused,
 )
+from .gains import Gain
 from .holdout import Holdout
 from .ids import new_id
 from .pointers import Pointers
@@ -30,6 +31,7 @@ __all__ = [
     "EngagementConflict",
     "EveryoneStays",
     "FilesGone",
+    "Gain",
     "Holdout",
     "IdempotencyConflict",
     "LeaseLost",

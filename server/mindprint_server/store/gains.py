@@ -20,9 +20,7 @@ class Gain:
     gain: float
 
 
-async def of_user(
-    db: AsyncConnection, user_id: str, base_digest: str, prompt_version: str, limit: int
-) -> list[Gain]:
+async def of_user(db: AsyncConnection, user_id: str, base_digest: str, prompt_version: str, limit: int) -> list[Gain]:
     made, gain = traces.c.provenance, traces.c.scores["gain"].as_float()
     closed = traces.c.choice_logprobs.is_not(None)
     query = (
@@ -36,7 +34,7 @@ async def of_user(
             made["prompt_version"].as_string() == prompt_version,
             made["saw_answer"].as_boolean().is_(False),
             gain.is_not(None),
-            # A batch asks for the prior first, so that wrong answers have a gain too; alone, only right ones do.
+            # A batch's probe asks for the prior, so that wrong answers have a Gain too; alone, only right ones do.
             or_(traces.c.batch_id.is_not(None), ~closed),
         )
         .order_by(traces.c.id.desc())

@@ -21,9 +21,10 @@ from mindprint.types import (
     Verdict,
 )
 
-from . import batches, cohorts, funnel, replays, traces, users
+from . import batches, cohorts, funnel, gains, replays, traces, users
 from .batches import Done
 from .db import Database
+from .gains import Gain
 from .holdout import Holdout
 from .replays import Replay
 from .training import NONE_HELD, Training
@@ -222,6 +223,13 @@ class Store(Training):
     async def accepted_texts(self, user_id: str) -> set[str]:
         """The thinking of a user's accepted traces."""
         return await self._read(traces.accepted_texts, user_id)
+
+    async def gains(self, user_id: str, *, base_digest: str, prompt_version: str, limit: int) -> list[Gain]:
+        """Gains of the newest candidates of this base model, blind and personal, whatever their verdict; newest first.
+
+        Of closed questions only those of batches: alone, wrong answers have no Gain, and the right ones would flatter.
+        """
+        return await self._read(gains.of_user, user_id, base_digest, prompt_version, limit)
 
     async def funnel(self, user_id: str | None = None) -> Funnel:
         """Of one user, or of the whole store."""

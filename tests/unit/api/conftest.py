@@ -37,6 +37,7 @@ from mindprint_server import logs
 from mindprint_server.admission import Admission
 from mindprint_server.app import create_app
 from mindprint_server.asking import Asker
+from mindprint_server.auto import Auto
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.errors import ApiError
 from mindprint_server.given import GivenDesk
@@ -95,7 +96,9 @@ class FakeWriter:
         if self.next is not None:
             raise self.next
         await self.store.user(request.user_id)
-        return make_trace(request.user_id, verdict="unjudged", state="kept", mode=request.mode)
+        return make_trace(
+            request.user_id, verdict="unjudged", state="kept", mode="direct" if request.mode == "auto" else request.mode
+        )
 
 
 class FakeBatches:
@@ -214,6 +217,7 @@ async def make_services(settings: Settings) -> Services:
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),
+        "auto": Auto(settings, store, metrics, "b"),
         "chat": FakeChat(),
         "info": server_info,
     }

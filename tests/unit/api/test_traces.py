@@ -24,6 +24,7 @@ async def test_one_now(ann: str, client: httpx.AsyncClient) -> None:
         {"memory": "none", "mode": "direct", "choices": ["a", "b"], "show_choices": False},
         {"memory": "user/ben", "thinking": ""},
         {"memory": "own", "thinking": "so", "mode": "generic"},
+        {"mode": "auto", "choices": ["a", "b"], "show_choices": False},
     ],
 )
 async def test_controlled_questions(ann: str, client: httpx.AsyncClient, controls: dict[str, Any]) -> None:
@@ -40,6 +41,9 @@ async def test_controlled_questions(ann: str, client: httpx.AsyncClient, control
         {"user_id": "ann", "query": "q", "temperature": 3},
         {"user_id": "ann", "query": "q", "model": "user/../x"},
         {"user_id": "ann", "query": "q", "mode": "both"},
+        {"user_id": "ann", "engagement_id": "e1", "mode": "auto"},
+        {"user_id": "ann", "query": "q", "mode": "auto", "thinking": "so"},
+        {"user_id": "ann", "query": "q", "mode": "auto", "memory": "none"},
         {"user_id": "ann", "engagement_id": "e1", "memory": "none"},
         {"user_id": "ann", "engagement_id": "e1", "thinking": ""},
         {"user_id": "ann", "engagement_id": "e1", "show_choices": False},

@@ -67,6 +67,17 @@ async def test_the_profile_is_written_on_request(ann: str, client: httpx.AsyncCl
     assert (await client.get("/v1/users/ann/profile")).json() == written.json()
 
 
+async def test_what_auto_would_do(ann: str, client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    response = await client.get("/v1/users/ann/route")
+    assert response.status_code == 200
+    found = response.json()
+    assert (found["user_id"], found["model"]) == ("ann", "base")
+    for kind in ("closed", "open"):
+        assert (found[kind]["mode"], found[kind]["reason"], found[kind]["items"]) == ("direct", "too_few", 0)
+    response = await client.get("/v1/users/nobody/route")
+    assert (response.status_code, error_of(response)["code"]) == (404, "user_not_found")
+
+
 GIVEN = {"engagement_id": "e1", "thinking": "Ann drinks tea."}
 
 

@@ -1,10 +1,55 @@
-"""README quotes what benchmarks/results/ holds, and nothing else."""
+"""README quotes what benchmarks/results/ and docs/evidence/ hold, and nothing else."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import quote
+
+REPORT = """# eval
+
+## 1. What was asked, and of what
+
+4 users were put 80 questions.
+
+The sample is small.
+
+### Claims
+
+| claim | the tables say |
+|---|---|
+| A6 collapses | held |
+
+A note.
+
+### Arms
+
+| arm | accuracy, % |
+|---|---:|
+| A0 | 40.0 |
+"""
 
 
 def test_readme_quotes_the_results_that_are_kept() -> None:
-    text = (quote.ROOT / "README.md").read_text()
-    assert quote.quoted(text, quote.RESULTS) == text, "run python benchmarks/quote.py"
+    text = (quote.ROOT / "README.md").read_text(encoding="utf-8")
+    assert quote.quoted(text, quote.RESULTS, quote.EVIDENCE) == text, "run python benchmarks/quote.py"
+
+
+def test_of_an_evaluation_it_quotes_sample_claims_and_arms(tmp_path: Path) -> None:
+    (tmp_path / "votes" / "figures").mkdir(parents=True)
+    (tmp_path / "votes" / "report.md").write_text(REPORT)
+    (tmp_path / "votes" / "figures" / "collapse.svg").write_text("<svg/>")
+    assert quote.evidence(tmp_path).split("\n\n") == [
+        "**[votes](docs/evidence/votes/report.md)**",
+        "4 users were put 80 questions.",
+        "| claim | the tables say |\n|---|---|\n| A6 collapses | held |",
+        "| arm | accuracy, % |\n|---|---:|\n| A0 | 40.0 |",
+        "![Accuracy against collapse, votes](docs/evidence/votes/figures/collapse.svg)",
+    ]
+
+
+def test_what_stands_outside_the_marks_stays() -> None:
+    readme = "before <!-- evidence: begin -->\nold\n<!-- evidence: end --> after"
+    assert quote.between(readme, "evidence", "new") == (
+        "before <!-- evidence: begin -->\nnew\n<!-- evidence: end --> after"
+    )

@@ -54,6 +54,11 @@ class Samples:
     def engagement(self, number: int = 1, **changes: Any) -> dict[str, Any]:
         return {"id": f"e{number}", "prompt": "Tea?", "response": "tea", "occurred_at": WHEN, **changes}
 
+    def routes(self, **changes: Any) -> dict[str, Any]:
+        pays = {"mode": "personal", "reason": "pays", "why": "thinking pays", "items": 40, "mean": 0.125, "low": 0.05}
+        few = {"mode": "direct", "reason": "too_few", "why": "open questions whose gain is known: 0, wanted: 16"}
+        return {"user_id": "ann", "model": "user/ann@2", "closed": {**pays, "unit": "nats"}, "open": few, **changes}
+
     def trace(self, **changes: Any) -> dict[str, Any]:
         return {
             "id": "t1",

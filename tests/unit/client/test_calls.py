@@ -58,6 +58,7 @@ ENGAGEMENT = Engagement.model_validate(
         ("engagements", ("ann",), {}, "GET /v1/users/ann/engagements?limit=100", {"engagements": []}),
         ("profile", ("ann",), {}, "GET /v1/users/ann/profile", PROFILE),
         ("write_profile", ("ann",), {}, "POST /v1/users/ann/profile", PROFILE),
+        ("routes", ("ann",), {}, "GET /v1/users/ann/route", "routes"),
         ("write_trace", (TraceRequest(user_id="ann", query="Tea?"),), {}, "POST /v1/traces", "trace"),
         ("trace", ("t1",), {}, "GET /v1/traces/t1", "trace"),
         (

@@ -17,7 +17,7 @@ COMMANDS = [
     ("demo-data",),
     ("doctor",),
     ("chat",),
-    *(("users", name) for name in ("", "list", "show", "import", "profile")),
+    *(("users", name) for name in ("", "list", "show", "import", "profile", "route")),
     *(("traces", name) for name in ("", "list", "show", "write", "export", "import")),
     *(("batches", name) for name in ("", "start", "list", "show", "watch", "cancel", "results")),
     *(("adapters", name) for name in ("", "list", "show", "why", "promote", "rollback")),
@@ -166,6 +166,7 @@ def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str)
     ("words", "path", "reply"),
     [
         (("users", "show", "ann"), "GET_v1_users_ann", "user"),
+        (("users", "route", "ann"), "GET_v1_users_ann_route", "routes"),
         (("traces", "show", "t1"), "GET_v1_traces_t1", "trace"),
         (("traces", "write", "-u", "ann", "-q", "Tea?"), "POST_v1_traces", "trace"),
         (("batches", "start"), "POST_v1_batches", "batch"),
@@ -214,6 +215,25 @@ def test_one_thing_for_people(run: Any, server: Any, samples: Any) -> None:
     assert "the engine died" in batch
     assert "rejected: loop" in batch
     assert "passed" in run("adapters", "show", "user/ann").stdout
+
+
+def test_what_auto_does_for_a_user_and_why(run: Any, server: Any, samples: Any) -> None:
+    server.routes(GET_v1_users_ann_route=samples.routes())
+    told = run("users", "route", "ann").stdout
+    assert "answered by  user/ann@2" in told
+    rows = [line.strip().split(maxsplit=5) for line in told.strip().splitlines()[-2:]]
+    assert rows[0] == ["closed", "40", "+0.125", "+0.050", "personal", "thinking pays"]
+    assert rows[1] == ["open", "0", "-", "-", "direct", "open questions whose gain is known: 0, wanted: 16"]
+
+
+def test_auto_can_be_asked_for_and_says_what_it_took(run: Any, server: Any, samples: Any) -> None:
+    made = {**samples.trace()["provenance"], "mode": "direct", "route": "no user is asked about"}
+    server.routes(POST_v1_traces=samples.trace(mode="direct", provenance=made), POST_v1_chat_completions=samples.chat())
+    told = run("traces", "write", "-u", "ann", "-q", "Tea?", "--mode", "auto").stdout
+    assert "mode direct" in told
+    assert "no user is asked about" in told
+    run("chat", "Tea?", "--mode", "auto", "--json")
+    assert [json.loads(request.content)["mode"] for request in server.asked] == ["auto", "auto"]
 
 
 def test_filters_are_passed_on(run: Any, server: Any) -> None:

@@ -13,13 +13,15 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 
-from mindprint.types import TraceRequest
+from lives import Gate
+from mindprint.types import QueryKind, TraceRequest
 from mindprint_server.admission import Admission
 from mindprint_server.chat import Chat, is_the_version_s, ways
 from mindprint_server.engine import AdapterRef, EngineDied, Generation, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.engine.protocol import Finish
 from mindprint_server.errors import ApiError
+from mindprint_server.gate import checks
 from mindprint_server.services import Services
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
@@ -81,7 +83,8 @@ class Room:
     def __init__(self, services: Services, engine: Engine) -> None:
         self.services, self.engine, self.backend = services, engine, Backend()
         self.chat = Chat(
-            services.settings, services.store, engine, services.memory, services.adapters, services.metrics,
+            services.settings, services.store, engine, services.memory, services.adapters, services.auto,
+            services.metrics,
             Admission(9, 1), "sha256:base", self.backend,
         )  # fmt: skip
 
@@ -218,6 +221,67 @@ async def test_a_version_that_keeps_collapsing_is_withdrawn_and_nothing_is_lost(
     assert (await room.services.store.version("user/ann", 1)).state == "refused"
     assert room.counted("versions_withdrawn_total", check="service_collapsed") == 1
     assert room.services.adapters.residents.loaded() == []
+
+
+# --- mode auto ---
+
+
+def examined(room: Room, gains: list[float], kind: QueryKind = "open") -> None:
+    """The next version's gate finds this of its thinking."""
+    gate = Gate()
+    gate.checks = [checks.thinking_gain(kind, gains, confidence=0.95)]
+    room.services.adapters._intake._gate = gate
+
+
+@pytest.mark.parametrize(
+    ("gains", "kind", "mode", "reason"),
+    [
+        ([0.5, 0.6] * 8, "open", "personal", "pays"),
+        ([-0.5, 0.5] * 8, "open", "direct", "not_shown"),
+        ([0.5, 0.6] * 8, "closed", "direct", "too_few"),
+    ],
+)
+async def test_auto_thinks_where_the_gate_found_that_it_pays(
+    room: Room, tmp_path: Path, gains: list[float], kind: QueryKind, mode: str, reason: str
+) -> None:
+    examined(room, gains, kind)
+    await published(room.services, tmp_path)
+    reply = await room.ask(mode="auto")
+    made_by = reply["mindprint"]
+    assert (made_by["model"], made_by["mode"]) == ("user/ann@2", mode)
+    assert ("thinking pays" in made_by["route"]) == (mode == "personal")
+    assert thought(reply) == (OPENING + GOOD[0] if mode == "personal" else None)
+    assert room.counted("routes_total", mode=mode, reason=reason) == 1
+
+
+@pytest.mark.parametrize(("model", "reason"), [("base", "nobody"), ("user/bob", "too_few")])
+async def test_auto_answers_at_once_where_nothing_is_known(room: Room, model: str, reason: str) -> None:
+    reply = await room.ask(model, "auto")
+    assert (reply["mindprint"]["mode"], thought(reply)) == ("direct", None)
+    assert room.counted("routes_total", mode="direct", reason=reason) == 1
+    auto, direct = room.backend.bodies[-1], await room.ask(model, "direct")
+    assert auto == room.backend.bodies[-1], "it is the same answer"
+    assert direct["mindprint"]["route"] is None
+
+
+async def test_auto_by_a_cohorts_version_answers_at_once(room: Room, tmp_path: Path) -> None:
+    examined(room, [0.5, 0.6] * 8)
+    await published(room.services, tmp_path, "cohort/everyone", user="ann")
+    for model in ("user/bob", "cohort/everyone"):
+        assert (await room.ask(model, "auto"))["mindprint"]["mode"] == "direct"
+    assert room.counted("routes_total", mode="direct", reason="cohort") == 2
+
+
+async def test_a_stream_says_why_it_thought(room: Room, tmp_path: Path) -> None:
+    examined(room, [0.5, 0.6] * 8)
+    await published(room.services, tmp_path)
+    first, _ = await lines(await room.reply({"model": "user/ann", "mode": "auto", "stream": True}))
+    assert first["mindprint"]["route"].startswith("thinking pays")
+
+
+async def test_a_mode_that_does_not_exist(room: Room) -> None:
+    with pytest.raises(ApiError, match="direct, generic, personal or auto"):
+        await room.ask(mode="both")
 
 
 # --- streams ---

@@ -21,6 +21,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from mindprint.types import Engagement
 from mindprint_server.adapters import AdapterLife
 from mindprint_server.admission import Admission
+from mindprint_server.auto import Auto
 from mindprint_server.chat import Chat
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.errors import ApiError
@@ -313,7 +314,9 @@ async def test_nothing_recalled_is_as_late_as_the_query(
     texts: list[str],
     k: int,
 ) -> None:
-    settings = settings.model_copy(update={"recall": way, "embedding_model": model, "recency_k": k})
+    settings = settings.model_copy(
+        update={"recall": way, "embedding_model": model, "recency_k": k, "opening_recall": 2}
+    )
     memory = Memory(settings, store, FakeEngine(model_path=base_folder), "base")
     user = uuid4().hex
     events = [engagement(n, day=day).model_copy(update={"prompt": texts[n]}) for n, day in enumerate(days)]
@@ -328,6 +331,8 @@ async def test_nothing_recalled_is_as_late_as_the_query(
             times = [episode.occurred_at for episode in memories.episodes]
             assert times == sorted(times)
             assert {episode.id for episode in memories.episodes} <= known
+            assert {reminder.id for reminder in memories.reminders} <= known
+            assert len(memories.reminders) == (min(2, len(known)) if query and query.strip() else 0)
             by_time = way == "recency" or not (query and query.strip())
             most = k + settings.recency_step - 1 if by_time and k else k
             assert min(k, len(known)) <= len(times) <= most
@@ -338,13 +343,13 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     engine, metrics, admission = FakeEngine(model_path=base_folder), Metrics(), Admission(1, 1)
     memory = Memory(settings, store, engine, "base")
     adapters = AdapterLife(settings, store, engine, metrics, "base")
-    chat = Chat(settings, store, engine, memory, adapters, metrics, admission, "base", None)
+    auto = Auto(settings, store, metrics, "base")
+    chat = Chat(settings, store, engine, memory, adapters, auto, metrics, admission, "base", None)
     await store.add_engagements("ann", Events(WALKS).all)
     said = [{"role": "user", "content": "tax forms"}, {"role": "assistant", "content": "no"}]
     recalled = await chat._recalled([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
     assert recalled is not None
-    assert "a walk by the lake" in recalled
-    assert "tax" not in recalled
+    assert [episode.prompt for episode in recalled.episodes] == ["a walk by the lake"]
     with pytest.raises(ApiError, match="text content"):
         await chat._recalled([{"role": "user", "content": ["A walk?"]}], "user/ann", "direct")
 

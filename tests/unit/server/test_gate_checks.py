@@ -68,6 +68,30 @@ def test_a_score_that_is_no_number_fails(broken: float) -> None:
     assert (check.passed, check.value) == (False, None), "neither of them goes into a database"
 
 
+# --- what thinking gains ---
+
+
+def test_what_thinking_gains_is_reported_and_decides_nothing() -> None:
+    check = checks.thinking_gain("closed", [0.5, -0.25, 0.5, 0.25], confidence=0.95)
+    assert (check.name, check.passed, check.bound) == ("thinking_gain_closed", None, None)
+    assert (check.value, check.items) == (0.25, 4)
+    assert check.deviation == pytest.approx(0.3536, abs=1e-4)
+    # t(0.95, 3 degrees of freedom) = 2.353
+    assert check.detail == "mean gain on 4 engagements, give or take 0.416; reported only"
+
+
+def test_a_single_gain_has_no_noise_to_tell() -> None:
+    check = checks.thinking_gain("open", [0.5], confidence=0.95)
+    assert (check.name, check.value, check.items, check.deviation) == ("thinking_gain_open", 0.5, 1, None)
+    assert "give or take" not in check.detail
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_a_gain_that_is_no_number_is_not_kept(broken: float) -> None:
+    check = checks.thinking_gain("open", [1.0, broken], confidence=0.95)
+    assert (check.value, check.items, check.passed, check.detail) == (None, None, None, "a score is not finite")
+
+
 # --- collapse ---
 
 

@@ -137,12 +137,14 @@ def failed(found: dict[str, Check]) -> set[str]:
 async def test_a_version_like_the_base_passes(room: Room) -> None:
     found = await room.examine()
     assert list(found) == [
-        "score_vs_base", "score_vs_live", "score_thinking_vs_base", "collapse", "length_ratio", "general",
+        "score_vs_base", "score_vs_live", "score_thinking_vs_base", "thinking_gain_closed", "collapse", "length_ratio",
+        "general",
     ]  # fmt: skip
     assert {name: check.passed for name, check in found.items()} == {
         "score_vs_base": True,
         "score_vs_live": None,
         "score_thinking_vs_base": None,
+        "thinking_gain_closed": None,
         "collapse": True,
         "length_ratio": True,
         "general": True,
@@ -249,6 +251,22 @@ async def test_the_score_after_thinking_decides_only_where_it_is_asked_to(store:
     strict = Room(store, gate_thinking_decides=True)
     strict.behaves(NEW, after=-9.0)
     assert failed(await strict.examine()) == {"score_thinking_vs_base"}
+
+
+async def test_what_thinking_gains_is_measured_for_each_kind_of_question(room: Room) -> None:
+    await room.store.add_engagements("ben", [engagement(n, choices=[]) for n in range(5)])
+    room.behaves(NEW, score=-1.5, after=-0.5)
+    found = await room.examine({"ben": ["e002", "e003", "e004"], **HELD})
+    closed, open_ = found["thinking_gain_closed"], found["thinking_gain_open"]
+    assert (closed.items, open_.items) == (8, 3)
+    # Over two choices, the other one at -1: log(e^-.5 / (e^-.5 + e^-1)) less log(e^-1.5 / (e^-1.5 + e^-1)).
+    assert closed.value == pytest.approx(-0.474 + 0.974, abs=0.001)
+    assert open_.value == pytest.approx(1.0), "a token"
+    assert closed.passed is open_.passed is None
+
+
+async def test_without_held_out_questions_no_gain_is_measured(room: Room) -> None:
+    assert not any("gain" in name for name in await room.examine({}))
 
 
 async def test_the_base_is_asked_once(room: Room) -> None:

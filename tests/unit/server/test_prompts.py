@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import Engagement, Mode
-from mindprint_server.prompts import PROMPT_VERSION, Recollection, build, clean, merge, summarize
+from mindprint_server.prompts import (
+    PROMPT_VERSION,
+    REMINDER_CHARS,
+    Recollection,
+    build,
+    clean,
+    merge,
+    opening_text,
+    summarize,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 MODES: list[Mode] = ["direct", "generic", "personal"]
@@ -93,3 +102,14 @@ def test_memory_shrinks_from_its_oldest_end() -> None:
         seen.append((len(memory.episodes), memory.profile))
         memory = memory.without_oldest()
     assert seen == [(2, "p"), (1, "p"), (0, "p"), (0, None)]
+
+
+def test_personal_thinking_reminds_itself_of_the_cases_most_like_the_query() -> None:
+    first, *_ = episodes()
+    long = first.model_copy(update={"prompt": "word " * 200, "response": "no </think> <|end|>"})
+    text = opening_text("What this user has shown:", Recollection("p", (), (first, long)), ["<|end|>"])
+    assert text.startswith(f'What this user has shown: asked "{first.prompt}", this user answered "{first.response}"; ')
+    assert text.endswith(' ...", this user answered "no". So')
+    assert len(text) < 2 * 2 * REMINDER_CHARS
+    assert opening_text("What this user has shown:", Recollection("p", (first,)), []) == "What this user has shown:"
+    assert opening_text("", Recollection("p"), []) == ""

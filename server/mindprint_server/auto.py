@@ -1,0 +1,100 @@
+"""`mode: auto`: finds the evidence that the router goes by, and remembers what came of it.
+
+Both kinds of a user's queries are remembered together, under the name of what answers them: a pointer that moves to
+another version leads to that one's own evidence at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+from mindprint.types import AskedMode, Mode, QueryKind, Route, Routes
+from mindprint_server import router
+from mindprint_server.engine import AdapterRef
+from mindprint_server.metrics import Metrics
+from mindprint_server.prompts import PROMPT_VERSION
+from mindprint_server.router import Evidence
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+
+NEWEST = 200
+"""Candidates of the base model whose Gain is looked at."""
+REMEMBERED = 4096
+"""Users, each with what answers, whose routes are kept; what was looked at longest ago is forgotten first."""
+
+
+class Auto:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        metrics: Metrics,
+        base_digest: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._base_digest = base_digest
+        self._clock = clock
+        self._refresh_s = settings.auto_refresh_s
+        self._rule = router.Rule(settings.auto_min_items, settings.auto_confidence, settings.auto_min_gain)
+        self._known: OrderedDict[tuple[str, str], tuple[float, Routes]] = OrderedDict()
+
+    async def settle(
+        self, wanted: AskedMode, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind
+    ) -> tuple[Mode, str | None]:
+        """The mode of a query that `adapter` (None: the base) is about to answer, and why, where that was left open."""
+        if wanted != "auto":
+            return wanted, None
+        route = await self._choose(user_id, adapter, kind)
+        self._metrics.routes.labels(mode=route.mode, reason=route.reason).inc()
+        return route.mode, route.why
+
+    async def _choose(self, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind) -> Route:
+        model = adapter.name if adapter else "base"
+        if (route := router.unmeasured(user_id, model)) is not None:
+            return route
+        assert user_id is not None
+        routes = await self._routes(user_id, model)
+        return routes.closed if kind == "closed" else routes.open
+
+    async def routes(self, user_id: str) -> Routes:
+        """`GET /v1/users/{id}/route`, for what is live. Raises NotFound."""
+        await self._store.user(user_id)
+        key, pointers = await self._store.serving(user_id)
+        model = f"{key}@{pointers.live.version}" if pointers.live else "base"
+        if (route := router.unmeasured(user_id, model)) is not None:
+            return Routes(user_id=user_id, model=model, closed=route, open=route)
+        return await self._routes(user_id, model)
+
+    async def _routes(self, user_id: str, model: str) -> Routes:
+        now, known = self._clock(), self._known.get((user_id, model))
+        if known is not None and now - known[0] < self._refresh_s:
+            return known[1]
+        routes = await self._find(user_id, model)
+        self._known[user_id, model] = now, routes
+        self._known.move_to_end((user_id, model))
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return routes
+
+    async def _find(self, user_id: str, model: str) -> Routes:
+        key, _, number = model.partition("@")
+        measured: Callable[[QueryKind], Evidence]
+        if number:
+            version = await self._store.version(key, int(number))
+            measured = partial(router.examined, version.checks)
+        else:
+            gains = await self._store.gains(
+                user_id, base_digest=self._base_digest, prompt_version=PROMPT_VERSION, limit=NEWEST
+            )
+            measured = partial(router.judged, gains)
+        return Routes(
+            user_id=user_id,
+            model=model,
+            closed=router.route("closed", measured("closed"), self._rule),
+            open=router.route("open", measured("open"), self._rule),
+        )
