@@ -35,11 +35,11 @@ from mindprint.demo.output import Output
 from mindprint.demo.processes import Child
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Adapter, Lease, LeaseRequest
-from reload import Server, batch, serving
+from served import Server, batch, serving
 
 NEVER = str(10**6)
 SERVER = {"MINDPRINT_MAX_ATTEMPTS": NEVER, "MINDPRINT_COHORT_MIN_TRACES": NEVER}
-"""Beside what reload.py sets."""
+"""Beside what served.py sets."""
 RECIPE = {"epochs": 2, "batch_size": 2}
 EVERY = 2
 """Steps between two checkpoints."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from chatting import Reply
 from ingest import WORDS, engagement
 from lora_mix import quantile
 from mindprint_server.engine.fake import FakeTokenizer
 from prefix import best_share, profile_at
-from reload import Published, Reply, mixes, outdated, turns
+from publishing import Published, turns
+from reload_tables import mixes, outdated
 from resume import ARRIVED, FRESH, IDLE, LATE, TRAINING, cut, phases
 from samples import engagement as sample
 

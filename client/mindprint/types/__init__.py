@@ -1,0 +1,108 @@
+"""The wire types: what goes over HTTP between application, server and trainer.
+
+Requests refuse unknown fields (a misspelt setting must not pass for a default);
+replies ignore them, so that a client survives a newer server.
+Times are UTC, log-probabilities natural, lengths in tokens of the base model.
+"""
+
+from __future__ import annotations
+
+from mindprint.types.adapters import Adapter, AdapterPage, Pin, Promote, Release
+from mindprint.types.base import (
+    NAME,
+    NO_NUL,
+    AdapterKey,
+    Choice,
+    Choices,
+    EngagementId,
+    MemoryName,
+    ModelName,
+    Name,
+    Reply,
+    Request,
+    ScoreName,
+    Text,
+    Time,
+    as_utc,
+)
+from mindprint.types.batches import Batch, BatchPage, BatchRequest, BatchState, Funnel
+from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, CohortPage, Members
+from mindprint.types.errors import ErrorBody, ErrorReply
+from mindprint.types.given import GivenTrace, GivenTraces
+from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, Sample, Start
+from mindprint.types.manifests import CanaryItem, CanaryResult, Manifest
+from mindprint.types.modes import AskedMode, Mode, QueryKind, Route, RouteReason, Routes
+from mindprint.types.server import LoraLimits, ServerInfo
+from mindprint.types.traces import Provenance, Trace, TracePage, TraceRequest, TraceState, Verdict
+from mindprint.types.users import Engagement, EngagementBatch, Ingested, Profile, User
+from mindprint.types.versions import Check, LearnedFrom, Lineage, Version, VersionState
+
+__all__ = [
+    "EVERYONE",
+    "NAME",
+    "NO_NUL",
+    "Adapter",
+    "AdapterKey",
+    "AdapterPage",
+    "AskedMode",
+    "Batch",
+    "BatchPage",
+    "BatchRequest",
+    "BatchState",
+    "CanaryItem",
+    "CanaryResult",
+    "Check",
+    "Choice",
+    "Choices",
+    "Cohort",
+    "CohortEdit",
+    "CohortPage",
+    "Engagement",
+    "EngagementBatch",
+    "EngagementId",
+    "ErrorBody",
+    "ErrorReply",
+    "Funnel",
+    "GivenTrace",
+    "GivenTraces",
+    "Heartbeat",
+    "Ingested",
+    "LearnedFrom",
+    "Lease",
+    "LeaseRequest",
+    "LeaseState",
+    "Lineage",
+    "LoraLimits",
+    "Manifest",
+    "Members",
+    "MemoryName",
+    "Mode",
+    "ModelName",
+    "Name",
+    "Pin",
+    "Profile",
+    "Promote",
+    "Provenance",
+    "QueryKind",
+    "Release",
+    "Reply",
+    "Request",
+    "Route",
+    "RouteReason",
+    "Routes",
+    "Sample",
+    "ScoreName",
+    "ServerInfo",
+    "Start",
+    "Text",
+    "Time",
+    "Trace",
+    "TracePage",
+    "TraceRequest",
+    "TraceState",
+    "User",
+    "Verdict",
+    "Version",
+    "VersionState",
+    "as_utc",
+]

@@ -1,0 +1,42 @@
+"""Adapters: which of their versions answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mindprint.types.base import Reply, Request
+from mindprint.types.versions import Version
+
+
+class Adapter(Reply):
+    key: str
+    live: int | None
+    candidate: int | None = None
+    share: float | None = None
+    """Share of the adapter's requests that the candidate answers."""
+    versions: list[Version]
+
+
+class AdapterPage(Reply):
+    adapters: list[Adapter]
+
+
+class Promote(Request):
+    """Which version the adapter's key resolves to; `null` takes the adapter off (the base answers)."""
+
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None
+
+
+class Release(Request):
+    """Lets a version answer a share of its adapter's requests; `null` ends that."""
+
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Pin(Request):
+    """A pinned version keeps its files and, once loaded, its place in the engine."""
+
+    pinned: bool

@@ -1,0 +1,75 @@
+"""Batches: how traces are written for many engagements."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from mindprint.types.base import Name, Reply, Request, Time
+from mindprint.types.modes import Mode
+
+BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class BatchRequest(Request):
+    """Write traces for every engagement of these users (all users if none is named) that has no accepted one yet."""
+
+    users: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = None
+    mode: Mode = "personal"
+    candidates: Annotated[int, Field(ge=1, le=64)] | None = None
+    draw: Annotated[int, Field(ge=1, le=64)] | None = None
+    blind: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Candidates of an engagement that are written before the writer is shown the answer; 0 shows it from the first one
+    on."""
+    hints: bool | None = None
+    """Whether the writer is ever shown the answer."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _shown_or_blind(self) -> Self:
+        if self.blind == 0 and (self.hints is False or self.mode != "personal"):
+            raise ValueError("blind=0 shows the writer the answer: that takes hints, and mode personal")
+        return self
+
+
+class Funnel(Reply):
+    """Engagements attempted; candidates generated, rejected by reason, accepted, trained, in a live version."""
+
+    attempted: int = 0
+    generated: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    accepted: int = 0
+    trained: int = 0
+    live: int = 0
+
+
+class Batch(Reply):
+    id: str
+    state: BatchState
+    request: BatchRequest
+    items: int
+    done: int
+    skipped: dict[str, int] = Field(default_factory=dict)
+    """Items that could not be attempted, by reason."""
+    funnel: Funnel
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    truncated: int = 0
+    """Engagements whose memory was cut to fit the model: the oldest parts went first."""
+    hinted: int = 0
+    """Accepted traces whose writer saw the answer."""
+    tokens_per_second: float = 0.0
+    """Generated tokens over the seconds that the batch was running."""
+    error: str | None = None
+    created_at: Time
+    started_at: Time | None = None
+    finished_at: Time | None = None
+
+
+class BatchPage(Reply):
+    batches: list[Batch]

@@ -1,0 +1,26 @@
+"""Traces that somebody brings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat
+
+from mindprint.types.base import EngagementId, Request, ScoreName, Text
+
+
+class GivenTrace(Request):
+    """Thinking about a stored engagement that somebody brings: curated, or written elsewhere."""
+
+    engagement_id: EngagementId
+    thinking: Text
+    saw_answer: bool = False
+    """Whether its writer was shown the answer."""
+    scores: Annotated[dict[ScoreName, FiniteFloat], Field(max_length=32)] = Field(default_factory=dict)
+
+
+class GivenTraces(Request):
+    """All wait for a trainer as accepted, or none. One that says what an accepted one of its engagement says changes
+    nothing."""
+
+    traces: Annotated[list[GivenTrace], Field(min_length=1, max_length=1000)]

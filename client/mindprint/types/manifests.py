@@ -1,0 +1,53 @@
+"""What a trainer says of a version it uploads, and how its proof came out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from mindprint.types.base import AdapterKey, Reply, Request
+
+
+class CanaryItem(Request):
+    """The trainer's own log-probabilities, which the engine must reproduce with the adapter (invariant 5).
+
+    `logprobs[i]` = log p(target_ids[i] | prompt_ids + target_ids[:i]) with the adapter, `base_logprobs` without.
+    """
+
+    prompt_ids: Annotated[list[int], Field(min_length=1, max_length=8192)]
+    target_ids: Annotated[list[int], Field(min_length=1, max_length=64)]
+    logprobs: list[float]
+    base_logprobs: list[float]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if not len(self.target_ids) == len(self.logprobs) == len(self.base_logprobs):
+            raise ValueError("target_ids, logprobs and base_logprobs differ in length")
+        return self
+
+
+class Manifest(Request):
+    """What the trainer says of a version it uploads."""
+
+    adapter: AdapterKey
+    base_digest: str
+    weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    trace_ids: list[str]
+    samples: dict[str, int]
+    settings: dict[str, Any]
+    losses: dict[str, float]
+    tokens: int
+    seconds: float
+    trainer: str
+    canary: Annotated[list[CanaryItem], Field(min_length=1, max_length=32)]
+
+
+class CanaryResult(Reply):
+    """Mean absolute differences in nats a token: engine with adapter against trainer, and against the base."""
+
+    passed: bool
+    against_trainer: float
+    against_base: float
+    tokens: int
+    reason: str | None = None
