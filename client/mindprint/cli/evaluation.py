@@ -42,7 +42,7 @@ def run(
     server: Annotated[
         list[str] | None, typer.Option("--serve", metavar="NAME=VALUE", help="A setting of the server; repeat it.")
     ] = None,
-    general: Annotated[int, typer.Option(min=0, max=32, help="General questions to each adapter.")] = 16,
+    general: Annotated[int, typer.Option(min=0, max=32, help="General questions to each adapter.")] = 12,
     gate: Annotated[bool, typer.Option(help="Let the gate examine each version: about a minute each.")] = False,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A Hugging Face id, a local folder, or `default`.")

@@ -93,7 +93,7 @@ ARMS = {
 
 BARE = ("A2", "A3", "A6", "A7", "A9")
 """Arms whose thinking is also measured from the bare `<think>`, where no opening sentence hides a loss."""
-CHANGED = ("A3", "A7", "A9")
+CHANGED = ("A3", "A9")
 """Arms whose thinking is changed, to see whether the answer follows it."""
-GENERAL = ("A1", "A4", "A5", "A8", "A9-direct", "C2")
-"""Arms that are asked general questions: the base, and one for each recipe."""
+GENERAL = ("A1", "A4", "A5", "A8", "A9-direct")
+"""Arms that are asked general questions: the base, and one for each recipe that an arm of the method has."""

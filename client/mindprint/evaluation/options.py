@@ -42,7 +42,7 @@ class EvalOptions:
     """Settings of the trainer, by name without prefix, for all recipes."""
     server: Mapping[str, str] = field(default_factory=dict)
     """Settings of the server, by name without prefix."""
-    general: int = 16
+    general: int = 12
     """General questions to each adapter."""
     model: str = "default"
     gate: bool = False
