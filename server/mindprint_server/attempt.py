@@ -71,7 +71,7 @@ class Attempts:
     async def _out_of_reach(self, case: Case, request: BatchRequest) -> bool:
         """Whether the real answer is so far off that no candidate is worth writing (docs/decisions/006)."""
         s = self._settings
-        if not s.probe or s.give_up is None or request.mode != "personal":
+        if not s.probe or s.give_up is None or s.accept_by == "gain" or request.mode != "personal":
             return False
         trailing = await self._judge.probe(case, self._writer.opening(request.mode, case.question))
         return trailing is not None and trailing > s.give_up
@@ -91,7 +91,7 @@ class Attempts:
             at_once=max(request.draw or s.draw, spare),
             blind=s.blind_candidates if request.blind is None else request.blind,
             hints=judged and (s.hints if request.hints is None else request.hints),
-            give_up=s.give_up,
+            give_up=s.give_up if s.accept_by == "answer" else None,
         )
 
     async def _draw(self, case: Case, item: Item, request: BatchRequest, draw: Draw) -> list[Trace]:

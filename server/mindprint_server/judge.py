@@ -82,7 +82,7 @@ class Judge:
         if after.choices is not None:
             answer = max(after.choices, key=after.choices.__getitem__)
             shortfall = verdicts.shortfall(after.choices, question.target)
-        if answer != question.target:
+        if answer != question.target and self._settings.accept_by == "answer":
             # Gain decides nothing here and is not asked for; where it is known it is kept, for a mean over the right
             # ones alone would flatter.
             if (prior := case.known.get(("prior", "self"))) is not None:
@@ -93,6 +93,7 @@ class Judge:
         reason = reason or self._duplicate(case, thought)
         if reason is None:
             case.accepted.add(verdicts.fingerprint(thought))
+            answer = question.target  # what is trained on, the likeliest or not
         return Judgement(answer, after.choices, reason, scores, shortfall)
 
     async def probe(self, case: Case, opening: str) -> float | None:

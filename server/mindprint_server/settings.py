@@ -136,6 +136,11 @@ class Settings(BaseSettings):
     max_open_batches: int = Field(32, ge=1)
 
     # verdicts, in nats a token; a score whose bound is unset (`null`) is stored and decides nothing
+    accept_by: Literal["answer", "gain"] = "answer"
+    """What thinking about a closed question must do. `answer`: make the real answer the likeliest. `gain`: make it
+    likelier than answering at once does, as with open questions; then no engagement is given up or out of reach. By
+    answers alone, what a user answers seldom hardly ever gets a trace, and adapters learn that thinking leads to the
+    user's commonest answer (docs/decisions/013)."""
     min_gain: float | None = 0.0
     """Least Gain: thinking must make the real answer likelier than answering at once."""
     min_anchor: float | None = 0.0

@@ -160,6 +160,16 @@ async def test_an_answer_out_of_reach_is_not_shown_either(serve: Open, response:
     assert ("out_of_reach" in batch.skipped) == (not tried)
 
 
+async def test_by_gain_no_answer_is_out_of_reach(serve: Open) -> None:
+    services = await serve(Scripted(likes_yes, good), probe=True, give_up=0.1, accept_by="gain", min_gain=None)
+    batch, traces = await about(services, asked("Walk?", "no", ["yes", "no"]))
+    assert "out_of_reach" not in batch.skipped
+    assert [(trace.verdict, trace.answer) for trace in traces] == [("accepted", "no")]
+    likely = traces[0].choice_logprobs
+    assert likely is not None
+    assert likely["yes"] > likely["no"]
+
+
 # --- odd models ---
 
 

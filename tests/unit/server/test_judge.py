@@ -147,6 +147,22 @@ async def test_an_open_answer_is_judged_by_gain_and_the_answer_is_the_real_one()
     assert (await room.hear(room.case(OPEN))).reason == "low_gain"
 
 
+async def test_by_gain_an_unlikely_answer_may_be_thought_towards_and_is_what_is_learned() -> None:
+    """It need not become the likeliest: it is what the user said all the same."""
+    room = Room(accept_by="gain")
+    room.yes["ann", "at once"], room.yes["ann", "after"] = 0.1, 0.3
+    judged = await room.hear()
+    assert (judged.answer, judged.reason) == ("yes", None)
+    assert judged.scores["gain"] == pytest.approx(math.log(0.3 / 0.1))
+    assert judged.choices == pytest.approx({"yes": math.log(0.3), "no": math.log(0.7)})
+    room.yes["ann", "after"] = 0.05
+    refused = await room.hear(room.case())
+    assert (refused.answer, refused.reason) == ("no", "low_gain")
+    room = Room()
+    room.yes["ann", "after"] = 0.3
+    assert (await room.hear()).reason == "wrong_answer"
+
+
 async def test_of_a_long_open_answer_the_beginning_is_scored() -> None:
     room = Room(score_tokens=3)
     judged = await room.hear(room.case(OPEN))
