@@ -39,7 +39,7 @@ from mindprint_server.messages import (
     with_thought,
 )
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION, Recollection, memory_text, opening_text
+from mindprint_server.prompts import PROMPT_VERSION, Recollection, memory_text, opening_text, silent
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
@@ -231,7 +231,9 @@ class Chat:
         except PromptTooLong as error:
             raise ApiError(422, "prompt_too_long", str(error), param="messages") from error
         thought = thinking.settle(opening, written.text, written.finish)
-        reason = verdicts.of_thinking(thought, opening, written.finish, min_words=self._settings.min_thinking_words)
+        counts_nothing = silent(opening, self._settings.openings.get(way.mode, ""))
+        least = self._settings.min_thinking_words
+        reason = verdicts.of_thinking(thought, counts_nothing, written.finish, min_words=least)
         return None if outcome_of(reason) == "collapsed" else thought
 
     def _continued(self, body: Mapping[str, Any], read: list[dict[str, Any]], way: Way, thought: str) -> dict[str, Any]:

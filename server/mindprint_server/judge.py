@@ -16,7 +16,7 @@ from mindprint_server import scoring, thinking, verdicts
 from mindprint_server.asking import Asker, Prompt, Question
 from mindprint_server.engine import AdapterRef, Engine, Generation, Priority
 from mindprint_server.near import Near
-from mindprint_server.prompts import clean
+from mindprint_server.prompts import clean, silent
 from mindprint_server.scoring import Answers, Likelihood
 from mindprint_server.settings import Settings
 
@@ -69,8 +69,9 @@ class Judge:
 
     async def hear(self, case: Case, written: Generation, thought: str, opening: str, *, hinted: bool) -> Judgement:
         """The verdict on one candidate of the queue's. Raises PromptTooLong, ValueError (choices that read alike)."""
+        counts_nothing = silent(opening, self._settings.openings.get("personal", ""))
         reason = verdicts.of_thinking(
-            thought, opening, written.finish, min_words=self._settings.min_thinking_words
+            thought, counts_nothing, written.finish, min_words=self._settings.min_thinking_words
         ) or self._duplicate(case, thought)
         if reason:
             return Judgement("", None, reason, {})

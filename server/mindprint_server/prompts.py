@@ -33,6 +33,8 @@ SUMMARIZE = "Below is what one user was asked and how the user answered. Describ
 MERGE = "Below are notes about one user, oldest first. Write one short description of what this user prefers and why."
 SUMMARY_RULE = "Write at most four short sentences. Begin with: This user"
 
+CONCLUDE = ". So"
+"""After the cases that thinking recalls: without it the model takes the thinking for done."""
 REMINDER_CHARS = 160
 """Of a past question, and of its answer, where thinking reminds itself of it."""
 
@@ -102,8 +104,12 @@ def opening_text(opening: str, memory: Recollection, special: Sequence[str]) -> 
         f'this user answered "{shorten(clean(e.response, special), REMINDER_CHARS, placeholder=" ...")}"'
         for e in memory.reminders
     )
-    # Without the last word the model takes the thinking for done.
-    return f"{opening} {cases}. So".strip() if cases else opening
+    return f"{opening} {cases}{CONCLUDE}".strip() if cases else opening
+
+
+def silent(opening: str, mode_opening: str) -> str:
+    """The part of an opening that says nothing of this user: all of it, unless it recalls cases."""
+    return mode_opening if opening.startswith(mode_opening) and opening.endswith(CONCLUDE) else opening
 
 
 def query_text(

@@ -16,7 +16,7 @@ from mindprint_server.engine import AdapterRef, Engine, Generation, PromptTooLon
 from mindprint_server.errors import ApiError
 from mindprint_server.judge import Case, Judge, Judgement
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION, clean, opening_text
+from mindprint_server.prompts import PROMPT_VERSION, clean, opening_text, silent
 from mindprint_server.scoring import Likelihood
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store, new_id
@@ -132,7 +132,8 @@ class Writer:
         reason: verdicts.Reason | None = None
         if style.mode != "direct":
             finish = written.finish if written else "stop"
-            reason = verdicts.of_thinking(thought, style.opening, finish, min_words=self._settings.min_thinking_words)
+            counts_nothing = silent(style.opening, self._settings.openings.get(style.mode, ""))
+            reason = verdicts.of_thinking(thought, counts_nothing, finish, min_words=self._settings.min_thinking_words)
         question = case.question
         scores: dict[str, float] = {}
         answer, choices = "", None

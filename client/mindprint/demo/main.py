@@ -51,7 +51,7 @@ def _run(options: DemoOptions, out: Output) -> int:
     out.say(Panel(Text(_introduction(options, users, folder)), title="Mindprint demo", title_align="left"))
     with Processes(folder) as processes:
         try:
-            results = asyncio.run(_interruptible(_loop(options, out, processes, users)))
+            results = asyncio.run(interruptible(_loop(options, out, processes, users)))
         except (KeyboardInterrupt, asyncio.CancelledError):
             out.say("interrupted: stopping all processes")
             raise
@@ -109,7 +109,7 @@ async def while_running(child: Child, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, watching, return_exceptions=True)
 
 
-async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+async def interruptible(work: Coroutine[Any, Any, T]) -> T:
     """A request to end, or a closed terminal, is as good as Ctrl-C."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()

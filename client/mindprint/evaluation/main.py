@@ -15,7 +15,7 @@ from typing import Any
 
 from mindprint import AsyncMindprintClient, MindprintError, doctor, model_files, records
 from mindprint.demo.failed import DemoFailed
-from mindprint.demo.main import while_running
+from mindprint.demo.main import interruptible, while_running
 from mindprint.demo.output import Output
 from mindprint.demo.processes import ProcessDied, Processes, free_port
 from mindprint.demo.stages import start_server
@@ -44,7 +44,7 @@ def run_eval(options: EvalOptions) -> int:
     """Returns 0, 1 (could not go on) or 130 (interrupted). Started again, it takes up where it was."""
     out = Output()
     try:
-        return asyncio.run(_run(options, out))
+        return asyncio.run(interruptible(_run(options, out)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         out.say("interrupted: start it again, and it goes on from here")
         return 130

@@ -15,6 +15,7 @@ from mindprint_server.prompts import (
     clean,
     merge,
     opening_text,
+    silent,
     summarize,
 )
 
@@ -113,3 +114,11 @@ def test_personal_thinking_reminds_itself_of_the_cases_most_like_the_query() -> 
     assert len(text) < 2 * 2 * REMINDER_CHARS
     assert opening_text("What this user has shown:", Recollection("p", (first,)), []) == "What this user has shown:"
     assert opening_text("", Recollection("p"), []) == ""
+
+
+def test_recalled_cases_say_something_and_a_mode_s_opening_does_not() -> None:
+    recalled = opening_text("Shown:", Recollection("p", (), episodes()), [])
+    assert silent(recalled, "Shown:") == "Shown:"
+    assert silent(opening_text("", Recollection("p", (), episodes()), []), "") == ""
+    assert silent("Shown:", "Shown:") == "Shown:"
+    assert silent("Another opening", "Shown:") == "Another opening"
