@@ -36,7 +36,7 @@ SERVER = {
 def evaluate(folder: Path, model: Path) -> subprocess.CompletedProcess[str]:
     words = ["eval", "run", "--data", str(folder / "data"), "--out", str(folder / "eval"), "--model", str(model)]
     words += ["--users", "2", "--rows", "2", "--engagements", "6", "--pool", "0", "--general", "2"]
-    words += ["--arms", ",".join(ARMS), "--train", "epochs=1"]
+    words += ["--arms", ",".join(ARMS), "--train", "epochs=6", "--train", "learning_rate=0.01"]
     settings = {f"MINDPRINT_{name}": value for name, value in SERVER.items()}
     return subprocess.run(
         [sys.executable, "-m", "mindprint", *words],
