@@ -43,15 +43,20 @@ def table(results: Path) -> str:
 
 
 def evidence(folder: Path) -> str:
-    """Markdown, from the reports."""
-    parts = []
+    """Markdown, from the reports. What settings were chosen by (`tuning-...`) is only named."""
+    parts, tuning = [], []
     for report in sorted(folder.glob("*/report.md")):
+        if report.parent.name.startswith("tuning-"):
+            tuning.append(f"[{report.parent.name}](docs/evidence/{report.parent.name}/report.md)")
+            continue
         text, where = report.read_text(encoding="utf-8"), f"docs/evidence/{report.parent.name}"
         parts += [f"**[{report.parent.name}]({where}/report.md)**", told(text)]
         parts += [rows(text, "Claims"), rows(text, "Arms")]
         plot = report.parent / "figures" / "collapse.svg"
         if plot.exists():
             parts.append(f"![Accuracy against collapse, {report.parent.name}]({where}/figures/{plot.name})")
+    if tuning:
+        parts.append(f"What the settings were chosen by: {', '.join(tuning)}.")
     return "\n\n".join(parts)
 
 

@@ -145,7 +145,7 @@ def write(options: EvalOptions, users: Sequence[UserRecords], found: Sequence[Fo
         "rows": options.rows,
         "engagements": options.engagements,
         "seeds": list(range(options.seeds)),
-        "model": info.model if options.model == model_files.DEFAULT else options.model,
+        "model": Path(info.model).name if Path(info.model).is_absolute() else info.model,
         "base_digest": info.base_digest,
         "prompt_version": info.prompt_version,
         "engine": info.engine,
