@@ -11,7 +11,7 @@ from mindprint.evaluation.book import digest
 from mindprint.evaluation.outcomes import Measure, Outcome
 from mindprint.general import QUESTIONS
 from mindprint.records import HeldOut
-from mindprint.types import Mode, Trace, TraceRequest
+from mindprint.types import Trace, TraceRequest
 
 BARE_TOKENS = 128
 """Tokens after which a bare thinking counts as never closed: as the gate has it, twice what most need."""
@@ -168,7 +168,3 @@ def _known(asked: Asked, seed: int) -> dict[str, Any]:
         "seen": asked.row.seen,
         "target": asked.row.target,
     }
-
-
-def thinks(mode: Mode) -> bool:
-    return mode != "direct"

@@ -74,9 +74,12 @@ async def _run(options: EvalOptions, out: Output) -> int:
             found.append(one)
             infos.append(info)
     folder = write(options, users, found, infos[0])
+    from mindprint.evaluation import summary
     from mindprint.evaluation.report import write_report
 
     page = await asyncio.to_thread(write_report, folder)
+    for table in await asyncio.to_thread(summary.tables, folder):
+        out.say(table)
     out.say(f"report: {page}")
     return 0
 
@@ -128,8 +131,7 @@ def write(options: EvalOptions, users: Sequence[UserRecords], found: Sequence[Fo
     """The tables of all pieces as one evaluation. Returns its folder."""
     folder = options.out
     rows = [row for piece in found for row in piece.outcomes]
-    for seed in range(options.seeds):
-        rows += [row for row in rivals(list(users), seed) if seed == 0]  # they know no chance
+    rows += rivals(list(users), 0)  # they know no chance: one seed is all
     outcomes.write(rows, folder / "outcomes.jsonl.gz")
     outcomes.write_lines((row for piece in found for row in piece.candidates), folder / "candidates.jsonl.gz")
     questions = ({"user": u.user_id, "item": row.id, "query": row.query} for u in users for row in u.held_out)
