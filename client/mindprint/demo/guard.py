@@ -24,10 +24,26 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+def of_sessions(sessions: set[int]) -> list[int]:
+    """Ids of the processes of these sessions. A process that sets its title, as vLLM's do, writes over its environment
+    and with it over the mark; its session stays that of the marked process that started it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(entry.name)) in sessions and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
 def sweep(mark: str, *, attempts: int = 50) -> None:
-    """Kill all that carry `mark`, until none is left: what is being killed may just have started another."""
+    """Kill all that carry `mark` and all of their sessions, until none is left: what is being killed may just have
+    started another."""
+    own, sessions = os.getsid(0), set[int]()
     for _ in range(attempts):
-        left = marked(mark)
+        for pid in marked(mark):
+            with contextlib.suppress(OSError):
+                sessions.add(os.getsid(pid))
+        left = sorted({*marked(mark), *of_sessions(sessions - {own})})
         if not left:
             return
         for pid in left:

@@ -168,5 +168,30 @@ def test_a_sweep_takes_only_what_is_marked() -> None:
         other.wait()
 
 
+def test_a_sweep_takes_what_lost_its_mark_but_not_its_session() -> None:
+    """As vLLM's processes do, which write their title over their environment."""
+    start = (
+        "import subprocess, sys, time; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], env={}); "
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", start],
+        env={**os.environ, MARK: "two"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = int(parent.stdout.readline())
+    assert marked("two") == [parent.pid]
+    sweep("two")
+    assert parent.wait(5) == -signal.SIGKILL
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)  # until init has taken note
+    assert not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes()
+
+
 def test_a_free_port_is_free() -> None:
     assert 1024 <= free_port() <= 65535
