@@ -40,10 +40,11 @@ def sweep(mark: str, *, attempts: int = 50) -> None:
     started another."""
     own, sessions = os.getsid(0), set[int]()
     for _ in range(attempts):
-        for pid in marked(mark):
+        ours = marked(mark)
+        for pid in ours:
             with contextlib.suppress(OSError):
                 sessions.add(os.getsid(pid))
-        left = sorted({*marked(mark), *of_sessions(sessions - {own})})
+        left = {*ours, *of_sessions(sessions - {own})}
         if not left:
             return
         for pid in left:
