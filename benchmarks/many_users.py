@@ -1,26 +1,30 @@
-"""How many users' adapters does one trainer finish in an hour, one by one against all of them together?
+"""How many users' adapters are finished in an hour: one by one, or all of them by one trainer together?
 
-Both sides train the same leases over one base that is loaded once, from the first step to the packed files with their
-proof; together, several users share each pass through the model, every sample through its own adapter. Users are
-young: each has a fast and a slow sample of a few engagements, which is less than a pass holds. Prompts are the
-server's; the thinking is put together from the user's earlier answers, for only its length matters here. The first
-users warm both sides up, then the sides take turns. Tokens are those of all samples, counted in full on both sides.
-Memory is the most that the process held while a side ran, the base included; on a GPU it is the GPU's.
+All sides train the same leases, from the first step to the packed files with their proof. `a process each` is what a
+script for each user does: it starts, loads the base, trains one adapter, ends. The other two load the base once: `one
+by one` trains adapter after adapter, and `together` several users share each pass through the model, every sample
+through its own adapter. Users are young: each has a fast and a slow sample of a few engagements, which is less than a
+pass holds. Prompts are the server's; the thinking is put together from the user's earlier answers, for only its length
+matters here. The first users warm up the sides that stay, then all take turns. Tokens are those of all samples, counted
+in full on every side. Memory is the most that a process held while its side ran, the base included; on a GPU it is the
+GPU's, and of a process each it is always the host's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apart import ask
 from harness import JsonFile, Quick, Report, alternate, measure, spread
 from lessons import DIGEST, lease, samples
 from mindprint import records
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from mindprint_trainer.loop import Hooks
     from mindprint_trainer.settings import Settings
 
-APART, TOGETHER = "one by one", "together"
+ALONE, APART, TOGETHER = "a process each", "one by one", "together"
 WARM_UP = 2
 """Users."""
 
@@ -86,7 +90,7 @@ def main(
         leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
         base = load(folder, DIGEST, settings)
         report.machine["device"] = base.device.type if base.device.type != "cpu" else "none"
-        with out.bar("runs", 2 * turns) as bar:
+        with out.bar("runs", 3 * turns) as bar:
             running = "warm-up"
 
             def begins(what: str) -> None:
@@ -99,6 +103,11 @@ def main(
             def trained(leases: Sequence[Lease], together: bool) -> Run:
                 return train_all(base, leases, settings, Hooks(tell=told), together=together)
 
+            async def alone() -> Run:
+                run = await each_alone(folder, leases, settings, lambda key: bar.update(bar.done, f"{running}, {key}"))
+                bar.advance()
+                return run
+
             async def side(together: bool) -> Run:
                 run = trained(leases, together)
                 bar.advance()
@@ -106,12 +115,35 @@ def main(
 
             for together in (False, True):
                 trained(leases[:WARM_UP], together)
-            sides = {APART: lambda: side(False), TOGETHER: lambda: side(True)}
+            sides = {ALONE: alone, APART: lambda: side(False), TOGETHER: lambda: side(True)}
             runs = await alternate(sides, turns, warm_up=False, tell=begins)
             bar.finish("measured")
-        tell(report, runs[APART], runs[TOGETHER])
+        tell(report, runs)
 
-    measure(__doc__, "about two minutes" if quick else "about nine minutes on two cores", json_file, work)
+    measure(__doc__, "about three minutes" if quick else "about half an hour on two cores", json_file, work)
+
+
+async def each_alone(model: Path, leases: Sequence[Lease], settings: Settings, begins: Callable[[str], None]) -> Run:
+    began, cpu = time.perf_counter(), children_s()
+    manifests, peaks = [], []
+    for one in leases:
+        begins(one.adapter)
+        job = {
+            "model": str(model),
+            "digest": DIGEST,
+            "settings": settings.model_dump(mode="json", exclude={"api_key"}),
+            "lease": one.model_dump(mode="json"),
+        }
+        reply = await ask("alone.py", job)
+        manifests.append(Manifest.model_validate(reply["manifest"]))
+        peaks.append(reply["peak_mib"])
+    return Run(time.perf_counter() - began, children_s() - cpu, manifests, max(peaks))
+
+
+def children_s() -> float:
+    """CPU seconds of the processes that this one has seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks, *, together: bool) -> Run:
@@ -139,8 +171,9 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def tell(report: Report, apart: Sequence[Run], together: Sequence[Run]) -> None:
-    for side, runs in ((APART, apart), (TOGETHER, together)):
+def tell(report: Report, sides: Mapping[str, Sequence[Run]]) -> None:
+    alone, apart, together = sides[ALONE], sides[APART], sides[TOGETHER]
+    for side, runs in sides.items():
         report.row(
             side=side,
             users=len(runs[0].manifests),
@@ -164,8 +197,9 @@ def tell(report: Report, apart: Sequence[Run], together: Sequence[Run]) -> None:
             together=statistics.fmean(b for _, b in pairs),
             largest_distance=max(abs(a - b) for a, b in pairs),
         )
-    speed = spread(b.adapters_per_hour / a.adapters_per_hour for a, b in zip(apart, together, strict=True))
-    report.bar("adapters an hour, together over one by one, median of the rounds", speed.median, at_least=1.5)
+    for name, others in ((ALONE, alone), (APART, apart)):
+        faster = spread(b.adapters_per_hour / a.adapters_per_hour for a, b in zip(others, together, strict=True))
+        report.bar(f"adapters an hour, together over {name}, median of the rounds", faster.median, at_least=1.5)
     apart_by = max(abs(b / a - 1) for pairs in losses.values() for a, b in pairs)
     report.bar("losses, largest relative distance of a user's", apart_by, at_most=0.02)
 

@@ -9,10 +9,6 @@ has a process of its own, and the sides take turns. Tokens are those of all rows
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apart import ask
 from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
 from lessons import EPISODES, lease, samples
 from mindprint import records
@@ -149,24 +146,6 @@ def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[
         "lease": given.model_dump(mode="json"),
     }
     return job, sum(len(sequences[number].ids) for number in order)
-
-
-async def ask(script: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Runs one side in a new process."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(Path(__file__).with_name(script)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        # Threads that sleep while they wait, as in the trainer's own process: it is kinder to both on a shared machine.
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "passive"},
-    )
-    output, errors = await process.communicate(json.dumps(job).encode() + b"\n")
-    if process.returncode:
-        raise CannotMeasure(f"{script} ended with {process.returncode}: {errors.decode(errors='replace')[-300:]}")
-    reply: dict[str, Any] = json.loads(output)
-    return reply
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mindprint.types import GivenTrace, Ingested, Provenance, Trace
-from mindprint_server import styles, verdicts
+from mindprint_server import styles, thinking, verdicts
 from mindprint_server.admission import Admission
 from mindprint_server.asking import Asker, Prompt, Question
 from mindprint_server.engine import Engine, PromptTooLong
 from mindprint_server.errors import ApiError, not_found
 from mindprint_server.memory import Memory, Timeline
 from mindprint_server.metrics import Metrics
-from mindprint_server.prompts import PROMPT_VERSION, clean, ends_early
+from mindprint_server.prompts import PROMPT_VERSION, clean, ends_early, opening_text
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound, Store, new_id
 
@@ -85,12 +85,13 @@ class GivenDesk:
             prompt=prompt.text,
             thinking=thought,
             answer=question.target,
-            verdict="accepted",
+            verdict="accepted" if given.selected else "rejected",
+            reason=None if given.selected else "not_selected",
             scores=given.scores,
-            state="waiting",
+            state="waiting" if given.selected else "kept",
             prompt_tokens=len(prompt.ids),
             thinking_tokens=tokens,
-            provenance=self._provenance(given, question, prompt),
+            provenance=self._provenance(given, thought, question, prompt),
             created_at=datetime.now(UTC),
         )
 
@@ -103,14 +104,17 @@ class GivenDesk:
             raise ApiError(422, "validation_error", f"{where}: is blank: write the thinking there", param=where)
         return thought
 
-    def _provenance(self, given: GivenTrace, question: Question, prompt: Prompt) -> Provenance:
+    def _provenance(self, given: GivenTrace, thought: str, question: Question, prompt: Prompt) -> Provenance:
+        mode_opening = self._settings.openings.get("personal", "")
+        begins = opening_text(mode_opening, question.memory, self._asker.special)
+        opening = thinking.split(thought, begins)[0] or thinking.split(thought, mode_opening)[0]
         return Provenance(
             model="given",
             adapter_digest=None,
             base_digest=self._base_digest,
             prompt_version=PROMPT_VERSION,
             mode="personal",
-            sampling=styles.given_with(question, self._settings),
+            sampling={**styles.given_with(question, self._settings), "opening": opening},
             seed=None,
             engine=self._engine.info().name,
             saw_answer=given.saw_answer,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mindprint.types import Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
-from mindprint_server import thinking
+from mindprint_server import thinking, verdicts
 from mindprint_server.asking import Asker
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import Memory, Timeline
 from mindprint_server.metrics import Metrics
+from mindprint_server.prompts import silent
 from mindprint_server.replay import Replays
 from mindprint_server.settings import Settings
 from mindprint_server.store import Replay, Store
@@ -63,8 +64,9 @@ class LeaseDesk:
             return None
         traces = await self._store.lease_traces(lease.id)
         fast = await self._fast(sorted({trace.user_id for trace in traces}), lease.held_out)
-        await self._store.note_fast(lease.id, by_user(fast))
-        samples = [slow(trace) for trace in traces] + fast
+        rejected = await self._after_rejected(fast)
+        await self._store.note_samples(lease.id, engagements_of(fast), traces_of(rejected))
+        samples = [slow(trace, s.openings.get("personal", "")) for trace in traces] + fast + rejected
         samples += await self._replayed(lease, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
         return self.fill(lease).model_copy(update={"samples": samples})
 
@@ -104,6 +106,18 @@ class LeaseDesk:
             answer=engagement.response,
         )
 
+    async def _after_rejected(self, fast: Sequence[Sample]) -> list[Sample]:
+        """The real answers of these engagements after thinking that is no lesson itself."""
+        if not self._settings.answer_rejected:
+            return []
+        real = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
+        samples = []
+        for user_id in engagements_of(fast):
+            for trace in await self._store.rejected(user_id, verdicts.OF_SCORES):
+                if answer := real.get((user_id, str(trace.engagement_id))):
+                    samples.append(after_rejected(trace, answer))
+        return samples
+
     # --- replay ---
 
     async def _replayed(self, lease: Lease, samples: int, wait_s: float) -> list[Sample]:
@@ -123,17 +137,38 @@ class LeaseDesk:
 
     def _replay(self, replay: Replay) -> Sample:
         lead = self._settings.answer_lead
+        opening, body = thinking.split(replay.thinking, self._settings.openings.get("generic", ""))
         return Sample(
             kind="replay",
             engagement_id=f"replay/{replay.position}",
-            prompt=replay.prompt,
-            thinking=thinking.wrap(replay.thinking, lead),
+            prompt=replay.prompt + thinking.OPEN,
+            opening=opening,
+            thinking=thinking.close(body, lead),
             answer=thinking.after(lead, replay.answer),
         )
 
 
-def slow(trace: Trace) -> Sample:
+def slow(trace: Trace, mode_opening: str) -> Sample:
     """An accepted trace as the writer saw and wrote it."""
+    assert trace.engagement_id is not None
+    lead = str(trace.provenance.sampling.get("answer_lead", ""))
+    begun, body = thinking.split(trace.thinking, str(trace.provenance.sampling.get("opening", "")))
+    opening = silent(begun, mode_opening)
+    return Sample(
+        kind="slow",
+        user_id=trace.user_id,
+        engagement_id=trace.engagement_id,
+        trace_id=trace.id,
+        prompt=trace.prompt + thinking.OPEN,
+        opening=opening,
+        recalled=begun.removeprefix(opening),
+        thinking=thinking.close(body, lead),
+        answer=thinking.after(lead, trace.answer),
+    )
+
+
+def after_rejected(trace: Trace, answer: str) -> Sample:
+    """The real answer after a rejected trace, whose thinking is only read."""
     assert trace.engagement_id is not None
     lead = str(trace.provenance.sampling.get("answer_lead", ""))
     return Sample(
@@ -141,19 +176,27 @@ def slow(trace: Trace) -> Sample:
         user_id=trace.user_id,
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
-        prompt=trace.prompt,
-        thinking=thinking.wrap(trace.thinking, lead),
-        answer=thinking.after(lead, trace.answer),
+        prompt=trace.prompt + thinking.wrap(trace.thinking, lead),
+        answer=thinking.after(lead, answer),
     )
 
 
-def by_user(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """The engagements that these samples are of."""
-    engagements: dict[str, list[str]] = {}
-    for sample in samples:
+def engagements_of(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """The engagements, by user, that these samples are of."""
+    return _by_user((sample, sample.engagement_id) for sample in samples)
+
+
+def traces_of(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """The traces, by user, that these samples are of."""
+    return _by_user((sample, str(sample.trace_id)) for sample in samples)
+
+
+def _by_user(named: Iterable[tuple[Sample, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for sample, name in named:
         assert sample.user_id is not None
-        engagements.setdefault(sample.user_id, []).append(sample.engagement_id)
-    return engagements
+        found.setdefault(sample.user_id, []).append(name)
+    return found
 
 
 def spread(there: Mapping[str, int], total: int) -> dict[str, int]:

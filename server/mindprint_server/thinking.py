@@ -24,9 +24,20 @@ def settle(opening: str, generated: str, finish: Finish) -> str:
     return (opening + generated).strip()
 
 
+def split(thinking: str, opening: str) -> tuple[str, str]:
+    """A kept thinking as its opening and what follows; the opening is empty where it does not begin with that one."""
+    begun = opening.strip()
+    return (begun, thinking.removeprefix(begun)) if thinking.startswith(begun) else ("", thinking)
+
+
 def wrap(thinking: str, answer_lead: str) -> str:
-    """The segment of the assistant's turn before the answer: what a trainer learns from and the answer step reads."""
-    return f"{OPEN}{thinking}{CLOSE}{answer_lead}"
+    """The segment of the assistant's turn before the answer, as the answer step reads it."""
+    return OPEN + close(thinking, answer_lead)
+
+
+def close(thinking: str, answer_lead: str) -> str:
+    """The same without its beginning, which nobody has to learn: it is always written by the server."""
+    return f"{thinking}{CLOSE}{answer_lead}"
 
 
 def after(answer_lead: str, answer: str) -> str:

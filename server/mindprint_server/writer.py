@@ -132,7 +132,9 @@ class Writer:
         reason: verdicts.Reason | None = None
         if style.mode != "direct":
             finish = written.finish if written else "stop"
-            counts_nothing = silent(style.opening, self._settings.openings.get(style.mode, ""))
+            # An opening that was learned says as little as one that was given.
+            mode_opening = self._settings.openings.get(style.mode, "")
+            counts_nothing = silent(style.opening, mode_opening) or mode_opening
             reason = verdicts.of_thinking(thought, counts_nothing, finish, min_words=self._settings.min_thinking_words)
         question = case.question
         scores: dict[str, float] = {}

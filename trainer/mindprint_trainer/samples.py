@@ -15,7 +15,7 @@ from mindprint.types import Sample
 Encode = Callable[[str], list[int]]
 """Text to ids, without special tokens."""
 Kind = Literal["slow", "fast", "replay"]
-Part = Literal["thinking", "answer"]
+Part = Literal["opening", "thinking", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One training sequence: prompt, then the segments without a gap, up to the end."""
+    """One training sequence: prompt, then the segments up to the end, in a gap between two what was recalled."""
 
     kind: Kind
     group: str
@@ -52,17 +52,23 @@ class Encoded:
 def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) -> Encoded | None:
     """The sample's sequence of at most `max_length` tokens; None if it has to be dropped."""
     prompt = tokenize(sample.prompt)
-    parts: list[tuple[Part, list[int]]] = [("answer", [*tokenize(sample.answer), end_of_turn])]
-    if thinking := tokenize(sample.thinking) if sample.thinking else []:
-        parts.insert(0, ("thinking", thinking))
+    texts: list[tuple[Part | None, str]] = [
+        ("opening", sample.opening),
+        (None, sample.recalled),
+        ("thinking", sample.thinking),
+        ("answer", sample.answer),
+    ]
+    parts = [(part, ids) for part, text in texts if (ids := tokenize(text) if text else []) or part == "answer"]
+    parts[-1][1].append(end_of_turn)
     room = max_length - sum(len(ids) for _, ids in parts)
     if room < 1 or not prompt:
         return None
     cut = max(0, len(prompt) - room)
     ids, segments = prompt[cut:], []
-    for part, target in parts:
-        segments.append(Segment(part, len(ids), len(ids) + len(target)))
-        ids += target
+    for part, written in parts:
+        if part is not None:
+            segments.append(Segment(part, len(ids), len(ids) + len(written)))
+        ids += written
     return Encoded(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut, sample.user_id)
 
 

@@ -204,5 +204,9 @@ def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
     share = {kind: sum(counts[one] for one in both) / 2 / counts[kind] for kind in both if even}
     return Weights(
         kinds={kind: weight * share.get(kind, 1.0) for kind, weight in kind_weights(settings).items()},
-        parts={"thinking": settings.thinking_weight, "answer": settings.answer_weight},
+        parts={
+            "opening": settings.opening_weight,
+            "thinking": settings.thinking_weight,
+            "answer": settings.answer_weight,
+        },
     )

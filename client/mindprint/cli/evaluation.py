@@ -43,6 +43,10 @@ def run(
         list[str] | None, typer.Option("--serve", metavar="NAME=VALUE", help="A setting of the server; repeat it.")
     ] = None,
     general: Annotated[int, typer.Option(min=0, max=32, help="General questions to each adapter.")] = 12,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A transformers model: compare traces with written reasons by it, too."),
+    ] = None,
     gate: Annotated[bool, typer.Option(help="Let the gate examine each version: about a minute each.")] = False,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A Hugging Face id, a local folder, or `default`.")
@@ -61,6 +65,9 @@ def run(
         raise Fail(f"there is no arm {unknown[0]!r}: the arms are {', '.join(ARMS)}", code=2)
     if which not in ("all", "tune", "report"):
         raise Fail(f"--part {which!r} is none of all, tune, report", code=2)
+    if embeddings is not None and not (embeddings / "config.json").is_file():
+        lacks = "has no config.json" if embeddings.is_dir() else "is no folder"
+        raise Fail(f"--embeddings {embeddings} {lacks}: name the folder of a transformers model", code=2)
     options = EvalOptions(
         data=data,
         users=users,
@@ -76,6 +83,7 @@ def run(
         objective=_variables(objective),
         server=_variables(server),
         general=general,
+        embeddings=embeddings,
         gate=gate,
         model=model,
         **given(out=out),

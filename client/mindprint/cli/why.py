@@ -37,8 +37,9 @@ def why(
     typer.secho("\nlearned from", bold=True)
     _print_traces(lineage, traces)
     learned = {(trace.user_id, trace.engagement_id) for trace in lineage.traces}
-    _print_engagements("also learned to answer directly", lineage.fast, besides=learned)
-    _print_engagements("examined on", lineage.held_out)
+    _print_by_user("also learned to answer directly", lineage.fast, besides=learned)
+    _print_by_user("learned only the real answer after these rejected traces", lineage.rejected)
+    _print_by_user("examined on", lineage.held_out)
 
 
 def state_of(version: Version) -> str:
@@ -103,7 +104,7 @@ def _others(trace: LearnedFrom) -> str:
     return ", ".join(f"{name.removesuffix('_logprob').removesuffix('_gap')} {trace.scores[name]:.3f}" for name in names)
 
 
-def _print_engagements(
+def _print_by_user(
     title: str, by_user: Mapping[str, Iterable[str]], *, besides: Iterable[tuple[str, str]] = ()
 ) -> None:
     """A line for each user; nothing where there are none."""

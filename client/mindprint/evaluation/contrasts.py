@@ -160,9 +160,7 @@ def reasons_table(found: Findings) -> Table:
     cells = []
     for name, pairs in REASONS.items():
         if {arm for pair in pairs for arm in pair} <= set(each.columns):
-            gain = sum(each[one] - each[other] for one, other in pairs).dropna()
-            spread = interval(gain.groupby("user").mean())
-            cells.append([text(name), mean(spread, 3, sign=True), text(spread.users), text(len(gain))])
+            cells.append(_over_users(name, sum(each[one] - each[other] for one, other in pairs), sign=True))
     return Table(
         "The user's own written reason: log-probability a token after different thinking",
         columns("what is compared", "difference, nats a token", "users", "reasons"),
@@ -170,6 +168,46 @@ def reasons_table(found: Findings) -> Table:
         [],
         "Not measured: no reason that a user wrote was scored.",
     )
+
+
+LIKENESS = {
+    "the trace": ("L-trace",),
+    "generic thinking": ("L-generic",),
+    "the trace, another user's reason": ("L-other",),
+    "the first less the second": ("L-trace", "L-generic"),
+    "the first less the third": ("L-trace", "L-other"),
+}
+"""What a reason is compared with; of two, the difference."""
+
+
+def likeness_tables(found: Findings) -> list[Table]:
+    """How like the reasons that users wrote traces are, by embeddings; none where that was not asked for."""
+    rows = answered(found.outcomes, "likeness")
+    if rows.empty:
+        return []
+    each = rows.pivot_table(index=["seed", "user", "item"], columns="arm", values="cosine")
+    cells = []
+    for name, (one, *other) in LIKENESS.items():
+        if {one, *other} <= set(each.columns):
+            cells.append(_over_users(name, each[one] - each[other[0]] if other else each[one], sign=bool(other)))
+    return [
+        Table(
+            "The user's own written reason: likeness to different thinking, by embeddings",
+            columns("what is compared", "cosine", "users", "reasons"),
+            [Group("", cells)],
+            [
+                "Cosine of mean-pooled embeddings, with its 95 % interval (bootstrap over users). Another user's "
+                "reason is mostly about another question, and so less like the trace by its subject alone."
+            ],
+        )
+    ]
+
+
+def _over_users(name: str, each: pd.Series, *, sign: bool) -> list[Cell]:
+    """A row of the mean over users of what is known of each reason."""
+    known = each.dropna()
+    spread = interval(known.groupby("user").mean())
+    return [text(name), mean(spread, 3, sign=sign), text(spread.users), text(len(known))]
 
 
 def sample(found: Findings) -> list[str]:

@@ -160,6 +160,7 @@ def write(options: EvalOptions, users: Sequence[UserRecords], found: Sequence[Fo
             "group": options.group,
             "pool": options.pool,
             "general": options.general,
+            "embeddings": options.embeddings.name if options.embeddings else None,
             "gate": options.gate,
         },
         "arms": [asdict(ARMS[name]) for name in options.arms],
@@ -242,7 +243,8 @@ def _of_server(name: str) -> bool:
 def _decides(options: EvalOptions, piece: Piece) -> list[Any]:
     """What decides the outcomes of a piece beside its histories and its server's settings."""
     questions = [[user.user_id, [row.id for row in user.held_out]] for user in piece.users]
-    return [questions, options.arms, asdict(options.thresholds), dict(options.objective), options.general]
+    decides = [questions, options.arms, asdict(options.thresholds), dict(options.objective), options.general]
+    return [*decides, str(options.embeddings)] if options.embeddings else decides
 
 
 def data_digest(folder: Path) -> str:

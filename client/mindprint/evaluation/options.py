@@ -45,6 +45,8 @@ class EvalOptions:
     general: int = 12
     """General questions to each adapter."""
     model: str = "default"
+    embeddings: Path | None = None
+    """The folder of a transformers model, by which traces are also compared with reasons that users wrote."""
     gate: bool = False
     """Whether the gate examines each version: then a refused one answers nothing. It takes about a minute a version."""
     in_flight: int = 48

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-Measure = Literal["answer", "bare", "general", "early_end", "filler", "other_trace", "reason"]
+Measure = Literal["answer", "bare", "general", "early_end", "filler", "other_trace", "reason", "likeness"]
 """`answer`: the arm's own way. `bare`: thinking from the bare `<think>`, sampled. `general`: a fixed question about
 nobody. `early_end`, `filler`, `other_trace`: the arm's answer after its thinking was changed. `reason`: how likely the
-reason is that the user wrote."""
+reason is that the user wrote. `likeness`: how near thinking is to a reason that a user wrote, by embeddings."""
 Kind = Literal["closed", "rating", "open", "ranking"]
 Became = Literal["answered", "no_adapter", "refused", "failed"]
 
@@ -50,6 +50,8 @@ class Outcome:
     prompt_tokens: int
     seconds: float
     """Of the machine's time: many questions are asked at once, and share the time that they took."""
+    cosine: float | None = None
+    """Of `thinking` and `target`, where their likeness is measured."""
 
 
 COLUMNS = tuple(field.name for field in fields(Outcome))
@@ -65,7 +67,7 @@ def read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame(list(lines(path)), columns=list(COLUMNS))
-    return table.astype({"logprob": float, "seconds": float})
+    return table.astype({"logprob": float, "seconds": float, "cosine": float})
 
 
 def write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -6,14 +6,16 @@ then is taken up again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mindprint import AsyncMindprintClient
 from mindprint.demo.output import Output
 from mindprint.demo.processes import Processes
-from mindprint.evaluation import arms, reasons, selection
+from mindprint.evaluation import arms, likeness, reasons, selection
 from mindprint.evaluation.arms import ARMS, RECIPES, Arm, Recipe
 from mindprint.evaluation.asking import Asked, ask, bare, changed, general, greedy, memory_of, not_asked
 from mindprint.evaluation.book import Book, digest
@@ -141,7 +143,12 @@ class Running:
         return found
 
     def _note(self, recipe: str, written: Sequence[Trace], chosen: Mapping[str, Sequence[GivenTrace]]) -> None:
-        used = {(user, one.engagement_id, one.thinking) for user, lessons in chosen.items() for one in lessons}
+        used = {
+            (user, one.engagement_id, one.thinking)
+            for user, lessons in chosen.items()
+            for one in lessons
+            if one.selected
+        }
         self.found.candidates += [
             selection.candidate_row(t, self._piece.seed, recipe, (t.user_id, t.engagement_id, t.thinking) in used)
             for t in written
@@ -232,6 +239,9 @@ class Running:
         generic = await self._asker.ask("generic thinking about reasons", [reasons.generic(one) for one in told])
         questions = reasons.questions(told, generic)
         self.found.outcomes += await self._asker.ask("written reasons", questions)
+        if told and self._options.embeddings is not None:
+            embed = partial(likeness.embed, self._options.embeddings)
+            self.found.outcomes += await asyncio.to_thread(likeness.cosines, told, generic, self._piece.seed, embed)
 
 
 def _of(traces: Sequence[Trace], user: str) -> list[Trace]:

@@ -6,7 +6,7 @@ what the user wrote, the more of the user's own thinking is in it. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mindprint.evaluation.asking import Asked, because
@@ -34,7 +34,7 @@ class Told:
 
 def told(user: UserRecords, lessons: Sequence[GivenTrace]) -> list[Told]:
     by_id = {engagement.id: engagement for engagement in user.engagements}
-    found = [Told(user.user_id, by_id[one.engagement_id], one.thinking) for one in lessons]
+    found = [Told(user.user_id, by_id[one.engagement_id], one.thinking) for one in lessons if one.selected]
     return [one for one in found if (one.engagement.reason or "").strip()][-MOST:]
 
 
@@ -54,19 +54,23 @@ def generic(one: Told) -> Asked:
     return Asked("reason", "A2", one.user, row, request, None)
 
 
+def beside(told: Sequence[Told], generic: Sequence[Outcome]) -> Iterator[tuple[Told, str | None, str | None]]:
+    """Each trace, generic thinking about the same question, the next other user's reason; None where there is none."""
+    for place, (one, general) in enumerate(zip(told, generic, strict=True)):
+        foreign = (other.reason for other in [*told[place + 1 :], *told[:place]] if other.user != one.user)
+        yield one, general.thinking if general.outcome == "answered" else None, next(foreign, None)
+
+
 def questions(told: Sequence[Told], generic: Sequence[Outcome]) -> list[Asked]:
     """Of each trace: its user's reason after none (`R-none`), generic thinking (`R-generic`) and the trace (`R-trace`);
     the next user's after none and the trace (`R-other-none`, `R-other-trace`)."""
     asked = []
-    for place, (one, general) in enumerate(zip(told, generic, strict=True)):
+    for one, general, foreign in beside(told, generic):
         asked += [_ask("R-none", one, "", one.reason), _ask("R-trace", one, one.thinking, one.reason)]
-        if general.outcome == "answered":
-            asked.append(_ask("R-generic", one, general.thinking, one.reason))
-        foreign = [other for other in [*told[place + 1 :], *told[:place]] if other.user != one.user]
-        if foreign:
-            asked += [
-                _ask(f"R-other-{arm}", one, z, foreign[0].reason) for arm, z in (("none", ""), ("trace", one.thinking))
-            ]
+        if general is not None:
+            asked.append(_ask("R-generic", one, general, one.reason))
+        if foreign is not None:
+            asked += [_ask("R-other-none", one, "", foreign), _ask("R-other-trace", one, one.thinking, foreign)]
     return asked
 
 

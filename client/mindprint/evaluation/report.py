@@ -68,7 +68,11 @@ def context(found: Findings, folder: Path) -> dict[str, Any]:
         ],
         "comparisons": [contrasts.comparison_table(found), contrasts.anchor_table(found)],
         "plates": plates(found),
-        "faithfulness": [contrasts.faithfulness_table(found), contrasts.reasons_table(found)],
+        "faithfulness": [
+            contrasts.faithfulness_table(found),
+            contrasts.reasons_table(found),
+            *contrasts.likeness_tables(found),
+        ],
         "rule": chosen.RULE,
         "chosen": chosen.choose(found.outcomes, about.get("users", []), found.queries),
         "no_traces": f"Not measured: no user has questions that both {chosen.ONE} and {chosen.OTHER} answered.",

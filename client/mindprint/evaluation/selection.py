@@ -10,6 +10,8 @@ from typing import Any
 from mindprint.evaluation.book import digest
 from mindprint.types import GivenTrace, Trace
 
+OF_SCORES = ("wrong_answer", "low_gain", "low_anchor", "hindsight")
+"""Reasons that speak against what thinking leads to, not against the thinking."""
 JUDGED = ("low_gain", "low_anchor", "hindsight")
 """Reasons of candidates whose answer was right: only a score spoke against them."""
 
@@ -22,9 +24,17 @@ class Thresholds:
     anchor: float | None = None
 
 
-def selected(candidates: Iterable[Trace], bounds: Thresholds) -> list[GivenTrace]:
-    """What the service accepted, or what passes other bounds: of each engagement the first."""
-    return [given(trace) for trace in _first(t for t in candidates if _passes(t, bounds))]
+def selected(candidates: Sequence[Trace], bounds: Thresholds) -> list[GivenTrace]:
+    """What the service accepted, or what passes other bounds: of each engagement the first. Of the others comes the
+    first blind one that only its answer or a score spoke against: as not selected, for the answer after it."""
+    lessons = _first(t for t in candidates if _passes(t, bounds))
+    if not lessons:
+        return []
+    taught = {trace.engagement_id for trace in lessons}
+    others = _first(
+        t for t in candidates if t.engagement_id not in taught and t.reason in OF_SCORES and not t.provenance.saw_answer
+    )
+    return [given(trace) for trace in lessons] + [given(trace, selected=False) for trace in others]
 
 
 def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[GivenTrace]:
@@ -38,7 +48,7 @@ def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[Given
 
 def shuffled(lessons: Sequence[GivenTrace], seed: str) -> list[GivenTrace]:
     """Each thinking under another engagement of the same user; empty where there are not two."""
-    if len(lessons) < 2:
+    if sum(lesson.selected for lesson in lessons) < 2:
         return []
     order = random.Random(seed).sample(lessons, len(lessons))
     moved = {one.engagement_id: other for one, other in zip(order, [*order[1:], order[0]], strict=True)}
@@ -50,13 +60,14 @@ def nothing_of(engagement_id: str) -> list[GivenTrace]:
     return [GivenTrace(engagement_id=engagement_id, thinking="Nothing is learned from this.")]
 
 
-def given(trace: Trace) -> GivenTrace:
+def given(trace: Trace, *, selected: bool = True) -> GivenTrace:
     assert trace.engagement_id is not None
     return GivenTrace(
         engagement_id=trace.engagement_id,
         thinking=trace.thinking,
         saw_answer=trace.provenance.saw_answer,
         scores=trace.scores,
+        selected=selected,
     )
 
 

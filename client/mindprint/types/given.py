@@ -16,6 +16,8 @@ class GivenTrace(Request):
     thinking: Text
     saw_answer: bool = False
     """Whether its writer was shown the answer."""
+    selected: bool = True
+    """False: the thinking is no lesson, and only the real answer after it is learned."""
     scores: Annotated[dict[ScoreName, FiniteFloat], Field(max_length=32)] = Field(default_factory=dict)
 
 

@@ -24,11 +24,12 @@ class LeaseRequest(Request):
 
 
 class Sample(Reply):
-    """One training sequence: `prompt` (no loss) + `thinking` + `answer` + the tokenizer's end-of-turn token.
+    """One training sequence: `prompt` (no loss) + `opening` + `recalled` (no loss) + `thinking` + `answer` + the
+    tokenizer's end-of-turn token.
 
     `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
     `replay`: a general question without any user's memory, to generic thinking and answer of the base model.
-    The three texts are tokenized one by one, without special tokens, and their ids concatenated.
+    The texts are tokenized one by one, without special tokens, and their ids concatenated.
     """
 
     kind: Literal["slow", "fast", "replay"]
@@ -37,7 +38,13 @@ class Sample(Reply):
     engagement_id: str
     trace_id: str | None = None
     prompt: str
+    """Up to where something is to be learned: for thinking, with the `<think>` that the server always writes."""
+    opening: str = ""
+    """How the thinking begins: a part of its own, or its few words would drown among the rest."""
+    recalled: str = ""
+    """What the server wrote behind the opening, of cases that the prompt does not show: nobody could learn to."""
     thinking: str = ""
+    """The rest of it, and all that stands between it and the answer."""
     answer: str
 
 

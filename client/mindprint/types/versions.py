@@ -65,6 +65,8 @@ class Lineage(Reply):
     traces: list[LearnedFrom]
     fast: dict[str, list[str]]
     """Engagements by user that it also learned to answer directly."""
+    rejected: dict[str, list[str]] = Field(default_factory=dict)
+    """Rejected traces by user of which it learned only the real answer after the thinking."""
     held_out: dict[str, list[str]]
     """Engagements by user that the gate examined it on."""
     ancestors: list[str]

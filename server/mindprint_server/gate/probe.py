@@ -92,13 +92,14 @@ class Probe:
 
         async def one(seed: int) -> Thought:
             prompt = self._prompt(questions[seed % len(questions)], mode)
+            opening = self._settings.openings.get(mode, "")
             return await self._measure(
-                adapter, ("think", prompt.text, seed), lambda: self._think(prompt, seed, adapter)
+                adapter, ("think", prompt.text, seed), lambda: self._think(prompt, opening, seed, adapter)
             )
 
         return list(await asyncio.gather(*map(one, range(count))))
 
-    async def _think(self, prompt: Prompt, seed: int, adapter: AdapterRef | None) -> Thought:
+    async def _think(self, prompt: Prompt, opening: str, seed: int, adapter: AdapterRef | None) -> Thought:
         s = self._settings
         sampling = Sampling(
             max_tokens=s.gate_thinking_tokens,
@@ -112,7 +113,7 @@ class Probe:
         bare = prompt.ids + self._engine.tokenizer.encode(thinking.lead(""))
         written = await self._engine.generate(bare, sampling, adapter=adapter, priority=Priority.PROOF)
         text = thinking.settle("", written.text, written.finish)
-        return Thought(text, len(written.token_ids), collapsed(written))
+        return Thought(text, len(written.token_ids), collapsed(written, opening))
 
     async def _measure(
         self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[T]]
@@ -135,11 +136,12 @@ class Probe:
         return Case(question, self._settings.gate_thinking_tokens, adapter, Priority.PROOF, set())
 
 
-def collapsed(written: Generation) -> bool:
-    """`method.md`: it loops, never closed, or is under five words."""
+def collapsed(written: Generation, opening: str) -> bool:
+    """`method.md`: it loops, never closed, or is under five words, without those of an opening that it has learned."""
     if written.finish != "stop" or verdicts.loops(written.text):
         return True
-    return len(verdicts.fingerprint(written.text).split()) < LEAST_WORDS
+    own = written.text.strip().removeprefix(opening.strip())
+    return len(verdicts.fingerprint(own).split()) < LEAST_WORDS
 
 
 def _score(question: Question, found: Likelihood) -> float:

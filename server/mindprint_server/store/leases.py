@@ -54,10 +54,16 @@ async def release_adapter(db: AsyncConnection, key: str) -> None:
             await db.execute(_leased(id).values(state="waiting", lease_id=None))
 
 
-async def note_fast(db: AsyncConnection, id: str, fast: Mapping[str, Sequence[str]], now: datetime) -> None:
+ByUser = Mapping[str, Sequence[str]]
+
+
+async def note_samples(db: AsyncConnection, id: str, fast: ByUser, rejected: ByUser, now: datetime) -> None:
     await held(db, id, now)
-    noted = {user_id: list(ids) for user_id, ids in fast.items()}
-    await db.execute(update(leases).where(leases.c.id == id).values(fast=noted))
+    noted = {
+        name: {user_id: list(ids) for user_id, ids in by_user.items()}
+        for name, by_user in (("fast", fast), ("rejected", rejected))
+    }
+    await db.execute(update(leases).where(leases.c.id == id).values(**noted))
 
 
 async def get(db: AsyncConnection, id: str) -> Lease:

@@ -34,7 +34,8 @@ async def of_version(db: AsyncConnection, key: str, number: int) -> Lineage:
     version = await adapters.get(db, key, number)
     of_lease = versions.join(leases, leases.c.id == versions.c.lease_id)
     mine = versions.c.adapter == key, versions.c.version == number
-    lease = (await db.execute(select(leases.c.fast, leases.c.held_out).select_from(of_lease).where(*mine))).one()
+    noted = select(leases.c.fast, leases.c.rejected, leases.c.held_out)
+    lease = (await db.execute(noted.select_from(of_lease).where(*mine))).one()
     learned = (
         select(traces.c.id, traces.c.user_id, traces.c.engagement_id, traces.c.provenance, traces.c.scores)
         .join(trace_versions, trace_versions.c.trace_id == traces.c.id)
@@ -54,6 +55,7 @@ async def of_version(db: AsyncConnection, key: str, number: int) -> Lineage:
             for row in await db.execute(learned)
         ],
         fast=lease.fast,
+        rejected=lease.rejected,
         held_out=lease.held_out,
         ancestors=(await chain(db, f"{key}@{number}"))[1:],
     )

@@ -175,6 +175,7 @@ leases = Table(
     Column("trace_ids", Json, nullable=False),
     Column("held_out", Json, nullable=False, server_default="{}"),  # user: [engagements]
     Column("fast", Json, nullable=False, server_default="{}"),  # user: [engagements]
+    Column("rejected", Json, nullable=False, server_default="{}"),  # user: [traces]
     Column("start", Json),
     Column("parent", Integer),
     Column("version", Integer),

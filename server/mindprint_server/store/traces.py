@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Ingested, Trace
@@ -37,17 +37,18 @@ async def add_given(
     for id in wanted:
         if id not in there:
             raise NotFound("engagement", str(id))
-    mine = [traces.c.user_id == user_id, traces.c.engagement_id.in_(wanted), *_for_the_queue()]
+    brought = or_(and_(*_for_the_queue()), traces.c.reason == "not_selected")
+    mine = [traces.c.user_id == user_id, traces.c.engagement_id.in_(wanted), brought]
     query = select(traces.c.engagement_id, traces.c.thinking).where(*mine)
     known = {(engagement_id, alike(thinking)) for engagement_id, thinking in await db.execute(query)}
     fresh: dict[tuple[str | None, str], Trace] = {}
     for trace in new:
         if (said := (trace.engagement_id, alike(trace.thinking))) not in known:
             fresh.setdefault(said, trace)
-    if fresh:
+    if wait := sum(trace.state == "waiting" for trace in fresh.values()):
         key = f"user/{user_id}"
         waiting = (await backlog(db)).get(key, 0)
-        if waiting + len(fresh) > most:
+        if waiting + wait > most:
             raise BacklogFull(key, waiting, most)
     await insert(db, list(fresh.values()))
     return Ingested(created=len(fresh), unchanged=len(new) - len(fresh))
@@ -93,6 +94,25 @@ async def _load(db: AsyncConnection, query: Select[Any]) -> list[Trace]:
 async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
     query = select(traces.c.thinking).where(traces.c.user_id == user_id, *_for_the_queue())
     return set((await db.scalars(query)).all())
+
+
+async def rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) -> list[Trace]:
+    """Of each engagement without an accepted trace the first blind personal one that was rejected for `reasons`."""
+    of_user = traces.c.user_id == user_id
+    accepted = select(traces.c.engagement_id).where(of_user, *_for_the_queue())
+    firsts = (
+        select(func.min(traces.c.id))
+        .where(
+            of_user,
+            traces.c.mode == "personal",
+            traces.c.verdict == "rejected",
+            traces.c.reason.in_(reasons),
+            traces.c.provenance["saw_answer"].as_boolean().is_(False),
+            traces.c.engagement_id.not_in(accepted),
+        )
+        .group_by(traces.c.engagement_id)
+    )
+    return await _load(db, select(traces).where(traces.c.id.in_(firsts)).order_by(traces.c.id))
 
 
 def _for_the_queue() -> list[Any]:

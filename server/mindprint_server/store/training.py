@@ -78,9 +78,16 @@ class Training:
     async def lease(self, lease_id: str) -> Lease:
         return await self._read(leases.get, lease_id)
 
-    async def note_fast(self, lease_id: str, fast: dict[str, list[str]], now: datetime | None = None) -> None:
-        """Keeps which engagements, by user, the lease's fast samples are of. LeaseLost: it has ended."""
-        await self._write(leases.note_fast, lease_id, fast, now or _now())
+    async def note_samples(
+        self,
+        lease_id: str,
+        fast: dict[str, list[str]],
+        rejected: dict[str, list[str]] | None = None,
+        now: datetime | None = None,
+    ) -> None:
+        """Keeps, by user, which engagements the lease's fast samples are of, and which rejected traces its others.
+        LeaseLost: it has ended."""
+        await self._write(leases.note_samples, lease_id, fast, rejected or {}, now or _now())
 
     async def lease_traces(self, lease_id: str) -> list[Trace]:
         """The traces that the lease holds, or that were trained under it, by id; of a cohort's, all that it lists."""

@@ -23,12 +23,29 @@ def candidate(engagement: str, reason: str | None = None, saw: bool = False, **s
 
 
 def ids(lessons: list[GivenTrace]) -> list[str]:
-    return [lesson.engagement_id for lesson in lessons]
+    return [lesson.engagement_id for lesson in lessons if lesson.selected]
 
 
 def test_by_default_the_service_has_decided() -> None:
     traces = [candidate("a", gain=-1.0), candidate("b", "low_gain", gain=0.9), candidate("a", gain=3.0)]
     assert ids(selected(traces, Thresholds())) == ["a"]
+
+
+def test_of_the_others_the_answer_after_the_first_blind_thinking_is_learned() -> None:
+    traces = [
+        candidate("a"),
+        candidate("a", "wrong_answer"),
+        candidate("b", "loop"),
+        candidate("b", "low_gain", saw=True),
+        candidate("b", "low_gain"),
+        candidate("c", "leak"),
+    ]
+    lessons = selected(traces, Thresholds())
+    assert [(one.engagement_id, one.selected, one.saw_answer) for one in lessons] == [
+        ("a", True, False),
+        ("b", False, False),
+    ]
+    assert selected(traces[1:], Thresholds()) == [], "without a lesson nothing is trained"
 
 
 def test_other_bounds_judge_the_stored_scores_anew() -> None:

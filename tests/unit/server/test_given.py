@@ -49,7 +49,7 @@ async def test_a_given_trace_waits_as_a_written_one_does(services: Services) -> 
     assert trace.thinking_tokens == len(services.engine.tokenizer.encode(trace.thinking))
     made = trace.provenance
     assert (made.model, made.saw_answer, made.seed, made.mode) == ("given", True, None, "personal")
-    assert made.sampling == {"thinking": "given", "answer_lead": LEAD, "memory": "own"}
+    assert made.sampling == {"thinking": "given", "answer_lead": LEAD, "memory": "own", "opening": ""}
 
 
 async def test_its_prompt_is_the_one_that_the_writer_reads(services: Services) -> None:
@@ -70,8 +70,32 @@ async def test_a_trainer_gets_it_as_it_was_brought(services: Services) -> None:
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
     [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
-    assert slow.thinking == f"<think>\nThey walk.\n\nOften.\n</think>\n{LEAD}"
-    assert (slow.answer, slow.engagement_id) == (" no", "e007")
+    assert slow.prompt.endswith("<think>\n")
+    assert slow.thinking == f"They walk.\n\nOften.\n</think>\n{LEAD}"
+    assert (slow.opening, slow.answer, slow.engagement_id) == ("", " no", "e007")
+
+
+async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Services) -> None:
+    opening = services.settings.openings["personal"]
+    await services.given.take("ann", [given(7, f"{opening} they walk by the lake")])
+    lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
+    assert lease is not None
+    [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
+    assert (slow.opening, slow.thinking) == (opening, f" they walk by the lake\n</think>\n{LEAD}")
+
+
+async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Services) -> None:
+    brought = [given(7), given(8, selected=False), given(8, selected=False)]
+    assert counts(await services.given.take("ann", brought)) == (2, 1)
+    assert counts(await services.given.take("ann", brought)) == (0, 3)
+    [unselected] = await services.store.traces(verdict="rejected")
+    assert (unselected.state, unselected.reason) == ("kept", "not_selected")
+    lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
+    assert lease is not None
+    assert unselected.id not in lease.trace_ids
+    [sample] = [sample for sample in lease.samples if sample.trace_id == unselected.id]
+    assert sample.prompt == f"{unselected.prompt}<think>\n{unselected.thinking}\n</think>\n{LEAD}"
+    assert (sample.kind, sample.opening, sample.thinking, sample.answer) == ("slow", "", "", f" {unselected.answer}")
 
 
 async def test_the_same_again_changes_nothing(services: Services) -> None:

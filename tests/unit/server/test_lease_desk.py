@@ -126,8 +126,57 @@ async def test_a_users_lease_brings_the_users_own_samples(store: Store) -> None:
     assert {sample.engagement_id for sample in of("fast", lease)} == learned
     assert {sample.trace_id for sample in of("slow", lease)} == set(lease.trace_ids)
     sample = of("slow", lease)[0]
-    assert (sample.thinking, sample.answer) == ("<think>\nann thinks\n</think>\nSo:", " yes")
+    assert sample.prompt == "the memory of ann<think>\n"
+    assert (sample.opening, sample.recalled) == ("", "")
+    assert (sample.thinking, sample.answer) == ("ann thinks\n</think>\nSo:", " yes")
     assert lease.base_digest == "sha256:b"
+
+
+async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store: Store) -> None:
+    await fill(store, {})
+    desk = Desk(store, openings={"personal": "Shown:"})
+    cases = ' asked "Tea?", this user answered "yes". So'
+    for n, (opening, rest) in enumerate([("Shown:", " much"), (f"Shown:{cases}", ", yes"), ("Shown: all", " of it")]):
+        one = trace("cat", f"e{n:03d}")
+        made = one.provenance.model_copy(update={"sampling": {"answer_lead": "So:", "opening": opening}})
+        await store.add_trace(one.model_copy(update={"thinking": opening + rest, "provenance": made}))
+    parts = {s.engagement_id: (s.opening, s.recalled, s.thinking) for s in of("slow", await desk.claim("user/cat"))}
+    assert parts == {
+        "e000": ("Shown:", "", " much\n</think>\nSo:"),
+        "e001": ("Shown:", cases, ", yes\n</think>\nSo:"),
+        "e002": ("Shown: all", "", " of it\n</think>\nSo:"),
+    }
+
+
+async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store) -> None:
+    """Of engagements that got no accepted trace, the first blind one that only its answer or a score spoke against."""
+    await fill(store, {"ann": 1})
+    rejected = [
+        ("e000", "wrong_answer", False),  # has an accepted one
+        ("e001", "loop", False),
+        ("e001", "wrong_answer", True),
+        ("e001", "low_gain", False),
+        ("e001", "wrong_answer", False),
+        ("e002", "loop", False),
+        ("e028", "low_anchor", False),  # held out
+    ]
+    ids = []
+    for engagement_id, reason, hinted in rejected:
+        one = trace("ann", engagement_id)
+        changes = {"verdict": "rejected", "reason": reason, "state": "kept", "answer": "maybe"}
+        made = one.provenance.model_copy(update={"saw_answer": hinted})
+        await store.add_trace(one.model_copy(update={**changes, "provenance": made}))
+        ids.append(one.id)
+    lease = await Desk(store).claim("user/ann")
+    [after] = [sample for sample in of("slow", lease) if sample.trace_id not in lease.trace_ids]
+    assert (after.engagement_id, after.trace_id) == ("e001", ids[3])
+    assert after.prompt == "the memory of ann<think>\nann thinks\n</think>\nSo:"
+    [real] = [e.response for e in await store.engagements("ann") if e.id == "e001"]
+    assert (after.opening, after.thinking, after.answer) == ("", "", f" {real}")
+
+    await store.release(lease.id)
+    without = await Desk(store, answer_rejected=False).claim("user/ann")
+    assert [sample.trace_id for sample in of("slow", without)] == without.trace_ids
 
 
 async def test_a_user_with_a_short_history_learns_from_all_of_it(store: Store) -> None:
@@ -174,18 +223,23 @@ async def test_fast_samples_are_bounded_in_all_and_spread_over_the_users(store: 
     assert {s.engagement_id for s in fast if s.user_id == "ann"} == {f"e{n:03d}" for n in range(12, 27)}, "the newest"
 
 
-async def test_what_is_learned_to_be_answered_directly_is_noted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    await fill(store)
-    noted: list[tuple[str, dict[str, list[str]]]] = []
-    note = store.note_fast
+async def test_what_is_learned_beside_the_traces_is_noted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(store, {"ann": 1})
+    rejected = {"verdict": "rejected", "reason": "low_gain", "state": "kept"}
+    too_old, young = (trace("ann", id).model_copy(update=rejected) for id in ("e005", "e026"))
+    for one in (too_old, young):
+        await store.add_trace(one)
+    noted: list[tuple[Any, ...]] = []
+    note = store.note_samples
 
-    async def heard(lease_id: str, fast: dict[str, list[str]], **kwargs: Any) -> None:
-        noted.append((lease_id, fast))
-        await note(lease_id, fast, **kwargs)
+    async def heard(*all_of_it: Any) -> None:
+        noted.append(all_of_it)
+        await note(*all_of_it)
 
-    monkeypatch.setattr(store, "note_fast", heard)
+    monkeypatch.setattr(store, "note_samples", heard)
     lease = await Desk(store, max_fast_samples=4).claim("user/ann")
-    assert noted == [(lease.id, {"ann": ["e023", "e024", "e025", "e026"]})]
+    assert noted == [(lease.id, {"ann": ["e023", "e024", "e025", "e026"]}, {"ann": [young.id]})]
+    assert {sample.trace_id for sample in of("slow", lease)} == {*lease.trace_ids, young.id}
 
 
 async def test_engagements_too_long_for_the_model_are_no_fast_samples(store: Store) -> None:
@@ -221,8 +275,8 @@ async def test_a_share_of_replays_is_added(store: Store) -> None:
     sample = replays[0]
     assert sample.user_id is None
     n = int(sample.engagement_id.removeprefix("replay/"))
-    assert sample.prompt == f"general {n}"
-    assert sample.thinking == f"<think>\nthought {n}\n</think>\nThis user's answer:"
+    assert sample.prompt == f"general {n}<think>\n"
+    assert sample.thinking == f"thought {n}\n</think>\nThis user's answer:"
     assert sample.answer == f" answer {n}"
 
 

@@ -286,14 +286,15 @@ async def test_a_lease_brings_slow_and_fast_samples(services: Services) -> None:
     lease = await leased(services)
     slow = [s for s in lease.samples if s.kind == "slow"]
     fast = [s for s in lease.samples if s.kind == "fast"]
-    assert [s.trace_id for s in slow] == lease.trace_ids
+    taught = [s for s in slow if s.trace_id in lease.trace_ids]
+    assert [s.trace_id for s in taught] == lease.trace_ids
     assert len(fast) == 12
-    assert all(s.thinking.startswith("<think>\n") for s in slow)
-    assert all(s.thinking.endswith("\n</think>\nThis user's answer:") and s.answer.startswith(" ") for s in slow)
+    assert all(s.prompt.endswith("<think>\n") and s.opening == "What this user has shown:" for s in taught)
+    assert all(s.thinking.endswith("\n</think>\nThis user's answer:") and s.answer.startswith(" ") for s in taught)
     assert not any(s.thinking for s in fast)
-    one = slow[0]
+    one = taught[0]
     same = next(s for s in fast if s.engagement_id == one.engagement_id)
-    assert one.prompt.splitlines()[:-2] == same.prompt.splitlines()[:-2]
+    assert one.prompt.splitlines()[:-3] == same.prompt.splitlines()[:-2]
     assert one.answer == f" {same.answer}"
 
 

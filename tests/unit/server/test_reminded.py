@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mindprint.types import BatchRequest, TraceRequest
 from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.engine.protocol import Finish
 from mindprint_server.settings import Settings
 from samples import engagement
-from scripted import serving
+from scripted import Scripted, serving
 
 
 @pytest.fixture
@@ -50,3 +52,13 @@ async def test_batches_write_such_thinking_and_never_recall_the_engagement_itsel
             told = trace.thinking.partition(". So")[0]
             assert "asked" in told
             assert by_id[str(trace.engagement_id)].prompt not in told
+
+
+async def test_from_the_bare_think_a_learned_opening_says_nothing(reminded: Settings, base_folder: Path) -> None:
+    async def thinks(prompt: str, sampling: Any) -> tuple[str, Finish]:
+        return "What this user has shown: yes it is", "stop"
+
+    async with serving(reminded, Scripted(thinks=thinks)) as services:
+        await services.store.add_engagements("ann", [engagement(1)])
+        ask = TraceRequest(user_id="ann", query="A walk?", choices=["yes", "no"], opening="")
+        assert (await services.writer.write_one(ask)).reason == "empty"

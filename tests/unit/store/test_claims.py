@@ -220,8 +220,8 @@ async def test_a_cohort_starts_from_its_own(store: Store, make: Any, start_from:
 
 async def test_what_fast_samples_were_of_is_noted_while_the_lease_holds(store: Store, make: Any) -> None:
     lease = await make.leased(store)
-    await store.note_fast(lease.id, {"ann": ["e0", "e1"]})
+    await store.note_samples(lease.id, {"ann": ["e0", "e1"]})
     await make.completed(store, lease)
     assert (await store.lineage("user/ann", 1)).fast == {"ann": ["e0", "e1"]}
     with pytest.raises(LeaseLost, match="completed"):
-        await store.note_fast(lease.id, {})
+        await store.note_samples(lease.id, {})

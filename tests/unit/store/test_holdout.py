@@ -79,7 +79,7 @@ async def test_what_training_has_seen_is_never_held_out(store: Store, make: Any,
     lease = await make.claim(store, holdout=FIFTH)
     assert lease.held_out == {}
     if fast:
-        await store.note_fast(lease.id, {"ann": ["e3"], "bob": ["e4"]})
+        await store.note_samples(lease.id, {"ann": ["e3"], "bob": ["e4"]})
     await make.completed(store, lease)
     await make.user(store, "ann", 5)
     await store.add_engagements("ann", [make.engagement(0, id=f"old{n}") for n in range(5)])

@@ -15,7 +15,7 @@ async def test_a_version_says_why_it_is_as_it_is(store: Store, make: Any) -> Non
         await store.add_trace(make.trace("ann", "e1", provenance=hinted)),
     ]
     lease = await make.claim(store, holdout=Holdout(0.1, 1, 9))
-    await store.note_fast(lease.id, {"ann": ["e2"]})
+    await store.note_samples(lease.id, {"ann": ["e2"]}, {"ann": ["t9"]})
     version = await make.completed(store, lease)
     lineage = await store.lineage("user/ann", 1)
     assert lineage.version == version
@@ -30,6 +30,7 @@ async def test_a_version_says_why_it_is_as_it_is(store: Store, make: Any) -> Non
         {"trace_id": traces[1].id, "user_id": "ann", "engagement_id": "e1", "saw_answer": True, "scores": {}},
     ]
     assert (lineage.fast, lineage.held_out, lineage.ancestors) == ({"ann": ["e2"]}, {"ann": ["e9"]}, [])
+    assert lineage.rejected == {"ann": ["t9"]}
     with pytest.raises(NotFound, match="user/ann@2"):
         await store.lineage("user/ann", 2)
 
