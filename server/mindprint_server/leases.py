@@ -143,7 +143,8 @@ class LeaseDesk:
             engagement_id=f"replay/{replay.position}",
             prompt=replay.prompt + thinking.OPEN,
             opening=opening,
-            thinking=thinking.close(body, lead),
+            thinking=body,
+            closing=thinking.CLOSE + lead,
             answer=thinking.after(lead, replay.answer),
         )
 
@@ -162,7 +163,8 @@ def slow(trace: Trace, mode_opening: str) -> Sample:
         prompt=trace.prompt + thinking.OPEN,
         opening=opening,
         recalled=begun.removeprefix(opening),
-        thinking=thinking.close(body, lead),
+        thinking=body,
+        closing=thinking.CLOSE + lead,
         answer=thinking.after(lead, trace.answer),
     )
 

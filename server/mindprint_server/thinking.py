@@ -32,12 +32,7 @@ def split(thinking: str, opening: str) -> tuple[str, str]:
 
 def wrap(thinking: str, answer_lead: str) -> str:
     """The segment of the assistant's turn before the answer, as the answer step reads it."""
-    return OPEN + close(thinking, answer_lead)
-
-
-def close(thinking: str, answer_lead: str) -> str:
-    """The same without its beginning, which nobody has to learn: it is always written by the server."""
-    return f"{thinking}{CLOSE}{answer_lead}"
+    return f"{OPEN}{thinking}{CLOSE}{answer_lead}"
 
 
 def after(answer_lead: str, answer: str) -> str:

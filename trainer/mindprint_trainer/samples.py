@@ -15,7 +15,7 @@ from mindprint.types import Sample
 Encode = Callable[[str], list[int]]
 """Text to ids, without special tokens."""
 Kind = Literal["slow", "fast", "replay"]
-Part = Literal["opening", "thinking", "answer"]
+Part = Literal["opening", "thinking", "closing", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) 
         ("opening", sample.opening),
         (None, sample.recalled),
         ("thinking", sample.thinking),
+        ("closing", sample.closing),
         ("answer", sample.answer),
     ]
     parts = [(part, ids) for part, text in texts if (ids := tokenize(text) if text else []) or part == "answer"]

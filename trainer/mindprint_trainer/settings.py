@@ -125,9 +125,9 @@ class Settings(BaseSettings):
     slow_weight: float = Field(1.0, ge=0)
     fast_weight: float = Field(1.0, ge=0)
     replay_weight: float = Field(1.0, ge=0)
-    opening_weight: float = Field(1.0, ge=0)
-    """Of how thinking begins. As a part of the thinking its few words are hardly learned, and from the bare `<think>`
-    an adapter goes on as if it had thought already (docs/decisions/014)."""
+    frame_weight: float = Field(1.0, ge=0)
+    """Of how thinking begins, and of how it ends. As parts of the thinking these few words are hardly learned: from
+    the bare `<think>` an adapter goes on as if it had thought already, or never ends (docs/decisions/014)."""
     thinking_weight: float = Field(1.0, ge=0)
     answer_weight: float = Field(1.0, ge=0)
     seed: int = Field(0, ge=0, lt=2**31)
@@ -163,7 +163,7 @@ RECIPE = {
     "slow_weight",
     "fast_weight",
     "replay_weight",
-    "opening_weight",
+    "frame_weight",
     "thinking_weight",
     "answer_weight",
     "seed",

@@ -205,8 +205,9 @@ def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
     return Weights(
         kinds={kind: weight * share.get(kind, 1.0) for kind, weight in kind_weights(settings).items()},
         parts={
-            "opening": settings.opening_weight,
+            "opening": settings.frame_weight,
             "thinking": settings.thinking_weight,
+            "closing": settings.frame_weight,
             "answer": settings.answer_weight,
         },
     )

@@ -24,8 +24,8 @@ class LeaseRequest(Request):
 
 
 class Sample(Reply):
-    """One training sequence: `prompt` (no loss) + `opening` + `recalled` (no loss) + `thinking` + `answer` + the
-    tokenizer's end-of-turn token.
+    """One training sequence: `prompt` (no loss) + `opening` + `recalled` (no loss) + `thinking` + `closing` + `answer`
+    + the tokenizer's end-of-turn token.
 
     `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
     `replay`: a general question without any user's memory, to generic thinking and answer of the base model.
@@ -44,7 +44,8 @@ class Sample(Reply):
     recalled: str = ""
     """What the server wrote behind the opening, of cases that the prompt does not show: nobody could learn to."""
     thinking: str = ""
-    """The rest of it, and all that stands between it and the answer."""
+    closing: str = ""
+    """The end of thinking and all that stands before the answer: of its own as well, or thinking goes on and on."""
     answer: str
 
 

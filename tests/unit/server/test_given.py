@@ -71,7 +71,7 @@ async def test_a_trainer_gets_it_as_it_was_brought(services: Services) -> None:
     assert lease is not None
     [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
     assert slow.prompt.endswith("<think>\n")
-    assert slow.thinking == f"They walk.\n\nOften.\n</think>\n{LEAD}"
+    assert (slow.thinking, slow.closing) == ("They walk.\n\nOften.", f"\n</think>\n{LEAD}")
     assert (slow.opening, slow.answer, slow.engagement_id) == ("", " no", "e007")
 
 
@@ -81,7 +81,7 @@ async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Servic
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
     [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
-    assert (slow.opening, slow.thinking) == (opening, f" they walk by the lake\n</think>\n{LEAD}")
+    assert (slow.opening, slow.thinking) == (opening, " they walk by the lake")
 
 
 async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Services) -> None:

@@ -128,7 +128,7 @@ async def test_a_users_lease_brings_the_users_own_samples(store: Store) -> None:
     sample = of("slow", lease)[0]
     assert sample.prompt == "the memory of ann<think>\n"
     assert (sample.opening, sample.recalled) == ("", "")
-    assert (sample.thinking, sample.answer) == ("ann thinks\n</think>\nSo:", " yes")
+    assert (sample.thinking, sample.closing, sample.answer) == ("ann thinks", "\n</think>\nSo:", " yes")
     assert lease.base_digest == "sha256:b"
 
 
@@ -142,9 +142,9 @@ async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store
         await store.add_trace(one.model_copy(update={"thinking": opening + rest, "provenance": made}))
     parts = {s.engagement_id: (s.opening, s.recalled, s.thinking) for s in of("slow", await desk.claim("user/cat"))}
     assert parts == {
-        "e000": ("Shown:", "", " much\n</think>\nSo:"),
-        "e001": ("Shown:", cases, ", yes\n</think>\nSo:"),
-        "e002": ("Shown: all", "", " of it\n</think>\nSo:"),
+        "e000": ("Shown:", "", " much"),
+        "e001": ("Shown:", cases, ", yes"),
+        "e002": ("Shown: all", "", " of it"),
     }
 
 
@@ -276,7 +276,7 @@ async def test_a_share_of_replays_is_added(store: Store) -> None:
     assert sample.user_id is None
     n = int(sample.engagement_id.removeprefix("replay/"))
     assert sample.prompt == f"general {n}<think>\n"
-    assert sample.thinking == f"thought {n}\n</think>\nThis user's answer:"
+    assert (sample.thinking, sample.closing) == (f"thought {n}", "\n</think>\nThis user's answer:")
     assert sample.answer == f" answer {n}"
 
 

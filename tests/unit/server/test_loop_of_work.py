@@ -290,7 +290,7 @@ async def test_a_lease_brings_slow_and_fast_samples(services: Services) -> None:
     assert [s.trace_id for s in taught] == lease.trace_ids
     assert len(fast) == 12
     assert all(s.prompt.endswith("<think>\n") and s.opening == "What this user has shown:" for s in taught)
-    assert all(s.thinking.endswith("\n</think>\nThis user's answer:") and s.answer.startswith(" ") for s in taught)
+    assert all(s.closing == "\n</think>\nThis user's answer:" and s.answer.startswith(" ") for s in taught)
     assert not any(s.thinking for s in fast)
     one = taught[0]
     same = next(s for s in fast if s.engagement_id == one.engagement_id)

@@ -29,7 +29,6 @@ def test_wrapping_is_what_reasoning_parsers_expect() -> None:
     assert thinking.wrap("so", "Answer:") + thinking.after("Answer:", "tea") == "<think>\nso\n</think>\nAnswer: tea"
     assert thinking.after("", "tea") == "tea"
     assert thinking.wrap("so", "").startswith(thinking.lead("so"))
-    assert thinking.wrap("so", "Answer:") == thinking.OPEN + thinking.close("so", "Answer:")
 
 
 def test_a_kept_thinking_is_its_opening_and_the_rest() -> None:

@@ -26,11 +26,16 @@ def test_slow_has_thinking_and_answer_with_the_end_of_turn() -> None:
 
 
 def test_the_opening_is_a_segment_and_what_was_recalled_is_none() -> None:
-    whole = sample(thinking="tu").model_copy(update={"opening": "op", "recalled": "rec"})
+    whole = sample(thinking="tu").model_copy(update={"opening": "op", "recalled": "rec", "closing": "c"})
     made = encode(whole, tokenize, END, 100)
     assert made is not None
-    assert made.ids == (*tokenize("abcoprectuyz"), END)
-    assert made.segments == (Segment("opening", 3, 5), Segment("thinking", 8, 10), Segment("answer", 10, 13))
+    assert made.ids == (*tokenize("abcoprectucyz"), END)
+    assert made.segments == (
+        Segment("opening", 3, 5),
+        Segment("thinking", 8, 10),
+        Segment("closing", 10, 11),
+        Segment("answer", 11, 14),
+    )
     assert made.prompt_length == 3
 
 
