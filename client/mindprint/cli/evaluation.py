@@ -29,7 +29,7 @@ def run(
         str, typer.Option("--part", help="Of the data's users: `tune` every other one, `report` the rest, or `all`.")
     ] = "all",
     rows: Annotated[int, typer.Option(min=1, help="Later questions to each user.")] = 20,
-    engagements: Annotated[int, typer.Option(min=1, help="Past engagements of each user.")] = 24,
+    engagements: Annotated[int, typer.Option(min=1, help="Past engagements of each user.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with traces of its own.")] = 1,
     group: Annotated[int, typer.Option(min=1, help="Users who share a server.")] = 4,
     pool: Annotated[int, typer.Option(min=0, help="Other users, whose answers train the pooled adapter.")] = 2,

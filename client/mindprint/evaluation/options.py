@@ -28,7 +28,7 @@ class EvalOptions:
     """`tune` takes every other user of the records for choosing settings, `report` the rest, for the figures."""
     rows: int = 20
     """Later questions to each user."""
-    engagements: int = 24
+    engagements: int = 20
     """Past engagements of each user that memory and training know of, the newest."""
     seeds: int = 1
     """Trainings, each with traces of its own."""
