@@ -60,8 +60,14 @@ def test_what_was_exported_is_brought(run: Any, server: Any, samples: Any, file:
     [request] = server.asked
     assert request.url.path == "/v1/users/bob/traces"
     assert json.loads(request.content)["traces"] == [
-        {"engagement_id": "e1", "thinking": "Ann drinks tea.", "saw_answer": True, "scores": {"gain": 0.5}},
-        {"engagement_id": "e2", "thinking": "known", "saw_answer": False, "scores": {}},
+        {
+            "engagement_id": "e1",
+            "thinking": "Ann drinks tea.",
+            "saw_answer": True,
+            "scores": {"gain": 0.5},
+            "selected": True,
+        },
+        {"engagement_id": "e2", "thinking": "known", "saw_answer": False, "scores": {}, "selected": True},
     ]
 
 
