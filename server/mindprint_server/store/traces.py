@@ -97,7 +97,10 @@ async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
 
 
 async def rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) -> list[Trace]:
-    """Of each engagement without an accepted trace the first blind personal one that was rejected for `reasons`."""
+    """Of each engagement without an accepted trace the first blind personal one that was rejected for `reasons`.
+
+    Only the base model's or somebody's: an adapter must not learn from what adapters thought.
+    """
     of_user = traces.c.user_id == user_id
     accepted = select(traces.c.engagement_id).where(of_user, *_for_the_queue())
     firsts = (
@@ -108,6 +111,7 @@ async def rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) ->
             traces.c.verdict == "rejected",
             traces.c.reason.in_(reasons),
             traces.c.provenance["saw_answer"].as_boolean().is_(False),
+            traces.c.provenance["model"].as_string().in_(("base", "given")),
             traces.c.engagement_id.not_in(accepted),
         )
         .group_by(traces.c.engagement_id)

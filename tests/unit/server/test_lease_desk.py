@@ -167,6 +167,10 @@ async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store)
         made = one.provenance.model_copy(update={"saw_answer": hinted})
         await store.add_trace(one.model_copy(update={**changes, "provenance": made}))
         ids.append(one.id)
+    of_adapter = trace("ann", "e003")
+    made = of_adapter.provenance.model_copy(update={"model": "user/ann@1"})
+    changes = {"verdict": "rejected", "reason": "wrong_answer", "state": "kept", "provenance": made}
+    await store.add_trace(of_adapter.model_copy(update=changes))
     lease = await Desk(store).claim("user/ann")
     [after] = [sample for sample in of("slow", lease) if sample.trace_id not in lease.trace_ids]
     assert (after.engagement_id, after.trace_id) == ("e001", ids[3])

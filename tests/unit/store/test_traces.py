@@ -109,3 +109,19 @@ async def test_the_backlog_counts_what_waits(store: Store, make: Any) -> None:
     await make.waiting(store, "bob", 3)
     await store.add_trace(make.trace("bob", verdict="rejected"))
     assert await store.backlog() == {"user/ann": 1, "user/bob": 3}
+
+
+async def test_the_first_rejected_trace_of_each_engagement_that_has_no_accepted_one(store: Store, make: Any) -> None:
+    await make.user(store, "ann", 4)
+    made = make.trace("ann", "e0").provenance
+    hinted = made.model_copy(update={"saw_answer": True})
+    of_adapter = made.model_copy(update={"model": "user/ann@1"})
+    no = {"verdict": "rejected", "reason": "low_gain", "state": "kept"}
+    await store.add_trace(make.trace("ann", "e0"))
+    await store.add_trace(make.trace("ann", "e0", **no))
+    await store.add_trace(make.trace("ann", "e1", **no | {"reason": "loop"}))
+    await store.add_trace(make.trace("ann", "e1", **no, provenance=hinted))
+    await store.add_trace(make.trace("ann", "e2", **no, provenance=of_adapter))
+    first = await store.add_trace(make.trace("ann", "e3", **no))
+    await store.add_trace(make.trace("ann", "e3", **no))
+    assert [trace.id for trace in await store.rejected("ann", ["low_gain"])] == [first.id]
