@@ -169,8 +169,8 @@ async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store)
         ids.append(one.id)
     of_adapter = trace("ann", "e003")
     made = of_adapter.provenance.model_copy(update={"model": "user/ann@1"})
-    changes = {"verdict": "rejected", "reason": "wrong_answer", "state": "kept", "provenance": made}
-    await store.add_trace(of_adapter.model_copy(update=changes))
+    no: dict[str, Any] = {"verdict": "rejected", "reason": "wrong_answer", "state": "kept"}
+    await store.add_trace(of_adapter.model_copy(update={**no, "provenance": made}))
     lease = await Desk(store).claim("user/ann")
     [after] = [sample for sample in of("slow", lease) if sample.trace_id not in lease.trace_ids]
     assert (after.engagement_id, after.trace_id) == ("e001", ids[3])
