@@ -66,7 +66,9 @@ class LeaseDesk:
         fast = await self._fast(sorted({trace.user_id for trace in traces}), lease.held_out)
         rejected = await self._after_rejected(fast)
         await self._store.note_samples(lease.id, engagements_of(fast), traces_of(rejected))
-        samples = [slow(trace, s.openings.get("personal", "")) for trace in traces] + fast + rejected
+        opening, elsewhere = s.openings.get("personal", ""), asked_by(rejected)
+        learned = [slow(t, opening, answered=(t.user_id, t.engagement_id) not in elsewhere) for t in traces]
+        samples = learned + fast + rejected
         samples += await self._replayed(lease, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
         return self.fill(lease).model_copy(update={"samples": samples})
 
@@ -107,7 +109,7 @@ class LeaseDesk:
         )
 
     async def _after_rejected(self, fast: Sequence[Sample]) -> list[Sample]:
-        """The real answers of these engagements after thinking that is no lesson itself."""
+        """The real answers of these engagements after the first thinking, where it is no lesson itself."""
         if not self._settings.answer_rejected:
             return []
         real = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
@@ -149,8 +151,8 @@ class LeaseDesk:
         )
 
 
-def slow(trace: Trace, mode_opening: str) -> Sample:
-    """An accepted trace as the writer saw and wrote it."""
+def slow(trace: Trace, mode_opening: str, *, answered: bool = True) -> Sample:
+    """An accepted trace as the writer saw and wrote it; without `answered` its thinking alone is learned."""
     assert trace.engagement_id is not None
     lead = str(trace.provenance.sampling.get("answer_lead", ""))
     begun, body = thinking.split(trace.thinking, str(trace.provenance.sampling.get("opening", "")))
@@ -165,7 +167,7 @@ def slow(trace: Trace, mode_opening: str) -> Sample:
         recalled=begun.removeprefix(opening),
         thinking=body,
         closing=thinking.CLOSE + lead,
-        answer=thinking.after(lead, trace.answer),
+        answer=thinking.after(lead, trace.answer) if answered else "",
     )
 
 
@@ -181,6 +183,11 @@ def after_rejected(trace: Trace, answer: str) -> Sample:
         prompt=trace.prompt + thinking.wrap(trace.thinking, lead),
         answer=thinking.after(lead, answer),
     )
+
+
+def asked_by(samples: Sequence[Sample]) -> set[tuple[str | None, str]]:
+    """The users' engagements that these samples are of."""
+    return {(sample.user_id, sample.engagement_id) for sample in samples}
 
 
 def engagements_of(samples: Sequence[Sample]) -> dict[str, list[str]]:

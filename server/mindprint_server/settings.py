@@ -181,9 +181,9 @@ class Settings(BaseSettings):
     """Accepted traces of its users that a cohort's adapter has not learned from before it is trained (again). A trainer
     that names the cohort (`mindprint train --adapter cohort/<name>`) is held back by its own `min_traces` alone."""
     answer_rejected: bool = True
-    """Whether thinking whose answer or scores spoke against it still teaches the real answer after it, where its
-    engagement has no accepted trace: accepted thinking alone leads to answers that seem certain
-    (docs/decisions/014)."""
+    """Whether the real answer is learned after the first blind thinking about an engagement, also where its answer or
+    its scores spoke against that one. An accepted one that came later then teaches thinking alone: it was picked for
+    its answer, and after picked thinking every answer seems certain (docs/decisions/014)."""
     replay_share: float = Field(0.1, ge=0, le=1)
     """Generic traces of the base model about nobody, as a share of a lease's other samples; 0 is none."""
     replay_wait_s: float = Field(10, ge=0)

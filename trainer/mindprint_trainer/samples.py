@@ -59,8 +59,11 @@ def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) 
         ("closing", sample.closing),
         ("answer", sample.answer),
     ]
-    parts = [(part, ids) for part, text in texts if (ids := tokenize(text) if text else []) or part == "answer"]
-    parts[-1][1].append(end_of_turn)
+    parts = [(part, tokenize(text)) for part, text in texts if text]
+    if not parts:
+        return None
+    if sample.answer:
+        parts[-1][1].append(end_of_turn)
     room = max_length - sum(len(ids) for _, ids in parts)
     if room < 1 or not prompt:
         return None

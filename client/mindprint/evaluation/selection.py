@@ -25,16 +25,16 @@ class Thresholds:
 
 
 def selected(candidates: Sequence[Trace], bounds: Thresholds) -> list[GivenTrace]:
-    """What the service accepted, or what passes other bounds: of each engagement the first. Of the others comes the
-    first blind one that only its answer or a score spoke against: as not selected, for the answer after it."""
-    lessons = _first(t for t in candidates if _passes(t, bounds))
-    if not lessons:
+    """What the service accepted, or what passes other bounds: of each engagement the first. Before it, where the first
+    sound blind one is another, that one: as not selected, for the answer after it."""
+    accepted = {trace.id for trace in _first(t for t in candidates if _passes(t, bounds))}
+    if not accepted:
         return []
-    taught = {trace.engagement_id for trace in lessons}
-    others = _first(
-        t for t in candidates if t.engagement_id not in taught and t.reason in OF_SCORES and not t.provenance.saw_answer
+    sound = (
+        t for t in candidates if not t.provenance.saw_answer and (t.verdict == "accepted" or t.reason in OF_SCORES)
     )
-    return [given(trace) for trace in lessons] + [given(trace, selected=False) for trace in others]
+    wanted = accepted | {trace.id for trace in _first(sound)}
+    return [given(trace, selected=trace.id in accepted) for trace in candidates if trace.id in wanted]
 
 
 def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[GivenTrace]:
@@ -47,12 +47,21 @@ def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[Given
 
 
 def shuffled(lessons: Sequence[GivenTrace], seed: str) -> list[GivenTrace]:
-    """Each thinking under another engagement of the same user; empty where there are not two."""
+    """Each thinking under another engagement of the same user, selected ones among themselves; empty where there are not
+    two of those. A single one that was not selected has nowhere to go and is left out."""
     if sum(lesson.selected for lesson in lessons) < 2:
         return []
-    order = random.Random(seed).sample(lessons, len(lessons))
-    moved = {one.engagement_id: other for one, other in zip(order, [*order[1:], order[0]], strict=True)}
-    return [lesson.model_copy(update={"thinking": moved[lesson.engagement_id].thinking}) for lesson in lessons]
+    rng, moved = random.Random(seed), {}
+    for selected in (True, False):
+        alike = [lesson for lesson in lessons if lesson.selected is selected]
+        order = rng.sample(alike, len(alike))
+        if len(order) > 1:
+            moved |= {(one.engagement_id, selected): b for one, b in zip(order, [*order[1:], order[0]], strict=True)}
+    return [
+        lesson.model_copy(update={"thinking": other.thinking})
+        for lesson in lessons
+        if (other := moved.get((lesson.engagement_id, lesson.selected)))
+    ]
 
 
 def nothing_of(engagement_id: str) -> list[GivenTrace]:

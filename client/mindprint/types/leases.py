@@ -47,6 +47,7 @@ class Sample(Reply):
     closing: str = ""
     """The end of thinking and all that stands before the answer: of its own as well, or thinking goes on and on."""
     answer: str
+    """Empty: nothing is learned behind the thinking and its closing."""
 
 
 class Start(Reply):

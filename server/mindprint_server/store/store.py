@@ -225,7 +225,7 @@ class Store(Training):
         return await self._read(traces.accepted_texts, user_id)
 
     async def rejected(self, user_id: str, reasons: Sequence[str]) -> list[Trace]:
-        """Of each engagement without an accepted trace the first blind one that was rejected for one of `reasons`."""
+        """Of each engagement the first blind trace whose text is sound, if it was rejected for one of `reasons`."""
         return await self._read(traces.rejected, user_id, reasons)
 
     async def gains(self, user_id: str, *, base_digest: str, prompt_version: str, limit: int) -> list[Gain]:

@@ -97,26 +97,23 @@ async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
 
 
 async def rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) -> list[Trace]:
-    """Of each engagement without an accepted trace the first blind personal one that was rejected for `reasons`.
+    """Of each engagement the first blind personal trace that was accepted or rejected for `reasons`, if it was rejected.
 
     Only the base model's or somebody's: an adapter must not learn from what adapters thought.
     """
-    of_user = traces.c.user_id == user_id
-    accepted = select(traces.c.engagement_id).where(of_user, *_for_the_queue())
     firsts = (
         select(func.min(traces.c.id))
         .where(
-            of_user,
+            traces.c.user_id == user_id,
             traces.c.mode == "personal",
-            traces.c.verdict == "rejected",
-            traces.c.reason.in_(reasons),
+            or_(and_(*_for_the_queue()), and_(traces.c.verdict == "rejected", traces.c.reason.in_(reasons))),
             traces.c.provenance["saw_answer"].as_boolean().is_(False),
             traces.c.provenance["model"].as_string().in_(("base", "given")),
-            traces.c.engagement_id.not_in(accepted),
         )
         .group_by(traces.c.engagement_id)
     )
-    return await _load(db, select(traces).where(traces.c.id.in_(firsts)).order_by(traces.c.id))
+    first = [traces.c.id.in_(firsts), traces.c.verdict == "rejected"]
+    return await _load(db, select(traces).where(*first).order_by(traces.c.id))
 
 
 def _for_the_queue() -> list[Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from hypothesis import given
@@ -10,13 +11,16 @@ from mindprint.evaluation.selection import Thresholds, hinted, selected, shuffle
 from mindprint.types import GivenTrace, Provenance, Trace
 
 
+numbers = count()
+
+
 def candidate(engagement: str, reason: str | None = None, saw: bool = False, **scores: float) -> Trace:
     made: Any = {
         "model": "base", "adapter_digest": None, "base_digest": "b", "prompt_version": "1", "mode": "personal",
         "sampling": {}, "seed": 1, "engine": "fake", "saw_answer": saw,
     }  # fmt: skip
     return Trace(
-        id="t", user_id="ann", engagement_id=engagement, mode="personal", query="q", thinking=f"about {engagement}",
+        id=f"t{next(numbers):04d}", user_id="ann", engagement_id=engagement, mode="personal", query="q", thinking=f"about {engagement}",
         answer="yes", verdict="rejected" if reason else "accepted", reason=reason, scores=scores,
         provenance=Provenance(**made), created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )  # fmt: skip
@@ -31,7 +35,7 @@ def test_by_default_the_service_has_decided() -> None:
     assert ids(selected(traces, Thresholds())) == ["a"]
 
 
-def test_of_the_others_the_answer_after_the_first_blind_thinking_is_learned() -> None:
+def test_the_answer_is_learned_after_the_first_sound_blind_thinking() -> None:
     traces = [
         candidate("a"),
         candidate("a", "wrong_answer"),
@@ -39,13 +43,21 @@ def test_of_the_others_the_answer_after_the_first_blind_thinking_is_learned() ->
         candidate("b", "low_gain", saw=True),
         candidate("b", "low_gain"),
         candidate("c", "leak"),
+        candidate("d", "wrong_answer"),
+        candidate("d"),
+        candidate("e", "low_anchor"),
+        candidate("e", saw=True),
     ]
     lessons = selected(traces, Thresholds())
     assert [(one.engagement_id, one.selected, one.saw_answer) for one in lessons] == [
         ("a", True, False),
         ("b", False, False),
-    ]
-    assert selected(traces[1:], Thresholds()) == [], "without a lesson nothing is trained"
+        ("d", False, False),
+        ("d", True, False),
+        ("e", False, False),
+        ("e", True, True),
+    ], "one that was not selected comes before the accepted one, as it was drawn"
+    assert selected(traces[1:6], Thresholds()) == [], "without a lesson nothing is trained"
 
 
 def test_other_bounds_judge_the_stored_scores_anew() -> None:
@@ -80,6 +92,22 @@ def test_shuffled_thinking_is_never_its_own(count: int, seed: str) -> None:
     assert sorted(one.thinking for one in moved) == sorted(one.thinking for one in lessons)
     assert all(one.thinking != other.thinking for one, other in zip(moved, lessons, strict=True))
     assert shuffled(lessons, seed) == moved
+
+
+def test_selected_thinking_is_shuffled_among_itself() -> None:
+    """Two of an engagement are not taken for one another, and what cannot be shuffled is left out."""
+    lessons = [
+        GivenTrace(engagement_id="a", thinking="a first", selected=False),
+        GivenTrace(engagement_id="a", thinking="a"),
+        GivenTrace(engagement_id="b", thinking="b"),
+    ]
+    assert [(one.engagement_id, one.thinking, one.selected) for one in shuffled(lessons, "0")] == [
+        ("a", "b", True),
+        ("b", "a", True),
+    ]
+    lessons.append(GivenTrace(engagement_id="b", thinking="b first", selected=False))
+    moved = {(one.engagement_id, one.selected): one.thinking for one in shuffled(lessons, "0")}
+    assert moved == {("a", False): "b first", ("a", True): "b", ("b", True): "a", ("b", False): "a first"}
 
 
 def test_one_trace_cannot_be_shuffled() -> None:

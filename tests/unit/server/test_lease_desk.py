@@ -148,6 +148,39 @@ async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store
     }
 
 
+async def rejection(store: Store, engagement_id: str, reason: str) -> str:
+    """A blind candidate of ann's that was rejected; its id."""
+    no: dict[str, Any] = {"verdict": "rejected", "reason": reason, "state": "kept", "answer": "maybe"}
+    one = trace("ann", engagement_id).model_copy(update=no)
+    await store.add_trace(one)
+    return one.id
+
+
+async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_picked_one(store: Store) -> None:
+    await fill(store, {})
+    bad = await rejection(store, "e000", "loop")
+    first = await rejection(store, "e000", "wrong_answer")
+    await rejection(store, "e000", "low_gain")
+    await store.add_trace(trace("ann", "e000"))
+    await store.add_trace(trace("ann", "e001"))
+    await rejection(store, "e001", "wrong_answer")
+    await rejection(store, "e002", "loop")
+    hinted = trace("ann", "e002")
+    saw = hinted.provenance.model_copy(update={"saw_answer": True})
+    await store.add_trace(hinted.model_copy(update={"provenance": saw}))
+    lease = await Desk(store).claim("user/ann")
+    real = {e.id: f" {e.response}" for e in await store.engagements("ann")}
+    taught = {(s.engagement_id, s.trace_id in lease.trace_ids): (s.thinking, s.answer) for s in of("slow", lease)}
+    assert taught == {
+        ("e000", False): ("", real["e000"]),
+        ("e000", True): ("ann thinks", ""),
+        ("e001", True): ("ann thinks", " yes"),
+        ("e002", True): ("ann thinks", " yes"),
+    }
+    assert first in {s.trace_id for s in lease.samples} and bad not in {s.trace_id for s in lease.samples}
+    assert all(s.closing for s in of("slow", lease) if s.thinking), "how thinking ends is learned all the same"
+
+
 async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store) -> None:
     """Of engagements that got no accepted trace, the first blind one that only its answer or a score spoke against."""
     await fill(store, {"ann": 1})

@@ -39,6 +39,14 @@ def test_the_opening_is_a_segment_and_what_was_recalled_is_none() -> None:
     assert made.prompt_length == 3
 
 
+def test_without_an_answer_the_turn_does_not_end() -> None:
+    made = encode(sample(thinking="tu", answer="").model_copy(update={"closing": "c"}), tokenize, END, 100)
+    assert made is not None
+    assert made.ids == tuple(tokenize("abctuc"))
+    assert made.segments == (Segment("thinking", 3, 5), Segment("closing", 5, 6))
+    assert encode(sample(answer=""), tokenize, END, 100) is None, "there is nothing to learn"
+
+
 def test_fast_has_the_answer_only() -> None:
     made = encode(sample(), tokenize, END, 100)
     assert made is not None
