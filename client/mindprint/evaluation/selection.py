@@ -47,8 +47,8 @@ def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[Given
 
 
 def shuffled(lessons: Sequence[GivenTrace], seed: str) -> list[GivenTrace]:
-    """Each thinking under another engagement of the same user, selected ones among themselves; empty where there are not
-    two of those. A single one that was not selected has nowhere to go and is left out."""
+    """Each thinking under another engagement of the same user, selected ones among themselves; empty where there are
+    not two of those. A single one that was not selected has nowhere to go and is left out."""
     if sum(lesson.selected for lesson in lessons) < 2:
         return []
     rng, moved = random.Random(seed), {}

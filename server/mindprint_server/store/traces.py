@@ -97,7 +97,7 @@ async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
 
 
 async def rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) -> list[Trace]:
-    """Of each engagement the first blind personal trace that was accepted or rejected for `reasons`, if it was rejected.
+    """Of each engagement the first blind personal trace that was accepted or rejected for `reasons`: the rejected ones.
 
     Only the base model's or somebody's: an adapter must not learn from what adapters thought.
     """

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from mindprint.evaluation.selection import Thresholds, hinted, selected, shuffled, trainee
 from mindprint.types import GivenTrace, Provenance, Trace
 
-
 numbers = count()
 
 
@@ -20,9 +19,9 @@ def candidate(engagement: str, reason: str | None = None, saw: bool = False, **s
         "sampling": {}, "seed": 1, "engine": "fake", "saw_answer": saw,
     }  # fmt: skip
     return Trace(
-        id=f"t{next(numbers):04d}", user_id="ann", engagement_id=engagement, mode="personal", query="q", thinking=f"about {engagement}",
-        answer="yes", verdict="rejected" if reason else "accepted", reason=reason, scores=scores,
-        provenance=Provenance(**made), created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        id=f"t{next(numbers):04d}", user_id="ann", engagement_id=engagement, mode="personal", query="q",
+        thinking=f"about {engagement}", answer="yes", verdict="rejected" if reason else "accepted", reason=reason,
+        scores=scores, provenance=Provenance(**made), created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )  # fmt: skip
 
 

@@ -177,7 +177,9 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
         ("e001", True): ("ann thinks", " yes"),
         ("e002", True): ("ann thinks", " yes"),
     }
-    assert first in {s.trace_id for s in lease.samples} and bad not in {s.trace_id for s in lease.samples}
+    brought = {s.trace_id for s in lease.samples}
+    assert first in brought
+    assert bad not in brought
     assert all(s.closing for s in of("slow", lease) if s.thinking), "how thinking ends is learned all the same"
 
 
