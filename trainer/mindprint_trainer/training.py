@@ -196,9 +196,13 @@ def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
     """What a sequence of each kind and a segment of each part count.
 
     Balanced, slow and fast sequences count as much as each other in all, however many there are of either: users have
-    far more engagements than accepted traces, and an adapter that mostly learns to answer unlearns to think.
+    far more engagements than accepted traces, and an adapter that mostly learns to answer unlearns to think. Two of
+    which one teaches only the thinking and the other only the answer count as the one that would teach both.
     """
-    counts = Counter(sequence.kind for sequence in sequences)
+    parts = Counter((one.kind, segment.part) for one in sequences for segment in one.segments)
+    counts = {
+        kind: max((n for (of, _), n in parts.items() if of == kind), default=0) for kind in kind_weights(settings)
+    }
     both: tuple[Kind, ...] = ("slow", "fast")
     even = settings.balance and settings.schedule == "mix" and all(counts[kind] for kind in both)
     share = {kind: sum(counts[one] for one in both) / 2 / counts[kind] for kind in both if even}

@@ -13,7 +13,7 @@ from mindprint_trainer.base import Base
 from mindprint_trainer.batching import passes, rows
 from mindprint_trainer.layers import Adapter, Span, Stack
 from mindprint_trainer.objective import Weights, backward, collate, measure
-from mindprint_trainer.samples import Encoded, Segment, encode_all
+from mindprint_trainer.samples import Encoded, Part, Segment, encode_all
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training import weights_of
 
@@ -129,8 +129,8 @@ def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Encod
             assert among == pytest.approx(alone, abs=1e-4)
 
 
-def of_kinds(**counts: int) -> list[Encoded]:
-    segment = (Segment("answer", 1, 2),)
+def of_kinds(part: Part = "answer", **counts: int) -> list[Encoded]:
+    segment = (Segment(part, 1, 2),)
     return [Encoded(kind, "e", (1, 2), segment) for kind, count in counts.items() for _ in range(count)]  # type: ignore[arg-type]
 
 
@@ -146,6 +146,10 @@ def test_slow_and_fast_count_alike_whatever_their_numbers(settings: Settings) ->
     kinds = weights_of(balanced, of_kinds(slow=2, fast=8, replay=1)).kinds
     assert kinds == {"slow": 2.5, "fast": 0.625, "replay": 1.0}
     assert 2 * kinds["slow"] == 8 * kinds["fast"] == 5.0
+    apart = of_kinds(slow=2, fast=8) + of_kinds("thinking", slow=2)
+    assert weights_of(balanced, apart).kinds["slow"] == 2.5, "thinking and answer of two, each in a sequence of its own"
+    more = of_kinds(slow=1, fast=8) + of_kinds("thinking", slow=4)
+    assert weights_of(balanced, more).kinds == {"slow": 1.5, "fast": 0.75, "replay": 1.0}
     alone = {"slow": 1.0, "fast": 1.0, "replay": 1.0}
     assert weights_of(balanced, of_kinds(fast=8)).kinds == alone
     one_after_the_other = balanced.model_copy(update={"schedule": "sequential"})
