@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     max_model_len: int = Field(2048, ge=128)
     max_num_seqs: int = Field(64, ge=1)
     enforce_eager: bool = True
-    """Eager starts in seconds; compilation pays only for a server that runs for long."""
+    """Eager starts in seconds; compilation pays only for a server that runs for long. A CPU is always eager."""
     kv_cache_gib: float = Field(1.0, gt=0)
     """KV cache on CPU. On a GPU `gpu_memory_utilization` decides."""
     cpu_bind: str = "all"

