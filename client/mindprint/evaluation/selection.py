@@ -51,7 +51,8 @@ def shuffled(lessons: Sequence[GivenTrace], seed: str) -> list[GivenTrace]:
     not two of those. A single one that was not selected has nowhere to go and is left out."""
     if sum(lesson.selected for lesson in lessons) < 2:
         return []
-    rng, moved = random.Random(seed), {}
+    rng = random.Random(seed)
+    moved: dict[tuple[str, bool], GivenTrace] = {}
     for selected in (True, False):
         alike = [lesson for lesson in lessons if lesson.selected is selected]
         order = rng.sample(alike, len(alike))
