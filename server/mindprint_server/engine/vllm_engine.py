@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "loop"}
+_NOT_LINEAR = {"embed_tokens", "lm_head"}
+"""What vLLM would make LoRA layers of beside the linear ones."""
 _LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
 """A pattern of up to 12 tokens, four times in a row, ends the sequence."""
 
@@ -310,7 +312,13 @@ def _sampled(sequence: Any) -> tuple[float, ...]:
 
 
 def _cpu_args(settings: Settings) -> dict[str, Any]:
-    """Engine arguments and environment that differ on CPU; what was measured is in docs/decisions/001 and 002."""
+    """Engine arguments and environment that differ on CPU; what was measured is in docs/decisions/001 and 002.
+
+    Raises RuntimeError for adapters of layers that are not linear: vLLM's own operations for those would compute the
+    base's tokens with some adapter (docs/decisions/007).
+    """
+    if others := _NOT_LINEAR.intersection(settings.target_modules):
+        raise RuntimeError(f"target_modules: no adapters of {', '.join(sorted(others))} on a CPU: take them out")
     preload_openmp()
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores if settings.cpu_bind == "all" else settings.cpu_bind)

@@ -10,6 +10,8 @@ from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 
 from mindprint_server.engine.cpu_lora import ByAdapter, rows_by_slot
+from mindprint_server.engine.vllm_engine import _cpu_args
+from mindprint_server.settings import Settings
 
 SLOTS, WIDE, RANK = 3, 6, 2
 WIDTHS = (4, 2)
@@ -60,3 +62,8 @@ def test_vllm_is_told_of_it() -> None:
 @pytest.mark.parametrize("slots", [[], [-1, -1]])
 def test_a_step_of_the_base_alone_looks_at_no_slot(slots: list[int]) -> None:
     assert rows_by_slot(torch.tensor(slots, dtype=torch.long)) == []
+
+
+def test_adapters_of_other_layers_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="no adapters of embed_tokens, lm_head on a CPU: take them out"):
+        _cpu_args(Settings(target_modules=("q_proj", "lm_head", "embed_tokens")))
