@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from mindprint.types import Mode
+from mindprint.types import Mode, Reason
 from mindprint_server import scoring, thinking, verdicts
 from mindprint_server.asking import Asker, Prompt, Question
 from mindprint_server.engine import AdapterRef, Engine, Generation, Priority
@@ -28,7 +28,7 @@ Whose = Literal["self", "nearest", "random"]
 class Judgement:
     answer: str
     choices: dict[str, float] | None
-    reason: verdicts.Reason | None
+    reason: Reason | None
     """None: nothing is wrong with it."""
     scores: dict[str, float]
     shortfall: float | None = None
@@ -117,7 +117,7 @@ class Judge:
         opening: str,
         hinted: bool,
         scores: dict[str, float],
-    ) -> verdicts.Reason | None:
+    ) -> Reason | None:
         scores |= _weighed(after, await self.prior(case, "self"))
         gain = scores["gain"]
         if reason := verdicts.of_gain(gain, self._thresholds):
@@ -134,7 +134,7 @@ class Judge:
             return verdicts.of_hindsight(gap, self._thresholds)
         return None
 
-    def _duplicate(self, case: Case, thought: str) -> verdicts.Reason | None:
+    def _duplicate(self, case: Case, thought: str) -> Reason | None:
         return "duplicate" if verdicts.fingerprint(thought) in case.accepted else None
 
     # --- the scores ---

@@ -6,8 +6,8 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from mindprint.types import Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
-from mindprint_server import thinking, verdicts
+from mindprint.types import OF_SCORES, Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
+from mindprint_server import thinking
 from mindprint_server.asking import Asker
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import Memory, Timeline
@@ -63,11 +63,15 @@ class LeaseDesk:
         if lease is None:
             return None
         traces = await self._store.lease_traces(lease.id)
-        fast = await self._fast(sorted({trace.user_id for trace in traces}), lease.held_out)
-        rejected = await self._after_rejected(fast)
+        timelines = {user_id: await self._memory.timeline(user_id) for user_id in sorted({t.user_id for t in traces})}
+        fast = await self._fast(timelines, lease.held_out)
+        rejected = await self._after_rejected(fast, timelines)
         await self._store.note_samples(lease.id, engagements_of(fast), traces_of(rejected))
         opening, elsewhere = s.openings.get("personal", ""), asked_by(rejected)
-        learned = [slow(t, opening, answered=(t.user_id, t.engagement_id) not in elsewhere) for t in traces]
+        learned = [
+            slow(t, opening, choices_of(t, timelines), answered=(t.user_id, t.engagement_id) not in elsewhere)
+            for t in traces
+        ]
         samples = learned + fast + rejected
         samples += await self._replayed(lease, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
         return self.fill(lease).model_copy(update={"samples": samples})
@@ -78,10 +82,9 @@ class LeaseDesk:
 
     # --- the ordinary objective ---
 
-    async def _fast(self, user_ids: Sequence[str], held_out: Mapping[str, Sequence[str]]) -> list[Sample]:
+    async def _fast(self, timelines: Mapping[str, Timeline], held_out: Mapping[str, Sequence[str]]) -> list[Sample]:
         """The engagements of these users but for the held-out ones, answered directly: the newest of each, as many of
         each as of any other, up to the bound in all."""
-        timelines = {user_id: await self._memory.timeline(user_id) for user_id in user_ids}
         eligible = {
             user_id: [e for e in timeline.engagements if e.id not in held_out.get(user_id, ())]
             for user_id, timeline in timelines.items()
@@ -106,18 +109,19 @@ class LeaseDesk:
             engagement_id=engagement.id,
             prompt=prompt.text,
             answer=engagement.response,
+            choices=list(engagement.choices or ()),
         )
 
-    async def _after_rejected(self, fast: Sequence[Sample]) -> list[Sample]:
+    async def _after_rejected(self, fast: Sequence[Sample], timelines: Mapping[str, Timeline]) -> list[Sample]:
         """The real answers of these engagements after the first thinking, where it is no lesson itself."""
         if not self._settings.answer_rejected:
             return []
         real = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
         samples = []
         for user_id in engagements_of(fast):
-            for trace in await self._store.rejected(user_id, verdicts.OF_SCORES):
+            for trace in await self._store.rejected(user_id, OF_SCORES):
                 if answer := real.get((user_id, str(trace.engagement_id))):
-                    samples.append(after_rejected(trace, answer))
+                    samples.append(after_rejected(trace, answer, choices_of(trace, timelines)))
         return samples
 
     # --- replay ---
@@ -151,7 +155,7 @@ class LeaseDesk:
         )
 
 
-def slow(trace: Trace, mode_opening: str, *, answered: bool = True) -> Sample:
+def slow(trace: Trace, mode_opening: str, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
     """An accepted trace as the writer saw and wrote it; without `answered` its thinking alone is learned."""
     assert trace.engagement_id is not None
     lead = str(trace.provenance.sampling.get("answer_lead", ""))
@@ -168,10 +172,11 @@ def slow(trace: Trace, mode_opening: str, *, answered: bool = True) -> Sample:
         thinking=body,
         closing=thinking.CLOSE + lead,
         answer=thinking.after(lead, trace.answer) if answered else "",
+        choices=[thinking.after(lead, choice) for choice in choices],
     )
 
 
-def after_rejected(trace: Trace, answer: str) -> Sample:
+def after_rejected(trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sample:
     """The real answer after a rejected trace, whose thinking is only read."""
     assert trace.engagement_id is not None
     lead = str(trace.provenance.sampling.get("answer_lead", ""))
@@ -182,7 +187,14 @@ def after_rejected(trace: Trace, answer: str) -> Sample:
         trace_id=trace.id,
         prompt=trace.prompt + thinking.wrap(trace.thinking, lead),
         answer=thinking.after(lead, answer),
+        choices=[thinking.after(lead, choice) for choice in choices],
     )
+
+
+def choices_of(trace: Trace, timelines: Mapping[str, Timeline]) -> Sequence[str]:
+    """What the user could have answered to the question that this trace is about; empty where it was an open one."""
+    engagement = timelines[trace.user_id].by_id.get(str(trace.engagement_id))
+    return engagement.choices or () if engagement else ()
 
 
 def asked_by(samples: Sequence[Sample]) -> set[tuple[str | None, str]]:

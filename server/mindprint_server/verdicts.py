@@ -7,15 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal
 
+from mindprint.types import Reason
 from mindprint_server.engine.protocol import Finish
-
-Reason = Literal[
-    "parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected"
-]
-"""`not_selected`: somebody brought it and says that it is no lesson."""
-
 
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Thai, Lao, Burmese, Khmer, Japanese, Chinese: written without spaces, each character counts as a word."""
@@ -26,8 +20,6 @@ _LEAK = re.compile(
     r"|\b(answer|response|choice) (is|was) (given|provided|already known)\b",
     re.IGNORECASE,
 )
-OF_SCORES: tuple[Reason, ...] = ("wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected")
-"""Reasons that speak against what thinking leads to; nothing is wrong with the thinking as a text."""
 
 
 @dataclass(frozen=True)

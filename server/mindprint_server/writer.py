@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from mindprint.types import Mode, Provenance, Trace, TraceRequest, TraceState, Verdict
+from mindprint.types import Mode, Provenance, Reason, Trace, TraceRequest, TraceState, Verdict
 from mindprint_server import styles, thinking, verdicts
 from mindprint_server.adapters import AdapterLife
 from mindprint_server.adapters.watch import outcome_of
@@ -129,7 +129,7 @@ class Writer:
     ) -> Judgement:
         """What is answered where nothing is queued: choices are scored, an open question is answered in words, and how
         likely the real answer is, if it is known, is scored as well."""
-        reason: verdicts.Reason | None = None
+        reason: Reason | None = None
         if style.mode != "direct":
             finish = written.finish if written else "stop"
             # An opening that was learned says as little as one that was given.

@@ -137,9 +137,10 @@ class Together:
     def prepare(self) -> None:
         """Asks the base for soft labels, where they are wanted."""
         for one in self._going if self._settings.soft_labels else ():
-            one.training.taught = soft.teach(
+            thinking = soft.teach(
                 self._base, self._stack, one.training.sequences, self._settings, self._pass_tokens, self._hooks.check
             )
+            one.training.taught = {**one.training.taught, **thinking}
 
     def step(self) -> None:
         """One optimizer step of each. Their gradients do not depend on how they are cut into passes."""
@@ -197,7 +198,7 @@ class Together:
         batch = collate(rows, self._base.device, masked=self._base.masked)
         owners = [(self._owners[share.span.adapter], share.targets) for share in batch.shares]
         weights = [weight for one, targets in owners for weight in one.training.weights(targets)]
-        labels = [one.training.labels(targets) for one, targets in owners] if self._settings.soft_labels else []
+        labels = [one.training.labels(targets) for one, targets in owners] if self._settings.softens else []
         values = backward(self._stack, batch, weights, Labels.joined(labels), self._settings.logit_chunk)
         begin = 0
         for one, targets in owners:

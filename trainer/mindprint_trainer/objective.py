@@ -48,10 +48,14 @@ class Labels:
 
     @staticmethod
     def joined(parts: Sequence[Labels]) -> Labels | None:
-        """One after the other; None for nothing."""
+        """One after the other, each as wide as the widest; None for nothing."""
         if not parts:
             return None
-        return Labels(torch.cat([part.ids for part in parts]), torch.cat([part.chances for part in parts]))
+        k = max(part.ids.shape[1] for part in parts)
+        return Labels(
+            torch.cat([functional.pad(part.ids, (0, k - part.ids.shape[1])) for part in parts]),
+            torch.cat([functional.pad(part.chances, (0, k - part.chances.shape[1])) for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class Encoded:
     """Prompt tokens that were cut off."""
     user_id: str | None = None
     """Whose it is; None for replay."""
+    choices: tuple[tuple[int, ...], ...] = ()
+    """What may be answered, each with the end-of-turn token; empty where anything may be or no answer is learned."""
 
     @property
     def prompt_length(self) -> int:
@@ -73,7 +75,8 @@ def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) 
         if part is not None:
             segments.append(Segment(part, len(ids), len(ids) + len(written)))
         ids += written
-    return Encoded(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut, sample.user_id)
+    choices = tuple((*tokenize(choice), end_of_turn) for choice in sample.choices if sample.answer)
+    return Encoded(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut, sample.user_id, choices)
 
 
 def encode_all(

@@ -130,6 +130,8 @@ class Settings(BaseSettings):
     the bare `<think>` an adapter goes on as if it had thought already, or never ends (docs/decisions/014)."""
     thinking_weight: float = Field(1.0, ge=0)
     answer_weight: float = Field(1.0, ge=0)
+    answer_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Of a closed answer's certainty the share that all choices get alike, the real one among them."""
     seed: int = Field(0, ge=0, lt=2**31)
 
     # the proof
@@ -139,6 +141,11 @@ class Settings(BaseSettings):
     canary_prompt_tokens: int = Field(48, ge=1, le=8192)
     """More proves no more and costs both sides their time."""
     canary_target_tokens: int = Field(4, ge=1, le=64)
+
+    @property
+    def softens(self) -> bool:
+        """Whether some target is a distribution over tokens instead of one token."""
+        return bool(self.soft_labels or self.answer_smoothing)
 
     def recipe(self) -> dict[str, Any]:
         """What decides the trained weights, for the manifest: no address, path or key."""
@@ -166,6 +173,7 @@ RECIPE = {
     "frame_weight",
     "thinking_weight",
     "answer_weight",
+    "answer_smoothing",
     "seed",
     "share_prompts",
     "micro_batch_tokens",

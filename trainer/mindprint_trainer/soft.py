@@ -1,4 +1,8 @@
-"""Soft labels: what the base model itself held for likely at each token of the thinking (context distillation)."""
+"""Soft labels: targets that are distributions over tokens.
+
+Of thinking, what the base model itself held for likely at each token (context distillation); of closed answers, what
+`smoothing` makes of them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mindprint_trainer import smoothing
 from mindprint_trainer.base import Base
 from mindprint_trainer.batching import Target, passes, rows
 from mindprint_trainer.layers import Stack
@@ -15,7 +20,7 @@ from mindprint_trainer.samples import Encoded
 from mindprint_trainer.settings import Settings
 
 Taught = Mapping[tuple[int, int], tuple[Tensor, Tensor]]
-"""By sequence and place in it: the ids [k] of the likeliest tokens, and their chances [k], which sum to 1."""
+"""By sequence and place in it: the ids [k] of tokens, and their chances [k], which sum to 1."""
 
 
 @torch.no_grad()
@@ -50,14 +55,25 @@ def teach(
     return taught
 
 
-def labels(targets: Sequence[Target], taught: Taught, k: int, device: torch.device) -> Labels:
-    """What was taught, and the target itself for certain where nothing was."""
+def smoothed(sequences: Sequence[Encoded], share: float) -> Taught:
+    """The answers' distributions, wherever a choice was left at a token."""
+    return {
+        (number, place): (torch.tensor(list(chances)), torch.tensor(list(chances.values())))
+        for number, sequence in enumerate(sequences)
+        for place, chances in smoothing.smoothed(sequence, share).items()
+    }
+
+
+def labels(targets: Sequence[Target], taught: Taught, device: torch.device) -> Labels:
+    """What was taught, and the target itself for certain where nothing was; as wide as the widest."""
+    found = [taught.get((target.sequence, target.place)) for target in targets]
+    k = max((len(ids) for ids, _ in filter(None, found)), default=1)
     ids, chances = torch.zeros((len(targets), k), dtype=torch.long), torch.zeros((len(targets), k))
-    for row, target in enumerate(targets):
-        if (found := taught.get((target.sequence, target.place))) is not None:
-            ids[row], chances[row] = found
-        else:
+    for row, (target, known) in enumerate(zip(targets, found, strict=True)):
+        if known is None:
             ids[row, 0], chances[row, 0] = target.token, 1
+        else:
+            ids[row, : len(known[0])], chances[row, : len(known[1])] = known
     return Labels(ids.to(device), chances.to(device))
 
 

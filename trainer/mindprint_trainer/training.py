@@ -73,7 +73,7 @@ class Training:
         )
         self.plan = plan(self.sequences, settings.epochs, settings.batch_size, seed, settings.schedule)
         self.losses, self._weights = Losses(self.sequences), weights_of(settings, self.sequences)
-        self.taught: Taught = {}
+        self.taught: Taught = soft.smoothed(self.sequences, settings.answer_smoothing)
         self.position = 0
         """Steps done."""
         self.tokens = self._resumed = 0
@@ -112,7 +112,7 @@ class Training:
         return self._weights.of(self.sequences, targets, len(self.plan[self.position].numbers))
 
     def labels(self, targets: Sequence[Target]) -> Labels:
-        return soft.labels(targets, self.taught, self.settings.soft_labels, self._base.device)
+        return soft.labels(targets, self.taught, self._base.device)
 
     def add(self, targets: Sequence[Target], values: Sequence[float]) -> None:
         """Notes the losses of a pass. Raises NotFinite."""

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindprint.evaluation.book import digest
-from mindprint.types import GivenTrace, Trace
+from mindprint.types import OF_SCORES, GivenTrace, Trace
 
-OF_SCORES = ("wrong_answer", "low_gain", "low_anchor", "hindsight")
-"""Reasons that speak against what thinking leads to, not against the thinking."""
 JUDGED = ("low_gain", "low_anchor", "hindsight")
 """Reasons of candidates whose answer was right: only a score spoke against them."""
 

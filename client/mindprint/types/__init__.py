@@ -33,7 +33,7 @@ from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, S
 from mindprint.types.manifests import CanaryItem, CanaryResult, Manifest
 from mindprint.types.modes import AskedMode, Mode, QueryKind, Route, RouteReason, Routes
 from mindprint.types.server import LoraLimits, ServerInfo
-from mindprint.types.traces import Provenance, Trace, TracePage, TraceRequest, TraceState, Verdict
+from mindprint.types.traces import OF_SCORES, Provenance, Reason, Trace, TracePage, TraceRequest, TraceState, Verdict
 from mindprint.types.users import Engagement, EngagementBatch, Ingested, Profile, User
 from mindprint.types.versions import Check, LearnedFrom, Lineage, Version, VersionState
 
@@ -41,6 +41,7 @@ __all__ = [
     "EVERYONE",
     "NAME",
     "NO_NUL",
+    "OF_SCORES",
     "Adapter",
     "AdapterKey",
     "AdapterPage",
@@ -84,6 +85,7 @@ __all__ = [
     "Promote",
     "Provenance",
     "QueryKind",
+    "Reason",
     "Release",
     "Reply",
     "Request",

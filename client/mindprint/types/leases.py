@@ -48,6 +48,8 @@ class Sample(Reply):
     """The end of thinking and all that stands before the answer: of its own as well, or thinking goes on and on."""
     answer: str
     """Empty: nothing is learned behind the thinking and its closing."""
+    choices: list[str] = Field(default_factory=list)
+    """What may be answered, written as `answer` is; empty where anything may be."""
 
 
 class Start(Reply):

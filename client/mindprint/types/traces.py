@@ -12,6 +12,12 @@ from mindprint.types.modes import AskedMode, Mode
 TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
 """Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""
 Verdict = Literal["accepted", "rejected", "unjudged"]
+Reason = Literal[
+    "parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected"
+]
+"""Why a candidate was rejected. `not_selected`: somebody brought it and says that it is no lesson."""
+OF_SCORES: tuple[Reason, ...] = ("wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected")
+"""Reasons that speak against what thinking leads to; nothing is wrong with the thinking as a text."""
 
 
 class Provenance(Reply):

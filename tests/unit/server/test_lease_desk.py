@@ -132,6 +132,24 @@ async def test_a_users_lease_brings_the_users_own_samples(store: Store) -> None:
     assert lease.base_digest == "sha256:b"
 
 
+async def test_a_sample_says_what_may_be_answered_as_its_answer_is_written(store: Store) -> None:
+    await fill(store, {})
+    await store.add_engagements("ann", [engagement(30).model_copy(update={"choices": None, "response": "my own"})])
+    await rejection(store, "e000", "wrong_answer")
+    for about in ("e000", "e001", "e030"):
+        await store.add_trace(trace("ann", about))
+    samples = (await Desk(store, holdout_share=0).claim("user/ann")).samples
+    for sample in samples:
+        open_ended = sample.engagement_id == "e030"
+        assert sample.choices == ([] if open_ended else [sample_lead(sample) + choice for choice in ("yes", "no")])
+        assert open_ended or not sample.answer or sample.answer in sample.choices
+    assert {(s.kind, bool(s.thinking)) for s in samples} == {("fast", False), ("slow", True), ("slow", False)}
+
+
+def sample_lead(sample: Sample) -> str:
+    return "" if sample.kind == "fast" else " "
+
+
 async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store: Store) -> None:
     await fill(store, {})
     desk = Desk(store, openings={"personal": "Shown:"})

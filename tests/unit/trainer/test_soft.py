@@ -52,7 +52,7 @@ def test_answers_keep_their_hard_label(base: Base, sequences: list[Encoded]) -> 
     (row,) = rows(sequences, [0], 1000, share=False)
     first = row.targets[0]
     taught = {(0, first.place): (torch.tensor([5, 6, 7]), torch.tensor([0.5, 0.3, 0.2]))}
-    made = soft.labels(row.targets, taught, K, base.device)
+    made = soft.labels(row.targets, taught, base.device)
     assert made.ids[0].tolist() == [5, 6, 7]
     assert made.chances[1:].tolist() == [[1.0, 0.0, 0.0]] * (len(row.targets) - 1)
     assert made.ids[1:, 0].tolist() == [target.token for target in row.targets[1:]]
@@ -73,7 +73,7 @@ def test_hard_labels_as_soft_ones_give_the_same_losses(
     targets = list(batch.targets)
     weights = [1.0] * len(targets)
     one = backward(stack, batch, weights, None, 7)
-    other = backward(stack, batch, weights, soft.labels(targets, {}, K, base.device), 7)
+    other = backward(stack, batch, weights, soft.labels(targets, {}, base.device), 7)
     assert one == pytest.approx(other, rel=1e-5)
 
 
