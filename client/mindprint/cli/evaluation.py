@@ -97,6 +97,26 @@ def report(folder: Folder) -> None:
     typer.echo(f"report: {part('mindprint.evaluation.report', *WHAT).write_report(folder)}")
 
 
+@app.command("join")
+def join(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", exists=True, file_okay=False, help="Of evaluations.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the whole lies; made by this.")],
+) -> None:
+    """Put evaluations of other users or seeds, but of the same settings, together, and write the report of the whole.
+
+    So an evaluation of many hours can be spread over days and machines.
+    """
+    from mindprint.evaluation.options import CannotEvaluate
+
+    try:
+        part("mindprint.evaluation.joining", *WHAT).join(folders, out)
+    except CannotEvaluate as error:
+        raise Fail(str(error), code=2) from error
+    typer.echo(f"report: {part('mindprint.evaluation.report', *WHAT).write_report(out)}")
+
+
 def _variables(sets: list[str] | None) -> dict[str, str]:
     """`["min-gain=0.1"]` as {"MIN_GAIN": "0.1"}."""
     return {name.upper(): value if isinstance(value, str) else str(value) for name, value in parse_sets(sets).items()}
