@@ -43,11 +43,13 @@ def table(results: Path) -> str:
 
 
 def evidence(folder: Path) -> str:
-    """Markdown, from the reports. What settings were chosen by (`tuning-...`) is only named."""
-    parts, tuning = [], []
+    """Markdown, from the reports. What settings were chosen by (`tuning-...`), and earlier reports (`former-...`), are
+    only named."""
+    parts, tuning, former = [], [], []
     for report in sorted(folder.glob("*/report.md")):
-        if report.parent.name.startswith("tuning-"):
-            tuning.append(f"[{report.parent.name}](docs/evidence/{report.parent.name}/report.md)")
+        if report.parent.name.startswith(("tuning-", "former-")):
+            named = tuning if report.parent.name.startswith("tuning-") else former
+            named.append(f"[{report.parent.name}](docs/evidence/{report.parent.name}/report.md)")
             continue
         text, where = report.read_text(encoding="utf-8"), f"docs/evidence/{report.parent.name}"
         parts += [f"**[{report.parent.name}]({where}/report.md)**", told(text)]
@@ -55,6 +57,8 @@ def evidence(folder: Path) -> str:
         plot = report.parent / "figures" / "collapse.svg"
         if plot.exists():
             parts.append(f"![Accuracy against collapse, {report.parent.name}]({where}/figures/{plot.name})")
+    if former:
+        parts.append(f"Reported before, with other settings and on other users: {', '.join(former)}.")
     if tuning:
         parts.append(f"What the settings were chosen by: {', '.join(tuning)}.")
     return "\n\n".join(parts)
