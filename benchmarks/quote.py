@@ -45,7 +45,9 @@ def table(results: Path) -> str:
 def evidence(folder: Path) -> str:
     """Markdown, from the reports. What settings were chosen by (`tuning-...`), and earlier reports (`former-...`), are
     only named."""
-    parts, tuning, former = [], [], []
+    parts: list[str] = []
+    tuning: list[str] = []
+    former: list[str] = []
     for report in sorted(folder.glob("*/report.md")):
         if report.parent.name.startswith(("tuning-", "former-")):
             named = tuning if report.parent.name.startswith("tuning-") else former
