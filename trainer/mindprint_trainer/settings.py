@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     learning_rate: float = Field(4e-4, gt=0)
     """For the 135M default model, where one user gives about ten steps; 1e-4 is the start for models of 1B and more."""
     warmup: float = Field(0.1, ge=0, le=1)
-    """Share of the steps in which the rate rises; afterwards it is constant, for there are too few steps to decay."""
+    """Share of the steps, the first ones, in which the rate rises."""
+    decay: float = Field(0.0, ge=0, le=1)
+    """Share of the steps, the last ones, in which the rate falls to zero; in between it is constant."""
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     balance: bool = True
@@ -164,6 +166,7 @@ RECIPE = {
     "max_length",
     "learning_rate",
     "warmup",
+    "decay",
     "weight_decay",
     "max_grad_norm",
     "balance",

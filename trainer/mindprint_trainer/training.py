@@ -124,7 +124,7 @@ class Training:
         """Moves the weights by the gradient that the passes have summed up. Raises NotFinite."""
         step, settings = self.plan[self.position], self.settings
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * warm(self.position + 1, len(self.plan), settings.warmup)
+            group["lr"] = settings.learning_rate * rate(self.position + 1, len(self.plan), settings.warmup, settings.decay)
         if not torch.isfinite(nn.utils.clip_grad_norm_(self.adapter.parameters, settings.max_grad_norm)):
             raise self._not_finite("gradient")
         self.optimizer.step()
@@ -183,9 +183,14 @@ def no_strangers(lease: Lease) -> None:
         raise CannotTrain(f"the lease for {lease.adapter} holds samples of {len(strangers)} other users: refused")
 
 
-def warm(step: int, steps: int, share: float) -> float:
-    """The factor of the learning rate in `step` of 1..steps: rises to 1 within the first `share` of them."""
-    return min(1.0, step / max(1, math.ceil(share * steps)))
+def rate(step: int, steps: int, warmup: float, decay: float) -> float:
+    """The factor of the learning rate in `step` of 1..steps: a trapezoid (warm-up, stable, decay).
+
+    It rises to 1 within the first `warmup` of the steps and falls towards 0, which the step after the last would have,
+    within the last `decay` of them; where both meet, the lower one counts.
+    """
+    rising, falling = (max(1, math.ceil(share * steps)) for share in (warmup, decay))
+    return min(1.0, step / rising, (steps + 1 - step) / falling)
 
 
 def kind_weights(settings: Settings) -> dict[Kind, float]:

@@ -15,7 +15,7 @@ from mindprint_trainer.errors import CannotTrain, LeaseEnded, NotFinite
 from mindprint_trainer.layers import Shape
 from mindprint_trainer.loop import Hooks, Job, Trained, run, train, train_together
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training import StepReport, warm
+from mindprint_trainer.training import StepReport, rate
 
 LeaseOf = Callable[..., Lease]
 Weights = dict[str, torch.Tensor]
@@ -271,7 +271,10 @@ def test_a_lease_with_nothing_that_fits_is_refused(go: Go, lease_of: LeaseOf) ->
         go(lease_of(limits=LoraLimits(max_rank=8, target_modules=["c_attn"])))
 
 
-def test_the_rate_rises_in_the_first_share_of_the_steps_and_stays() -> None:
-    assert [warm(step, 20, 0.2) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert warm(1, 5, 0.1) == 1
-    assert warm(1, 5, 0) == 1
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    assert [rate(step, 20, 0.2, 0) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert rate(20, 20, 0.2, 0) == 1
+    assert rate(1, 5, 0.1, 0) == rate(1, 5, 0, 0) == 1
+    assert [rate(step, 8, 0.25, 0.5) for step in range(1, 9)] == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert [rate(step, 4, 1, 1) for step in range(1, 5)] == [0.25, 0.5, 0.5, 0.25]
+    assert rate(1, 1, 1, 1) == 1
