@@ -60,14 +60,15 @@ class Settings(BaseSettings):
     health_interval_s: float = Field(5, gt=0)
 
     # memory
-    recall: Literal["recency", "bm25", "embeddings"] = "recency"
-    """Which past engagements a prompt shows: the newest, or those most like the query by words or by embeddings."""
-    recency_k: int = Field(3, ge=0, le=64)
+    recall: Literal["recency", "bm25", "embeddings"] = "bm25"
+    """Which past engagements a prompt shows: the newest, or those most like the query by words or by embeddings. By
+    words every way of answering knows the user better (docs/decisions/018); the newest are one cached prefix."""
+    recency_k: int = Field(4, ge=0, le=64)
     """Engagements recalled, whichever way; 0 is none."""
     recency_step: int = Field(5, ge=1, le=64)
     """Engagements for which the window of the newest only grows at its end, to be one cached prefix; 1 is just k."""
-    recall_from: int = Field(2000, ge=1)
-    """Engagements, newest first, among which similarity chooses."""
+    recall_from: int = Field(500, ge=1)
+    """Engagements, newest first, among which similarity chooses; by words that takes 10 ms of a core for a query."""
     embedding_model: Path | None = Field(None, validate_default=True)
     """The folder of the transformers model that recall by embeddings needs."""
     profile_every: int = Field(10, ge=1)

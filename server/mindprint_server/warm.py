@@ -9,7 +9,7 @@ import structlog
 
 from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, Sampling
 from mindprint_server.memory import Memory
-from mindprint_server.prompts import memory_text
+from mindprint_server.prompts import Recollection, memory_text
 from mindprint_server.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -25,14 +25,19 @@ class Warmer:
         """Reads the user's memory through the version once. Raises EngineDied; any other failure only costs the time
         that it would have saved.
 
-        Recall by similarity depends on the question, and a cohort has no memory: then there is nothing to read ahead.
+        What is recalled by similarity depends on the question: then it is the profile alone, with which each of them
+        begins. A cohort has no memory.
         """
         kind, _, name = adapter.key.partition("/")
-        if not self._settings.warm_versions or kind != "user" or self._settings.recall != "recency":
+        if not self._settings.warm_versions or kind != "user":
             return
         tokenizer = self._engine.tokenizer
         try:
             memory, _ = await self._memory.recall(name, before=None)
+            if self._settings.recall != "recency":
+                memory = Recollection(profile=memory.profile)
+            if not memory.profile and not memory.episodes:
+                return
             messages: list[Message] = [
                 {"role": "system", "content": memory_text(memory, tokenizer.special)},
                 {"role": "user", "content": ""},

@@ -132,8 +132,9 @@ class Settings(BaseSettings):
     the bare `<think>` an adapter goes on as if it had thought already, or never ends (docs/decisions/014)."""
     thinking_weight: float = Field(1.0, ge=0)
     answer_weight: float = Field(1.0, ge=0)
-    answer_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Of a closed answer's certainty the share that all choices get alike, the real one among them."""
+    answer_smoothing: float = Field(0.3, ge=0, lt=1)
+    """Of a closed answer's certainty the share that all choices get alike, the real one among them. At 0 a few dozen
+    answers are learned by heart, and new ones held for as certain (docs/decisions/017)."""
     seed: int = Field(0, ge=0, lt=2**31)
 
     # the proof

@@ -124,7 +124,9 @@ class Training:
         """Moves the weights by the gradient that the passes have summed up. Raises NotFinite."""
         step, settings = self.plan[self.position], self.settings
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(self.position + 1, len(self.plan), settings.warmup, settings.decay)
+            group["lr"] = settings.learning_rate * rate(
+                self.position + 1, len(self.plan), settings.warmup, settings.decay
+            )
         if not torch.isfinite(nn.utils.clip_grad_norm_(self.adapter.parameters, settings.max_grad_norm)):
             raise self._not_finite("gradient")
         self.optimizer.step()

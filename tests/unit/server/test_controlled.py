@@ -71,7 +71,8 @@ async def test_whose_memory_the_prompt_shows(serve: Open, memory: str, shown: se
 
 @pytest.mark.parametrize("memory", ["own", "user/bob"])
 async def test_nobodys_memory_is_later_than_the_query(serve: Open, memory: str) -> None:
-    trace = await ask(await serve(), memory=memory, asked_at=START + timedelta(days=5))
+    services = await serve(recall="recency", recency_k=3)
+    trace = await ask(services, memory=memory, asked_at=START + timedelta(days=5))
     assert [n for n in range(8) if f"walk number {n}?" in trace.prompt] == [2, 3, 4]
 
 

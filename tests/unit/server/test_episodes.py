@@ -275,8 +275,8 @@ def test_recalls_at_once_share_the_work(model: Path) -> None:
 
 
 def test_settings_choose(model: Path) -> None:
-    assert chosen(Settings()) == Recency(3, 5)
-    assert isinstance(chosen(Settings(recall="bm25")), Bm25)
+    assert isinstance(chosen(Settings()), Bm25)
+    assert chosen(Settings(recall="recency")) == Recency(4, 5)
     assert isinstance(chosen(Settings(recall="embeddings", embedding_model=model)), Embeddings)
 
 

@@ -119,14 +119,26 @@ async def test_a_server_without_hints_shows_no_answer_from_the_first_candidate_o
     assert batch.hinted == batch.funnel.accepted > 0
 
 
-async def test_memory_is_never_later_than_the_query(services: Services) -> None:
-    await fill(services, count=20)
-    await finished(services, BatchRequest())
-    for trace in await services.store.traces(limit=500):
+@pytest.mark.parametrize("recall", ["recency", "bm25"])
+async def test_memory_is_never_later_than_the_query(settings: Settings, base_folder: Path, recall: str) -> None:
+    settings = settings.model_copy(update={"recall": recall})
+    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
+    try:
+        await fill(services, count=20)
+        await finished(services, BatchRequest())
+        traces = await services.store.traces(limit=500)
+    finally:
+        await close_services(services)
+    assert traces
+    for trace in traces:
         number = int(str(trace.engagement_id)[1:])
         seen = [n for n in range(20) if f"walk number {n}?" in trace.prompt.rsplit("[user]", 1)[0]]
-        window = services.settings.recency_k + number % services.settings.recency_step
-        assert seen == list(range(max(0, number - window), number))
+        if recall == "recency":
+            window = settings.recency_k + number % settings.recency_step
+            assert seen == list(range(max(0, number - window), number))
+        else:
+            assert len(seen) == min(number, settings.recency_k)
+            assert max(seen) < number
         assert (trace.provenance.profile_version is None) == (number < 5)
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mindprint.types import Engagement
 from mindprint_server.engine import AdapterRef, EngineDied
+from mindprint_server.prompts import Recollection
 from mindprint_server.settings import Settings
 from mindprint_server.warm import Warmer
 
@@ -36,32 +39,43 @@ class Engine:
 
 
 class Memory:
-    async def recall(self, user_id: str, *, before: None) -> Any:
-        from mindprint_server.prompts import Recollection
+    def __init__(self, *, profile: bool = True) -> None:
+        self.profile = profile
 
-        return Recollection(profile=f"{user_id} likes tea"), 1
+    async def recall(self, user_id: str, *, before: None) -> tuple[Recollection, int]:
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        episode = Engagement(id="e1", prompt="A walk?", response="gladly", occurred_at=now)
+        return Recollection(f"{user_id} likes tea" if self.profile else None, (episode,)), 1
 
 
 def adapter(key: str) -> AdapterRef:
     return AdapterRef(key, 2, "sha256:0", 7, Path("nowhere"))
 
 
-async def test_a_user_s_memory_is_read_through_the_new_version() -> None:
+@pytest.mark.parametrize(("recall", "episodes"), [("recency", True), ("bm25", False)])
+async def test_what_all_questions_share_is_read_through_the_new_version(recall: Any, episodes: bool) -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await Warmer(Settings(), engine, memory).warm(adapter("user/ann"))
+    await Warmer(Settings(recall=recall), engine, memory).warm(adapter("user/ann"))
     [(text, name)] = engine.read
     assert "ann likes tea" in text
+    assert ("A walk?" in text) is episodes
     assert name == "user/ann@2"
 
 
 @pytest.mark.parametrize(
-    ("settings", "key"),
-    [({}, "cohort/everyone"), ({"recall": "bm25"}, "user/ann"), ({"warm_versions": False}, "user/ann")],
+    ("settings", "key", "profile"),
+    [
+        ({}, "cohort/everyone", True),
+        ({"recall": "bm25"}, "user/ann", False),
+        ({"warm_versions": False}, "user/ann", True),
+    ],
 )
-async def test_nothing_is_read_that_no_question_is_known_to_need(settings: dict[str, Any], key: str) -> None:
+async def test_nothing_is_read_that_no_question_is_known_to_need(
+    settings: dict[str, Any], key: str, profile: bool
+) -> None:
     engine: Any = Engine()
-    memory: Any = Memory()
+    memory: Any = Memory(profile=profile)
     await Warmer(Settings(**settings), engine, memory).warm(adapter(key))
     assert engine.read == []
 

@@ -85,7 +85,7 @@ def test_labels_of_several_adapters_are_as_wide_as_the_widest() -> None:
 def test_an_adapter_trained_long_stays_less_certain(base: Base, settings: Settings, lease_of: Any) -> None:
     """The least that the loss can be is the entropy of what was asked for: nearly none without smoothing."""
     lease = lease_of(samples=[closed(user_id="anna", engagement_id=f"e{n}") for n in range(4)])
-    asked = settings.model_copy(update={"epochs": 40, "learning_rate": 1e-2})
+    asked = settings.model_copy(update={"epochs": 40, "learning_rate": 1e-2, "answer_smoothing": 0.0})
     sure = train(base, lease, asked).manifest
     smooth = train(base, lease, asked.model_copy(update={"answer_smoothing": 0.4})).manifest
     assert smooth.settings["answer_smoothing"] == 0.4
