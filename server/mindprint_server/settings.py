@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     # memory
     recall: Literal["recency", "bm25", "embeddings"] = "bm25"
     """Which past engagements a prompt shows: the newest, or those most like the query by words or by embeddings. By
-    words every way of answering knows the user better (docs/decisions/018); the newest are one cached prefix."""
+    words the untrained model answered better (docs/decisions/018); the newest are one cached prefix."""
     recency_k: int = Field(4, ge=0, le=64)
     """Engagements recalled, whichever way; 0 is none."""
     recency_step: int = Field(5, ge=1, le=64)
