@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from mindprint.types import OF_SCORES, Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
 from mindprint_server import thinking
@@ -67,11 +67,8 @@ class LeaseDesk:
         fast = await self._fast(timelines, lease.held_out)
         rejected = await self._after_rejected(fast, timelines)
         await self._store.note_samples(lease.id, engagements_of(fast), traces_of(rejected))
-        opening, elsewhere = s.openings.get("personal", ""), asked_by(rejected)
-        learned = [
-            slow(t, opening, choices_of(t, timelines), answered=(t.user_id, t.engagement_id) not in elsewhere)
-            for t in traces
-        ]
+        opening, answering = s.openings.get("personal", ""), answering_traces(traces, asked_by(rejected))
+        learned = [slow(t, opening, choices_of(t, timelines), answered=t.id in answering) for t in traces]
         samples = learned + fast + rejected
         samples += await self._replayed(lease, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
         return self.fill(lease).model_copy(update={"samples": samples})
@@ -195,6 +192,19 @@ def choices_of(trace: Trace, timelines: Mapping[str, Timeline]) -> Sequence[str]
     """What the user could have answered to the question that this trace is about; empty where it was an open one."""
     engagement = timelines[trace.user_id].by_id.get(str(trace.engagement_id))
     return engagement.choices or () if engagement else ()
+
+
+def answering_traces(traces: Sequence[Trace], elsewhere: Set[tuple[str | None, str]]) -> set[str]:
+    """Of each engagement the first of these traces, unless its answer is learned `elsewhere`.
+
+    Brothers that end in the same step of the engine may all be accepted; an engagement whose
+    answer was learned after each of them would count for more than the others.
+    """
+    first: dict[tuple[str | None, str], str] = {}
+    for trace in traces:
+        asked = (trace.user_id, str(trace.engagement_id))
+        first[asked] = min(trace.id, first.get(asked, trace.id))
+    return {id for asked, id in first.items() if asked not in elsewhere}
 
 
 def asked_by(samples: Sequence[Sample]) -> set[tuple[str | None, str]]:

@@ -201,6 +201,23 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
     assert all(s.closing for s in of("slow", lease) if s.thinking), "how thinking ends is learned all the same"
 
 
+async def test_of_two_accepted_brothers_one_teaches_the_answer(store: Store) -> None:
+    await fill(store, {})
+    for about in ("e000", "e000", "e001"):
+        await store.add_trace(trace("ann", about))
+    taught = of("slow", await Desk(store).claim("user/ann"))
+    assert [(sample.engagement_id, sample.thinking) for sample in taught] == [
+        ("e000", "ann thinks"),
+        ("e000", "ann thinks"),
+        ("e001", "ann thinks"),
+    ]
+    assert [sample.engagement_id for sample in taught if sample.answer] == ["e000", "e001"]
+    first, brother = (sample for sample in taught if sample.engagement_id == "e000")
+    assert str(first.trace_id) < str(brother.trace_id)
+    assert first.answer
+    assert not brother.answer
+
+
 async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store) -> None:
     """Of engagements that got no accepted trace, the first blind one that only its answer or a score spoke against."""
     await fill(store, {"ann": 1})
