@@ -146,7 +146,7 @@ def write(options: EvalOptions, users: Sequence[UserRecords], found: Sequence[Fo
         "users": [user.user_id for user in users],
         "rows": options.rows,
         "engagements": options.engagements,
-        "seeds": list(range(options.seeds)),
+        "seeds": list(options.numbers),
         "model": Path(info.model).name if Path(info.model).is_absolute() else info.model,
         "base_digest": info.base_digest,
         "prompt_version": info.prompt_version,
@@ -202,7 +202,7 @@ def chosen(options: EvalOptions) -> tuple[list[UserRecords], list[UserRecords]]:
 
 def pieces(options: EvalOptions, users: Sequence[UserRecords], pool: list[UserRecords]) -> Iterator[Piece]:
     """Groups of users, all of them with the first seed before any with the next."""
-    for seed in range(options.seeds):
+    for seed in options.numbers:
         for start in range(0, len(users), options.group):
             yield Piece(list(users[start : start + options.group]), pool, seed)
 

@@ -32,6 +32,8 @@ class EvalOptions:
     """Past engagements of each user that memory and training know of, the newest."""
     seeds: int = 1
     """Trainings, each with traces of its own."""
+    first_seed: int = 0
+    """The others follow it: so seeds can be spread over runs and joined."""
     group: int = 4
     """Users who share a server, and among whom the nearest is looked for; a group with a seed is what is resumed."""
     pool: int = 2
@@ -54,3 +56,8 @@ class EvalOptions:
     start_timeout_s: float = 600
     train_timeout_s: float = 3600
     """How long no version may be made before a training is given up."""
+
+    @property
+    def numbers(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)

@@ -56,6 +56,11 @@ def test_pieces_are_groups_of_users_for_each_seed(data: Path) -> None:
     assert found == [(0, 2), (0, 2), (0, 1), (1, 2), (1, 2), (1, 1)]
 
 
+def test_later_seeds_can_be_run_alone(data: Path) -> None:
+    chosen = options(data, users=2, seeds=2, first_seed=1)
+    assert [piece.seed for piece in main.pieces(chosen, *main.chosen(chosen))] == [1, 2]
+
+
 def test_the_server_measures_and_does_not_interfere(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINDPRINT_RECENCY_K", "5")
     monkeypatch.setenv("MINDPRINT_TRAIN_EPOCHS", "9")
