@@ -32,7 +32,8 @@ class Inflight:
             # From what really runs: a limit that was never reached says nothing about what fits.
             self.limit = max(1, int(min(self.limit, max(load.running, 1)) * BACK_OFF))
         elif load.waiting > self._slots // 4:
-            self.limit = max(1, self.limit - 1)
+            # Not below the slots: a queue says that there is too much for them, never that they are too many.
+            self.limit = max(min(self.limit, self._slots), self.limit - 1)
         elif load.waiting == 0 and load.running < self._slots:
             self.limit = min(self._most, self.limit + max(1, self._slots // 16))
         return self.limit

@@ -32,9 +32,16 @@ def test_it_stays_while_the_slots_are_full() -> None:
     assert inflight.observe(Load(running=64)) == inflight.observe(Load(running=64, waiting=16)) == 64
 
 
-def test_it_sinks_slowly_while_much_waits() -> None:
+def test_it_sinks_slowly_while_much_waits_and_never_below_the_slots() -> None:
     inflight = Inflight(slots=64, most=128)
-    assert [inflight.observe(Load(running=64, waiting=17)) for _ in range(3)] == [63, 62, 61]
+    inflight.observe(Load(running=60))
+    assert [inflight.observe(Load(running=64, waiting=17)) for _ in range(6)] == [67, 66, 65, 64, 64, 64]
+
+
+def test_a_queue_changes_nothing_after_a_retreat_from_a_full_cache() -> None:
+    inflight = Inflight(slots=64, most=128)
+    inflight.observe(Load(running=64, kv_use=0.99))
+    assert inflight.observe(Load(running=48, waiting=17)) == 48
 
 
 def test_it_shrinks_from_what_runs_when_the_engine_preempts() -> None:
