@@ -34,7 +34,9 @@ def run(
     first_seed: Annotated[int, typer.Option(min=0, help="The number of the first; `eval join` joins them.")] = 0,
     group: Annotated[int, typer.Option(min=1, help="Users who share a server.")] = 4,
     pool: Annotated[int, typer.Option(min=0, help="Other users, whose answers train the pooled adapter.")] = 2,
-    arms: Annotated[str | None, typer.Option(show_default="all", help="Arms by name, with commas between.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(show_default="the method's", help="Arms by name, with commas between.")
+    ] = None,
     min_gain: Annotated[float | None, typer.Option(help="Judge the stored Gain by this bound instead.")] = None,
     min_anchor: Annotated[float | None, typer.Option(help="Judge the stored Anchor by this bound instead.")] = None,
     objective: Annotated[
@@ -57,11 +59,11 @@ def run(
 
     Started again with the same --out it goes on, and asks, writes and trains only what is new.
     """
-    from mindprint.evaluation.arms import ARMS
+    from mindprint.evaluation.arms import ARMS, METHOD
     from mindprint.evaluation.options import EvalOptions
     from mindprint.evaluation.selection import Thresholds
 
-    names = tuple(name.strip() for name in arms.split(",")) if arms else tuple(ARMS)
+    names = tuple(name.strip() for name in arms.split(",")) if arms else METHOD
     if unknown := [name for name in names if name not in ARMS]:
         raise Fail(f"there is no arm {unknown[0]!r}: the arms are {', '.join(ARMS)}", code=2)
     if which not in ("all", "tune", "report"):

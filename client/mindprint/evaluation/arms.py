@@ -29,6 +29,8 @@ class Recipe:
     """Settings of the trainer that differ from its defaults."""
     pooled: bool = False
     """One adapter for all, of users whom nobody is asked about."""
+    after: str | None = None
+    """The pooled recipe from whose adapter each of these starts; None is a fresh one."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ RECIPES = {
         Recipe("selected", "selected traces, answers, and generic traces as replay", "selected"),
         Recipe("shuffled", "as selected, with the thinking shuffled", "shuffled"),
         Recipe("pooled", "answers of other users, without thinking", "none", FAST, pooled=True),
+        Recipe("cohort", "selected traces, answers and replay of other users", "selected", pooled=True),
+        Recipe("cohort-first", "as selected, from the cohort's adapter", "selected", after="cohort"),
     )
 }
 
@@ -88,10 +92,21 @@ ARMS = {
         ),
         Arm("C3-random", "A9 before a random other user's memory", "the U-shape", "personal", "selected", "random"),
         Arm("C3-none", "A9 before no memory", "the U-shape", "personal", "selected", "none"),
+        Arm("cohort", "A9's recipe on other users, thinks", "the task, with thinking", "personal", "cohort"),
+        Arm(
+            "cohort-A9",
+            "A9 trained from the cohort's adapter",
+            "does the cohort first help?",
+            "personal",
+            "cohort-first",
+        ),
     )
 }
+BY_NAME = ("cohort", "cohort-A9")
+"""Not of the method's own: asked only where they are named."""
+METHOD = tuple(name for name in ARMS if name not in BY_NAME)
 
-BARE = ("A2", "A3", "A6", "A7", "A9")
+BARE = ("A2", "A3", "A6", "A7", "A9", *BY_NAME)
 """Arms whose thinking is also measured from the bare `<think>`, where no opening sentence hides a loss."""
 CHANGED = ("A3", "A9")
 """Arms whose thinking is changed, to see whether the answer follows it."""

@@ -10,7 +10,7 @@ from mindprint.evaluation.arms import CHANGED
 from mindprint.evaluation.cells import GAP, MINUS, Cell, Group, Table, columns, figure, mean, number, probability, text
 from mindprint.evaluation.findings import Findings, of_arm
 from mindprint.evaluation.metrics import answered
-from mindprint.evaluation.stats import PAIRS, Interval, interval
+from mindprint.evaluation.stats import Interval, interval, named
 
 WORTH = {"right": 0.05, "logprob": 0.10}
 """A difference that would matter to whoever uses it: of accuracy, and of log-probability in nats."""
@@ -33,6 +33,10 @@ ASKS = {
     ("C3-none", "A9"): "no memory",
     ("A5", "A1"): "does training on answers help?",
     ("A5", "A4"): "the user against the task",
+    ("cohort-A9", "A9"): "does the cohort first help?",
+    ("cohort-A9", "cohort"): "the user against the cohort",
+    ("cohort-A9", "A4"): "the user against the task",
+    ("cohort-A9", "A5"): "does thinking pay?",
 }
 
 
@@ -46,7 +50,7 @@ def comparison_table(found: Findings) -> Table:
         "users", "questions", texts=("asks",),
     )  # fmt: skip
     rows, absent = [], []
-    for one, other in PAIRS:
+    for one, other in named(found.arms):
         right, logprob = (_pair(found.comparisons, one, other, metric) for metric in ("right", "logprob"))
         if not max(right["users"], logprob["users"]):
             absent.append(less(one, other))

@@ -69,7 +69,9 @@ def look(arm: str, recipe: str | None) -> Look:
     """By what the arm's adapter learned from; controls (C1 to C3) stand apart whatever it was."""
     if arm.startswith("C"):
         return CONTROL
-    return {None: UNTRAINED, "distilled": DISTILLED, "selected": SELECTED}.get(recipe, FAST)
+    if recipe in ("selected", "cohort", "cohort-first"):
+        return SELECTED
+    return {None: UNTRAINED, "distilled": DISTILLED}.get(recipe, FAST)
 
 
 def new(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:

@@ -93,7 +93,7 @@ class Findings:
 
     @cached_property
     def comparisons(self) -> pd.DataFrame:
-        return stats.family(self.outcomes)
+        return stats.family(self.outcomes, stats.named(self.arms))
 
     @cached_property
     def claims(self) -> list[Claim]:

@@ -23,7 +23,7 @@ from mindprint.evaluation import outcomes
 from mindprint.evaluation.arms import ARMS
 from mindprint.evaluation.book import Book, digest
 from mindprint.evaluation.options import CannotEvaluate, EvalOptions
-from mindprint.evaluation.piece import Found, Piece, Running
+from mindprint.evaluation.piece import Found, Piece, Running, recipes_of
 from mindprint.evaluation.rivals import rivals
 from mindprint.records import UserRecords
 from mindprint.types import ServerInfo
@@ -210,8 +210,9 @@ def pieces(options: EvalOptions, users: Sequence[UserRecords], pool: list[UserRe
 def server_settings(options: EvalOptions) -> dict[str, str]:
     """Of the server of a piece, by name without prefix: nothing is held out of training but the questions themselves,
     nothing trains by itself, no version is withdrawn for what is to be measured of it, and no adapter starts from
-    another."""
+    another but where a recipe says so: nobody else is in a cohort that has one."""
     variables = {name.removeprefix("MINDPRINT_"): value for name, value in os.environ.items() if _of_server(name)}
+    recipes = recipes_of([ARMS[name] for name in options.arms])
     return {
         **variables,
         "HOLDOUT_SHARE": "0",
@@ -219,7 +220,7 @@ def server_settings(options: EvalOptions) -> dict[str, str]:
         "MAX_ATTEMPTS": "1",
         "MAX_COLLAPSED": "null",
         "MAX_FAILED": "null",
-        "START_FROM": "base",
+        "START_FROM": "parent" if any(recipe.after for recipe in recipes) else "base",
         "GATE": str(options.gate).lower(),
         **options.server,
     }

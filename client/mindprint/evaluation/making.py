@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mindprint import ApiError, AsyncMindprintClient, checks
@@ -33,6 +33,11 @@ class Made:
     """`live`, `refused`, or `no_adapter`."""
     why: str
     version: Version | None = None
+
+    @property
+    def cohort(self) -> str:
+        """The name of the cohort whose adapter this is."""
+        return str(self.model).removeprefix("cohort/").rpartition("@")[0]
 
     def row(self, recipe: str, seed: int, user: str) -> dict[str, Any]:
         """A line of the report's table of adapters."""
@@ -92,36 +97,58 @@ class Maker:
     # --- training ---
 
     async def adapters(
-        self, recipe: Recipe, users: Sequence[UserRecords], lessons: Mapping[str, Sequence[GivenTrace]]
+        self,
+        recipe: Recipe,
+        users: Sequence[UserRecords],
+        lessons: Mapping[str, Sequence[GivenTrace]],
+        after: Made | None = None,
     ) -> dict[str, Made]:
-        """One adapter a user, by user; those that are there already are not made again."""
+        """One adapter a user, by user, each from the cohort's adapter `after`; those that are there already are not
+        made again."""
         keys: dict[str, str] = {}
         made: dict[str, Made] = {}
         objective = self._objective(recipe)
+        if after is not None and after.model is None:
+            return {user.user_id: replace(after, why=f"to start from: {after.why}") for user in users}
         for user in users:
-            taught = nothing_of(user.engagements[0].id) if recipe.lessons == "none" else lessons[user.user_id]
+            taught = self._taught(recipe, user, lessons)
             if not taught:
                 made[user.user_id] = Made(None, None, "no_adapter", no_lessons(recipe))
                 continue
-            content = [objective, [lesson.model_dump(mode="json") for lesson in taught]]
+            content = [objective, _content(taught), *([after.digest] if after else [])]
             name = trainee(user.user_id, recipe.name, content)
             keys[user.user_id] = f"user/{name}"
             await self._teach(name, user, taught)
+            if after is not None:
+                await self._client.add_members(after.cohort, [name])
         await self._train(recipe, list(keys.values()), objective)
         return made | {user_id: await self._made(key) for user_id, key in keys.items()}
 
-    async def pooled(self, recipe: Recipe, pool: Sequence[UserRecords]) -> Made:
-        """One adapter of all these users' answers."""
+    async def pooled(
+        self, recipe: Recipe, pool: Sequence[UserRecords], lessons: Mapping[str, Sequence[GivenTrace]]
+    ) -> Made:
+        """One adapter of all these users."""
         if not pool:
             return Made(None, None, "no_adapter", "the records have no other users to train it on")
         objective = self._objective(recipe)
-        name = trainee("pool", recipe.name, [objective, [user.user_id for user in pool]])
+        taught = {user.user_id: self._taught(recipe, user, lessons) for user in pool}
+        if not any(taught.values()):
+            return Made(None, None, "no_adapter", no_lessons(recipe))
+        content = [objective, {user_id: _content(some) for user_id, some in taught.items()}]
+        name = trainee("pool", recipe.name, content)
         await self._client.put_cohort(name, f"for an evaluation: {recipe.what}")
         for user in pool:
-            await self._client.add_members(name, [user.user_id])
-            await self._client.add_traces(user.user_id, nothing_of(user.engagements[0].id))
+            if taught[user.user_id]:
+                member = trainee(user.user_id, recipe.name, content)
+                await self._teach(member, user, taught[user.user_id])
+                await self._client.add_members(name, [member])
         await self._train(recipe, [f"cohort/{name}"], objective)
         return await self._made(f"cohort/{name}")
+
+    def _taught(
+        self, recipe: Recipe, user: UserRecords, lessons: Mapping[str, Sequence[GivenTrace]]
+    ) -> Sequence[GivenTrace]:
+        return nothing_of(user.engagements[0].id) if recipe.lessons == "none" else lessons[user.user_id]
 
     async def _teach(self, name: str, user: UserRecords, lessons: Sequence[GivenTrace]) -> None:
         await self._ingest(name, user)
@@ -179,6 +206,10 @@ class Maker:
             return Made(None, None, "refused", f"{key}@{newest.version}: {speaks}", newest)
         live = next(version for version in adapter.versions if version.version == adapter.live)
         return Made(f"{key}@{live.version}", live.digest, "live", "", live)
+
+
+def _content(lessons: Sequence[GivenTrace]) -> list[dict[str, Any]]:
+    return [lesson.model_dump(mode="json") for lesson in lessons]
 
 
 def ended_well(trainer: Child) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mindprint.evaluation.arms import ARMS
+from mindprint.evaluation.arms import METHOD
 from mindprint.evaluation.selection import Thresholds
 
 Part = Literal["all", "tune", "report"]
@@ -38,7 +38,7 @@ class EvalOptions:
     """Users who share a server, and among whom the nearest is looked for; a group with a seed is what is resumed."""
     pool: int = 2
     """Users beside them whose answers train the pooled adapter."""
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = METHOD
     thresholds: Thresholds = field(default_factory=Thresholds)
     objective: Mapping[str, str] = field(default_factory=dict)
     """Settings of the trainer, by name without prefix, for all recipes."""

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from mindprint.evaluation.arms import ARMS, BARE, GENERAL
+from mindprint.evaluation.arms import ARMS, BARE, GENERAL, METHOD
 from mindprint.evaluation.cells import APART, GAP, Cell, Group, Table, bounds, columns, mean, number, text
 from mindprint.evaluation.findings import Findings, of_arm, over_users
 from mindprint.evaluation.metrics import REFERENCE, per_user
@@ -87,7 +87,7 @@ def _general(found: Findings, arm: str) -> Cell:
 
 
 def _arm_notes(found: Findings) -> list[str]:
-    absent = [arm for arm in ARMS if arm not in found.arms]
+    absent = [arm for arm in METHOD if arm not in found.arms]
     bare = [arm for arm in found.arms if arm in ARMS and ARMS[arm].mode != "direct" and arm not in BARE]
     notes = [
         "Means over users of each user's mean over questions and seeds; below them 95 % intervals, a bootstrap over "

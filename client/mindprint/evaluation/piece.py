@@ -94,8 +94,8 @@ class Running:
     async def run(self) -> Found:
         """Raises CannotEvaluate, ProcessDied, MindprintError."""
         await self._maker.ingest(self._piece.everybody)
-        wanted = [RECIPES[name] for name in dict.fromkeys(arm.recipe for arm in self._arms if arm.recipe)]
-        await self._teach({recipe.lessons for recipe in wanted})
+        wanted = recipes_of(self._arms)
+        await self._teach({recipe.lessons for recipe in wanted}, pool={r.lessons for r in wanted if r.pooled})
         for recipe in wanted:
             await self._make(recipe)
         for arm in self._arms:
@@ -105,8 +105,9 @@ class Running:
 
     # --- lessons and adapters ---
 
-    async def _teach(self, wanted: set[str]) -> None:
-        """Writes the traces. Whoever is the nearest other user is looked up while no user has a twin yet."""
+    async def _teach(self, wanted: set[str], pool: set[str]) -> None:
+        """Writes the traces, `pool`: of the pool's users too. Whoever is the nearest other user is looked up while no
+        user has a twin yet."""
         users = self._piece.users
         if wanted & {"selected", "shuffled"}:
             written = await self._maker.write("traces, selected", [user.user_id for user in users])
@@ -118,6 +119,8 @@ class Running:
                 user: selection.shuffled(lessons, f"{self._piece.seed}/{user}") for user, lessons in chosen.items()
             }
             self._note("selected", written, chosen)
+            if "selected" in pool:
+                self._lessons["selected"] = chosen | await self._selected_of_pool()
         if "hinted" in wanted:
             twins = {user.user_id: await self._maker.twin(user, f"{user.user_id[:48]}.writer") for user in users}
             written = await self._maker.write("traces, hinted", list(twins.values()), blind=0, hints=True)
@@ -127,6 +130,11 @@ class Running:
             self._lessons["hinted"] = chosen
             back = [t.model_copy(update={"user_id": name}) for name, traces in by_user.items() for t in traces]
             self._note("distilled", back, chosen)
+
+    async def _selected_of_pool(self) -> dict[str, list[GivenTrace]]:
+        pool = [user.user_id for user in self._piece.pool]
+        written = await self._maker.write("traces, selected, of the pool", pool) if pool else []
+        return {user: selection.selected(_of(written, user), self._options.thresholds) for user in pool}
 
     async def _right_at_once(self, candidates: Mapping[str, Sequence[Trace]]) -> dict[str, dict[str, bool]]:
         """Whether the base answers these engagements rightly without thinking, by user and engagement."""
@@ -155,10 +163,12 @@ class Running:
         ]
 
     async def _make(self, recipe: Recipe) -> None:
+        lessons = self._lessons.get(recipe.lessons, {})
         if recipe.pooled:
-            made = {POOL: await self._maker.pooled(recipe, self._piece.pool)}
+            made = {POOL: await self._maker.pooled(recipe, self._piece.pool, lessons)}
         else:
-            made = await self._maker.adapters(recipe, self._piece.users, self._lessons.get(recipe.lessons, {}))
+            after = self._made[recipe.after, POOL] if recipe.after else None
+            made = await self._maker.adapters(recipe, self._piece.users, lessons, after)
         for user, one in made.items():
             self._made[recipe.name, user] = one
             self.found.adapters.append(one.row(recipe.name, self._piece.seed, user))
@@ -242,6 +252,17 @@ class Running:
         if told and self._options.embeddings is not None:
             embed = partial(likeness.embed, self._options.embeddings)
             self.found.outcomes += await asyncio.to_thread(likeness.cosines, told, generic, self._piece.seed, embed)
+
+
+def recipes_of(asked: Sequence[Arm]) -> list[Recipe]:
+    """The recipes of these arms, each once and behind the one that it starts from."""
+    found: dict[str, Recipe] = {}
+    for arm in asked:
+        if arm.recipe:
+            recipe = RECIPES[arm.recipe]
+            before = [RECIPES[recipe.after]] if recipe.after else []
+            found |= {one.name: one for one in (*before, recipe) if one.name not in found}
+    return list(found.values())
 
 
 def _of(traces: Sequence[Trace], user: str) -> list[Trace]:

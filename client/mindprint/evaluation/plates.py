@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from mindprint.evaluation import drawing, metrics, plots
-from mindprint.evaluation.arms import ARMS
+from mindprint.evaluation.arms import ARMS, METHOD
 from mindprint.evaluation.findings import Findings, of_arm, over_users
 from mindprint.evaluation.ledgers import funnels
 from mindprint.evaluation.plots import Point
@@ -114,7 +114,7 @@ def _plate(name: str, title: str, caption: str, figure: Figure | None, lacks: st
 
 
 def _absent(found: Findings, shown: set[str]) -> str:
-    thinking = [arm for arm, known in ARMS.items() if known.mode != "direct" and arm not in shown]
+    thinking = [arm for arm in METHOD if ARMS[arm].mode != "direct" and arm not in shown]
     return f" Not measured from the bare <think>: {', '.join(thinking)}." if thinking else ""
 
 

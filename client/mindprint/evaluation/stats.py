@@ -7,7 +7,7 @@ resampled, never questions, and every user counts the same however many question
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
@@ -43,6 +43,8 @@ PAIRS = (
     ("A5", "A4"),
 )
 """What is compared, decided before there were figures: the correction for many comparisons counts these."""
+OF_COHORT = (("cohort-A9", "A9"), ("cohort-A9", "cohort"), ("cohort-A9", "A4"), ("cohort-A9", "A5"))
+"""Compared, and counted, where that arm was asked."""
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
@@ -106,6 +108,11 @@ def compare(table: pd.DataFrame, one: str, other: str, metric: Metric, seed: int
     mean = interval(users, seed)
     p, smallest = _p(users, seed), _smallest(users)
     return Comparison(one, other, metric, mean.mean, mean.low, mean.high, p, len(users), len(items), smallest)
+
+
+def named(arms: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs that an evaluation of these arms compares."""
+    return PAIRS + tuple(pair for pair in OF_COHORT if pair[0] in arms)
 
 
 def family(

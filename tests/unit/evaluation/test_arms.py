@@ -16,4 +16,4 @@ def test_only_arms_that_think_are_measured_for_it() -> None:
 def test_general_questions_go_once_to_each_adapter() -> None:
     recipes = [ARMS[name].recipe for name in GENERAL]
     assert len(set(recipes)) == len(recipes)
-    assert set(recipes) == {None, *RECIPES} - {"shuffled"}
+    assert set(recipes) == {None, *RECIPES} - {"shuffled", "cohort", "cohort-first"}

@@ -16,7 +16,7 @@ import pytest
 from mindprint import AsyncMindprintClient, demo_data, records
 from mindprint.demo.output import Output
 from mindprint.evaluation import making
-from mindprint.evaluation.arms import ARMS, BARE, CHANGED, Recipe
+from mindprint.evaluation.arms import BARE, BY_NAME, CHANGED, METHOD, Recipe
 from mindprint.evaluation.book import Book
 from mindprint.evaluation.options import EvalOptions
 from mindprint.evaluation.outcomes import Outcome
@@ -110,7 +110,7 @@ async def test_every_arm_answers_every_question_or_says_why_not(
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     counts = Counter((row.arm, row.user, row.item) for row in answers(found))
-    wanted = {(arm, user.user_id, row.id) for arm in ARMS for user in piece.users for row in user.held_out}
+    wanted = {(arm, user.user_id, row.id) for arm in METHOD for user in piece.users for row in user.held_out}
     assert set(counts) == wanted
     assert set(counts.values()) == {1}
     assert all(row.why for row in found.outcomes if row.outcome != "answered")
@@ -125,7 +125,8 @@ async def test_thinking_is_measured_bare_and_changed(
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     thought = {row.arm for row in answers(found) if row.outcome == "answered"}
-    for measure, arms in (("bare", BARE), ("filler", CHANGED), ("early_end", CHANGED), ("other_trace", CHANGED)):
+    bare = set(BARE) - set(BY_NAME)
+    for measure, arms in (("bare", bare), ("filler", CHANGED), ("early_end", CHANGED), ("other_trace", CHANGED)):
         assert {row.arm for row in found.outcomes if row.measure == measure} == thought & set(arms)
     assert Counter(row.item for row in found.outcomes if row.arm == "A1" and row.measure == "general") == {
         "general/0": 1,
@@ -161,6 +162,35 @@ async def test_adapters_answer_before_the_memories_that_the_arms_name(
     seen = {(request.memory.partition("/")[0], request.model.partition(".")[2].partition("-")[0]) for request in asked}
     assert {("none", ""), ("own", "fast"), ("none", "selected"), ("user", "selected")} <= seen
     assert all(request.memory != f"user/{request.user_id}" for request in asked)
+
+
+async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
+    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+) -> None:
+    found, _ = await run(services, tmp_path, piece, arms=("A9", *BY_NAME))
+    [pool] = [row for row in found.adapters if row["recipe"] == "cohort"]
+    cohort = pool["model"].rpartition("@")[0]
+    assert trained[0] != cohort, "A9's are made first"
+    of_pool = {user.user_id for user in piece.pool}
+    learned = (await services.store.lineage(cohort, 1)).traces
+    assert {one.user_id.partition(".")[0] for one in learned} == of_pool
+    for row in found.adapters:
+        key, _, number = str(row["model"]).rpartition("@")
+        started = (await services.store.version(key, int(number))).start
+        assert started == (pool["model"] if row["recipe"] == "cohort-first" else None)
+    assert {row["user"] for row in found.adapters if row["recipe"] == "cohort-first"} == {
+        user.user_id for user in piece.users
+    }
+    assert {(row.arm, row.outcome) for row in answers(found)} == {(arm, "answered") for arm in ("A9", *BY_NAME)}
+
+
+async def test_without_a_cohort_s_adapter_nobody_starts_from_it(
+    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+) -> None:
+    found, _ = await run(services, tmp_path, replace(piece, pool=[]), arms=("cohort-A9",))
+    assert {(row.outcome, row.why) for row in answers(found)} == {
+        ("no_adapter", "to start from: the records have no other users to train it on")
+    }
 
 
 async def test_a_user_without_questions_is_not_silently_left_out(

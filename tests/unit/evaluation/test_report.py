@@ -12,7 +12,7 @@ from made_outcomes import made, outcome, table, unanswered
 from mindprint.evaluation import contrasts, findings, metrics, pages, report
 from mindprint.evaluation.arms import ARMS
 from mindprint.evaluation.cells import NOT_MEASURED, Cell, Table, bounds, figure, number, probability
-from mindprint.evaluation.stats import PAIRS
+from mindprint.evaluation.stats import OF_COHORT, PAIRS
 
 VOID = {"meta", "link", "br", "hr", "img"}
 
@@ -223,7 +223,7 @@ def test_comparisons(whole: Path) -> None:
     found = contrasts.comparison_table(findings.read(whole))
     assert found.rows == len(PAIRS)
     assert row(found, "A9 \N{MINUS SIGN} A3")["users"].text == "4"
-    assert set(contrasts.ASKS) == set(PAIRS)
+    assert set(contrasts.ASKS) == {*PAIRS, *OF_COHORT}
 
 
 def test_reasons_that_users_wrote(tmp_path: Path) -> None:

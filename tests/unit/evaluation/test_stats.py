@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_outcomes import WAYS, made, outcome, table, unanswered
 from mindprint.evaluation import stats
 from mindprint.evaluation.outcomes import Outcome
-from mindprint.evaluation.stats import PAIRS, Interval, compare, family, interval
+from mindprint.evaluation.stats import OF_COHORT, PAIRS, Interval, compare, family, interval, named
 
 
 def answers(arm: str, user: str, logprobs: list[float], seed: int = 0) -> list[Outcome]:
@@ -230,3 +230,8 @@ def test_pairs_that_could_not_be_compared_do_not_count() -> None:
 def test_the_pairs_are_of_known_arms() -> None:
     assert {arm for pair in PAIRS for arm in pair} <= set(WAYS)
     assert len(set(PAIRS)) == len(PAIRS)
+
+
+def test_what_the_cohort_brings_is_compared_only_where_it_was_asked() -> None:
+    assert named(("A1", "A9")) == PAIRS
+    assert named(("A1", "A9", "cohort-A9")) == (*PAIRS, *OF_COHORT)
