@@ -33,13 +33,15 @@ def table(results: Path) -> str:
             wanted = f"≥ {first['at_least']}" if "at_least" in first else f"≤ {first['at_most']}"
             held = sum(bar["holds"] for bar in bars)
             lines.append(f"| {first['name']} | {values} | {wanted} | {held} of {len(bars)} |")
-    newest = [same[-1] for same in runs.values()]
-    told = next((run for run in newest if run["machine"]["device"] != "none"), newest[0])
-    machine, versions = told["machine"], told["versions"]
-    engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith(("vllm", "torch")))
-    where = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, device {machine['device']}"
-    lines += ["", f"{where}; {engine}."]
+    lines += ["", "; ".join(dict.fromkeys(_machine(run) for same in runs.values() for run in same)) + "."]
     return "\n".join(lines)
+
+
+def _machine(run: dict[str, Any]) -> str:
+    machine, versions = run["machine"], run["versions"]
+    engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith(("vllm", "torch")))
+    device = "" if machine["device"] in ("cpu", "none") else f", {machine['device']}"
+    return f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB{device} ({engine})"
 
 
 def evidence(folder: Path) -> str:
