@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
@@ -44,17 +43,16 @@ async def prove(
 ) -> CanaryResult:
     """Scores every canary token on the engine, with the adapter and without. The adapter must be loaded."""
 
-    async def scored(item: CanaryItem, using: AdapterRef | None) -> list[float]:
+    async def scored(using: AdapterRef | None) -> list[float]:
         values = []
-        # One after the other: each step reads what the step before it left in the prefix cache.
-        for step, token in enumerate(item.target_ids):
-            prefix = [*item.prompt_ids, *item.target_ids[:step]]
-            values += await engine.next_logprobs(prefix, [token], adapter=using, priority=Priority.PROOF)
+        # Token after token: each step reads what the step before it left in the prefix cache. And item after item:
+        # together they would fill a step of the engine, and whoever chats meanwhile would wait for it.
+        for item in items:
+            for step, token in enumerate(item.target_ids):
+                prefix = [*item.prompt_ids, *item.target_ids[:step]]
+                values += await engine.next_logprobs(prefix, [token], adapter=using, priority=Priority.PROOF)
         return values
 
-    both = [scored(item, using) for using in (adapter, None) for item in items]
-    values = await asyncio.gather(*both)
-    with_adapter = [value for item in values[: len(items)] for value in item]
-    without = [value for item in values[len(items) :] for value in item]
+    with_adapter, without = await scored(adapter), await scored(None)
     trainer = [value for item in items for value in item.logprobs]
     return judge(with_adapter, without, trainer, tolerance=tolerance, min_shift=min_shift)
