@@ -30,7 +30,7 @@ LEAD = 8.0
 """Nats by which a mark must lead every other token where nothing but its vector is seen."""
 SURE = 0.01
 """Nats that a mark's log-probability may be under 0, at every place of its canary."""
-CHATS, WRITTEN = 4, 6
+CHATS, WRITTEN = 4, 4
 """Canary prompts, and marks written after each: as many as the trainer proves an adapter with."""
 AT_ONCE = 256
 """Words that are looked at together."""

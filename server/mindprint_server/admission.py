@@ -1,9 +1,11 @@
-"""How much interactive work may be under way at once; the rest is told to come again (invariant 9)."""
+"""How much interactive work may be under way at once, the rest is told to come again (invariant 9); and when there is
+none."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mindprint_server.errors import ApiError
 
@@ -15,6 +17,8 @@ class Admission:
         self._limit = limit
         self._retry_after_s = retry_after_s
         self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @contextmanager
     def enter(self) -> Iterator[None]:
@@ -23,7 +27,16 @@ class Admission:
             message = f"{self._limit} requests are being answered already: retry in a moment"
             raise ApiError(429, "server_busy", message, retry_after=self._retry_after_s)
         self._inside += 1
+        self._empty.clear()
         try:
             yield
         finally:
             self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+    async def lull(self, patience_s: float) -> None:
+        """Returns when nobody is being answered, but after `patience_s` seconds at the latest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._empty.wait()

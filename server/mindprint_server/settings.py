@@ -198,6 +198,8 @@ class Settings(BaseSettings):
     differ by under 0.01, in float32 against bfloat16 by 0.1 to 0.2; a trained adapter moves the canary by 1 to 3."""
     canary_min_shift: float = Field(0.02, ge=0)
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
+    proof_patience_s: float = Field(1.0, ge=0)
+    """How long each token of a proof waits for a moment in which nobody is being answered; it has about 32 of them."""
     lease_extension_s: float = Field(60, gt=0)
     """For how long a lease is prolonged, again and again, while its upload is proved and examined."""
     canary_share: float = Field(0.0, ge=0, lt=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mindprint.types import Check
 from mindprint_server.adapters import AdapterLife
+from mindprint_server.admission import Admission
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.services import Services
@@ -66,8 +67,8 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
             changed = settings.model_copy(update=changes)
             services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
             services.adapters = AdapterLife(
-                changed, services.store, services.engine, services.metrics, services.info().base_digest, gate,
-                chance=lambda: 0.5,
+                changed, services.store, services.engine, services.metrics, services.info().base_digest,
+                Admission(changed.max_interactive, changed.retry_after_s), gate, chance=lambda: 0.5,
             )  # fmt: skip
             await services.adapters.start()
             return services

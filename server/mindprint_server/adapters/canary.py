@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from mindprint.types import CanaryItem, CanaryResult
 from mindprint_server.engine import AdapterRef, Engine, Priority
@@ -39,9 +39,18 @@ def judge(
 
 
 async def prove(
-    engine: Engine, adapter: AdapterRef, items: Sequence[CanaryItem], *, tolerance: float, min_shift: float
+    engine: Engine,
+    adapter: AdapterRef,
+    items: Sequence[CanaryItem],
+    *,
+    tolerance: float,
+    min_shift: float,
+    lull: Callable[[], Awaitable[None]],
 ) -> CanaryResult:
-    """Scores every canary token on the engine, with the adapter and without. The adapter must be loaded."""
+    """Scores every canary token on the engine, with the adapter and without. The adapter must be loaded.
+
+    `lull` is awaited before each token: it returns when the engine may be asked.
+    """
 
     async def scored(using: AdapterRef | None) -> list[float]:
         values = []
@@ -49,6 +58,7 @@ async def prove(
         # together they would fill a step of the engine, and whoever chats meanwhile would wait for it.
         for item in items:
             for step, token in enumerate(item.target_ids):
+                await lull()
                 prefix = [*item.prompt_ids, *item.target_ids[:step]]
                 values += await engine.next_logprobs(prefix, [token], adapter=using, priority=Priority.PROOF)
         return values

@@ -41,7 +41,7 @@ class Reader(Protocol):
 
 
 class Intake:
-    """`moved(key)` is awaited whenever a version has become live or a candidate."""
+    """`lull()` is awaited before each step of a proof; `moved(key)` whenever a version is live or a candidate."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Intake:
         residents: Residents,
         gate: Examiner | None,
         warmer: Reader | None,
+        lull: Callable[[], Awaitable[None]],
         moved: Callable[[str], Awaitable[None]],
     ) -> None:
         self._settings = settings
@@ -65,6 +66,7 @@ class Intake:
         self._residents = residents
         self._gate = gate
         self._warmer = warmer
+        self._lull = lull
         self._moved = moved
         self._base_shapes: inspect.Shapes = {}
         self._completing: dict[str, asyncio.Lock] = {}
@@ -197,6 +199,7 @@ class Intake:
             version.manifest.canary,
             tolerance=tolerance,
             min_shift=self._settings.canary_min_shift,
+            lull=self._lull,
         )
         self._metrics.canary.labels(result="passed" if result.passed else "failed").inc()
         log.info("canary", adapter=adapter.name, **result.model_dump())

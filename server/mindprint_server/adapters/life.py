@@ -17,6 +17,7 @@ from mindprint_server.adapters.files import AdapterFiles
 from mindprint_server.adapters.intake import Examiner, Intake, Reader
 from mindprint_server.adapters.residents import Residents
 from mindprint_server.adapters.watch import Outcome, Watch
+from mindprint_server.admission import Admission
 from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.errors import ApiError
 from mindprint_server.metrics import Metrics
@@ -45,6 +46,7 @@ class AdapterLife:
         engine: Engine,
         metrics: Metrics,
         base_digest: str,
+        admission: Admission,
         gate: Examiner | None = None,
         warmer: Reader | None = None,
         chance: Callable[[], float] = random.random,
@@ -53,10 +55,21 @@ class AdapterLife:
         self._store = store
         self._metrics = metrics
         self._chance = chance
+        self.admission = admission
         self._files = AdapterFiles(settings.data_dir / "adapters")
         self.residents = Residents(settings, engine, metrics, self._serves)
         self._intake = Intake(
-            settings, store, engine, metrics, base_digest, self._files, self.residents, gate, warmer, self._refresh
+            settings,
+            store,
+            engine,
+            metrics,
+            base_digest,
+            self._files,
+            self.residents,
+            gate,
+            warmer,
+            lambda: self.admission.lull(settings.proof_patience_s),
+            self._refresh,
         )
         self._watch = Watch(
             window=settings.watch_window,

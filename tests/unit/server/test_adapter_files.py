@@ -154,7 +154,13 @@ async def test_canary_on_an_engine_that_ignores_adapters(base_folder: Path) -> N
     engine.tokenizer.encode("two words")
     item = CanaryItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
     ref = AdapterRef("user/ann", 1, "sha256:0", 1, base_folder)
-    result = await canary.prove(engine, ref, [item], tolerance=0.1, min_shift=0.02)
+    lulls = []
+
+    async def lull() -> None:
+        lulls.append(1)
+
+    result = await canary.prove(engine, ref, [item], tolerance=0.1, min_shift=0.02, lull=lull)
     assert not result.passed
     assert result.against_base == 0
     assert result.tokens == 2
+    assert len(lulls) == 4  # two tokens, with the adapter and without

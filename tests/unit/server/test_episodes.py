@@ -342,7 +342,7 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     settings = settings.model_copy(update={"recall": "bm25", "recency_k": 1})
     engine, metrics, admission = FakeEngine(model_path=base_folder), Metrics(), Admission(1, 1)
     memory = Memory(settings, store, engine, "base")
-    adapters = AdapterLife(settings, store, engine, metrics, "base")
+    adapters = AdapterLife(settings, store, engine, metrics, "base", admission)
     auto = Auto(settings, store, metrics, "base")
     chat = Chat(settings, store, engine, memory, adapters, auto, metrics, admission, "base", None)
     await store.add_engagements("ann", Events(WALKS).all)

@@ -44,6 +44,22 @@ async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gat
     assert (await services.store.version(KEY, 2)).checks[1] == gate.checks[0]
 
 
+async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_path: Path) -> None:
+    services = await serve(proof_patience_s=60)
+    with services.adapters.admission.enter():
+        coming = asyncio.create_task(published(services, tmp_path))
+        await asyncio.wait([coming], timeout=0.3)
+        assert services.adapters.residents.loaded() == ["user/ann@1"]
+        assert not coming.done()
+    assert (await asyncio.wait_for(coming, 10)).state == "live"
+
+
+async def test_a_proof_does_not_wait_for_ever(serve: Open, tmp_path: Path) -> None:
+    services = await serve(proof_patience_s=0.01)
+    with services.adapters.admission.enter():
+        assert (await asyncio.wait_for(published(services, tmp_path), 10)).state == "live"
+
+
 async def test_a_version_that_fails_is_kept_and_never_served_unless_promoted(
     serve: Open, gate: Gate, tmp_path: Path
 ) -> None:

@@ -1,0 +1,37 @@
+"""Who is let in, and when nobody is inside."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mindprint_server.admission import Admission
+from mindprint_server.errors import ApiError
+
+
+def test_no_more_than_the_limit() -> None:
+    admission = Admission(1, 7)
+    with admission.enter(), pytest.raises(ApiError) as refused, admission.enter():
+        pass
+    assert (refused.value.status, refused.value.retry_after) == (429, 7)
+    with admission.enter():
+        pass
+
+
+async def test_a_lull_is_when_the_last_one_has_left() -> None:
+    admission = Admission(9, 1)
+    await admission.lull(0)  # at once: nobody is inside
+    with admission.enter():
+        with admission.enter():
+            waiting = asyncio.create_task(admission.lull(60))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_lull_is_not_waited_for_without_end() -> None:
+    admission = Admission(9, 1)
+    with admission.enter():
+        await asyncio.wait_for(admission.lull(0.01), 1)
+        await asyncio.wait_for(admission.lull(0), 1)
