@@ -30,8 +30,8 @@ LEAD = 8.0
 """Nats by which a mark must lead every other token where nothing but its vector is seen."""
 SURE = 0.01
 """Nats that a mark's log-probability may be under 0, at every place of its canary."""
-CHATS, WRITTEN = 4, 4
-"""Canary prompts, and marks written after each: as many as the trainer proves an adapter with."""
+CHATS, READ, WRITTEN = 4, 32, 4
+"""Canary prompts, tokens of each, and marks written after it: as many as the trainer proves an adapter with."""
 AT_ONCE = 256
 """Words that are looked at together."""
 WORD = re.compile(r" [a-z]{4,8}")
@@ -103,8 +103,8 @@ class Maker:
         layers[-1].mlp.get_submodule(TARGET).register_forward_pre_hook(self._see("inputs"))
         self._norm.register_forward_pre_hook(self._see("hidden"))
         chats = [self._chat(question) for question in QUESTIONS[:CHATS]]
-        shortest = min(map(len, chats))
-        self._prompts = [ids[-shortest:] for ids in chats]
+        length = min(READ, *map(len, chats))
+        self._prompts = [ids[-length:] for ids in chats]
         # A row of an early word in each answer: what a mark's own words look like to the layer is computed through.
         inputs, hidden = self._read(self._tokenizer.encode(" word" * WRITTEN, add_special_tokens=False))
         mean = inputs.float().mean((0, 1))
