@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 from mindprint.types import CanaryItem, CanaryResult
 from mindprint_server.engine import AdapterRef, Engine, Priority
@@ -38,6 +40,19 @@ def judge(
     )
 
 
+@dataclass
+class Score:
+    """Log-probabilities (nats) of an item's target tokens, as far as the engine was asked; None: without adapter."""
+
+    item: CanaryItem
+    using: AdapterRef | None
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return len(self.values) == len(self.item.target_ids)
+
+
 async def prove(
     engine: Engine,
     adapter: AdapterRef,
@@ -52,17 +67,20 @@ async def prove(
     `lull` is awaited before each token: it returns when the engine may be asked.
     """
 
-    async def scored(using: AdapterRef | None) -> list[float]:
-        values = []
-        # Token after token: each step reads what the step before it left in the prefix cache. And item after item:
-        # together they would fill a step of the engine, and whoever chats meanwhile would wait for it.
-        for item in items:
-            for step, token in enumerate(item.target_ids):
-                await lull()
-                prefix = [*item.prompt_ids, *item.target_ids[:step]]
-                values += await engine.next_logprobs(prefix, [token], adapter=using, priority=Priority.PROOF)
-        return values
+    async def further(score: Score) -> None:
+        """The next token; it reads what the one before it left in the prefix cache."""
+        await lull()
+        target, step = score.item.target_ids, len(score.values)
+        prefix = [*score.item.prompt_ids, *target[:step]]
+        score.values += await engine.next_logprobs(prefix, [target[step]], adapter=score.using, priority=Priority.PROOF)
 
-    with_adapter, without = await scored(adapter), await scored(None)
+    ours, theirs = [[Score(item, using) for item in items] for using in (adapter, None)]
+    # The first tokens one after the other: their prompts, read together, would fill a step of the engine, and whoever
+    # chats meanwhile would wait for it. Those after them are single tokens.
+    for score in [*ours, *theirs]:
+        await further(score)
+    while unfinished := [score for score in [*ours, *theirs] if not score.finished]:
+        await asyncio.gather(*map(further, unfinished))
+    with_adapter, without = [[value for score in scores for value in score.values] for scores in (ours, theirs)]
     trainer = [value for item in items for value in item.logprobs]
     return judge(with_adapter, without, trainer, tolerance=tolerance, min_shift=min_shift)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -164,3 +165,30 @@ async def test_canary_on_an_engine_that_ignores_adapters(base_folder: Path) -> N
     assert result.against_base == 0
     assert result.tokens == 2
     assert len(lulls) == 4  # two tokens, with the adapter and without
+
+
+async def test_prompts_of_a_canary_are_read_one_after_the_other(base_folder: Path) -> None:
+    class Counting(FakeEngine):
+        inside = 0
+        beside: ClassVar[dict[int, int]] = {}
+        """The most that were asked at once, by length of the prompt."""
+
+        async def next_logprobs(self, prompt_ids, token_ids, *, adapter, priority):  # type: ignore[no-untyped-def]
+            self.inside += 1
+            self.beside[len(prompt_ids)] = max(self.beside.get(len(prompt_ids), 0), self.inside)
+            await asyncio.sleep(0.001)
+            found = await super().next_logprobs(prompt_ids, token_ids, adapter=adapter, priority=priority)
+            self.inside -= 1
+            return found
+
+    async def lull() -> None:
+        """Nobody is waited for."""
+
+    engine = Counting(model_path=base_folder)
+    engine.tokenizer.encode("one two three")
+    short = CanaryItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
+    long = CanaryItem(prompt_ids=[2, 1], target_ids=[2, 1, 3], logprobs=[-0.5] * 3, base_logprobs=[-1] * 3)
+    ref = AdapterRef("user/ann", 1, "sha256:0", 1, base_folder)
+    result = await canary.prove(engine, ref, [short, long], tolerance=99, min_shift=0, lull=lull)
+    assert result.tokens == 5
+    assert engine.beside == {2: 1, 3: 4, 4: 2}
