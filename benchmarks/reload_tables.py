@@ -52,6 +52,18 @@ def tell(report: Report, phases: Mapping[str, Sequence[Phase]], published: Seque
         claim_to_live_s=spread(one.seconds for one in late),
     )
     everything = [reply for side in phases.values() for phase in side for reply in phase.replies]
+    # What the engine has cached of a user's memory is of one version: who asks a new one first pays for reading it.
+    new, during = firsts(everything), [reply for phase in phases[PUBLISHING] for reply in phase.replies]
+    for publishing, some in (
+        ("a version's first answer", [reply for reply in during if reply in new]),
+        ("its later ones", [reply for reply in during if reply not in new]),
+    ):
+        report.row(
+            publishing=publishing,
+            requests=len(some),
+            first_token_p50_s=first_token(some, 0.5) if some else None,
+            first_token_p99_s=first_token(some, 0.99) if some else None,
+        )
     for failure, times in Counter(reply.failure for reply in everything if reply.failure).items():
         report.row(failure=failure, times=times)
     report.bar("failed requests", failed, at_most=0)
@@ -69,6 +81,15 @@ def outdated(reply: Reply, published: Sequence[Published]) -> bool:
     versions = [one for one in published if one.key == reply.key]
     older = sum(one.live_at <= reply.sent_at for one in versions) - 1
     return reply.version in {one.name for one in versions[: max(0, older)]}
+
+
+def firsts(replies: Sequence[Reply]) -> frozenset[Reply]:
+    """The first answer of each version."""
+    found: dict[str, Reply] = {}
+    for reply in sorted(replies, key=lambda reply: reply.sent_at):
+        if reply.failure is None:
+            found.setdefault(reply.version, reply)
+    return frozenset(found.values())
 
 
 def first_token(replies: Sequence[Reply], share: float) -> float:

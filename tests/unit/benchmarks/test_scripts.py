@@ -16,7 +16,7 @@ from lora_mix import quantile
 from mindprint_server.engine.fake import FakeTokenizer
 from prefix import best_share, profile_at
 from publishing import Published, turns
-from reload_tables import mixes, outdated
+from reload_tables import firsts, mixes, outdated
 from resume import ARRIVED, FRESH, IDLE, LATE, TRAINING, cut, phases
 from samples import engagement as sample
 
@@ -97,6 +97,13 @@ def test_an_answer_is_outdated_once_a_newer_version_was_live_before_it_was_asked
     published = [Published("user/a", 1, "river", 1.0, 0.1), Published("user/b", 1, "cloud", 1.2, 0.1)]
     published.append(Published("user/a", 2, "stone", 2.0, 0.1))
     assert outdated(Reply("user/a", sent, f"user/a@{version}"), published) == late
+
+
+def test_the_first_answers_of_versions_are_told_from_later_ones() -> None:
+    one, other = "user/a@1", "user/b@1"
+    failed, late = Reply("user/a", 0.5, one, failure="gone"), Reply("user/a", 3.0, one)
+    first, another = Reply("user/a", 1.0, one), Reply("user/b", 2.0, other)
+    assert firsts([late, another, failed, first]) == {first, another}
 
 
 def logged(*lines: str) -> list[dict[str, Any]]:
