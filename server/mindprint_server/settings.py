@@ -199,8 +199,8 @@ class Settings(BaseSettings):
     canary_min_shift: float = Field(0.02, ge=0)
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
     proof_patience_s: float = Field(1.0, ge=0)
-    """How long each step of a proof waits for a moment in which nobody is being answered. With the trainer's defaults it
-    has eleven."""
+    """How long each step of a proof waits for a moment in which nobody is being answered. It has eleven, with the
+    trainer's defaults."""
     lease_extension_s: float = Field(60, gt=0)
     """For how long a lease is prolonged, again and again, while its upload is proved and examined."""
     canary_share: float = Field(0.0, ge=0, lt=1)
