@@ -45,16 +45,21 @@ def _machine(run: dict[str, Any]) -> str:
 
 
 def evidence(folder: Path) -> str:
-    """Markdown, from the reports. What settings were chosen by (`tuning-...`), and earlier reports (`former-...`), are
-    only named."""
+    """Markdown, from the reports, the one with the most outcomes first.
+
+    What settings were chosen by (`tuning-...`), and earlier reports (`former-...`), are only named.
+    """
     parts: list[str] = []
     tuning: list[str] = []
     former: list[str] = []
+    quoted: list[Path] = []
     for report in sorted(folder.glob("*/report.md")):
         if report.parent.name.startswith(("tuning-", "former-")):
             named = tuning if report.parent.name.startswith("tuning-") else former
             named.append(f"[{report.parent.name}](docs/evidence/{report.parent.name}/report.md)")
-            continue
+        else:
+            quoted.append(report)
+    for report in sorted(quoted, key=lambda report: -(report.parent / "outcomes.jsonl.gz").stat().st_size):
         text, where = report.read_text(encoding="utf-8"), f"docs/evidence/{report.parent.name}"
         parts += [f"**[{report.parent.name}]({where}/report.md)**", told(text)]
         parts += [rows(text, "Claims"), rows(text, "Arms")]

@@ -39,6 +39,7 @@ def test_of_an_evaluation_it_quotes_sample_claims_and_arms(tmp_path: Path) -> No
     (tmp_path / "votes" / "figures").mkdir(parents=True)
     (tmp_path / "votes" / "report.md").write_text(REPORT)
     (tmp_path / "votes" / "figures" / "collapse.svg").write_text("<svg/>")
+    (tmp_path / "votes" / "outcomes.jsonl.gz").write_bytes(b"many of them")
     (tmp_path / "tuning-votes").mkdir()
     (tmp_path / "tuning-votes" / "report.md").write_text(REPORT)
     assert quote.evidence(tmp_path).split("\n\n") == [
@@ -49,6 +50,15 @@ def test_of_an_evaluation_it_quotes_sample_claims_and_arms(tmp_path: Path) -> No
         "![Accuracy against collapse, votes](docs/evidence/votes/figures/collapse.svg)",
         "What the settings were chosen by: [tuning-votes](docs/evidence/tuning-votes/report.md).",
     ]
+
+
+def test_the_evaluation_with_the_most_outcomes_comes_first(tmp_path: Path) -> None:
+    for name, outcomes in (("arguments", b"few"), ("votes", b"many of them")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.md").write_text(REPORT)
+        (tmp_path / name / "outcomes.jsonl.gz").write_bytes(outcomes)
+    text = quote.evidence(tmp_path)
+    assert 0 < text.index("docs/evidence/votes/") < text.index("docs/evidence/arguments/")
 
 
 def test_what_stands_outside_the_marks_stays() -> None:
