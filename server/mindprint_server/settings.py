@@ -218,6 +218,8 @@ class Settings(BaseSettings):
     warm_versions: bool = True
     """Whether a user's memory is read through a new version before it answers: the engine keeps prefixes by version,
     and the first question would wait for it."""
+    warm_step_tokens: int = Field(128, ge=1)
+    """How much of it is read in one step of the engine. Each waits as the steps of a proof do."""
     adapter_patience_s: float = Field(2, gt=0)
     """After this, the adapter served longest takes no new requests until a waiting one has its place in the engine."""
     adapter_wait_s: float = Field(20, gt=0)

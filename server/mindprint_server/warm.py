@@ -5,8 +5,11 @@ Without it, whoever asks first after a version went live waits for the whole mem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
+from mindprint_server.admission import Admission
 from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, Sampling
 from mindprint_server.memory import Memory
 from mindprint_server.prompts import Recollection, memory_text
@@ -16,10 +19,11 @@ log = structlog.get_logger(__name__)
 
 
 class Warmer:
-    def __init__(self, settings: Settings, engine: Engine, memory: Memory) -> None:
+    def __init__(self, settings: Settings, engine: Engine, memory: Memory, admission: Admission) -> None:
         self._settings = settings
         self._engine = engine
         self._memory = memory
+        self._admission = admission
 
     async def warm(self, adapter: AdapterRef) -> None:
         """Reads the user's memory through the version once. Raises EngineDied; any other failure only costs the time
@@ -43,8 +47,16 @@ class Warmer:
                 {"role": "user", "content": ""},
             ]
             prompt = tokenizer.encode(tokenizer.render(messages))
-            await self._engine.generate(prompt, Sampling(max_tokens=1), adapter=adapter, priority=Priority.PROOF)
+            await self._read(prompt, adapter)
         except EngineDied:
             raise
         except Exception as error:
             log.warning("a version's memory was not read ahead", adapter=adapter.name, why=str(error))
+
+    async def _read(self, prompt: Sequence[int], adapter: AdapterRef) -> None:
+        """Piece by piece, each after what the one before it left in the prefix cache: a long prompt read at once would
+        fill a step of the engine, and whoever chats meanwhile would wait for it."""
+        piece = self._settings.warm_step_tokens
+        for end in range(piece, len(prompt) + piece, piece):
+            await self._admission.lull(self._settings.proof_patience_s)
+            await self._engine.generate(prompt[:end], Sampling(max_tokens=1), adapter=adapter, priority=Priority.PROOF)
