@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
@@ -17,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from .errors import Busy, StoreError
 from .migrations import upgrade
@@ -31,6 +33,7 @@ BUSY: dict[Any, str] = {
     "55P03": "another transaction holds a lock",
     "40P01": "two transactions waited for each other",
 }
+BUSY_POLL_S = 0.02
 DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
@@ -179,7 +182,7 @@ def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> Asyn
     def on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself: `on_begin` does
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(cursor, busy_timeout_s)
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
@@ -190,6 +193,21 @@ def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> Asyn
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _write_ahead(cursor: Any, busy_timeout_s: float) -> None:
+    """Sets the journal mode. A file that another process has just made may be locked, and for this one statement SQLite
+    does not ask its busy handler: the waiting is done here."""
+    deadline = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        await_only(asyncio.sleep(BUSY_POLL_S))
 
 
 # NaN and infinity are no JSON: PostgreSQL refuses them, so SQLite does too.

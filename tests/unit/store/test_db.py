@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -123,6 +124,20 @@ async def test_opening_at_once_and_again_migrates_once(empty: str, make: Any) ->
     again = await Store.open(empty)
     assert (await again.user("ann")).engagements == 3
     await again.close()
+
+
+async def test_a_new_file_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    url = f"sqlite+aiosqlite:///{tmp_path}/s.db"
+    with pytest.raises(Busy):
+        await Store.open(url, busy_timeout_s=0.1)
+    opening = asyncio.create_task(Store.open(url))
+    await asyncio.sleep(0.1)
+    assert not opening.done()
+    other.execute("COMMIT")
+    await (await opening).close()
+    other.close()
 
 
 async def test_a_newer_database_is_refused_in_words(empty: str) -> None:
