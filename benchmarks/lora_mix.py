@@ -24,6 +24,7 @@ from engines import running
 from harness import JsonFile, Quick, Report, Spread, alternate, measure, spread
 from mindprint.demo.output import Output
 from mindprint.model_files import DEFAULT, resolve
+from turns import turn
 
 if TYPE_CHECKING:
     from mindprint_server.engine import AdapterRef
@@ -67,12 +68,12 @@ def main(
             with out.bar("adapters", 2 * slots) as bar:
                 adapters = await asyncio.to_thread(make_adapters, model, Path(folder), 2 * slots)
                 bar.finish(f"{len(adapters)} made")
-            async with running(settings, out, report) as engine:
+            async with running(settings, out, report) as engine, turn():
                 for adapter in adapters:
                     await engine.load(adapter)
                 await mixes(out, report, Writing(engine, load), adapters, slots)
         if without_lora:
-            async with running(settings, out, report, lora=False) as engine:
+            async with running(settings, out, report, lora=False) as engine, turn():
                 await bare(out, report, Writing(engine, load))
 
     takes = "about a minute" if quick else "about six minutes on two cores"
@@ -177,27 +178,29 @@ class Writing:
 
 
 def make_adapters(model: str, folder: Path, count: int) -> list[AdapterRef]:
-    """Random PEFT adapters: one model is wrapped, filled with noise anew and saved for each."""
+    """Random PEFT adapters: the model's shape is wrapped once, without its weights, and each gets noise of its own."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from mindprint_server.engine import AdapterRef
     from mindprint_server.settings import Settings
 
-    base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.bfloat16)
     targets = list(Settings.model_fields["target_modules"].default)
-    wrapped = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets))
-    wrapped.peft_config["default"].base_model_name_or_path = "base"
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets, base_model_name_or_path="base")
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve(model)))
+        wrapped = get_peft_model(base, config)
+    shapes = {n.replace(".default", ""): w.shape for n, w in wrapped.named_parameters() if "lora_" in n}
+    config.inference_mode = True
     made = []
     for number in range(1, count + 1):
         noise = torch.Generator().manual_seed(number)
-        with torch.no_grad():
-            for name, weight in wrapped.named_parameters():
-                if "lora_" in name:
-                    weight.copy_(torch.randn(weight.shape, generator=noise) * 0.02)
+        tensors = {n: (torch.randn(shape, generator=noise) * 0.02).bfloat16() for n, shape in shapes.items()}
         path = folder / str(number)
-        wrapped.save_pretrained(path)
+        config.save_pretrained(path)
+        save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
         made.append(AdapterRef(f"user/{number}", 1, f"random {number}", number, path))
     return made
 

@@ -18,6 +18,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,12 +27,14 @@ import typer
 
 from apart import ask
 from harness import JsonFile, Quick, Report, alternate, measure, spread
+from here import device
 from lessons import DIGEST, lease, samples
 from mindprint import records
 from mindprint.demo.output import Output
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Lease, Manifest
 from sft import peak_mib
+from turns import turn
 
 if TYPE_CHECKING:
     from mindprint_trainer.base import Base
@@ -70,8 +73,9 @@ def main(
     users: Annotated[int, typer.Option(min=0, help="Users; 0 for the default.")] = 0,
     engagements: Annotated[int, typer.Option(min=1, help="Engagements of each, two samples each.")] = 3,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds; 0 for the default.")] = 0,
+    alone: Annotated[bool, typer.Option(help=f"Whether the side of {ALONE} runs too.")] = True,
 ) -> None:
-    count, turns = users or (4 if quick else 16), rounds or (1 if quick else 3)
+    count, rounds = users or (4 if quick else 16), rounds or (1 if quick else 3)
 
     async def work(out: Output, report: Report) -> None:
         from mindprint_trainer.main import ENVIRONMENT
@@ -89,8 +93,10 @@ def main(
         people = records.read(data / name, users=count, engagements=1 + engagements, held_out=0)
         leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
         base = load(folder, DIGEST, settings)
-        report.machine["device"] = base.device.type if base.device.type != "cpu" else "none"
-        with out.bar("runs", 3 * turns) as bar:
+        report.machine["device"] = device(base.device.type)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(turn())
+            bar = stack.enter_context(out.bar("runs", (2 + alone) * rounds))
             running = "warm-up"
 
             def begins(what: str) -> None:
@@ -103,7 +109,7 @@ def main(
             def trained(leases: Sequence[Lease], together: bool) -> Run:
                 return train_all(base, leases, settings, Hooks(tell=told), together=together)
 
-            async def alone() -> Run:
+            async def by_processes() -> Run:
                 run = await each_alone(folder, leases, settings, lambda key: bar.update(bar.done, f"{running}, {key}"))
                 bar.advance()
                 return run
@@ -115,8 +121,10 @@ def main(
 
             for together in (False, True):
                 trained(leases[:WARM_UP], together)
-            sides = {ALONE: alone, APART: lambda: side(False), TOGETHER: lambda: side(True)}
-            runs = await alternate(sides, turns, warm_up=False, tell=begins)
+            sides = {APART: lambda: side(False), TOGETHER: lambda: side(True)}
+            if alone:
+                sides = {ALONE: by_processes, **sides}
+            runs = await alternate(sides, rounds, warm_up=False, tell=begins)
             bar.finish("measured")
         tell(report, runs)
 
@@ -172,7 +180,7 @@ def forget_peak() -> None:
 
 
 def tell(report: Report, sides: Mapping[str, Sequence[Run]]) -> None:
-    alone, apart, together = sides[ALONE], sides[APART], sides[TOGETHER]
+    apart, together = sides[APART], sides[TOGETHER]
     for side, runs in sides.items():
         report.row(
             side=side,
@@ -197,7 +205,9 @@ def tell(report: Report, sides: Mapping[str, Sequence[Run]]) -> None:
             together=statistics.fmean(b for _, b in pairs),
             largest_distance=max(abs(a - b) for a, b in pairs),
         )
-    for name, others in ((ALONE, alone), (APART, apart)):
+    for name, others in sides.items():
+        if name == TOGETHER:
+            continue
         faster = spread(b.adapters_per_hour / a.adapters_per_hour for a, b in zip(others, together, strict=True))
         report.bar(f"adapters an hour, together over {name}, median of the rounds", faster.median, at_least=1.5)
     apart_by = max(abs(b / a - 1) for pairs in losses.values() for a, b in pairs)

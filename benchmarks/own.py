@@ -43,7 +43,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "losses": [value for start in range(0, len(told), each_epoch) for value in steps(told[start:][:each_epoch])],
-        "peak_mib": peak_mib(),
+        "peak_mib": peak_mib(job["device"]),
         "before_mib": before,
     }
 

@@ -33,6 +33,7 @@ from publishing import Publisher, traces
 from reload_tables import tell, tell_stories
 from served import TRIES, serving
 from stories import story
+from turns import turn
 
 QUESTIONS = 64
 """Of each user; then they come again."""
@@ -63,7 +64,7 @@ def main(
         with out.bar("marked versions", sizes.published) as bar:
             marked = await asyncio.to_thread(make, model, sizes.published, bar.update)
             bar.finish(f"{len(marked)} made")
-        async with serving(model, out) as server:
+        async with serving(model, out) as server, turn():
             report.machine["device"] = (await server.client.info()).device
             whose = await traces(server, chatting, sizes.each, sizes.published, out)
             publisher = Publisher(server.client, deque(marked), whose)

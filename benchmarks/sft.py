@@ -96,14 +96,20 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         before = peak_mib()
         began = time.perf_counter()
         trainer.train()
+        if job["device"] == "cuda":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - began
     passes = job["batch_size"] // per_pass
     steps = [sum(losses[start : start + passes]) for start in range(0, len(losses), passes)]
-    return {"seconds": seconds, "losses": steps, "peak_mib": peak_mib(), "before_mib": before}
+    return {"seconds": seconds, "losses": steps, "peak_mib": peak_mib(job["device"]), "before_mib": before}
 
 
-def peak_mib() -> float:
-    """The most memory that this process has held so far."""
+def peak_mib(device: str = "cpu") -> float:
+    """The most memory that this process has held so far, on `cuda` of the GPU's."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

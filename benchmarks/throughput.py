@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import rawserver
-from harness import CannotMeasure, JsonFile, Quick, Report, Spread, measure, spread
+from harness import CannotMeasure, JsonFile, Quick, Report, Spread, measure, quiet, spread
 from mindprint import AsyncMindprintClient
 from mindprint.demo.output import Output
 from mindprint.demo.processes import Processes, free_port
 from mindprint.model_files import resolve
 from mindprint.types import BatchRequest, Trace
+from turns import turn
 from workload import PROFILE_NEVER, Posed, Slice, Workbench, engine_flags, slices, workbench
 
 if TYPE_CHECKING:
@@ -78,15 +79,17 @@ def main(
         parts = slices(data / records, users=users, each=each, rounds=rounds, warm_up=WARM_UP)
         async with AsyncExitStack() as stack:
             sides = await Sides.open(stack, settings, out)
+            report.machine["device"] = (await sides.client.info()).device
+            await stack.enter_async_context(turn())
             runs: dict[str, list[Run]] = {name: [] for name in sides.names}
             with out.bar("throughput", (len(parts)) * len(sides.names)) as bar:
-                for turn, part in enumerate(parts):
+                for number, part in enumerate(parts):
                     asked = await sides.prepare(part)
-                    for name in [*sides.names[:-1][:: -1 if turn % 2 else 1], sides.names[-1]]:
-                        bar.update(bar.done, f"{name}, round {turn} of {rounds}" if turn else f"{name}, warm-up")
+                    for name in [*sides.names[:-1][:: -1 if number % 2 else 1], sides.names[-1]]:
+                        bar.update(bar.done, f"{name}, round {number} of {rounds}" if number else f"{name}, warm-up")
                         run = await sides.run(name, part, asked)
                         bar.advance()
-                        if turn:
+                        if number:
                             runs[name].append(run)
                 bar.finish("measured")
         tell(report, runs, thinking)
@@ -149,9 +152,14 @@ class Sides:
     async def open(cls, stack: AsyncExitStack, settings: Settings, out: Output) -> Sides:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mindprint-throughput-")))
         processes = stack.enter_context(Processes(folder))
-        offline = await _offline(stack, settings, out, folder)
-        http = await stack.enter_async_context(rawserver.running(processes, settings, out))
-        client = await _mindprint(stack, processes, settings, out, folder)
+        with out.bar("three engines") as bar:
+            bar.update(0, "starting")
+            offline, http, client = await asyncio.gather(
+                _offline(stack, settings, folder),
+                stack.enter_async_context(rawserver.running(processes, settings, quiet())),
+                _mindprint(stack, processes, settings, folder),
+            )
+            bar.finish("ready")
         return cls(settings, offline, http, client, await stack.enter_async_context(workbench(settings, http)))
 
     async def prepare(self, part: Slice) -> Asked:
@@ -295,7 +303,7 @@ class Offline:
         return json.loads(line)
 
 
-async def _offline(stack: AsyncExitStack, settings: Settings, out: Output, folder: Path) -> Offline:
+async def _offline(stack: AsyncExitStack, settings: Settings, folder: Path) -> Offline:
     flags = engine_flags(settings)
     log = stack.enter_context((folder / "offline.log").open("wb"))
     process = await asyncio.create_subprocess_exec(
@@ -318,15 +326,12 @@ async def _offline(stack: AsyncExitStack, settings: Settings, out: Output, folde
 
     stack.push_async_callback(end)
     offline = Offline(process)
-    with out.bar("offline vLLM") as bar:
-        bar.update(0, "starting")
-        await offline.ask(flags)
-        bar.finish("ready")
+    await offline.ask(flags)
     return offline
 
 
 async def _mindprint(
-    stack: AsyncExitStack, processes: Processes, settings: Settings, out: Output, folder: Path
+    stack: AsyncExitStack, processes: Processes, settings: Settings, folder: Path
 ) -> AsyncMindprintClient:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -345,14 +350,11 @@ async def _mindprint(
         },
     )
     client = await stack.enter_async_context(AsyncMindprintClient(url))
-    with out.bar("Mindprint's server") as bar:
-        for _ in range(START_S):
-            server.check()
-            if await client.ready():
-                bar.finish("ready")
-                return client
-            bar.update(0, server.doing())
-            await asyncio.sleep(1)
+    for _ in range(START_S):
+        server.check()
+        if await client.ready():
+            return client
+        await asyncio.sleep(1)
     raise CannotMeasure(f"the server was not ready after {START_S} s: {server.log}")
 
 

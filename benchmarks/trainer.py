@@ -4,12 +4,14 @@ Both train the same adapter from the same first weights on the same rows, in the
 objective: the mean over each row's target tokens, averaged over the rows of a step. The rows are of one user's
 engagements: each gives one row that answers directly and one that thinks first, with the same beginning. Prompts are
 the server's; the thinking is put together from the user's earlier answers, for only its length matters here. Each run
-has a process of its own, and the sides take turns. Tokens are those of all rows, counted in full on both sides.
+has a process of its own, and the sides take turns. Tokens are those of all rows, counted in full on both sides. Memory
+is the most that a process held, and on a GPU the most that it held there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +20,14 @@ import typer
 
 from apart import ask
 from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
+from here import device
 from lessons import EPISODES, lease, samples
 from mindprint import records
 from mindprint.demo.output import Output
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.records import UserRecords
 from mindprint.types import Sample
+from turns import turn
 
 if TYPE_CHECKING:
     from mindprint_trainer.settings import Settings
@@ -49,14 +53,16 @@ def main(
     engagements: Annotated[int, typer.Option(help="Engagements, two rows each; 0 for the default.")] = 0,
     epochs: Annotated[int, typer.Option(help="Times that each row is trained on.")] = 2,
     rounds: Annotated[int, typer.Option(help="Rounds; both sides begin cold, so there is no warm-up.")] = 0,
+    on: Annotated[str, typer.Option("--device", help="`cpu`, or `cuda`.")] = "cpu",
 ) -> None:
     from mindprint_trainer.settings import Settings
 
     count = engagements or (4 if quick else 8)
-    settings = Settings(epochs=epochs, batch_size=8, warmup=0.0, checkpoints=False, compute_dtype="bfloat16")
+    settings = Settings(epochs=epochs, batch_size=8, warmup=0.0, checkpoints=False, compute_dtype="bfloat16", device=on)
 
     async def work(out: Output, report: Report) -> None:
         folder = resolve(model)
+        report.machine["device"] = device(on)
         (person,) = records.read(data / "unvotes", users=1, engagements=EPISODES + count, held_out=0)
         job, tokens = prepare(folder, settings, person)
 
@@ -65,7 +71,9 @@ def main(
             return Run(tokens / reply["seconds"], reply["losses"], reply["peak_mib"])
 
         turns = rounds or (1 if quick else 3)
-        with out.bar("training", 2 * turns) as bar:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(turn())
+            bar = stack.enter_context(out.bar("training", 2 * turns))
             runs = await alternate(
                 {"SFTTrainer": lambda: side("sft.py"), "Mindprint": lambda: side("own.py")},
                 turns,
@@ -129,7 +137,7 @@ def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[
     order = [number for step in steps for number in sorted(step.numbers, key=lambda n: len(sequences[n].ids))]
     job = {
         "model": str(model),
-        "device": "cpu",
+        "device": settings.device,
         "dtype": "bfloat16",
         "threads": settings.threads or cores(),
         "rank": settings.rank,

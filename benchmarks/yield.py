@@ -25,10 +25,11 @@ import typer
 
 import rawserver
 from engines import running
-from harness import CannotMeasure, JsonFile, Quick, Report, measure, spread
+from harness import CannotMeasure, JsonFile, Quick, Report, measure, quiet, spread
 from mindprint.demo.output import Output
 from mindprint.demo.processes import Processes
 from mindprint.types import BatchRequest
+from turns import turn
 from workload import PROFILE_NEVER, Posed, Slice, Workbench, slices, workbench
 
 if TYPE_CHECKING:
@@ -93,9 +94,15 @@ def main(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mindprint-yields-")))
             settings = Settings(model=model, profile_every=PROFILE_NEVER, holdout_share=0, data_dir=folder / "server")
             processes = stack.enter_context(Processes(folder))
-            http = await stack.enter_async_context(rawserver.running(processes, settings, out))
-            engine = await stack.enter_async_context(running(settings, out, report))
+            with out.bar("two engines") as bar:
+                bar.update(0, "starting")
+                http, engine = await asyncio.gather(
+                    stack.enter_async_context(rawserver.running(processes, settings, quiet())),
+                    stack.enter_async_context(running(settings, quiet(), report)),
+                )
+                bar.finish("ready")
             bench = await stack.enter_async_context(workbench(settings, http))
+            await stack.enter_async_context(turn())
             for name in records.split(","):
                 parts = slices(data / name, users=users, each=each, rounds=rounds, warm_up=WARM_UP)
                 sides = Sides(settings, bench, http, engine)

@@ -41,11 +41,15 @@ class Settings(BaseSettings):
     max_num_seqs: int = Field(64, ge=1)
     enforce_eager: bool = True
     """Eager starts in seconds; compilation pays only for a server that runs for long. A CPU is always eager."""
-    kv_cache_gib: float = Field(1.0, gt=0)
-    """KV cache on CPU. On a GPU `gpu_memory_utilization` decides."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """`dummy` fills the model's shape with random weights and reads none: for measuring, never for answers."""
+    kv_cache_gib: float | None = Field(None, gt=0)
+    """Size of the KV cache. Unset it is 1 GiB on a CPU, and on a GPU what `gpu_memory_utilization` leaves."""
     cpu_bind: str = "all"
     """Cores of the engine on CPU: `all`, `auto` (vLLM's choice: all but one), or a list such as `0-3`."""
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    """Share of a GPU's memory that must be free at the start and that the engine takes; with `kv_cache_gib` set it
+    takes only what it needs."""
     max_loras: int = Field(8, ge=1)
     """Adapters in one engine step."""
     max_cpu_loras: int = Field(32, ge=1)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "loop"}
+CPU_CACHE_GIB = 1.0
+"""What a KV cache on CPU holds unless it is set."""
 _NOT_LINEAR = {"embed_tokens", "lm_head"}
 """What vLLM would make LoRA layers of beside the linear ones."""
 _LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
@@ -130,10 +132,13 @@ class VllmEngine:
             fast, device = cpu_dtype(), _cpu_args(s)
         else:
             device = {"gpu_memory_utilization": s.gpu_memory_utilization, "enforce_eager": s.enforce_eager}
+            if s.kv_cache_gib is not None:
+                device["kv_cache_memory_bytes"] = int(s.kv_cache_gib * 2**30)
             fast = "bfloat16"
         return AsyncEngineArgs(
             model=path,
             served_model_name=["base"],
+            load_format=s.load_format,
             dtype=fast if s.dtype == "auto" else s.dtype,
             max_model_len=s.max_model_len,
             max_num_seqs=s.max_num_seqs,
@@ -325,7 +330,7 @@ def _cpu_args(settings: Settings) -> dict[str, Any]:
     return {
         # Checked against one NUMA node before anything is known of the model; the cache is given its size in bytes.
         "gpu_memory_utilization": 0.2,
-        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+        "kv_cache_memory_bytes": int((settings.kv_cache_gib or CPU_CACHE_GIB) * 2**30),
         # vLLM's 128 tokens a block leave most of a short prompt out of the prefix cache.
         "block_size": 32,
         # A seeded request whose prompt is computed in pieces kills the engine on CPU (its random generators have no
