@@ -20,13 +20,13 @@ MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 
 def table(results: Path) -> str:
     """Markdown; runs of one benchmark are files of one name with a number at its end."""
-    runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for file in sorted(results.glob("*.json")):
         run = json.loads(file.read_text())
-        runs[run["command"]].append(run)
+        runs[run["command"], _device(run)].append(run)
     lines = ["| what | runs | wanted | holds |", "|---|---|---|---|"]
-    for command, same in sorted(runs.items()):
-        lines.append(f"| **`{command}`** | | | |")
+    for (command, device), same in sorted(runs.items(), key=lambda item: item[0][::-1]):
+        lines.append(f"| **`{command}`**{device} | | | |")
         for bars in zip(*(run["bars"] for run in same), strict=True):
             values = ", ".join(f"{bar['value']:.3g}" for bar in bars)
             first = bars[0]
@@ -40,8 +40,12 @@ def table(results: Path) -> str:
 def _machine(run: dict[str, Any]) -> str:
     machine, versions = run["machine"], run["versions"]
     engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith(("vllm", "torch")))
-    device = "" if machine["device"] in ("cpu", "none") else f", {machine['device']}"
-    return f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB{device} ({engine})"
+    return f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB{_device(run)} ({engine})"
+
+
+def _device(run: dict[str, Any]) -> str:
+    device = run["machine"]["device"]
+    return "" if device in ("cpu", "none") else f", {device}"
 
 
 def evidence(folder: Path) -> str:

@@ -112,7 +112,7 @@ class VllmEngine:
         self._tokenizer = HFTokenizer(llm.get_tokenizer())
         self._info = EngineInfo(
             name=name,
-            device=str(current_platform.device_name or current_platform.device_type),
+            device=str(current_platform.get_device_name() or current_platform.device_type),
             model_path=str(path),
             max_model_len=llm.model_config.max_model_len,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -119,6 +120,8 @@ def words(text: str) -> list[str]:
 
 def bm25(query: str, texts: Sequence[str]) -> list[float]:
     """The BM25 score of each text, by its words."""
+    # Where JAX is installed, bm25s runs it when it is imported, and JAX takes three quarters of what is free of a GPU.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
