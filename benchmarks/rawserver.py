@@ -84,9 +84,9 @@ class HttpEngine:
         self.dead = asyncio.Event()
         self.tokenizer = tokenizer
         self._info = info
-        self._http = httpx.AsyncClient(
-            base_url=url, timeout=600, limits=httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
-        )
+        # The server closes what is idle for five seconds: whoever takes it up in that moment is told nothing.
+        limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once, keepalive_expiry=2)
+        self._http = httpx.AsyncClient(base_url=url, timeout=600, limits=limits)
 
     async def start(self, progress: Callable[[str], None]) -> None: ...
 

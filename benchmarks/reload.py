@@ -8,8 +8,9 @@ Times to the first token count from when a request was due. Then, without that l
 new user as soon as a batch has written traces for that user, and it is told what happens when until the new version
 answers; the start of the trainer's process is in the time until it has claimed.
 
-The server runs without its gate, which would rightly refuse adapters that write one word; without hold-outs, replays
-and profiles; and with verdicts that accept every trace with the right answer, for what counts here is to have enough.
+The server runs without its gate, which would rightly refuse adapters that write one word; with `--gate` it examines
+them all the same, and lets everything pass. It runs without hold-outs, replays and profiles, and with verdicts that
+accept every trace with the right answer, for what counts here is to have enough.
 """
 
 from __future__ import annotations
@@ -51,10 +52,12 @@ def main(
     rate: Annotated[float, typer.Option(min=0.01, help="Chat requests a second.")] = 0.6,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 16,
     seconds: Annotated[float, typer.Option(help="Length of a phase; 0 for the default.")] = 0,
+    versions: Annotated[int, typer.Option(help="Versions published in a phase; 0 for the default.")] = 0,
+    gate: Annotated[bool, typer.Option("--gate", help="Versions are examined before they are live.")] = False,
     model: Annotated[str, typer.Option(help="A Hugging Face id, a folder, or `default`.")] = DEFAULT,
 ) -> None:
     sizes = SMALL if quick else FULL
-    sizes = replace(sizes, seconds=seconds or sizes.seconds)
+    sizes = replace(sizes, seconds=seconds or sizes.seconds, versions=versions or sizes.versions)
 
     async def work(out: Output, report: Report) -> None:
         people = records.read(
@@ -64,7 +67,7 @@ def main(
         with out.bar("marked versions", sizes.published) as bar:
             marked = await asyncio.to_thread(make, model, sizes.published, bar.update)
             bar.finish(f"{len(marked)} made")
-        async with serving(model, out) as server, turn():
+        async with serving(model, out, gate=gate) as server, turn():
             report.machine["device"] = (await server.client.info()).device
             whose = await traces(server, chatting, sizes.each, sizes.published, out)
             publisher = Publisher(server.client, deque(marked), whose)

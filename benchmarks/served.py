@@ -34,6 +34,16 @@ SETTINGS = {
     "ANCHOR_POOL": "0",
     "MAX_THINKING_TOKENS": "32",
 }
+GATED = {
+    "GATE": "true",
+    "HOLDOUT_SHARE": "0.25",
+    "GATE_SCORE_SLACK": "1000",
+    "GATE_MAX_COLLAPSE_RISE": "1",
+    "GATE_MIN_LENGTH_RATIO": "0.001",
+    "GATE_MAX_LENGTH_RATIO": "1000",
+    "GATE_MAX_GENERAL_DROP": "100",
+}
+"""A gate that asks all that it would ask, and lets whatever is answered pass."""
 START_S = 300
 TRIES = 4
 """Batches, each over further engagements, until there are traces enough."""
@@ -55,14 +65,15 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(model: str, out: Output) -> AsyncIterator[Server]:
+async def serving(model: str, out: Output, *, gate: bool = False) -> AsyncIterator[Server]:
     """A server process on an empty store, ready. Raises CannotMeasure, ProcessDied."""
+    settings = SETTINGS | GATED if gate else SETTINGS
     with tempfile.TemporaryDirectory(prefix="mindprint-reload-") as folder, Processes(Path(folder)) as processes:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         where = {"PORT": str(port), "DATA_DIR": str(Path(folder) / "server"), "MODEL": str(resolve(model))}
         child = processes.start(
-            "server", ["mindprint", "serve"], {f"MINDPRINT_{name}": v for name, v in {**SETTINGS, **where}.items()}
+            "server", ["mindprint", "serve"], {f"MINDPRINT_{name}": v for name, v in {**settings, **where}.items()}
         )
         async with AsyncMindprintClient(url) as client, httpx.AsyncClient(base_url=url, timeout=START_S) as http:
             with out.bar("server") as bar:

@@ -4,18 +4,22 @@ none."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from mindprint_server.errors import ApiError
+
+Lull = Callable[[], Awaitable[None]]
+"""`Admission.lull`."""
 
 
 class Admission:
     """Counts callers in and out. Batches do not come through here: they keep their own number in flight."""
 
-    def __init__(self, limit: int, retry_after_s: int) -> None:
+    def __init__(self, limit: int, retry_after_s: int, patience_s: float = 1.0) -> None:
         self._limit = limit
         self._retry_after_s = retry_after_s
+        self._patience_s = patience_s
         self._inside = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -35,8 +39,9 @@ class Admission:
             if not self._inside:
                 self._empty.set()
 
-    async def lull(self, patience_s: float) -> None:
-        """Returns when nobody is being answered, but after `patience_s` seconds at the latest."""
+    async def lull(self) -> None:
+        """Returns when nobody is being answered, but after `patience_s` seconds at the latest: awaited by work that
+        nobody waits for before it fills a step of the engine."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(self._patience_s):
                 await self._empty.wait()

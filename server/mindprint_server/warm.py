@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from mindprint_server.admission import Admission
+from mindprint_server.admission import Lull
 from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, Sampling
 from mindprint_server.memory import Memory
 from mindprint_server.prompts import Recollection, memory_text
@@ -19,11 +19,11 @@ log = structlog.get_logger(__name__)
 
 
 class Warmer:
-    def __init__(self, settings: Settings, engine: Engine, memory: Memory, admission: Admission) -> None:
+    def __init__(self, settings: Settings, engine: Engine, memory: Memory, lull: Lull) -> None:
         self._settings = settings
         self._engine = engine
         self._memory = memory
-        self._admission = admission
+        self._lull = lull
 
     async def warm(self, adapter: AdapterRef) -> None:
         """Reads the user's memory through the version once. Raises EngineDied; any other failure only costs the time
@@ -58,5 +58,5 @@ class Warmer:
         fill a step of the engine, and whoever chats meanwhile would wait for it."""
         piece = self._settings.warm_step_tokens
         for end in range(piece, len(prompt) + piece, piece):
-            await self._admission.lull(self._settings.proof_patience_s)
+            await self._lull()
             await self._engine.generate(prompt[:end], Sampling(max_tokens=1), adapter=adapter, priority=Priority.PROOF)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mindprint.types import CanaryItem, CanaryResult
+from mindprint_server.admission import Lull
 from mindprint_server.engine import AdapterRef, Engine, Priority
 
 
@@ -60,7 +61,7 @@ async def prove(
     *,
     tolerance: float,
     min_shift: float,
-    lull: Callable[[], Awaitable[None]],
+    lull: Lull,
 ) -> CanaryResult:
     """Scores every canary token on the engine, with the adapter and without. The adapter must be loaded.
 

@@ -15,6 +15,7 @@ from mindprint.types import Check, Lease, Manifest, Version
 from mindprint_server.adapters import canary, inspect, retention
 from mindprint_server.adapters.files import AdapterFiles
 from mindprint_server.adapters.residents import Residents
+from mindprint_server.admission import Lull
 from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.errors import ApiError
 from mindprint_server.metrics import Metrics
@@ -54,7 +55,7 @@ class Intake:
         residents: Residents,
         gate: Examiner | None,
         warmer: Reader | None,
-        lull: Callable[[], Awaitable[None]],
+        lull: Lull,
         moved: Callable[[str], Awaitable[None]],
     ) -> None:
         self._settings = settings

@@ -68,7 +68,7 @@ class AdapterLife:
             self.residents,
             gate,
             warmer,
-            lambda: self.admission.lull(settings.proof_patience_s),
+            admission.lull,
             self._refresh,
         )
         self._watch = Watch(

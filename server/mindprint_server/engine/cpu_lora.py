@@ -7,6 +7,7 @@ where these lie; tokens of the base are not touched.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,18 +15,32 @@ from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms.cpu import CpuPlatform
 
-Rows = slice | Tensor
-"""Where one adapter's tokens stand in a step: a run of them, or their places."""
+FEW = 512
+"""Tokens times slots, for each of several adapters in a step, up to which all adapters' A are multiplied at once."""
+Places = slice | Tensor
+"""Where tokens stand in a step: a run of them, or their places."""
 
 
-def rows_by_slot(slots: Tensor) -> list[tuple[int, Rows]]:
-    """Which slots are looked at, and by which tokens. `slots`: [tokens], each token's slot, -1 for the base's."""
-    found: list[tuple[int, Rows]] = []
-    for slot in torch.unique(slots[slots >= 0]).tolist():
-        places = torch.nonzero(slots == slot).flatten()
-        first, last = int(places[0]), int(places[-1])
-        found.append((slot, slice(first, last + 1) if last - first + 1 == len(places) else places))
-    return found
+@dataclass(frozen=True)
+class Step:
+    """The adapters' tokens of a step, sorted by slot; those of the base are left out."""
+
+    places: Places
+    runs: tuple[tuple[int, slice], ...]
+    """Each slot that is looked at, and which of the sorted tokens are its."""
+
+
+def sorted_by_slot(slots: Tensor) -> Step:
+    """`slots`: [tokens], each token's slot, -1 for the base's."""
+    found, counts = torch.unique(slots[slots >= 0], return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    runs = tuple(
+        (slot, slice(end - n, end)) for slot, n, end in zip(found.tolist(), counts.tolist(), ends, strict=True)
+    )
+    places = slots.argsort(stable=True)[int((slots < 0).sum()) :]
+    first = int(places[0]) if len(places) else 0
+    run = torch.equal(places, torch.arange(first, first + len(places)))
+    return Step(slice(first, first + len(places)) if run else places, runs)
 
 
 class ByAdapter(PunicaWrapperCPU):  # type: ignore[misc]
@@ -33,12 +48,12 @@ class ByAdapter(PunicaWrapperCPU):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._rows: list[tuple[int, Rows]] = []
+        self._step = Step(slice(0, 0), ())
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Once a step, before the first layer."""
         super().update_metadata(*args, **kwargs)
-        self._rows = rows_by_slot(self.token_lora_indices)
+        self._step = sorted_by_slot(self.token_lora_indices)
 
     def add_lora_linear(
         self,
@@ -55,12 +70,28 @@ class ByAdapter(PunicaWrapperCPU):  # type: ignore[misc]
         x: [tokens, in]. y: [tokens, out], side by side the outputs of the layers that vLLM has packed into one, their
         widths in `output_slices`. A and B of each: [slots, 1, rank, in] and [slots, 1, width, rank].
         """
-        for slot, rows in self._rows:
-            seen, start = x[rows], 0
-            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                added = (seen @ a[slot, 0].T).mul_(scale) @ b[slot, 0].T
-                y[rows, start : start + width] += added
-                start += width
+        places, runs = self._step.places, self._step.runs
+        if not runs:
+            return
+        seen, begin = x[places], 0
+        few = 1 < len(runs) and len(seen) * len(lora_a_stacked[0]) <= FEW * len(runs)
+        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            rank = a.shape[2]
+            # Of few tokens all adapters' A at once: a call costs more than what it computes in vain. What a token's low
+            # row holds of other adapters is not looked at, whatever is in them.
+            low = seen @ a.view(-1, a.shape[-1]).T if few else None
+            added = seen.new_empty(len(seen), width)
+            for slot, run in runs:
+                mine = seen[run] @ a[slot, 0].T if low is None else low[run, slot * rank : (slot + 1) * rank]
+                torch.mm(mine, b[slot, 0].T, out=added[run])
+            if scale != 1:
+                added *= scale
+            out = y[:, begin : begin + width]
+            if isinstance(places, slice):
+                out[places] += added
+            else:
+                out.index_add_(0, places, added)
+            begin += width
 
 
 class Worker:

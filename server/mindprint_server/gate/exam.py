@@ -10,6 +10,7 @@ from statistics import fmean
 import structlog
 
 from mindprint.types import Check, Mode, QueryKind
+from mindprint_server.admission import Lull
 from mindprint_server.asking import Asker, Question
 from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.gate import checks
@@ -26,13 +27,13 @@ class Gate:
     """Measures on the engine, which must have the versions that it is given; no transaction is open meanwhile."""
 
     def __init__(
-        self, settings: Settings, store: Store, engine: Engine, asker: Asker, memory: Memory, judge: Judge
+        self, settings: Settings, store: Store, engine: Engine, asker: Asker, memory: Memory, judge: Judge, lull: Lull
     ) -> None:
         self._settings = settings
         self._store = store
         self._asker = asker
         self._memory = memory
-        self._probe = Probe(settings, engine, asker, judge)
+        self._probe = Probe(settings, engine, asker, judge, lull)
 
     async def examine(
         self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]

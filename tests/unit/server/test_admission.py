@@ -20,18 +20,18 @@ def test_no_more_than_the_limit() -> None:
 
 
 async def test_a_lull_is_when_the_last_one_has_left() -> None:
-    admission = Admission(9, 1)
-    await admission.lull(0)  # at once: nobody is inside
+    admission = Admission(9, 1, patience_s=60)
+    await admission.lull()  # at once: nobody is inside
     with admission.enter():
         with admission.enter():
-            waiting = asyncio.create_task(admission.lull(60))
+            waiting = asyncio.create_task(admission.lull())
         await asyncio.sleep(0)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 1)
 
 
 async def test_a_lull_is_not_waited_for_without_end() -> None:
-    admission = Admission(9, 1)
-    with admission.enter():
-        await asyncio.wait_for(admission.lull(0.01), 1)
-        await asyncio.wait_for(admission.lull(0), 1)
+    for patience_s in (0.01, 0):
+        admission = Admission(9, 1, patience_s)
+        with admission.enter():
+            await asyncio.wait_for(admission.lull(), 1)

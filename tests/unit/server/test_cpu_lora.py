@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 
-from mindprint_server.engine.cpu_lora import ByAdapter, rows_by_slot
+from mindprint_server.engine import cpu_lora
+from mindprint_server.engine.cpu_lora import ByAdapter, sorted_by_slot
 from mindprint_server.engine.vllm_engine import _cpu_args
 from mindprint_server.settings import Settings
 
@@ -21,21 +23,33 @@ slots_of_tokens = st.lists(st.integers(-1, SLOTS - 1), min_size=1, max_size=12)
 
 @given(slots_of_tokens)
 def test_every_token_of_an_adapter_is_found_once_and_none_of_the_base(slots: list[int]) -> None:
-    tokens = torch.arange(len(slots))
-    found = {slot: tokens[rows].tolist() for slot, rows in rows_by_slot(torch.tensor(slots))}
+    step = sorted_by_slot(torch.tensor(slots))
+    tokens = torch.arange(len(slots))[step.places]
+    found = {slot: tokens[run].tolist() for slot, run in step.runs}
     assert found == {slot: [n for n, at in enumerate(slots) if at == slot] for slot in set(slots) - {-1}}
+    assert sum(map(len, found.values())) == len(tokens)
 
 
 def test_a_run_of_tokens_is_not_copied() -> None:
-    assert rows_by_slot(torch.tensor([-1, 2, 2, 0])) == [(0, slice(3, 4)), (2, slice(1, 3))]
+    assert sorted_by_slot(torch.tensor([-1, 0, 2, 2])).places == slice(1, 4)
+    assert isinstance(sorted_by_slot(torch.tensor([2, 0])).places, Tensor)
 
 
 def stacked(*shape: int) -> Tensor:
     return torch.randn(SLOTS, 1, *shape)
 
 
-@given(slots_of_tokens, st.floats(0.5, 2))
-def test_each_token_goes_through_its_own_adapter(slots: list[int], scale: float) -> None:
+def prepared(slots: list[int]) -> ByAdapter:
+    ops = ByAdapter(max_num_batched_tokens=64, max_batches=16, device="cpu", lora_config=SimpleNamespace())
+    ids = [None if slot < 0 else slot + 10 for slot in range(SLOTS)]
+    mapping = LoRAMapping(tuple(max(0, slot + 10) if slot >= 0 else 0 for slot in slots), (), is_prefill=True)
+    ops.update_metadata(mapping, ids, SLOTS, 100)
+    return ops
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+@given(slots=slots_of_tokens, scale=st.floats(0.5, 2))
+def test_each_token_goes_through_its_own_adapter(few: int, slots: list[int], scale: float) -> None:
     torch.manual_seed(len(slots))
     a, b = tuple(stacked(RANK, WIDE) for _ in WIDTHS), tuple(stacked(width, RANK) for width in WIDTHS)
     x, y = torch.randn(len(slots), WIDE), torch.randn(len(slots), sum(WIDTHS))
@@ -43,14 +57,24 @@ def test_each_token_goes_through_its_own_adapter(slots: list[int], scale: float)
     for token, slot in enumerate(slots):
         if slot >= 0:
             wanted[token] += scale * torch.cat([b[n][slot, 0] @ a[n][slot, 0] @ x[token] for n in range(len(WIDTHS))])
-    ops = ByAdapter(max_num_batched_tokens=64, max_batches=16, device="cpu", lora_config=SimpleNamespace())
-    ids = [None if slot < 0 else slot + 10 for slot in range(SLOTS)]
-    mapping = LoRAMapping(tuple(max(0, slot + 10) if slot >= 0 else 0 for slot in slots), (), is_prefill=True)
-    ops.update_metadata(mapping, ids, SLOTS, 100)
-    ops.add_lora_linear(y, x, a, b, scale, WIDTHS)
+    with patch.object(cpu_lora, "FEW", few):
+        prepared(slots).add_lora_linear(y, x, a, b, scale, WIDTHS)
     torch.testing.assert_close(y, wanted)
     if set(slots) == {-1}:
         assert torch.equal(y, wanted)
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_broken_weights_of_one_adapter_reach_no_other_token(few: int) -> None:
+    slots = [0, 1, -1, 1, 0]
+    a, b = stacked(RANK, WIDE), stacked(WIDE, RANK)
+    x, y = torch.randn(len(slots), WIDE), torch.randn(len(slots), WIDE)
+    with patch.object(cpu_lora, "FEW", few):
+        prepared(slots).add_lora_linear(sound := y.clone(), x, (a,), (b,), 1.0, (WIDE,))
+        a[1], b[1] = torch.nan, torch.inf
+        prepared(slots).add_lora_linear(broken := y.clone(), x, (a,), (b,), 1.0, (WIDE,))
+    assert torch.equal(broken[[0, 2, 4]], sound[[0, 2, 4]])
+    assert broken[[1, 3]].isnan().all()
 
 
 def test_vllm_is_told_of_it() -> None:
@@ -61,7 +85,7 @@ def test_vllm_is_told_of_it() -> None:
 
 @pytest.mark.parametrize("slots", [[], [-1, -1]])
 def test_a_step_of_the_base_alone_looks_at_no_slot(slots: list[int]) -> None:
-    assert rows_by_slot(torch.tensor(slots, dtype=torch.long)) == []
+    assert sorted_by_slot(torch.tensor(slots, dtype=torch.long)).runs == ()
 
 
 def test_adapters_of_other_layers_are_refused() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -364,3 +367,26 @@ async def test_the_loop_stays_free_while_words_are_counted() -> None:
         ticks += 1
     assert ticks > 1
     assert len(work.result()) == 3
+
+
+STAND_IN = """
+import os
+print("jax on", os.environ.get("JAX_PLATFORMS"))
+def top_k(values, k): return values, values
+"""
+
+
+def test_jax_stays_off_the_gpu_where_it_is_installed(tmp_path: Path) -> None:
+    """bm25s runs JAX when it is imported, and JAX takes most of what is free of a GPU."""
+    package = tmp_path / "jax"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "lax.py").write_text(STAND_IN)
+    script = "from mindprint_server.memory.episodes import bm25; print(bm25('lake', ['the lake', 'a tax'])[1])"
+    for environment, told in (({}, "jax on cpu"), ({"JAX_PLATFORMS": "cuda"}, "jax on cuda")):
+        path = os.pathsep.join([str(tmp_path), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True, text=True, check=True, timeout=60, env={"PYTHONPATH": path, **environment},
+        )  # fmt: skip
+        assert done.stdout.splitlines() == [told, "0.0"]
