@@ -83,7 +83,7 @@ async def open_services(
         asker = Asker(settings, store, engine, memory)
         judge = Judge(settings, engine, asker, Near(settings, store))
         admission = Admission(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
-        gate = Gate(settings, store, engine, asker, memory, judge, admission.lull)
+        gate = Gate(settings, store, engine, asker, memory, judge)
         warmer = Warmer(settings, engine, memory, admission.lull)
         adapters = AdapterLife(settings, store, engine, metrics, base_digest, admission, gate, warmer)
         await adapters.start()

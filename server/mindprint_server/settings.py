@@ -204,7 +204,7 @@ class Settings(BaseSettings):
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
     proof_patience_s: float = Field(1.0, ge=0)
     """How long each step of a proof waits for a moment in which nobody is being answered. It has eleven, with the
-    trainer's defaults. What the gate asks, and what is read ahead through a new version, wait as long."""
+    trainer's defaults. What is read ahead through a new version waits as long. The gate does not (decision 019)."""
     lease_extension_s: float = Field(60, gt=0)
     """For how long a lease is prolonged, again and again, while its upload is proved and examined."""
     canary_share: float = Field(0.0, ge=0, lt=1)
@@ -243,11 +243,8 @@ class Settings(BaseSettings):
     gate_thinking_tokens: int = Field(128, ge=1)
     """Tokens after which such a thinking counts as never closed: twice what most need, so that cuts hide no loss."""
     gate_at_once: int = Field(16, ge=1)
-    """Thinkings that are written at once."""
-    gate_scores_at_once: int = Field(4, ge=1)
-    """Answers that are scored at once: each reads a prompt, and whoever chats meanwhile waits for those of a step. A
-    score takes a request of the engine for each place where choices part, or for each token of an open answer, up to
-    `score_tokens`."""
+    """Thinkings that are written, or answers that are scored, at once. A score takes a request of the engine for each
+    place where choices part, or for each token of an open answer, up to `score_tokens`."""
     gate_confidence: float = Field(0.95, gt=0.5, lt=1)
     """One-sided confidence with which a bound must be crossed."""
     gate_score_slack: float = Field(0.01, ge=0)

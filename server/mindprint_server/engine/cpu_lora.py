@@ -74,7 +74,7 @@ class ByAdapter(PunicaWrapperCPU):  # type: ignore[misc]
         if not runs:
             return
         seen, begin = x[places], 0
-        few = 1 < len(runs) and len(seen) * len(lora_a_stacked[0]) <= FEW * len(runs)
+        few = len(runs) > 1 and len(seen) * len(lora_a_stacked[0]) <= FEW * len(runs)
         for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
             rank = a.shape[2]
             # Of few tokens all adapters' A at once: a call costs more than what it computes in vain. What a token's low

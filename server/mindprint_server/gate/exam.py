@@ -10,7 +10,6 @@ from statistics import fmean
 import structlog
 
 from mindprint.types import Check, Mode, QueryKind
-from mindprint_server.admission import Lull
 from mindprint_server.asking import Asker, Question
 from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.gate import checks
@@ -27,13 +26,13 @@ class Gate:
     """Measures on the engine, which must have the versions that it is given; no transaction is open meanwhile."""
 
     def __init__(
-        self, settings: Settings, store: Store, engine: Engine, asker: Asker, memory: Memory, judge: Judge, lull: Lull
+        self, settings: Settings, store: Store, engine: Engine, asker: Asker, memory: Memory, judge: Judge
     ) -> None:
         self._settings = settings
         self._store = store
         self._asker = asker
         self._memory = memory
-        self._probe = Probe(settings, engine, asker, judge, lull)
+        self._probe = Probe(settings, engine, asker, judge)
 
     async def examine(
         self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from mindprint.general import QUESTIONS
 from mindprint.types import Mode
 from mindprint_server import labels, thinking, verdicts
-from mindprint_server.admission import Lull
 from mindprint_server.asking import Asker, Prompt, Question, unfit
 from mindprint_server.engine import AdapterRef, Engine, Generation, Priority, Sampling
 from mindprint_server.gate.checks import Thought
@@ -34,14 +33,12 @@ LEAST_WORDS = 5
 
 
 class Probe:
-    def __init__(self, settings: Settings, engine: Engine, asker: Asker, judge: Judge, lull: Lull) -> None:
+    def __init__(self, settings: Settings, engine: Engine, asker: Asker, judge: Judge) -> None:
         self._settings = settings
         self._engine = engine
         self._asker = asker
         self._judge = judge
-        self._lull = lull
-        self._written = asyncio.Semaphore(settings.gate_at_once)
-        self._scored = asyncio.Semaphore(settings.gate_scores_at_once)
+        self._at_once = asyncio.Semaphore(settings.gate_at_once)
         self._base: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def can_ask(self, question: Question) -> bool:
@@ -62,7 +59,7 @@ class Probe:
         async def one(question: Question) -> float:
             key = ("score", self._prompt(question, "direct").text, question.target)
             case = self._case(question, adapter)
-            return _score(question, await self._scoring(adapter, key, lambda: self._judge.prior(case, "self")))
+            return _score(question, await self._measure(adapter, key, lambda: self._judge.prior(case, "self")))
 
         return list(await asyncio.gather(*map(one, questions)))
 
@@ -83,7 +80,7 @@ class Probe:
         async def one(question: Question, thought: Thought) -> float:
             key = ("after", self._prompt(question, "personal").text, thought.text, question.target)
             case = self._case(question, adapter)
-            after = await self._scoring(adapter, key, lambda: self._judge.after(case, "self", "personal", thought.text))
+            after = await self._measure(adapter, key, lambda: self._judge.after(case, "self", "personal", thought.text))
             return _score(question, after)
 
         return list(await asyncio.gather(*map(one, questions, thoughts)))
@@ -96,8 +93,9 @@ class Probe:
         async def one(seed: int) -> Thought:
             prompt = self._prompt(questions[seed % len(questions)], mode)
             opening = self._settings.openings.get(mode, "")
-            key = ("think", prompt.text, seed)
-            return await self._measure(adapter, key, lambda: self._think(prompt, opening, seed, adapter), self._written)
+            return await self._measure(
+                adapter, ("think", prompt.text, seed), lambda: self._think(prompt, opening, seed, adapter)
+            )
 
         return list(await asyncio.gather(*map(one, range(count))))
 
@@ -117,23 +115,13 @@ class Probe:
         text = thinking.settle("", written.text, written.finish)
         return Thought(text, len(written.token_ids), collapsed(written, opening))
 
-    async def _scoring(
-        self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[Likelihood]]
-    ) -> Likelihood:
-        return await self._measure(adapter, key, measure, self._scored)
-
     async def _measure(
-        self,
-        adapter: AdapterRef | None,
-        key: tuple[Any, ...],
-        measure: Callable[[], Awaitable[T]],
-        at_once: asyncio.Semaphore,
+        self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[T]]
     ) -> T:
         if adapter is None and key in self._base:
             known: T = self._base[key]
             return known
-        async with at_once:
-            await self._lull()
+        async with self._at_once:
             figure = await measure()
         if adapter is None:
             self._base[key] = figure

@@ -13,7 +13,6 @@ import pytest
 
 from mindprint.general import QUESTIONS
 from mindprint.types import BatchRequest, Check
-from mindprint_server.admission import Admission
 from mindprint_server.asking import Asker
 from mindprint_server.engine import AdapterRef, Generation, Priority, Sampling
 from mindprint_server.engine.protocol import Finish
@@ -57,7 +56,7 @@ class Models(Scripted):
         self.priorities: set[Priority] = set()
         self.thinking_on: Counter[str] = Counter()
         self.thinks_now = asyncio.Event()
-        self.running = self.most = self.scored = self.most_scored = 0
+        self.running = self.most = 0
 
     def model(self, adapter: AdapterRef | None) -> Model:
         return self.by_name.setdefault(adapter.name if adapter else "base", Model())
@@ -80,10 +79,7 @@ class Models(Scripted):
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
-        self.scored += 1
-        self.most_scored = max(self.most_scored, self.scored)
         await self._asked(adapter, priority)
-        self.scored -= 1
         before, model = self.tokenizer.decode(prompt_ids), self.model(adapter)
         tokens = [self.tokenizer.decode([token]).strip() for token in token_ids]
         if "Nothing is known" in before:
@@ -115,8 +111,7 @@ class Room:
         memory = Memory(self.settings, store, self.engine, "b")
         asker = Asker(self.settings, store, self.engine, memory)
         judge = Judge(self.settings, self.engine, asker, Near(self.settings, store))
-        self.admission = Admission(9, 1, patience_s=60)
-        self.gate = Gate(self.settings, store, self.engine, asker, memory, judge, self.admission.lull)
+        self.gate = Gate(self.settings, store, self.engine, asker, memory, judge)
 
     def behaves(self, adapter: AdapterRef | None, **how: Any) -> None:
         self.engine.by_name[adapter.name if adapter else "base"] = Model(**how)
@@ -282,18 +277,9 @@ async def test_the_base_is_asked_once(room: Room) -> None:
 
 
 async def test_what_is_asked_at_once_is_bounded(store: Store) -> None:
-    room = Room(store, gate_at_once=3, gate_scores_at_once=2)
+    room = Room(store, gate_at_once=3)
     await asyncio.gather(room.examine(), room.examine(live=LIVE))
     assert room.engine.most == 3, "also over examinations at the same time"
-    assert room.engine.most_scored == 3, "two answers, one of which takes two requests"
-
-
-async def test_it_waits_while_somebody_is_being_answered(room: Room) -> None:
-    with room.admission.enter():
-        examining = asyncio.create_task(room.examine())
-        await asyncio.sleep(0.05)
-        assert not room.engine.calls
-    assert await asyncio.wait_for(examining, 60)
 
 
 async def test_at_most_so_many_engagements(store: Store) -> None:
