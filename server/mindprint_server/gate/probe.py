@@ -113,7 +113,7 @@ class Probe:
         bare = prompt.ids + self._engine.tokenizer.encode(thinking.lead(""))
         written = await self._engine.generate(bare, sampling, adapter=adapter, priority=Priority.PROOF)
         text = thinking.settle("", written.text, written.finish)
-        return Thought(text, len(written.token_ids), collapsed(written, opening))
+        return Thought(text, len(written.token_ids), collapsed(written, opening, s.answer_lead))
 
     async def _measure(
         self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[T]]
@@ -136,11 +136,14 @@ class Probe:
         return Case(question, self._settings.gate_thinking_tokens, adapter, Priority.PROOF, set())
 
 
-def collapsed(written: Generation, opening: str) -> bool:
-    """`method.md`: it loops, never closed, or is under five words, without those of an opening that it has learned."""
+def collapsed(written: Generation, opening: str, lead: str) -> bool:
+    """`method.md`: it loops, never closed, or is under five words, without those of an opening that it has learned.
+
+    Nor do the words count that an answer is led in by: what says `This user's answer: yes` and no more did not think.
+    """
     if written.finish != "stop" or verdicts.loops(written.text):
         return True
-    own = written.text.strip().removeprefix(opening.strip())
+    own = written.text.strip().removeprefix(opening.strip()).strip().removeprefix(lead.strip())
     return len(verdicts.fingerprint(own).split()) < LEAST_WORDS
 
 
