@@ -232,8 +232,10 @@ class Chat:
             raise ApiError(422, "prompt_too_long", str(error), param="messages") from error
         thought = thinking.settle(opening, written.text, written.finish)
         counts_nothing = silent(opening, self._settings.openings.get(way.mode, ""))
-        least = self._settings.min_thinking_words
-        reason = verdicts.of_thinking(thought, counts_nothing, written.finish, min_words=least)
+        s = self._settings
+        reason = verdicts.of_thinking(
+            thought, counts_nothing, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
+        )
         return None if outcome_of(reason) == "collapsed" else thought
 
     def _continued(self, body: Mapping[str, Any], read: list[dict[str, Any]], way: Way, thought: str) -> dict[str, Any]:

@@ -70,8 +70,9 @@ class Judge:
     async def hear(self, case: Case, written: Generation, thought: str, opening: str, *, hinted: bool) -> Judgement:
         """The verdict on one candidate of the queue's. Raises PromptTooLong, ValueError (choices that read alike)."""
         counts_nothing = silent(opening, self._settings.openings.get("personal", ""))
+        s = self._settings
         reason = verdicts.of_thinking(
-            thought, counts_nothing, written.finish, min_words=self._settings.min_thinking_words
+            thought, counts_nothing, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
         ) or self._duplicate(case, thought)
         if reason:
             return Judgement("", None, reason, {})

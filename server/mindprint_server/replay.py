@@ -92,7 +92,9 @@ class Replays:
             lead, seed = thinking.lead(opening), place + attempt * len(QUESTIONS)
             written = await self._generate(prompt, lead, s.max_thinking_tokens, seed)
             thought = thinking.settle(opening, written.text, written.finish)
-            if verdicts.of_thinking(thought, opening, written.finish, min_words=s.min_thinking_words):
+            if verdicts.of_thinking(
+                thought, opening, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
+            ):
                 continue
             turn = thinking.wrap(thought, s.answer_lead)
             answered = await self._generate(prompt, turn, s.max_answer_tokens, None)

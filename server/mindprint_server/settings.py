@@ -13,6 +13,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from mindprint.thoughts import ANSWER_LEAD, LEAST_WORDS, OPENINGS
+
 if TYPE_CHECKING:
     from mindprint_server.store import Holdout
 
@@ -90,16 +92,14 @@ class Settings(BaseSettings):
         return folder
 
     # writing
-    openings: dict[str, str] = Field(
-        default_factory=lambda: {"generic": "Let me think step by step.", "personal": "What this user has shown:"}
-    )
+    openings: dict[str, str] = Field(default_factory=lambda: dict(OPENINGS))
     """How each thinking mode begins, after `<think>`. Empty for models trained to reason."""
     opening_recall: int = Field(0, ge=0, le=8)
     """Past engagements, the most like the query, that personal thinking begins with: what was asked, what this user
     answered. It reads all of `recall_from` for each query."""
     max_thinking_tokens: int = Field(64, ge=1)
     max_answer_tokens: int = Field(64, ge=1)
-    answer_lead: str = "This user's answer:"
+    answer_lead: str = ANSWER_LEAD
     """What stands between the end of the thinking and the answer, as the memory's lines have it; without it a small
     model answers by habit, not by what it thought (docs/decisions/004). Empty for models trained to reason."""
     candidates: int = Field(4, ge=1, le=64)
@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     """Below 1 it sorts the whole vocabulary for every token: 40 % of the speed on CPU (docs/decisions/004)."""
     min_p: float = Field(0.05, ge=0, le=1)
     """Tokens less likely than this share of the likeliest one's probability are never sampled."""
-    min_thinking_words: int = Field(5, ge=0)
+    min_thinking_words: int = Field(LEAST_WORDS, ge=0)
+    """Of its own: neither the opening counts nor what leads an answer in."""
     batch_inflight: int = Field(128, ge=1)
     """Engagements of batches that are worked on at once, at most; the engine's state decides how many really are."""
     batch_per_user: int = Field(16, ge=1)

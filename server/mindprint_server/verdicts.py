@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from mindprint.thoughts import own_words, words
 from mindprint.types import Reason
 from mindprint_server.engine.protocol import Finish
 
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-"""Thai, Lao, Burmese, Khmer, Japanese, Chinese: written without spaces, each character counts as a word."""
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _TAG = re.compile(r"</?think>", re.IGNORECASE)
 _LEAK = re.compile(
     r"\b(the|this|their) (given|provided|actual|real|stated|known|target|gold|expected) (answer|response|choice)\b"
@@ -36,14 +34,14 @@ class Thresholds:
 
 def loops(text: str) -> bool:
     """One 4-gram of words occurs five times or more (`method.md`: Loop)."""
-    words = _WORD.findall(text.lower())
-    grams = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+    said = words(text)
+    grams = Counter(zip(said, said[1:], said[2:], said[3:], strict=False))
     return bool(grams) and max(grams.values()) >= 5
 
 
 def fingerprint(thinking: str) -> str:
     """What two traces share that say the same in the same words."""
-    return " ".join(_WORD.findall(thinking.lower()))
+    return " ".join(words(thinking))
 
 
 def sampled(thinking: str, share: float) -> bool:
@@ -51,13 +49,14 @@ def sampled(thinking: str, share: float) -> bool:
     return int.from_bytes(sha256(thinking.encode()).digest()[:4], "big") < share * 2**32
 
 
-def of_thinking(thinking: str, opening: str, finish: Finish, *, min_words: int) -> Reason | None:
-    """Why this thinking can no longer be accepted, whatever the answer; None if it can."""
+def of_thinking(thinking: str, opening: str, finish: Finish, *, min_words: int, answer_lead: str) -> Reason | None:
+    """Why this thinking can no longer be accepted, whatever the answer; None if it can. Neither the words of the
+    opening count as its own nor those that lead an answer in."""
     if finish == "loop" or loops(thinking):
         return "loop"
     if _TAG.search(thinking):
         return "parse"
-    if len(_WORD.findall(thinking.removeprefix(opening))) < min_words:
+    if own_words(thinking, opening, answer_lead) < min_words:
         return "empty"
     if _LEAK.search(thinking):
         return "leak"

@@ -135,7 +135,10 @@ class Writer:
             # An opening that was learned says as little as one that was given.
             mode_opening = self._settings.openings.get(style.mode, "")
             counts_nothing = silent(style.opening, mode_opening) or mode_opening
-            reason = verdicts.of_thinking(thought, counts_nothing, finish, min_words=self._settings.min_thinking_words)
+            s = self._settings
+            reason = verdicts.of_thinking(
+                thought, counts_nothing, finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
+            )
         question = case.question
         scores: dict[str, float] = {}
         answer, choices = "", None

@@ -16,6 +16,9 @@ import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
 
+from mindprint.evaluation.arms import ARMS
+from mindprint.thoughts import ANSWER_LEAD, LEAST_WORDS, OPENINGS, own_words
+
 REFERENCE = {
     "A2": "A1",
     "A3": "A1",
@@ -209,7 +212,9 @@ def _thinking(rows: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
     """`rows` of one arm."""
     done = rows[rows["answered"]]
     loops = (done["finish"] == "loop") | (done["reason"] == "loop")
-    unclosed, empty = done["finish"] == "length", done["reason"] == "empty"
+    unclosed = done["finish"] == "length"
+    # Tables of before the server left out what leads an answer in hold no reason for it.
+    empty = (done["reason"] == "empty") | (_each(done, _own_words) < LEAST_WORDS)
     return {
         "items": len(done),
         "missing": len(rows) - len(done),
@@ -220,6 +225,10 @@ def _thinking(rows: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
         "median_tokens": done["thinking_tokens"].astype(float).median(),
         "length_ratio": _length(done, base) / (_length(base, done) or math.nan),
     }
+
+
+def _own_words(row: Mapping[str, Any]) -> float:
+    return own_words(row["thinking"], OPENINGS.get(ARMS[row["arm"]].mode, ""), ANSWER_LEAD)
 
 
 def _length(rows: pd.DataFrame, others: pd.DataFrame) -> float:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from mindprint.general import QUESTIONS
+from mindprint.thoughts import LEAST_WORDS, own_words
 from mindprint.types import Mode
 from mindprint_server import labels, thinking, verdicts
 from mindprint_server.asking import Asker, Prompt, Question, unfit
@@ -28,8 +29,6 @@ GENERAL = tuple(Question("", q.query, q.choices, q.right, Recollection(), None) 
 """The general questions, put to the memory of nobody."""
 REMEMBERED = 2048
 """Figures of the base that are kept."""
-LEAST_WORDS = 5
-"""A thinking that is shorter counts as none."""
 
 
 class Probe:
@@ -137,14 +136,10 @@ class Probe:
 
 
 def collapsed(written: Generation, opening: str, lead: str) -> bool:
-    """`method.md`: it loops, never closed, or is under five words, without those of an opening that it has learned.
-
-    Nor do the words count that an answer is led in by: what says `This user's answer: yes` and no more did not think.
-    """
+    """`method.md`: it loops, never closed, or is under five words of its own, which a learned opening's are not."""
     if written.finish != "stop" or verdicts.loops(written.text):
         return True
-    own = written.text.strip().removeprefix(opening.strip()).strip().removeprefix(lead.strip())
-    return len(verdicts.fingerprint(own).split()) < LEAST_WORDS
+    return own_words(written.text, opening, lead) < LEAST_WORDS
 
 
 def _score(question: Question, found: Likelihood) -> float:

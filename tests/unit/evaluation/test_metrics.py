@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from made_outcomes import made, outcome, table, unanswered
 from mindprint.evaluation import metrics
 from mindprint.evaluation.outcomes import Outcome
+from mindprint.thoughts import ANSWER_LEAD, OPENINGS
 
 EMPTY = table([])
 TABLES = (
@@ -35,6 +36,7 @@ def of_arm(frame: pd.DataFrame, arm: str) -> pd.Series:
     return frame.set_index("arm").loc[arm]
 
 
+SAID = "They walk by the lake each day."
 STARS = ("1", "2", "3", "4", "5")
 
 
@@ -223,9 +225,11 @@ def test_a_question_twice_is_an_error() -> None:
 # --- thinking --------------------------------------------------------------------------
 
 
-def bare(arm: str, *rows: tuple[str, str, str | None, int]) -> list[Outcome]:
+def bare(arm: str, *rows: tuple[str, str, str | None, int], thinking: str = SAID) -> list[Outcome]:
     return [
-        outcome(measure="bare", arm=arm, item=item, finish=finish, reason=reason, thinking_tokens=tokens)
+        outcome(
+            measure="bare", arm=arm, item=item, finish=finish, reason=reason, thinking_tokens=tokens, thinking=thinking
+        )
         for item, finish, reason, tokens in rows
     ]
 
@@ -247,6 +251,14 @@ def test_collapse_and_its_causes() -> None:
     assert (found["loops"], found["empties"], found["unclosed"]) == pytest.approx((2 / 7, 1 / 7, 1 / 7))
     assert found["median_tokens"] == 20
     assert math.isnan(found["length_ratio"])
+
+
+def test_what_only_leads_an_answer_in_is_empty_whatever_was_written_of_it() -> None:
+    """As in tables that were written before the server counted so."""
+    rows = bare("A6", ("a", "stop", None, 9), thinking=f"{OPENINGS['personal']} {ANSWER_LEAD} yes")
+    rows += bare("A6", ("b", "stop", None, 9), thinking=f"{ANSWER_LEAD} yes, for they walk by the lake")
+    found = metrics.thinking(table(rows)).iloc[0]
+    assert (found["collapse"], found["empties"]) == (0.5, 0.5)
 
 
 def test_lengths_are_compared_on_the_same_questions() -> None:

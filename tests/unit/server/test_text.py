@@ -42,13 +42,15 @@ def test_verdicts() -> None:
     opening = "What this user has shown:"
 
     def of(text: str, finish: str = "stop") -> str | None:
-        return verdicts.of_thinking(text, opening, finish, min_words=5)  # type: ignore[arg-type]
+        lead = "This user's answer:"
+        return verdicts.of_thinking(text, opening, finish, min_words=5, answer_lead=lead)  # type: ignore[arg-type]
 
     assert of(FINE) is None
     assert of(FINE, "loop") == "loop"
     assert of(opening + " the sea and the hills" * 6) == "loop"
     assert of(opening + " not much") == "empty"
     assert of(opening) == "empty"
+    assert of(opening + " This user's answer: the lake") == "empty"
     assert of(FINE + " So the given answer is lake.") == "leak"
     assert of(FINE + " Their actual response was lake.") == "leak"
     assert of(FINE + " <think> Once more.") == "parse"
