@@ -41,9 +41,10 @@ WARM_UP = 4
 CANDIDATES = 4
 RESAMPLES = 2000
 
+NEVER: dict[str, Any] = {"candidates": CANDIDATES, "give_up": None, "give_up_score": None}
 PARTS: dict[str, dict[str, Any]] = {
-    "scheduling": {"draw": CANDIDATES, "cancel_brothers": False, "give_up": None, "hints": False},
-    "+ on demand": {"give_up": None, "hints": False},
+    "scheduling": {"draw": CANDIDATES, "cancel_brothers": False, **NEVER, "hints": False},
+    "+ on demand": {**NEVER, "hints": False},
     "+ early ends": {"hints": False},
     "+ hints": {"hints": True},
 }
@@ -271,7 +272,7 @@ class Sides:
         try:
             for user_id, engagements in part.users.items():
                 await services.store.add_engagements(user_id, engagements)
-            batch, _ = await services.batches.submit(BatchRequest(candidates=CANDIDATES))
+            batch, _ = await services.batches.submit(BatchRequest())
             async for state in services.batches.watch(batch.id):
                 batch = state
             if batch.state != "done" or batch.finished_at is None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from mindprint.types import BatchRequest, Trace
 from mindprint_server.asking import Asker, unfit
 from mindprint_server.draws import Draw, Outcome, Rules, next_draw
-from mindprint_server.engine import Priority, PromptTooLong
+from mindprint_server.engine import Engine, Priority, PromptTooLong
 from mindprint_server.judge import Case, Judge
 from mindprint_server.memory import Timeline
 from mindprint_server.metrics import Metrics
@@ -32,12 +33,17 @@ class Known:
 
 
 class Attempts:
-    def __init__(self, settings: Settings, asker: Asker, judge: Judge, writer: Writer, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, asker: Asker, judge: Judge, writer: Writer, metrics: Metrics
+    ) -> None:
         self._settings = settings
+        self._engine = engine
         self._asker = asker
         self._judge = judge
         self._writer = writer
         self._metrics = metrics
+        self._tokens = 0
+        """Of all that is being worked on: prompts, and what may be thought about them."""
 
     async def at(self, item: Item, request: BatchRequest, known: Known, spare: Callable[[], int] = lambda: 0) -> Done:
         """What came of one engagement. Raises EngineDied; what else it raises is a fault of the server's.
@@ -55,10 +61,15 @@ class Attempts:
         case = Case(question, tokens, None, Priority.BATCH, known.accepted)
         written: list[Trace] = []
         try:
-            if await self._out_of_reach(case, request):
-                return self.skipped(item, "out_of_reach")
-            while draw := next_draw([outcome_of(trace) for trace in written], self._rules(request, spare())):
-                written += await self._draw(case, item, request, draw)
+            prompt = await self._judge.prompt(case, "self", request.mode)
+            with self._begun(len(prompt.ids) + tokens) as priority:
+                if self._probes(case, request):
+                    if await self._out_of_reach(replace(case, priority=priority), request):
+                        return self.skipped(item, "out_of_reach")
+                    priority = Priority.BATCH
+                while draw := next_draw([self._outcome(trace) for trace in written], self._rules(request, spare())):
+                    written += await self._draw(case, item, request, draw, priority)
+                    priority = Priority.BATCH
         except PromptTooLong:
             # A hint may be what no longer fits: what was written without it stays.
             if not written:
@@ -68,13 +79,30 @@ class Attempts:
         won = any(trace.verdict == "accepted" for trace in written)
         return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
 
+    @contextlib.contextmanager
+    def _begun(self, tokens: int) -> Iterator[Priority]:
+        """Counts an engagement's tokens as long as it is worked on; tells how urgent the first request about it is.
+
+        What there is no room for in the cache would push out prompts that are still to be read: it goes behind all that
+        has begun. What there is room for does not, for then the last ones begun would be left to be written alone.
+        """
+        room = self._engine.info().cache_tokens
+        fits = room is None or self._tokens + tokens <= room
+        self._tokens += tokens
+        try:
+            yield Priority.BATCH if fits else Priority.BEGIN
+        finally:
+            self._tokens -= tokens
+
+    def _probes(self, case: Case, request: BatchRequest) -> bool:
+        s = self._settings
+        judged = request.mode == "personal" and s.accept_by == "answer" and case.question.choices is not None
+        return judged and s.probe and s.give_up is not None
+
     async def _out_of_reach(self, case: Case, request: BatchRequest) -> bool:
         """Whether the real answer is so far off that no candidate is worth writing (docs/decisions/006)."""
-        s = self._settings
-        if not s.probe or s.give_up is None or s.accept_by == "gain" or request.mode != "personal":
-            return False
         trailing = await self._judge.probe(case, self._writer.opening(request.mode, case.question))
-        return trailing is not None and trailing > s.give_up
+        return trailing is not None and self._settings.give_up is not None and trailing > self._settings.give_up
 
     def skipped(self, item: Item, reason: str) -> Done:
         """An engagement that could not be attempted, with its reason for the funnel."""
@@ -92,12 +120,15 @@ class Attempts:
             blind=s.blind_candidates if request.blind is None else request.blind,
             hints=judged and (s.hints if request.hints is None else request.hints),
             give_up=s.give_up if s.accept_by == "answer" else None,
+            give_up_score=s.give_up_score,
         )
 
-    async def _draw(self, case: Case, item: Item, request: BatchRequest, draw: Draw) -> list[Trace]:
+    async def _draw(self, case: Case, item: Item, request: BatchRequest, draw: Draw, priority: Priority) -> list[Trace]:
         """Candidates of one draw; once one is accepted, its brothers are no longer needed and end in the engine too."""
         tasks = {
-            asyncio.create_task(self._writer.draft(case, self._style(case, item, request, number, draw.hinted)))
+            asyncio.create_task(
+                self._writer.draft(case, self._style(case, item, request, number, draw.hinted, priority))
+            )
             for number in draw.numbers
         }
         written: list[Trace] = []
@@ -115,7 +146,20 @@ class Attempts:
         self._metrics.cancelled.inc(len(tasks))
         return written
 
-    def _style(self, case: Case, item: Item, request: BatchRequest, number: int, hinted: bool) -> Style:
+    def _outcome(self, trace: Trace) -> Outcome:
+        """What the next draw has to know of a candidate."""
+        target = trace.scores.get("target_logprob")
+        trailing = None
+        if trace.choice_logprobs is not None and target is not None:
+            trailing = max(trace.choice_logprobs.values()) - target
+        bounds = {"low_gain": ("gain", self._settings.min_gain), "low_anchor": ("anchor", self._settings.min_anchor)}
+        score, bound = bounds.get(trace.reason or "", ("", None))
+        below = None if bound is None else bound - trace.scores[score]
+        return Outcome(trace.verdict == "accepted", trace.provenance.saw_answer, trailing, below)
+
+    def _style(
+        self, case: Case, item: Item, request: BatchRequest, number: int, hinted: bool, priority: Priority
+    ) -> Style:
         return Style(
             mode=request.mode,
             opening=self._writer.opening(request.mode, case.question),
@@ -125,17 +169,8 @@ class Attempts:
             judge=request.mode == "personal",
             hinted=hinted,
             batch_id=item.batch_id,
-            priority=Priority.BATCH,
+            priority=priority,
         )
-
-
-def outcome_of(trace: Trace) -> Outcome:
-    """What the next draw has to know of a candidate."""
-    target = trace.scores.get("target_logprob")
-    trailing = None
-    if trace.choice_logprobs is not None and target is not None:
-        trailing = max(trace.choice_logprobs.values()) - target
-    return Outcome(trace.verdict == "accepted", trace.provenance.saw_answer, trailing)
 
 
 def seed_of(*parts: int | str) -> int:

@@ -17,17 +17,22 @@ class Rules:
     hints: bool
     """Whether the writer is ever shown the answer."""
     give_up: float | None
-    """Nats. Where the real answer trails the likeliest choice by more after the best candidate so far, the engagement
-    is given up: further candidates, hinted ones too, hardly ever make up for it (docs/decisions/006). None: never."""
+    """Nats by which the real answer may trail the likeliest choice. Where every candidate so far was further off, here
+    or by its scores, the engagement is given up: others hardly ever make up for it (docs/decisions/006). None: any."""
+    give_up_score: float | None = None
+    """Nats a token by which Gain or Anchor may be under its bound. None: any."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one candidate. `shortfall` in nats; None where its answer was never scored."""
+    """What became of one candidate."""
 
     accepted: bool
     hinted: bool
     shortfall: float | None = None
+    """Nats by which the real answer trails the likeliest choice; None where that was never scored."""
+    below: float | None = None
+    """Nats a token by which the score that rejected it is under its bound; None where none did."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,14 @@ def next_draw(written: Sequence[Outcome], rules: Rules) -> Draw | None:
 
 
 def _hopeless(written: Sequence[Outcome], rules: Rules) -> bool:
-    """Whether even the best of these came nowhere near the real answer."""
-    scored = [outcome.shortfall for outcome in written if outcome.shortfall is not None]
-    return rules.give_up is not None and bool(scored) and min(scored) > rules.give_up
+    """Whether even the best of these came nowhere near. Of what was never scored nothing is known."""
+    far = [_far(outcome, rules) for outcome in written]
+    return True in far and False not in far
+
+
+def _far(outcome: Outcome, rules: Rules) -> bool | None:
+    if outcome.below is not None:
+        return rules.give_up_score is not None and outcome.below > rules.give_up_score
+    if outcome.shortfall is None:
+        return None
+    return rules.give_up is not None and outcome.shortfall > rules.give_up

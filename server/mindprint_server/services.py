@@ -94,7 +94,7 @@ async def open_services(
         leases = LeaseDesk(settings, store, asker, memory, replays, metrics, base_digest)
         backend = await _backend(engine)
         chat = Chat(settings, store, engine, memory, adapters, auto, metrics, admission, base_digest, backend)
-        attempts = Attempts(settings, asker, judge, writer, metrics)
+        attempts = Attempts(settings, engine, asker, judge, writer, metrics)
         batches = BatchRunner(settings, store, engine, memory, writer, attempts, metrics)
         await batches.start()
     except BaseException:

@@ -102,15 +102,18 @@ class Settings(BaseSettings):
     answer_lead: str = ANSWER_LEAD
     """What stands between the end of the thinking and the answer, as the memory's lines have it; without it a small
     model answers by habit, not by what it thought (docs/decisions/004). Empty for models trained to reason."""
-    candidates: int = Field(4, ge=1, le=64)
+    candidates: int = Field(3, ge=1, le=64)
     """The most candidates that one engagement gets."""
-    blind_candidates: int = Field(3, ge=1, le=64)
+    blind_candidates: int = Field(2, ge=1, le=64)
     """Of these, how many before the writer is shown the answer."""
     hints: bool = True
     """Whether the writer is shown the answer once the blind candidates were rejected; such traces are marked."""
     give_up: float | None = Field(0.5, ge=0)
     """Nats by which the real answer may trail the likeliest choice after the best candidate so far; an engagement that
     is further behind is given up (docs/decisions/006)."""
+    give_up_score: float | None = Field(0.2, ge=0)
+    """Nats a token by which Gain or Anchor of the best candidate so far may be under its bound; an engagement that is
+    further off is given up too (docs/decisions/006)."""
     draw: int = Field(1, ge=1, le=64)
     """Candidates drawn at once, unless the engine has room to spare; more only where none was accepted."""
     cancel_brothers: bool = True

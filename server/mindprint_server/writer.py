@@ -121,7 +121,10 @@ class Writer:
         lead = self._engine.tokenizer.encode(thinking.lead(style.opening))
         with self._metrics.engine_seconds.labels(call="think").time():
             return await self._engine.generate(
-                prompt.ids + lead, styles.sampling(style, self._settings), adapter=case.adapter, priority=case.priority
+                prompt.ids + lead,
+                styles.sampling(style, self._settings),
+                adapter=case.adapter,
+                priority=style.priority,
             )
 
     async def _answer(

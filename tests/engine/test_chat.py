@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from mindprint.types import BatchRequest
 from mindprint_server.app import create_app
 from mindprint_server.services import Services
 from proved import live_version
@@ -109,6 +111,28 @@ async def test_refusals(api: AsyncOpenAI, ann: str, body: dict[str, Any], status
     with pytest.raises(openai.APIStatusError) as error:
         await api.chat.completions.create(**request)
     assert (error.value.status_code, error.value.code) == (status, code)
+
+
+@pytest.mark.parametrize(("wanted", "mode"), [(-99.0, "personal"), (99.0, "direct")])
+async def test_auto_goes_by_the_gains_that_a_batch_measured(
+    api: AsyncOpenAI, services: Services, monkeypatch: pytest.MonkeyPatch, wanted: float, mode: str
+) -> None:
+    """What random weights gain by thinking is anyone's guess, so that the bound decides."""
+    monkeypatch.setattr(services.auto, "_rule", replace(services.auto._rule, min_gain=wanted))
+    await services.store.add_engagements("ann", [engagement(n, choices=[]) for n in range(18)])
+    batch, _ = await services.batches.submit(BatchRequest())
+    async for state in services.batches.watch(batch.id):
+        batch = state
+    assert batch.state == "done"
+    known = (await services.auto.routes("ann")).open
+    assert (known.mode, known.items) == (mode, 17), "nothing is known before the first one"
+
+    extra = {"mode": "auto"}
+    answer = await api.chat.completions.create(model="user/ann", messages=ASK, max_tokens=6, extra_body=extra)
+    made_by = answer.model_extra["mindprint"]  # type: ignore[index]
+    assert (made_by["mode"], made_by["route"]) == (mode, known.why)
+    thought = getattr(answer.choices[0].message, "reasoning_content", None)
+    assert (thought is not None) == (mode == "personal")
 
 
 async def test_a_profile_is_written_by_the_model(services: Services, ann: str) -> None:

@@ -12,6 +12,7 @@ from mindprint_server.adapters import canary
 from mindprint_server.engine import AdapterRef, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.vllm_engine import VllmEngine
 from mindprint_server.scoring import forced
+from mindprint_server.settings import Settings
 from tiny import logprobs, make_adapter
 
 NOW = Priority.INTERACTIVE
@@ -77,6 +78,16 @@ async def test_the_engine_tells_what_it_is_doing(engine: VllmEngine) -> None:
     assert max(load.running for load in seen) == 16  # max_num_seqs
     assert max(load.waiting for load in seen) > 0
     assert 0 < max(load.kv_use for load in seen) <= 1
+
+
+async def test_what_the_cache_holds_is_known(engine: VllmEngine, engine_settings: Settings) -> None:
+    """Keys and values of every layer in float32."""
+    config = engine.llm.model_config.hf_config
+    head = config.hidden_size // config.num_attention_heads
+    a_token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * head
+    assert engine_settings.kv_cache_gib is not None
+    holds = engine_settings.kv_cache_gib * 2**30 / a_token
+    assert engine.info().cache_tokens == pytest.approx(holds, rel=0.01)
 
 
 async def test_a_prefix_is_computed_once(engine: VllmEngine) -> None:

@@ -23,6 +23,8 @@ class Priority(IntEnum):
     INTERACTIVE = 0
     PROOF = 1
     BATCH = 10
+    BEGIN = 11
+    """What the cache has no room for is begun behind all work on what has begun, whose prompts it would push out."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class EngineInfo:
     device: str
     model_path: str
     max_model_len: int
+    cache_tokens: int | None = None
+    """Tokens that the prefix cache holds together with what is being computed; None: not known."""
 
 
 class EngineDied(RuntimeError):

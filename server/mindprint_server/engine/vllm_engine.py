@@ -115,6 +115,7 @@ class VllmEngine:
             device=str(current_platform.get_device_name() or current_platform.device_type),
             model_path=str(path),
             max_model_len=llm.model_config.max_model_len,
+            cache_tokens=_cache_tokens(llm),
         )
         progress("warming up")
         prompt = self._tokenizer.encode("Warm-up of the engine.")
@@ -309,6 +310,11 @@ class _Gauge:
     def log(self) -> None: ...
 
     def record_sleep_state(self, is_awake: int, level: int) -> None: ...
+
+
+def _cache_tokens(llm: AsyncLLM) -> int | None:
+    cache = llm.vllm_config.cache_config
+    return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks and cache.block_size else None
 
 
 def _sampled(sequence: Any) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, Engagement, Trace, TraceRequest
-from mindprint_server.engine import Sampling
+from mindprint_server.engine import Priority, Sampling
 from mindprint_server.engine.protocol import Finish
 from mindprint_server.services import Services
 from mindprint_server.settings import Settings
@@ -132,7 +133,7 @@ async def test_one_episode_longer_than_the_model_is_left_out(serve: Open) -> Non
 
 
 async def test_a_hint_that_does_not_fit_leaves_the_blind_candidates_as_they_are(serve: Open) -> None:
-    services = await serve(Scripted(thinks=good, max_model_len=600), min_gain=99.0, give_up=None)
+    services = await serve(Scripted(thinks=good, max_model_len=600), min_gain=99.0, give_up=None, give_up_score=None)
     odd = asked("Tell me all?", " ".join(f"word{n}" for n in range(420)))
     batch, traces = await about(services, odd)
     assert Counter(trace.reason for trace in traces) == {"low_gain": services.settings.blind_candidates}
@@ -253,7 +254,7 @@ async def test_odd_text_in_prompts_responses_and_choices(serve: Open, text: str)
 
 @pytest.mark.parametrize("text", ODD)
 async def test_odd_text_as_an_open_answer_is_hinted_and_scored(serve: Open, text: str) -> None:
-    services = await serve(Scripted(thinks=good), min_gain=99.0)
+    services = await serve(Scripted(thinks=good), min_gain=99.0, give_up_score=None)
     _, traces = await about(services, asked("Well?", f"{text} indeed"))
     assert {trace.provenance.saw_answer for trace in traces} == {False, True}
     assert all("gain" in trace.scores for trace in traces)
@@ -368,6 +369,41 @@ async def test_a_neighbour_erased_meanwhile_harms_nobody(serve: Open) -> None:
 # --- brothers ---
 
 
+@pytest.mark.parametrize(("least", "written"), [(0.1, 3), (99.0, 1)])
+async def test_scores_far_under_their_bound_end_an_engagement(serve: Open, least: float, written: int) -> None:
+    services = await serve(Scripted(lambda before, token: -1.0, good), min_gain=least, min_anchor=None)
+    _, traces = await about(services, asked("A walk?", "by the lake"))
+    assert [trace.reason for trace in traces] == ["low_gain"] * written
+
+
+@pytest.mark.parametrize("probe", [True, False])
+@pytest.mark.parametrize(("room", "expected"), [(None, Priority.BATCH), (10_000, Priority.BATCH), (10, Priority.BEGIN)])
+async def test_what_the_cache_has_no_room_for_begins_behind_all_that_has_begun(
+    serve: Open, probe: bool, room: int | None, expected: Priority
+) -> None:
+    class Listening(Scripted):
+        def __init__(self) -> None:
+            super().__init__(likes_yes, good)
+            self._info = replace(self._info, cache_tokens=room)
+            self.heard: list[Priority] = []
+
+        async def generate(self, prompt_ids: Any, sampling: Any, *, adapter: Any, priority: Priority) -> Any:
+            self.heard.append(priority)
+            return await super().generate(prompt_ids, sampling, adapter=adapter, priority=priority)
+
+        async def next_logprobs(self, prompt_ids: Any, token_ids: Any, *, adapter: Any, priority: Priority) -> Any:
+            self.heard.append(priority)
+            return await super().next_logprobs(prompt_ids, token_ids, adapter=adapter, priority=priority)
+
+    engine = Listening()
+    services = await serve(engine, probe=probe, profile_every=1000, **(NO_BOUNDS | {"give_up": 1.0}))
+    await services.store.add_engagements("ann", [engagement(0), engagement(2)])
+    assert (await run(services)).funnel.accepted == 1
+    first = 2 if probe else 1
+    assert engine.heard[:first] == [expected] * first
+    assert set(engine.heard[first:]) == {Priority.BATCH}, "its prompt is cached by then"
+
+
 async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open) -> None:
     begun, ended = itertools.count(), itertools.count()
 
@@ -379,7 +415,7 @@ async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open
 
     services = await serve(Scripted(likes_yes, one_is_quick), batch_inflight=1, **NO_BOUNDS)
     async with asyncio.timeout(30):
-        _, traces = await about(services, asked("A walk?", "yes", ["yes", "no"]), draw=4, blind=4)
+        _, traces = await about(services, asked("A walk?", "yes", ["yes", "no"]), draw=4, blind=4, candidates=4)
     assert [trace.verdict for trace in traces] == ["accepted"]
     assert (next(begun), next(ended)) == (8, 2), "of two engagements"
     assert counted(services, "traces_cancelled") == 6

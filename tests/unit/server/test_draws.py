@@ -63,6 +63,18 @@ def test_a_hopeless_engagement_is_given_up() -> None:
     assert draw(replace(BLIND, shortfall=FAR), give_up=None) == ([1], "blind")
 
 
+def test_scores_far_under_their_bound_are_as_hopeless() -> None:
+    low = replace(BLIND, shortfall=0.0, below=0.3)
+    assert draw(low, give_up_score=0.2) is None
+    assert draw(low, give_up_score=0.3) == ([1], "blind")
+    assert draw(low) == ([1], "blind"), "it is not given up for scores"
+    assert draw(low, give_up_score=0.2, give_up=None) is None
+    assert draw(low, replace(BLIND, shortfall=FAR), give_up_score=0.2) is None
+    assert draw(low, BLIND, give_up_score=0.2) == ([2], "hinted"), "one came near"
+    assert draw(low, replace(low, below=0.1), give_up_score=0.2) == ([2], "hinted")
+    assert draw(low, replace(BLIND, shortfall=None), give_up_score=0.2) is None
+
+
 def test_the_best_candidate_decides_and_the_unscored_say_nothing() -> None:
     far, unscored = replace(BLIND, shortfall=FAR), replace(BLIND, shortfall=None)
     assert draw(far, BLIND) == ([2], "hinted")
@@ -78,15 +90,18 @@ RULE = st.builds(
     blind=st.integers(0, 12),
     hints=st.booleans(),
     give_up=st.none() | st.floats(0, 4),
+    give_up_score=st.none() | st.floats(0, 4),
 )
 FATES = st.lists(
-    st.tuples(st.sampled_from([False, False, False, True]), st.none() | st.floats(0, 6)), min_size=12, max_size=12
+    st.tuples(st.sampled_from([False, False, False, True]), st.none() | st.floats(0, 6), st.none() | st.floats(0, 6)),
+    min_size=12,
+    max_size=12,
 )
 
 
 @given(RULE, FATES, st.data())
 def test_whatever_becomes_of_them_drawing_ends_within_its_bounds(
-    rules: Rules, fates: list[tuple[bool, float | None]], data: st.DataObject
+    rules: Rules, fates: list[tuple[bool, float | None, float | None]], data: st.DataObject
 ) -> None:
     written: list[Outcome] = []
     draws: list[Draw] = []
@@ -95,7 +110,7 @@ def test_whatever_becomes_of_them_drawing_ends_within_its_bounds(
         assert not any(outcome.accepted for outcome in written)
         assert found.numbers.start == len(written)
         assert 1 <= len(found.numbers) <= rules.at_once
-        outcomes = [Outcome(fates[number][0], found.hinted, fates[number][1]) for number in found.numbers]
+        outcomes = [Outcome(won, found.hinted, *scores) for won, *scores in (fates[number] for number in found.numbers)]
         if any(outcome.accepted for outcome in outcomes):  # its brothers end, unless they were done
             outcomes = [o for o in outcomes if o.accepted or data.draw(st.booleans())]
         written += outcomes
@@ -104,7 +119,7 @@ def test_whatever_becomes_of_them_drawing_ends_within_its_bounds(
     assert kinds == sorted(kinds), "blind before hinted"
     assert rules.hints or not any(kinds)
     assert sum(len(draw.numbers) for draw in draws) <= rules.most
-    if not any(outcome.accepted for outcome in written) and rules.give_up is None:
+    if not any(outcome.accepted for outcome in written) and rules.give_up is None and rules.give_up_score is None:
         assert len(written) == rules.most, "nothing is given up"
         blind = sum(not outcome.hinted for outcome in written)
         assert blind == (min(rules.blind, rules.most) if rules.hints else rules.most)

@@ -82,7 +82,7 @@ async def upload(services: Services, lease: Lease, folder: Path, *, mark: int = 
 
 async def test_a_batch_attempts_every_engagement_once(services: Services) -> None:
     await fill(services)
-    services.settings.give_up = None
+    services.settings.give_up = services.settings.give_up_score = None
     batch = await finished(services, BatchRequest())
     assert (batch.state, batch.items, batch.done) == ("done", 12, 12)
     assert batch.skipped == {"no_history": 1}
