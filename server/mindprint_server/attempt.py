@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mindprint.types import BatchRequest, Trace
@@ -16,6 +15,7 @@ from mindprint_server.judge import Case, Judge
 from mindprint_server.memory import Timeline
 from mindprint_server.metrics import Metrics
 from mindprint_server.planner import Item
+from mindprint_server.room import Room
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
 from mindprint_server.store.batches import Done
@@ -42,8 +42,7 @@ class Attempts:
         self._judge = judge
         self._writer = writer
         self._metrics = metrics
-        self._tokens = 0
-        """Of all that is being worked on: prompts, and what may be thought about them."""
+        self._room = Room()
 
     async def at(self, item: Item, request: BatchRequest, known: Known, spare: Callable[[], int] = lambda: 0) -> Done:
         """What came of one engagement. Raises EngineDied; what else it raises is a fault of the server's.
@@ -62,14 +61,14 @@ class Attempts:
         written: list[Trace] = []
         try:
             prompt = await self._judge.prompt(case, "self", request.mode)
-            with self._begun(len(prompt.ids) + tokens) as priority:
+            with self._room.take(len(prompt.ids) + tokens, self._engine.info().cache_tokens) as turn:
                 if self._probes(case, request):
-                    if await self._out_of_reach(replace(case, priority=priority), request):
+                    if await self._out_of_reach(replace(case, priority=turn.priority), request):
                         return self.skipped(item, "out_of_reach")
-                    priority = Priority.BATCH
+                    turn.began()
                 while draw := next_draw([self._outcome(trace) for trace in written], self._rules(request, spare())):
-                    written += await self._draw(case, item, request, draw, priority)
-                    priority = Priority.BATCH
+                    written += await self._draw(case, item, request, draw, turn.priority)
+                    turn.began()
         except PromptTooLong:
             # A hint may be what no longer fits: what was written without it stays.
             if not written:
@@ -78,21 +77,6 @@ class Attempts:
             return self.skipped(item, "choices_alike")
         won = any(trace.verdict == "accepted" for trace in written)
         return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
-
-    @contextlib.contextmanager
-    def _begun(self, tokens: int) -> Iterator[Priority]:
-        """Counts an engagement's tokens as long as it is worked on; tells how urgent the first request about it is.
-
-        What there is no room for in the cache would push out prompts that are still to be read: it goes behind all that
-        has begun. What there is room for does not, for then the last ones begun would be left to be written alone.
-        """
-        room = self._engine.info().cache_tokens
-        fits = room is None or self._tokens + tokens <= room
-        self._tokens += tokens
-        try:
-            yield Priority.BATCH if fits else Priority.BEGIN
-        finally:
-            self._tokens -= tokens
 
     def _probes(self, case: Case, request: BatchRequest) -> bool:
         s = self._settings
