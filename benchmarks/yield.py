@@ -41,14 +41,15 @@ WARM_UP = 4
 CANDIDATES = 4
 RESAMPLES = 2000
 
-NEVER: dict[str, Any] = {"candidates": CANDIDATES, "give_up": None, "give_up_score": None}
+FOUR_EACH: dict[str, Any] = {"candidates": CANDIDATES, "give_up": None, "give_up_score": None}
 PARTS: dict[str, dict[str, Any]] = {
-    "scheduling": {"draw": CANDIDATES, "cancel_brothers": False, **NEVER, "hints": False},
-    "+ on demand": {**NEVER, "hints": False},
+    "scheduling": {"draw": CANDIDATES, "cancel_brothers": False, **FOUR_EACH, "hints": False},
+    "+ on demand": {**FOUR_EACH, "hints": False},
     "+ early ends": {"hints": False},
     "+ hints": {"hints": True},
 }
-"""Settings of Mindprint, each row with one part more: the planner alone writes always four candidates."""
+"""Settings of Mindprint, each row with one part more: the planner alone writes always four candidates, and early
+ends are three at most as well."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""How many words of a thinking are its own. Pure; what counts as collapsed is decided by it everywhere."""
+"""How many words of a thinking are its own. Pure: gate, verdicts, chat and evaluations all count by it."""
 
 from __future__ import annotations
 

@@ -62,8 +62,10 @@ class Attempts:
         try:
             prompt = await self._judge.prompt(case, "self", request.mode)
             with self._room.take(len(prompt.ids) + tokens, self._engine.info().cache_tokens) as turn:
-                if self._probes(case, request):
-                    if await self._out_of_reach(replace(case, priority=turn.priority), request):
+                if (reach := self._reach(case, request)) is not None:
+                    opening = self._writer.opening(request.mode, question)
+                    trailing = await self._judge.probe(replace(case, priority=turn.priority), opening)
+                    if trailing is not None and trailing > reach:
                         return self.skipped(item, "out_of_reach")
                     turn.began()
                 while draw := next_draw([self._outcome(trace) for trace in written], self._rules(request, spare())):
@@ -78,15 +80,12 @@ class Attempts:
         won = any(trace.verdict == "accepted" for trace in written)
         return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
 
-    def _probes(self, case: Case, request: BatchRequest) -> bool:
+    def _reach(self, case: Case, request: BatchRequest) -> float | None:
+        """Nats by which the real answer may trail before anything is written: what is further off is worth no candidate
+        (docs/decisions/006). None: it is not looked at."""
         s = self._settings
         judged = request.mode == "personal" and s.accept_by == "answer" and case.question.choices is not None
-        return judged and s.probe and s.give_up is not None
-
-    async def _out_of_reach(self, case: Case, request: BatchRequest) -> bool:
-        """Whether the real answer is so far off that no candidate is worth writing (docs/decisions/006)."""
-        trailing = await self._judge.probe(case, self._writer.opening(request.mode, case.question))
-        return trailing is not None and self._settings.give_up is not None and trailing > self._settings.give_up
+        return s.give_up if judged and s.probe else None
 
     def skipped(self, item: Item, reason: str) -> Done:
         """An engagement that could not be attempted, with its reason for the funnel."""
