@@ -41,7 +41,7 @@ WARM_UP = 4
 CANDIDATES = 4
 RESAMPLES = 2000
 
-FOUR_EACH: dict[str, Any] = {"candidates": CANDIDATES, "give_up": None, "give_up_score": None}
+FOUR_EACH: dict[str, Any] = {"candidates": CANDIDATES, "give_up": None, "give_up_score": None, "min_precedent": 0}
 PARTS: dict[str, dict[str, Any]] = {
     "scheduling": {"draw": CANDIDATES, "cancel_brothers": False, **FOUR_EACH, "hints": False},
     "+ on demand": {**FOUR_EACH, "hints": False},

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mindprint.types import BatchRequest, Trace
-from mindprint_server.asking import Asker, unfit
+from mindprint_server.asking import Asker, Question, unfit
 from mindprint_server.draws import Draw, Outcome, Rules, next_draw
 from mindprint_server.engine import Engine, Priority, PromptTooLong
 from mindprint_server.judge import Case, Judge
 from mindprint_server.memory import Timeline
 from mindprint_server.metrics import Metrics
 from mindprint_server.planner import Item
+from mindprint_server.precedent import precedent
 from mindprint_server.room import Room
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
@@ -56,13 +57,17 @@ class Attempts:
             return self.skipped(item, "erased")
         if reason := unfit(question, self._asker.special):
             return self.skipped(item, reason)
+        by_answer = self._by_answer(question, request)
+        if by_answer and await self._little_precedent(question, known.timeline):
+            return self.skipped(item, "little_precedent")
         tokens = request.max_thinking_tokens or self._settings.max_thinking_tokens
         case = Case(question, tokens, None, Priority.BATCH, known.accepted)
         written: list[Trace] = []
         try:
             prompt = await self._judge.prompt(case, "self", request.mode)
             with self._room.take(len(prompt.ids) + tokens, self._engine.info().cache_tokens) as turn:
-                if (reach := self._reach(case, request)) is not None:
+                reach = self._settings.give_up if self._settings.probe else None
+                if by_answer and reach is not None:
                     opening = self._writer.opening(request.mode, question)
                     trailing = await self._judge.probe(replace(case, priority=turn.priority), opening)
                     if trailing is not None and trailing > reach:
@@ -80,12 +85,18 @@ class Attempts:
         won = any(trace.verdict == "accepted" for trace in written)
         return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
 
-    def _reach(self, case: Case, request: BatchRequest) -> float | None:
-        """Nats by which the real answer may trail before anything is written: what is further off is worth no candidate
-        (docs/decisions/006). None: it is not looked at."""
-        s = self._settings
-        judged = request.mode == "personal" and s.accept_by == "answer" and case.question.choices is not None
-        return s.give_up if judged and s.probe else None
+    def _by_answer(self, question: Question, request: BatchRequest) -> bool:
+        """Whether only thinking that leads to the real answer can be accepted: then engagements are left out before
+        anything is written, where that answer is unlikely to come (docs/decisions/006)."""
+        return request.mode == "personal" and self._settings.accept_by == "answer" and question.choices is not None
+
+    async def _little_precedent(self, question: Question, timeline: Timeline) -> bool:
+        if not self._settings.min_precedent or question.choices is None:
+            return False
+        engagement = timeline.by_id[question.engagement_id or ""]
+        past = await timeline.before(engagement.occurred_at, engagement.id).newest(self._settings.recall_from)
+        share = precedent(engagement.response, question.choices, question.memory.episodes, past)
+        return share is not None and share < self._settings.min_precedent
 
     def skipped(self, item: Item, reason: str) -> Done:
         """An engagement that could not be attempted, with its reason for the funnel."""

@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     give_up_score: float | None = Field(0.2, ge=0)
     """Nats a token by which Gain or Anchor of the best candidate so far may be under its bound; an engagement that is
     further off is given up too (docs/decisions/006)."""
+    min_precedent: float = Field(0.25, ge=0, le=1)
+    """How often a user must have answered so before: the mean of the real answer's shares among the recalled and among
+    the newest `recall_from` engagements, of those with the same choices. What is below is left out as
+    `little_precedent` before the engine is asked anything, with `accept_by=answer` alone (docs/decisions/006); 0
+    leaves nothing out."""
     draw: int = Field(1, ge=1, le=64)
     """Candidates drawn at once, unless the engine has room to spare; more only where none was accepted."""
     cancel_brothers: bool = True
@@ -147,7 +152,7 @@ class Settings(BaseSettings):
     # verdicts, in nats a token; a score whose bound is unset (`null`) is stored and decides nothing
     accept_by: Literal["answer", "gain"] = "answer"
     """What thinking about a closed question must do. `answer`: make the real answer the likeliest. `gain`: make it
-    likelier than answering at once does, as with open questions; then no engagement is given up or out of reach. By
+    likelier than answering at once does, as with open questions; then no engagement is given up or left out. By
     answers alone, what a user answers seldom hardly ever gets a trace, and adapters learn that thinking leads to the
     user's commonest answer (docs/decisions/013)."""
     min_gain: float | None = 0.0

@@ -51,7 +51,6 @@ def test_no_request_makes_the_server_fail(settings: Settings, start_services: St
             max_examples=150,
             derandomize=True,
             database=None,
-            deadline=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -26,7 +26,6 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[begin:end] for begin, end in pairwise(edges)]
 
 
-@settings(deadline=None)  # this machine may be busy
 @given(st.lists(st.text()), st.lists(st.integers(0, 10_000)), st.booleans())
 def test_ndjson_is_the_same_however_it_is_cut(texts: list[str], places: list[int], last_newline: bool) -> None:
     """The texts hold U+2028 and the like, which are no line ends in JSON."""
@@ -34,7 +33,6 @@ def test_ndjson_is_the_same_however_it_is_cut(texts: list[str], places: list[int
     assert [item.text for item in decode(Ndjson(Item), *cut(data, places))] == texts
 
 
-@settings(deadline=None)  # this machine may be busy
 @given(st.lists(st.text(), min_size=1), st.lists(st.integers(0, 10_000)), st.sampled_from(["\n", "\r\n"]))
 def test_events_are_the_same_however_they_are_cut(texts: list[str], places: list[int], end: str) -> None:
     data = "".join(

@@ -19,7 +19,7 @@ def choices_of(made: list[MadeUser]) -> list[Choice]:
     return [choice for user in made for choice in (*user.history, *user.held_out)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes, sizes, sizes, seeds)
 def test_the_same_seed_gives_the_same_users(users: int, engagements: int, held_out: int, seed: int) -> None:
     made = generate(users, engagements, held_out, seed)
@@ -28,7 +28,7 @@ def test_the_same_seed_gives_the_same_users(users: int, engagements: int, held_o
     assert [(len(user.history), len(user.held_out)) for user in made] == [(engagements, held_out)] * users
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds)
 def test_without_noise_the_user_takes_what_is_worth_most(seed: int) -> None:
     for user in generate(3, 10, 5, seed, noise=0.0):
@@ -37,7 +37,7 @@ def test_without_noise_the_user_takes_what_is_worth_most(seed: int) -> None:
             assert user.rule.utility(choice.taken) == max(map(user.rule.utility, choice.options))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds)
 def test_every_choice_is_well_formed(seed: int) -> None:
     for user in generate(3, 10, 5, seed):

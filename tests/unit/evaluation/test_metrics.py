@@ -53,7 +53,7 @@ def test_a_table_without_rows_gives_the_same_columns(figures: Any) -> None:
 
 @pytest.mark.parametrize("figures", TABLES)
 @given(order=st.randoms(use_true_random=False))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_the_order_of_the_rows_is_nothing(figures: Any, order: Any) -> None:
     rows = made(arms=("A1", "A3", "A6", "A9", "A9-direct", "C3-none"), users=("ann", "bob"), items=3)
     places = list(range(len(rows)))

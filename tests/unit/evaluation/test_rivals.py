@@ -139,7 +139,7 @@ def test_what_the_rows_say_of_themselves() -> None:
     st.lists(st.tuples(st.sampled_from(["?", "a b", "b c d", "e"]), st.sampled_from(CHOICES)), min_size=1, max_size=8),
     st.sampled_from(CHOICES),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_probabilities_add_up_whatever_was_said(said: list[tuple[str, str]], target: str) -> None:
     for row in rivals([person(said, asked=[question("b c", target)])], 0):
         assert row.outcome == "answered"

@@ -69,7 +69,7 @@ def test_where_users_do_not_differ_the_bounds_are_equal() -> None:
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_interval_lies_within_the_users(values: list[float]) -> None:
     found = interval(pd.Series(values))
     assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
@@ -160,7 +160,7 @@ def test_many_users() -> None:
 
 
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=5), st.integers(0, 4), st.integers(2, 6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_asking_a_user_more_of_the_same_changes_nothing(values: list[float], whom: int, times: int) -> None:
     rows = by_user(values)
     user = f"u{whom % len(values):03}"
@@ -173,7 +173,7 @@ def test_asking_a_user_more_of_the_same_changes_nothing(values: list[float], who
 
 
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=6), st.randoms(use_true_random=False))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_rows_and_of_arms(values: list[float], order: random.Random) -> None:
     rows = by_user(values)
     places = list(range(len(rows)))

@@ -61,6 +61,7 @@ def settings(tmp_path: Path, base_folder: Path) -> Settings:
         profile_every=5,
         watch_interval_s=0.01,
         probe=False,
+        min_precedent=0,
         gate=False,
     )
 

@@ -171,6 +171,46 @@ async def test_by_gain_no_answer_is_out_of_reach(serve: Open) -> None:
     assert likely["yes"] > likely["no"]
 
 
+@pytest.mark.parametrize(
+    ("response", "choices", "changes", "tried"),
+    [
+        ("no", ["yes", "no"], {}, False),
+        ("yes", ["yes", "no"], {}, True),
+        ("no", ["no", "yes"], {}, False),
+        ("no", ["yes", "no", "perhaps"], {}, True),
+        ("no", None, {}, True),
+        ("no", ["yes", "no"], {"min_precedent": 0}, True),
+        ("no", ["yes", "no"], {"accept_by": "gain"}, True),
+    ],
+    ids=["never", "always", "in another order", "asked otherwise", "open", "turned off", "by gain"],
+)
+async def test_what_the_user_hardly_ever_answered_is_left_out(
+    serve: Open, response: str, choices: list[str] | None, changes: dict[str, Any], tried: bool
+) -> None:
+    engine = Scripted(thinks=good)
+    services = await serve(engine, **{"min_precedent": 0.25} | changes)
+    batch, traces = await about(services, asked("Walk?", response, choices))
+    assert bool(traces) == tried
+    assert batch.skipped == {"no_history": 1} | ({} if tried else {"little_precedent": 1})
+    assert counted(services, "items_skipped", reason="little_precedent") == (not tried)
+
+
+async def test_what_was_answered_later_is_no_precedent(serve: Open) -> None:
+    services = await serve(Scripted(thinks=good), min_precedent=0.25)
+    odd, later = asked("Walk?", "no", ["yes", "no"]), [engagement(n) for n in (11, 13, 15, 17)]
+    await services.store.add_engagements("ann", [engagement(0), engagement(2), odd, *later])
+    await run(services)
+    assert await services.store.traces(engagement=later[-1].id)
+    assert not await services.store.traces(engagement=odd.id)
+
+
+async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None:
+    services = await serve(Scripted(thinks=good), min_precedent=0.25)
+    await about(services, asked("Walk?", "no", ["yes", "no"]))
+    trace = await services.writer.write_one(TraceRequest(user_id="ann", engagement_id="odd"))
+    assert trace.engagement_id == "odd"
+
+
 # --- odd models ---
 
 

@@ -94,7 +94,6 @@ def test_a_step_of_one_is_plain_recency() -> None:
 # --- similarity ---
 
 
-@hypothesis.settings(deadline=None)  # the first example imports bm25s
 @given(
     texts=st.lists(TEXTS, max_size=20),
     query=st.none() | TEXTS,
@@ -297,9 +296,7 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
 
 
 @pytest.mark.parametrize("way", ["recency", "bm25", "embeddings"])
-@hypothesis.settings(
-    deadline=None, max_examples=15, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
+@hypothesis.settings(max_examples=15, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @given(
     days=st.lists(st.integers(0, 6), min_size=1, max_size=12),
     at=st.integers(0, 11),

@@ -151,7 +151,7 @@ asking = st.lists(st.tuples(st.integers(0, 5), st.floats(0, 3), st.floats(0.1, 4
 """Which adapter, how long after the one before, and for how long it is used."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(count=st.integers(1, 3), requests=asking, leaves=st.sets(st.integers(0, 59)))
 def test_everybody_gets_a_place_in_order_and_in_time(
     count: int, requests: list[tuple[int, float, float]], leaves: set[int]

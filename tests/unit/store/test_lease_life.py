@@ -180,7 +180,6 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
         settings=settings(
             max_examples=10,
             stateful_step_count=25,
-            deadline=None,
             database=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
