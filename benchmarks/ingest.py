@@ -114,6 +114,7 @@ async def serving(name: str) -> AsyncIterator[tuple[AsyncMindprintClient, psutil
             "MINDPRINT_ENGINE": "fake",
             "MINDPRINT_MODEL": str(model(folder / "model")),
             "MINDPRINT_DATA_DIR": str(folder / "data"),
+            "MINDPRINT_MIN_PRECEDENT": "0",  # nobody's answers tell anything here
             "MINDPRINT_HOST": "127.0.0.1",
             "MINDPRINT_PORT": str(port),
             "MINDPRINT_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'data' / 'mindprint.db'}",

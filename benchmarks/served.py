@@ -29,6 +29,7 @@ SETTINGS = {
     "PROFILE_EVERY": str(PROFILE_NEVER),
     "PROBE": "false",
     "GIVE_UP": "null",
+    "MIN_PRECEDENT": "0",
     "MIN_GAIN": "null",
     "MIN_ANCHOR": "null",
     "ANCHOR_POOL": "0",

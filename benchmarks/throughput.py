@@ -346,6 +346,7 @@ async def _mindprint(
             "MINDPRINT_MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
             "MINDPRINT_HINTS": str(settings.hints).lower(),
             "MINDPRINT_PROBE": "false",  # or it would leave out what the other sides write
+            "MINDPRINT_MIN_PRECEDENT": "0",  # likewise
             "MINDPRINT_HOLDOUT_SHARE": "0",  # likewise
         },
     )

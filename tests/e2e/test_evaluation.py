@@ -25,6 +25,7 @@ SERVER = {
     "MIN_THINKING_WORDS": "0",
     "PROBE": "false",
     "GIVE_UP": "null",
+    "MIN_PRECEDENT": "0",
     "MIN_GAIN": "null",
     "MIN_ANCHOR": "null",
     "PROFILE_TOKENS": "16",

@@ -51,6 +51,7 @@ class World:
                 "MINDPRINT_MAX_THINKING_TOKENS": "12",
                 "MINDPRINT_MIN_THINKING_WORDS": "0",
                 "MINDPRINT_PROBE": "false",
+                "MINDPRINT_MIN_PRECEDENT": "0",
                 "MINDPRINT_MIN_GAIN": "null",
                 "MINDPRINT_MIN_ANCHOR": "null",
                 "MINDPRINT_GATE": "false",  # random weights do not think
