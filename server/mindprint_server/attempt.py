@@ -58,7 +58,7 @@ class Attempts:
         if reason := unfit(question, self._asker.special):
             return self.skipped(item, reason)
         by_answer = self._by_answer(question, request)
-        if by_answer and await self._little_precedent(question, known.timeline):
+        if by_answer and await self._little_precedent(item, question, known.timeline):
             return self.skipped(item, "little_precedent")
         tokens = request.max_thinking_tokens or self._settings.max_thinking_tokens
         case = Case(question, tokens, None, Priority.BATCH, known.accepted)
@@ -90,12 +90,13 @@ class Attempts:
         anything is written, where that answer is unlikely to come (docs/decisions/006)."""
         return request.mode == "personal" and self._settings.accept_by == "answer" and question.choices is not None
 
-    async def _little_precedent(self, question: Question, timeline: Timeline) -> bool:
-        if not self._settings.min_precedent or question.choices is None:
+    async def _little_precedent(self, item: Item, question: Question, timeline: Timeline) -> bool:
+        """Whether the user hardly ever answered so before. An engagement of this kind is not read, let alone probed."""
+        if not self._settings.min_precedent:
             return False
-        engagement = timeline.by_id[question.engagement_id or ""]
+        engagement = timeline.by_id[item.engagement_id]
         past = await timeline.before(engagement.occurred_at, engagement.id).newest(self._settings.recall_from)
-        share = precedent(engagement.response, question.choices, question.memory.episodes, past)
+        share = precedent(engagement.response, question.choices or (), question.memory.episodes, past)
         return share is not None and share < self._settings.min_precedent
 
     def skipped(self, item: Item, reason: str) -> Done:
