@@ -49,7 +49,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "+ hints": {"hints": True},
 }
 """Settings of Mindprint, each row with one part more: the planner alone writes always four candidates, and early
-ends are three at most as well."""
+ends are three at most and precedents as well."""
 
 
 @dataclass

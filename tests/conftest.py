@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hypothesis
 
-hypothesis.settings.register_profile(
-    "mindprint", hypothesis.settings(), deadline=None
-)  # no test is decided by the clock
+# No test is decided by the clock.
+hypothesis.settings.register_profile("mindprint", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("mindprint")

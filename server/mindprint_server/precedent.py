@@ -1,7 +1,7 @@
 """How often a user answered the way that a trace would have to lead to, before anything is asked of the engine. Pure.
 
-A small model that is shown what a user did answers as that user did: what the user answered seldom it will hardly ever
-come to by thinking, and reading the prompt to find that out is half of what a batch costs (docs/decisions/006).
+A small model that is shown what a user did answers as that user did: what the user answered seldom it seldom comes to
+by thinking, and reading prompts to find that out was about half of what a batch cost (docs/decisions/006).
 """
 
 from __future__ import annotations
