@@ -57,8 +57,8 @@ class Attempts:
             return self.skipped(item, "erased")
         if reason := unfit(question, self._asker.special):
             return self.skipped(item, reason)
-        by_answer = self._by_answer(question, request)
-        if by_answer and await self._little_precedent(item, question, known.timeline):
+        unlikely_waits = self._unlikely_waits(question, request)
+        if unlikely_waits and await self._little_precedent(item, question, known.timeline):
             return self.skipped(item, "little_precedent")
         tokens = request.max_thinking_tokens or self._settings.max_thinking_tokens
         case = Case(question, tokens, None, Priority.BATCH, known.accepted)
@@ -67,7 +67,7 @@ class Attempts:
             prompt = await self._judge.prompt(case, "self", request.mode)
             with self._room.take(len(prompt.ids) + tokens, self._engine.info().cache_tokens) as turn:
                 reach = self._settings.give_up if self._settings.probe else None
-                if by_answer and reach is not None:
+                if unlikely_waits and reach is not None:
                     opening = self._writer.opening(request.mode, question)
                     trailing = await self._judge.probe(replace(case, priority=turn.priority), opening)
                     if trailing is not None and trailing > reach:
@@ -85,10 +85,14 @@ class Attempts:
         won = any(trace.verdict == "accepted" for trace in written)
         return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
 
-    def _by_answer(self, question: Question, request: BatchRequest) -> bool:
-        """Whether only thinking that leads to the real answer can be accepted: then engagements are left out before
-        anything is written, where that answer is unlikely to come (docs/decisions/006)."""
-        return request.mode == "personal" and self._settings.accept_by == "answer" and question.choices is not None
+    def _unlikely_waits(self, question: Question, request: BatchRequest) -> bool:
+        """Whether the engagement is left out before anything is written where its real answer is unlikely to come:
+        where only thinking that leads there can be accepted, unless every trace counts (docs/decisions/006)."""
+        by_answer = request.mode == "personal" and self._settings.accept_by == "answer" and question.choices is not None
+        return by_answer and not self._thorough(request)
+
+    def _thorough(self, request: BatchRequest) -> bool:
+        return self._settings.thorough if request.thorough is None else request.thorough
 
     async def _little_precedent(self, item: Item, question: Question, timeline: Timeline) -> bool:
         """Whether the user hardly ever answered so before. An engagement of this kind is not read, let alone probed."""
@@ -109,13 +113,14 @@ class Attempts:
         # Only personal thinking is for the queue; the other modes are written to be looked at: one of each is enough.
         judged = request.mode == "personal"
         most = request.candidates or (s.candidates if judged else 1)
+        thorough = self._thorough(request)
         return Rules(
             most=most,
             at_once=max(request.draw or s.draw, spare),
             blind=s.blind_candidates if request.blind is None else request.blind,
             hints=judged and (s.hints if request.hints is None else request.hints),
-            give_up=s.give_up if s.accept_by == "answer" else None,
-            give_up_score=s.give_up_score,
+            give_up=s.give_up if s.accept_by == "answer" and not thorough else None,
+            give_up_score=None if thorough else s.give_up_score,
         )
 
     async def _draw(self, case: Case, item: Item, request: BatchRequest, draw: Draw, priority: Priority) -> list[Trace]:

@@ -119,6 +119,10 @@ class Settings(BaseSettings):
     the newest `recall_from` engagements, of those with the same choices. What is below is left out as
     `little_precedent` before the engine is asked anything, with `accept_by=answer` alone (docs/decisions/006); 0
     leaves nothing out."""
+    thorough: bool = False
+    """Whether `give_up`, `give_up_score`, `min_precedent` and `probe` stand aside: every engagement then gets all its
+    candidates until one is accepted. They buy speed with coverage, of which who has few engagements has none to spare;
+    a batch may ask for it too (docs/decisions/006)."""
     draw: int = Field(1, ge=1, le=64)
     """Candidates drawn at once, unless the engine has room to spare; more only where none was accepted."""
     cancel_brothers: bool = True

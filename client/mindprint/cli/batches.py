@@ -24,6 +24,14 @@ def start(
     mode: Annotated[Mode, typer.Option(help="How to think.")] = "personal",
     candidates: Annotated[int | None, typer.Option(help="The most candidates for one engagement.")] = None,
     draw: Annotated[int | None, typer.Option(help="Candidates drawn at once.")] = None,
+    thorough: Annotated[
+        bool | None,
+        typer.Option(
+            "--thorough/--no-thorough",
+            help="Try every engagement with all its candidates, however unlikely: for users with few of them.",
+            show_default="the server's setting",
+        ),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
     tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="The budget of thinking.")] = None,
     seed: Annotated[int, typer.Option(help="For the same traces again.")] = 0,
@@ -41,6 +49,7 @@ def start(
             mode=mode,
             candidates=candidates,
             draw=draw,
+            thorough=thorough,
             temperature=temperature,
             max_thinking_tokens=tokens,
             seed=seed,

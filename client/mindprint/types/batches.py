@@ -24,6 +24,9 @@ class BatchRequest(Request):
     on."""
     hints: bool | None = None
     """Whether the writer is ever shown the answer."""
+    thorough: bool | None = None
+    """Whether every engagement gets all its candidates until one is accepted, none left out or given up for being
+    unlikely: for users with few engagements, of whom every trace counts."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

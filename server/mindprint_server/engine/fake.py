@@ -90,7 +90,9 @@ class FakeEngine:
     ) -> list[float]:
         self._fits(prompt_ids, 1)
         await asyncio.sleep(self._delay_s)
-        return [math.log((self._hash(prompt_ids, token, adapter) % 997 + 1) / 1000) for token in token_ids]
+        # By the token's text: its id depends on who came first, so that the same prompt would score otherwise each run.
+        texts = [self.tokenizer.decode([token]) for token in token_ids]
+        return [math.log((self._hash(prompt_ids, text, adapter) % 997 + 1) / 1000) for text in texts]
 
     async def load(self, adapter: AdapterRef) -> None:
         self.loaded[adapter.engine_id] = adapter
@@ -102,6 +104,6 @@ class FakeEngine:
         if len(prompt_ids) + room > self._info.max_model_len:
             raise PromptTooLong("too long for the fake engine")
 
-    def _hash(self, prompt_ids: Sequence[int], salt: int | None, adapter: AdapterRef | None) -> int:
+    def _hash(self, prompt_ids: Sequence[int], salt: int | str | None, adapter: AdapterRef | None) -> int:
         text = f"{self.tokenizer.decode(prompt_ids)}|{salt}|{adapter.name if adapter else ''}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

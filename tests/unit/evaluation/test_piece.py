@@ -55,6 +55,8 @@ async def services(tmp_path: Path, base_folder: Path) -> AsyncIterator[Services]
         holdout_share=0,
         max_attempts=1,
         target_modules=("q_proj",),
+        candidates=16,
+        thorough=True,  # every user needs a trace to train on, and what the fake engine thinks hits by chance
     )
     async with serving(settings, FakeEngine(model_path=base_folder)) as opened:
         yield opened

@@ -211,6 +211,32 @@ async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None
     assert trace.engagement_id == "odd"
 
 
+@pytest.mark.parametrize("by", ["setting", "batch"])
+@pytest.mark.parametrize(
+    ("unlikely", "reason"),
+    [({"min_precedent": 0.25}, "little_precedent"), ({"probe": True, "give_up": 1.0}, "out_of_reach")],
+    ids=["precedent", "probe"],
+)
+async def test_a_thorough_batch_leaves_out_nothing_that_is_unlikely(
+    serve: Open, unlikely: dict[str, Any], reason: str, by: str
+) -> None:
+    services = await serve(Scripted(likes_yes, good), **unlikely, thorough=by == "setting")
+    batch, traces = await about(
+        services, asked("Walk?", "no", ["yes", "no"]), **({"thorough": True} if by == "batch" else {})
+    )
+    assert Counter(trace.reason for trace in traces) == {"wrong_answer": services.settings.candidates}
+    assert reason not in batch.skipped
+    batch = await run(services, thorough=False, seed=1)
+    assert batch.skipped[reason] == 1, "the batch has the last word"
+
+
+@pytest.mark.parametrize(("thorough", "written"), [(False, 1), (True, 4)])
+async def test_a_thorough_batch_does_not_give_up(serve: Open, thorough: bool, written: int) -> None:
+    services = await serve(Scripted(thinks=good), min_gain=99.0, candidates=4)
+    _, traces = await about(services, asked("Well?", "quite well indeed"), thorough=thorough)
+    assert [trace.reason for trace in traces] == ["low_gain"] * written
+
+
 # --- odd models ---
 
 
