@@ -10,6 +10,8 @@ from mindprint.types import Batch
 ENOUGH = 10
 """Engagements done before a time is foretold; of small batches, a tenth. The first ones carry the start of all others
 that are under way, and would make the rest look far too long."""
+UNLIKELY = ("little_precedent", "out_of_reach")
+"""Reasons for which a batch that is not thorough leaves an engagement out."""
 
 
 class Stage(NamedTuple):
@@ -113,6 +115,14 @@ def summary(batch: Batch) -> str:
         *([] if batch.state in FINAL else [f"time left {_told(left)}"]),
     ]
     return f"{batch.state}: {', '.join(told)}"
+
+
+def left_out(batch: Batch) -> str | None:
+    """What an ended batch did not try because it was unlikely to bring a trace, and how to try it all the same."""
+    unlikely = sum(batch.skipped.get(reason, 0) for reason in UNLIKELY)
+    if batch.state not in FINAL or not unlikely:
+        return None
+    return f"left out as unlikely: {unlikely} of {batch.items}; `mindprint batches start --thorough` tries them too"
 
 
 def amount(value: float | None) -> str | None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mindprint.calls import FINAL
 from mindprint.cli.failures import Fail
-from mindprint.cli.figures import funnel_rows, pace, percent, summary
+from mindprint.cli.figures import funnel_rows, left_out, pace, percent, summary
 from mindprint.cli.output import WIDE, cell, console, facts, numbers
 from mindprint.client import MindprintClient
 from mindprint.types import Batch
@@ -49,6 +49,8 @@ def watch_batch(client: MindprintClient, batch_id: str, *, as_json: bool) -> Non
 def print_funnel(batch: Batch) -> None:
     """What became of the candidates, and how fast it went."""
     console().print(Group("", _funnel(batch), "", facts(pace(batch))))
+    if hint := left_out(batch):
+        typer.echo(f"\n{hint}")
 
 
 def _as_json(states: Iterator[Batch]) -> Batch:
