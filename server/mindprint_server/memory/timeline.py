@@ -13,15 +13,19 @@ from mindprint.types import Engagement, Profile
 
 @dataclass(frozen=True)
 class Earlier:
-    """`Past` on a part of a timeline."""
+    """`Past` on the beginning of a timeline, of which only what is asked for is copied: it may be very long."""
 
     engagements: Sequence[Engagement]
+    end: int
+    without: str | None
+    """An engagement among these that is left out."""
 
     async def length(self) -> int:
-        return len(self.engagements)
+        return self.end - (self.without is not None)
 
     async def newest(self, limit: int) -> Sequence[Engagement]:
-        return self.engagements[-limit:] if limit else []
+        one_more = self.engagements[max(0, self.end - limit - 1) : self.end]
+        return [engagement for engagement in one_more if engagement.id != self.without][-limit:] if limit else []
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Timeline:
     def before(self, time: datetime, not_id: str | None) -> Earlier:
         """What happened strictly before `time`, but for `not_id`."""
         end = bisect_left(self.engagements, time, key=lambda engagement: engagement.occurred_at)
-        return Earlier([engagement for engagement in self.engagements[:end] if engagement.id != not_id])
+        among = not_id is not None and (known := self.by_id.get(not_id)) is not None and known.occurred_at < time
+        return Earlier(self.engagements, end, not_id if among else None)
 
     def profile(self, before: datetime) -> Profile | None:
         """The newest version that covers only times before `before`."""
