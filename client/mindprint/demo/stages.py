@@ -22,8 +22,10 @@ from mindprint.records import UserRecords
 from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerInfo, Trace, TraceState
 
 POLL_S = 0.5
-SETTINGS = {"HOLDOUT_SHARE": "0.2", "THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
-"""Of the demo's server. Histories are short: a tenth of one tells the gate too little, and every trace counts."""
+THOROUGH = {"THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
+"""Of a server whose users have few engagements, so that every trace counts (docs/decisions/006)."""
+SETTINGS = {"HOLDOUT_SHARE": "0.2", **THOROUGH}
+"""Of the demo's server. Short histories: of a tenth the gate could say too little."""
 TRAINER_STOP_S = 10.0
 _FIELD = re.compile(r"(\w+)=(\S+)")
 _REFUSED = re.compile(r'route="[^"]*/complete",status="422"')

@@ -18,7 +18,7 @@ from mindprint.demo.failed import DemoFailed
 from mindprint.demo.main import interruptible, while_running
 from mindprint.demo.output import Output
 from mindprint.demo.processes import ProcessDied, Processes, free_port
-from mindprint.demo.stages import start_server
+from mindprint.demo.stages import THOROUGH, start_server
 from mindprint.evaluation import outcomes
 from mindprint.evaluation.arms import ARMS
 from mindprint.evaluation.book import Book, digest
@@ -210,10 +210,12 @@ def pieces(options: EvalOptions, users: Sequence[UserRecords], pool: list[UserRe
 def server_settings(options: EvalOptions) -> dict[str, str]:
     """Of the server of a piece, by name without prefix: nothing is held out of training but the questions themselves,
     nothing trains by itself, no version is withdrawn for what is to be measured of it, and no adapter starts from
-    another but where a recipe says so: nobody else is in a cohort that has one."""
+    another but where a recipe says so: nobody else is in a cohort that has one. No engagement is left out or given up
+    for being unlikely, unless the caller's variables or options say otherwise."""
     variables = {name.removeprefix("MINDPRINT_"): value for name, value in os.environ.items() if _of_server(name)}
     recipes = recipes_of([ARMS[name] for name in options.arms])
     return {
+        **THOROUGH,
         **variables,
         "HOLDOUT_SHARE": "0",
         "COHORT_MIN_TRACES": NEVER,

@@ -71,6 +71,15 @@ def test_the_server_measures_and_does_not_interfere(data: Path, monkeypatch: pyt
     assert not [name for name in settings if name.startswith("TRAIN_")]
 
 
+def test_no_engagement_is_left_out_for_being_unlikely_but_where_that_is_asked_for(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main.server_settings(options(data))["THOROUGH"] == "true"
+    assert main.server_settings(options(data, server={"THOROUGH": "false"}))["THOROUGH"] == "false"
+    monkeypatch.setenv("MINDPRINT_THOROUGH", "false")
+    assert main.server_settings(options(data))["THOROUGH"] == "false"
+
+
 def test_other_thresholds_leave_a_piece_s_store_and_ask_anew(data: Path) -> None:
     users, pool = main.chosen(options(data, users=2))
     [piece] = main.pieces(options(data, users=2), users, pool)
