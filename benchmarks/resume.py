@@ -48,6 +48,7 @@ TTL_S = 5.0
 WORKER = {
     "TTL_S": str(TTL_S),
     "POLL_S": "0.5",
+    "MIN_TRACES": "1",
     "CHECKPOINT_EVERY_STEPS": str(EVERY),
     "LOG_JSON": "true",
     "LOG_EVERY_S": "1e-6",  # a line for every step

@@ -54,7 +54,7 @@ async def story(server: Server, person: UserRecords, each: int, out: Output) -> 
     trainer = server.processes.start(
         f"trainer-{user_id}",
         ["mindprint", "train", "--once", "--adapter", key, "--url", client.url],
-        {"MINDPRINT_TRAIN_WORK_DIR": str(server.processes.folder / "trainer")},
+        {"MINDPRINT_TRAIN_WORK_DIR": str(server.processes.folder / "trainer"), "MINDPRINT_TRAIN_MIN_TRACES": "1"},
     )
     with out.bar(f"trainer for {key}") as bar:
 

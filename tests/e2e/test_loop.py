@@ -77,7 +77,12 @@ class World:
         return self._processes.start(
             f"trainer-{self._trainers}",
             ["mindprint", "train", "--url", self.url],
-            {"MINDPRINT_TRAIN_TTL_S": "3", "MINDPRINT_TRAIN_EPOCHS": "12", "MINDPRINT_TRAIN_LEARNING_RATE": "0.01"},
+            {
+                "MINDPRINT_TRAIN_TTL_S": "3",
+                "MINDPRINT_TRAIN_MIN_TRACES": "1",
+                "MINDPRINT_TRAIN_EPOCHS": "12",
+                "MINDPRINT_TRAIN_LEARNING_RATE": "0.01",
+            },
         )
 
 

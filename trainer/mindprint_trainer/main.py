@@ -66,14 +66,25 @@ def work(settings: Settings, client: MindprintClient, console: Console, check: C
     base = load_base(settings, wait_for(client, settings, view, check), view)
     worker = Worker(settings, base, client, lambda: connect(settings, settings.ttl_s / 3), view, check)
     if settings.dry_run:
-        console.print(worker.preview() or "nothing is waiting")
+        console.print(worker.preview() or nothing(settings))
         return
     try:
         with view.live():
             worker.run()
+        if not worker.outcomes:  # it went through what there was, and ends
+            console.print(nothing(settings))
     finally:
         if worker.outcomes:
             console.print(table(worker.outcomes))
+
+
+def nothing(settings: Settings) -> str:
+    """Why there is nothing to train."""
+    whose = " or ".join(settings.adapter) or "any adapter"
+    if settings.min_traces == 1:
+        return f"nothing to train: no accepted trace waits for {whose}"
+    least = f"fewer than {settings.min_traces} accepted traces wait"
+    return f"nothing to train: {least} for {whose} (`--set min_traces=N` takes fewer)"
 
 
 def wait_for(client: MindprintClient, settings: Settings, view: View, check: Callable[[], None]) -> ServerInfo:

@@ -54,7 +54,7 @@ def train(
         str | None, typer.Option("--url", show_default=DEFAULT_URL, help="Where the server listens.")
     ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="End when nothing is waiting, instead of going on for ever.")
+        bool, typer.Option("--once", help="End when nothing is left to train, instead of going on for ever.")
     ] = False,
     adapter: Annotated[
         list[str] | None,
@@ -62,8 +62,8 @@ def train(
             "--adapter",
             "-a",
             help="Only this one, user/<id> or cohort/<name>; repeat it; without it, whichever waits most. A cohort "
-            "that is named is trained without waiting for the server's cohort_min_traces: `--set min_traces=N` sets "
-            "the least.",
+            "that is named is trained without waiting for the server's cohort_min_traces: the trainer's min_traces, "
+            "which `--set min_traces=N` sets, is the least.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would train on, and train nothing.")] = False,

@@ -204,6 +204,7 @@ class Stages:
                 "MINDPRINT_TRAIN_SERVER": self.client.url,
                 "MINDPRINT_TRAIN_WORK_DIR": str(self.processes.folder / name),
                 "MINDPRINT_TRAIN_LOG_EVERY_S": "1",
+                "MINDPRINT_TRAIN_MIN_TRACES": "1",  # whatever there is: the gate says what it is worth
                 **(settings or {}),
             },
         )

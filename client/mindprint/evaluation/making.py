@@ -168,6 +168,7 @@ class Maker:
             "SERVER": self._client.url,
             "ADAPTER": ",".join(open_),
             "ONCE": "true",
+            "MIN_TRACES": "1",  # every user answers, and the tables say of how many traces
             "WORK_DIR": str(self._processes.folder / "trainer"),
         }
         trainer = self._processes.start(

@@ -77,7 +77,24 @@ def test_a_dry_run_shows_what_would_be_trained_on(
     assert "held out for the gate: 2 engagements of 1 users" in shown
     assert (server.released, server.completed, len(server.claims)) == (["lease-anna"], [], 1)
     assert main.run(settings.model_copy(update={"dry_run": True})) == 0
-    assert "nothing is waiting" in capsys.readouterr().err
+    assert "nothing to train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"min_traces": 8}, "fewer than 8 accepted traces wait for any adapter (`--set min_traces=N` takes fewer)"),
+        ({"min_traces": 1}, "no accepted trace waits for any adapter"),
+        ({"min_traces": 1, "adapter": ("user/ann", "user/ben")}, "no accepted trace waits for user/ann or user/ben"),
+    ],
+)
+def test_who_finds_nothing_to_train_is_told_what_is_missing(
+    server: Any, settings: Settings, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+) -> None:
+    assert main.run(settings.model_copy(update=changes)) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert f"nothing to train: {told}" in shown
+    assert {claim["min_traces"] for claim in server.claims} == {changes["min_traces"]}
 
 
 def test_a_board_that_is_not_installed_is_one_line(
