@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         return [key.strip() for key in keys.split(",") if key.strip()] if isinstance(keys, str) else keys
 
     owner: str = Field(default_factory=lambda: f"{socket.gethostname()[:99]}:{os.getpid()}", max_length=128)
-    min_traces: int = Field(8, ge=1)
+    min_traces: int = Field(6, ge=1)
     """Accepted traces that wait before an adapter is trained on them. Of fewer it learns answers and forgets to think
     (docs/decisions/023); until then the cohort's, or the base, answers."""
     max_traces: int = Field(1024, ge=1, le=10_000)
