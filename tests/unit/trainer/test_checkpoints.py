@@ -124,7 +124,12 @@ model, folder = map(Path, sys.argv[1:])
 settings = Settings.model_validate_json((folder / "settings.json").read_text())
 lease = Lease.model_validate_json((folder / "lease.json").read_text())
 kept = Checkpoints(settings.work_dir, task_key(lease, settings))
-hooks = Hooks(tell=lambda report: print("step", report.step, flush=True))
+
+def told(report):
+    print("step", report.step, flush=True)
+    sys.stdin.readline()  # goes on when it is told to, or left alone
+
+hooks = Hooks(tell=told)
 ((_, made),) = run(load(model, lease.base_digest, settings), [Job(lease, checkpoints=kept)], settings, hooks)
 made.files.write(folder / "made")
 """
@@ -140,14 +145,22 @@ def test_kill_9_at_random_moments_gives_the_same_bits(
     killed = 0
     for _ in range(20):
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(model_path), str(tmp_path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", CHILD, str(model_path), str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+        assert child.stdin is not None
         assert child.stdout is not None
         if killed < 3:
+            # Step by step, so that however late the signal comes it does not find the training done.
             for _ in range(dice.randint(1, 2)):
                 child.stdout.readline()
+                child.stdin.write("\n")
+                child.stdin.flush()
             time.sleep(dice.uniform(0, 0.05))
             child.send_signal(signal.SIGKILL)
+        child.stdin.close()
         child.stdout.read()
         child.stdout.close()
         if child.wait() == 0:
