@@ -49,26 +49,31 @@ def waves(shape: Path) -> dict[str, list[Script]]:
     large = ["--model", str(shape)]
     rounds = ["--rounds", "2"]
     return {
+        "large": [Script("throughput-8b", [*rounds, "--each", "8", *large], LARGE)],
         "small": [
-            Script("throughput", rounds, SMALL),
+            Script("reload", ["--seconds", "14", "--rate", "3", "--stories", "1"], SMALL),
             Script("yield", [], SMALL),
-            Script("lora_mix", [], SMALL),
+        ],
+        "graphs": [
+            Script("throughput-graphs", rounds, SMALL | GRAPHS),
+            Script("lora_mix-graphs", [], SMALL | GRAPHS),
+        ],
+        "training": [
             Script("trainer", ["--device", "cuda", *rounds]),
             Script("many_users", ["--no-alone", *rounds]),
         ],
-        "large": [Script("throughput-8b", [*rounds, *large], LARGE)],
         "rest": [
             Script("yield-8b", ["--records", "unvotes", *large], LARGE),
             Script("lora_mix-8b", large, LARGE),
-            Script("reload", ["--quick", "--seconds", "20", "--rate", "4"], SMALL),
+            Script("lora_mix", [], SMALL),
+            Script("throughput", rounds, SMALL),
         ],
-        "graphs": [Script("throughput-graphs", rounds, SMALL | GRAPHS)],
     }
 
 
 def main(
     out: Annotated[Path, typer.Argument(help="The folder for logs and results.")],
-    wave: Annotated[str, typer.Option(help="Which waves, in this order.")] = "small,large,rest,graphs",
+    wave: Annotated[str, typer.Option(help="Which waves, in this order.")] = "large,small,graphs,training,rest",
     only: Annotated[str, typer.Option(help="Which scripts of these; all if empty.")] = "",
     device: Annotated[str, typer.Option(help="What the names of the results say of the device.")] = "gpu",
     limit_s: Annotated[float, typer.Option(help="Seconds after which what still runs is ended.")] = 3600,

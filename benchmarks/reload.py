@@ -53,11 +53,13 @@ def main(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 16,
     seconds: Annotated[float, typer.Option(help="Length of a phase; 0 for the default.")] = 0,
     versions: Annotated[int, typer.Option(help="Versions published in a phase; 0 for the default.")] = 0,
+    stories: Annotated[int, typer.Option(help="New users that a trainer is started for; 0 for the default.")] = 0,
     gate: Annotated[bool, typer.Option("--gate", help="Versions are examined before they are live.")] = False,
     model: Annotated[str, typer.Option(help="A Hugging Face id, a folder, or `default`.")] = DEFAULT,
 ) -> None:
     sizes = SMALL if quick else FULL
     sizes = replace(sizes, seconds=seconds or sizes.seconds, versions=versions or sizes.versions)
+    sizes = replace(sizes, stories=stories or sizes.stories)
 
     async def work(out: Output, report: Report) -> None:
         people = records.read(
