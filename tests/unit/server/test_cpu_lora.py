@@ -47,6 +47,17 @@ def prepared(slots: list[int]) -> ByAdapter:
     return ops
 
 
+@pytest.mark.parametrize("count", [1, cpu_lora.FEW, cpu_lora.FEW + 1, 3 * cpu_lora.FEW])
+def test_few_and_many_tokens_are_added_in_bfloat16_alike(count: int) -> None:
+    torch.manual_seed(count)
+    x, a, b, y = (torch.randn(*shape).bfloat16() for shape in ((count, 64), (16, 64), (32, 16), (count, 96)))
+    wanted = y.float()
+    wanted[:, 32:64] += 0.5 * (x.float() @ a.float().T) @ b.float().T
+    cpu_lora.add(y[:, 32:64], x, a, b, 0.5)
+    # Relative to the values that are added up: each rounding of bfloat16 is at most 1/256 of one.
+    assert (y.float() - wanted).abs().max() <= wanted.abs().max() / 64
+
+
 @pytest.mark.parametrize("few", [0, 10**6])
 @given(slots=slots_of_tokens, scale=st.floats(0.5, 2))
 def test_each_token_goes_through_its_own_adapter(few: int, slots: list[int], scale: float) -> None:
