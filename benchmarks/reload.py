@@ -58,8 +58,12 @@ def main(
     model: Annotated[str, typer.Option(help="A Hugging Face id, a folder, or `default`.")] = DEFAULT,
 ) -> None:
     sizes = SMALL if quick else FULL
-    sizes = replace(sizes, seconds=seconds or sizes.seconds, versions=versions or sizes.versions)
-    sizes = replace(sizes, stories=stories or sizes.stories)
+    sizes = replace(
+        sizes,
+        seconds=seconds or sizes.seconds,
+        versions=versions or sizes.versions,
+        stories=stories or sizes.stories,
+    )
 
     async def work(out: Output, report: Report) -> None:
         people = records.read(
