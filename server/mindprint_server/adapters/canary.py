@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from mindprint.types import CanaryItem, CanaryResult
 from mindprint_server.admission import Lull
@@ -41,19 +39,6 @@ def judge(
     )
 
 
-@dataclass
-class Score:
-    """Log-probabilities (nats) of an item's target tokens, as far as the engine was asked; None: without adapter."""
-
-    item: CanaryItem
-    using: AdapterRef | None
-    values: list[float] = field(default_factory=list)
-
-    @property
-    def finished(self) -> bool:
-        return len(self.values) == len(self.item.target_ids)
-
-
 async def prove(
     engine: Engine,
     adapter: AdapterRef,
@@ -68,20 +53,18 @@ async def prove(
     `lull` is awaited before each token: it returns when the engine may be asked.
     """
 
-    async def further(score: Score) -> None:
-        """The next token; it reads what the one before it left in the prefix cache."""
-        await lull()
-        target, step = score.item.target_ids, len(score.values)
-        prefix = [*score.item.prompt_ids, *target[:step]]
-        score.values += await engine.next_logprobs(prefix, [target[step]], adapter=score.using, priority=Priority.PROOF)
+    async def scored(item: CanaryItem, using: AdapterRef | None) -> list[float]:
+        """Log-probabilities (nats) of its target tokens; `using` None: without adapter."""
+        found: list[float] = []
+        for step, token in enumerate(item.target_ids):
+            await lull()
+            before = [*item.prompt_ids, *item.target_ids[:step]]
+            found += await engine.next_logprobs(before, [token], adapter=using, priority=Priority.PROOF)
+        return found
 
-    ours, theirs = [[Score(item, using) for item in items] for using in (adapter, None)]
-    # The first tokens one after the other: their prompts, read together, would fill a step of the engine, and whoever
-    # chats meanwhile would wait for it. Those after them are single tokens.
-    for score in [*ours, *theirs]:
-        await further(score)
-    while unfinished := [score for score in [*ours, *theirs] if not score.finished]:
-        await asyncio.gather(*map(further, unfinished))
-    with_adapter, without = [[value for score in scores for value in score.values] for scores in (ours, theirs)]
+    # One token after the other: whoever chats meanwhile waits for a step of the engine at most, and for a short one.
+    with_adapter, without = [
+        [value for item in items for value in await scored(item, using)] for using in (adapter, None)
+    ]
     trainer = [value for item in items for value in item.logprobs]
     return judge(with_adapter, without, trainer, tolerance=tolerance, min_shift=min_shift)
