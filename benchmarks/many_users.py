@@ -2,12 +2,13 @@
 
 All sides train the same leases, from the first step to the packed files with their proof. `a process each` is what a
 script for each user does: it starts, loads the base, trains one adapter, ends. The other two load the base once: `one
-by one` trains adapter after adapter, and `together` several users share each pass through the model, every sample
-through its own adapter. Users are young: each has a fast and a slow sample of a few engagements, which is less than a
-pass holds. Prompts are the server's; the thinking is put together from the user's earlier answers, for only its length
-matters here. The first users warm up the sides that stay, then all take turns. Tokens are those of all samples, counted
-in full on every side. Memory is the most that a process held while its side ran, the base included; on a GPU it is the
-GPU's, and of a process each it is always the host's.
+by one` trains adapter after adapter, and `together` is what a trainer does with all of them leased at once: on a CPU a
+lane for each core, with `--lanes 1` and on a GPU all users in shared passes, every sample through its own adapter.
+Users are young: each has a fast and a slow sample of a few engagements, which is less than a pass holds. Prompts are
+the server's; the thinking is put together from the user's earlier answers, for only its length matters here. The first
+users warm up the sides that stay, then all take turns. Tokens are those of all samples, counted in full on every side.
+Memory is the most that a process held while its side ran, the base included; on a GPU it is the GPU's, and of a process
+each it is always the host's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apart import ask
-from harness import JsonFile, Quick, Report, alternate, measure, spread
+from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
 from here import device
 from lessons import DIGEST, lease, samples
 from mindprint import records
@@ -74,6 +75,7 @@ def main(
     engagements: Annotated[int, typer.Option(min=1, help="Engagements of each, two samples each.")] = 3,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds; 0 for the default.")] = 0,
     alone: Annotated[bool, typer.Option(help=f"Whether the side of {ALONE} runs too.")] = True,
+    lanes: Annotated[int, typer.Option(min=0, help="As the trainer's setting; 0 for its default.")] = 0,
 ) -> None:
     count, rounds = users or (4 if quick else 16), rounds or (1 if quick else 3)
 
@@ -88,7 +90,7 @@ def main(
         from mindprint_trainer.settings import Settings
         from mindprint_trainer.training import StepReport
 
-        folder, settings = resolve(model), Settings()
+        folder, settings = resolve(model), Settings(lanes=lanes or None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         people = records.read(data / name, users=count, engagements=1 + engagements, held_out=0)
         leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
@@ -157,20 +159,23 @@ def children_s() -> float:
 def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks, *, together: bool) -> Run:
     import torch
 
-    from mindprint_trainer.loop import train, train_together
+    from mindprint_trainer import lanes
+    from mindprint_trainer.loop import Job, Trained
 
     if on_gpu := base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
     else:
         forget_peak()
     began, cpu = time.perf_counter(), time.process_time()
-    if together:
-        made = train_together(base, leases, settings, hooks)
-    else:
-        made = [train(base, one, settings, hooks) for one in leases]
+    jobs = [Job(one) for one in leases]
+    groups = [jobs] if together else [[job] for job in jobs]
+    made = {job: result for group in groups for job, result in lanes.run(base, group, settings, hooks)}
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     peak = torch.cuda.max_memory_allocated(base.device) / 2**20 if on_gpu else peak_mib()
-    return Run(seconds, cpu_s, [one.manifest for one in made], peak)
+    manifests = [result.manifest for job in jobs if isinstance(result := made[job], Trained)]
+    if len(manifests) < len(jobs):
+        raise CannotMeasure("some adapters could not be trained")
+    return Run(seconds, cpu_s, manifests, peak)
 
 
 def forget_peak() -> None:

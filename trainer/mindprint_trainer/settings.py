@@ -53,8 +53,12 @@ class Settings(BaseSettings):
     (docs/decisions/023); until then the cohort's, or the base, answers."""
     max_traces: int = Field(1024, ge=1, le=10_000)
     together: int = Field(1, ge=1, le=256)
-    """Adapters that are leased and trained at once, in shared passes: it pays where one user's steps do not fill a
-    pass. Each needs memory for its weights three times over in float32."""
+    """Adapters that are leased at once: those in training, and those that wait for a lane."""
+    lanes: int | None = Field(None, ge=1)
+    """How many of them are trained beside each other, each with its share of `threads`; with 1 all share their passes.
+    Each in training needs memory for its weights three times over in float32, and for its passes. By default a lane for
+    each thread on a CPU, where one small training leaves cores idle (docs/decisions/011), and 1 elsewhere, where large
+    passes are what fills the device."""
     publishing: int = Field(4, ge=0)
     """Versions that may be on their way to the server while training goes on, for it takes its time to examine them;
     0 waits for each."""
@@ -144,8 +148,8 @@ class Settings(BaseSettings):
     canary_pool: int = Field(8, ge=1)
     """Samples that are measured; the `canary_items` that the adapter moves most are sent."""
     canary_prompt_tokens: int = Field(12, ge=1, le=8192)
-    """The last ones before the target. More prove no more and cost both sides their time: the engine reads them anew for
-    every target token, and so few make a step hardly longer than a single one does (docs/decisions/019)."""
+    """The last ones before the target. More prove no more and cost both sides their time: the engine reads them anew
+    for every target token, and so few make a step hardly longer than a single one does (docs/decisions/019)."""
     canary_target_tokens: int = Field(4, ge=1, le=64)
 
     @property

@@ -11,13 +11,13 @@ from rich.table import Table
 
 from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.types import Lease, LeaseRequest
-from mindprint_trainer import checkpoints
+from mindprint_trainer import checkpoints, lanes
 from mindprint_trainer.base import Base
 from mindprint_trainer.boards import Boards
 from mindprint_trainer.checkpoints import Checkpoints, task_key
 from mindprint_trainer.errors import BaseMismatch, LeaseEnded, TrainerError
 from mindprint_trainer.held import Held
-from mindprint_trainer.loop import Hooks, Job, Trained, run
+from mindprint_trainer.loop import Hooks, Job, Trained
 from mindprint_trainer.preview import preview
 from mindprint_trainer.publishing import LOST, Published, Publisher
 from mindprint_trainer.settings import Settings
@@ -132,19 +132,20 @@ class Worker:
         failure: TrainerError | None = None
         jobs = {job: held for held in list(self._held) if (job := self._prepare(held)) is not None}
         hooks = Hooks(self._check, self._told, self._view.say)
-        for job, result in run(self._base, list(jobs), self._settings, hooks):
-            held = jobs[job]
-            self._held.remove(held)
-            if isinstance(result, Trained):
-                self._publish(held, result)
-            elif isinstance(result, LeaseEnded):
-                held.let_go()
-                self._ended(held.lease, LOST)
-            else:
-                # It runs out and so counts as a bad end: given back, whoever starts next would meet it again for ever.
-                held.let_go()
-                self._ended(held.lease, str(result))
-                failure = failure or result
+        with contextlib.closing(lanes.run(self._base, list(jobs), self._settings, hooks)) as results:
+            for job, result in results:
+                held = jobs[job]
+                self._held.remove(held)
+                if isinstance(result, Trained):
+                    self._publish(held, result)
+                elif isinstance(result, LeaseEnded):
+                    held.let_go()
+                    self._ended(held.lease, LOST)
+                else:
+                    # It runs out and so counts as a bad end: given back, the next trainer would meet it again for ever.
+                    held.let_go()
+                    self._ended(held.lease, str(result))
+                    failure = failure or result
         if failure is not None:
             raise failure
         return bool(jobs)

@@ -26,6 +26,8 @@ THOROUGH = {"THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
 """Of a server whose users have few engagements, so that every trace counts (docs/decisions/006)."""
 SETTINGS = {"HOLDOUT_SHARE": "0.2", **THOROUGH}
 """Of the demo's server. Short histories: of a tenth the gate could say too little."""
+TOGETHER = "4"
+"""Adapters that the trainer takes at once: on a CPU each is trained on a core of its own (docs/decisions/011)."""
 TRAINER_STOP_S = 10.0
 _FIELD = re.compile(r"(\w+)=(\S+)")
 _REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
@@ -205,6 +207,7 @@ class Stages:
                 "MINDPRINT_TRAIN_WORK_DIR": str(self.processes.folder / name),
                 "MINDPRINT_TRAIN_LOG_EVERY_S": "1",
                 "MINDPRINT_TRAIN_MIN_TRACES": "1",  # whatever there is: the gate says what it is worth
+                "MINDPRINT_TRAIN_TOGETHER": TOGETHER,
                 **(settings or {}),
             },
         )

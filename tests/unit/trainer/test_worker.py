@@ -160,10 +160,33 @@ def test_several_leases_are_trained_together_with_a_heartbeat_each(
     assert server.released == []
 
 
-def test_one_lost_lease_of_several_costs_only_its_own(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
+def test_several_leases_are_trained_in_lanes(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
+    server.queue = [lease_of(name) for name in ("anna", "ben", "carl")]
+    worker = make(together=3, lanes=2, ttl_s=0.06, epochs=20)
+    worker.run()
+    assert sorted(manifest.adapter for _, manifest, *_ in server.completed) == ["user/anna", "user/ben", "user/carl"]
+    assert set(server.beats) >= {"lease-anna", "lease-ben", "lease-carl"}  # who waits for a lane keeps the lease
+    assert server.released == []
+
+
+def test_a_signal_in_lanes_gives_every_lease_back(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
+    server.queue = [lease_of(name) for name in ("anna", "ben", "carl")]
+
+    def signal(_: Any) -> None:
+        raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        make(together=3, lanes=2, epochs=60, watch=signal).run()
+    assert sorted(server.released) == ["lease-anna", "lease-ben", "lease-carl"]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_one_lost_lease_of_several_costs_only_its_own(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, lanes: int
+) -> None:
     server.queue = [lease_of("anna"), lease_of("ben")]
     server.lost = {"lease-anna"}
-    worker = make(together=2, ttl_s=0.06, epochs=60)
+    worker = make(together=2, lanes=lanes, ttl_s=0.06, epochs=60)
     worker.run()
     results = {outcome.adapter: outcome.result for outcome in worker.outcomes}
     assert results == {"user/anna": "the lease was lost: nothing uploaded", "user/ben": "version 1"}
