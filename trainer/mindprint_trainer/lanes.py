@@ -54,7 +54,7 @@ class Lanes:
         self._waiting: SimpleQueue[Job] = SimpleQueue()
         for job in jobs:
             self._waiting.put(job)
-        self._heard: SimpleQueue[tuple[Job, Result] | Callable[[], None] | Exception | None] = SimpleQueue()
+        self._heard: SimpleQueue[tuple[Job, Result] | Callable[[], None] | BaseException | None] = SimpleQueue()
         """Results, what is to be told, what a lane ended with; None when it has ended."""
         self._closed = threading.Event()
 
@@ -74,7 +74,7 @@ class Lanes:
                     continue
                 if heard is None:
                     count -= 1
-                elif isinstance(heard, Exception):
+                elif isinstance(heard, BaseException):
                     raise heard
                 elif isinstance(heard, tuple):
                     yield heard
@@ -96,7 +96,7 @@ class Lanes:
                     self._heard.put(ended)
         except (Empty, Closed):
             pass
-        except Exception as error:  # it is raised in the thread that asked
+        except BaseException as error:  # it is raised in the thread that asked
             self._heard.put(error)
         finally:
             self._heard.put(None)

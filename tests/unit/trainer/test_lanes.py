@@ -10,6 +10,7 @@ from safetensors.torch import load
 
 from mindprint.types import Lease, Sample
 from mindprint_trainer.base import Base
+from mindprint_trainer.checkpoints import Checkpoints, task_key
 from mindprint_trainer.errors import CannotTrain, LeaseEnded, Stopped
 from mindprint_trainer.lanes import how_many, run
 from mindprint_trainer.loop import Hooks, Job, Trained, train
@@ -115,6 +116,29 @@ def test_a_signal_ends_all_lanes(base: Base, two: Settings, lease_of: LeaseOf) -
     with pytest.raises(Stopped):
         list(run(base, [Job(lease_of(name)) for name in NAMES], two, Hooks(check, told.append)))
     assert len(told) < 3 * 9
+
+
+def test_a_crash_in_lanes_gives_the_same_bits(base: Base, two: Settings, lease_of: LeaseOf) -> None:
+    often = two.model_copy(update={"dropout": 0.2, "checkpoint_every_steps": 1})
+    told: list[StepReport] = []
+
+    def crash(report: StepReport) -> None:
+        told.append(report)
+        if len(told) == 5:
+            raise KeyboardInterrupt
+
+    def jobs() -> list[Job]:
+        leases = [lease_of(name) for name in NAMES]
+        return [Job(lease, checkpoints=Checkpoints(often.work_dir, task_key(lease, often))) for lease in leases]
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run(base, jobs(), often, Hooks(tell=crash)))
+    told.clear()
+    ended = {job.lease.adapter: result for job, result in run(base, jobs(), often, Hooks(tell=told.append))}
+    assert len(told) < 3 * 9  # what was done before is not done again
+    for name in NAMES:
+        assert isinstance(result := ended[f"user/{name}"], Trained)
+        assert result.files.weights == train(base, lease_of(name), often).files.weights
 
 
 def test_who_wants_no_more_closes_it(base: Base, two: Settings, lease_of: LeaseOf) -> None:
