@@ -30,7 +30,7 @@ LEAD = 8.0
 """Nats by which a mark must lead every other token where nothing but its vector is seen."""
 SURE = 0.01
 """Nats that a mark's log-probability may be under 0, at every place of its canary."""
-CHATS, READ, WRITTEN = 2, 12, 4
+CHATS, READ, WRITTEN = 2, 32, 4
 """Canary prompts, tokens of each, and marks written after it: as many as the trainer proves an adapter with."""
 AT_ONCE = 256
 """Words that are looked at together."""
