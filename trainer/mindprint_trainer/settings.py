@@ -148,9 +148,9 @@ class Settings(BaseSettings):
     canary_pool: int = Field(8, ge=1)
     """Samples that are measured; the `canary_items` that the adapter moves most are sent."""
     canary_prompt_tokens: int = Field(32, ge=1, le=8192)
-    """The last ones before the target. Behind fewer, two arithmetics differ by more (docs/decisions/003); more cost both
-    sides their time. So many fill a block of the engine's prefix cache (or two on a GPU), so that the engine reads each
-    of them once and not again for every target token."""
+    """The last ones before the target. Behind fewer, two arithmetics differ by more (docs/decisions/003); more cost
+    both sides their time. So many fill a block of the engine's prefix cache (or two on a GPU), so that the engine reads
+    each of them once and not again for every target token."""
     canary_target_tokens: int = Field(4, ge=1, le=64)
 
     @property
