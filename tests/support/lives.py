@@ -66,9 +66,10 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
         async def open(**changes: object) -> Services:
             changed = settings.model_copy(update=changes)
             services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
+            admission = Admission(changed.max_interactive, changed.retry_after_s, changed.proof_patience_s)
             services.adapters = AdapterLife(
-                changed, services.store, services.engine, services.metrics, services.info().base_digest,
-                Admission(changed.max_interactive, changed.retry_after_s), gate, chance=lambda: 0.5,
+                changed, services.store, services.engine, services.metrics, services.info().base_digest, admission,
+                gate, chance=lambda: 0.5,
             )  # fmt: skip
             await services.adapters.start()
             return services
