@@ -26,6 +26,8 @@ from turns import LOCK, READY, TURNS
 
 READY_S = 180.0
 POLL_S = 0.2
+GRACE_S = 30.0
+"""Between being told to end and being killed."""
 TAIL = 25
 """Lines of the log of a script that measured nothing."""
 SHAPE = "llama-8b"
@@ -51,6 +53,7 @@ def waves(shape: Path) -> dict[str, list[Script]]:
     return {
         "large": [Script("throughput-8b", [*rounds, "--each", "8", *large], LARGE)],
         "small": [
+            Script("lora_mix-8b", large, LARGE),
             Script("reload", ["--seconds", "14", "--rate", "3", "--stories", "1"], SMALL),
             Script("yield", [], SMALL),
         ],
@@ -64,7 +67,6 @@ def waves(shape: Path) -> dict[str, list[Script]]:
         ],
         "rest": [
             Script("yield-8b", ["--records", "unvotes", *large], LARGE),
-            Script("lora_mix-8b", large, LARGE),
             Script("lora_mix", [], SMALL),
             Script("throughput", rounds, SMALL),
         ],
@@ -105,14 +107,23 @@ def run(scripts: Sequence[Script], out: Path, device: str, deadline: float, more
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
+                end(process)
             say(f"{script.name}: {process.returncode} after {time.monotonic() - began:.0f} s")
             told = (
                 list(bars(result(script, out, device))) or (out / f"{script.name}.log").read_text().splitlines()[-TAIL:]
             )
             for line in told:
                 say(f"    {line}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """It is given time to write what it has measured."""
+    process.terminate()
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager

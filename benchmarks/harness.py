@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -95,6 +96,8 @@ class Report:
     versions: dict[str, str] = field(default_factory=versions)
     rows: list[dict[str, Cell]] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
+    ended_early: bool = False
+    """Whether somebody ended the script: its rows and bars are what was measured until then."""
 
     def row(self, **cells: Cell) -> None:
         self.rows.append(cells)
@@ -120,7 +123,7 @@ class Report:
         bars = [{k: v for k, v in vars(bar).items() if v is not None} | {"holds": bar.holds} for bar in self.bars]
         return {
             "name": self.name, "command": self.command, "machine": self.machine, "versions": self.versions,
-            "rows": rows, "bars": bars,
+            "rows": rows, "bars": bars, **({"ended_early": True} if self.ended_early else {}),
         }  # fmt: skip
 
     def write(self, path: Path) -> None:
@@ -187,7 +190,8 @@ def measure(
 ) -> None:
     """The frame of every script: says `what` and how long, does the work, prints the report, writes the file.
 
-    Ends the process with 1 if nothing could be measured; a bar that does not hold is a result like any other.
+    Ends the process with 1 if nothing could be measured; a bar that does not hold is a result like any other. Who ends
+    the script (SIGTERM, Ctrl-C) gets what was measured until then, marked as such, and 1 as well.
     """
     out, report = Output(), Report(Path(sys.argv[0]).stem, command(sys.argv))
     out.say(
@@ -197,14 +201,28 @@ def measure(
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
 
-        async def begin() -> None:
-            await work(out, report)
-
-        asyncio.run(begin())
+        report.ended_early = not asyncio.run(through(work(out, report)))
     except (CannotMeasure, MindprintError, ProcessDied, MissingModel, BadRecords, OSError) as error:
         out.say(f"could not measure: {error}")
         raise typer.Exit(1) from error
+    if report.ended_early:
+        out.say("ended before it was done" + ("; until then:" if report.rows else ", and nothing had been measured"))
     for table in report.tables():
         out.say(table)
-    if json_file is not None:
+    if json_file is not None and (report.rows or not report.ended_early):
         report.write(json_file)
+    if report.ended_early:
+        raise typer.Exit(1)
+
+
+async def through(work: Awaitable[None]) -> bool:
+    """Whether the work came to its end. SIGTERM and Ctrl-C cancel it: its engines and processes end with it."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return False
+    return True

@@ -23,7 +23,8 @@ def table(results: Path) -> str:
     runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for file in sorted(results.glob("*.json")):
         run = json.loads(file.read_text())
-        runs[run["command"], _device(run)].append(run)
+        early = " (ended early)" if run.get("ended_early") else ""
+        runs[run["command"], _device(run) + early].append(run)
     lines = ["| what | runs | wanted | holds |", "|---|---|---|---|"]
     for (command, device), same in sorted(runs.items(), key=lambda item: item[0][::-1]):
         lines.append(f"| **`{command}`**{device} | | | |")

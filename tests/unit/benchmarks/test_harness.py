@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from io import StringIO
@@ -168,4 +171,43 @@ def test_what_could_not_be_measured_ends_with_1(called: Path, capsys: pytest.Cap
         measure("What?", "a second", called, work)
     assert ended.value.exit_code == 1
     assert "could not measure: no engine here" in capsys.readouterr().out
+    assert not called.exists()
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_who_ends_a_script_gets_what_was_measured_until_then(
+    called: Path, capsys: pytest.CaptureFixture[str], told: signal.Signals
+) -> None:
+    closed = False
+
+    async def work(out: Output, made: Report) -> None:
+        nonlocal closed
+        made.row(side="first", seconds=1.0)
+        made.bar("first", 1.0, at_most=2.0)
+        os.kill(os.getpid(), told)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            closed = True
+        made.row(side="second", seconds=2.0)
+
+    with pytest.raises(typer.Exit) as ended:
+        measure("What?", "a minute", called, work)
+    assert ended.value.exit_code == 1
+    assert closed, "its engines end with it"
+    assert "ended before it was done; until then:" in capsys.readouterr().out
+    read: dict[str, Any] = json.loads(called.read_text())
+    assert read["ended_early"] is True
+    assert [row["side"] for row in read["rows"]] == ["first"]
+    assert [bar["name"] for bar in read["bars"]] == ["first"]
+
+
+def test_who_ends_a_script_before_it_measured_gets_no_file(called: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(out: Output, made: Report) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(60)
+
+    with pytest.raises(typer.Exit):
+        measure("What?", "a minute", called, work)
+    assert "nothing had been measured" in capsys.readouterr().out
     assert not called.exists()

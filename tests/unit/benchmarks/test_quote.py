@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import quote
@@ -66,3 +67,15 @@ def test_what_stands_outside_the_marks_stays() -> None:
     assert quote.between(readme, "evidence", "new") == (
         "before <!-- evidence: begin -->\nnew\n<!-- evidence: end --> after"
     )
+
+
+def test_a_run_that_was_ended_early_is_quoted_as_such_and_apart(tmp_path: Path) -> None:
+    machine = {"cpu": "one", "cores": 2, "memory_gib": 8, "device": "cpu"}
+    whole = {"command": "python benchmarks/speed.py", "machine": machine, "versions": {"torch": "2"}}
+    for number, more in enumerate(({}, {"ended_early": True}), 1):
+        bars = [{"name": "share", "value": float(number), "at_least": 0.5, "holds": True}]
+        (tmp_path / f"speed-cpu-{number}.json").write_text(json.dumps(whole | {"bars": bars} | more))
+    lines = quote.table(tmp_path).split("\n")
+    assert "| **`python benchmarks/speed.py`** | | | |" in lines
+    assert "| **`python benchmarks/speed.py`** (ended early) | | | |" in lines
+    assert sum("1 of 1" in line for line in lines) == 2
