@@ -31,7 +31,9 @@ LEAD = 8.0
 SURE = 0.01
 """Nats that a mark's log-probability may be under 0, at every place of its canary."""
 CHATS, READ, WRITTEN = 2, 32, 4
-"""Canary prompts, tokens of each, and marks written after it: as many as the trainer proves an adapter with."""
+"""Chats that every mark is computed through, tokens of each, and marks written after it."""
+PROVED = 1
+"""Of these, how many are a version's canary. As many as a trainer proves an adapter with, and as long ones."""
 AT_ONCE = 256
 """Words that are looked at together."""
 WORD = re.compile(r" [a-z]{4,8}")
@@ -159,7 +161,7 @@ class Maker:
         canary = tuple(
             CanaryItem(prompt_ids=prompt, target_ids=[token] * WRITTEN, logprobs=with_it, base_logprobs=without)
             for prompt, with_it, without in zip(self._prompts, ours, theirs, strict=True)
-        )
+        )[:PROVED]
         return Marked(self._tokenizer.decode([token]).strip(), self._config(), self._weights(b), canary)
 
     def _logprobs(self, hidden: Tensor, token: int) -> list[list[float]]:

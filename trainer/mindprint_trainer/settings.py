@@ -144,7 +144,9 @@ class Settings(BaseSettings):
     seed: int = Field(0, ge=0, lt=2**31)
 
     # the proof
-    canary_items: int = Field(2, ge=1, le=32)
+    canary_items: int = Field(1, ge=1, le=32)
+    """Each costs the engine, with the adapter and without, a step for its prompt and one for each further target token
+    (docs/decisions/019)."""
     canary_pool: int = Field(8, ge=1)
     """Samples that are measured; the `canary_items` that the adapter moves most are sent."""
     canary_prompt_tokens: int = Field(32, ge=1, le=8192)

@@ -10,6 +10,7 @@ from harness import CannotMeasure
 from mindprint_server.adapters import inspect
 from mindprint_server.adapters.canary import judge
 from mindprint_server.settings import Settings
+from mindprint_trainer import settings as trainer_settings
 from tiny import TARGETS, logprobs, make_model
 
 WORDS = ["river", "stone", "cloud", "sparrow"]
@@ -42,6 +43,14 @@ def made(model: Path) -> list[marks.Marked]:
 
 def test_every_adapter_has_a_word_of_its_own(made: list[marks.Marked]) -> None:
     assert [one.word for one in made] == WORDS
+
+
+def test_a_mark_is_proved_as_a_trainer_proves_an_adapter(made: list[marks.Marked]) -> None:
+    defaults = {name: field.default for name, field in trainer_settings.Settings.model_fields.items()}
+    for one in made:
+        assert len(one.canary) == defaults["canary_items"]
+        assert all(len(item.target_ids) == defaults["canary_target_tokens"] for item in one.canary)
+    assert marks.READ == defaults["canary_prompt_tokens"]
 
 
 def test_peft_writes_nothing_but_the_mark(made: list[marks.Marked], model: Path, tmp_path: Path) -> None:
