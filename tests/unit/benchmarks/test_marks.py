@@ -50,7 +50,7 @@ def test_a_mark_is_proved_as_a_trainer_proves_an_adapter(made: list[marks.Marked
     for one in made:
         assert len(one.canary) == defaults["canary_items"]
         assert all(len(item.target_ids) == defaults["canary_target_tokens"] for item in one.canary)
-    assert marks.READ == defaults["canary_prompt_tokens"]
+    assert defaults["canary_prompt_tokens"] == marks.READ
 
 
 def test_peft_writes_nothing_but_the_mark(made: list[marks.Marked], model: Path, tmp_path: Path) -> None:
