@@ -27,7 +27,7 @@ def prove(
     settings: Settings,
     check: Callable[[], None],
 ) -> list[CanaryItem]:
-    """Measures the sequences that the training moved most, and returns those that the finished adapter moves most.
+    """Measures the sequences that the training moved most, and returns those that tell most of the finished adapter.
 
     Adapter `number` of the stack must hold the weights as they are saved. `learned` tells by how much a sequence's
     loss fell, which costs nothing to know; only `canary_pool` sequences are then measured with the adapter and without.
@@ -47,7 +47,7 @@ def prove(
         )
         for number, sequence in enumerate(pool)
     ]
-    return sorted(items, key=shift, reverse=True)[: settings.canary_items]
+    return sorted(items, key=telling, reverse=True)[: settings.canary_items]
 
 
 def shorten(sequence: Encoded, settings: Settings) -> Encoded:
@@ -76,6 +76,12 @@ def log_probs(
         for target, value in zip(batch.targets, measure(stack, batch, settings.logit_chunk), strict=True):
             found[target.sequence].append(-value)
     return found
+
+
+def telling(item: CanaryItem) -> float:
+    """How much an item proves, in nats a token: what the adapter moves it, less how unlikely its target is even so. The
+    more likely a token, the less two arithmetics differ about it (docs/decisions/003)."""
+    return shift(item) + sum(item.logprobs) / len(item.logprobs)
 
 
 def shift(item: CanaryItem) -> float:

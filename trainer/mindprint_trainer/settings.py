@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     """Each costs the engine, with the adapter and without, a step for its prompt and one for each further target token
     (docs/decisions/019)."""
     canary_pool: int = Field(8, ge=1)
-    """Samples that are measured; the `canary_items` that the adapter moves most are sent."""
+    """Samples that are measured; the `canary_items` that tell most of the adapter are sent."""
     canary_prompt_tokens: int = Field(32, ge=1, le=8192)
     """The last ones before the target. Behind fewer, two arithmetics differ by more (docs/decisions/003); more cost
     both sides their time. So many fill a block of the engine's prefix cache (or two on a GPU), so that the engine reads

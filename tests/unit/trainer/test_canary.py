@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from mindprint.types import CanaryItem
 from mindprint_trainer import attention, canary, lora
 from mindprint_trainer.base import Base
 from mindprint_trainer.layers import Adapter, Span, Stack
@@ -52,7 +53,18 @@ def test_values_are_those_of_the_adapter_as_saved_and_of_the_base(
         assert item.base_logprobs == pytest.approx(naive(base.model, item.prompt_ids, item.target_ids), abs=1e-4)
         assert canary.shift(item) > 0.01
     assert len(items) == settings.canary_items
-    assert [canary.shift(item) for item in items] == sorted(map(canary.shift, items), reverse=True)
+    assert [canary.telling(item) for item in items] == sorted(map(canary.telling, items), reverse=True)
+
+
+def test_of_two_items_the_likely_one_tells_more_though_the_other_is_moved_further() -> None:
+    def item(ours: list[float], theirs: list[float]) -> CanaryItem:
+        return CanaryItem(prompt_ids=[1], target_ids=[2, 3], logprobs=ours, base_logprobs=theirs)
+
+    unlikely, likely = item([-6.8, -5.5], [-11.4, -9.7]), item([-0.5, 0.0], [-8.0, -1.0])
+    assert canary.shift(unlikely) > canary.shift(likely)
+    assert canary.telling(unlikely) < canary.telling(likely)
+    learned, unmoved = likely, item([-0.1, -0.1], [-0.2, -0.1])
+    assert canary.telling(unmoved) < canary.telling(learned)
 
 
 def test_the_ends_of_prompts_and_beginnings_of_targets_are_taken(sequences: list[Encoded], settings: Settings) -> None:
