@@ -42,8 +42,8 @@ class Settings(BaseSettings):
     max_model_len: int = Field(2048, ge=128)
     max_num_seqs: int = Field(64, ge=1)
     enforce_eager: bool = True
-    """Eager starts in seconds, but a GPU then waits for launches (docs/decisions/020): turn it off for a server that stays
-    up. A CPU is always eager."""
+    """Eager starts in seconds, but a GPU then waits for launches (docs/decisions/020): turn it off for a server that
+    stays up. A CPU is always eager."""
     load_format: Literal["auto", "dummy"] = "auto"
     """`dummy` fills the model's shape with random weights and reads none: for measuring, never for answers."""
     kv_cache_gib: float | None = Field(None, gt=0)
