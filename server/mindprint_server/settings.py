@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     canary_min_shift: float = Field(0.02, ge=0)
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
     proof_patience_s: float = Field(1.0, ge=0)
-    """How long each step of a proof waits for a moment in which nobody is being answered. It has sixteen, with the
+    """How long each step of a proof waits for a moment in which nobody is being answered. It has eight, with the
     trainer's defaults. What is read ahead through a new version waits as long. The gate does not (decision 019)."""
     lease_extension_s: float = Field(60, gt=0)
     """For how long a lease is prolonged, again and again, while its upload is proved and examined."""
