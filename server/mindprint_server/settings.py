@@ -42,8 +42,8 @@ class Settings(BaseSettings):
     max_model_len: int = Field(2048, ge=128)
     max_num_seqs: int = Field(64, ge=1)
     enforce_eager: bool = True
-    """Eager starts in seconds, but a GPU then waits for launches (docs/decisions/020): turn it off for a server that
-    stays up. A CPU is always eager."""
+    """Eager starts in seconds; a GPU then seems to wait for launches, and what turning it off brings a server that
+    stays up was not measured (docs/decisions/020). A CPU is always eager."""
     load_format: Literal["auto", "dummy"] = "auto"
     """`dummy` fills the model's shape with random weights and reads none: for measuring, never for answers."""
     kv_cache_gib: float | None = Field(None, gt=0)
@@ -217,8 +217,8 @@ class Settings(BaseSettings):
     canary_min_shift: float = Field(0.02, ge=0)
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
     proof_patience_s: float = Field(1.0, ge=0)
-    """How long each step of a proof waits for a moment in which nobody is being answered. It has eight, with the
-    trainer's defaults. What is read ahead through a new version waits as long. The gate does not (decision 019)."""
+    """How long each step of a proof waits for a moment in which nobody is being answered. It has eight at most, with
+    the trainer's defaults. What is read ahead through a new version waits as long. The gate does not (decision 019)."""
     lease_extension_s: float = Field(60, gt=0)
     """For how long a lease is prolonged, again and again, while its upload is proved and examined."""
     canary_share: float = Field(0.0, ge=0, lt=1)

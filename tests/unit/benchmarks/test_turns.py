@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -124,3 +125,30 @@ def test_a_shape_has_a_configuration_and_a_tokenizer_and_adapters_fit_it(tmp_pat
     assert tensors[0][name].shape == (8, 128)
     assert len(tensors[0]) == 2 * 7 * 2
     assert not tensors[0][name].equal(tensors[1][name])
+
+
+STOPPED = """
+import json, signal, sys, time
+def told(*_):
+    bar = dict(name="speed", value=2.0, holds=True)
+    open(sys.argv[sys.argv.index("--json") + 1], "w").write(json.dumps({"bars": [bar]}))
+    sys.exit(1)
+signal.signal(signal.SIGTERM, told if sys.argv[1] == "writes" else signal.SIG_IGN)
+open(sys.argv[0] + "-" + sys.argv[1], "w").close()
+time.sleep(60)
+"""
+
+
+def test_what_runs_at_the_deadline_may_write_and_is_killed_if_it_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stand.py").write_text(STOPPED)
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "gpu.py"))
+    monkeypatch.setattr(gpu, "GRACE_S", 0.5)
+    for word, code in (("writes", 1), ("stays", -signal.SIGKILL)):
+        process = gpu.start(gpu.Script(f"stand-{word}", [word]), tmp_path, "card", tmp_path, [])
+        while not (tmp_path / f"stand.py-{word}").exists():
+            time.sleep(0.02)
+        gpu.end(process)
+        assert process.returncode == code
+        assert (tmp_path / f"stand-{word}-card-1.json").exists() == (word == "writes")
