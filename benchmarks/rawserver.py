@@ -149,6 +149,6 @@ class HttpEngine:
 def _tokenizer(model: Path) -> Any:
     from transformers import AutoTokenizer
 
-    from mindprint_server.engine.vllm_engine import HFTokenizer
+    from mindprint_server.engine.tokens import HFTokenizer
 
     return HFTokenizer(AutoTokenizer.from_pretrained(model))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from cachetools import TTLCache
 
 from mindprint.types import Mode, QueryKind, TraceRequest
 from mindprint_server.engine import Engine, PromptTooLong
@@ -12,6 +15,9 @@ from mindprint_server.memory import Memory, Timeline
 from mindprint_server.prompts import Recollection, build, clean, opening_text
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound, Store
+
+OTHERS_KEPT = 1024
+"""Other users whose memory is at hand."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Asker:
         self._store = store
         self._engine = engine
         self._memory = memory
+        self._others: TTLCache[str, tuple[Recollection, int | None]] = TTLCache(OTHERS_KEPT, settings.anchor_memory_s)
+        self._reading_others = asyncio.Lock()
 
     @property
     def special(self) -> tuple[str, ...]:
@@ -119,8 +127,11 @@ class Asker:
 
     async def instead_of(self, question: Question, other_id: str) -> Question:
         """The same question put to another user's memory, as that stands now: then it is the same one for every
-        question of a batch, and is computed once."""
-        memory, version = await self._memory.recall(other_id, before=None)
+        question of a batch, and is computed once. For `anchor_memory_s` the store is not asked for it again."""
+        async with self._reading_others:
+            if (known := self._others.get(other_id)) is None:
+                known = self._others[other_id] = await self._memory.recall(other_id, before=None)
+        memory, version = known
         return replace(question, memory=memory, profile_version=version, memory_of=f"user/{other_id}")
 
     def prompt(self, question: Question, mode: Mode, *, thinking_tokens: int, hint: str | None = None) -> Prompt:

@@ -7,9 +7,10 @@ another version leads to that one's own evidence at once.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+
+from cachetools import TTLCache
 
 from mindprint.types import AskedMode, Mode, QueryKind, Route, Routes
 from mindprint_server import router
@@ -38,10 +39,8 @@ class Auto:
         self._store = store
         self._metrics = metrics
         self._base_digest = base_digest
-        self._clock = clock
-        self._refresh_s = settings.auto_refresh_s
         self._rule = router.Rule(settings.auto_min_items, settings.auto_confidence, settings.auto_min_gain)
-        self._known: OrderedDict[tuple[str, str], tuple[float, Routes]] = OrderedDict()
+        self._known: TTLCache[tuple[str, str], Routes] = TTLCache(REMEMBERED, settings.auto_refresh_s, clock)
 
     async def settle(
         self, wanted: AskedMode, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind
@@ -71,14 +70,9 @@ class Auto:
         return await self._routes(user_id, model)
 
     async def _routes(self, user_id: str, model: str) -> Routes:
-        now, known = self._clock(), self._known.get((user_id, model))
-        if known is not None and now - known[0] < self._refresh_s:
-            return known[1]
-        routes = await self._find(user_id, model)
-        self._known[user_id, model] = now, routes
-        self._known.move_to_end((user_id, model))
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        if (known := self._known.get((user_id, model))) is not None:
+            return known
+        routes = self._known[user_id, model] = await self._find(user_id, model)
         return routes
 
     async def _find(self, user_id: str, model: str) -> Routes:

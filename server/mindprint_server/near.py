@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+
+from cachetools import TTLCache
 
 from mindprint_server.neighbours import Features, features, pick
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
-T = TypeVar("T")
 KEPT = 4096
 """Users whose neighbours are remembered at once."""
 
@@ -23,33 +24,26 @@ class Neighbours:
 
 
 class Near:
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._store = store
-        self._known: OrderedDict[str, tuple[float, Neighbours]] = OrderedDict()
-        self._vectors: OrderedDict[str, tuple[float, Features]] = OrderedDict()
+        self._known: TTLCache[str, Neighbours] = TTLCache(KEPT, settings.anchor_refresh_s, clock)
+        self._vectors: TTLCache[str, Features] = TTLCache(KEPT, settings.anchor_refresh_s, clock)
+        self._looking = asyncio.Lock()
 
     async def of(self, user_id: str) -> Neighbours:
         """The nearest of a bounded number of other users, and a random one of them; None where there is none."""
-        now = time.monotonic()
-        if (known := self._known.get(user_id)) is not None and now - known[0] < self._settings.anchor_refresh_s:
-            return known[1]
-        pool = await self._store.neighbour_pool(user_id, limit=self._settings.anchor_pool)
-        others = {id: await self._features(id, now) for id in pool}
-        found = Neighbours(*pick(user_id, await self._features(user_id, now), others))
-        _keep(self._known, user_id, (now, found))
-        return found
+        async with self._looking:  # a batch asks for many engagements of one user at once: one of them looks
+            if (known := self._known.get(user_id)) is not None:
+                return known
+            pool = await self._store.neighbour_pool(user_id, limit=self._settings.anchor_pool)
+            others = {id: await self._features(id) for id in pool}
+            found = self._known[user_id] = Neighbours(*pick(user_id, await self._features(user_id), others))
+            return found
 
-    async def _features(self, user_id: str, now: float) -> Features:
-        if (known := self._vectors.get(user_id)) is not None and now - known[0] < self._settings.anchor_refresh_s:
-            return known[1]
-        made = features(await self._store.history(user_id, before=None, limit=self._settings.anchor_history))
-        _keep(self._vectors, user_id, (now, made))
+    async def _features(self, user_id: str) -> Features:
+        if (known := self._vectors.get(user_id)) is not None:
+            return known
+        history = await self._store.history(user_id, before=None, limit=self._settings.anchor_history)
+        made = self._vectors[user_id] = features(history)
         return made
-
-
-def _keep(cache: OrderedDict[str, T], key: str, value: T) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > KEPT:
-        cache.popitem(last=False)

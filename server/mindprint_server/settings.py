@@ -179,6 +179,8 @@ class Settings(BaseSettings):
     """Engagements, newest first, by which users are compared."""
     anchor_refresh_s: float = Field(600, gt=0)
     """Seconds for which a user's neighbours are remembered."""
+    anchor_memory_s: float = Field(10, ge=0)
+    """Seconds for which a neighbour's memory is not read from the store again."""
 
     # the queue
     max_attempts: int = Field(3, ge=1)

@@ -22,12 +22,12 @@ from mindprint_server.engine.protocol import (
     Finish,
     Generation,
     Load,
-    Message,
     Priority,
     PromptTooLong,
     Sampling,
 )
 from mindprint_server.engine.slots import Slots
+from mindprint_server.engine.tokens import HFTokenizer
 from mindprint_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,21 +51,6 @@ def distribution() -> str:
     raise RuntimeError(
         "vLLM is not installed: run `make setup`, or pip install 'mindprint[server,cpu]' (or [server,gpu])"
     )
-
-
-class HFTokenizer:
-    """A transformers tokenizer, narrowed to what the server uses."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.eos_id: int = tokenizer.eos_token_id
-        self.special: tuple[str, ...] = tuple(tokenizer.all_special_tokens)
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
-
-    def render(self, messages: Sequence[Message]) -> str:
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
 
 class VllmEngine:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
+
+from cachetools import LRUCache
 
 from mindprint.general import QUESTIONS
 from mindprint.thoughts import LEAST_WORDS, own_words
@@ -38,7 +39,7 @@ class Probe:
         self._asker = asker
         self._judge = judge
         self._at_once = asyncio.Semaphore(settings.gate_at_once)
-        self._base: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._base: LRUCache[tuple[Any, ...], Any] = LRUCache(REMEMBERED)
 
     def can_ask(self, question: Question) -> bool:
         """Whether it fits the model, has an answer, and has choices that the model can tell apart."""
@@ -124,8 +125,6 @@ class Probe:
             figure = await measure()
         if adapter is None:
             self._base[key] = figure
-            if len(self._base) > REMEMBERED:
-                self._base.popitem(last=False)
         return figure
 
     def _prompt(self, question: Question, mode: Mode) -> Prompt:

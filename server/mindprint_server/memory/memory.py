@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from cachetools import LRUCache
 
 from mindprint.types import Engagement, Profile
 from mindprint_server.engine import Engine, Message, Priority, Sampling
@@ -49,7 +50,7 @@ class Memory:
         self._recall = episodes.chosen(settings)
         self._reminders = episodes.reminders(settings)
         self._writing: dict[str, asyncio.Lock] = {}
-        self._notes: OrderedDict[bytes, str] = OrderedDict()
+        self._notes: LRUCache[bytes, str] = LRUCache(NOTES_KEPT)
 
     async def recall(
         self, user_id: str, *, before: datetime | None, not_id: str | None = None, query: str | None = None
@@ -144,14 +145,12 @@ class Memory:
         # A piece too long for the model loses its oldest part.
         prompt = tokenizer.encode(tokenizer.render(messages))[-limit:]
         key = hashlib.sha256(repr(prompt).encode()).digest()
-        if key not in self._notes:
+        if (note := self._notes.get(key)) is None:
             written = await self._engine.generate(
                 prompt,
                 Sampling(max_tokens=self._settings.profile_tokens, detect_loops=True),
                 adapter=None,
                 priority=Priority.BATCH,
             )
-            self._notes[key] = sentences(written.text) or "This user has no clear preference."
-            if len(self._notes) > NOTES_KEPT:
-                self._notes.popitem(last=False)
-        return self._notes[key]
+            note = self._notes[key] = sentences(written.text) or "This user has no clear preference."
+        return note

@@ -175,6 +175,7 @@ async def test_what_was_not_measured_on_this_user_is_direct(services: Services, 
 
 
 async def test_evidence_is_remembered_for_a_while(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "REMEMBERED", 1)
     now = 0.0
     remembering = Auto(services.settings, services.store, services.metrics, services.info().base_digest, lambda: now)
 
@@ -187,7 +188,6 @@ async def test_evidence_is_remembered_for_a_while(services: Services, monkeypatc
     assert await mode() == "direct"
     now += 1
     assert await mode() == "personal"
-    monkeypatch.setattr(auto, "REMEMBERED", 1)
     await services.store.add_engagements("bob", [engagement(0)])
     await remembering.routes("bob")
     assert len(remembering._known) == 1

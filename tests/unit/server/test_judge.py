@@ -399,3 +399,12 @@ async def test_a_computation_that_fails_fails_each_that_asks() -> None:
     case = room.case(alike)
     results = await asyncio.gather(*(room.hear(case, text) for text in BROTHERS), return_exceptions=True)
     assert [type(result) for result in results] == [ValueError] * 4
+
+
+@pytest.mark.parametrize(("seconds", "read"), [(60, 2), (0, 8)])
+async def test_all_questions_of_a_while_share_one_reading_of_the_others_memories(seconds: int, read: int) -> None:
+    """One for the nearest user and one for the random one; without a while each of four questions has both."""
+    room = Room(anchor_memory_s=seconds)
+    judged = await asyncio.gather(*(room.hear() for _ in range(4)))
+    assert [one.scores for one in judged] == 4 * [judged[0].scores]
+    assert len(room.recalled) == read

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -102,20 +105,14 @@ class Histories:
         return self.histories.get(user_id, [])[-limit:]
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(near, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+def finder(store: Histories, clock: Callable[[], float] = time.monotonic, **changes: object) -> Near:
+    return Near(Settings.model_validate({"anchor_refresh_s": 60} | changes), cast(Any, store), clock)
 
 
-def finder(store: Histories, **changes: object) -> Near:
-    return Near(Settings.model_validate({"anchor_refresh_s": 60} | changes), cast(Any, store))
-
-
-async def test_neighbours_are_looked_up_once_until_they_expire(clock: SimpleNamespace) -> None:
+async def test_neighbours_are_looked_up_once_until_they_expire() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
-    found = finder(store)
+    clock = SimpleNamespace(now=1000.0)
+    found = finder(store, lambda: clock.now)
     assert await found.of("ann") == await found.of("ann") == Neighbours("bob", None)
     assert store.asked == 1
     store.histories["cat"] = closed(tea="no")
@@ -125,6 +122,13 @@ async def test_neighbours_are_looked_up_once_until_they_expire(clock: SimpleName
     assert await found.of("ann") == Neighbours("bob", "cat")
     assert await found.of("ann") == Neighbours("bob", "cat")
     assert store.asked == 2
+
+
+async def test_whoever_asks_at_the_same_time_waits_for_one_look() -> None:
+    store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
+    found = finder(store)
+    assert await asyncio.gather(*(found.of("ann") for _ in range(9))) == 9 * [Neighbours("bob", None)]
+    assert store.asked == 1
 
 
 async def test_nobody_is_remembered_too() -> None:
