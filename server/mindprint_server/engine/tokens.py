@@ -52,7 +52,7 @@ class HFTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
 
     def _parts_at(self, special: str) -> bool:
-        """Some special tokens take the white space before them along, and some models begin a text with a space."""
+        """Some special tokens take the white space before them along: then not."""
         return all(
             self._whole(before + special + after) == self._whole(before) + self._whole(special + after)
             for before in ("word", "word \n", f"word {special}")

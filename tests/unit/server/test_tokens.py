@@ -39,20 +39,24 @@ def smollm() -> Any:
     return AutoTokenizer.from_pretrained(resolve("default"))
 
 
-def bytes_alone(*special: AddedToken) -> Any:
+def special(text: str, **stripping: bool) -> AddedToken:
+    return AddedToken(text, special=True, **stripping)
+
+
+def bytes_alone(*added: AddedToken) -> Any:
     """A token for each byte, and the special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({sign: at for at, sign in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(special))
-    texts = [str(token) for token in special]
+    tokenizer.add_special_tokens(list(added))
+    texts = [str(token) for token in added]
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=texts, eos_token=texts[-1])
 
 
 def with_a_space_before_each_text() -> Any:
-    """As some sentencepiece models do it, for whatever they are given, so that a part is not what it is in a whole."""
-    tokenizer = bytes_alone(AddedToken(BEGIN, special=True), AddedToken(END, special=True)).backend_tokenizer
+    """As some sentencepiece models do it: before what follows a special token too, so that the parts stay the same."""
+    tokenizer = bytes_alone(special(BEGIN), special(END)).backend_tokenizer
     tokenizer.normalizer = normalizers.Prepend("_")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=[BEGIN, END], eos_token=END)
 
@@ -86,29 +90,25 @@ def test_a_caller_s_list_is_its_own(smollm: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "tokenizer",
+    ("tokenizer", "falls_apart"),
     [
-        bytes_alone(AddedToken(BEGIN, special=True, lstrip=True), AddedToken(END, special=True)),
-        bytes_alone(AddedToken(BEGIN, special=True), AddedToken(END, special=True, lstrip=True)),
-        with_a_space_before_each_text(),
+        (bytes_alone(special(BEGIN), special(END)), True),
+        (bytes_alone(special(BEGIN, rstrip=True), special(END)), True),
+        (with_a_space_before_each_text(), True),
+        (bytes_alone(special(BEGIN, lstrip=True), special(END)), False),
+        (bytes_alone(special(BEGIN), special(END, lstrip=True)), False),
     ],
-    ids=["takes white space along", "the other one does", "begins with a mark"],
+    ids=["plain", "takes what follows", "marks beginnings", "takes what is before", "the other one does"],
 )
 @given(text=TEXTS)
-def test_a_tokenizer_whose_texts_do_not_fall_apart_gets_them_whole(tokenizer: Any, text: str) -> None:
-    assert HFTokenizer(tokenizer).encode(text) == whole(tokenizer, text)
-
-
-@given(text=TEXTS)
-def test_white_space_behind_a_special_token_stays_with_it(text: str) -> None:
-    tokenizer = bytes_alone(AddedToken(BEGIN, special=True, rstrip=True), AddedToken(END, special=True))
+def test_only_texts_that_fall_apart_are_cut(tokenizer: Any, falls_apart: bool, text: str) -> None:
     cut = HFTokenizer(tokenizer)
-    assert cut._falls_apart
+    assert cut._falls_apart == falls_apart
     assert cut.encode(text) == whole(tokenizer, text)
 
 
 def test_what_is_kept_is_bounded_in_tokens() -> None:
-    counted = Counted(bytes_alone(AddedToken(END, special=True)))
+    counted = Counted(bytes_alone(special(END)))
     tokenizer = HFTokenizer(counted, kept_tokens=20)
     counted.asked.clear()
     for text in ("aaaaaaaa", "bbbbbbbb", "aaaaaaaa", "bbbbbbbb"):
