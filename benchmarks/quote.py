@@ -52,18 +52,15 @@ def _device(run: dict[str, Any]) -> str:
 def evidence(folder: Path) -> str:
     """Markdown, from the reports, the one with the most outcomes first.
 
-    What settings were chosen by (`tuning-...`), and earlier reports (`former-...`), are only named.
+    What settings were chosen by (`tuning/tuning-...`), and earlier reports (`tuning/former-...`), are only named.
     """
     parts: list[str] = []
     tuning: list[str] = []
     former: list[str] = []
-    quoted: list[Path] = []
-    for report in sorted(folder.glob("*/report.md")):
-        if report.parent.name.startswith(("tuning-", "former-")):
-            named = tuning if report.parent.name.startswith("tuning-") else former
-            named.append(f"[{report.parent.name}](docs/evidence/{report.parent.name}/report.md)")
-        else:
-            quoted.append(report)
+    for report in sorted(folder.glob("tuning/*/report.md")):
+        named = tuning if report.parent.name.startswith("tuning-") else former
+        named.append(f"[{report.parent.name}](docs/evidence/tuning/{report.parent.name}/report.md)")
+    quoted = folder.glob("*/report.md")
     for report in sorted(quoted, key=lambda report: -(report.parent / "outcomes.jsonl.gz").stat().st_size):
         text, where = report.read_text(encoding="utf-8"), f"docs/evidence/{report.parent.name}"
         parts += [f"**[{report.parent.name}]({where}/report.md)**", told(text)]

@@ -41,15 +41,15 @@ def test_of_an_evaluation_it_quotes_sample_claims_and_arms(tmp_path: Path) -> No
     (tmp_path / "votes" / "report.md").write_text(REPORT)
     (tmp_path / "votes" / "figures" / "collapse.svg").write_text("<svg/>")
     (tmp_path / "votes" / "outcomes.jsonl.gz").write_bytes(b"many of them")
-    (tmp_path / "tuning-votes").mkdir()
-    (tmp_path / "tuning-votes" / "report.md").write_text(REPORT)
+    (tmp_path / "tuning" / "tuning-votes").mkdir(parents=True)
+    (tmp_path / "tuning" / "tuning-votes" / "report.md").write_text(REPORT)
     assert quote.evidence(tmp_path).split("\n\n") == [
         "**[votes](docs/evidence/votes/report.md)**",
         "4 users were put 80 questions.",
         "| claim | the tables say |\n|---|---|\n| A6 collapses | held |",
         "| arm | accuracy, % |\n|---|---:|\n| A0 | 40.0 |",
         "![Accuracy against collapse, votes](docs/evidence/votes/figures/collapse.svg)",
-        "What the settings were chosen by: [tuning-votes](docs/evidence/tuning-votes/report.md).",
+        "What the settings were chosen by: [tuning-votes](docs/evidence/tuning/tuning-votes/report.md).",
     ]
 
 
