@@ -1,0 +1,306 @@
+"""Draw the pictures of the site as SVG files, from the tables below.
+
+Each picture is a narrow column, so that its text stays readable on a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+FONT = "font-family='Helvetica, Arial, sans-serif'"
+FILLS = {"app": "#fff7e0", "server": "#e8ecfb", "engine": "#dff3e4", "trainer": "#fbe9e7", "store": "#eeeeee"}
+BAD = ("#fbe0e0", "#b00020")
+
+
+@dataclass
+class Svg:
+    """Shapes in the order of drawing; coordinates are pixels from the upper left corner."""
+
+    width: int
+    height: int
+    title: str
+    parts: list[str] = field(default_factory=list)
+
+    def text(self, x: float, y: float, text: str, *, size: int = 14, bold: bool = False, anchor: str = "start") -> None:
+        weight = " font-weight='bold'" if bold else ""
+        self.parts.append(
+            f"<text x='{x:g}' y='{y:g}' font-size='{size}'{weight} text-anchor='{anchor}'>{escape(text)}</text>"
+        )
+
+    def box(self, x: float, y: float, w: float, h: float, fill: str, edge: str = "#3f51b5") -> None:
+        self.parts.append(
+            f"<rect x='{x:g}' y='{y:g}' width='{w:g}' height='{h:g}' rx='6' fill='{fill}' stroke='{edge}'/>"
+        )
+
+    def arrow(self, *points: tuple[float, float], both: bool = False, color: str = "#444") -> None:
+        path = " ".join(f"{x:g},{y:g}" for x, y in points)
+        start = " marker-start='url(#back)'" if both else ""
+        self.parts.append(
+            f"<polyline points='{path}' fill='none' stroke='{color}' stroke-width='1.5' marker-end='url(#head)'{start}/>"
+        )
+
+    def number(self, x: float, y: float, number: int) -> None:
+        self.parts.append(f"<circle cx='{x:g}' cy='{y:g}' r='9' fill='#fff' stroke='#444'/>")
+        self.text(x, y + 4, str(number), size=12, anchor="middle")
+
+    def render(self) -> str:
+        markers = "".join(
+            f"<marker id='{name}' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='8' markerHeight='8' "
+            f"orient='{orient}'><path d='M0,0 L8,4 L0,8 z' fill='#444'/></marker>"
+            for name, orient in (("head", "auto"), ("back", "auto-start-reverse"))
+        )
+        body = "\n".join(self.parts)
+        return (
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {self.width} {self.height}' "
+            f"width='{self.width}' height='{self.height}' role='img' {FONT}>\n"
+            f"<title>{escape(self.title)}</title>\n<defs>{markers}</defs>\n"
+            f"<rect width='100%' height='100%' fill='#fff'/>\n{body}\n</svg>\n"
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One box of a life: what happens, where in the code, and which process does it."""
+
+    process: str
+    what: str
+    where: str = ""
+    otherwise: str = ""
+    """The bad end of this step, shown beside the box."""
+
+
+LIFE_OF_A_TRACE = (
+    Step("app", "Your app sends engagements", "POST /v1/users/{id}/engagements"),
+    Step("app", "Your app starts a batch", "POST /v1/batches"),
+    Step("server", "The scheduler picks an engagement", "generation/scheduler.py", "skipped: no history, prior too low"),
+    Step("server", "Memory as of that time is recalled", "memory/"),
+    Step("server", "The prompt is built", "prompts/builder.py"),
+    Step("engine", "The base model writes thinking, then answers", "generation/candidate.py"),
+    Step("server", "The verifier checks it, cheapest first", "verdicts/verifier.py", "rejected: state stored"),
+    Step("store", "Accepted: the trace waits", "state waiting"),
+    Step("trainer", "A trainer leases it", "POST /v1/leases: state leased", "3 bad leases: dead_letter"),
+    Step("trainer", "An adapter is trained and uploaded", "POST /v1/leases/{id}/complete"),
+    Step("store", "One transaction: trained in version N", "state trained"),
+)
+
+LIFE_OF_A_VERSION = (
+    Step("trainer", "Upload: weights, config, manifest", "POST /v1/leases/{id}/complete"),
+    Step("server", "Files are validated against the base", "adapters/validation.py", "422: rank, shapes, digest"),
+    Step("store", "Files get a new, immutable folder", "adapters/storage.py"),
+    Step("engine", "The adapter is loaded", "adapters/residency.py"),
+    Step("engine", "Parity check: same log-probabilities?", "adapters/parity_check.py", "422 canary_failed: kept as refused"),
+    Step("engine", "Gate: held-out engagements", "gate/gate.py", "422 gate_failed: kept as refused"),
+    Step("engine", "The user's memory is prefetched", "adapters/prefetch.py"),
+    Step("store", "One transaction: registered, pointer moved", "store/publication.py"),
+    Step("server", "Live, or canary with a share of traffic", "adapters/service.py", "unhealthy: withdrawn"),
+    Step("server", "Next version arrives: standby", "running requests finish first"),
+    Step("store", "Old files are removed, record stays", "keep_versions"),
+)
+
+
+def life(title: str, steps: Sequence[Step]) -> str:
+    """Draw steps from top to bottom, bad ends to the right."""
+    left, wide, high, gap = 10, 330, 46, 16
+    svg = Svg(560, len(steps) * (high + gap) + 50, title)
+    for column, (process, fill) in enumerate(FILLS.items()):
+        svg.box(10 + column * 108, 8, 98, 24, fill)
+        svg.text(59 + column * 108, 25, process, size=13, anchor="middle")
+    for row, step in enumerate(steps):
+        y = 46 + row * (high + gap)
+        svg.box(left, y, wide, high, FILLS[step.process])
+        svg.text(left + 10, y + 19, f"{row + 1}. {step.what}", bold=True, size=13)
+        svg.text(left + 10, y + 37, step.where, size=12)
+        if row + 1 < len(steps):
+            svg.arrow((left + wide / 2, y + high), (left + wide / 2, y + high + gap))
+        if step.otherwise:
+            svg.arrow((left + wide, y + high / 2), (left + wide + 20, y + high / 2))
+            fill, edge = BAD
+            svg.box(left + wide + 20, y + 6, 560 - left - wide - 28, high - 12, fill, edge)
+            words, lines = step.otherwise.split(), [""]
+            for word in words:
+                if len(lines[-1]) + len(word) > 26:
+                    lines.append("")
+                lines[-1] = f"{lines[-1]} {word}".strip()
+            for number, line in enumerate(lines):
+                svg.text(left + wide + 27, y + 27 - 7 * (len(lines) - 1) + 14 * number, line, size=12)
+    return svg.render()
+
+
+def what_runs_where() -> str:
+    """Draw the processes, what they hold, and who calls whom."""
+    svg = Svg(560, 500, "What runs where")
+    svg.box(150, 10, 260, 44, FILLS["app"])
+    svg.text(280, 37, "your app (any OpenAI client)", bold=True, anchor="middle")
+    svg.arrow((280, 54), (280, 96), both=True)
+    svg.text(290, 80, "HTTP: engagements, batches, chat", size=12)
+    svg.box(20, 96, 520, 252, FILLS["server"])
+    svg.text(34, 118, "SERVER  mindprint serve", bold=True)
+    rows = (
+        ("api", "routes, bounds, error codes"),
+        ("generation", "batches: scheduler, candidates, result writer"),
+        ("chat", "answers in OpenAI's format, from vLLM's serving classes"),
+        ("memory, prompts, verdicts", "what is asked, and what is accepted"),
+        ("adapters, gate", "publish, prove, switch, watch, roll back"),
+    )
+    for number, (name, what) in enumerate(rows):
+        y = 140 + 24 * number
+        svg.text(34, y, name, bold=True, size=13)
+        svg.text(222, y, what, size=12)
+    svg.box(34, 256, 230, 78, FILLS["engine"])
+    svg.text(46, 278, "engine (child process)", bold=True, size=13)
+    svg.text(46, 298, "vLLM: one base model,", size=12)
+    svg.text(46, 315, "many LoRA adapters", size=12)
+    svg.box(296, 256, 230, 78, FILLS["store"])
+    svg.text(308, 278, "store", bold=True, size=13)
+    svg.text(308, 298, "SQLite file or PostgreSQL;", size=12)
+    svg.text(308, 315, "the trace table is the queue", size=12)
+    svg.arrow((280, 348), (280, 400), both=True)
+    svg.text(290, 378, "HTTP: leases, uploads, heartbeats", size=12)
+    svg.box(20, 400, 520, 84, FILLS["trainer"])
+    svg.text(34, 422, "TRAINER  mindprint train  (one or many, here or elsewhere)", bold=True)
+    svg.text(34, 444, "PyTorch and PEFT: leases accepted traces, trains a LoRA adapter,", size=12)
+    svg.text(34, 462, "measures parity items, uploads the version. Holds no lasting state but checkpoints.", size=12)
+    return svg.render()
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of state and its cause."""
+
+    start: str
+    end: str
+    when: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """States from top to bottom, the first one first; `final` ones change no more."""
+
+    title: str
+    about: str
+    states: dict[str, str]
+    moves: tuple[Move, ...]
+    final: tuple[str, ...] = ()
+
+
+def machine(it: Machine) -> str:
+    """Draw states in a column; a change to the next state goes straight down, others run beside the column."""
+    names = list(it.states)
+    high, gap, wide, left = 34, 40, 150, 170
+    top = 14
+    svg = Svg(490, top + len(names) * (high + gap) - gap + 14, it.title)
+    y_of = {name: top + row * (high + gap) for row, name in enumerate(names)}
+    for name in names:
+        svg.box(left, y_of[name], wide, high, "#f1f1f1" if name in it.final else FILLS["server"])
+        svg.text(left + wide / 2, y_of[name] + 22, name, bold=True, anchor="middle")
+    lanes = {"left": 0, "right": 0}
+    ports: dict[tuple[str, str], int] = {}
+
+    def port(name: str, side: str) -> float:
+        used = ports[name, side] = ports.get((name, side), 0) + 1
+        return y_of[name] + 5 + 6 * used
+
+    for number, move in enumerate(it.moves, 1):
+        rows = names.index(move.start), names.index(move.end)
+        if rows[1] == rows[0] + 1:
+            x = left + wide / 2
+            svg.arrow((x, y_of[move.start] + high), (x, y_of[move.end]))
+            svg.number(x, (y_of[move.start] + high + y_of[move.end]) / 2 - 3, number)
+            continue
+        side = "right" if rows[1] > rows[0] else "left"
+        lanes[side] += 1
+        edge = left + wide if side == "right" else left
+        lane = edge + (26 * lanes[side] if side == "right" else -26 * lanes[side])
+        begin, end = port(move.start, side), port(move.end, side)
+        svg.arrow((edge, begin), (lane, begin), (lane, end), (edge, end))
+        svg.number(lane, (begin + end) / 2, number)
+    return svg.render()
+
+
+MACHINES = {
+    "trace": Machine(
+        "States of a trace",
+        "A trace is one written candidate. Only accepted traces enter the queue.",
+        {
+            "waiting": "Accepted; a trainer may lease it.",
+            "leased": "Held by a trainer until its lease ends.",
+            "trained": "Learned by one version of the user's adapter.",
+            "dead_letter": "Set aside after `max_attempts` bad leases; no trainer takes it.",
+            "stored": "Rejected or not judged; kept with its reason, never trained as thinking.",
+        },
+        (
+            Move("waiting", "leased", "a trainer claims its adapter's traces"),
+            Move("leased", "trained", "the version is published: same transaction as the pointer"),
+            Move("leased", "waiting", "the lease is released, expires, or its version is refused"),
+            Move("leased", "dead_letter", "the lease ends badly for the `max_attempts`th time"),
+        ),
+        ("trained", "dead_letter", "stored"),
+    ),
+    "batch": Machine(
+        "States of a batch",
+        "A batch is a durable job. Its items are rows, so it continues after a restart.",
+        {
+            "queued": "Accepted, no item begun.",
+            "running": "Items are being worked on.",
+            "done": "Every item is done or skipped.",
+            "failed": "An error ended it; `error` names it.",
+            "cancelled": "A caller stopped it; written traces stay.",
+        },
+        (
+            Move("queued", "running", "the batch runner opens it"),
+            Move("running", "done", "no item is left"),
+            Move("running", "failed", "an item meets an unexpected error"),
+            Move("running", "cancelled", "POST /v1/batches/{id}/cancel"),
+            Move("queued", "cancelled", "POST /v1/batches/{id}/cancel"),
+        ),
+        ("done", "failed", "cancelled"),
+    ),
+    "lease": Machine(
+        "States of a lease",
+        "A lease is a trainer's timed claim on the traces of one adapter.",
+        {
+            "active": "Its traces belong to the owner until the deadline.",
+            "completed": "Its version is published.",
+            "released": "Given back (attempts stay), or its version was refused (attempts of its traces rise by one).",
+            "expired": "The deadline passed; attempts of its traces rise by one.",
+        },
+        (
+            Move("active", "completed", "the uploaded version is published"),
+            Move("active", "released", "the trainer gives it back, or the gate refuses the version"),
+            Move("active", "expired", "no heartbeat until the deadline"),
+        ),
+        ("completed", "released", "expired"),
+    ),
+    "version": Machine(
+        "States of a version",
+        "A version is an immutable set of LoRA weights. The live pointer alone decides which one answers.",
+        {
+            "candidate": "Answers a share of the requests (canary).",
+            "live": "Answers the adapter's requests.",
+            "standby": "Passed, does not answer now; may be promoted.",
+            "refused": "Failed the gate or was withdrawn; answers only if promoted by number.",
+        },
+        (
+            Move("candidate", "live", "`canary_requests` good answers, or promote"),
+            Move("live", "standby", "another version goes live, or rollback"),
+            Move("standby", "live", "promote or rollback"),
+            Move("standby", "candidate", "a canary share is set for it"),
+            Move("candidate", "standby", "the canary is ended"),
+            Move("live", "refused", "unhealthy in service: withdrawn"),
+            Move("candidate", "refused", "unhealthy in service: withdrawn"),
+            Move("refused", "live", "promoted by number"),
+        ),
+    ),
+}
+
+
+def pictures() -> dict[str, str]:
+    """Render every picture, by file name."""
+    drawn = {
+        "what-runs-where.svg": what_runs_where(),
+        "life-of-a-trace.svg": life("The life of a trace", LIFE_OF_A_TRACE),
+        "life-of-a-version.svg": life("The life of a version", LIFE_OF_A_VERSION),
+    }
+    return drawn | {f"states-{name}.svg": machine(it) for name, it in MACHINES.items()}
