@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test lint docs lock clean
 
 PYTHON ?= python3
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 DATA ?=
 ARGS ?=
 export HF_HUB_OFFLINE ?= 1
+export NO_MKDOCS_2_WARNING := 1
 
 LOCK := deploy/locks/$(DEVICE).txt
 STAMP := .venv/.setup-$(DEVICE)
@@ -27,10 +28,13 @@ demo: setup ## the whole loop once: make demo [DATA=folder] [ARGS='--users 4']
 test: setup ## the whole test suite
 	@$(RUN) pytest $(ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup docs ## ruff, mypy, the docs site
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
+
+docs: setup ## build the docs site strictly, into .mindprint/site
+	@$(RUN) mkdocs build --quiet
 
 lock: ## compute deploy/locks/*.txt anew (needs uv)
 	@bash deploy/locks/lock.sh

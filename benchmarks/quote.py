@@ -1,7 +1,7 @@
-"""Puts the newest results into README.md, between its marks. `--check`: only says if they differ.
+"""Write the figures of kept results into README.md and docs/. `--check` only says whether they are stale.
 
-Of each file in benchmarks/results/: the command, and each bar with its value in every run kept. Of each evaluation in
-docs/evidence/: what its report says of the claims and of the arms.
+README gets five ratios. `docs/benchmarks/index.md` gets, for each file in `benchmarks/results/`, the command and each
+bar with its value in every run. `docs/evidence/tables.md` gets the claims and arms of each report in `docs/evidence/`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,35 @@ RESULTS = ROOT / "benchmarks" / "results"
 EVIDENCE = ROOT / "docs" / "evidence"
 MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 
+RATIOS = (
+    (
+        "yield-cpu",
+        "unvotes: engagements with an accepted trace a second",
+        "engagements with an accepted trace a second, over a script",
+    ),
+    ("trainer-cpu", "trained tokens/s", "trained tokens a second, over TRL's `SFTTrainer`"),
+    ("many_users-cpu", "adapters an hour", "adapters an hour, sixteen users together over one by one"),
+    ("throughput-cpu", "(c)/(a)", "generated tokens a second, over offline `LLM.generate` without scores"),
+    ("reload-cpu", "p99 time to first token", "p99 time to first token while versions go live, over a quiet server"),
+)
+"""The five ratios of README: prefix of the result files, beginning of the bar's name, words for a reader."""
+
+
+def ratios(results: Path) -> str:
+    """Render the ratios of README as a Markdown table, with the values of all kept runs."""
+    lines = ["| ratio, on two CPU cores | runs | wanted | holds |", "|---|---|---|---|"]
+    for prefix, name, words in RATIOS:
+        runs = [json.loads(file.read_text()) for file in sorted(results.glob(f"{prefix}-*.json"))]
+        bars = [next(bar for bar in run["bars"] if bar["name"].startswith(name)) for run in runs]
+        values = ", ".join(f"{bar['value']:.3g}" for bar in bars)
+        held = sum(bar["holds"] for bar in bars)
+        lines.append(f"| {words} | {values} | {_wanted(bars[0])} | {held} of {len(bars)} |")
+    return "\n".join(lines)
+
+
+def _wanted(bar: dict[str, Any]) -> str:
+    return f"≥ {bar['at_least']}" if "at_least" in bar else f"≤ {bar['at_most']}"
+
 
 def table(results: Path) -> str:
     """Markdown; runs of one benchmark are files of one name with a number at its end."""
@@ -31,9 +60,8 @@ def table(results: Path) -> str:
         for bars in zip(*(run["bars"] for run in same), strict=True):
             values = ", ".join(f"{bar['value']:.3g}" for bar in bars)
             first = bars[0]
-            wanted = f"≥ {first['at_least']}" if "at_least" in first else f"≤ {first['at_most']}"
             held = sum(bar["holds"] for bar in bars)
-            lines.append(f"| {first['name']} | {values} | {wanted} | {held} of {len(bars)} |")
+            lines.append(f"| {first['name']} | {values} | {_wanted(first)} | {held} of {len(bars)} |")
     lines += ["", "; ".join(dict.fromkeys(_machine(run) for same in runs.values() for run in same)) + "."]
     return "\n".join(lines)
 
@@ -50,29 +78,29 @@ def _device(run: dict[str, Any]) -> str:
 
 
 def evidence(folder: Path) -> str:
-    """Markdown, from the reports, the one with the most outcomes first.
+    """Render the evidence page from the reports, the one with the most outcomes first.
 
-    What settings were chosen by (`tuning/tuning-...`), and earlier reports (`tuning/former-...`), are only named.
+    Folders below `tuning/` are not shown: they chose settings, or were reported before.
     """
-    parts: list[str] = []
-    tuning: list[str] = []
-    former: list[str] = []
-    for report in sorted(folder.glob("tuning/*/report.md")):
-        named = tuning if report.parent.name.startswith("tuning-") else former
-        named.append(f"[{report.parent.name}](docs/evidence/tuning/{report.parent.name}/report.md)")
-    quoted = folder.glob("*/report.md")
-    for report in sorted(quoted, key=lambda report: -(report.parent / "outcomes.jsonl.gz").stat().st_size):
-        text, where = report.read_text(encoding="utf-8"), f"docs/evidence/{report.parent.name}"
-        parts += [f"**[{report.parent.name}]({where}/report.md)**", told(text)]
-        parts += [rows(text, "Claims"), rows(text, "Arms")]
+    parts = [
+        "# Evidence tables",
+        "Generated from the reports by the script that writes all quoted figures. "
+        "[Evidence](index.md) says what they mean, [Method](../explanation/method.md) what each arm is.",
+    ]
+    reports = sorted(folder.glob("*/report.md"), key=lambda report: -_outcomes(report.parent))
+    for report in reports:
+        text, name = report.read_text(encoding="utf-8"), report.parent.name
+        parts += [f"## [{name}]({name}/report.md)", told(text)]
+        parts += ["### Claims", rows(text, "Claims"), "### Arms", rows(text, "Arms")]
         plot = report.parent / "figures" / "collapse.svg"
         if plot.exists():
-            parts.append(f"![Accuracy against collapse, {report.parent.name}]({where}/figures/{plot.name})")
-    if former:
-        parts.append(f"Reported before, with other settings and on other users: {', '.join(former)}.")
-    if tuning:
-        parts.append(f"What the settings were chosen by: {', '.join(tuning)}.")
-    return "\n\n".join(parts)
+            parts.append(f"![Accuracy against collapse, {name}]({name}/figures/{plot.name})")
+    return "\n\n".join(parts) + "\n"
+
+
+def _outcomes(folder: Path) -> int:
+    file = folder / "outcomes.jsonl.gz"
+    return file.stat().st_size if file.exists() else 0
 
 
 def told(report: str) -> str:
@@ -96,18 +124,28 @@ def between(readme: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
-def quoted(readme: str, results: Path, evaluations: Path) -> str:
-    return between(between(readme, "benchmarks", table(results)), "evidence", evidence(evaluations))
+def pages(results: Path = RESULTS, evaluations: Path = EVIDENCE) -> dict[Path, str]:
+    """Render every file that quotes figures, by its path."""
+    readme, benchmarks = ROOT / "README.md", ROOT / "docs" / "benchmarks" / "index.md"
+    return {
+        readme: between(readme.read_text(encoding="utf-8"), "benchmarks", ratios(results)),
+        benchmarks: between(benchmarks.read_text(encoding="utf-8"), "benchmarks", table(results)),
+        EVIDENCE / "tables.md": evidence(evaluations),
+    }
+
+
+def stale(written: dict[Path, str]) -> list[Path]:
+    """Return the files whose text differs from what is rendered now."""
+    return [path for path, text in written.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
 
 
 def main() -> int:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    new = quoted(text, RESULTS, EVIDENCE)
-    if "--check" in sys.argv:
-        return int(new != text)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+    written = pages()
+    for path in (old := stale(written)):
+        print(f"{'stale' if '--check' in sys.argv else 'written'}: {path.relative_to(ROOT)}")
+        if "--check" not in sys.argv:
+            path.write_text(written[path], encoding="utf-8")
+    return int("--check" in sys.argv and bool(old))
 
 
 if __name__ == "__main__":

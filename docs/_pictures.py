@@ -11,7 +11,7 @@ from html import escape
 
 FONT = "font-family='Helvetica, Arial, sans-serif'"
 FILLS = {"app": "#fff7e0", "server": "#e8ecfb", "engine": "#dff3e4", "trainer": "#fbe9e7", "store": "#eeeeee"}
-BAD = ("#fbe0e0", "#b00020")
+BAD = "#b00020"
 
 
 @dataclass
@@ -23,11 +23,20 @@ class Svg:
     title: str
     parts: list[str] = field(default_factory=list)
 
-    def text(self, x: float, y: float, text: str, *, size: int = 14, bold: bool = False, anchor: str = "start") -> None:
-        weight = " font-weight='bold'" if bold else ""
-        self.parts.append(
-            f"<text x='{x:g}' y='{y:g}' font-size='{size}'{weight} text-anchor='{anchor}'>{escape(text)}</text>"
-        )
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: int = 14,
+        bold: bool = False,
+        anchor: str = "start",
+        color: str = "#000",
+    ) -> None:
+        weight = "bold" if bold else "normal"
+        look = f"font-size='{size}' font-weight='{weight}' fill='{color}'"
+        self.parts.append(f"<text x='{x:g}' y='{y:g}' {look} text-anchor='{anchor}'>{escape(text)}</text>")
 
     def box(self, x: float, y: float, w: float, h: float, fill: str, edge: str = "#3f51b5") -> None:
         self.parts.append(
@@ -38,7 +47,8 @@ class Svg:
         path = " ".join(f"{x:g},{y:g}" for x, y in points)
         start = " marker-start='url(#back)'" if both else ""
         self.parts.append(
-            f"<polyline points='{path}' fill='none' stroke='{color}' stroke-width='1.5' marker-end='url(#head)'{start}/>"
+            f"<polyline points='{path}' fill='none' stroke='{color}' stroke-width='1.5' "
+            f"marker-end='url(#head)'{start}/>"
         )
 
     def number(self, x: float, y: float, number: int) -> None:
@@ -68,13 +78,15 @@ class Step:
     what: str
     where: str = ""
     otherwise: str = ""
-    """The bad end of this step, shown beside the box."""
+    """The bad end of this step."""
 
 
 LIFE_OF_A_TRACE = (
     Step("app", "Your app sends engagements", "POST /v1/users/{id}/engagements"),
     Step("app", "Your app starts a batch", "POST /v1/batches"),
-    Step("server", "The scheduler picks an engagement", "generation/scheduler.py", "skipped: no history, prior too low"),
+    Step(
+        "server", "The scheduler picks an engagement", "generation/scheduler.py", "skipped: its answer is too unlikely"
+    ),
     Step("server", "Memory as of that time is recalled", "memory/"),
     Step("server", "The prompt is built", "prompts/builder.py"),
     Step("engine", "The base model writes thinking, then answers", "generation/candidate.py"),
@@ -90,8 +102,13 @@ LIFE_OF_A_VERSION = (
     Step("server", "Files are validated against the base", "adapters/validation.py", "422: rank, shapes, digest"),
     Step("store", "Files get a new, immutable folder", "adapters/storage.py"),
     Step("engine", "The adapter is loaded", "adapters/residency.py"),
-    Step("engine", "Parity check: same log-probabilities?", "adapters/parity_check.py", "422 canary_failed: kept as refused"),
-    Step("engine", "Gate: held-out engagements", "gate/gate.py", "422 gate_failed: kept as refused"),
+    Step(
+        "engine",
+        "Parity check: same log-probabilities?",
+        "adapters/parity_check.py",
+        "422: kept as refused",
+    ),
+    Step("engine", "Gate: held-out engagements", "gate/gate.py", "422: kept as refused"),
     Step("engine", "The user's memory is prefetched", "adapters/prefetch.py"),
     Step("store", "One transaction: registered, pointer moved", "store/publication.py"),
     Step("server", "Live, or canary with a share of traffic", "adapters/service.py", "unhealthy: withdrawn"),
@@ -101,67 +118,61 @@ LIFE_OF_A_VERSION = (
 
 
 def life(title: str, steps: Sequence[Step]) -> str:
-    """Draw steps from top to bottom, bad ends to the right."""
-    left, wide, high, gap = 10, 330, 46, 16
-    svg = Svg(560, len(steps) * (high + gap) + 50, title)
+    """Draw steps from top to bottom; the bad end of a step stands in red inside its box."""
+    wide, gap = 360, 16
+    heights = [64 if step.otherwise else 46 for step in steps]
+    svg = Svg(wide + 20, sum(heights) + gap * len(steps) + 44, title)
     for column, (process, fill) in enumerate(FILLS.items()):
-        svg.box(10 + column * 108, 8, 98, 24, fill)
-        svg.text(59 + column * 108, 25, process, size=13, anchor="middle")
-    for row, step in enumerate(steps):
-        y = 46 + row * (high + gap)
-        svg.box(left, y, wide, high, FILLS[step.process])
-        svg.text(left + 10, y + 19, f"{row + 1}. {step.what}", bold=True, size=13)
-        svg.text(left + 10, y + 37, step.where, size=12)
-        if row + 1 < len(steps):
-            svg.arrow((left + wide / 2, y + high), (left + wide / 2, y + high + gap))
+        svg.box(10 + column * 73, 8, 68, 24, fill)
+        svg.text(44 + column * 73, 25, process, size=13, anchor="middle")
+    y = 46.0
+    for row, (step, high) in enumerate(zip(steps, heights, strict=True)):
+        svg.box(10, y, wide, high, FILLS[step.process])
+        svg.text(20, y + 19, f"{row + 1}. {step.what}", bold=True, size=14)
+        svg.text(20, y + 37, step.where, size=13)
         if step.otherwise:
-            svg.arrow((left + wide, y + high / 2), (left + wide + 20, y + high / 2))
-            fill, edge = BAD
-            svg.box(left + wide + 20, y + 6, 560 - left - wide - 28, high - 12, fill, edge)
-            words, lines = step.otherwise.split(), [""]
-            for word in words:
-                if len(lines[-1]) + len(word) > 26:
-                    lines.append("")
-                lines[-1] = f"{lines[-1]} {word}".strip()
-            for number, line in enumerate(lines):
-                svg.text(left + wide + 27, y + 27 - 7 * (len(lines) - 1) + 14 * number, line, size=12)
+            svg.text(20, y + 55, f"or {step.otherwise}", size=13, color=BAD)
+        if row + 1 < len(steps):
+            svg.arrow((10 + wide / 2, y + high), (10 + wide / 2, y + high + gap))
+        y += high + gap
     return svg.render()
 
 
 def what_runs_where() -> str:
     """Draw the processes, what they hold, and who calls whom."""
-    svg = Svg(560, 500, "What runs where")
-    svg.box(150, 10, 260, 44, FILLS["app"])
-    svg.text(280, 37, "your app (any OpenAI client)", bold=True, anchor="middle")
-    svg.arrow((280, 54), (280, 96), both=True)
-    svg.text(290, 80, "HTTP: engagements, batches, chat", size=12)
-    svg.box(20, 96, 520, 252, FILLS["server"])
-    svg.text(34, 118, "SERVER  mindprint serve", bold=True)
     rows = (
         ("api", "routes, bounds, error codes"),
-        ("generation", "batches: scheduler, candidates, result writer"),
-        ("chat", "answers in OpenAI's format, from vLLM's serving classes"),
-        ("memory, prompts, verdicts", "what is asked, and what is accepted"),
-        ("adapters, gate", "publish, prove, switch, watch, roll back"),
+        ("generation", "batches: who is next, candidates"),
+        ("chat", "answers in OpenAI's format"),
+        ("memory, prompts", "what is asked"),
+        ("verdicts", "what is accepted"),
+        ("adapters, gate", "check, switch, watch, go back"),
     )
+    svg = Svg(380, 512, "What runs where")
+    svg.box(70, 10, 240, 36, FILLS["app"])
+    svg.text(190, 33, "your app (any OpenAI client)", bold=True, anchor="middle")
+    svg.arrow((190, 46), (190, 84), both=True)
+    svg.text(200, 70, "engagements, batches, chat", size=13)
+    svg.box(10, 84, 360, 272, FILLS["server"])
+    svg.text(22, 106, "SERVER: mindprint serve", bold=True)
     for number, (name, what) in enumerate(rows):
-        y = 140 + 24 * number
-        svg.text(34, y, name, bold=True, size=13)
-        svg.text(222, y, what, size=12)
-    svg.box(34, 256, 230, 78, FILLS["engine"])
-    svg.text(46, 278, "engine (child process)", bold=True, size=13)
-    svg.text(46, 298, "vLLM: one base model,", size=12)
-    svg.text(46, 315, "many LoRA adapters", size=12)
-    svg.box(296, 256, 230, 78, FILLS["store"])
-    svg.text(308, 278, "store", bold=True, size=13)
-    svg.text(308, 298, "SQLite file or PostgreSQL;", size=12)
-    svg.text(308, 315, "the trace table is the queue", size=12)
-    svg.arrow((280, 348), (280, 400), both=True)
-    svg.text(290, 378, "HTTP: leases, uploads, heartbeats", size=12)
-    svg.box(20, 400, 520, 84, FILLS["trainer"])
-    svg.text(34, 422, "TRAINER  mindprint train  (one or many, here or elsewhere)", bold=True)
-    svg.text(34, 444, "PyTorch and PEFT: leases accepted traces, trains a LoRA adapter,", size=12)
-    svg.text(34, 462, "measures parity items, uploads the version. Holds no lasting state but checkpoints.", size=12)
+        svg.text(22, 130 + 22 * number, name, bold=True, size=13)
+        svg.text(150, 130 + 22 * number, what, size=13)
+    svg.box(22, 264, 164, 80, FILLS["engine"])
+    svg.text(32, 285, "engine", bold=True)
+    svg.text(32, 306, "vLLM: one base model,", size=13)
+    svg.text(32, 324, "many LoRA adapters", size=13)
+    svg.box(196, 264, 164, 80, FILLS["store"])
+    svg.text(206, 285, "store", bold=True)
+    svg.text(206, 306, "SQLite or PostgreSQL;", size=13)
+    svg.text(206, 324, "traces are the queue", size=13)
+    svg.arrow((190, 356), (190, 400), both=True)
+    svg.text(200, 383, "leases, uploads, heartbeats", size=13)
+    svg.box(10, 400, 360, 100, FILLS["trainer"])
+    svg.text(22, 422, "TRAINER: mindprint train", bold=True)
+    svg.text(22, 444, "one or many, here or elsewhere", size=13)
+    svg.text(22, 464, "PyTorch and PEFT: leases accepted traces,", size=13)
+    svg.text(22, 484, "trains a LoRA adapter, uploads the version", size=13)
     return svg.render()
 
 
@@ -188,9 +199,9 @@ class Machine:
 def machine(it: Machine) -> str:
     """Draw states in a column; a change to the next state goes straight down, others run beside the column."""
     names = list(it.states)
-    high, gap, wide, left = 34, 40, 150, 170
+    high, gap, wide, left = 34, 40, 130, 120
     top = 14
-    svg = Svg(490, top + len(names) * (high + gap) - gap + 14, it.title)
+    svg = Svg(370, top + len(names) * (high + gap) - gap + 14, it.title)
     y_of = {name: top + row * (high + gap) for row, name in enumerate(names)}
     for name in names:
         svg.box(left, y_of[name], wide, high, "#f1f1f1" if name in it.final else FILLS["server"])
@@ -227,16 +238,16 @@ MACHINES = {
             "waiting": "Accepted; a trainer may lease it.",
             "leased": "Held by a trainer until its lease ends.",
             "trained": "Learned by one version of the user's adapter.",
-            "dead_letter": "Set aside after `max_attempts` bad leases; no trainer takes it.",
-            "stored": "Rejected or not judged; kept with its reason, never trained as thinking.",
+            "dead": "Set aside after `max_attempts` bad leases; no trainer takes it.",
+            "kept": "Rejected or not judged; kept with its reason, never trained as thinking.",
         },
         (
             Move("waiting", "leased", "a trainer claims its adapter's traces"),
             Move("leased", "trained", "the version is published: same transaction as the pointer"),
             Move("leased", "waiting", "the lease is released, expires, or its version is refused"),
-            Move("leased", "dead_letter", "the lease ends badly for the `max_attempts`th time"),
+            Move("leased", "dead", "the lease ends badly, for the last of `max_attempts` times"),
         ),
-        ("trained", "dead_letter", "stored"),
+        ("trained", "dead", "kept"),
     ),
     "batch": Machine(
         "States of a batch",

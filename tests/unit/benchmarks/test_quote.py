@@ -1,4 +1,4 @@
-"""README quotes what benchmarks/results/ and docs/evidence/ hold, and nothing else."""
+"""README and docs quote what benchmarks/results/ and docs/evidence/ hold, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,9 +31,18 @@ A note.
 """
 
 
-def test_readme_quotes_the_results_that_are_kept() -> None:
-    text = (quote.ROOT / "README.md").read_text(encoding="utf-8")
-    assert quote.quoted(text, quote.RESULTS, quote.EVIDENCE) == text, "run python benchmarks/quote.py"
+def test_readme_and_docs_quote_the_results_that_are_kept() -> None:
+    assert quote.stale(quote.pages()) == [], "run python benchmarks/quote.py"
+
+
+def test_the_five_ratios_of_readme_show_every_kept_run(tmp_path: Path) -> None:
+    for prefix, name, _ in quote.RATIOS:
+        for number in (1, 2):
+            bars = [{"name": f"{name}, and more", "value": float(number), "at_least": 1.5, "holds": number == 2}]
+            (tmp_path / f"{prefix}-{number}.json").write_text(json.dumps({"bars": bars}))
+    lines = quote.ratios(tmp_path).split("\n")
+    assert len(lines) == 2 + 5
+    assert all(line.endswith("| 1, 2 | ≥ 1.5 | 1 of 2 |") for line in lines[2:])
 
 
 def test_of_an_evaluation_it_quotes_sample_claims_and_arms(tmp_path: Path) -> None:
@@ -43,13 +52,14 @@ def test_of_an_evaluation_it_quotes_sample_claims_and_arms(tmp_path: Path) -> No
     (tmp_path / "votes" / "outcomes.jsonl.gz").write_bytes(b"many of them")
     (tmp_path / "tuning" / "tuning-votes").mkdir(parents=True)
     (tmp_path / "tuning" / "tuning-votes" / "report.md").write_text(REPORT)
-    assert quote.evidence(tmp_path).split("\n\n") == [
-        "**[votes](docs/evidence/votes/report.md)**",
+    assert quote.evidence(tmp_path).rstrip().split("\n\n")[2:] == [
+        "## [votes](votes/report.md)",
         "4 users were put 80 questions.",
+        "### Claims",
         "| claim | the tables say |\n|---|---|\n| A6 collapses | held |",
+        "### Arms",
         "| arm | accuracy, % |\n|---|---:|\n| A0 | 40.0 |",
-        "![Accuracy against collapse, votes](docs/evidence/votes/figures/collapse.svg)",
-        "What the settings were chosen by: [tuning-votes](docs/evidence/tuning/tuning-votes/report.md).",
+        "![Accuracy against collapse, votes](votes/figures/collapse.svg)",
     ]
 
 
@@ -59,7 +69,7 @@ def test_the_evaluation_with_the_most_outcomes_comes_first(tmp_path: Path) -> No
         (tmp_path / name / "report.md").write_text(REPORT)
         (tmp_path / name / "outcomes.jsonl.gz").write_bytes(outcomes)
     text = quote.evidence(tmp_path)
-    assert 0 < text.index("docs/evidence/votes/") < text.index("docs/evidence/arguments/")
+    assert 0 < text.index("(votes/") < text.index("(arguments/")
 
 
 def test_what_stands_outside_the_marks_stays() -> None:
