@@ -25,11 +25,11 @@ from typing import Annotated
 import psutil  # type: ignore[import-untyped]
 import typer
 
-from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
 from mindprint import AsyncMindprintClient
-from mindprint.demo.output import Output
-from mindprint.demo.processes import Child, Processes, free_port
+from mindprint.local.console import Output
+from mindprint.local.processes import Child, Processes, free_port
 from mindprint.types import BatchRequest, Engagement
+from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 START_TIMEOUT_S = 60

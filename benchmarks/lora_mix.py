@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engines import running
-from harness import JsonFile, Quick, Report, Spread, alternate, measure, spread
-from mindprint.demo.output import Output
+from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
-from turns import turn
+from support.engine import running
+from support.exclusive import turn
+from support.harness import JsonFile, Quick, Report, Spread, alternate, measure, spread
 
 if TYPE_CHECKING:
     from mindprint_server.engine import AdapterRef
-    from mindprint_server.engine.vllm_engine import VllmEngine
+    from mindprint_server.engine.vllm import VllmEngine
 
 RANK = 8
 SAMPLE = 4
@@ -154,7 +154,7 @@ class Writing:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        from mindprint_server.engine.vllm_engine import lora_request
+        from mindprint_server.engine.vllm import lora_request
 
         params = SamplingParams(
             max_tokens=self.load.tokens,

@@ -26,21 +26,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apart import ask
-from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
-from here import device
-from lessons import DIGEST, lease, samples
-from mindprint import records
-from mindprint.demo.output import Output
+from mindprint import datasets
+from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Lease, Manifest
-from sft import peak_mib
-from turns import turn
+from peers.trl_sft import peak_mib
+from support.environment import device
+from support.exclusive import turn
+from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
+from support.subprocess_job import ask
+from support.training_leases import DIGEST, lease, samples
 
 if TYPE_CHECKING:
-    from mindprint_trainer.base import Base
-    from mindprint_trainer.loop import Hooks
+    from mindprint_trainer.model.base_model import Base
     from mindprint_trainer.settings import Settings
+    from mindprint_trainer.training.multi_adapter import Hooks
 
 ALONE, APART, TOGETHER = "a process each", "one by one", "together"
 WARM_UP = 2
@@ -80,19 +80,19 @@ def main(
     count, rounds = users or (4 if quick else 16), rounds or (1 if quick else 3)
 
     async def work(out: Output, report: Report) -> None:
-        from mindprint_trainer.main import ENVIRONMENT
+        from mindprint_trainer.process import ENVIRONMENT
 
         os.environ |= ENVIRONMENT  # as in the trainer's own process, before torch is loaded
         from transformers import AutoTokenizer
 
-        from mindprint_trainer.base import load
-        from mindprint_trainer.loop import Hooks
+        from mindprint_trainer.model.base_model import load
         from mindprint_trainer.settings import Settings
-        from mindprint_trainer.training import StepReport
+        from mindprint_trainer.training.multi_adapter import Hooks
+        from mindprint_trainer.training.run import StepReport
 
         folder, settings = resolve(model), Settings(lanes=lanes or None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        people = records.read(data / name, users=count, engagements=1 + engagements, held_out=0)
+        people = datasets.read(data / name, users=count, engagements=1 + engagements, held_out=0)
         leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
         base = load(folder, DIGEST, settings)
         report.machine["device"] = device(base.device.type)
@@ -144,7 +144,7 @@ async def each_alone(model: Path, leases: Sequence[Lease], settings: Settings, b
             "settings": settings.model_dump(mode="json", exclude={"api_key"}),
             "lease": one.model_dump(mode="json"),
         }
-        reply = await ask("alone.py", job)
+        reply = await ask("peers.single_adapter", job)
         manifests.append(Manifest.model_validate(reply["manifest"]))
         peaks.append(reply["peak_mib"])
     return Run(time.perf_counter() - began, children_s() - cpu, manifests, max(peaks))
@@ -159,8 +159,8 @@ def children_s() -> float:
 def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks, *, together: bool) -> Run:
     import torch
 
-    from mindprint_trainer import lanes
-    from mindprint_trainer.loop import Job, Trained
+    from mindprint_trainer.training import parallel
+    from mindprint_trainer.training.multi_adapter import Job, Trained
 
     if on_gpu := base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
@@ -169,7 +169,7 @@ def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Ho
     began, cpu = time.perf_counter(), time.process_time()
     jobs = [Job(one) for one in leases]
     groups = [jobs] if together else [[job] for job in jobs]
-    made = {job: result for group in groups for job, result in lanes.run(base, group, settings, hooks)}
+    made = {job: result for group in groups for job, result in parallel.run(base, group, settings, hooks)}
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     peak = torch.cuda.max_memory_allocated(base.device) / 2**20 if on_gpu else peak_mib()
     manifests = [result.manifest for job in jobs if isinstance(result := made[job], Trained)]

@@ -23,18 +23,18 @@ from typing import Annotated
 
 import typer
 
-from chatting import Load
-from harness import JsonFile, Quick, Report, measure
-from marks import make
-from mindprint import records
-from mindprint.demo.output import Output
+from mindprint import datasets
+from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT
-from phases import Sizes, under_load
-from publishing import Publisher, traces
-from reload_tables import tell, tell_stories
-from served import TRIES, serving
-from stories import story
-from turns import turn
+from support.chat_load import Load
+from support.constant_adapters import make
+from support.exclusive import turn
+from support.harness import JsonFile, Quick, Report, measure
+from support.load_phases import Sizes, under_load
+from support.publisher import Publisher, traces
+from support.reload_report import tell, tell_stories
+from support.server import TRIES, serving
+from support.time_to_live import story
 
 QUESTIONS = 64
 """Of each user; then they come again."""
@@ -66,7 +66,7 @@ def main(
     )
 
     async def work(out: Output, report: Report) -> None:
-        people = records.read(
+        people = datasets.read(
             data / name, users=sizes.users + sizes.stories, engagements=TRIES * sizes.each, held_out=QUESTIONS
         )
         chatting, fresh = people[: sizes.users], people[sizes.users :]

@@ -28,14 +28,14 @@ from typing import Annotated, Any
 
 import typer
 
-from harness import CannotMeasure, JsonFile, Quick, Report, measure
-from mindprint import records
-from mindprint.demo.accounting import Accounting, account
-from mindprint.demo.output import Output
-from mindprint.demo.processes import Child
+from mindprint import datasets
+from mindprint.local.console import Output
+from mindprint.local.processes import Child
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Adapter, Lease, LeaseRequest
-from served import Server, batch, serving
+from mindprint_demo.trace_accounting import Accounting, account
+from support.harness import CannotMeasure, JsonFile, Quick, Report, measure
+from support.server import Server, batch, serving
 
 NEVER = str(10**6)
 SERVER = {"MINDPRINT_MAX_ATTEMPTS": NEVER, "MINDPRINT_COHORT_MIN_TRACES": NEVER}
@@ -99,9 +99,9 @@ def main(
     wanted, count = kills or (5 if quick else 50), users or (3 if quick else 18)
 
     async def work(out: Output, report: Report) -> None:
-        from mindprint_trainer.main import ENVIRONMENT
+        from mindprint_trainer.process import ENVIRONMENT
 
-        people = records.read(data / name, users=count, engagements=engagements, held_out=0)
+        people = datasets.read(data / name, users=count, engagements=engagements, held_out=0)
         os.environ |= SERVER | ENVIRONMENT  # for the processes to come, and before torch is loaded
         async with serving(model, out) as server:
             report.machine["device"] = (await server.client.info()).device
@@ -134,10 +134,10 @@ async def look(server: Server, keys: Sequence[str]) -> list[Lease]:
 
 
 def train_unbroken(model: str, leases: Sequence[Lease], out: Output) -> list[Unbroken]:
-    from mindprint_trainer.base import load
-    from mindprint_trainer.loop import Hooks, train
+    from mindprint_trainer.model.base_model import load
     from mindprint_trainer.settings import Settings
-    from mindprint_trainer.training import StepReport
+    from mindprint_trainer.training.multi_adapter import Hooks, train
+    from mindprint_trainer.training.run import StepReport
 
     settings = Settings.model_validate(RECIPE)
     base, made, told = load(resolve(model), leases[0].base_digest, settings), list[Unbroken](), list[float]()

@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import rawserver
-from harness import CannotMeasure, JsonFile, Quick, Report, Spread, measure, quiet, spread
 from mindprint import AsyncMindprintClient
-from mindprint.demo.output import Output
-from mindprint.demo.processes import Processes, free_port
+from mindprint.local.console import Output
+from mindprint.local.processes import Processes, free_port
 from mindprint.model_files import resolve
 from mindprint.types import BatchRequest, Trace
-from turns import turn
-from workload import PROFILE_NEVER, Posed, Slice, Workbench, engine_flags, slices, workbench
+from peers import vllm_http
+from support.exclusive import turn
+from support.harness import CannotMeasure, JsonFile, Quick, Report, Spread, measure, quiet, spread
+from support.subprocess_job import FOLDER
+from support.workload import PROFILE_NEVER, Posed, Slice, Workbench, engine_flags, slices, workbench
 
 if TYPE_CHECKING:
     from mindprint_server.engine import AdapterRef, Priority, Sampling
@@ -142,7 +143,7 @@ class Sides:
 
     settings: Settings
     offline: Offline
-    http: rawserver.HttpEngine
+    http: vllm_http.HttpEngine
     client: AsyncMindprintClient
     bench: Workbench
 
@@ -156,16 +157,16 @@ class Sides:
             bar.update(0, "starting")
             offline, http, client = await asyncio.gather(
                 _offline(stack, settings, folder),
-                stack.enter_async_context(rawserver.running(processes, settings, quiet())),
+                stack.enter_async_context(vllm_http.running(processes, settings, quiet())),
                 _mindprint(stack, processes, settings, folder),
             )
             bar.finish("ready")
         return cls(settings, offline, http, client, await stack.enter_async_context(workbench(settings, http)))
 
     async def prepare(self, part: Slice) -> Asked:
-        from mindprint_server.attempt import seed_of
         from mindprint_server.engine import Sampling
-        from mindprint_server.thinking import STOP, lead
+        from mindprint_server.generation.engagement import seed_of
+        from mindprint_server.prompts.thinking import STOP, lead
 
         s = self.settings
         posed = await self.bench.pose(part)
@@ -245,7 +246,7 @@ class Sides:
     async def _scores(self, asked: Asked, traces: Mapping[str, Trace]) -> list[tuple[list[int], list[int]]]:
         """The scores that the verdicts on these traces ask of an engine, by going through the verdicts once more."""
         from mindprint_server.engine import Generation, Priority
-        from mindprint_server.judge import Case
+        from mindprint_server.verdicts.context import Case
 
         recorder = Recorder(self.http)
         judge = self.bench.judge(recorder)
@@ -260,10 +261,10 @@ class Sides:
         return recorder.scored
 
 
-class Recorder(rawserver.HttpEngine):
+class Recorder(vllm_http.HttpEngine):
     """vLLM's HTTP server, keeping what log-probabilities it was asked for."""
 
-    def __init__(self, of: rawserver.HttpEngine) -> None:
+    def __init__(self, of: vllm_http.HttpEngine) -> None:
         self.__dict__.update(of.__dict__)
         self.scored: list[tuple[list[int], list[int]]] = []
 
@@ -276,7 +277,7 @@ class Recorder(rawserver.HttpEngine):
 
 def _fields(sampling: Sampling) -> dict[str, Any]:
     """Of vLLM's SamplingParams."""
-    body = rawserver.sampling_body(sampling)
+    body = vllm_http.sampling_body(sampling)
     loops = body.pop("repetition_detection")
     for name in ("model", "return_token_ids"):
         del body[name]
@@ -284,7 +285,7 @@ def _fields(sampling: Sampling) -> dict[str, Any]:
 
 
 class Offline:
-    """The process of offline.py."""
+    """The process of vllm_offline.py."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -299,7 +300,7 @@ class Offline:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
-            raise CannotMeasure("offline.py ended: see its log")
+            raise CannotMeasure("vllm_offline.py ended: see its log")
         return json.loads(line)
 
 
@@ -308,7 +309,9 @@ async def _offline(stack: AsyncExitStack, settings: Settings, folder: Path) -> O
     log = stack.enter_context((folder / "offline.log").open("wb"))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(Path(__file__).with_name("offline.py")),
+        "-m",
+        "peers.vllm_offline",
+        cwd=FOLDER,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=log,

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apart import ask
-from harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
-from here import device
-from lessons import EPISODES, lease, samples
-from mindprint import records
-from mindprint.demo.output import Output
+from mindprint import datasets
+from mindprint.datasets import UserRecords
+from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
-from mindprint.records import UserRecords
 from mindprint.types import Sample
-from turns import turn
+from support.environment import device
+from support.exclusive import turn
+from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
+from support.subprocess_job import ask
+from support.training_leases import EPISODES, lease, samples
 
 if TYPE_CHECKING:
     from mindprint_trainer.settings import Settings
@@ -63,7 +63,7 @@ def main(
     async def work(out: Output, report: Report) -> None:
         folder = resolve(model)
         report.machine["device"] = device(on)
-        (person,) = records.read(data / "unvotes", users=1, engagements=EPISODES + count, held_out=0)
+        (person,) = datasets.read(data / "unvotes", users=1, engagements=EPISODES + count, held_out=0)
         job, tokens = prepare(folder, settings, person)
 
         async def side(script: str) -> Run:
@@ -75,7 +75,7 @@ def main(
             await stack.enter_async_context(turn())
             bar = stack.enter_context(out.bar("training", 2 * turns))
             runs = await alternate(
-                {"SFTTrainer": lambda: side("sft.py"), "Mindprint": lambda: side("own.py")},
+                {"SFTTrainer": lambda: side("peers.trl_sft"), "Mindprint": lambda: side("peers.mindprint_trainer")},
                 turns,
                 warm_up=False,
                 tell=lambda note: bar.update(bar.done + 1, note),
@@ -119,9 +119,9 @@ def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[
     """What both sides are given, and the tokens that they train on."""
     from transformers import AutoTokenizer
 
-    from mindprint_trainer.base import cores
-    from mindprint_trainer.batching import plan
-    from mindprint_trainer.samples import encode_all
+    from mindprint_trainer.data.packing import plan
+    from mindprint_trainer.data.tokenization import encode_all
+    from mindprint_trainer.model.base_model import cores
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     given = lease("user/benchmark", [whole(one) for one in samples(tokenizer, person, EPISODES)], settings.rank)

@@ -23,19 +23,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import rawserver
-from engines import running
-from harness import CannotMeasure, JsonFile, Quick, Report, measure, quiet, spread
-from mindprint.demo.output import Output
-from mindprint.demo.processes import Processes
+from mindprint.local.console import Output
+from mindprint.local.processes import Processes
 from mindprint.types import BatchRequest
-from turns import turn
-from workload import PROFILE_NEVER, Posed, Slice, Workbench, slices, workbench
+from peers import vllm_http
+from support.engine import running
+from support.exclusive import turn
+from support.harness import CannotMeasure, JsonFile, Quick, Report, measure, quiet, spread
+from support.workload import PROFILE_NEVER, Posed, Slice, Workbench, slices, workbench
 
 if TYPE_CHECKING:
-    from mindprint_server.engine.vllm_engine import VllmEngine
-    from mindprint_server.judge import Judge
+    from mindprint_server.engine.vllm import VllmEngine
     from mindprint_server.settings import Settings
+    from mindprint_server.verdicts.verifier import Judge
 
 WARM_UP = 4
 CANDIDATES = 4
@@ -99,7 +99,7 @@ def main(
             with out.bar("two engines") as bar:
                 bar.update(0, "starting")
                 http, engine = await asyncio.gather(
-                    stack.enter_async_context(rawserver.running(processes, settings, quiet())),
+                    stack.enter_async_context(vllm_http.running(processes, settings, quiet())),
                     stack.enter_async_context(running(settings, quiet(), report)),
                 )
                 bar.finish("ready")
@@ -211,7 +211,7 @@ def _by_user(side: Sequence[Run], what: str) -> Counter[str]:
 class Sides:
     settings: Settings
     bench: Workbench
-    http: rawserver.HttpEngine
+    http: vllm_http.HttpEngine
     engine: VllmEngine
 
     async def script(self, posed: Sequence[Posed]) -> Run:
@@ -225,10 +225,10 @@ class Sides:
         return run
 
     async def _one(self, judge: Judge, each: Posed, accepted: set[str], run: Run) -> None:
-        from mindprint_server import thinking
-        from mindprint_server.attempt import seed_of
         from mindprint_server.engine import Priority, Sampling
-        from mindprint_server.judge import Case
+        from mindprint_server.generation.engagement import seed_of
+        from mindprint_server.prompts import thinking
+        from mindprint_server.verdicts.context import Case
 
         s = self.settings
         opening = s.openings["personal"]
@@ -264,7 +264,7 @@ class Sides:
 
     async def mindprint(self, part: Slice, changes: dict[str, Any]) -> Run:
         """One batch over the slice on a store of its own."""
-        from mindprint_server.services import close_services, open_services
+        from mindprint_server.wiring import close_services, open_services
 
         settings = self.settings.model_copy(update=changes)
         await self.engine.llm.reset_prefix_cache()  # every part of the ablation works on the same engagements

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mindprint.aio import AsyncMindprintClient
-    from mindprint.client import MindprintClient
-    from mindprint.errors import ApiError, BadReply, ConnectionFailed, InvalidRequest, MindprintError
+    from mindprint.async_client import AsyncMindprintClient
+    from mindprint.exceptions import ApiError, BadReply, ConnectionFailed, InvalidRequest, MindprintError
     from mindprint.retry import Retries
-    from mindprint.wire import Timeouts
+    from mindprint.sync_client import MindprintClient
+    from mindprint.transport import Timeouts
 
 __version__ = "0.1.0"
 
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "ApiError": "errors",
-    "AsyncMindprintClient": "aio",
-    "BadReply": "errors",
-    "ConnectionFailed": "errors",
-    "InvalidRequest": "errors",
-    "MindprintClient": "client",
-    "MindprintError": "errors",
+    "ApiError": "exceptions",
+    "AsyncMindprintClient": "async_client",
+    "BadReply": "exceptions",
+    "ConnectionFailed": "exceptions",
+    "InvalidRequest": "exceptions",
+    "MindprintClient": "sync_client",
+    "MindprintError": "exceptions",
     "Retries": "retry",
-    "Timeouts": "wire",
+    "Timeouts": "transport",
 }
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from mindprint.replies import ChatDelta, ChatReply, ModelList
-from mindprint.streams import AnswerText, ChatPieces, Decoder
+from mindprint.streaming import AnswerText, ChatPieces, Decoder
+from mindprint.transport import Call, Stream, get, nothing, post, reply_of
 from mindprint.types import AskedMode
-from mindprint.wire import Call, Stream, get, nothing, post, reply_of
 
 T = TypeVar("T")
 Messages = str | Sequence[Mapping[str, Any]]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mindprint.replies import EngagementPage, UserPage
-from mindprint.streams import Ndjson, Progress
+from mindprint.streaming import Ndjson, Progress
+from mindprint.transport import Call, Stream, get, nothing, post, reply_of, segment
 from mindprint.types import (
     Batch,
     BatchPage,
@@ -36,7 +37,6 @@ from mindprint.types import (
     Verdict,
     Version,
 )
-from mindprint.wire import Call, Stream, get, nothing, post, reply_of, segment
 
 FINAL = ("done", "failed", "cancelled")
 """The batch states after which nothing changes any more."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from mindprint.errors import BadReply, InvalidRequest
+from mindprint.exceptions import BadReply, InvalidRequest
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
 MOST_BYTES = 4 * 2**30

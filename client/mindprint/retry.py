@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from mindprint.errors import ApiError, ConnectionFailed
+from mindprint.exceptions import ApiError, ConnectionFailed
 
 if TYPE_CHECKING:
     from stamina import Attempt

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from mindprint import downloads
-from mindprint.errors import InvalidRequest
+from mindprint.exceptions import InvalidRequest
+from mindprint.transport import Call, Download, delete, get, nothing, post, put, reply_of, segment
 from mindprint.types import (
     Adapter,
     AdapterPage,
@@ -21,7 +22,6 @@ from mindprint.types import (
     Release,
     Version,
 )
-from mindprint.wire import Call, Download, delete, get, nothing, post, put, reply_of, segment
 
 _adapter = reply_of(Adapter)
 _adapters = reply_of(AdapterPage)

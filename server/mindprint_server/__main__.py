@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mindprint_server.main import run
+from mindprint_server.process import run
 from mindprint_server.settings import Settings
 
 raise SystemExit(run(Settings()))

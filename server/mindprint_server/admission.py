@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mindprint_server.errors import ApiError
+from mindprint_server.exceptions import ApiError
 
 Lull = Callable[[], Awaitable[None]]
 """`Admission.lull`."""

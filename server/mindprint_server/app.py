@@ -12,13 +12,13 @@ import structlog
 from fastapi import FastAPI
 
 import mindprint
-from mindprint_server import errors, routes
-from mindprint_server.errors import ApiError
-from mindprint_server.limits import BodyLimit
-from mindprint_server.logs import RequestLog
-from mindprint_server.metrics import Metrics
-from mindprint_server.services import Services, close_services, open_services
+from mindprint_server import api
+from mindprint_server.api import errors
+from mindprint_server.api.middleware import BodyLimit, RequestLog
+from mindprint_server.exceptions import ApiError, engine_dead
+from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
+from mindprint_server.wiring import Services, close_services, open_services
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Life:
     def ready(self) -> Services:
         """The services. Raises ApiError (503) before they are open and after the engine died."""
         if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
-            raise errors.engine_dead(self._settings.retry_after_s)
+            raise engine_dead(self._settings.retry_after_s)
         if self.services is None:
             message = f"the engine is starting ({self._phase}): retry in a moment, or watch GET /readyz"
             raise ApiError(503, "engine_starting", message, retry_after=self._settings.retry_after_s)
@@ -116,7 +116,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.life = settings, metrics, life
-    app.router.routes.extend(routes.router.routes)  # including them would analyse every route anew for each application
+    app.router.routes.extend(api.router.routes)  # including them would analyse every route anew for each application
     errors.install(app)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RequestLog)  # added last, so outermost

@@ -13,7 +13,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mindprint.thoughts import ANSWER_LEAD, LEAST_WORDS, OPENINGS
+from mindprint.thinking_text import ANSWER_LEAD, LEAST_WORDS, OPENINGS
 
 if TYPE_CHECKING:
     from mindprint_server.store import Holdout

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from mindprint import MindprintClient, MindprintError, Retries
-from mindprint.demo.accounting import account
-from mindprint.demo.processes import Child, Processes, free_port
+from mindprint.local.processes import Child, Processes, free_port
 from mindprint.types import BatchRequest, TraceRequest
+from mindprint_demo.trace_accounting import account
 from samples import engagement
 from tiny import TARGETS, make_model
 

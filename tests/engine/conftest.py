@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mindprint_server.engine.vllm_engine import VllmEngine
-from mindprint_server.services import Services, close_services, open_services
+from mindprint_server.engine.vllm import VllmEngine
 from mindprint_server.settings import Settings
+from mindprint_server.wiring import Services, close_services, open_services
 from tiny import TARGETS, make_adapter, make_model
 
 

@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 
 from mindprint.types import BatchRequest
 from mindprint_server.app import create_app
-from mindprint_server.services import Services
+from mindprint_server.wiring import Services
 from proved import live_version
 from samples import engagement
 

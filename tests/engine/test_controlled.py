@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mindprint.types import Trace, TraceRequest
-from mindprint_server.prompts import NOTHING_KNOWN, clean
-from mindprint_server.services import Services
+from mindprint_server.prompts.templates import NOTHING_KNOWN, clean
+from mindprint_server.wiring import Services
 from samples import engagement
 
 

@@ -14,7 +14,7 @@ import without_mindprint
 from mindprint import AsyncMindprintClient
 from mindprint_server.app import create_app
 from mindprint_server.engine import Priority, Sampling
-from mindprint_server.services import Services
+from mindprint_server.wiring import Services
 from proved import live_version
 
 TOKENS = 12

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mindprint.types import CanaryItem
-from mindprint_server.adapters import canary
+from mindprint_server.adapters import parity_check
 from mindprint_server.engine import AdapterRef, Priority, PromptTooLong, Sampling
-from mindprint_server.engine.vllm_engine import VllmEngine
-from mindprint_server.scoring import forced
+from mindprint_server.engine.vllm import VllmEngine
 from mindprint_server.settings import Settings
+from mindprint_server.verdicts.likelihood import forced
 from tiny import logprobs, make_adapter
 
 NOW = Priority.INTERACTIVE
@@ -209,7 +209,9 @@ async def test_the_canary_tells_the_adapter_from_another(
     verdicts = []
     for number, folder in enumerate(adapters[:2], start=10):
         async with loaded(engine, ref(folder, number)) as adapter:
-            verdicts.append(await canary.prove(engine, adapter, items, tolerance=0.02, min_shift=0.02, lull=at_once))
+            verdicts.append(
+                await parity_check.prove(engine, adapter, items, tolerance=0.02, min_shift=0.02, lull=at_once)
+            )
     assert verdicts[0].passed, verdicts[0]
     assert verdicts[0].against_trainer < 0.01 < verdicts[0].against_base
     assert not verdicts[1].passed

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from mindprint.demo.accounting import account
-from mindprint.demo.comparison import Answered
-from mindprint.demo.scoring import Arm, Scores
-from mindprint.demo.stages import Results
-from mindprint.records import HeldOut, UserRecords
+from mindprint.datasets import HeldOut, UserRecords
 from mindprint.types import (
     Adapter,
     Batch,
@@ -28,6 +24,10 @@ from mindprint.types import (
     Version,
     VersionState,
 )
+from mindprint_demo.comparison import Answered
+from mindprint_demo.pipeline import Results
+from mindprint_demo.scoring import Arm, Scores
+from mindprint_demo.trace_accounting import account
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

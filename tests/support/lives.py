@@ -12,8 +12,8 @@ from mindprint_server.adapters import AdapterLife
 from mindprint_server.admission import Admission
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.services import Services
 from mindprint_server.settings import Settings
+from mindprint_server.wiring import Services
 from scripted import serving
 
 KEY = "user/ann"

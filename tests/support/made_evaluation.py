@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from mindprint.evaluation import outcomes
-from mindprint.evaluation.arms import ARMS
+from mindprint_eval import results
+from mindprint_eval.arms import ARMS
 
 REASONS = ("wrong_answer", "loop", "leak", "low_gain", "low_anchor")
 QUERY = "Shall we <script>alert('walk')</script> | by the *lake*?"
@@ -70,11 +70,11 @@ def write(folder: Path, table: pd.DataFrame, *, queries: bool = True, **changes:
     folder.mkdir(parents=True, exist_ok=True)
     users = list(dict.fromkeys(table["user"])) or ["ann"]
     rows = json.loads(table.to_json(orient="records"))
-    outcomes.write_lines(rows, folder / "outcomes.jsonl.gz")
-    outcomes.write_lines(candidates(users), folder / "candidates.jsonl.gz")
+    results.write_lines(rows, folder / "outcomes.jsonl.gz")
+    results.write_lines(candidates(users), folder / "candidates.jsonl.gz")
     if queries:
         asked = table.loc[table["measure"] == "answer", ["user", "item"]].drop_duplicates().to_dict("records")
-        outcomes.write_lines(({**row, "query": QUERY} for row in asked), folder / "questions.jsonl.gz")
+        results.write_lines(({**row, "query": QUERY} for row in asked), folder / "questions.jsonl.gz")
     document = about(users, list(dict.fromkeys(table["arm"]))) | changes
     (folder / "evaluation.json").write_text(json.dumps(document))
     return folder

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from mindprint.evaluation.arms import BARE, CHANGED, GENERAL
-from mindprint.evaluation.outcomes import COLUMNS, Outcome
+from mindprint_eval.arms import BARE, CHANGED, GENERAL
+from mindprint_eval.results import COLUMNS, Outcome
 
 
 @dataclass(frozen=True)

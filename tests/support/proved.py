@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from mindprint.types import BatchRequest, CanaryItem, Lease, LeaseRequest, Manifest, Version
-from mindprint_server.adapters.inspect import sha256
-from mindprint_server.services import Services
+from mindprint_server.adapters.validation import sha256
+from mindprint_server.wiring import Services
 from samples import engagement
 from tiny import logprobs
 

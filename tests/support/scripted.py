@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mindprint_server.engine import AdapterRef, Generation, Priority, Sampling
+from mindprint_server.engine.base import Finish
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.engine.protocol import Finish
-from mindprint_server.services import Services, close_services, open_services
 from mindprint_server.settings import Settings
+from mindprint_server.wiring import Services, close_services, open_services
 
 Rule = Callable[[str, str], float]
 """log p of a token after a text."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from mindprint.types import CanaryItem, Lease, Manifest, Provenance, Trace, Version
 from mindprint_server.engine import AdapterRef, Priority
-from mindprint_server.services import Services
 from mindprint_server.store import new_id
+from mindprint_server.wiring import Services
 from samples import engagement, write_tensors
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"

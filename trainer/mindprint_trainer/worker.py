@@ -11,19 +11,20 @@ from rich.table import Table
 
 from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.types import Lease, LeaseRequest
-from mindprint_trainer import checkpoints, lanes
-from mindprint_trainer.base import Base
-from mindprint_trainer.boards import Boards
+from mindprint_trainer import checkpoints
 from mindprint_trainer.checkpoints import Checkpoints, task_key
 from mindprint_trainer.errors import BaseMismatch, LeaseEnded, TrainerError
-from mindprint_trainer.held import Held
-from mindprint_trainer.loop import Hooks, Job, Trained
-from mindprint_trainer.preview import preview
-from mindprint_trainer.publishing import LOST, Published, Publisher
+from mindprint_trainer.lease import Held
+from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.parent_cache import Starts
+from mindprint_trainer.reporting.dry_run import preview
+from mindprint_trainer.reporting.experiment_loggers import Boards
+from mindprint_trainer.reporting.progress import Outcome, View
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.starts import Starts
-from mindprint_trainer.training import StepReport, Training
-from mindprint_trainer.view import Outcome, View
+from mindprint_trainer.training import parallel
+from mindprint_trainer.training.multi_adapter import Hooks, Job, Trained
+from mindprint_trainer.training.run import StepReport, Training
+from mindprint_trainer.uploader import LOST, Published, Publisher
 
 TRANSIENT = (408, 429)
 """Statuses below 500 that may pass."""
@@ -132,7 +133,7 @@ class Worker:
         failure: TrainerError | None = None
         jobs = {job: held for held in list(self._held) if (job := self._prepare(held)) is not None}
         hooks = Hooks(self._check, self._told, self._view.say)
-        with contextlib.closing(lanes.run(self._base, list(jobs), self._settings, hooks)) as results:
+        with contextlib.closing(parallel.run(self._base, list(jobs), self._settings, hooks)) as results:
             for job, result in results:
                 held = jobs[job]
                 self._held.remove(held)

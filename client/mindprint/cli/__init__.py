@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from mindprint import __version__
-from mindprint.cli import adapters, batches, chat, cohorts, evaluation, local, processes, traces, users
-from mindprint.cli.failures import OneLine
+from mindprint.cli import adapters, batches, chat, cohorts, demo, eval, processes, traces, users
+from mindprint.cli.errors import OneLine
 
 app = typer.Typer(
     name="mindprint",
@@ -35,13 +35,13 @@ def root(
 
 
 processes.add_to(app)
-local.add_to(app)
+demo.add_to(app)
 app.add_typer(users.app, name="users", help="Users, their engagements and profiles.")
 app.add_typer(traces.app, name="traces", help="Thinking traces: list, show, write one now, export, import.")
 app.add_typer(batches.app, name="batches", help="Durable jobs that write traces for many engagements.")
 app.add_typer(adapters.app, name="adapters", help="Adapters and their versions: why, promote, release, export.")
 app.add_typer(cohorts.app, name="cohorts", help="Users who share an adapter until they have their own.")
-app.add_typer(evaluation.app, name="eval", help="The evidence, on one's own records: run it, report it.")
+app.add_typer(eval.app, name="eval", help="The evidence, on one's own records: run it, report it.")
 app.command("chat")(chat.chat)
 
 __all__ = ["app"]

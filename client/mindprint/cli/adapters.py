@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mindprint import checks
-from mindprint.cli.failures import Fail
-from mindprint.cli.figures import percent
+from mindprint import gate_report
+from mindprint.cli.batch_stats import percent
+from mindprint.cli.errors import Fail
+from mindprint.cli.lineage import state_of, why
 from mindprint.cli.options import AsJson, Url, VersionName, connect, version_of
 from mindprint.cli.output import WIDE, console, print_facts, print_json, print_rows
-from mindprint.cli.why import state_of, why
 from mindprint.types import Adapter, Release
 
 app = typer.Typer(no_args_is_help=True)
@@ -134,7 +134,13 @@ def _print(adapter: Adapter, as_json: bool) -> None:
     wide = console().width >= WIDE
     columns = ("version", "state", "traces", *(("began with", "made") if wide else ()), "gate")
     rows = [
-        (v.version, state_of(v), v.traces, *((v.start or "fresh", v.created_at) if wide else ()), checks.in_short(v))
+        (
+            v.version,
+            state_of(v),
+            v.traces,
+            *((v.start or "fresh", v.created_at) if wide else ()),
+            gate_report.in_short(v),
+        )
         for v in adapter.versions
     ]
     print_rows(columns, rows, empty="it has no versions", fold=True)

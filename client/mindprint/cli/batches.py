@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mindprint.cli.batch_progress import print_funnel, watch_batch
 from mindprint.cli.options import AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_rows, write_ndjson
-from mindprint.cli.watching import print_funnel, watch_batch
 from mindprint.types import Batch, BatchRequest, Mode
 
 app = typer.Typer(no_args_is_help=True)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from mindprint.answers import ChatOptions
-from mindprint.cli.failures import Fail
+from mindprint.cli.errors import Fail
 from mindprint.cli.options import AsJson, Url, connect
 from mindprint.cli.output import print_json, safe
-from mindprint.client import MindprintClient
+from mindprint.sync_client import MindprintClient
 from mindprint.types import AskedMode
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mindprint.cli.failures import Fail
-from mindprint.client import MindprintClient
+from mindprint.cli.errors import Fail
 from mindprint.retry import Retries
-from mindprint.wire import DEFAULT_URL
+from mindprint.sync_client import MindprintClient
+from mindprint.transport import DEFAULT_URL
 
 if TYPE_CHECKING:
     from stamina.instrumentation import RetryDetails

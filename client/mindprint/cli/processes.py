@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from mindprint.cli.options import given
-from mindprint.cli.settings import as_toml, build, parse_sets, part
-from mindprint.wire import DEFAULT_URL
+from mindprint.cli.settings_flags import as_toml, build, parse_sets, part
+from mindprint.transport import DEFAULT_URL
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeat it.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and stop.")]
@@ -46,7 +46,7 @@ def serve(
     settings = build(part("mindprint_server.settings", *what).Settings, wanted, config=config, command="serve")
     if print_config:
         return typer.echo(as_toml(settings), nl=False)
-    with_code(part("mindprint_server.main", *what).run(settings))
+    with_code(part("mindprint_server.process", *what).run(settings))
 
 
 def train(
@@ -97,7 +97,7 @@ def train(
     settings = build(part("mindprint_trainer.settings", *what).Settings, wanted, command="train")
     if print_config:
         return typer.echo(as_toml(settings), nl=False)
-    with_code(part("mindprint_trainer.main", *what).run(settings))
+    with_code(part("mindprint_trainer.process", *what).run(settings))
 
 
 def with_code(code: int | None) -> None:

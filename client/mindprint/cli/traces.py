@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mindprint.cli.failures import Fail
-from mindprint.cli.imports import Bounds
+from mindprint.cli.compare import Sides, beside, found, print_sides, state_of, tokens_of, verdict_of, write_missing
+from mindprint.cli.engagement_import import Bounds
+from mindprint.cli.errors import Fail
 from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short, write_ndjson
-from mindprint.cli.sidebyside import Sides, beside, found, print_sides, state_of, tokens_of, verdict_of, write_missing
-from mindprint.cli.thinking import import_thinking
+from mindprint.cli.trace_import import import_thinking
 from mindprint.types import AskedMode, Mode, Trace, TraceRequest, TraceState, Verdict
 
 app = typer.Typer(no_args_is_help=True)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mindprint.cli.imports import Bounds, import_path
+from mindprint.cli.engagement_import import Bounds, import_path
 from mindprint.cli.options import After, AsJson, Limit, Url, connect
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text
-from mindprint.imports import Format
+from mindprint.importers import Format
 from mindprint.types import Route
 
 app = typer.Typer(no_args_is_help=True)

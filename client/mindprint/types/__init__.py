@@ -8,6 +8,7 @@ Times are UTC, log-probabilities natural, lengths in tokens of the base model.
 from __future__ import annotations
 
 from mindprint.types.adapters import Adapter, AdapterPage, Pin, Promote, Release
+from mindprint.types.auto_mode import AskedMode, Mode, QueryKind, Route, RouteReason, Routes
 from mindprint.types.base import (
     NAME,
     NO_NUL,
@@ -28,10 +29,9 @@ from mindprint.types.base import (
 from mindprint.types.batches import Batch, BatchPage, BatchRequest, BatchState, Funnel
 from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, CohortPage, Members
 from mindprint.types.errors import ErrorBody, ErrorReply
-from mindprint.types.given import GivenTrace, GivenTraces
+from mindprint.types.imported_traces import GivenTrace, GivenTraces
 from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, Sample, Start
 from mindprint.types.manifests import CanaryItem, CanaryResult, Manifest
-from mindprint.types.modes import AskedMode, Mode, QueryKind, Route, RouteReason, Routes
 from mindprint.types.server import LoraLimits, ServerInfo
 from mindprint.types.traces import OF_SCORES, Provenance, Reason, Trace, TracePage, TraceRequest, TraceState, Verdict
 from mindprint.types.users import Engagement, EngagementBatch, Ingested, Profile, User

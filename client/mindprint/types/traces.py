@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from mindprint.types.auto_mode import AskedMode, Mode
 from mindprint.types.base import NO_NUL, Choices, EngagementId, MemoryName, ModelName, Name, Reply, Request, Text, Time
-from mindprint.types.modes import AskedMode, Mode
 
 TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
 """Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""

@@ -1,6 +1,6 @@
 """The engine boundary: one protocol, one implementation on vLLM, one deterministic fake for HTTP and store tests."""
 
-from mindprint_server.engine.protocol import (
+from mindprint_server.engine.base import (
     AdapterRef,
     Engine,
     EngineDied,

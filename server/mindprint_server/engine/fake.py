@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mindprint_server.engine.protocol import (
+from mindprint_server.engine.base import (
     AdapterRef,
     EngineInfo,
     Generation,

@@ -1,4 +1,11 @@
-"""How many different adapters may be in the engine's hands at once; requests for one more wait their turn."""
+"""Places that adapters share out: who has one, who waits for one, who must make room. Pure: times come in as numbers.
+
+All users of an adapter share its place. Who asks for an adapter that has a place goes in at once; others wait in the
+order in which they came, and nobody who came later gets a place before them. While somebody waits, unused places are
+given up, the least recently used first. If all are in use for longer than `patience_s`, the one that was served longest
+is closed: its new users queue up like anybody else, and its place is free when its last user leaves. So nobody waits
+for ever, however busy the others are. Pinned places are given up only if every place is pinned.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +13,153 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
-from mindprint_server.engine.places import Places, Ticket
-from mindprint_server.engine.protocol import AdapterRef
+from mindprint_server.engine.base import AdapterRef
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One user of an adapter, waiting or inside."""
+
+    id: int
+    asked: float
+    inside: bool = False
+    queued: bool = False
+    """Whether no place was free, nor about to be, when it asked."""
+
+
+@dataclass
+class Place:
+    since: float
+    used: float
+    users: int = 0
+    pinned: bool = False
+    closed: bool = False
+    """It takes no new users."""
+    leaving: bool = False
+    """It is being given up."""
+
+
+class Places:
+    def __init__(self, count: int, patience_s: float) -> None:
+        self.count = count
+        self.patience_s = patience_s
+        self._places: dict[int, Place] = {}
+        self._queue: dict[Ticket, None] = {}
+
+    # --- what happens ---
+
+    def ask(self, id: int, now: float) -> Ticket:
+        """A new user; `settle` lets it in."""
+        ticket = Ticket(id, now)
+        self._queue[ticket] = None
+        return ticket
+
+    def leave(self, ticket: Ticket, now: float) -> None:
+        """A user is done, or no longer wants to wait."""
+        if ticket.inside:
+            place = self._places[ticket.id]
+            place.users -= 1
+            place.used = now
+        else:
+            self._queue.pop(ticket, None)
+
+    def pin(self, id: int, pinned: bool) -> None:
+        if place := self._places.get(id):
+            place.pinned = pinned
+
+    def give_up(self, id: int) -> bool:
+        """Begins to give up a place that nobody uses. False if it cannot be: then nothing changes."""
+        place = self._places.get(id)
+        if place is None or place.users or place.leaving:
+            return False
+        place.leaving = True
+        return True
+
+    def freed(self, id: int) -> None:
+        """A place that was given up is free."""
+        del self._places[id]
+
+    # --- what follows ---
+
+    def settle(self, now: float) -> tuple[list[Ticket], list[int]]:
+        """Who goes in now, and whose places are given up for those who wait: to be told `freed` once they are."""
+        if not self._queue:
+            return [], []
+        admitted = self._admit(now)
+        while self._reopen():
+            admitted += self._admit(now)
+        wanting = self._wanting()
+        out = self._unused()[: max(0, len(wanting) - self._leaving())]
+        for id in out:
+            self._places[id].leaving = True
+        aged = sum(now - asked >= self.patience_s for asked in wanting.values())
+        for place in self._served_longest()[: max(0, aged - self._leaving() - len(self._closed()))]:
+            place.closed = True
+        soon = set(list(wanting)[: self._leaving()])
+        for ticket in self._queue:
+            ticket.queued |= ticket.id not in soon
+        return admitted, out
+
+    def unused(self, id: int) -> bool:
+        return id in self._places and not self._places[id].users
+
+    def pinned(self, id: int) -> bool:
+        return id in self._places and self._places[id].pinned
+
+    # --- how ---
+
+    def _admit(self, now: float) -> list[Ticket]:
+        admitted = []
+        for ticket in list(self._queue):
+            place = self._places.get(ticket.id)
+            if place is None and len(self._places) < self.count:
+                place = self._places[ticket.id] = Place(since=now, used=now)
+            if place is not None and not place.closed and not place.leaving:
+                place.users += 1
+                place.used = now
+                ticket.inside = True
+                del self._queue[ticket]
+                admitted.append(ticket)
+        return admitted
+
+    def _wanting(self) -> dict[int, float]:
+        """Adapters that need a place they do not have, in order, with when each was first asked for."""
+        wanting: dict[int, float] = {}
+        for ticket in self._queue:
+            if ticket.id not in self._places or self._places[ticket.id].leaving:
+                wanting.setdefault(ticket.id, ticket.asked)
+        return wanting
+
+    def _reopen(self) -> bool:
+        """Opens places that were closed for somebody who no longer waits. Whether there were any."""
+        closed = self._closed()
+        needed = max(0, len(self._wanting()) - self._leaving())
+        for place in closed[needed:]:
+            place.closed = False
+        return len(closed) > needed
+
+    def _movable(self) -> dict[int, Place]:
+        all_pinned = all(place.pinned for place in self._places.values())
+        return {
+            id: place for id, place in self._places.items() if not place.leaving and (all_pinned or not place.pinned)
+        }
+
+    def _unused(self) -> list[int]:
+        """Those that may be given up now: closed ones first, then the least recently used."""
+        unused = [(not place.closed, place.used, id) for id, place in self._movable().items() if not place.users]
+        return [id for *_, id in sorted(unused)]
+
+    def _served_longest(self) -> list[Place]:
+        used = [place for place in self._movable().values() if place.users and not place.closed]
+        return sorted(used, key=lambda place: place.since)
+
+    def _closed(self) -> list[Place]:
+        return [place for place in self._places.values() if place.closed and not place.leaving]
+
+    def _leaving(self) -> int:
+        return sum(place.leaving for place in self._places.values())
 
 
 class Line:

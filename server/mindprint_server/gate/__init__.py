@@ -1,5 +1,5 @@
 """What a version must pass before it may answer (docs: method.md's starting values, each a setting)."""
 
-from mindprint_server.gate.exam import Gate
+from mindprint_server.gate.gate import Gate
 
 __all__ = ["Gate"]

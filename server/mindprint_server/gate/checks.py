@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from scipy.special import stdtrit
-
 from mindprint.types import Check, QueryKind
+from mindprint_server.statistics import noise
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,6 @@ class Thought:
     """As written; the text may be cut to its last whole sentence."""
     collapsed: bool
     """It loops, never closed, or says next to nothing (`method.md`: Collapse rate)."""
-
-
-def noise(differences: Sequence[float], confidence: float) -> float:
-    """How far the mean of these may lie from its true value on one side; infinite for a single one."""
-    return math.inf if len(differences) < 2 else margin(len(differences), stdev(differences), confidence)
-
-
-def margin(count: int, deviation: float, confidence: float) -> float:
-    """The same of two or more, by their standard deviation."""
-    return float(stdtrit(count - 1, confidence)) * deviation / math.sqrt(count)
 
 
 def score(

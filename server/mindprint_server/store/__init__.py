@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import (
+from mindprint_server.store.exceptions import (
     AlreadyLive,
     BacklogFull,
     Busy,
@@ -17,12 +17,12 @@ from .errors import (
     StoreError,
     VersionRefused,
 )
-from .gains import Gain
-from .holdout import Holdout
-from .ids import new_id
-from .pointers import Pointers
-from .replays import Replay
-from .store import Store
+from mindprint_server.store.gains import Gain
+from mindprint_server.store.holdout import Holdout
+from mindprint_server.store.ids import new_id
+from mindprint_server.store.live_versions import Pointers
+from mindprint_server.store.replays import Replay
+from mindprint_server.store.store import Store
 
 __all__ = [
     "AlreadyLive",

@@ -13,13 +13,12 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
-
-from . import funnel, traces
-from .db import alone
-from .errors import IdempotencyConflict, NotFound, QueueFull
-from .ids import new_id
-from .states import OPEN
-from .tables import batch_items, batches
+from mindprint_server.store import funnel, traces
+from mindprint_server.store.database import alone
+from mindprint_server.store.exceptions import IdempotencyConflict, NotFound, QueueFull
+from mindprint_server.store.ids import new_id
+from mindprint_server.store.states import OPEN
+from mindprint_server.store.tables import batch_items, batches
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Cohort
-
-from . import leases, pointers, users
-from .db import alone, insert_new
-from .errors import EveryoneStays, NotFound
-from .tables import cohorts, live_versions
-from .tables import users as people
+from mindprint_server.store import leases, users
+from mindprint_server.store import live_versions as live_rows
+from mindprint_server.store.database import alone, insert_new
+from mindprint_server.store.exceptions import EveryoneStays, NotFound
+from mindprint_server.store.tables import cohorts, live_versions
+from mindprint_server.store.tables import users as people
 
 
 async def every(db: AsyncConnection) -> list[Cohort]:
@@ -56,7 +56,7 @@ async def delete(db: AsyncConnection, name: str) -> None:
     await alone(db, "claims")  # or one could take the adapter between here and the end
     key = f"cohort/{name}"
     await leases.release_adapter(db, key)
-    await pointers.take_off(db, key)
+    await live_rows.take_off(db, key)
     await db.execute(update(people).where(people.c.cohort == name).values(cohort=None))
     await db.execute(cohorts.delete().where(cohorts.c.name == name))
 

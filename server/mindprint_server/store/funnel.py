@@ -10,9 +10,8 @@ from sqlalchemy import Row, Select, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Funnel
-
-from . import users
-from .tables import live_versions, traces
+from mindprint_server.store import users
+from mindprint_server.store.tables import live_versions, traces
 
 
 async def of_batches(db: AsyncConnection, batch_ids: Sequence[str]) -> dict[str, Funnel]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .tables import traces
+from mindprint_server.store.tables import traces
 
 
 @dataclass(frozen=True)

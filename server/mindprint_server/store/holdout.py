@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, Subquery, and_, func, literal, not_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .tables import engagements
+from mindprint_server.store.tables import engagements
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Lease, LeaseState, LoraLimits
-
-from .errors import LeaseLost, NotFound
-from .states import after_bad_end, why_lost
-from .tables import leases, traces
+from mindprint_server.store.exceptions import LeaseLost, NotFound
+from mindprint_server.store.states import after_bad_end, why_lost
+from mindprint_server.store.tables import leases, traces
 
 
 async def sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:

@@ -9,9 +9,8 @@ from sqlalchemy import literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import LearnedFrom, Lineage
-
-from . import adapters
-from .tables import leases, trace_versions, traces, versions
+from mindprint_server.store import versions as version_rows
+from mindprint_server.store.tables import leases, trace_versions, traces, versions
 
 
 async def record(db: AsyncConnection, trace_ids: Sequence[str], key: str, number: int) -> None:
@@ -31,7 +30,7 @@ async def of_traces(db: AsyncConnection, trace_ids: Sequence[str]) -> dict[str, 
 
 
 async def of_version(db: AsyncConnection, key: str, number: int) -> Lineage:
-    version = await adapters.get(db, key, number)
+    version = await version_rows.get(db, key, number)
     of_lease = versions.join(leases, leases.c.id == versions.c.lease_id)
     mine = versions.c.adapter == key, versions.c.version == number
     noted = select(leases.c.fast, leases.c.rejected, leases.c.held_out)

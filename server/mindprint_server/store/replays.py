@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .db import insert_new
-from .tables import replays
+from mindprint_server.store.database import insert_new
+from mindprint_server.store.tables import replays
 
 
 @dataclass(frozen=True)

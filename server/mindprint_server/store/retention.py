@@ -6,24 +6,23 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Start, Version
-
-from . import adapters
-from .db import alone
-from .errors import FilesGone
-from .tables import leases, versions
+from mindprint_server.store import versions as version_rows
+from mindprint_server.store.database import alone
+from mindprint_server.store.exceptions import FilesGone
+from mindprint_server.store.tables import leases, versions
 
 
 async def pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Version:
     await alone(db, f"adapter {key}")
-    version = await adapters.get(db, key, number)
+    version = await version_rows.get(db, key, number)
     if pinned and not version.files:
         raise FilesGone(key, number)
     await _change(db, version, pinned=pinned)
-    return await adapters.get(db, key, number)
+    return await version_rows.get(db, key, number)
 
 
 async def prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
-    found = (await adapters.adapter(db, key)).versions
+    found = (await version_rows.adapter(db, key)).versions
     needed = await _starts(db)
     # Counted apart: a row of refused versions must not take the files of the last good ones.
     refused, good = ([v for v in found if (v.state == "refused") is bad] for bad in (True, False))
@@ -34,7 +33,7 @@ async def prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
 async def forget_files(db: AsyncConnection, key: str, number: int) -> bool:
     await alone(db, "claims")  # or one could begin with it between the look and the note
     await alone(db, f"adapter {key}")
-    version = await adapters.get(db, key, number)
+    version = await version_rows.get(db, key, number)
     if _in_use(version, await _starts(db)):
         return False
     await _change(db, version, files=False)

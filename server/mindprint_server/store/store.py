@@ -20,14 +20,13 @@ from mindprint.types import (
     User,
     Verdict,
 )
-
-from . import batches, cohorts, funnel, gains, replays, traces, users
-from .batches import Done
-from .db import Database
-from .gains import Gain
-from .holdout import Holdout
-from .replays import Replay
-from .training import NONE_HELD, Training
+from mindprint_server.store import batches, cohorts, funnel, gains, replays, traces, users
+from mindprint_server.store.batches import Done
+from mindprint_server.store.database import Database
+from mindprint_server.store.gains import Gain
+from mindprint_server.store.holdout import Holdout
+from mindprint_server.store.replays import Replay
+from mindprint_server.store.training import NONE_HELD, Training
 
 
 class Store(Training):

@@ -9,13 +9,12 @@ from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Ingested, Trace
-
-from . import holdout as holdouts
-from . import leases, lineage, users
-from .db import alone, whole_joins
-from .errors import BacklogFull, NotFound
-from .holdout import Holdout
-from .tables import engagements, traces
+from mindprint_server.store import holdout as holdouts
+from mindprint_server.store import leases, lineage, users
+from mindprint_server.store.database import alone, whole_joins
+from mindprint_server.store.exceptions import BacklogFull, NotFound
+from mindprint_server.store.holdout import Holdout
+from mindprint_server.store.tables import engagements, traces
 
 
 async def add(db: AsyncConnection, trace: Trace) -> Trace:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from mindprint.types import Adapter, Check, Lease, Lineage, Trace, Version
-
-from . import adapters, claims, leases, lineage, pointers, publish, retention, traces
-from .claims import StartFrom
-from .db import Database
-from .holdout import Holdout
-from .pointers import Pointers
+from mindprint_server.store import (
+    lease_selection,
+    leases,
+    lineage,
+    live_versions,
+    publication,
+    retention,
+    traces,
+    versions,
+)
+from mindprint_server.store.database import Database
+from mindprint_server.store.holdout import Holdout
+from mindprint_server.store.lease_selection import StartFrom
+from mindprint_server.store.live_versions import Pointers
 
 NONE_HELD = Holdout()
 
@@ -54,7 +62,7 @@ class Training:
         The lease has no samples; its base digest and limits are the caller's to fill in.
         """
         return await self._write(
-            claims.claim,
+            lease_selection.claim,
             owner=owner,
             adapter=adapter,
             ttl_s=ttl_s,
@@ -97,11 +105,11 @@ class Training:
 
     async def next_version(self, key: str) -> int:
         """A version number, with an engine id, that no other call has got or will get."""
-        return await self._write(adapters.next_version, key)
+        return await self._write(versions.next_version, key)
 
     async def engine_id(self, key: str, n: int) -> int:
         """A positive number for the engine, unique over all adapters, there from `next_version` on."""
-        return await self._read(adapters.engine_id, key, n)
+        return await self._read(versions.engine_id, key, n)
 
     async def complete(
         self, lease_id: str, version: Version, *, candidate_share: float | None = None, now: datetime | None = None
@@ -112,50 +120,50 @@ class Training:
         is on standby then. What the version started from is taken from the lease, whatever it says itself.
         A repeat with the same digest returns what is stored. LeaseLost: the lease has ended otherwise.
         """
-        return await self._write(publish.complete, lease_id, version, candidate_share, now or _now())
+        return await self._write(publication.complete, lease_id, version, candidate_share, now or _now())
 
     async def refuse(
         self, lease_id: str, version: Version, *, max_attempts: int, now: datetime | None = None
     ) -> Version:
         """Stores the version as refused; the traces wait again, or are dead. Repeats and LeaseLost as in `complete`."""
-        return await self._write(publish.refuse, lease_id, version, max_attempts, now or _now())
+        return await self._write(publication.refuse, lease_id, version, max_attempts, now or _now())
 
     async def adapter(self, key: str) -> Adapter:
-        return await self._read(adapters.adapter, key)
+        return await self._read(versions.adapter, key)
 
     async def adapters(self) -> list[Adapter]:
         """Every adapter that has a version, by key."""
-        return await self._read(adapters.adapters)
+        return await self._read(versions.adapters)
 
     async def version(self, key: str, n: int) -> Version:
-        return await self._read(adapters.get, key, n)
+        return await self._read(versions.get, key, n)
 
     async def live(self, key: str) -> Version | None:
-        return await self._read(pointers.live, key)
+        return await self._read(live_versions.live, key)
 
     async def live_of(self, key: str) -> Pointers:
         """What answers for an adapter; all None if it is off or has no version."""
-        return await self._read(pointers.of, key)
+        return await self._read(live_versions.of, key)
 
     async def serving(self, user_id: str) -> tuple[str, Pointers]:
         """The adapter key that answers for a user, with its pointers: the user's own if it has a live version or a
         candidate, else the cohort's if that has, else that of `everyone`, which may have none (the base answers).
         A user who is not stored is one of `everyone`."""
-        return await self._read(pointers.serving, user_id)
+        return await self._read(live_versions.serving, user_id)
 
     async def set_live(self, key: str, version: int | None) -> Adapter:
         """Points the adapter at a version, also a refused one; None takes it off, its candidate too.
 
         The candidate that goes live is no candidate any more. FilesGone: retention has removed its files.
         """
-        return await self._write(pointers.set_live, key, version)
+        return await self._write(live_versions.set_live, key, version)
 
     async def rollback(self, key: str) -> Adapter:
         """Points the adapter at the newest version before the live one that was not refused and still has files.
 
         NothingToRollBack: none was accepted before it. FilesGone: some were, but none has files.
         """
-        return await self._write(pointers.rollback, key)
+        return await self._write(live_versions.rollback, key)
 
     async def withdraw(self, key: str, n: int, check: Check) -> Adapter:
         """Takes out of service a version that misbehaves: it is refused from now on, `check` stands among its checks.
@@ -163,14 +171,14 @@ class Training:
         If it was live, the adapter falls back as `rollback` does, or is off; if it was the candidate, there is none.
         A repeat changes nothing.
         """
-        return await self._write(pointers.withdraw, key, n, check)
+        return await self._write(live_versions.withdraw, key, n, check)
 
     async def release_candidate(self, key: str, version: int | None, share: float) -> Adapter:
         """A version answers `share` of the adapter's requests, more than 0 and less than 1; None ends that.
 
         VersionRefused, FilesGone, AlreadyLive: it cannot.
         """
-        return await self._write(pointers.release_candidate, key, version, share)
+        return await self._write(live_versions.release_candidate, key, version, share)
 
     # --- retention and lineage ---
 
@@ -192,7 +200,7 @@ class Training:
 
     async def known_versions(self, *, with_files: bool = False) -> set[tuple[str, int]]:
         """(key, number) of every stored version, or of those that have files; files of others are orphans."""
-        return await self._read(adapters.known_versions, with_files)
+        return await self._read(versions.known_versions, with_files)
 
     async def lineage(self, key: str, n: int) -> Lineage:
         """What a version was trained on and began with. Traces that are erased since are not in it."""

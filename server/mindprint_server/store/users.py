@@ -9,10 +9,9 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Engagement, Ingested, Profile, User
-
-from .db import alone, insert_new
-from .errors import EngagementConflict, NotFound
-from .tables import engagements, live_versions, profiles, users
+from mindprint_server.store.database import alone, insert_new
+from mindprint_server.store.exceptions import EngagementConflict, NotFound
+from mindprint_server.store.tables import engagements, live_versions, profiles, users
 
 FIELDS = [engagements.c[name] for name in Engagement.model_fields]
 

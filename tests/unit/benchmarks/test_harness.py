@@ -14,9 +14,9 @@ import pytest
 import typer
 from rich.console import Console
 
-import here
-from harness import Bar, CannotMeasure, Report, Spread, alternate, measure, number, spread
-from mindprint.demo.output import Output
+from mindprint.local.console import Output
+from support import environment
+from support.harness import Bar, CannotMeasure, Report, Spread, alternate, measure, number, spread
 
 
 def report() -> Report:
@@ -106,12 +106,12 @@ def test_rows_of_other_columns_are_another_table() -> None:
     ],
 )
 def test_the_command_tells_no_path_of_this_machine(given: list[str], told: str) -> None:
-    assert here.command(given) == told
+    assert environment.command(given) == told
 
 
 def test_a_path_is_shown_as_given_or_by_name() -> None:
-    assert here.shown(Path("../shared/data")) == "../shared/data"
-    assert here.shown(Path("/home/ann/data")) == "data"
+    assert environment.shown(Path("../shared/data")) == "../shared/data"
+    assert environment.shown(Path("/home/ann/data")) == "data"
 
 
 def sides(ran: list[str]) -> dict[str, Callable[[], Awaitable[int]]]:

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from chatting import Reply
 from ingest import WORDS, engagement
 from lora_mix import quantile
 from mindprint_server.engine.fake import FakeTokenizer
-from prefix import best_share, profile_at
-from publishing import Published, turns
-from reload_tables import firsts, mixes, outdated
+from prefix_cache import best_share, profile_at
 from resume import ARRIVED, FRESH, IDLE, LATE, TRAINING, cut, phases
 from samples import engagement as sample
+from support.chat_load import Reply
+from support.publisher import Published, turns
+from support.reload_report import firsts, mixes, outdated
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if "typer.run(main)" in path.read_text())
-OTHERS = {"gpu.py", "shapes.py"}
+OTHERS = {"run_gpu_suite.py"}
 """Scripts that measure nothing themselves."""
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mindprint.errors import ApiError, BadReply, ConnectionFailed
+from mindprint.exceptions import ApiError, BadReply, ConnectionFailed
 from mindprint.retry import Retries, decide, parse_retry_after
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

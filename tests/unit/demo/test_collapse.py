@@ -11,13 +11,8 @@ import pytest
 from rich.console import Console
 
 from demo_made import COLLAPSED, THINKS, adapter, person, results, trace, version
-from mindprint.demo import collapse as collapsing
-from mindprint.demo import stages as staging
-from mindprint.demo.options import DemoOptions
-from mindprint.demo.output import Output
-from mindprint.demo.report import as_json, problems, tables
-from mindprint.demo.stages import Results, Stages
-from mindprint.errors import ApiError
+from mindprint.exceptions import ApiError
+from mindprint.local.console import Output
 from mindprint.types import (
     Adapter,
     AdapterPage,
@@ -31,6 +26,11 @@ from mindprint.types import (
     TracePage,
     TraceRequest,
 )
+from mindprint_demo import collapse as collapsing
+from mindprint_demo import pipeline as staging
+from mindprint_demo.options import DemoOptions
+from mindprint_demo.pipeline import Results, Stages
+from mindprint_demo.report import as_json, problems, tables
 
 ROUNDS = 3
 """Looks at the server until a trainer has its version."""

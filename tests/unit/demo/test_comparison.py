@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint.demo.comparison import Answered, Change, commonest, compare, hidden_rule, interval, pairs
-from mindprint.records import HeldOut, UserRecords
+from mindprint.datasets import HeldOut, UserRecords
 from mindprint.types import Engagement, as_utc
+from mindprint_demo.comparison import Answered, Change, commonest, compare, hidden_rule, interval, pairs
 
 WHEN = as_utc(datetime(2026, 1, 1))
 

@@ -6,8 +6,8 @@ import json
 from rich.console import Console
 
 from demo_made import COLLAPSED, THINKS, UNSEEN, adapter, results, version
-from mindprint.demo.report import as_json, problems, tables
-from mindprint.demo.stages import Results
+from mindprint_demo.pipeline import Results
+from mindprint_demo.report import as_json, problems, tables
 
 
 def shown(made: Results) -> str:

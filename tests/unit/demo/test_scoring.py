@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from demo_made import person, trace
-from mindprint.demo.scoring import answered, ask, score
-from mindprint.errors import ApiError, MindprintError
+from mindprint.exceptions import ApiError, MindprintError
 from mindprint.types import Trace, TraceRequest
+from mindprint_demo.scoring import answered, ask, score
 
 
 class Writer:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.services import Services, close_services, open_services
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
+from mindprint_server.wiring import Services, close_services, open_services
 from samples import write_tensors
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mindprint_server.admission import Admission
-from mindprint_server.errors import ApiError
+from mindprint_server.exceptions import ApiError
 
 
 def test_no_more_than_the_limit() -> None:

@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, Engagement, Trace, TraceRequest
 from mindprint_server.engine import Priority, Sampling
-from mindprint_server.engine.protocol import Finish
-from mindprint_server.services import Services
+from mindprint_server.engine.base import Finish
 from mindprint_server.settings import Settings
 from mindprint_server.store import tables
+from mindprint_server.wiring import Services
 from samples import engagement
 from scripted import Scripted, serving
 

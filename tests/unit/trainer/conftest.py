@@ -21,10 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from mindprint import MindprintClient, Retries
 from mindprint.model_files import model_digest
 from mindprint.types import Adapter, Lease, LoraLimits, Manifest, Sample, ServerInfo, Version
-from mindprint_trainer.base import Base, load
+from mindprint_trainer.model.base_model import Base, load
+from mindprint_trainer.reporting.progress import LogView
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training import StepReport
-from mindprint_trainer.view import LogView
+from mindprint_trainer.training.run import StepReport
 from mindprint_trainer.worker import Worker
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -15,12 +15,12 @@ from structlog.testing import capture_logs
 
 from mindprint.types import Lease, Start
 from mindprint_trainer import checkpoints
-from mindprint_trainer.base import Base
 from mindprint_trainer.checkpoints import FAILED, SUFFIX, Checkpoints, task_key
 from mindprint_trainer.errors import NotFinite
-from mindprint_trainer.loop import Hooks, Job, Trained, run, train
+from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.reporting.progress import LogView
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.view import LogView
+from mindprint_trainer.training.multi_adapter import Hooks, Job, Trained, run, train
 
 
 class Killed(BaseException):

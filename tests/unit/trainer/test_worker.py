@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from mindprint.types import Lease
-from mindprint_trainer.base import Base
 from mindprint_trainer.checkpoints import FAILED, SUFFIX
 from mindprint_trainer.errors import BaseMismatch, CannotTrain, NotFinite, Stopped, TrainerError
+from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.worker import Worker
 

@@ -7,7 +7,7 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection
 
-from ..errors import StoreError
+from mindprint_server.store.exceptions import StoreError
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:

@@ -1,0 +1,1 @@
+"""The other sides of comparisons, each in a process of its own."""

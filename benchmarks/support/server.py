@@ -1,0 +1,105 @@
+"""A server process on an empty store, and the traces that it is asked to write."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil  # type: ignore[import-untyped]
+
+from mindprint import AsyncMindprintClient
+from mindprint.datasets import UserRecords
+from mindprint.local.console import Output
+from mindprint.local.processes import Child, Processes, free_port
+from mindprint.model_files import resolve
+from mindprint.types import Batch, BatchRequest, Engagement
+from support.harness import CannotMeasure
+from support.workload import PROFILE_NEVER
+
+SETTINGS = {
+    "GATE": "false",
+    "HOLDOUT_SHARE": "0",
+    "REPLAY_SHARE": "0",
+    "PROFILE_EVERY": str(PROFILE_NEVER),
+    "PROBE": "false",
+    "GIVE_UP": "null",
+    "MIN_PRECEDENT": "0",
+    "MIN_GAIN": "null",
+    "MIN_ANCHOR": "null",
+    "ANCHOR_POOL": "0",
+    "MAX_THINKING_TOKENS": "32",
+}
+GATED = {
+    "GATE": "true",
+    "HOLDOUT_SHARE": "0.25",
+    "GATE_SCORE_SLACK": "1000",
+    "GATE_MAX_COLLAPSE_RISE": "1",
+    "GATE_MIN_LENGTH_RATIO": "0.001",
+    "GATE_MAX_LENGTH_RATIO": "1000",
+    "GATE_MAX_GENERAL_DROP": "100",
+}
+"""A gate that asks all that it would ask, and lets whatever is answered pass."""
+START_S = 300
+TRIES = 4
+"""Batches, each over further engagements, until there are traces enough."""
+
+
+@dataclass(frozen=True)
+class Server:
+    processes: Processes
+    child: Child
+    client: AsyncMindprintClient
+    http: httpx.AsyncClient
+    """Repeats nothing: every failure is seen."""
+
+    def cpu_seconds(self) -> float:
+        """Of the server and its engine, since they began."""
+        process = psutil.Process(self.child.pid)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        return float(sum(one.user + one.system for one in times))
+
+
+@asynccontextmanager
+async def serving(model: str, out: Output, *, gate: bool = False) -> AsyncIterator[Server]:
+    """A server process on an empty store, ready. Raises CannotMeasure, ProcessDied."""
+    settings = SETTINGS | GATED if gate else SETTINGS
+    with tempfile.TemporaryDirectory(prefix="mindprint-reload-") as folder, Processes(Path(folder)) as processes:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        where = {"PORT": str(port), "DATA_DIR": str(Path(folder) / "server"), "MODEL": str(resolve(model))}
+        child = processes.start(
+            "server", ["mindprint", "serve"], {f"MINDPRINT_{name}": v for name, v in {**settings, **where}.items()}
+        )
+        async with AsyncMindprintClient(url) as client, httpx.AsyncClient(base_url=url, timeout=START_S) as http:
+            with out.bar("server") as bar:
+                deadline = time.monotonic() + START_S
+                while not await client.ready():
+                    child.check()
+                    if time.monotonic() > deadline:
+                        raise CannotMeasure(f"the server was not ready after {START_S} s")
+                    bar.update(0, child.doing())
+                    await asyncio.sleep(1)
+                bar.finish("ready")
+            yield Server(processes, child, client, http)
+
+
+def engagements(person: UserRecords, part: int, each: int) -> Sequence[Engagement]:
+    return person.engagements[part * each : (part + 1) * each]
+
+
+async def batch(server: Server, users: Sequence[str], seed: int, out: Output) -> Batch:
+    """Runs a batch to its end. Raises CannotMeasure."""
+    now = begun = await server.client.start_batch(BatchRequest(users=list(users), seed=seed))
+    with out.bar("traces", begun.items) as bar:
+        async for now in server.client.watch_batch(begun.id):
+            bar.update(now.done, f"{now.funnel.accepted} accepted")
+        bar.finish(f"{now.funnel.accepted} accepted for {', '.join(users)}")
+    if now.state != "done":
+        raise CannotMeasure(f"the batch ended as {now.state}: {now.error}")
+    return now

@@ -1,0 +1,137 @@
+"""The same questions for every side: real records, put into the prompts that the server would make of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindprint import datasets
+from mindprint.model_files import resolve
+from mindprint.types import Engagement
+
+if TYPE_CHECKING:
+    from mindprint_server.engine import Engine
+    from mindprint_server.prompts.types import Question
+    from mindprint_server.settings import Settings
+    from mindprint_server.store import Store
+    from mindprint_server.verdicts.verifier import Judge
+
+PROFILE_NEVER = 1_000_000
+"""No profile is written: it would be the server's alone to write, and what is compared is the writing of traces."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one round works on. Each round has engagements of its own, so that no cache remembers the round before."""
+
+    users: dict[str, list[Engagement]]
+
+    @property
+    def engagements(self) -> int:
+        return sum(map(len, self.users.values()))
+
+
+def slices(folder: Path, *, users: int, each: int, rounds: int, warm_up: int) -> list[Slice]:
+    """`rounds` slices of `users` users with `each` engagements, after a smaller one of `warm_up` engagements a user.
+
+    Users are named apart, round by round, and bring only that round's part of their history. Raises BadRecords.
+    """
+    people = datasets.read(folder, users=users, engagements=each * rounds + warm_up, held_out=0)
+    parts = [slice(0, warm_up)] + [slice(warm_up + r * each, warm_up + (r + 1) * each) for r in range(rounds)]
+    return [
+        Slice({f"r{number}-{person.user_id}": person.engagements[part] for person in people})
+        for number, part in enumerate(parts)
+    ]
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One engagement as it is asked about."""
+
+    user_id: str
+    engagement_id: str
+    question: Question
+
+
+class Workbench:
+    """The server's own parts, on a store of its own: they make the prompts and the verdicts for the other sides."""
+
+    def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
+        from mindprint_server.memory import Memory
+        from mindprint_server.memory.neighbors import Near
+        from mindprint_server.memory.questions import Asker
+
+        self.settings = settings
+        self.store = store
+        self.engine = engine
+        self.asker = Asker(settings, store, engine, Memory(settings, store, engine, "benchmark"))
+        self._near = Near(settings, store)
+
+    def judge(self, engine: Engine) -> Judge:
+        from mindprint_server.verdicts.verifier import Judge
+
+        return Judge(self.settings, engine, self.asker, self._near)
+
+    async def pose(self, part: Slice) -> list[Posed]:
+        """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""
+        from mindprint_server.prompts.builder import unfit
+
+        posed = []
+        for user_id, engagements in part.users.items():
+            await self.store.add_engagements(user_id, engagements)
+        for user_id, engagements in part.users.items():
+            for engagement in engagements:
+                question = await self.asker.about(user_id, engagement.id)
+                if unfit(question, self.asker.special) is None:
+                    posed.append(Posed(user_id, engagement.id, question))
+        return posed
+
+
+@asynccontextmanager
+async def workbench(settings: Settings, engine: Engine) -> AsyncIterator[Workbench]:
+    from mindprint_server.store import Store
+
+    folder = Path(tempfile.mkdtemp(prefix="mindprint-benchmark-"))
+    store = await Store.open(f"sqlite+aiosqlite:///{folder / 'workbench.db'}")
+    try:
+        yield Workbench(settings, store, engine)
+    finally:
+        await store.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def engine_flags(settings: Settings) -> dict[str, Any]:
+    """The engine arguments that a Mindprint server uses, for engines that are started without one."""
+    import dataclasses
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    from mindprint_server.engine.vllm import VllmEngine
+
+    args = VllmEngine(settings)._engine_args(str(resolve(settings.model)))
+    names = {field.name for field in dataclasses.fields(EngineArgs)}
+    usual = EngineArgs(model=args.model)
+    return {
+        name: value
+        for name, value in vars(args).items()
+        if name in names and (name == "model" or value != getattr(usual, name, None))
+    }
+
+
+def as_options(flags: dict[str, Any]) -> Sequence[str]:
+    """Engine arguments as options of vLLM's server."""
+    words: list[str] = []
+    for name, value in flags.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, list):
+            words += [f"--{option}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{option}", str(value)]
+    return words

@@ -1,0 +1,154 @@
+"""The client for asyncio code. `mindprint.calls`, `versions` and `answers` tell its methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from mindprint._methods import Api
+from mindprint.exceptions import ConnectionFailed
+from mindprint.retry import Retries
+from mindprint.transport import (
+    Call,
+    Download,
+    Stream,
+    Timeouts,
+    broken_off,
+    client_options,
+    find_url,
+    our_errors,
+    refusal,
+    request_parts,
+)
+
+T = TypeVar("T")
+
+
+class AsyncMindprintClient(Api):
+    """A connection to one server; may be shared between tasks. Use it in an `async with` block, or `aclose` it.
+
+    `url` defaults to MINDPRINT_URL or http://127.0.0.1:8300, `api_key` to MINDPRINT_API_KEY or none.
+    A stream that is left before its end is closed by `contextlib.aclosing`.
+    `retries` bounds how often a call is repeated, `reconnects` how often `watch_batch` takes up a stream that broke.
+    Every method raises MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeouts: Timeouts = Timeouts(),
+        retries: Retries = Retries(),
+        reconnects: Retries = Retries(attempts=20),
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = find_url(url)
+        self._timeouts = timeouts
+        self._retries = retries
+        self._reconnects = reconnects
+        self._http = httpx.AsyncClient(transport=transport, **client_options(self.url, api_key, timeouts))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def ready(self) -> bool:
+        """Whether the server is there and its engine takes requests. Asks once and raises nothing."""
+        try:
+            return (await self._http.get("/readyz")).is_success
+        except httpx.HTTPError:
+            return False
+
+    async def send(self, call: Call[T]) -> T:
+        """Make a call, again where that is safe, and return its reply."""
+        async for attempt in self._retries.run(repeatable=call.repeatable):
+            with attempt:
+                return call.read(await self._open(call))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def stream(self, stream: Stream[T]) -> AsyncGenerator[T]:
+        """Make a call and yield the items of its reply as they come, in constant memory."""
+        return self._follow(stream, stream.final) if stream.final else self._once(stream)
+
+    async def fetch(self, download: Download[T]) -> T:
+        """Make a call, keep its reply on disk as it comes, all anew where it breaks, and return what is made of it."""
+        async for attempt in self._retries.run(repeatable=download.call.repeatable):
+            with attempt, download.opened() as sink:
+                response = await self._open(download.call, streamed=True)
+                try:
+                    with our_errors(self.url):
+                        async for chunk in response.aiter_bytes():
+                            sink.write(chunk)
+                finally:
+                    await response.aclose()
+                return await asyncio.to_thread(sink.finish)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _once(self, stream: Stream[T]) -> AsyncGenerator[T]:
+        """Repeats only until the reply begins: what has been yielded cannot be taken back."""
+        async for attempt in self._retries.run(repeatable=stream.call.repeatable):
+            with attempt:
+                response = await self._open(stream.call, streamed=True)
+        async with aclosing(self._read(response, stream)) as items:
+            async for item in items:
+                yield item
+
+    async def _follow(self, stream: Stream[T], final: Callable[[T], bool]) -> AsyncGenerator[T]:
+        """Opens the stream again where it breaks; each item renews the number of attempts.
+
+        Once it has begun, it waits as long as a server's restart may take.
+        """
+        items: AsyncGenerator[T] | None = None
+        last: T | None = None
+        try:
+            while True:
+                async for attempt in (self._reconnects if last else self._retries).run(repeatable=True):
+                    with attempt:
+                        items = items or self._read(await self._open(stream.call, streamed=True), stream)
+                        try:
+                            item = await anext(items)
+                        except (ConnectionFailed, StopAsyncIteration) as error:
+                            items = None
+                            raise broken_off(self.url, error) from error
+                if item != last:  # a stream that is opened again begins with what is known
+                    yield item
+                if final(item):
+                    return
+                last = item
+        finally:
+            if items is not None:
+                await items.aclose()
+
+    async def _open(self, call: Call[Any], *, streamed: bool = False) -> httpx.Response:
+        """One attempt. A streamed response is open: whoever gets it closes it."""
+        with our_errors(self.url), request_parts(call, self._timeouts, streamed=streamed) as parts:
+            response = await self._http.send(self._http.build_request(**parts), stream=streamed)
+            if response.is_success:
+                return response
+            await response.aread()
+        raise refusal(response)
+
+    async def _read(self, response: httpx.Response, stream: Stream[T]) -> AsyncGenerator[T]:
+        decoder = stream.decoder()
+        try:
+            with our_errors(self.url):
+                async for chunk in response.aiter_bytes():
+                    for item in decoder.feed(chunk):
+                        yield item
+            for item in decoder.end():
+                yield item
+        finally:
+            await response.aclose()

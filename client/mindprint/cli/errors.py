@@ -1,0 +1,77 @@
+"""Every failure of the command is one line on stderr that says what to do, and an exit code other than 0."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+from mindprint.exceptions import MindprintError
+from mindprint.streaming import first
+
+
+class Fail(MindprintError):
+    """Ends the command with this line."""
+
+    def __init__(self, message: str, *, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def missing_extra(what: str, extra: str, error: ImportError) -> Fail:
+    """A part of Mindprint is not installed."""
+    gpu = extra.replace("cpu", "gpu")
+    other = f" ('mindprint[{gpu}]' for NVIDIA)" if gpu != extra else ""
+    return Fail(
+        f"{what} needs {error.name or error}, which is not installed: "
+        f"run `pip install 'mindprint[{extra}]'`{other}, or `make setup` in a clone"
+    )
+
+
+class OneLine(TyperGroup):
+    """The root command. MINDPRINT_DEBUG=1 shows the traceback instead of the line."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        options["standalone_mode"] = False
+        try:
+            code = super().main(*args, **options)
+        except typer.Abort:
+            code = _end("aborted", 130)
+        except Exception as error:
+            if os.environ.get("MINDPRINT_DEBUG"):
+                raise
+            code = _tell(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: Exception) -> int:
+    if isinstance(error, Fail):
+        return _end(str(error), error.code)
+    if hasattr(error, "format_message"):  # a wrong use of the command line
+        return _usage(error)
+    if isinstance(error, ValidationError):
+        return _end(first(error), 2)
+    if isinstance(error, OSError) and error.filename is not None:
+        return _end(f"{error.filename}: {error.strerror or error}", 1)
+    if type(error).__module__.partition(".")[0].startswith("mindprint"):  # such messages are written to be read
+        return _end(str(error), 1)
+    return _end(f"unexpected {type(error).__name__}: {error} (MINDPRINT_DEBUG=1 shows where)", 1)
+
+
+def _usage(error: Any) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    command = getattr(getattr(error, "ctx", None), "command_path", "mindprint")
+    told = error.format_message().replace("Value error, ", "").rstrip(".")
+    return _end(f"{told}: see `{command} --help`", int(error.exit_code))
+
+
+def _end(line: str, code: int) -> int:
+    typer.secho("error: ", fg="red", nl=False, err=True)
+    typer.echo(" ".join(line.split()), err=True)
+    return code

@@ -1,0 +1,126 @@
+"""`mindprint eval`: the evidence, on one's own records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mindprint.cli.errors import Fail
+from mindprint.cli.options import given
+from mindprint.cli.processes import with_code
+from mindprint.cli.settings_flags import parse_sets, part
+
+app = typer.Typer(no_args_is_help=True)
+WHAT = ("an evaluation", "server,trainer,cpu,eval")
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help="Of an evaluation.")]
+
+
+@app.command("run")
+def run(
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="A folder of records.")],
+    out: Annotated[
+        Path | None, typer.Option(show_default=".mindprint/eval", help="Where it lies, and goes on.")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="How many users.")] = 4,
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="This user of the data; repeat it.")] = None,
+    which: Annotated[
+        str, typer.Option("--part", help="Of the data's users: `tune` every other one, `report` the rest, or `all`.")
+    ] = "all",
+    rows: Annotated[int, typer.Option(min=1, help="Later questions to each user.")] = 20,
+    engagements: Annotated[int, typer.Option(min=1, help="Past engagements of each user.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with traces of its own.")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, help="The number of the first; `eval join` joins them.")] = 0,
+    group: Annotated[int, typer.Option(min=1, help="Users who share a server.")] = 4,
+    pool: Annotated[int, typer.Option(min=0, help="Other users, whose answers train the pooled adapter.")] = 2,
+    arms: Annotated[
+        str | None, typer.Option(show_default="the method's", help="Arms by name, with commas between.")
+    ] = None,
+    min_gain: Annotated[float | None, typer.Option(help="Judge the stored Gain by this bound instead.")] = None,
+    min_anchor: Annotated[float | None, typer.Option(help="Judge the stored Anchor by this bound instead.")] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option("--train", metavar="NAME=VALUE", help="A setting of the trainer; repeat it.")
+    ] = None,
+    server: Annotated[
+        list[str] | None, typer.Option("--serve", metavar="NAME=VALUE", help="A setting of the server; repeat it.")
+    ] = None,
+    general: Annotated[int, typer.Option(min=0, max=32, help="General questions to each adapter.")] = 12,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A transformers model: compare traces with written reasons by it, too."),
+    ] = None,
+    gate: Annotated[bool, typer.Option(help="Let the gate examine each version: about a minute each.")] = False,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A Hugging Face id, a local folder, or `default`.")
+    ] = "default",
+) -> None:
+    """Compare thinking of every kind on later questions of real users, and write the report.
+
+    Started again with the same --out it goes on, and asks, writes and trains only what is new.
+    """
+    from mindprint_eval.arms import ARMS, METHOD
+    from mindprint_eval.config import EvalOptions
+    from mindprint_eval.training_sets import Thresholds
+
+    names = tuple(name.strip() for name in arms.split(",")) if arms else METHOD
+    if unknown := [name for name in names if name not in ARMS]:
+        raise Fail(f"there is no arm {unknown[0]!r}: the arms are {', '.join(ARMS)}", code=2)
+    if which not in ("all", "tune", "report"):
+        raise Fail(f"--part {which!r} is none of all, tune, report", code=2)
+    if embeddings is not None and not (embeddings / "config.json").is_file():
+        lacks = "has no config.json" if embeddings.is_dir() else "is no folder"
+        raise Fail(f"--embeddings {embeddings} {lacks}: name the folder of a transformers model", code=2)
+    options = EvalOptions(
+        data=data,
+        users=users,
+        ids=tuple(user or ()),
+        part=which,  # type: ignore[arg-type]
+        rows=rows,
+        engagements=engagements,
+        seeds=seeds,
+        first_seed=first_seed,
+        group=group,
+        pool=pool,
+        arms=names,
+        thresholds=Thresholds(min_gain, min_anchor),
+        objective=_variables(objective),
+        server=_variables(server),
+        general=general,
+        embeddings=embeddings,
+        gate=gate,
+        model=model,
+        **given(out=out),
+    )
+    with_code(part("mindprint_eval.runner", *WHAT).run_eval(options))
+
+
+@app.command("report")
+def report(folder: Folder) -> None:
+    """Compute the report of an evaluation again from its tables."""
+    typer.echo(f"report: {part('mindprint.evaluation.report', *WHAT).write_report(folder)}")
+
+
+@app.command("join")
+def join(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", exists=True, file_okay=False, help="Of evaluations.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the whole lies; made by this.")],
+) -> None:
+    """Put evaluations of other users or seeds, but of the same settings, together, and write the report of the whole.
+
+    So an evaluation of many hours can be spread over days and machines.
+    """
+    from mindprint_eval.config import CannotEvaluate
+
+    try:
+        part("mindprint_eval.merge", *WHAT).join(folders, out)
+    except CannotEvaluate as error:
+        raise Fail(str(error), code=2) from error
+    typer.echo(f"report: {part('mindprint.evaluation.report', *WHAT).write_report(out)}")
+
+
+def _variables(sets: list[str] | None) -> dict[str, str]:
+    """`["min-gain=0.1"]` as {"MIN_GAIN": "0.1"}."""
+    return {name.upper(): value if isinstance(value, str) else str(value) for name, value in parse_sets(sets).items()}

@@ -1,0 +1,88 @@
+"""From flags and `--set` to the settings of a process, and back to TOML."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr, ValidationError
+
+from mindprint.cli.errors import Fail, missing_extra
+from mindprint.streaming import first
+
+if TYPE_CHECKING:
+    from pydantic_settings import BaseSettings
+
+
+def part(module: str, what: str, extra: str) -> Any:
+    """A module of the server or the trainer. By name: the client package does not depend on them."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing_extra(what, extra, error) from error
+
+
+def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
+    """`["port=80", "openings={}"]` as {"port": "80", "openings": {}}: lists, objects and null are JSON."""
+    found: dict[str, Any] = {}
+    for item in sets or ():
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise Fail(f"--set {item!r} is no NAME=VALUE: write it like --set port=8301", code=2)
+        found[name.strip().replace("-", "_")] = _value(item, value)
+    return found
+
+
+def build(
+    kind: type[BaseSettings], wanted: Mapping[str, Any], *, config: Path | None = None, command: str
+) -> BaseSettings:
+    """Settings of `kind`; `wanted` goes before the environment and the file. Raises Fail for a wrong setting."""
+    from pydantic_settings import SettingsError
+
+    if config is not None:
+        kind = type(kind.__name__, (kind,), {"model_config": {"toml_file": config}, "__module__": kind.__module__})
+    try:
+        return kind(**wanted)
+    except ValidationError as error:
+        unknown = error.errors()[0]["type"] == "extra_forbidden"
+        told = f"{error.errors()[0]['loc'][0]}: there is no such setting" if unknown else first(error)
+        raise Fail(f"setting {told} (`mindprint {command} --print-config` lists them)", code=2) from error
+    except SettingsError as error:
+        raise Fail(f"the environment holds a wrong setting: {error}", code=2) from error
+    except tomllib.TOMLDecodeError as error:
+        raise Fail(f"{config or 'mindprint.toml'} is no TOML: {error}", code=2) from error
+
+
+def as_toml(settings: BaseSettings) -> str:
+    """All settings in the form of a configuration file; what is not set or is secret stays a comment."""
+    return "".join(_line(name, getattr(settings, name)) for name in type(settings).model_fields)
+
+
+def _line(name: str, value: Any) -> str:
+    if value is None:
+        return f"# {name} is not set\n"
+    if isinstance(value, SecretStr):
+        return f"# {name} is set and not shown\n"
+    return f"{name} = {_toml(value)}\n"
+
+
+def _toml(value: Any) -> str:
+    """Strings, numbers and booleans are written in TOML as in JSON."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple | set):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def _value(item: str, value: str) -> Any:
+    if value != "null" and not value.startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise Fail(f"--set {item!r} holds wrong JSON ({error})", code=2) from error

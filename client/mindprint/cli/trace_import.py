@@ -1,0 +1,89 @@
+"""Brings the accepted thinking in a file to a user."""
+
+from __future__ import annotations
+
+from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from mindprint.cli.engagement_import import Bounds, batched, print_imported
+from mindprint.cli.errors import Fail
+from mindprint.streaming import first
+from mindprint.sync_client import MindprintClient
+from mindprint.types import GivenTrace, Reply, TraceState, Verdict
+
+OTHER_MODEL = "not for training"
+"""Accepted, but of a mode or a model whose thinking is never trained on."""
+
+
+class Made(Reply):
+    saw_answer: bool = False
+
+
+class Line(Reply):
+    """What is read of a line: of an exported trace, or of one by hand that has engagement and thinking alone."""
+
+    user_id: str | None = None
+    engagement_id: str | None = None
+    thinking: str = ""
+    verdict: Verdict = "accepted"
+    state: TraceState = "waiting"
+    scores: dict[str, float] = Field(default_factory=dict)
+    provenance: Made = Made()
+
+    def why_left_out(self) -> str | None:
+        if self.verdict != "accepted":
+            return self.verdict
+        return OTHER_MODEL if self.state == "kept" else None
+
+    def given(self) -> GivenTrace:
+        return GivenTrace.model_validate(
+            {
+                "engagement_id": self.engagement_id,
+                "thinking": self.thinking,
+                "saw_answer": self.provenance.saw_answer,
+                "scores": self.scores,
+            }
+        )
+
+
+def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: Bounds) -> None:
+    """Check the whole file, then send what it holds, and say what was stored."""
+    skips: Counter[str] = Counter()
+    try:
+        rows = [(user_id, trace) for trace in read(file, skips)]
+    except ValueError as error:
+        raise Fail(f"{file}:{error} (nothing was sent)") from error
+    if not rows:
+        told = "; ".join(f"{count} left out: {reason}" for reason, count in skips.most_common())
+        raise Fail(f"{file} holds no accepted traces{f' ({told})' if told else ''}")
+    created = unchanged = 0
+    for _, part in batched(iter(rows), bounds):
+        done = client.add_traces(user_id, part)
+        created, unchanged = created + done.created, unchanged + done.unchanged
+    print_imported([("traces created", created), ("traces unchanged", unchanged)], skips)
+
+
+def read(file: Path, skips: Counter[str]) -> Iterator[GivenTrace]:
+    """The accepted traces of one user; others are counted. Raises ValueError that begins with the line's number."""
+    whose: str | None = None
+    with file.open("rb") as lines:
+        for number, text in enumerate(lines, 1):
+            text = text.removeprefix(BOM_UTF8) if number == 1 else text
+            if not text.strip():
+                continue
+            try:
+                line = Line.model_validate_json(text)
+                whose = whose or line.user_id
+                if line.user_id not in (None, whose):
+                    raise ValueError(f"is of user {line.user_id!r}, earlier lines of {whose!r}: export one with --user")
+                if why := line.why_left_out():
+                    skips[why] += 1
+                else:
+                    yield line.given()
+            except ValueError as error:
+                told = first(error) if isinstance(error, ValidationError) else str(error)
+                raise ValueError(f"{number}: {told}") from error

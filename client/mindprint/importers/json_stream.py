@@ -1,0 +1,127 @@
+"""The entries of one large JSON array or object, one after the other: the file is never held as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from codecs import getincrementaldecoder
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mindprint.importers.rows import BadImport
+
+CHUNK = 1 << 20
+"""Bytes read at a time; more where a single entry is longer."""
+_NEAR = 16
+"""This close to the end of what was read, a number, a literal or an escape may have been cut."""
+_SPACE = re.compile(r"[ \t\r\n]*")
+_decoder = json.JSONDecoder()
+
+
+def entries(file: Path, *, chunk: int = CHUNK) -> Iterator[tuple[int | str, Any]]:
+    """(number from 1, value) of an array, (key, value) of an object. Raises BadImport with the line."""
+    with file.open("rb") as stream:
+        yield from _entries(_Cursor(file, stream, chunk))
+
+
+def whole(file: Path) -> Any:
+    """A small file. Raises BadImport."""
+    data = file.read_bytes()
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        raise BadImport(f"{file}:{line}: is no UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise BadImport(f"{file}:{error.lineno}: is no JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise BadImport(f"{file}: is no JSON ({error})") from error
+
+
+def _entries(cursor: _Cursor) -> Iterator[tuple[int | str, Any]]:
+    opening = cursor.peek()
+    if opening not in ("[", "{"):
+        raise cursor.bad("a JSON array or object is needed" if opening else "the file is empty")
+    closing = "]" if opening == "[" else "}"
+    cursor.at += 1
+    number = 0
+    while number or cursor.peek() != closing:
+        number += 1
+        key: int | str = number
+        if opening == "{":
+            if cursor.peek() != '"':
+                raise cursor.bad("is no JSON (a key in double quotes is needed)")
+            key = cursor.value()
+            cursor.take(":")
+        yield key, cursor.value()
+        if cursor.take("," + closing) == closing:
+            break
+    else:
+        cursor.at += 1
+    if cursor.peek():
+        raise cursor.bad("there is more behind the end of the JSON")
+
+
+class _Cursor:
+    """A place in a file of which a piece is held."""
+
+    def __init__(self, file: Path, stream: BinaryIO, chunk: int) -> None:
+        self.at = 0
+        self._file, self._stream, self._chunk = file, stream, chunk
+        self._decoder = getincrementaldecoder("utf-8-sig")()
+        self._held = ""
+        self._line = 1
+
+    def peek(self) -> str:
+        """The next character that is no space; empty at the end."""
+        while True:
+            found = _SPACE.match(self._held, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self._held):
+                return self._held[self.at]
+            if not self._more():
+                return ""
+
+    def take(self, allowed: str) -> str:
+        found = self.peek()
+        if not found or found not in allowed:
+            raise self.bad(f"is no JSON ({' or '.join(allowed)} is needed)")
+        self.at += 1
+        return found
+
+    def value(self) -> Any:
+        self.peek()
+        while True:
+            try:
+                value, end = _decoder.raw_decode(self._held, self.at)
+            except json.JSONDecodeError as error:
+                told = self.bad(f"is no JSON ({error.msg})", error.pos)
+                cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._held) - _NEAR
+                if cut and self._more():
+                    continue
+                raise told from error
+            except (ValueError, RecursionError) as error:
+                raise self.bad(f"is no JSON ({error})") from error
+            if end > len(self._held) - _NEAR and self._more():  # a number may go on
+                continue
+            self.at = end
+            return value
+
+    def bad(self, what: str, at: int | None = None) -> BadImport:
+        line = self._line + self._held.count("\n", 0, self.at if at is None else at)
+        return BadImport(f"{self._file}:{line}: {what}")
+
+    def _more(self) -> bool:
+        """Reads as much again as is held, so that a long entry is tried few times."""
+        read = self._stream.read(max(self._chunk, len(self._held) - self.at))
+        try:
+            piece = self._decoder.decode(read, final=not read)
+        except UnicodeDecodeError as error:
+            line = self._line + self._held.count("\n") + error.object.count(b"\n", 0, error.start)
+            raise BadImport(f"{self._file}:{line}: is no UTF-8 text") from error
+        if not read:
+            return False
+        self._line += self._held.count("\n", 0, self.at)
+        self._held, self.at = self._held[self.at :] + piece, 0
+        return True

@@ -1,0 +1,110 @@
+"""pol.is: a folder with comments.csv (comment-id, comment-body) and votes.csv (voter-id, comment-id, vote, timestamp).
+
+Every vote is an engagement: 1 agree, -1 disagree, 0 pass. Voters are numbered anew in every conversation, so a
+voter's name begins with that of the folder: `<folder>-<voter>`. Someone who votes twice on a comment did so at two
+times, and both votes stand.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from mindprint.importers.ids import engagement_id, user_name
+from mindprint.importers.rows import NO_TIME, REPEATED, BadImport, Rows, Skips, engagement
+from mindprint.importers.timestamps import START, TICK, moment
+
+COMMENTS, VOTES = "comments.csv", "votes.csv"
+CHOICES = ("agree", "disagree", "pass")
+_VOTES = {1.0: "agree", -1.0: "disagree", 0.0: "pass"}
+_FIELD = 1 << 20
+"""Characters of one field; the csv module's own bound is 128 Ki."""
+
+
+def read(folder: Path, skips: Skips) -> Rows:
+    """Held in memory: the comments, and of every vote its key. Raises BadImport."""
+    for name in (COMMENTS, VOTES):
+        if not (folder / name).is_file():
+            raise BadImport(f"{folder}: has no {name}: a pol.is export is a folder with {COMMENTS} and {VOTES}")
+    comments = {
+        row["comment-id"]: row["comment-body"] for row in _table(folder / COMMENTS, "comment-id", "comment-body")
+    }
+    place = folder.resolve().name
+    seen: set[tuple[str, str]] = set()
+    taken: set[tuple[str, datetime]] = set()
+    for number, row in enumerate(_table(folder / VOTES, "voter-id", "comment-id", "vote")):
+        voter, comment, stamp = row["voter-id"], row["comment-id"], row.get("timestamp", "")
+        answer, said = _vote(row["vote"]), comments.get(comment)
+        if problem := _problem(voter, answer, said):
+            skips[problem] += 1
+            continue
+        try:
+            when = moment(stamp) or START + number * TICK
+        except ValueError:
+            skips[NO_TIME] += 1
+            continue
+        user, id = user_name(f"{place}-{voter}"), engagement_id(f"{comment}/{stamp}" if stamp else comment)
+        if (user, id) in seen:
+            skips[REPEATED] += 1
+            continue
+        seen.add((user, id))
+        while (user, when) in taken:  # pol.is counts seconds; history needs an order
+            when += TICK
+        taken.add((user, when))
+        made = engagement(
+            skips,
+            id=id,
+            prompt=f"Do you agree with this statement?\n{said}",
+            response=answer,
+            occurred_at=when,
+            choices=list(CHOICES),
+        )
+        if made:
+            yield user, made
+
+
+def _problem(voter: str, answer: str, said: str | None) -> str:
+    if not voter:
+        return "vote without a voter"
+    if not answer:
+        return "vote is not 1, 0 or -1"
+    if said is None:
+        return f"comment is not in {COMMENTS}"
+    return "" if said else "comment is empty"
+
+
+def _vote(told: str) -> str:
+    try:
+        return _VOTES.get(float(told), "")
+    except ValueError:
+        return ""
+
+
+def _table(file: Path, *needed: str) -> Iterator[dict[str, str]]:
+    """Rows by the names of the columns, stripped. A row with too few fields has empty ones."""
+    bound = csv.field_size_limit(_FIELD)
+    try:
+        with file.open("rb") as stream:
+            table = csv.reader(_decoded(file, stream), strict=True)
+            columns = [name.strip().lower() for name in next(table, [])]
+            if lacking := [name for name in needed if name not in columns]:
+                found = ", ".join(repr(name)[1:-1] for name in columns[:12]) or "nothing"
+                raise BadImport(f"{file}:1: lacks the column {lacking[0]}; found {found}")
+            for row in table:
+                if row:
+                    cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
+                    yield dict(zip(columns, cells, strict=False))
+    except csv.Error as error:
+        raise BadImport(f"{file}:{table.line_num}: is no CSV ({error})") from error
+    finally:
+        csv.field_size_limit(bound)
+
+
+def _decoded(file: Path, lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise BadImport(f"{file}:{number}: is no UTF-8 text") from error

@@ -1,0 +1,1 @@
+"""Mindprint's processes on this machine, as child processes with a console."""

@@ -1,0 +1,147 @@
+"""The client for ordinary code. `mindprint.calls`, `versions` and `answers` tell its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from mindprint._methods import Api
+from mindprint.exceptions import ConnectionFailed
+from mindprint.retry import Retries
+from mindprint.transport import (
+    Call,
+    Download,
+    Stream,
+    Timeouts,
+    broken_off,
+    client_options,
+    find_url,
+    our_errors,
+    refusal,
+    request_parts,
+)
+
+T = TypeVar("T")
+
+
+class MindprintClient(Api):
+    """A connection to one server; may be shared between threads. Use it in a `with` block, or close it.
+
+    `url` defaults to MINDPRINT_URL or http://127.0.0.1:8300, `api_key` to MINDPRINT_API_KEY or none.
+    `retries` bounds how often a call is repeated, `reconnects` how often `watch_batch` takes up a stream that broke.
+    Every method raises MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeouts: Timeouts = Timeouts(),
+        retries: Retries = Retries(),
+        reconnects: Retries = Retries(attempts=20),
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = find_url(url)
+        self._timeouts = timeouts
+        self._retries = retries
+        self._reconnects = reconnects
+        self._http = httpx.Client(transport=transport, **client_options(self.url, api_key, timeouts))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ready(self) -> bool:
+        """Whether the server is there and its engine takes requests. Asks once and raises nothing."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx.HTTPError:
+            return False
+
+    def send(self, call: Call[T]) -> T:
+        """Make a call, again where that is safe, and return its reply."""
+        for attempt in self._retries.run(repeatable=call.repeatable):
+            with attempt:
+                return call.read(self._open(call))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def stream(self, stream: Stream[T]) -> Generator[T]:
+        """Make a call and yield the items of its reply as they come, in constant memory."""
+        return self._follow(stream, stream.final) if stream.final else self._once(stream)
+
+    def fetch(self, download: Download[T]) -> T:
+        """Make a call, keep its reply on disk as it comes, all anew where it breaks, and return what is made of it."""
+        for attempt in self._retries.run(repeatable=download.call.repeatable):
+            with attempt, download.opened() as sink:
+                response = self._open(download.call, streamed=True)
+                try:
+                    with our_errors(self.url):
+                        for chunk in response.iter_bytes():
+                            sink.write(chunk)
+                finally:
+                    response.close()
+                return sink.finish()
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _once(self, stream: Stream[T]) -> Generator[T]:
+        """Repeats only until the reply begins: what has been yielded cannot be taken back."""
+        for attempt in self._retries.run(repeatable=stream.call.repeatable):
+            with attempt:
+                response = self._open(stream.call, streamed=True)
+        yield from self._read(response, stream)
+
+    def _follow(self, stream: Stream[T], final: Callable[[T], bool]) -> Generator[T]:
+        """Opens the stream again where it breaks; each item renews the number of attempts.
+
+        Once it has begun, it waits as long as a server's restart may take.
+        """
+        items: Generator[T] | None = None
+        last: T | None = None
+        try:
+            while True:
+                for attempt in (self._reconnects if last else self._retries).run(repeatable=True):
+                    with attempt:
+                        items = items or self._read(self._open(stream.call, streamed=True), stream)
+                        try:
+                            item = next(items)
+                        except (ConnectionFailed, StopIteration) as error:
+                            items = None
+                            raise broken_off(self.url, error) from error
+                if item != last:  # a stream that is opened again begins with what is known
+                    yield item
+                if final(item):
+                    return
+                last = item
+        finally:
+            if items is not None:
+                items.close()
+
+    def _open(self, call: Call[Any], *, streamed: bool = False) -> httpx.Response:
+        """One attempt. A streamed response is open: whoever gets it closes it."""
+        with our_errors(self.url), request_parts(call, self._timeouts, streamed=streamed) as parts:
+            response = self._http.send(self._http.build_request(**parts), stream=streamed)
+            if response.is_success:
+                return response
+            response.read()
+        raise refusal(response)
+
+    def _read(self, response: httpx.Response, stream: Stream[T]) -> Generator[T]:
+        decoder = stream.decoder()
+        try:
+            with our_errors(self.url):
+                for chunk in response.iter_bytes():
+                    yield from decoder.feed(chunk)
+            yield from decoder.end()
+        finally:
+            response.close()

@@ -1,0 +1,229 @@
+"""One call: what is sent, how the reply is read, and how every failure becomes one of our errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mindprint.exceptions import ApiError, BadReply, ConnectionFailed, InvalidRequest
+from mindprint.retry import parse_retry_after
+from mindprint.streaming import Decoder, first
+from mindprint.types import ErrorReply
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+DEFAULT_URL = "http://127.0.0.1:8300"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. What a model writes takes longer than what a store looks up."""
+
+    connect_s: float = 5.0
+    read_s: float = 30.0
+    slow_s: float = 330.0
+    """For calls during which a model writes or an adapter is proved: more than the server's own `request_timeout_s`."""
+    stream_s: float = 60.0
+    """The longest silence on a stream; the server sends a sign of life more often."""
+    keepalive_s: float = 2.0
+    """How long an idle connection is used again: less than servers keep it, or a request meets its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T]):
+    """One HTTP call. `read` makes the reply of a 2xx body."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    params: Mapping[str, str | int | None] = field(default_factory=dict)
+    body: BaseModel | Mapping[str, Any] | None = None
+    form: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, bytes | Path]] = field(default_factory=dict)
+    """Form field -> (file name, content or where it lies); files are opened anew for each attempt."""
+    repeatable: bool
+    """Making the call twice does no more than making it once."""
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Generic[T]):
+    """A call whose reply is read item by item."""
+
+    call: Call[None]
+    decoder: Callable[[], Decoder[T]]
+    final: Callable[[T], bool] | None = None
+    """Given, the stream is opened again wherever it breaks, until an item is final."""
+
+
+class Sink(Protocol[T_co]):
+    """Takes a file piece by piece."""
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def finish(self) -> T_co:
+        """The file is whole: what is made of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Download(Generic[T]):
+    """A call whose reply is a file that may be larger than memory. Each attempt opens a sink of its own."""
+
+    call: Call[None]
+    opened: Callable[[], AbstractContextManager[Sink[T]]]
+
+
+def reply_of(kind: Any) -> Callable[[httpx.Response], Any]:
+    """A reader of JSON replies of the type `kind`; 204 reads as None."""
+    adapter = TypeAdapter(kind)
+
+    def read(response: httpx.Response) -> Any:
+        try:
+            return adapter.validate_json(b"null" if response.status_code == 204 else response.content)
+        except ValidationError as error:
+            where = f"{response.request.method} {response.request.url}"
+            raise BadReply(
+                f"{where} answered something unexpected ({first(error)}): is this a Mindprint server of this version?"
+            ) from error
+
+    return read
+
+
+def get(path: str, read: Callable[[httpx.Response], T], **params: str | int | None) -> Call[T]:
+    return Call(method="GET", path=path, read=read, params=params, repeatable=True)
+
+
+def post(
+    path: str, read: Callable[[httpx.Response], T], body: Any = None, *, repeatable: bool = False, slow: bool = False
+) -> Call[T]:
+    return Call(method="POST", path=path, read=read, body=body, repeatable=repeatable, slow=slow)
+
+
+def put(path: str, read: Callable[[httpx.Response], T], body: Any) -> Call[T]:
+    return Call(method="PUT", path=path, read=read, body=body, repeatable=True)
+
+
+def delete(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
+    return Call(method="DELETE", path=path, read=read, repeatable=True)
+
+
+def nothing(_: httpx.Response) -> None:
+    return None
+
+
+def segment(value: str) -> str:
+    """`value` as one segment of a path, whatever it holds."""
+    if value in ("", ".", ".."):
+        raise InvalidRequest(f"{value!r} is no id: give the id of something that exists")
+    return quote(value, safe="")
+
+
+def find_url(url: str | None) -> str:
+    """The server's address: `url`, or MINDPRINT_URL, or http://127.0.0.1:8300."""
+    found = (url or os.environ.get("MINDPRINT_URL") or DEFAULT_URL).rstrip("/")
+    parts = urlsplit(found)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidRequest(f"{found!r} is no server address: write it like {DEFAULT_URL}")
+    return found
+
+
+def client_options(url: str, api_key: str | None, timeouts: Timeouts) -> dict[str, Any]:
+    """What both httpx clients are made with."""
+    from mindprint import __version__
+
+    key = api_key or os.environ.get("MINDPRINT_API_KEY")
+    return {
+        "base_url": url,
+        "headers": {"User-Agent": f"mindprint/{__version__}", **({"Authorization": f"Bearer {key}"} if key else {})},
+        "timeout": httpx.Timeout(timeouts.read_s, connect=timeouts.connect_s, pool=timeouts.slow_s),
+        "limits": httpx.Limits(max_connections=100, keepalive_expiry=timeouts.keepalive_s),
+        # A proxy cannot reach this machine's own loopback.
+        "trust_env": urlsplit(url).hostname not in _LOOPBACK,
+    }
+
+
+@contextlib.contextmanager
+def request_parts(call: Call[Any], timeouts: Timeouts, *, streamed: bool = False) -> Iterator[dict[str, Any]]:
+    """The arguments of `httpx.Client.build_request`; files stay open inside the context."""
+    with contextlib.ExitStack() as stack:
+        parts: dict[str, Any] = {"method": call.method, "url": call.path}
+        parts["params"] = {name: value for name, value in call.params.items() if value is not None}
+        if isinstance(call.body, BaseModel):
+            parts["content"] = call.body.model_dump_json(exclude_none=True)
+            parts["headers"] = {"Content-Type": "application/json"}
+        elif call.body is not None:
+            parts["json"] = call.body
+        if call.files:
+            parts["data"] = dict(call.form)
+            parts["files"] = {
+                name: (file_name, content if isinstance(content, bytes) else stack.enter_context(content.open("rb")))
+                for name, (file_name, content) in call.files.items()
+            }
+        read_s = timeouts.slow_s if call.slow else timeouts.stream_s if streamed else timeouts.read_s
+        parts["timeout"] = httpx.Timeout(read_s, connect=timeouts.connect_s, pool=timeouts.slow_s)
+        yield parts
+
+
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
+
+
+@contextlib.contextmanager
+def our_errors(url: str) -> Iterator[None]:
+    """httpx's errors become ours."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        told = str(error) or type(error).__name__
+        raise ConnectionFailed(
+            f"no server answers at {url} ({told}): start one with `mindprint serve`, or set MINDPRINT_URL", sent=False
+        ) from error
+    except httpx.TimeoutException as error:
+        raise ConnectionFailed(
+            f"{url} did not answer in time ({type(error).__name__}): look at the server's log, or allow more time",
+            sent=not isinstance(error, _UNSENT),
+        ) from error
+    except httpx.TransportError as error:
+        told = str(error) or type(error).__name__
+        raise ConnectionFailed(
+            f"the connection to {url} broke ({told}): look at the server's log", sent=not isinstance(error, _UNSENT)
+        ) from error
+    except (httpx.InvalidURL, httpx.DecodingError, httpx.TooManyRedirects) as error:
+        raise BadReply(f"{url} answered something unreadable ({error}): is this a Mindprint server?") from error
+
+
+def refusal(response: httpx.Response) -> ApiError:
+    """The error that a reply other than 2xx stands for. Its body must have been read."""
+    try:
+        told = ErrorReply.model_validate_json(response.content).error
+        message, code, kind, param = told.message, told.code, told.type, told.param
+    except ValidationError:  # a proxy's page, or another server altogether
+        text = " ".join(response.text.split())[:200]
+        message, code, kind, param = text or response.reason_phrase or "no message", "unknown", "", None
+    return ApiError(
+        message,
+        status=response.status_code,
+        code=code,
+        type=kind,
+        param=param,
+        request_id=response.headers.get("x-request-id"),
+        retry_after=parse_retry_after(response.headers.get("retry-after")),
+    )
+
+
+def broken_off(url: str, error: Exception) -> ConnectionFailed:
+    """Why a stream that should go on gave no further item."""
+    if isinstance(error, ConnectionFailed):
+        return error
+    return ConnectionFailed(f"{url} ended the stream before its end: look at the server's log", sent=True)

@@ -1,0 +1,294 @@
+"""The stages of the loop, each against the real server over HTTP, each with its progress."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindprint import AsyncMindprintClient
+from mindprint.datasets import UserRecords
+from mindprint.local.console import Output
+from mindprint.local.processes import Child, Processes
+from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerInfo, Trace, TraceState
+from mindprint_demo import collapse
+from mindprint_demo.errors import DemoFailed
+from mindprint_demo.options import DemoOptions
+from mindprint_demo.scoring import Arm, Scores, score
+from mindprint_demo.trace_accounting import Accounting, account
+
+POLL_S = 0.5
+THOROUGH = {"THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
+"""Of a server whose users have few engagements, so that every trace counts (docs/decisions/006)."""
+SETTINGS = {"HOLDOUT_SHARE": "0.2", **THOROUGH}
+"""Of the demo's server. Short histories: of a tenth the gate could say too little."""
+TOGETHER = "4"
+"""Adapters that the trainer takes at once: on a CPU each is trained on a core of its own (docs/decisions/011)."""
+TRAINER_STOP_S = 10.0
+_FIELD = re.compile(r"(\w+)=(\S+)")
+_REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
+"""The gate's word on a version, which is an answer and no failure."""
+_FAILED = re.compile(r'^mindprint_requests_total\{(?P<labels>.*status="[45]\d\d".*)\} (?P<count>\S+)$', re.MULTILINE)
+
+
+@dataclass
+class Results:
+    """All that a demo found out."""
+
+    users: list[UserRecords]
+    info: ServerInfo
+    batch: Batch
+    funnels: dict[str, Funnel]
+    tokens: dict[str, int]
+    """Thinking tokens generated, by user."""
+    before: Scores
+    after: Scores
+    adapters: dict[str, Adapter]
+    """By user."""
+    cohorts: list[Adapter]
+    accounting: Accounting
+    failed_requests: int
+    """Error replies that the server gave to anybody, and questions that got no answer."""
+    trainer_killed: str | None
+    """What the trainer was doing when it was killed."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    collapse: collapse.Collapse | None = None
+
+
+@dataclass
+class Stages:
+    """What the stages share."""
+
+    options: DemoOptions
+    out: Output
+    client: AsyncMindprintClient
+    processes: Processes
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        return ("direct", "personal") if self.options.thinking else ("direct",)
+
+    async def run(self, users: list[UserRecords]) -> Results:
+        """From the first engagement to the last score. Raises DemoFailed, ProcessDied and MindprintError."""
+        info = await self.client.info()
+        with self._timed("engagements"):
+            await self.ingest(users)
+        with self._timed("traces"):
+            batch = await self.write_traces(users, self.options.seed)
+        # Scored after the traces: by then every profile is written, so both arms read the same memory.
+        with self._timed("scores before"):
+            before = await self.score(users, "base", "held-out questions, base model")
+        with self._timed("training"):
+            killed = await self.train(users)
+        adapters = await self.adapters(users)
+        adapted = [user for user in users if user.user_id in adapters and adapters[user.user_id].live is not None]
+        with self._timed("scores after"):
+            after = await self.score(adapted, "adapter", "held-out questions, adapters")
+        traces = await self.traces(batch)
+        cohorts = await self.cohorts()
+        results = Results(
+            users=users,
+            info=info,
+            batch=batch,
+            funnels={user.user_id: await self.client.funnel(user.user_id) for user in users},
+            tokens={
+                user.user_id: sum(t.thinking_tokens for t in traces if t.user_id == user.user_id) for user in users
+            },
+            before=before,
+            after=after,
+            adapters=adapters,
+            cohorts=cohorts,
+            accounting=account(accepted(traces), adapters.values(), cohorts),
+            failed_requests=0,
+            trainer_killed=killed,
+            seconds=self.seconds,
+        )
+        if self.options.collapse and adapted:
+            with self._timed("collapse"):
+                results.collapse = await collapse.run(self, adapted, adapters)
+            traces += [trace for batch in results.collapse.batches for trace in await self.traces(batch)]
+            known = await self.adapters(users)
+            results.accounting = account(accepted(traces), known.values(), cohorts)
+        failed = failed_requests(await self.client.metrics())
+        results.failed_requests = failed + len(before.failures) + len(after.failures)
+        return results
+
+    async def ingest(self, users: Sequence[UserRecords]) -> None:
+        with self.out.bar("engagements", len(users)) as bar:
+            stored = 0
+            for user in users:
+                for start in range(0, len(user.engagements), 500):
+                    reply = await self.client.add_engagements(user.user_id, user.engagements[start : start + 500])
+                    stored += reply.created
+                bar.advance()
+            bar.finish(f"{stored} of {len(users)} users stored")
+
+    async def write_traces(self, users: Sequence[UserRecords], seed: int) -> Batch:
+        """One durable batch over these users, followed until its end. Another one takes another seed."""
+        request = BatchRequest(
+            users=[user.user_id for user in users],
+            seed=seed,
+            idempotency_key=f"{self.processes.folder.name}/{seed}",
+        )
+        batch = await self.client.start_batch(request)
+        with self.out.bar("traces", batch.items) as bar:
+            async for state in self.client.watch_batch(batch.id):
+                batch = state
+                bar.update(batch.done, written(batch))
+            if batch.state != "done":
+                raise DemoFailed(f"the batch ended as {batch.state}: {batch.error or 'no reason given'}")
+            if not batch.funnel.accepted:
+                raise DemoFailed("no trace was accepted, so there is nothing to train on: ask for more engagements")
+            bar.finish(written(batch))
+        return batch
+
+    async def score(self, users: Sequence[UserRecords], arm: Arm, title: str) -> Scores:
+        total = sum(len(user.held_out) for user in users) * len(self.modes)
+        with self.out.bar(title, total) as bar:
+            scores = await score(
+                self.client, users, self.modes, arm, in_flight=self.options.in_flight, tick=bar.advance
+            )
+            bar.finish(f"{total - len(scores.failures)} of {total} answered")
+        return scores
+
+    async def train(self, users: Sequence[UserRecords]) -> str | None:
+        """Runs the trainer until no accepted trace waits. Returns what it was doing if it was killed on the way."""
+        killed: str | None = None
+        trainer = self.start_trainer()
+        moved, last = time.monotonic(), (-1, -1)
+        idle = 0
+        with self.out.bar("adapters", len(users)) as bar:
+            while idle < 2:  # seen twice, for a trace may change hands between the two questions
+                await asyncio.sleep(POLL_S)
+                trainer.check()
+                leased = await self._any("leased")
+                idle = 0 if leased or await self._any("waiting") else idle + 1
+                known = (await self.client.adapters()).adapters
+                live = sum(a.live is not None for a in known if a.key.startswith("user/"))
+                bar.update(live, training(trainer.doing()) or "the trainer starts")
+                now = (await self.client.funnel()).trained, sum(len(adapter.versions) for adapter in known)
+                if now != last:
+                    moved, last = time.monotonic(), now
+                if time.monotonic() - moved > self.options.train_timeout_s:
+                    raise DemoFailed(f"no version was made in {self.options.train_timeout_s:.0f} s: {trainer.log}")
+                if self.options.kill_trainer and killed is None and leased and trainer.doing().startswith("training"):
+                    killed = training(trainer.doing())
+                    trainer.kill()
+                    self.out.say(f"trainer killed (kill -9) while {killed}; started again")
+                    trainer = self.start_trainer()
+            bar.finish(f"{live} live")
+        await self.stop(trainer)
+        return killed
+
+    async def adapters(self, users: Sequence[UserRecords]) -> dict[str, Adapter]:
+        known = {adapter.key: adapter for adapter in (await self.client.adapters()).adapters}
+        return {user.user_id: known[key] for user in users if (key := f"user/{user.user_id}") in known}
+
+    async def cohorts(self) -> list[Adapter]:
+        return [a for a in (await self.client.adapters()).adapters if a.key.startswith("cohort/")]
+
+    async def traces(self, batch: Batch) -> list[Trace]:
+        return [trace async for trace in self.client.batch_results(batch.id)]
+
+    async def _any(self, state: TraceState) -> bool:
+        return bool((await self.client.traces(state=state, limit=1)).traces)
+
+    def start_trainer(self, name: str = "trainer", settings: Mapping[str, str] | None = None) -> Child:
+        return self.processes.start(
+            name,
+            ["mindprint", "train"],
+            {
+                "MINDPRINT_TRAIN_SERVER": self.client.url,
+                "MINDPRINT_TRAIN_WORK_DIR": str(self.processes.folder / name),
+                "MINDPRINT_TRAIN_LOG_EVERY_S": "1",
+                "MINDPRINT_TRAIN_MIN_TRACES": "1",  # whatever there is: the gate says what it is worth
+                "MINDPRINT_TRAIN_TOGETHER": TOGETHER,
+                **(settings or {}),
+            },
+        )
+
+    async def stop(self, trainer: Child) -> None:
+        """Leaves the cores to the scoring that follows."""
+        trainer.ask_to_stop()
+        for _ in range(round(TRAINER_STOP_S / POLL_S)):
+            if not trainer.running():
+                break
+            await asyncio.sleep(POLL_S)
+        trainer.wait(time.monotonic())
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 1)
+
+
+async def start_server(
+    processes: Processes,
+    out: Output,
+    model: Path,
+    url: str,
+    port: int,
+    timeout_s: float,
+    settings: Mapping[str, str] = SETTINGS,
+) -> Child:
+    """Starts the server on the data in the processes' folder, if there is any, and waits until it takes requests.
+
+    `settings`: the server's, by name without prefix. Raises DemoFailed, ProcessDied.
+    """
+    data = (processes.folder / "server").absolute()
+    server = processes.start(
+        "server",
+        ["mindprint", "serve"],
+        {
+            "MINDPRINT_HOST": "127.0.0.1",
+            "MINDPRINT_PORT": str(port),
+            "MINDPRINT_DATA_DIR": str(data),
+            "MINDPRINT_DATABASE_URL": f"sqlite+aiosqlite:///{data / 'mindprint.db'}",
+            "MINDPRINT_MODEL": str(model),
+            **{f"MINDPRINT_{name}": value for name, value in settings.items()},
+        },
+    )
+    deadline = time.monotonic() + timeout_s
+    async with AsyncMindprintClient(url) as client:
+        with out.bar("server") as bar:
+            while not await client.ready():
+                server.check()
+                if time.monotonic() > deadline:
+                    raise DemoFailed(f"the server was not ready after {timeout_s:.0f} s: see {server.log}")
+                bar.update(0, server.doing())
+                await asyncio.sleep(POLL_S)
+            bar.finish("ready")
+    return server
+
+
+def written(batch: Batch) -> str:
+    """What a batch has brought so far, in one line."""
+    funnel = batch.funnel
+    return f"{funnel.accepted} accepted of {funnel.generated}, {batch.tokens_per_second:.0f} tokens/s"
+
+
+def training(event: str) -> str:
+    """The trainer's last event, in fewer words while it trains."""
+    told = dict(_FIELD.findall(event))
+    if not event.startswith("training") or not {"adapter", "step", "tokens_per_second"} <= told.keys():
+        return event
+    return f"training {told['adapter']}, step {told['step']}, {told['tokens_per_second']} tokens/s"
+
+
+def accepted(traces: Iterable[Trace]) -> list[Trace]:
+    return [trace for trace in traces if trace.verdict == "accepted"]
+
+
+def failed_requests(metrics: str) -> int:
+    """Error replies counted by the server, less those of `/readyz` from before it was ready and the gate's refusals."""
+    return sum(
+        int(float(m["count"]))
+        for m in _FAILED.finditer(metrics)
+        if 'route="/readyz"' not in m["labels"] and not _REFUSED.search(m["labels"])
+    )

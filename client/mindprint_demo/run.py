@@ -1,0 +1,166 @@
+"""Runs the demo: checks what is needed, starts the processes, goes through the stages, reports, ends everything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.panel import Panel
+from rich.text import Text
+
+from mindprint import AsyncMindprintClient, MindprintError, datasets, doctor, model_files
+from mindprint.local.console import Output, opened
+from mindprint.local.processes import Child, ProcessDied, Processes, free_port
+from mindprint_demo import report, synthetic
+from mindprint_demo.errors import DemoFailed
+from mindprint_demo.options import DemoOptions
+from mindprint_demo.pipeline import POLL_S, Results, Stages, start_server
+
+T = TypeVar("T")
+INTERRUPTED = 130
+
+
+def run_demo(options: DemoOptions) -> int:
+    """The whole loop once. Returns 0, 1 (failed, or the books do not balance) or 130 (interrupted).
+
+    However it ends, no process is left running; the logs and the store stay in `work_dir`.
+    """
+    with opened(options.transcript) as out:
+        try:
+            return _run(options, out)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            out.say("all processes have been stopped")
+            return INTERRUPTED
+        except (datasets.BadRecords, model_files.MissingModel, DemoFailed, ProcessDied, MindprintError) as error:
+            out.say(f"error: {error}")
+            return 1
+
+
+def _run(options: DemoOptions, out: Output) -> int:
+    if missing := doctor.missing_packages():
+        raise DemoFailed(f"{', '.join(missing)} not installed: run `make setup`")
+    folder = new_folder(options.work_dir, options.keep_runs)
+    users = _users(options, folder)
+    out.say(Panel(Text(_introduction(options, users, folder)), title="Mindprint demo", title_align="left"))
+    with Processes(folder) as processes:
+        try:
+            results = asyncio.run(interruptible(_loop(options, out, processes, users)))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            out.say("interrupted: stopping all processes")
+            raise
+    for table in report.tables(results):
+        out.say(table)
+    if options.json_file is not None:
+        options.json_file.parent.mkdir(parents=True, exist_ok=True)
+        options.json_file.write_text(json.dumps(_document(options, results), indent=2) + "\n", encoding="utf-8")
+    problems = report.problems(results)
+    for problem in problems:
+        out.say(f"problem: {problem}")
+    return 1 if problems else 0
+
+
+async def _loop(options: DemoOptions, out: Output, processes: Processes, users: list[datasets.UserRecords]) -> Results:
+    model = await _model(options.model, processes, out)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    server = await start_server(processes, out, model, url, port, options.start_timeout_s)
+    async with AsyncMindprintClient(url) as client:
+        return await while_running(server, Stages(options, out, client, processes).run(users))
+
+
+async def _model(name: str, processes: Processes, out: Output) -> Path:
+    """The model's folder. The default one is prepared in a process of its own, which takes torch away with it."""
+    if name == model_files.DEFAULT and not model_files.default_path().is_dir():
+        child = processes.start("model", ["mindprint.model_files"], {})
+        with out.bar("model") as bar:
+            while child.running():
+                bar.update(0, "preparing the default model (once)")
+                await asyncio.sleep(POLL_S)
+            if not model_files.default_path().is_dir():
+                child.check()
+            bar.finish("prepared")
+    return model_files.resolve(name)
+
+
+async def while_running(child: Child, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, or ProcessDied as soon as `child` ends before it."""
+
+    async def watch() -> None:
+        while True:
+            child.check()
+            await asyncio.sleep(POLL_S)
+
+    task, watching = asyncio.create_task(work), asyncio.create_task(watch())
+    try:
+        await asyncio.wait({task, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await watching
+        return await task
+    finally:
+        task.cancel()
+        watching.cancel()
+        await asyncio.gather(task, watching, return_exceptions=True)
+
+
+async def interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """A request to end, or a closed terminal, is as good as Ctrl-C."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await task
+
+
+def _users(options: DemoOptions, folder: Path) -> list[datasets.UserRecords]:
+    data = options.data
+    if data is None:
+        data = folder / "data"
+        synthetic.write(data, options.users, options.engagements, options.held_out, options.seed)
+    return datasets.read(
+        data,
+        users=options.users,
+        engagements=options.engagements,
+        held_out=options.held_out,
+        seed=options.seed,
+        ids=options.ids,
+    )
+
+
+def _introduction(options: DemoOptions, users: list[datasets.UserRecords], folder: Path) -> str:
+    source = f"records of {options.data}" if options.data else f"users made from seed {options.seed}"
+    return (
+        f"{len(users)} users ({', '.join(user.user_id for user in users)}), {source}\n"
+        f"{options.engagements} engagements and {options.held_out} later questions each; model {options.model}\n"
+        + ("then one user's adapter is trained by answers only, for the gate to refuse\n" if options.collapse else "")
+        + f"logs, store and adapters: {folder}"
+    )
+
+
+def new_folder(work_dir: Path, keep: int) -> Path:
+    """A new folder for this run; of the older ones the newest `keep - 1` stay."""
+    older = sorted(work_dir.glob("run-*"))
+    for folder in older[: max(0, len(older) - max(keep, 1) + 1)]:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = work_dir / f"run-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _document(options: DemoOptions, results: Results) -> dict[str, Any]:
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    return {
+        "name": "demo",
+        "command": " ".join(["mindprint", *sys.argv[1:]]),
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": doctor.machine(),
+        "versions": doctor.versions(),
+        "options": settings,
+        **report.as_json(results),
+    }

@@ -1,0 +1,94 @@
+"""Puts held-out questions to the server, in one arm after the other, and notes how likely the real answer was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from mindprint.datasets import HeldOut, UserRecords
+from mindprint.exceptions import MindprintError
+from mindprint.types import Mode, Trace, TraceRequest
+from mindprint_demo.comparison import Answered
+
+Arm = Literal["base", "adapter"]
+
+
+class Writes(Protocol):
+    """What scoring needs of a client."""
+
+    async def write_trace(self, request: TraceRequest) -> Trace: ...
+
+
+@dataclass
+class Scores:
+    """Answers by user and mode, of one arm."""
+
+    arm: Arm
+    answers: dict[tuple[str, Mode], list[Answered]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    """One line for each question that got no answer."""
+
+    def of(self, user_id: str, mode: Mode) -> list[Answered]:
+        return self.answers.get((user_id, mode), [])
+
+
+def ask(user_id: str, row: HeldOut, mode: Mode, arm: Arm) -> TraceRequest:
+    """The request of one question: greedy, with the user's memory as it is at the time of the question."""
+    return TraceRequest(
+        user_id=user_id,
+        query=row.query,
+        choices=row.choices,
+        target=row.target,
+        asked_at=row.asked_at,
+        mode=mode,
+        model="base" if arm == "base" else f"user/{user_id}",
+        temperature=0.0,
+    )
+
+
+def answered(row: HeldOut, trace: Trace) -> Answered:
+    """Raises MindprintError if the reply does not score the choices."""
+    if trace.choice_logprobs is None or row.target not in trace.choice_logprobs:
+        raise MindprintError(f"the reply about {row.id} does not score the choices")
+    return Answered(
+        row=row.id,
+        right=trace.answer == row.target,
+        logprob=trace.choice_logprobs[row.target],
+        profile_version=trace.provenance.profile_version,
+    )
+
+
+async def score(
+    client: Writes,
+    users: Sequence[UserRecords],
+    modes: Sequence[Mode],
+    arm: Arm,
+    *,
+    in_flight: int,
+    tick: Callable[[], None],
+) -> Scores:
+    """All held-out rows of `users` in all `modes`, `in_flight` at once; rows stay in order. `tick` after each."""
+    gate = asyncio.Semaphore(in_flight)
+    scores = Scores(arm)
+
+    async def one(user_id: str, row: HeldOut, mode: Mode) -> Answered | None:
+        async with gate:
+            try:
+                return answered(row, await client.write_trace(ask(user_id, row, mode, arm)))
+            except MindprintError as error:
+                scores.failures.append(f"{arm} {mode} {row.id}: {error}")
+                return None
+            finally:
+                tick()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = {
+            (user.user_id, mode): [group.create_task(one(user.user_id, row, mode)) for row in user.held_out]
+            for mode in modes
+            for user in users
+        }
+    for key, asked in tasks.items():
+        scores.answers[key] = [answer for task in asked if (answer := task.result()) is not None]
+    return scores

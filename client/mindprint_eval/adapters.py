@@ -1,0 +1,225 @@
+"""Makes the adapters of a piece, through the service's own batches, queue, trainer and adapter life."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mindprint import ApiError, AsyncMindprintClient, gate_report
+from mindprint.datasets import UserRecords
+from mindprint.local.console import Output
+from mindprint.local.processes import Child, Processes
+from mindprint.types import Adapter, BatchRequest, GivenTrace, Trace, Version
+from mindprint_demo.pipeline import POLL_S, training, written
+from mindprint_eval.arms import Recipe
+from mindprint_eval.config import CannotEvaluate, EvalOptions
+from mindprint_eval.training_sets import nothing_of, trainee
+
+CHUNK = 500
+"""Engagements, or traces, of one request."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An adapter, or why there is none."""
+
+    model: str | None
+    """As a request names it; None is none."""
+    digest: str | None
+    outcome: str
+    """`live`, `refused`, or `no_adapter`."""
+    why: str
+    version: Version | None = None
+
+    @property
+    def cohort(self) -> str:
+        """The name of the cohort whose adapter this is."""
+        return str(self.model).removeprefix("cohort/").rpartition("@")[0]
+
+    def row(self, recipe: str, seed: int, user: str) -> dict[str, Any]:
+        """A line of the report's table of adapters."""
+        manifest = self.version.manifest if self.version else None
+        return {
+            "recipe": recipe,
+            "seed": seed,
+            "user": user,
+            "model": self.model,
+            "state": self.outcome,
+            "why": self.why,
+            "traces": self.version.traces if self.version else 0,
+            "samples": manifest.samples if manifest else {},
+            "tokens": manifest.tokens if manifest else 0,
+            "seconds": round(manifest.seconds, 1) if manifest else 0.0,
+            "losses": manifest.losses if manifest else {},
+            "checks": [check.model_dump() for check in self.version.checks] if self.version else [],
+        }
+
+
+class Maker:
+    def __init__(
+        self, options: EvalOptions, out: Output, client: AsyncMindprintClient, processes: Processes, seed: int
+    ) -> None:
+        self._options, self._out, self._client = options, out, client
+        self._processes, self._seed = processes, seed
+
+    # --- what is trained on ---
+
+    async def ingest(self, users: Sequence[UserRecords]) -> None:
+        """Sending the same again changes nothing."""
+        for user in users:
+            await self._ingest(user.user_id, user)
+
+    async def _ingest(self, name: str, user: UserRecords) -> None:
+        for start in range(0, len(user.engagements), CHUNK):
+            await self._client.add_engagements(name, user.engagements[start : start + CHUNK])
+
+    async def write(self, title: str, users: Sequence[str], **how: Any) -> list[Trace]:
+        """Every candidate of one batch over these users. The same batch is not written twice."""
+        request = BatchRequest(users=list(users), seed=self._seed, idempotency_key=f"{title}/{self._seed}", **how)
+        batch = await self._client.start_batch(request)
+        with self._out.bar(title, batch.items) as bar:
+            async for state in self._client.watch_batch(batch.id):
+                batch = state
+                bar.update(batch.done, written(batch))
+            if batch.state != "done":
+                raise CannotEvaluate(f"the batch ended as {batch.state}: {batch.error or 'no reason given'}")
+            bar.finish(written(batch))
+        return [trace async for trace in self._client.batch_results(batch.id)]
+
+    async def twin(self, user: UserRecords, name: str) -> str:
+        """The same history under another name, for traces or training of its own."""
+        await self._ingest(name, user)
+        return name
+
+    # --- training ---
+
+    async def adapters(
+        self,
+        recipe: Recipe,
+        users: Sequence[UserRecords],
+        lessons: Mapping[str, Sequence[GivenTrace]],
+        after: Made | None = None,
+    ) -> dict[str, Made]:
+        """One adapter a user, by user, each from the cohort's adapter `after`; those that are there already are not
+        made again."""
+        keys: dict[str, str] = {}
+        made: dict[str, Made] = {}
+        objective = self._objective(recipe)
+        if after is not None and after.model is None:
+            return {user.user_id: replace(after, why=f"to start from: {after.why}") for user in users}
+        for user in users:
+            taught = self._taught(recipe, user, lessons)
+            if not taught:
+                made[user.user_id] = Made(None, None, "no_adapter", no_lessons(recipe))
+                continue
+            content = [objective, _content(taught), *([after.digest] if after else [])]
+            name = trainee(user.user_id, recipe.name, content)
+            keys[user.user_id] = f"user/{name}"
+            await self._teach(name, user, taught)
+            if after is not None:
+                await self._client.add_members(after.cohort, [name])
+        await self._train(recipe, list(keys.values()), objective)
+        return made | {user_id: await self._made(key) for user_id, key in keys.items()}
+
+    async def pooled(
+        self, recipe: Recipe, pool: Sequence[UserRecords], lessons: Mapping[str, Sequence[GivenTrace]]
+    ) -> Made:
+        """One adapter of all these users."""
+        if not pool:
+            return Made(None, None, "no_adapter", "the records have no other users to train it on")
+        objective = self._objective(recipe)
+        taught = {user.user_id: self._taught(recipe, user, lessons) for user in pool}
+        if not any(taught.values()):
+            return Made(None, None, "no_adapter", no_lessons(recipe))
+        content = [objective, {user_id: _content(some) for user_id, some in taught.items()}]
+        name = trainee("pool", recipe.name, content)
+        await self._client.put_cohort(name, f"for an evaluation: {recipe.what}")
+        for user in pool:
+            if taught[user.user_id]:
+                member = trainee(user.user_id, recipe.name, content)
+                await self._teach(member, user, taught[user.user_id])
+                await self._client.add_members(name, [member])
+        await self._train(recipe, [f"cohort/{name}"], objective)
+        return await self._made(f"cohort/{name}")
+
+    def _taught(
+        self, recipe: Recipe, user: UserRecords, lessons: Mapping[str, Sequence[GivenTrace]]
+    ) -> Sequence[GivenTrace]:
+        return nothing_of(user.engagements[0].id) if recipe.lessons == "none" else lessons[user.user_id]
+
+    async def _teach(self, name: str, user: UserRecords, lessons: Sequence[GivenTrace]) -> None:
+        await self._ingest(name, user)
+        for start in range(0, len(lessons), CHUNK):
+            await self._client.add_traces(name, lessons[start : start + CHUNK])
+
+    def _objective(self, recipe: Recipe) -> dict[str, str]:
+        return {"SEED": str(self._seed), **self._options.objective, **recipe.objective}
+
+    async def _train(self, recipe: Recipe, keys: Sequence[str], objective: Mapping[str, str]) -> None:
+        """Runs a trainer until none of these adapters has anything waiting."""
+        open_ = [key for key in keys if (await self._adapter(key)) is None]
+        if not open_:
+            return
+        variables = {
+            **objective,
+            "SERVER": self._client.url,
+            "ADAPTER": ",".join(open_),
+            "ONCE": "true",
+            "MIN_TRACES": "1",  # every user answers, and the tables say of how many traces
+            "WORK_DIR": str(self._processes.folder / "trainer"),
+        }
+        trainer = self._processes.start(
+            f"trainer-{recipe.name}",
+            ["mindprint", "train"],
+            {f"MINDPRINT_TRAIN_{name}": value for name, value in variables.items()},
+        )
+        with self._out.bar(f"adapters, {recipe.name}", len(open_)) as bar:
+            done, moved = -1, time.monotonic()
+            while trainer.running():
+                await asyncio.sleep(POLL_S)
+                count = sum([await self._adapter(key) is not None for key in open_])
+                if count != done:
+                    done, moved = count, time.monotonic()
+                bar.update(count, training(trainer.doing()) or "the trainer starts")
+                if time.monotonic() - moved > self._options.train_timeout_s:
+                    raise CannotEvaluate(f"no version in {self._options.train_timeout_s:.0f} s: see {trainer.log}")
+            ended_well(trainer)
+            bar.finish(f"{sum([await self._adapter(key) is not None for key in open_])} trained")
+
+    async def _adapter(self, key: str) -> Adapter | None:
+        try:
+            return await self._client.adapter(key)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _made(self, key: str) -> Made:
+        adapter = await self._adapter(key)
+        if adapter is None or not adapter.versions:
+            return Made(None, None, "no_adapter", f"no version of {key} was made: see the trainer's log")
+        newest = adapter.versions[-1]
+        if adapter.live is None:
+            speaks = ", ".join(gate_report.failed(newest)) or "no reason given"
+            return Made(None, None, "refused", f"{key}@{newest.version}: {speaks}", newest)
+        live = next(version for version in adapter.versions if version.version == adapter.live)
+        return Made(f"{key}@{live.version}", live.digest, "live", "", live)
+
+
+def _content(lessons: Sequence[GivenTrace]) -> list[dict[str, Any]]:
+    return [lesson.model_dump(mode="json") for lesson in lessons]
+
+
+def ended_well(trainer: Child) -> None:
+    """Raises CannotEvaluate for a trainer that gave up."""
+    if trainer.code:
+        raise CannotEvaluate(
+            f"the trainer ended with code {trainer.code}: see {trainer.log}\n" + "\n".join(trainer.tail(8))
+        )
+
+
+def no_lessons(recipe: Recipe) -> str:
+    return "fewer than two traces to shuffle" if recipe.lessons == "shuffled" else "no trace was accepted"

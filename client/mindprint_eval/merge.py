@@ -1,0 +1,102 @@
+"""Puts evaluations of different users or seeds together, as if one had run them all: so a long one can be spread."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from mindprint_eval import results
+from mindprint_eval.config import CannotEvaluate
+from mindprint_eval.report.analysis import RIVALS
+
+SAME = (
+    "data",
+    "data_digest",
+    "part",
+    "rows",
+    "engagements",
+    "model",
+    "base_digest",
+    "prompt_version",
+    "engine",
+    "settings",
+    "arms",
+)
+"""Entries of evaluation.json that must be equal, or what was measured does not belong together."""
+
+
+def join(folders: Sequence[Path], out: Path) -> Path:
+    """The tables of all `folders` as one evaluation in `out`, which is made. Returns it. Raises CannotEvaluate."""
+    if out.exists():
+        raise CannotEvaluate(f"{out} is there already: name a folder for --out that is not")
+    documents = [_document(folder) for folder in folders]
+    document = joined(documents)
+    tables = {name: [folder / f"{name}.jsonl.gz" for folder in folders] for name in ("outcomes", "candidates")}
+    if lacking := [path for paths in tables.values() for path in paths if not path.exists()]:
+        raise CannotEvaluate(f"{lacking[0]} is missing: an evaluation is joined with its tables")
+    out.mkdir(parents=True)
+    results.write_lines(_each_once(_lines(tables["outcomes"])), out / "outcomes.jsonl.gz")
+    results.write_lines(_lines(tables["candidates"]), out / "candidates.jsonl.gz")
+    questions = [path for folder in folders if (path := folder / "questions.jsonl.gz").exists()]
+    results.write_lines(_lines(questions), out / "questions.jsonl.gz")
+    (out / "evaluation.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return out
+
+
+def joined(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One evaluation.json for all of them; `joined` tells what each was. Raises CannotEvaluate. Pure."""
+    first, *others = documents
+    for other in others:
+        if unlike := [name for name in SAME if first.get(name) != other.get(name)]:
+            raise CannotEvaluate(
+                f"they differ in {', '.join(unlike)}: only evaluations of the same data, model, arms and settings "
+                "belong together"
+            )
+    met: set[tuple[str, int]] = set()
+    for document in documents:
+        mine = set(product(document["users"], document["seeds"]))
+        if twice := sorted(met & mine):
+            user, seed = twice[0]
+            raise CannotEvaluate(f"{user} with seed {seed} is in two of them: name each user and seed once")
+        met |= mine
+    return {
+        **first,
+        "command": " ".join(["mindprint", *sys.argv[1:]]),
+        "made_at": max(document["made_at"] for document in documents),
+        "users": list(dict.fromkeys(user for document in documents for user in document["users"])),
+        "seeds": sorted({seed for document in documents for seed in document["seeds"]}),
+        "adapters": [adapter for document in documents for adapter in document["adapters"]],
+        "joined": [
+            {name: document.get(name) for name in ("command", "made_at", "machine", "versions")}
+            for document in documents
+        ],
+    }
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    path = folder / "evaluation.json"
+    if not path.exists():
+        raise CannotEvaluate(f"{folder} has no evaluation.json: it is no evaluation, or one that has not ended")
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        yield from results.lines(path)
+
+
+def _each_once(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A rival's answer once, though every evaluation of the same user has it: it knows no seed."""
+    met = set()
+    for row in rows:
+        if row["arm"] in RIVALS:
+            key = (row["measure"], row["arm"], row["user"], row["item"])
+            if key in met:
+                continue
+            met.add(key)
+        yield row

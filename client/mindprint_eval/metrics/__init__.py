@@ -1,0 +1,1 @@
+"""Metrics of answers and thinking, and the statistics over users."""

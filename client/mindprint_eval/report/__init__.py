@@ -1,0 +1,1 @@
+"""The report of an evaluation: analysis, tables, figures, and the page."""

@@ -1,0 +1,56 @@
+"""What a terminal shows at the end: the arms and the claims, in short. The report has all of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.table import Table
+
+from mindprint_eval.report.analysis import Findings, of_arm, over_users, read
+
+GAP = "-"
+
+
+def tables(folder: Path) -> list[Table]:
+    """Of an evaluation's folder, computed from its tables."""
+    found = read(folder)
+    return [arms(found), claims(found)]
+
+
+def arms(found: Findings) -> Table:
+    """Accuracy and log-probability with their intervals over users, collapse, and what was not answered."""
+    table = Table("arm", "what", title="Arms", title_justify="left")
+    for name in ("right, %", "nats of the real answer", "collapse, %", "missing"):
+        table.add_column(name, justify="right")
+    missing = (~found.answers["answered"].astype(bool)).groupby(found.answers["arm"]).sum()
+    for arm in [*found.arms, *found.rivals]:
+        table.add_row(
+            arm,
+            found.whats.get(arm, ""),
+            interval(found, arm, "accuracy", 100, 0),
+            interval(found, arm, "logprob", 1, 2),
+            figure(of_arm(found.thinking, arm, "collapse"), 100, 0),
+            f"{int(missing.get(arm, 0))}",
+        )
+    return table
+
+
+def claims(found: Findings) -> Table:
+    table = Table("claim", "", "in full", title="Claims", title_justify="left")
+    said = {True: "held", False: "did not hold", None: "cannot be said"}
+    for claim in found.claims:
+        table.add_row(claim.name, said[claim.holds], claim.detail)
+    return table
+
+
+def interval(found: Findings, arm: str, column: str, scale: float, digits: int) -> str:
+    mean = over_users(found.per_user, arm, column)
+    if math.isnan(mean.mean):
+        return GAP
+    bounds = [figure(bound, scale, digits) for bound in (mean.low, mean.high)]
+    return f"{figure(mean.mean, scale, digits)} [{bounds[0]}, {bounds[1]}]"
+
+
+def figure(value: float, scale: float, digits: int) -> str:
+    return GAP if math.isnan(value) else f"{scale * value:.{digits}f}"

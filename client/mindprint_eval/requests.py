@@ -1,0 +1,170 @@
+"""Questions as requests, and replies as outcomes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mindprint.datasets import HeldOut
+from mindprint.general_questions import QUESTIONS
+from mindprint.types import Trace, TraceRequest
+from mindprint_eval.arms import Arm, Whose
+from mindprint_eval.response_cache import digest
+from mindprint_eval.results import Measure, Outcome
+
+BARE_TOKENS = 128
+"""Tokens after which a bare thinking counts as never closed: as the gate has it, twice what most need."""
+FILLER = "..."
+"""Stands for every word of a thinking whose content is taken away."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with what its outcome has to say of it."""
+
+    measure: Measure
+    arm: str
+    user: str
+    row: HeldOut
+    request: TraceRequest
+    digest: str | None
+    """Of the adapter that has to answer; None is the base."""
+
+
+def ask(
+    measure: Measure, arm: Arm, user: str, row: HeldOut, model: str, digest: str | None, memory: str, **how: Any
+) -> Asked:
+    """`memory` as a request names it: own, none, or user/<id>. `how`: fields of the request beside the question's."""
+    request = TraceRequest(
+        user_id=user,
+        query=row.query,
+        choices=row.choices,
+        target=row.target,
+        asked_at=row.asked_at,
+        mode=arm.mode,
+        model=model,
+        memory=memory,
+        **how,
+    )
+    return Asked(measure, arm.name, user, row, request, digest)
+
+
+def greedy() -> dict[str, Any]:
+    """How an arm's own answer is asked for: the same answer every time."""
+    return {"temperature": 0.0}
+
+
+def bare(row: HeldOut) -> dict[str, Any]:
+    """Thinking from the bare `<think>`, sampled as the service samples, with a seed of the question's own."""
+    return {"opening": "", "max_thinking_tokens": BARE_TOKENS, "seed": int(digest(row.id)[:7], 16)}
+
+
+def changed(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outcome, str]]:
+    """Other thinking for each answer of one arm and user: the first half, as many fillers, the next question's."""
+    thought = [answer for answer in answers if answer.outcome == "answered"]
+    for place, answer in enumerate(thought):
+        words = answer.thinking.split()
+        yield "early_end", answer, " ".join(words[: len(words) // 2])
+        yield "filler", answer, " ".join([FILLER] * len(words))
+        if len(thought) > 1:
+            yield "other_trace", answer, thought[(place + 1) % len(thought)].thinking
+
+
+def general(of: HeldOut, count: int) -> list[HeldOut]:
+    """The first `count` general questions, as questions at the time of another one."""
+    return [
+        replace(
+            of, id=f"general/{number}", query=q.query, choices=list(q.choices), target=q.right, seen=None, kind="closed"
+        )
+        for number, q in enumerate(QUESTIONS[:count])
+    ]
+
+
+def because(prompt: str, response: str) -> str:
+    """Asks for the reason of an answer that was given."""
+    return f"{prompt}\nThis user answered: {response}. Why?"
+
+
+def memory_of(whose: Whose, others: Mapping[str, str]) -> str | None:
+    """As a request names it; None where there is no such other user."""
+    if whose in ("own", "none"):
+        return whose
+    return f"user/{others[whose]}" if whose in others else None
+
+
+# --- replies ---------------------------------------------------------------------------
+
+
+def key_of(asked: Asked, memories: Mapping[str, str], base: Mapping[str, str]) -> str:
+    """What decides the reply: the question, the memory that it is put to, the adapter, the base and its settings.
+
+    The name of the adapter does not: the same weights answer the same. `memories`: digests of histories by user.
+    """
+    request = asked.request.model_dump(mode="json", exclude={"user_id", "model", "memory"})
+    whose = asked.request.memory
+    memory = memories[asked.user] if whose == "own" else memories.get(whose.removeprefix("user/"), whose)
+    return digest({"request": request, "memory": memory, "adapter": asked.digest, "base": base})
+
+
+def reply_of(trace: Trace, seconds: float) -> dict[str, Any]:
+    """Of a reply, what an outcome needs."""
+    return {
+        "answer": trace.answer,
+        "choices": trace.choice_logprobs,
+        "logprob": trace.scores.get("target_logprob"),
+        "tokens": max(1, int(trace.scores.get("target_tokens", 1))),
+        "thinking": trace.thinking,
+        "thinking_tokens": trace.thinking_tokens,
+        "finish": trace.finish,
+        "reason": None if trace.reason == "wrong_answer" else trace.reason,
+        "prompt_tokens": trace.prompt_tokens,
+        "seconds": round(seconds, 4),
+    }
+
+
+def outcome_of(asked: Asked, reply: Mapping[str, Any], seed: int) -> Outcome:
+    """What a question was answered with."""
+    right = reply["answer"].strip() == asked.row.target.strip() if asked.row.choices else None
+    return Outcome(**_known(asked, seed), outcome="answered", why="", right=right, **reply)
+
+
+def unanswered(asked: Asked, seed: int, outcome: str, why: str) -> Outcome:
+    return Outcome(**_known(asked, seed), **NOTHING, outcome=outcome, why=why)  # type: ignore[arg-type]
+
+
+def not_asked(arm: Arm, user: str, row: HeldOut | None, seed: int, outcome: str, why: str) -> Outcome:
+    """A question that could not even be put, or that there is none of."""
+    known: dict[str, Any] = {"measure": "answer", "arm": arm.name, "seed": seed, "user": user}
+    about: dict[str, Any] = {"item": "", "kind": "closed", "seen": None, "target": ""}
+    if row is not None:
+        about = {"item": row.id, "kind": row.kind, "seen": row.seen, "target": row.target}
+    return Outcome(**known, **about, **NOTHING, outcome=outcome, why=why)  # type: ignore[arg-type]
+
+
+NOTHING: dict[str, Any] = {
+    "answer": "",
+    "right": None,
+    "logprob": None,
+    "tokens": 1,
+    "choices": None,
+    "thinking": "",
+    "thinking_tokens": 0,
+    "finish": "",
+    "reason": None,
+    "prompt_tokens": 0,
+    "seconds": 0.0,
+}
+
+
+def _known(asked: Asked, seed: int) -> dict[str, Any]:
+    return {
+        "measure": asked.measure,
+        "arm": asked.arm,
+        "seed": seed,
+        "user": asked.user,
+        "item": asked.row.id,
+        "kind": asked.row.kind,
+        "seen": asked.row.seen,
+        "target": asked.row.target,
+    }

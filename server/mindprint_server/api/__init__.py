@@ -1,0 +1,19 @@
+"""The HTTP routes, a module for each noun; each is thin and hands to a service or the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from mindprint.types import ErrorReply
+from mindprint_server.api import adapters, batches, chat, cohorts, leases, system, traces, users
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "Refused: `error.message` says what to do"},
+    "5XX": {"model": ErrorReply, "description": "Starting, busy or broken: see Retry-After"},
+}
+
+router = APIRouter(responses=REFUSALS)
+for module in (system, users, cohorts, traces, batches, leases, adapters, chat):
+    router.include_router(module.router)

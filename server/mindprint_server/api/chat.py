@@ -1,0 +1,29 @@
+"""OpenAI's two routes; `mindprint_server.chat` does the work."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from mindprint_server.api.dependencies import Ready
+from mindprint_server.exceptions import ApiError
+
+router = APIRouter(prefix="/v1", tags=["chat"])
+
+
+@router.post("/chat/completions", response_class=Response, responses={200: {"description": "As OpenAI's"}})
+async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: Ready) -> Response:
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        message = "the body holds half a character (a lone surrogate): send valid Unicode"
+        raise ApiError(400, "invalid_unicode", message) from None
+    return await services.chat.completions(body, request)
+
+
+@router.get("/models")
+async def models(services: Ready) -> dict[str, Any]:
+    return await services.chat.models()

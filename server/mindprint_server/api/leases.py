@@ -1,0 +1,71 @@
+"""Leases: how a trainer takes traces and hands back a version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
+from mindprint_server.api import multipart
+from mindprint_server.api.dependencies import Id, Ready
+
+router = APIRouter(prefix="/v1/leases", tags=["leases"])
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": list(multipart.PARTS),
+                    "properties": {
+                        "manifest": {"type": "string", "description": "JSON of a Manifest"},
+                        "config": {"type": "string", "format": "binary", "description": "adapter_config.json"},
+                        "weights": {"type": "string", "format": "binary", "description": "adapter_model.safetensors"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, response_model=Lease, responses={204: {"description": "Nothing is waiting"}})
+async def claim(wanted: LeaseRequest, services: Ready) -> Lease | Response:
+    return await services.leases.claim(wanted) or Response(status_code=204)
+
+
+@router.get("/{lease_id}")
+async def one_lease(lease_id: Id, services: Ready) -> Lease:
+    return await services.store.lease(lease_id)
+
+
+@router.post("/{lease_id}/heartbeat")
+async def heartbeat(lease_id: Id, beat: Heartbeat, services: Ready) -> Lease:
+    return await services.store.heartbeat(lease_id, beat.ttl_s)
+
+
+@router.post("/{lease_id}/release")
+async def release(lease_id: Id, services: Ready) -> Lease:
+    """Gives the traces back; this does not count as a bad end."""
+    return await services.store.release(lease_id)
+
+
+@router.post("/{lease_id}/complete", openapi_extra=FORM)
+async def complete(lease_id: Id, request: Request, services: Ready) -> Version:
+    """Takes the trained version: checks it, proves it on the engine, makes it live."""
+    await services.store.lease(lease_id)  # an unknown lease is refused before its upload is read
+    async with multipart.receive(request, services.settings) as upload:
+        manifest = _manifest(upload.manifest)
+        return await services.adapters.complete(lease_id, manifest, upload.config, upload.weights)
+
+
+def _manifest(text: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**one, "loc": ("body", "manifest", *one["loc"])} for one in details]) from None

@@ -1,0 +1,125 @@
+"""Bounds on what comes in: how large a body may be and how long it may take to arrive (invariant 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mindprint_server.api.errors import internal, reply
+from mindprint_server.exceptions import ApiError
+from mindprint_server.observability.logging import log
+from mindprint_server.settings import Settings
+
+UPLOAD = re.compile(r"/v1/leases/[^/]+/complete")
+
+
+class BodyLimit:
+    """Pure ASGI, so that streaming and cancellation pass untouched. Answers 413 (too large) and 408 (too slow)."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self._limit(scope["path"])
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            await reply(Request(scope), _too_large(limit))(scope, receive, send)
+            return
+        taken, complete = 0, False
+
+        async def bounded() -> Message:
+            nonlocal taken, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout(self.settings.request_timeout_s):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError(408, "body_timeout", "the body stopped arriving: send it again", headers=CLOSE) from None
+            taken += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if taken > limit:
+                raise _too_large(limit)
+            return message
+
+        await self.app(scope, bounded, send)
+
+    def _limit(self, path: str) -> int:
+        return self.settings.max_upload_bytes if UPLOAD.fullmatch(path) else self.settings.max_body_bytes
+
+
+CLOSE = {"Connection": "close"}
+"""The rest of the body is not read, so the connection cannot be used again."""
+
+
+def _too_large(limit: int) -> ApiError:
+    message = f"the body is larger than {limit} bytes: send it in smaller parts"
+    return ApiError(413, "body_too_large", message, headers=CLOSE)
+
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PROBES = ("/livez", "/readyz", "/metrics")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+GONE = 499
+"""The status that is counted when the caller left before the answer."""
+
+
+class RequestLog:
+    """Pure ASGI, outermost: the request's id in and out, one line and one count a request, a reply to every fault."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        began, status = time.perf_counter(), 0
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, tell)
+            except ClientDisconnect:
+                status = GONE
+            except Exception:
+                log.exception("request failed", method=scope["method"], path=scope["path"])
+                if status:  # the reply has begun: only a broken connection still tells the caller
+                    raise
+                await reply(Request(scope), internal(request_id))(scope, receive, tell)
+            finally:
+                _record(scope, status or GONE, time.perf_counter() - began)
+
+
+def _request_id(given: str) -> str:
+    """The caller's own id where it is harmless in a log, else a new one."""
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", "unmatched")
+    method = scope["method"] if scope["method"] in METHODS else "OTHER"
+    metrics = scope["app"].state.metrics
+    metrics.requests.labels(route=route, method=method, status=str(status)).inc()
+    metrics.request_seconds.labels(route=route, method=method).observe(seconds)
+    level = logging.DEBUG if route in PROBES else logging.INFO
+    log.log(level, "request", method=method, path=scope["path"], status=status, ms=round(seconds * 1000, 1))

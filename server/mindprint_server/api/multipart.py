@@ -1,0 +1,155 @@
+"""Reads an upload of a version: two short texts into memory, the weights straight to a file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from mindprint_server.api.errors import clean
+from mindprint_server.exceptions import ApiError
+from mindprint_server.settings import Settings
+
+PARTS = ("manifest", "config", "weights")
+WRITE_AT = 1 << 20
+"""Bytes of weights that are gathered before they are written."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    manifest: bytes
+    config: bytes
+    weights: Path
+
+
+@asynccontextmanager
+async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]:
+    """The upload, complete. The file of the weights is gone when the block ends, unless it was moved away.
+
+    Raises ApiError: 415 no multipart, 400 cut off or malformed, 413 a text too long, 422 parts missing or unknown.
+    """
+    parts = Parts(_boundary(request), settings.max_body_bytes)
+    path = await asyncio.to_thread(_new_file, settings.data_dir / "uploads", settings.request_timeout_s)
+    try:
+        async for chunk in request.stream():
+            parts.feed(chunk)
+            if len(parts.weights) >= WRITE_AT:
+                await asyncio.to_thread(_append, path, parts.take_weights())
+        parts.finish()
+        await asyncio.to_thread(_append, path, parts.take_weights())
+        yield Upload(bytes(parts.texts["manifest"]), bytes(parts.texts["config"]), path)
+    finally:
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+class Parts:
+    """Sorts the bytes of a multipart body by part; weights pile up in `weights` until they are taken."""
+
+    def __init__(self, boundary: bytes, text_limit: int) -> None:
+        self.texts = {"manifest": bytearray(), "config": bytearray()}
+        self.weights = bytearray()
+        self._text_limit = text_limit
+        self._seen: list[str] = []
+        self._part = ""
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._complete = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._name,
+                "on_part_data": self._data,
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except MultipartParseError as error:
+            raise _malformed(f"is malformed ({clean(str(error), 120)})") from None
+
+    def take_weights(self) -> bytes:
+        taken = bytes(self.weights)
+        self.weights.clear()
+        return taken
+
+    def finish(self) -> None:
+        if not self._complete:
+            raise _malformed("ends before its last boundary")
+        if missing := [name for name in PARTS if name not in self._seen]:
+            message = f"the upload lacks {', '.join(missing)}: send the parts {', '.join(PARTS)}"
+            raise ApiError(422, "missing_part", message, param=missing[0])
+
+    def _begin(self) -> None:
+        self._disposition = b""
+
+    def _header_end(self) -> None:
+        field, value = self._header
+        if field.lower() == b"content-disposition":
+            self._disposition = bytes(value)
+        self._header = (bytearray(), bytearray())
+
+    def _name(self) -> None:
+        name = parse_options_header(self._disposition)[1].get(b"name", b"").decode("latin-1")
+        if name not in PARTS:
+            message = f"the upload holds an unknown part {clean(name, 60)!r}: send the parts {', '.join(PARTS)}"
+            raise ApiError(422, "unknown_part", message)
+        if name in self._seen:
+            raise ApiError(422, "repeated_part", f"the upload holds {name} twice: send it once", param=name)
+        self._seen.append(name)
+        self._part = name
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._part == "weights":
+            self.weights += data[start:end]
+            return
+        text = self.texts[self._part]
+        text += data[start:end]
+        if len(text) > self._text_limit:
+            message = f"the part {self._part} is larger than {self._text_limit} bytes: send a smaller one"
+            raise ApiError(413, "body_too_large", message, param=self._part)
+
+    def _end(self) -> None:
+        self._complete = True
+
+
+def _boundary(request: Request) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        message = f"send multipart/form-data with the parts {', '.join(PARTS)}"
+        raise ApiError(415, "unsupported_media_type", message)
+    return options[b"boundary"]
+
+
+def _malformed(how: str) -> ApiError:
+    return ApiError(400, "invalid_multipart", f"the upload {how}: nothing of it was kept, send it again")
+
+
+def _new_file(folder: Path, stale_s: float) -> Path:
+    """An empty file of a new name. Files that a killed server left are removed first: they are the ones that
+    nobody wrote to for `stale_s` seconds, the time after which a stalled upload is broken off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.iterdir():
+        if time.time() - leftover.stat().st_mtime > stale_s:
+            leftover.unlink(missing_ok=True)
+    path = folder / f"{uuid.uuid4().hex}.safetensors"
+    path.touch(exist_ok=False)
+    return path
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)

@@ -1,0 +1,55 @@
+"""What operators and trainers ask of the server itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from mindprint.types import Funnel, ServerInfo
+from mindprint_server.api.dependencies import Ready, UserFilter
+from mindprint_server.api.errors import reply
+from mindprint_server.exceptions import ApiError
+from mindprint_server.observability.metrics import CONTENT_TYPE
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", response_model=None)
+async def readyz(request: Request) -> dict[str, Any] | Response:
+    """200 when the engine serves; 503 with the phase while it starts, and for good when it is dead."""
+    life = request.app.state.life
+    try:
+        life.ready()
+    except ApiError as error:
+        return reply(request, error, extra=life.status())
+    return dict(life.status())
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    metrics, services = request.app.state.metrics, request.app.state.life.services
+    if services is not None:
+        waiting = sum((await services.store.backlog()).values())
+        metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.open_batches()))
+    return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+@router.get("/v1/info")
+async def info(services: Ready) -> ServerInfo:
+    return services.info()
+
+
+@router.get("/v1/funnel")
+async def funnel(services: Ready, user: UserFilter = None) -> Funnel:
+    """Of the whole server, or of one user."""
+    if user is not None:
+        await services.store.user(user)
+    return await services.store.funnel(user)

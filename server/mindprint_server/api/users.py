@@ -1,0 +1,78 @@
+"""Users, their engagements and what was written about them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from mindprint.types import Engagement, EngagementBatch, GivenTraces, Ingested, Profile, Reply, Routes, User
+from mindprint_server.api.dependencies import After, Limit, Ready, UserId
+from mindprint_server.exceptions import ApiError
+
+router = APIRouter(prefix="/v1/users", tags=["users"])
+
+
+class UserPage(Reply):
+    users: list[User]
+    next: str | None = None
+
+
+class EngagementPage(Reply):
+    engagements: list[Engagement]
+    next: str | None = None
+
+
+@router.get("")
+async def list_users(services: Ready, limit: Limit = 100, after: After = None) -> UserPage:
+    found = await services.store.users(after=after, limit=limit + 1)
+    return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
+@router.get("/{user_id}")
+async def one_user(user_id: UserId, services: Ready) -> User:
+    return await services.store.user(user_id)
+
+
+@router.post("/{user_id}/engagements")
+async def add_engagements(user_id: UserId, batch: EngagementBatch, services: Ready) -> Ingested:
+    """Stores all or none; creates the user if need be. The same id with the same content counts as unchanged."""
+    return await services.store.add_engagements(user_id, batch.engagements)
+
+
+@router.get("/{user_id}/engagements")
+async def list_engagements(user_id: UserId, services: Ready, limit: Limit = 100, after: After = None) -> EngagementPage:
+    await services.store.user(user_id)
+    found = await services.store.engagements(user_id, after=after, limit=limit + 1)
+    return EngagementPage(engagements=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
+@router.get("/{user_id}/profile")
+async def profile(user_id: UserId, services: Ready) -> Profile:
+    await services.store.user(user_id)
+    found = await services.store.profile(user_id)
+    if found is None:
+        message = f"nothing is written about user {user_id!r} yet: POST /v1/users/{user_id}/profile writes it"
+        raise ApiError(404, "profile_not_found", message)
+    return found
+
+
+@router.post("/{user_id}/profile")
+async def write_profile(user_id: UserId, services: Ready) -> Profile:
+    """Writes the profile now, from all the user's engagements."""
+    await services.store.user(user_id)
+    return await services.memory.renew(user_id)
+
+
+@router.get("/{user_id}/route")
+async def route(user_id: UserId, services: Ready) -> Routes:
+    """Whether `mode: auto` thinks first about this user's queries, with choices and without, and what says so."""
+    return await services.auto.routes(user_id)
+
+
+@router.post("/{user_id}/traces")
+async def add_traces(user_id: UserId, given: GivenTraces, services: Ready) -> Ingested:
+    """Takes thinking that somebody brings: all wait for a trainer as accepted, or none.
+
+    The prompt is the personal one of the engagement's time, the answer the user's real response. What says of its
+    engagement what an accepted trace says counts as unchanged.
+    """
+    return await services.given.take(user_id, given.traces)

@@ -1,0 +1,1 @@
+"""`mode: auto`: think only where thinking is measured to pay."""

@@ -1,0 +1,1 @@
+"""Chat completions: messages, memory, thinking, and the answer."""

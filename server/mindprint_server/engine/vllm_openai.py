@@ -1,0 +1,112 @@
+"""vLLM's own chat completions on our engine: its request type, its serving classes, its stream format.
+
+Where vLLM keeps these names moved between releases, both places are tried; nothing is patched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+from mindprint_server.engine.base import AdapterRef
+from mindprint_server.engine.slots import Slots
+from mindprint_server.engine.vllm import VllmEngine, lora_request
+from mindprint_server.exceptions import ApiError
+
+
+class VllmChat:
+    """OpenAI's chat completions as vLLM answers them."""
+
+    def __init__(self, serving: Any, models: Any, request_type: Any, slots: Slots) -> None:
+        self._serving = serving
+        self._slots = slots
+        self._models = models
+        self._request_type = request_type
+        self._users: Counter[str] = Counter()
+
+    @classmethod
+    async def on(cls, engine: VllmEngine) -> VllmChat:
+        """Builds vLLM's serving objects with the defaults of its command line."""
+        from argparse import Namespace
+
+        from starlette.datastructures import State
+
+        try:
+            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+            from vllm.entrypoints.launchers.cli_args import make_arg_parser
+        except ImportError:  # before 0.31
+            from vllm.entrypoints.openai.api_server import init_app_state
+            from vllm.entrypoints.openai.cli_args import make_arg_parser
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        path = engine.info().model_path
+        args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(
+            ["--model", path, "--served-model-name", "base", "--disable-log-stats"]
+        )
+        state = State()
+        await init_app_state(engine.llm, state, args, await engine.llm.get_supported_tasks())
+        return cls(state.openai_serving_chat, state.openai_serving_models, ChatCompletionRequest, engine.slots)
+
+    async def complete(
+        self, body: Mapping[str, Any], adapter: AdapterRef | None
+    ) -> dict[str, Any] | AsyncIterator[str]:
+        """A whole answer, or the lines of the event stream if `body` asks for one. Raises ApiError."""
+        from pydantic import ValidationError
+
+        name = adapter.name if adapter else "base"
+        try:
+            request = self._request_type.model_validate({**body, "model": name, "priority": 0})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ApiError(422, "validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
+        except ValueError as error:
+            raise ApiError(422, "validation_error", str(error)) from None
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._slots.hold(adapter))
+            answer = await self._answer(request, adapter)
+            if isinstance(answer, dict):
+                return answer
+            return _until_its_end(answer, held.pop_all())
+
+    async def _answer(self, request: Any, adapter: AdapterRef | None) -> dict[str, Any] | AsyncIterator[str]:
+        try:
+            with self._named(adapter):
+                answer = await self._serving.create_chat_completion(request, None)
+        except Exception as error:
+            # vLLM's VLLMValidationError is a ValueError in some releases and none in others.
+            if isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError":
+                raise ApiError(400, "bad_request", str(error)) from error
+            raise
+        if hasattr(answer, "error"):
+            raise ApiError(answer.error.code, "bad_request", answer.error.message, param=answer.error.param)
+        if hasattr(answer, "model_dump"):
+            whole: dict[str, Any] = answer.model_dump(mode="json")
+            return whole
+        stream: AsyncIterator[str] = answer
+        return stream
+
+    @contextmanager
+    def _named(self, adapter: AdapterRef | None) -> Iterator[None]:
+        """vLLM knows the adapter by its name while a request is being taken in; other requests may be using it too."""
+        if adapter is None:
+            yield
+            return
+        self._users[adapter.name] += 1
+        self._models.lora_requests[adapter.name] = lora_request(adapter)
+        try:
+            yield
+        finally:
+            self._users[adapter.name] -= 1
+            if not self._users[adapter.name]:
+                del self._users[adapter.name], self._models.lora_requests[adapter.name]
+
+
+async def _until_its_end(lines: AsyncIterator[str], held: AsyncExitStack) -> AsyncIterator[str]:
+    """The adapter keeps its slot as long as its stream runs."""
+    async with held:
+        async for line in lines:
+            yield line

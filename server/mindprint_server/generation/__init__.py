@@ -1,0 +1,1 @@
+"""Trace generation: batches, their schedule, candidates, and the rows that come of them."""

@@ -1,0 +1,247 @@
+"""Writes one candidate: the mode's opening, thinking within its budget, a forced close, then answer and verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from mindprint.types import Mode, Provenance, Reason, Trace, TraceRequest, TraceState, Verdict
+from mindprint_server.adapters import AdapterLife
+from mindprint_server.adapters.health import outcome_of
+from mindprint_server.admission import Admission
+from mindprint_server.auto_mode.service import Auto
+from mindprint_server.engine import AdapterRef, Engine, Generation, PromptTooLong, Sampling
+from mindprint_server.exceptions import ApiError
+from mindprint_server.generation import params
+from mindprint_server.generation.params import Style
+from mindprint_server.memory.questions import Asker
+from mindprint_server.observability.metrics import Metrics
+from mindprint_server.prompts import thinking
+from mindprint_server.prompts.templates import PROMPT_VERSION, clean, opening_text, silent
+from mindprint_server.prompts.types import Prompt, Question
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store, new_id
+from mindprint_server.verdicts import checks
+from mindprint_server.verdicts.context import Case
+from mindprint_server.verdicts.likelihood import Likelihood
+from mindprint_server.verdicts.verifier import Judge, Judgement
+
+
+class Writer:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine: Engine,
+        asker: Asker,
+        judge: Judge,
+        adapters: AdapterLife,
+        auto: Auto,
+        metrics: Metrics,
+        admission: Admission,
+        base_digest: str,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._engine = engine
+        self._asker = asker
+        self._judge = judge
+        self._adapters = adapters
+        self._auto = auto
+        self._metrics = metrics
+        self._admission = admission
+        self._base_digest = base_digest
+
+    def opening(self, mode: Mode, question: Question) -> str:
+        """How thinking about a question begins."""
+        opening = self._settings.openings.get(mode, "")
+        return opening_text(opening, question.memory, self._asker.special) if mode == "personal" else opening
+
+    # --- one candidate ---
+
+    async def draft(self, case: Case, style: Style) -> Trace:
+        """Writes and judges one candidate, unstored. Raises PromptTooLong, ValueError (choices that read alike)."""
+        question = case.question
+        prompt = await self._judge.prompt(case, "self", style.mode)
+        read = prompt
+        if style.hinted:
+            read = self._asker.prompt(question, style.mode, thinking_tokens=case.thinking_tokens, hint=question.target)
+        written, thought = None, style.given or ""
+        if style.mode != "direct" and style.given is None:
+            written = await self._think(case, read, style)
+            thought = thinking.settle(style.opening, written.text, written.finish)
+        if style.judge:
+            assert written is not None
+            judged = await self._judge.hear(case, written, thought, style.opening, hinted=style.hinted)
+            verdict: Verdict = "rejected" if judged.reason else "accepted"
+        else:
+            judged = await self._answer(case, style, prompt, written, thought)
+            verdict = "unjudged"
+            if question.choices is not None and question.target is not None and judged.reason is None:
+                verdict = "accepted" if judged.answer == question.target else "rejected"
+        reason = judged.reason or ("wrong_answer" if verdict == "rejected" else None)
+        self._count(written, verdict, reason, style)
+        state: TraceState = "waiting" if verdict == "accepted" and style.judge else "kept"
+        return Trace(
+            id=new_id(),
+            user_id=question.user_id,
+            engagement_id=question.engagement_id,
+            batch_id=style.batch_id,
+            mode=style.mode,
+            query=question.query,
+            prompt=prompt.text,
+            thinking=thought,
+            answer=judged.answer,
+            choice_logprobs=judged.choices,
+            verdict=verdict,
+            reason=reason,
+            scores=judged.scores,
+            state=state,
+            prompt_tokens=len(read.ids),
+            cached_tokens=written.cached_tokens if written else 0,
+            thinking_tokens=len(written.token_ids if written else self._engine.tokenizer.encode(thought)),
+            finish=written.finish if written else "stop",
+            provenance=self._provenance(case, style, prompt),
+            created_at=datetime.now(UTC),
+        )
+
+    def _provenance(self, case: Case, style: Style, prompt: Prompt) -> Provenance:
+        return Provenance(
+            model=case.adapter.name if case.adapter else "base",
+            adapter_digest=case.adapter.digest if case.adapter else None,
+            base_digest=self._base_digest,
+            prompt_version=PROMPT_VERSION,
+            mode=style.mode,
+            sampling=params.made_with(style, case.question, self._settings),
+            seed=style.seed,
+            engine=self._engine.info().name,
+            saw_answer=style.hinted,
+            profile_version=case.question.profile_version,
+            memory_dropped=prompt.dropped,
+            route=style.route,
+        )
+
+    async def _think(self, case: Case, prompt: Prompt, style: Style) -> Generation:
+        lead = self._engine.tokenizer.encode(thinking.lead(style.opening))
+        with self._metrics.engine_seconds.labels(call="think").time():
+            return await self._engine.generate(
+                prompt.ids + lead,
+                params.sampling(style, self._settings),
+                adapter=case.adapter,
+                priority=style.priority,
+            )
+
+    async def _answer(
+        self, case: Case, style: Style, prompt: Prompt, written: Generation | None, thought: str
+    ) -> Judgement:
+        """What is answered where nothing is queued: choices are scored, an open question is answered in words, and how
+        likely the real answer is, if it is known, is scored as well."""
+        reason: Reason | None = None
+        if style.mode != "direct":
+            finish = written.finish if written else "stop"
+            # An opening that was learned says as little as one that was given.
+            mode_opening = self._settings.openings.get(style.mode, "")
+            counts_nothing = silent(style.opening, mode_opening) or mode_opening
+            s = self._settings
+            reason = checks.of_thinking(
+                thought, counts_nothing, finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
+            )
+        question = case.question
+        scores: dict[str, float] = {}
+        answer, choices = "", None
+        with self._metrics.engine_seconds.labels(call="answer").time():
+            if question.choices is None:
+                answer = await self._say(case, style, prompt, thought)
+            # Of an answer that reads as nothing there is nothing to score.
+            if question.choices is not None or clean(question.target or "", self._asker.special):
+                how = await self._likelihood(case, style, thought)
+                choices = how.choices
+                if how.target is not None:
+                    scores = {"target_logprob": how.target, "target_tokens": how.tokens}
+        if choices is not None:
+            answer = max(choices, key=choices.__getitem__)
+        return Judgement(answer, choices, reason, scores)
+
+    async def _say(self, case: Case, style: Style, prompt: Prompt, thought: str) -> str:
+        turn = "" if style.mode == "direct" else thinking.wrap(thought, self._settings.answer_lead)
+        answered = await self._engine.generate(
+            prompt.ids + self._engine.tokenizer.encode(turn),
+            Sampling(max_tokens=self._settings.max_answer_tokens, detect_loops=True),
+            adapter=case.adapter,
+            priority=case.priority,
+        )
+        return answered.text.strip()
+
+    async def _likelihood(self, case: Case, style: Style, thought: str) -> Likelihood:
+        if style.mode == "direct":
+            return await self._judge.prior(case, "self")
+        return await self._judge.after(case, "self", style.mode, thought)
+
+    def _count(self, written: Generation | None, verdict: Verdict, reason: str | None, style: Style) -> None:
+        if written is not None:
+            self._metrics.generated_tokens.inc(len(written.token_ids))
+            self._metrics.prompt_tokens.inc(written.prompt_tokens)
+            self._metrics.cached_tokens.inc(written.cached_tokens)
+        if style.judge:
+            self._metrics.generated.inc()
+            if verdict == "accepted":
+                self._metrics.accepted.labels(hinted=str(style.hinted).lower()).inc()
+            else:
+                self._metrics.rejected.labels(reason=reason or "unjudged").inc()
+
+    # --- one trace now ---
+
+    async def write_one(self, request: TraceRequest) -> Trace:
+        """`POST /v1/traces`. A trace about a stored engagement is judged and stored; one about a query is returned.
+
+        Raises ApiError (422, 429), NotFound, TimeoutError.
+        """
+        with self._admission.enter():
+            return await self._write_one(request)
+
+    async def _write_one(self, request: TraceRequest) -> Trace:
+        question = await self._asker.posed(request)
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
+                style = await self._style(request, question, adapter)
+                accepted = await self.accepted(request.user_id) if style.judge else set()
+                case = Case(question, style.max_thinking_tokens, adapter, style.priority, accepted)
+                trace = await self.draft(case, style)
+                if _tells_of_service(request, style):
+                    await self._adapters.heard(adapter, outcome_of(trace.reason))
+        except PromptTooLong as error:
+            if request.thinking is None:
+                raise ApiError(422, "prompt_too_long", str(error), param="query") from error
+            message = "query and thinking do not fit the model together: shorten them"
+            raise ApiError(422, "prompt_too_long", message, param="thinking") from error
+        except ValueError as error:
+            raise ApiError(422, "choices_alike", str(error), param="choices") from error
+        return await self._store.add_trace(trace) if question.engagement_id is not None else trace
+
+    async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> Style:
+        s = self._settings
+        mode, route = await self._auto.settle(request.mode, request.user_id, adapter, question.kind)
+        given = None if request.thinking is None else clean(request.thinking, self._asker.special)
+        budget = request.max_thinking_tokens or s.max_thinking_tokens
+        if given is not None:  # a longer one takes the room that it needs, at the cost of the memory
+            budget = max(budget, len(self._engine.tokenizer.encode(given)))
+        return Style(
+            mode=mode,
+            opening=self.opening(mode, question) if request.opening is None else request.opening,
+            max_thinking_tokens=budget,
+            temperature=s.temperature if request.temperature is None else request.temperature,
+            seed=request.seed,
+            # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
+            judge=request.engagement_id is not None and request.model == "base" and mode == "personal",
+            given=given,
+            route=route,
+        )
+
+    async def accepted(self, user_id: str) -> set[str]:
+        """Fingerprints of a user's accepted thinking."""
+        return {checks.fingerprint(text) for text in await self._store.accepted_texts(user_id)}
+
+
+def _tells_of_service(request: TraceRequest, style: Style) -> bool:
+    """Whether an answer says how a version does in service: where the thinking is its own, under its user's memory."""
+    return style.mode != "direct" and request.thinking is None and request.memory == "own"

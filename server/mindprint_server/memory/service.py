@@ -1,0 +1,157 @@
+"""Recalls episodes and writes profiles with the base model."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cachetools import LRUCache
+
+from mindprint.types import Engagement, Profile
+from mindprint_server.engine import Engine, Message, Priority, Sampling
+from mindprint_server.exceptions import ApiError
+from mindprint_server.memory import episodic
+from mindprint_server.memory.history import Timeline
+from mindprint_server.memory.profiles import due, pieces, sentences
+from mindprint_server.prompts.templates import PROMPT_VERSION, merge, summarize
+from mindprint_server.prompts.types import Recollection
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+
+MERGE_FAN_IN = 6
+"""Notes that are merged at once; more are merged in levels."""
+NOTES_KEPT = 4096
+
+
+@dataclass(frozen=True)
+class Before:
+    """The engagements of a user strictly before a time (None: all), but for `not_id`."""
+
+    store: Store
+    user_id: str
+    time: datetime | None
+    not_id: str | None
+
+    async def length(self) -> int:
+        return await self.store.history_length(self.user_id, before=self.time, not_id=self.not_id)
+
+    async def newest(self, limit: int) -> Sequence[Engagement]:
+        return await self.store.history(self.user_id, before=self.time, not_id=self.not_id, limit=limit)
+
+
+class Memory:
+    def __init__(self, settings: Settings, store: Store, engine: Engine, base_digest: str) -> None:
+        self._settings = settings
+        self._store = store
+        self._engine = engine
+        self._base_digest = base_digest
+        self._recall = episodic.chosen(settings)
+        self._reminders = episodic.reminders(settings)
+        self._writing: dict[str, asyncio.Lock] = {}
+        self._notes: LRUCache[bytes, str] = LRUCache(NOTES_KEPT)
+
+    async def recall(
+        self, user_id: str, *, before: datetime | None, not_id: str | None = None, query: str | None = None
+    ) -> tuple[Recollection, int | None]:
+        """What is remembered of a user for a query at `before` (now if None), and the version of the profile in it.
+
+        Where similarity chooses the episodes, they are similar to `query`; without it they are the newest.
+        Causal: profile and episodes end strictly before `before`, and the engagement `not_id` is never among them.
+        """
+        profile = await self._store.profile(user_id, before=before)
+        past = Before(self._store, user_id, before, not_id)
+        recalled = await self._recall.recall(past, query)
+        return await self._recollection(profile, recalled, past, query), profile.version if profile else None
+
+    async def timeline(self, user_id: str) -> Timeline:
+        """All of a user's history as it stands now."""
+        engagements = await self._store.history(user_id, before=None, limit=None)
+        return Timeline(engagements, await self._store.profiles(user_id))
+
+    async def recall_from(
+        self, timeline: Timeline, *, before: datetime, not_id: str | None, query: str | None
+    ) -> tuple[Recollection, int | None]:
+        """As `recall`, from a history that was read already."""
+        profile = timeline.profile(before)
+        past = timeline.before(before, not_id)
+        recalled = await self._recall.recall(past, query)
+        return await self._recollection(profile, recalled, past, query), profile.version if profile else None
+
+    async def _recollection(
+        self, profile: Profile | None, recalled: Sequence[Engagement], past: episodic.Past, query: str | None
+    ) -> Recollection:
+        reminders = await self._reminders.recall(past, query)
+        return Recollection(profile.text if profile else None, tuple(recalled), tuple(reminders))
+
+    async def ensure_profiles(self, user_id: str) -> int:
+        """Writes the profiles that are due for a user; returns how many. No profile is written twice."""
+        async with self._writing.setdefault(user_id, asyncio.Lock()):
+            newest = await self._store.profile(user_id)
+            total = await self._store.engagement_count(user_id)
+            lengths = due(newest.covers if newest else 0, total, self._settings.profile_every)
+            if not lengths:
+                return 0
+            history = await self._store.history(user_id, before=None, limit=total)
+            for length in lengths:
+                await self._write(user_id, history[:length])
+            return len(lengths)
+
+    async def renew(self, user_id: str) -> Profile:
+        """Writes a profile of the whole history now. Raises ApiError (422) for a user without engagements."""
+        async with self._writing.setdefault(user_id, asyncio.Lock()):
+            user = await self._store.user(user_id)
+            if user.engagements == 0:
+                raise ApiError(422, "no_history", f"user {user_id} has no engagements: post some first")
+            history = await self._store.history(user_id, before=None, limit=user.engagements)
+            return await self._write(user_id, history)
+
+    async def _write(self, user_id: str, history: Sequence[Engagement]) -> Profile:
+        notes: list[str] = list(
+            await asyncio.gather(
+                *(self._note(summarize(p, self._special)) for p in pieces(history, self._settings.profile_piece))
+            )
+        )
+        while len(notes) > 1:
+            groups = pieces(notes, MERGE_FAN_IN)
+            notes = list(await asyncio.gather(*(self._merged(group) for group in groups)))
+        text = notes[0]
+        return await self._store.add_profile(
+            Profile(
+                user_id=user_id,
+                version=0,
+                text=text,
+                tokens=len(self._engine.tokenizer.encode(text)),
+                covers=len(history),
+                covers_until=history[-1].occurred_at,
+                prompt_version=PROMPT_VERSION,
+                base_digest=self._base_digest,
+                created_at=datetime.now(UTC),
+            )
+        )
+
+    @property
+    def _special(self) -> tuple[str, ...]:
+        return self._engine.tokenizer.special
+
+    async def _merged(self, notes: Sequence[str]) -> str:
+        return notes[0] if len(notes) == 1 else await self._note(merge(notes, self._special))
+
+    async def _note(self, messages: list[Message]) -> str:
+        """The base model's greedy reply. The same question gets the same reply, so it is asked once."""
+        tokenizer = self._engine.tokenizer
+        limit = self._engine.info().max_model_len - self._settings.profile_tokens
+        # A piece too long for the model loses its oldest part.
+        prompt = tokenizer.encode(tokenizer.render(messages))[-limit:]
+        key = hashlib.sha256(repr(prompt).encode()).digest()
+        if (note := self._notes.get(key)) is None:
+            written = await self._engine.generate(
+                prompt,
+                Sampling(max_tokens=self._settings.profile_tokens, detect_loops=True),
+                adapter=None,
+                priority=Priority.BATCH,
+            )
+            note = self._notes[key] = sentences(written.text) or "This user has no clear preference."
+        return note

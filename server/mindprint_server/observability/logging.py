@@ -1,0 +1,58 @@
+"""Structured logs, one line an event, each with the id of the request it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import Processor
+
+from mindprint_server.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FLOORS = {
+    "uvicorn": logging.WARNING,
+    "uvicorn.error": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+    "aiosqlite": logging.WARNING,
+    "alembic": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "sse_starlette": logging.WARNING,
+    "python_multipart": logging.WARNING,
+    "asyncio": logging.WARNING,
+}
+"""The lowest level that libraries may speak at: below it they write what users sent."""
+
+
+def configure(settings: Settings) -> None:
+    """Sends structlog and the standard library's loggers to stderr, as JSON or as text for people."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.PositionalArgumentsFormatter(),
+    ]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    last: list[Processor] = [ProcessorFormatter.remove_processors_meta]
+    if settings.log_json:
+        last += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        plain = structlog.dev.plain_traceback
+        last.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name, floor in FLOORS.items():
+        logging.getLogger(name).setLevel(max(level, floor))

@@ -1,0 +1,115 @@
+"""The server process: one uvicorn server, one engine, one exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import math
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+
+from mindprint_server.app import Life, create_app
+from mindprint_server.observability import logging
+from mindprint_server.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FAILED = 1
+REFUSED = 2
+
+
+def run(settings: Settings) -> int:
+    """Serves until a signal or the engine's end. Returns 0, 1 (engine or start-up failed) or 2 (cannot listen)."""
+    logging.configure(settings)
+    if not is_loopback(settings.host):
+        return _say(
+            f"will not listen on {settings.host}: API keys are not there yet; "
+            "listen on loopback (127.0.0.1) and put a proxy in front",
+            REFUSED,
+        )
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        return _say(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): try another --port", REFUSED)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s),
+    )
+    server = uvicorn.Server(config)
+    host, port = listener.getsockname()[:2]
+    log.info("listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    with listener, _quiet_signals(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listener, app.state.life))
+    failure = app.state.life.failure
+    return 0 if failure is None else _say(failure, FAILED)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, life: Life) -> None:
+    """Serves until uvicorn is told to stop, or until the server has failed."""
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    failed = asyncio.create_task(life.failed.wait())
+    await asyncio.wait({serving, failed}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    failed.cancel()
+    try:
+        await serving
+    finally:
+        await life.close()  # a second Ctrl-C makes uvicorn leave out the application's own shutdown
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _quiet_signals(server: uvicorn.Server) -> Iterator[None]:
+    """uvicorn raises a signal that it handled once more when it is done, for the handlers that were there before:
+    these are ours, so that the process ends with our exit code and not by the signal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str, code: int) -> int:
+    print(f"mindprint: {line}", file=sys.stderr, flush=True)
+    return code

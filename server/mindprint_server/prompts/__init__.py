@@ -1,0 +1,1 @@
+"""Prompts: templates, rendering, and the text around thinking."""

@@ -1,0 +1,54 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mindprint.types import Engagement, QueryKind
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked on behalf of a user, with the memory that belongs to its time."""
+
+    user_id: str
+    query: str
+    choices: tuple[str, ...] | None
+    target: str | None
+    memory: Recollection
+    profile_version: int | None
+    engagement_id: str | None = None
+    memory_of: str = "own"
+    """Whose memory it is, as a request names it: own, none, or user/<id>."""
+    show_choices: bool = True
+    """Whether the prompt lists the choices."""
+
+    @property
+    def kind(self) -> QueryKind:
+        return "open" if self.choices is None else "closed"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt, up to where the assistant's turn begins."""
+
+    text: str
+    ids: list[int]
+    dropped: int
+    """Parts of the memory, oldest first, that did not fit the model."""
+
+
+@dataclass(frozen=True)
+class Recollection:
+    """A user's memory as it enters one prompt: the profile and the recalled engagements, oldest first."""
+
+    profile: str | None = None
+    episodes: tuple[Engagement, ...] = ()
+    reminders: tuple[Engagement, ...] = ()
+    """Past engagements most like the query, of which personal thinking reminds itself; no part of the prompt."""
+
+    def without_oldest(self) -> Recollection | None:
+        """The next smaller memory: the oldest episode goes first, the profile last. None when nothing is left."""
+        if self.episodes:
+            return replace(self, episodes=self.episodes[1:])
+        return Recollection() if self.profile else None

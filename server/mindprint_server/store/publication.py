@@ -1,0 +1,67 @@
+"""What comes of a lease: a version that goes live or is a candidate, or one that is refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Start, Version
+from mindprint_server.store import leases, lineage, live_versions
+from mindprint_server.store import versions as version_rows
+from mindprint_server.store.exceptions import LeaseLost
+from mindprint_server.store.tables import versions
+
+
+async def complete(
+    db: AsyncConnection, lease_id: str, version: Version, candidate_share: float | None, now: datetime
+) -> Version:
+    stored = await _stored(db, lease_id, version, refused=False)
+    if stored is None:
+        await _store(db, lease_id, version, now, refused=False)
+        await leases.end(db, lease_id, "completed", version.version)
+        await leases.train(db, lease_id, version.version)
+        await live_versions.publish(db, version.adapter, version.version, candidate_share)
+        stored = version
+    return await version_rows.get(db, stored.adapter, stored.version)
+
+
+async def refuse(db: AsyncConnection, lease_id: str, version: Version, max_attempts: int, now: datetime) -> Version:
+    stored = await _stored(db, lease_id, version, refused=True)
+    if stored is None:
+        await _store(db, lease_id, version, now, refused=True)
+        await leases.end(db, lease_id, "released")
+        await leases.put_back(db, lease_id, max_attempts)
+        stored = version
+    return await version_rows.get(db, stored.adapter, stored.version)
+
+
+async def _stored(db: AsyncConnection, lease_id: str, version: Version, *, refused: bool) -> Version | None:
+    """What this lease brought already, if this call repeats that one."""
+    lease = await leases.locked(db, lease_id)
+    row = (await db.execute(select(versions).where(versions.c.lease_id == lease_id))).mappings().one_or_none()
+    if row is None:
+        return None
+    # A version that was withdrawn later was completed all the same.
+    completed = lease["state"] == "completed"
+    if (row["digest"], completed) != (version.digest, not refused):
+        outcome = "is stored" if completed else "was refused"
+        raise LeaseLost(lease_id, f"its version {row['version']} {outcome}, with digest {row['digest']}")
+    return await version_rows.get(db, row["adapter"], row["version"])
+
+
+async def _store(db: AsyncConnection, lease_id: str, version: Version, now: datetime, *, refused: bool) -> None:
+    lease = await leases.held(db, lease_id, now)
+    if lease["adapter"] != version.adapter:
+        raise LeaseLost(lease_id, f"it holds traces of {lease['adapter']}, not of {version.adapter}")
+    start = Start.model_validate(lease["start"]) if lease["start"] else None
+    row = version.model_dump(exclude={"state", "canary", "manifest"}) | {
+        "lease_id": lease_id,
+        "refused": refused,
+        "start": f"{start.adapter}@{start.version}" if start else None,
+        "canary": version.canary.model_dump(mode="json") if version.canary else None,
+        "manifest": version.manifest.model_dump(mode="json"),
+    }
+    await db.execute(versions.insert(), row)
+    await lineage.record(db, lease["trace_ids"], version.adapter, version.version)

@@ -1,0 +1,1 @@
+"""Training data: leases, the samples they carry, and replay."""

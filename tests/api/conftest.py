@@ -1,0 +1,320 @@
+"""The application on a real store, with small hand-written services where the engine would work."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, cast
+
+import httpx
+import pytest
+import structlog
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from mindprint.types import (
+    Adapter,
+    Batch,
+    BatchRequest,
+    Engagement,
+    Lease,
+    LeaseRequest,
+    LoraLimits,
+    Manifest,
+    Profile,
+    Provenance,
+    ServerInfo,
+    Trace,
+    TraceRequest,
+    Version,
+)
+from mindprint_server.admission import Admission
+from mindprint_server.app import create_app
+from mindprint_server.auto_mode.service import Auto
+from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.exceptions import ApiError
+from mindprint_server.generation.trace_import import GivenDesk
+from mindprint_server.memory import Memory
+from mindprint_server.memory.questions import Asker
+from mindprint_server.observability import logging as server_logging
+from mindprint_server.observability.metrics import Metrics
+from mindprint_server.settings import Settings
+from mindprint_server.store import FilesGone, Store, new_id
+from mindprint_server.wiring import Services
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DIGEST = "0" * 64
+
+
+def make_trace(user: str = "ann", **changes: Any) -> Trace:
+    made = Provenance(
+        model="base", adapter_digest=None, base_digest="b", prompt_version="1", mode="personal",
+        sampling={}, seed=1, engine="fake 1",
+    )  # fmt: skip
+    trace = Trace(
+        id=new_id(), user_id=user, engagement_id="e1", mode="personal", query="q", thinking="because", answer="tea",
+        verdict="accepted", state="waiting", provenance=made, created_at=NOW,
+    )  # fmt: skip
+    return trace.model_copy(update=changes)
+
+
+def make_manifest(adapter: str = "user/ann", **changes: Any) -> Manifest:
+    canary: Any = [{"prompt_ids": [1], "target_ids": [2], "logprobs": [-0.5], "base_logprobs": [-1.0]}]
+    manifest = Manifest(
+        adapter=adapter, base_digest="b", weights_sha256=DIGEST, trace_ids=[], samples={"slow": 1}, settings={},
+        losses={}, tokens=1, seconds=1.0, trainer="t", canary=canary,
+    )  # fmt: skip
+    return manifest.model_copy(update=changes)
+
+
+class FakeMemory:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def renew(self, user_id: str) -> Profile:
+        covers = await self.store.engagement_count(user_id)
+        profile = Profile(
+            user_id=user_id, version=1, text="likes tea", tokens=3, covers=covers, covers_until=NOW,
+            prompt_version="1", base_digest="b", created_at=NOW,
+        )  # fmt: skip
+        return await self.store.add_profile(profile)
+
+
+class FakeWriter:
+    """Writes what `next` says: a trace, or an error to raise."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.next: Exception | None = None
+
+    async def write_one(self, request: TraceRequest) -> Trace:
+        if self.next is not None:
+            raise self.next
+        await self.store.user(request.user_id)
+        return make_trace(
+            request.user_id, verdict="unjudged", state="kept", mode="direct" if request.mode == "auto" else request.mode
+        )
+
+
+class FakeBatches:
+    """Plans as the real one does and never runs; `changed` wakes those who watch, `watching` counts them."""
+
+    def __init__(self, store: Store, max_open: int) -> None:
+        self.store = store
+        self.max_open = max_open
+        self.changed = asyncio.Event()
+        self.watched = asyncio.Event()
+        self.watching = 0
+
+    async def submit(self, request: BatchRequest) -> tuple[Batch, bool]:
+        items = await self.store.untraced(request.users)
+        return await self.store.add_batch(request, items, max_open=self.max_open)
+
+    async def cancel(self, id: str) -> Batch:
+        batch = await self.store.cancel_batch(id)
+        self.changed.set()
+        return batch
+
+    async def watch(self, id: str) -> AsyncIterator[Batch]:
+        while True:
+            batch = await self.store.batch(id)
+            yield batch
+            if batch.state in ("done", "failed", "cancelled"):
+                return
+            self.watching += 1
+            self.watched.set()
+            try:
+                await self.changed.wait()
+            finally:
+                self.watching -= 1
+            self.changed.clear()
+
+
+class FakeLeases:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def claim(self, wanted: LeaseRequest) -> Lease | None:
+        return await self.store.claim(
+            owner=wanted.owner, adapter=wanted.adapter, ttl_s=wanted.ttl_s, min_traces=wanted.min_traces,
+            max_traces=wanted.max_traces, max_attempts=3,
+        )  # fmt: skip
+
+
+class FakeAdapters:
+    """Registers what is uploaded without looking at it; `refusal` is raised if set."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.refusal: Exception | None = None
+        self.taken: list[tuple[bytes, int]] = []
+
+    async def complete(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
+        size = len(await asyncio.to_thread(weights.read_bytes))
+        self.taken.append((config, size))
+        if self.refusal is not None:
+            raise self.refusal
+        number = await self.store.next_version(manifest.adapter)
+        version = Version(
+            adapter=manifest.adapter, version=number, state="live", digest=manifest.weights_sha256, base_digest="b",
+            traces=1, manifest=manifest, created_at=NOW,
+        )  # fmt: skip
+        return await self.store.complete(lease_id, version)
+
+    async def promote(self, key: str, version: int | None) -> Adapter:
+        return await self.store.set_live(key, version)
+
+    async def release(self, key: str, version: int | None, share: float) -> Adapter:
+        return await self.store.release_candidate(key, version, share)
+
+    async def rollback(self, key: str) -> Adapter:
+        return await self.store.rollback(key)
+
+    async def pin(self, key: str, version: int, pinned: bool) -> Version:
+        return await self.store.pin(key, version, pinned)
+
+    async def download(self, key: str, version: int) -> IO[bytes]:
+        if not (await self.store.version(key, version)).files:
+            raise FilesGone(key, version)
+        return io.BytesIO(b"zip" * 1_000_000)
+
+
+class FakeChat:
+    async def completions(self, body: dict[str, Any], request: Request) -> Response:
+        if body.get("model") != "base":
+            raise ApiError(404, "model_not_found", "there is no such model: GET /v1/models lists them", param="model")
+        return JSONResponse({"object": "chat.completion", "choices": []})
+
+    async def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": "base", "object": "model"}]}
+
+
+def server_info() -> ServerInfo:
+    return ServerInfo(
+        mindprint="0", engine="fake 1", device="none", model="m", model_path="m", base_digest="b", prompt_version="1",
+        max_model_len=128, limits=LoraLimits(max_rank=16, target_modules=["q_proj"]),
+    )  # fmt: skip
+
+
+async def make_services(settings: Settings) -> Services:
+    store, metrics = await Store.open(settings.url), Metrics()
+    engine = FakeEngine(model_path=settings.data_dir)
+    memory = Memory(settings, store, engine, "b")
+    asker, admission = Asker(settings, store, engine, memory), Admission(2, 1)
+    parts: Any = {
+        "settings": settings,
+        "metrics": metrics,
+        "store": store,
+        "engine": engine,
+        "memory": FakeMemory(store),
+        "writer": FakeWriter(store),
+        "given": GivenDesk(settings, store, engine, asker, memory, metrics, admission, "b"),
+        "batches": FakeBatches(store, settings.max_open_batches),
+        "leases": FakeLeases(store),
+        "adapters": FakeAdapters(store),
+        "auto": Auto(settings, store, metrics, "b"),
+        "chat": FakeChat(),
+        "info": server_info,
+    }
+    return Services(**parts)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, made once: a test's store begins as a copy."""
+    path = tmp_path_factory.mktemp("empty") / "mindprint.db"
+
+    async def make() -> None:
+        await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, empty_database: Path) -> Settings:
+    shutil.copy(empty_database, tmp_path)
+    return Settings(data_dir=tmp_path, port=0, max_body_bytes=20_000, max_upload_bytes=4_000_000, max_open_batches=2)
+
+
+@pytest.fixture
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    services = await make_services(settings)
+    yield services
+    await services.store.close()
+
+
+@pytest.fixture
+def app(settings: Settings, services: Services) -> FastAPI:
+    return create_app(settings, services=services)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        yield client
+
+
+@pytest.fixture
+def start_services() -> Callable[[Settings], Coroutine[Any, Any, Services]]:
+    """Services for tests that open them in a loop of their own."""
+    return make_services
+
+
+@pytest.fixture
+def traces() -> Callable[..., Trace]:
+    return make_trace
+
+
+@pytest.fixture
+def manifest() -> Callable[..., Manifest]:
+    return make_manifest
+
+
+@pytest.fixture
+async def ann(services: Services) -> str:
+    """A user with three engagements."""
+    items = [
+        Engagement(id=f"e{n}", prompt="tea or coffee?", response="tea", occurred_at=NOW, choices=["tea", "coffee"])
+        for n in range(3)
+    ]
+    await services.store.add_engagements("ann", items)
+    return "ann"
+
+
+@pytest.fixture
+def error_of() -> Callable[[httpx.Response], dict[str, Any]]:
+    """The envelope of a refusal, checked for its shape."""
+
+    def read(response: httpx.Response) -> dict[str, Any]:
+        error = cast(dict[str, Any], response.json()["error"])
+        assert set(error) == {"message", "type", "code", "param"}
+        assert error["message"]
+        assert len(error["message"]) <= 600
+        assert ("retry-after" in response.headers) == (response.status_code in (429, 503))
+        return error
+
+    return read
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Plain lines in these tests, and nothing left of what `logs.configure` does to the process."""
+    shown = structlog.processors.KeyValueRenderer()
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.format_exc_info, shown]
+    )
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    floors = {name: logging.getLogger(name).level for name in server_logging.FLOORS}
+    yield
+    root.handlers, root.level = handlers, level
+    for name, floor in floors.items():
+        logging.getLogger(name).setLevel(floor)
+    structlog.reset_defaults()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from mindprint.types import Manifest, Trace, Version
+from mindprint_server.wiring import Services
+
+ErrorOf = Callable[[httpx.Response], dict[str, Any]]
+KEY = "/v1/adapters/user/ann"
+
+
+@pytest.fixture
+async def two_versions(
+    ann: str, services: Services, traces: Callable[..., Trace], manifest: Callable[..., Manifest]
+) -> None:
+    for n in range(2):
+        await services.store.add_trace(traces(engagement_id=f"e{n}"))
+        lease = await services.store.claim(
+            owner="t", adapter="user/ann", ttl_s=60, min_traces=1, max_traces=9, max_attempts=3
+        )
+        assert lease is not None
+        number = await services.store.next_version("user/ann")
+        version = Version(
+            adapter="user/ann", version=number, state="live", digest=f"d{n}", base_digest="b", traces=1,
+            manifest=manifest(), created_at=datetime.now(UTC),
+        )  # fmt: skip
+        await services.store.complete(lease.id, version)
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_promote_and_roll_back(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    listed = (await client.get("/v1/adapters")).json()["adapters"]
+    assert [(one["key"], one["live"], len(one["versions"])) for one in listed] == [("user/ann", 2, 2)]
+    assert (await client.post(f"{KEY}/rollback")).json()["live"] == 1
+    response = await client.post(f"{KEY}/rollback")
+    assert (response.status_code, error_of(response)["code"]) == (409, "nothing_to_roll_back")
+    for version in (2, None):
+        assert (await client.post(f"{KEY}/promote", json={"version": version})).json()["live"] == version
+    assert (await client.get(KEY)).json()["live"] is None
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_a_version_that_is_not_there(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    response = await client.post(f"{KEY}/promote", json={"version": 9})
+    assert (response.status_code, error_of(response)["code"]) == (404, "version_not_found")
+    for body in ({}, {"version": 0}, {"version": "latest"}):
+        response = await client.post(f"{KEY}/promote", json=body)
+        assert (response.status_code, error_of(response)["param"]) == (422, "version")
+    assert (await client.get(KEY)).json()["live"] == 2
+
+
+async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    response = await client.get("/v1/adapters/cohort/none")
+    assert (response.status_code, error_of(response)["code"]) == (404, "adapter_not_found")
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_release_and_end_it(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    released = (await client.post(f"{KEY}/release", json={"version": 1, "share": 0.25})).json()
+    assert (released["live"], released["candidate"], released["share"]) == (2, 1, 0.25)
+    assert [one["state"] for one in released["versions"]] == ["candidate", "live"]
+    assert (await client.post(f"{KEY}/release", json={"version": None})).json()["candidate"] is None
+    response = await client.post(f"{KEY}/release", json={"version": 2})
+    assert (response.status_code, error_of(response)["code"]) == (409, "version_live")
+    for body in ({}, {"version": 1, "share": 1}, {"version": 1, "share": 0}):
+        assert (await client.post(f"{KEY}/release", json=body)).status_code == 422
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_one_version_and_where_it_comes_from(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    version = (await client.get(f"{KEY}/versions/2")).json()
+    assert (version["version"], version["state"], version["digest"]) == (2, "live", "d1")
+    lineage = (await client.get(f"{KEY}/versions/2/lineage")).json()
+    assert [one["engagement_id"] for one in lineage["traces"]] == ["e1"]
+    assert lineage["ancestors"] == ["user/ann@1"]
+    trace = (await client.get(f"/v1/traces/{lineage['traces'][0]['trace_id']}")).json()
+    assert trace["versions"] == ["user/ann@2"]
+    for end in ("", "/lineage", "/download"):
+        response = await client.get(f"{KEY}/versions/9{end}")
+        assert (response.status_code, error_of(response)["code"]) == (404, "version_not_found")
+        assert (await client.get(f"{KEY}/versions/0{end}")).status_code == 422
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_download(client: httpx.AsyncClient, services: Services, error_of: ErrorOf) -> None:
+    response = await client.get(f"{KEY}/versions/2/download")
+    assert response.headers["content-type"] == "application/zip"
+    assert response.headers["content-disposition"] == 'attachment; filename="user-ann-2.zip"'
+    assert int(response.headers["content-length"]) == len(response.content) == 3_000_000
+    await services.store.forget_files("user/ann", 1)
+    response = await client.get(f"{KEY}/versions/1/download")
+    assert (response.status_code, error_of(response)["code"]) == (409, "version_files_gone")
+
+
+@pytest.mark.usefixtures("two_versions")
+async def test_pin(client: httpx.AsyncClient, services: Services, error_of: ErrorOf) -> None:
+    for pinned in (True, True, False):
+        assert (await client.post(f"{KEY}/versions/1/pin", json={"pinned": pinned})).json()["pinned"] == pinned
+    assert (await client.post(f"{KEY}/versions/1/pin", json={})).status_code == 422
+    await services.store.forget_files("user/ann", 1)
+    for path, body in ((f"{KEY}/versions/1/pin", {"pinned": True}), (f"{KEY}/promote", {"version": 1})):
+        response = await client.post(path, json=body)
+        assert (response.status_code, error_of(response)["code"]) == (409, "version_files_gone")

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sse_starlette import EventSourceResponse
+from starlette.types import Message
+
+from mindprint.types import Batch, Trace
+from mindprint_server.store.batches import Done
+from mindprint_server.wiring import Services
+
+ErrorOf = Callable[[httpx.Response], dict[str, Any]]
+
+
+async def test_submit_read_cancel(ann: str, client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/batches", json={"users": ["ann"]})
+    batch = Batch.model_validate(response.json())
+    assert (response.status_code, batch.state, batch.items) == (201, "queued", 3)
+    assert (await client.get("/v1/batches")).json()["batches"][0]["id"] == batch.id
+    assert (await client.post(f"/v1/batches/{batch.id}/cancel")).json()["state"] == "cancelled"
+    assert (await client.get(f"/v1/batches/{batch.id}")).json()["state"] == "cancelled"
+
+
+async def test_the_same_key_is_the_same_batch(ann: str, client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    body: dict[str, Any] = {"idempotency_key": "k", "seed": 1}
+    first, again = [await client.post("/v1/batches", json=body) for _ in range(2)]
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    other = await client.post("/v1/batches", json={**body, "seed": 2})
+    assert (other.status_code, error_of(other)["code"]) == (409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize("body", [{"hints": False}, {"mode": "generic"}, {"hints": True, "mode": "direct"}])
+async def test_an_answer_that_is_shown_at_once_takes_hints(
+    body: dict[str, Any], ann: str, client: httpx.AsyncClient, error_of: ErrorOf
+) -> None:
+    response = await client.post("/v1/batches", json={"blind": 0, **body})
+    assert (response.status_code, error_of(response)["code"]) == (422, "validation_error")
+    assert (await client.post("/v1/batches", json={"blind": 0})).status_code == 201
+
+
+async def test_a_full_queue_says_when_to_come_back(ann: str, client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    for _ in range(2):
+        assert (await client.post("/v1/batches", json={})).status_code == 201
+    response = await client.post("/v1/batches", json={})
+    assert (response.status_code, error_of(response)["code"]) == (429, "batch_queue_full")
+    assert response.headers["retry-after"] == "2"
+
+
+async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    for method, end in (("GET", ""), ("GET", "/events"), ("GET", "/results"), ("POST", "/cancel")):
+        response = await client.request(method, f"/v1/batches/nothing{end}")
+        assert (response.status_code, error_of(response)["code"]) == (404, "batch_not_found")
+
+
+async def test_results(ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]) -> None:
+    batch = (await client.post("/v1/batches", json={})).json()
+    trace = traces(batch_id=batch["id"], engagement_id="e0")
+    await services.store.finish_items([Done(batch["id"], "ann", "e0", "accepted", [trace])], {})
+    response = await client.get(f"/v1/batches/{batch['id']}/results")
+    assert [json.loads(line)["id"] for line in response.text.splitlines()] == [trace.id]
+
+
+def events(text: str) -> list[tuple[str, str]]:
+    """The (name, data) of each event; comments are left out."""
+    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\r\n\r\n") if block]
+    return [(block["event"], block["data"]) for block in blocks if "event" in block]
+
+
+async def test_progress_ends_with_the_final_state(ann: str, client: httpx.AsyncClient, services: Services) -> None:
+    batch = (await client.post("/v1/batches", json={})).json()
+    watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
+    async with asyncio.timeout(5):
+        await services.batches.watched.wait()  # type: ignore[attr-defined]
+        await services.batches.cancel(batch["id"])
+        response = await watching
+    assert response.headers["content-type"].startswith("text/event-stream")
+    seen = events(response.text)
+    assert {name for name, _ in seen} == {"progress"}
+    assert [Batch.model_validate_json(data).state for _, data in seen] == ["queued", "cancelled"]
+
+
+async def test_progress_of_a_batch_that_has_ended(ann: str, client: httpx.AsyncClient) -> None:
+    batch = (await client.post("/v1/batches", json={})).json()
+    await client.post(f"/v1/batches/{batch['id']}/cancel")
+    async with asyncio.timeout(5):
+        response = await client.get(f"/v1/batches/{batch['id']}/events")
+    assert len(events(response.text)) == 1
+
+
+async def test_watching_is_kept_alive_and_ends_when_the_caller_leaves(
+    ann: str, app: FastAPI, client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EventSourceResponse, "DEFAULT_PING_INTERVAL", 0.05)
+    batch = (await client.post("/v1/batches", json={})).json()
+    path = f"/v1/batches/{batch['id']}/events"
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [],
+        "http_version": "1.1", "scheme": "http", "server": ("server", 80), "root_path": "",
+    }  # fmt: skip
+    left, pinged, sent = asyncio.Event(), asyncio.Event(), b""
+
+    async def receive() -> Message:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        sent += message.get("body", b"")
+        if b": ping" in sent:
+            pinged.set()
+
+    streaming = asyncio.create_task(app(scope, receive, send))
+    async with asyncio.timeout(5):
+        await pinged.wait()
+        left.set()
+        await streaming
+    assert sent.startswith(b"event: progress")
+    assert services.batches.watching == 0  # type: ignore[attr-defined]

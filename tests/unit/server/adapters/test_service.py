@@ -1,0 +1,208 @@
+"""What answers for a model name: candidates, withdrawal, cohorts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from lives import KEY, Gate, Loader, Open, answering, counted, folders, lives
+from mindprint_server.exceptions import ApiError
+from mindprint_server.settings import Settings
+from mindprint_server.store import NotFound, Store, StoreError
+from uploads import published
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def serve(settings: Settings, base_folder: Path, gate: Gate) -> AsyncIterator[Open]:
+    async with lives(settings, base_folder, gate) as open:
+        yield open
+
+
+# --- candidates ---
+
+
+async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(serve: Open, tmp_path: Path) -> None:
+    services = await serve(canary_share=0.4, canary_requests=3)
+    assert (await published(services, tmp_path)).state == "live", "there is none yet that it could share with"
+    assert (await published(services, tmp_path)).state == "candidate"
+    assert await answering(services) == "user/ann@1", "0.5 is not below 0.4"
+    await services.adapters.release(KEY, 2, 0.6)
+    for number in range(3):
+        async with services.adapters.use(KEY) as adapter:
+            assert adapter is not None
+            assert adapter.version == 2
+            await services.adapters.heard(adapter, "fine")
+        assert (await services.store.adapter(KEY)).live == (2 if number == 2 else 1)
+    assert await answering(services) == "user/ann@2"
+    assert services.adapters.residents.loaded() == ["user/ann@2"]
+
+
+async def test_a_candidate_that_does_badly_is_withdrawn(serve: Open, tmp_path: Path) -> None:
+    services = await serve(canary_share=0.6, watch_least=2)
+    for _ in range(2):
+        await published(services, tmp_path)
+    for _ in range(2):
+        async with services.adapters.use(KEY) as adapter:
+            await services.adapters.heard(adapter, "collapsed")
+    assert await answering(services) == "user/ann@1"
+    version = await services.store.version(KEY, 2)
+    assert (version.state, version.checks[-1].name) == ("refused", "service_collapsed")
+    assert services.adapters.residents.loaded() == ["user/ann@1"]
+
+
+async def test_a_release_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    for _ in range(2):
+        await published(services, tmp_path)
+    await services.adapters.rollback(KEY)
+    released = await services.adapters.release(KEY, 2, 0.6)
+    assert (released.live, released.candidate, released.share) == (1, 2, 0.6)
+    assert await answering(services) == "user/ann@2"
+    assert (await services.adapters.release(KEY, None, 0.1)).candidate is None
+    assert await answering(services) == "user/ann@1"
+    with pytest.raises(StoreError):
+        await services.adapters.release(KEY, 1, 0.1)
+
+
+# --- withdrawal ---
+
+
+async def test_a_live_version_that_collapses_falls_back_by_itself(serve: Open, tmp_path: Path) -> None:
+    services = await serve(watch_least=4)
+    for _ in range(2):
+        await published(services, tmp_path)
+    for _ in range(4):
+        async with services.adapters.use(KEY) as adapter:
+            await services.adapters.heard(adapter, "collapsed")
+    assert await answering(services) == "user/ann@1"
+    assert counted(services, "versions_withdrawn_total", check="service_collapsed") == 1
+    assert counted(services, "adapter_answers_total", outcome="collapsed") == 4
+    for _ in range(4):
+        async with services.adapters.use(KEY) as adapter:
+            await services.adapters.heard(adapter, "failed")
+    assert await answering(services) == "base"
+
+
+async def test_what_is_not_in_service_is_not_watched(serve: Open, tmp_path: Path) -> None:
+    services = await serve(watch_least=1)
+    for _ in range(2):
+        await published(services, tmp_path)
+    async with services.adapters.use("user/ann@1") as adapter:
+        await services.adapters.heard(adapter, "collapsed")
+    await services.adapters.heard(None, "collapsed")
+    assert (await services.store.version(KEY, 1)).state == "standby"
+
+
+async def test_a_store_that_is_busy_spoils_no_answer(
+    serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve(watch_least=1)
+    await published(services, tmp_path)
+
+    async def busy(*_: object) -> None:
+        raise StoreError("busy")
+
+    monkeypatch.setattr(Store, "withdraw", busy)
+    async with services.adapters.use(KEY) as adapter:
+        await services.adapters.heard(adapter, "collapsed")
+    monkeypatch.undo()
+    async with services.adapters.use(KEY) as adapter:
+        await services.adapters.heard(adapter, "collapsed")
+    assert await answering(services) == "base"
+
+
+async def test_a_live_version_that_cannot_be_loaded_leaves_the_answer_to_the_base(serve: Open, tmp_path: Path) -> None:
+    services = await serve(watch_least=2, max_cpu_loras=1)
+    await published(services, tmp_path)
+    await published(services, tmp_path, "user/bob")
+    assert await answering(services, "user/bob") == "user/bob@1"
+    assert isinstance(services.engine, Loader)
+    services.engine.broken = {"user/ann@1"}
+    for _ in range(2):
+        assert await answering(services) == "base"
+    assert counted(services, "fallbacks_total", to="base") == 2
+    assert (await services.store.version(KEY, 1)).state == "refused"
+    for call in (services.adapters.promote(KEY, 1), services.adapters.release(KEY, 1, 0.5)):
+        with pytest.raises(ApiError) as error:
+            await call
+        assert (error.value.status, error.value.code) == (409, "version_unusable")
+
+
+async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(serve: Open, tmp_path: Path) -> None:
+    """Publishing, withdrawing, promoting and pruning while four adapters are asked for, with three places."""
+    services = await serve(
+        max_cpu_loras=3, adapter_patience_s=0.02, watch_least=3, keep_versions=1, canary_share=0.6, canary_requests=5
+    )
+    keys = ["user/ann", "user/bob", "user/cat", "cohort/everyone"]
+    seen: Counter[str] = Counter()
+    stop = asyncio.Event()
+
+    async def ask(model: str) -> None:
+        while not stop.is_set():
+            async with services.adapters.use(model) as adapter:
+                for _ in range(3):
+                    await asyncio.sleep(0.001)
+                    assert adapter is None or services.engine.loaded[adapter.engine_id] == adapter  # type: ignore[attr-defined]
+                assert len(services.engine.loaded) <= 3  # type: ignore[attr-defined]
+                seen[adapter.name if adapter else "base"] += 1
+                bad = adapter is not None and adapter.version % 3 == 0
+                await services.adapters.heard(adapter, "collapsed" if bad else "fine")
+
+    async with asyncio.timeout(60):
+        for key in keys:
+            await published(services, tmp_path, key, user="ann" if key.startswith("cohort") else None)
+        crowd = [asyncio.create_task(ask(model)) for model in [*keys, "user/dan"] * 3]
+        await services.store.add_engagements("dan", [])
+        for number in range(12):
+            key = keys[number % 4]
+            await published(services, tmp_path, key, user="ann" if key.startswith("cohort") else None)
+            await asyncio.sleep(0.02)
+        stop.set()
+        await asyncio.gather(*crowd)
+    assert set(seen) >= {f"{key}@1" for key in keys}
+    for key in keys:
+        assert (await services.store.version(key, 3)).state != "live"
+    assert {len(folders(services, key)) for key in keys} <= {1, 2, 3}
+
+
+# --- cohorts ---
+
+
+async def test_a_user_without_a_version_is_served_by_the_cohort_else_by_the_base(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    await services.store.add_engagements("bob", [])
+    assert await answering(services, "user/bob") == "base"
+    await published(services, tmp_path, "cohort/everyone", user="ann")
+    assert await answering(services, "user/bob") == "cohort/everyone@1"
+    assert await answering(services, "cohort/everyone") == "cohort/everyone@1"
+    await services.store.put_cohort("walkers", "")
+    await services.store.add_members("walkers", ["bob"])
+    assert await answering(services, "user/bob") == "cohort/everyone@1", "the cohort has none yet"
+    await published(services, tmp_path, "user/ann")
+    assert await answering(services, "user/ann") == "user/ann@1"
+    await services.store.set_live("user/ann", None)
+    assert await answering(services, "user/ann") == "cohort/everyone@1", "whoever moved the pointer"
+    assert "user/ann@1" not in services.adapters.residents.loaded()
+
+
+async def test_a_first_version_is_examined_beside_what_answers_now(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve()
+    await published(services, tmp_path, "cohort/everyone", user="ann")
+    await published(services, tmp_path)
+    assert gate.seen[-1] == ("user/ann@1", "cohort/everyone@1")
+
+
+async def test_a_cohort_that_is_not_there(serve: Open) -> None:
+    services = await serve()
+    assert await answering(services, "cohort/everyone") == "base"
+    with pytest.raises(NotFound, match="cohort"):
+        await answering(services, "cohort/none")

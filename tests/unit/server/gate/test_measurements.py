@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from mindprint_server.engine import Generation
+from mindprint_server.engine.base import Finish
+from mindprint_server.gate.measurements import collapsed
+
+OPENING = "What this user has shown:"
+LEAD = "This user's answer:"
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "expected"),
+    [
+        ("They walk by the lake each day.", "stop", False),
+        ("They walk.", "stop", True),
+        (f"{OPENING} they walk by the lake", "stop", False),
+        (f"\n{OPENING} no", "stop", True),
+        (f"{LEAD} lake", "stop", True),
+        (f"{OPENING} {LEAD} the lake", "stop", True),
+        (f"{LEAD} lake, for they walk by the lake each day", "stop", False),
+        ("They walk by the lake each day and", "length", True),
+        ("the sea and the hills " * 6, "stop", True),
+    ],
+)
+def test_thinking_is_gone_that_loops_never_closes_or_says_too_little(text: str, finish: Finish, expected: bool) -> None:
+    """The words of an opening that an adapter has learned say nothing, nor do those that an answer is led in by."""
+    assert collapsed(Generation(text, (), finish, 0, 0), OPENING, LEAD) is expected

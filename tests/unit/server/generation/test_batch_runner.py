@@ -1,0 +1,88 @@
+"""What could stop a batch, or keep one going that has ended, on the fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mindprint.types import Batch, BatchRequest, Mode
+from mindprint_server.settings import Settings
+from mindprint_server.store import Busy
+from mindprint_server.wiring import Services
+from samples import engagement
+from scripted import Scripted, serving
+
+
+async def fill(services: Services, user: str, count: int) -> None:
+    """A history that no other user has."""
+    await services.store.add_engagements(
+        user, [engagement(n).model_copy(update={"prompt": f"Does {user} walk number {n}?"}) for n in range(count)]
+    )
+
+
+async def finished(services: Services, request: BatchRequest) -> Batch:
+    batch, _ = await services.batches.submit(request)
+    async with asyncio.timeout(10):
+        async for state in services.batches.watch(batch.id):
+            batch = state
+    return batch
+
+
+async def test_some_users_may_be_done_before_others_have_their_profiles(settings: Settings, base_folder: Path) -> None:
+    few = settings.model_copy(update={"profiles_at_once": 2, "candidates": 1})
+    async with serving(few, Scripted(folder=base_folder, delay_s=0.01)) as services:
+        for number in range(8):
+            await fill(services, f"u{number}", 2 if number % 2 else 12)
+        batch = await finished(services, BatchRequest())
+    assert (batch.state, batch.error) == ("done", None)
+    assert batch.done == 4 * 2 + 4 * 12
+
+
+@pytest.mark.parametrize("mode", ["direct", "generic"])
+async def test_of_the_modes_that_are_not_for_the_queue_one_of_each_is_enough(services: Services, mode: Mode) -> None:
+    await fill(services, "ann", 5)
+    batch = await finished(services, BatchRequest(mode=mode))
+    traces = await services.store.traces(batch=batch.id)
+    assert Counter(trace.engagement_id for trace in traces) == {f"e{n:03d}": 1 for n in range(1, 5)}
+
+
+@pytest.mark.parametrize("mode", ["direct", "generic"])
+async def test_traces_of_other_modes_do_not_stand_for_personal_ones(services: Services, mode: Mode) -> None:
+    await fill(services, "ann", 6)
+    await finished(services, BatchRequest(mode=mode))
+    assert (await finished(services, BatchRequest())).items == 6
+
+
+async def test_a_batch_cancelled_as_it_begins_is_not_worked_on(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(services, "ann", 5)
+    start = services.store.start_batch
+
+    async def cancelled_before(id: str) -> None:
+        await services.batches.cancel(id)
+        await start(id)
+
+    monkeypatch.setattr(services.store, "start_batch", cancelled_before)
+    assert (await finished(services, BatchRequest())).state == "cancelled"
+    await asyncio.sleep(0.1)
+    assert await services.store.traces() == []
+
+
+async def test_a_database_that_is_busy_for_a_moment_does_not_stop_the_batches(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(services, "ann", 5)
+    look = services.store.open_batches
+    answers = iter([Busy("another process is writing")])
+
+    async def busy_once() -> list[Batch]:
+        for error in answers:
+            raise error
+        return await look()
+
+    monkeypatch.setattr(services.store, "open_batches", busy_once)
+    assert (await finished(services, BatchRequest())).state == "done"

@@ -1,0 +1,163 @@
+"""Finished items are committed together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from mindprint_server.generation import result_writer as module
+from mindprint_server.generation.result_writer import Commits
+from mindprint_server.store import Busy
+from mindprint_server.store.batches import Done
+
+
+class Slowly:
+    """A store whose commits wait while `go` is not set."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.go.set()
+        self.begun = asyncio.Event()
+        self.calls: list[tuple[list[str], dict[str, float]]] = []
+        self.gone: set[str] = set()
+        self.failing: Exception | None = None
+        self.told = 0
+
+    async def finish_items(self, done: Sequence[Done], seconds: Mapping[str, float]) -> list[Done]:
+        self.calls.append(([item.engagement_id for item in done], dict(seconds)))
+        self.begun.set()
+        await self.go.wait()
+        if self.failing is not None:
+            raise self.failing
+        return [item for item in done if item.engagement_id in self.gone]
+
+    async def tell(self) -> None:
+        self.told += 1
+
+    @property
+    def written(self) -> list[list[str]]:
+        return [ids for ids, _ in self.calls]
+
+
+def done(id: str, batch: str = "b") -> Done:
+    return Done(batch, "ann", id, "rejected")
+
+
+@pytest.fixture
+async def store() -> Slowly:
+    return Slowly()
+
+
+@pytest.fixture
+async def commits(store: Slowly) -> AsyncIterator[Commits]:
+    commits = Commits(cast(Any, store), store.tell)
+    commits.start()
+    yield commits
+    store.go.set()
+    await commits.stop()
+
+
+def put(commits: Commits, *ids: str) -> list[asyncio.Task[bool]]:
+    return [asyncio.create_task(commits.put(done(id))) for id in ids]
+
+
+async def while_one_is_written(commits: Commits, store: Slowly, *ids: str) -> list[asyncio.Task[bool]]:
+    """The first is being written while the others come."""
+    store.go.clear()
+    tasks = put(commits, ids[0])
+    await store.begun.wait()
+    tasks += put(commits, *ids[1:])
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_one_item_is_committed_at_once(commits: Commits, store: Slowly) -> None:
+    assert await commits.put(done("a")) is True
+    assert (store.written, store.told) == ([["a"]], 1)
+
+
+async def test_what_finishes_while_a_commit_is_written_is_the_next_commit(commits: Commits, store: Slowly) -> None:
+    tasks = await while_one_is_written(commits, store, *"abcdef")
+    assert not any(task.done() for task in tasks)
+    store.go.set()
+    assert await asyncio.gather(*tasks) == [True] * 6
+    assert (store.written, store.told) == ([["a"], ["b", "c", "d", "e", "f"]], 2)
+
+
+async def test_what_is_gone_is_told_to_its_caller_alone(commits: Commits, store: Slowly) -> None:
+    store.gone = {"b"}
+    assert await asyncio.gather(*put(commits, *"abc")) == [True, False, True]
+
+
+async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit_works(
+    commits: Commits, store: Slowly
+) -> None:
+    store.failing = RuntimeError("the disk is full")
+    results = await asyncio.gather(*put(commits, *"abc"), return_exceptions=True)
+    assert results == [store.failing] * 3
+    assert store.told == 0
+    store.failing = None
+    assert await commits.put(done("d")) is True
+
+
+async def test_a_busy_database_is_asked_again(commits: Commits, store: Slowly) -> None:
+    store.failing = Busy("another process is writing")
+    tasks = put(commits, *"ab")
+    await asyncio.wait(tasks, timeout=0.05)
+    assert not any(task.done() for task in tasks)
+    store.failing = None
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [True, True]
+    assert [sorted(ids) for ids in store.written] == [["a", "b"]] * 2
+
+
+async def test_a_cancelled_caller_harms_nobody(commits: Commits, store: Slowly) -> None:
+    first, second, third = await while_one_is_written(commits, store, *"abc")
+    first.cancel()  # it is being written
+    second.cancel()  # it waits
+    store.go.set()
+    assert await third is True
+    assert first.cancelled()
+    assert second.cancelled()
+    assert await commits.put(done("d")) is True
+
+
+async def test_a_cancelled_caller_does_not_miss_an_error(commits: Commits, store: Slowly) -> None:
+    first, second = await while_one_is_written(commits, store, *"ab")
+    store.failing = RuntimeError("no luck")
+    first.cancel()
+    store.go.set()
+    with pytest.raises(RuntimeError, match="no luck"):
+        await second
+
+
+async def test_stopping_leaves_no_caller_waiting(commits: Commits, store: Slowly) -> None:
+    tasks = await while_one_is_written(commits, store, *"ab")
+    await commits.stop()
+    _, waiting = await asyncio.wait(tasks, timeout=0.1)
+    for task in waiting:
+        task.cancel()
+    assert not waiting
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_seconds_are_counted_for_each_batch_from_commit_to_commit(
+    commits: Commits, store: Slowly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    commits.begin("one")
+    clock.now += 3
+    commits.begin("two")
+    clock.now += 2
+    await commits.put(done("a", "one"))
+    clock.now += 1
+    await asyncio.gather(commits.put(done("b", "one")), commits.put(done("c", "two")))
+    await commits.put(done("d", "never begun"))
+    clock.now += 4
+    await commits.end("one")
+    await commits.put(done("e", "one"))
+    assert [seconds for _, seconds in store.calls] == [{"one": 5}, {"one": 1, "two": 3}, {}, {"one": 4}, {}]

@@ -1,0 +1,197 @@
+"""Who is worked on next, and that nobody is forgotten."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindprint_server.generation.scheduler import Item, Planner
+
+PATIENCE = 10.0
+Key = tuple[str, str]
+
+
+def items(user: str, count: int, batch: str = "b") -> list[Item]:
+    return [Item(batch, user, f"e{number:03d}") for number in range(count)]
+
+
+def planner(per_user: int = 2) -> Planner:
+    return Planner(per_user=per_user, patience_s=PATIENCE)
+
+
+def users(taken: list[Item]) -> str:
+    return " ".join(item.user_id for item in taken)
+
+
+def test_a_user_is_worked_through_in_the_order_of_time() -> None:
+    plan = planner(per_user=9)
+    plan.add(items("ann", 3) + items("bob", 2), now=0)
+    assert plan.take(9, now=0) == items("ann", 3) + items("bob", 2)
+    assert (plan.left, plan.running) == (0, 5)
+
+
+def test_the_next_user_comes_when_the_first_has_no_more() -> None:
+    plan = planner(per_user=9)
+    plan.add(items("ann", 3) + items("bob", 3), now=0)
+    assert users(plan.take(2, now=0)) == "ann ann"
+    assert users(plan.take(2, now=0)) == "ann bob"
+
+
+def test_slots_that_one_user_may_not_fill_go_to_the_next() -> None:
+    plan = planner(per_user=2)
+    plan.add(items("ann", 9) + items("bob", 9) + items("cat", 9), now=0)
+    taken = plan.take(5, now=0)
+    assert users(taken) == "ann ann bob bob cat"
+    plan.finished(taken[0])
+    assert users(plan.take(1, now=0)) == "ann", "whose memory is cached goes on"
+
+
+def test_nothing_is_handed_out_without_room() -> None:
+    plan = planner()
+    plan.add(items("ann", 3), now=0)
+    assert plan.take(0, now=0) == plan.take(-4, now=0) == []
+    assert plan.left == 3
+
+
+def test_who_waited_too_long_takes_the_place_of_who_was_served_longest() -> None:
+    plan = planner()
+    plan.add(items("ann", 99) + items("bob", 3), now=0)
+    served = []
+    for second in range(30):
+        [item] = plan.take(1, now=second)
+        plan.finished(item)
+        served.append(item.user_id)
+    assert served[:11] == ["ann"] * 11
+    assert served[11:14] == ["bob"] * 3
+    assert served[14:] == ["ann"] * 16
+
+
+def test_an_early_batch_does_not_starve_a_later_one() -> None:
+    plan = planner()
+    plan.add(items("ann", 99, "early") + items("bob", 99, "early"), now=0)
+    plan.take(2, now=0)
+    plan.add(items("ann", 2, "late"), now=1)
+    taken = []
+    for second in range(1, 40):
+        for item in plan.take(2 - plan.running % 2, now=second):
+            plan.finished(item)
+            taken.append(item)
+    assert set(items("ann", 2, "late")) <= set(taken)
+
+
+def test_two_batches_share_the_slots_and_one_user_counts_in_each() -> None:
+    plan = planner(per_user=2)
+    plan.add(items("ann", 9, "one"), now=0)
+    plan.add(items("ann", 9, "two"), now=0)
+    assert [item.batch_id for item in plan.take(9, now=0)] == ["one", "one", "two", "two"]
+
+
+def test_a_dropped_batch_is_forgotten_and_its_last_items_may_finish() -> None:
+    plan = planner()
+    plan.add(items("ann", 9, "one") + items("bob", 9, "one"), now=0)
+    plan.add(items("ann", 1, "two"), now=0)
+    taken = plan.take(3, now=0)
+    plan.drop("one")
+    assert (plan.left, plan.running) == (1, 0)
+    for item in taken:
+        plan.finished(item)
+    assert (plan.left, plan.running) == (1, 0)
+    assert plan.take(9, now=0) == items("ann", 1, "two")
+    plan.drop("never seen")
+
+
+def test_an_active_user_is_not_starved_by_another_when_the_room_shrinks() -> None:
+    plan = planner(per_user=2)
+    plan.add(items("ann", 99) + items("bob", 3), now=0)
+    for item in plan.take(4, now=0):
+        plan.finished(item)
+    served = []
+    for second in range(1, 40):
+        [item] = plan.take(1, now=second)
+        plan.finished(item)
+        served.append(item.user_id)
+    assert "bob" in served
+
+
+@dataclass
+class Run:
+    """What a planner handed out, checked on the way."""
+
+    plan: Planner
+    per_user: int
+    todo: dict[Key, list[Item]]
+    now: float = 0.0
+    running: list[Item] = field(default_factory=list)
+    idle_since: dict[Key, float] = field(default_factory=dict)
+    longest_wait: float = 0.0
+
+    def take(self, room: int) -> None:
+        open_now = [key for key, left in self.todo.items() if left and self.of(key) < self.per_user]
+        taken = self.plan.take(room, self.now)
+        assert len(taken) <= max(0, room)
+        assert taken or room <= 0 or not open_now, "no slot stays empty while there is work for it"
+        for item in taken:
+            key = (item.batch_id, item.user_id)
+            assert item == self.todo[key].pop(0), "once each, in order"
+            self.running.append(item)
+            assert self.of(key) <= self.per_user
+        for key, left in self.todo.items():
+            if self.of(key) or not left:
+                self.idle_since[key] = self.now
+            self.longest_wait = max(self.longest_wait, self.now - self.idle_since.setdefault(key, self.now))
+        assert self.plan.left == sum(map(len, self.todo.values()))
+        assert self.plan.running == len(self.running)
+
+    def of(self, key: Key) -> int:
+        return Counter((item.batch_id, item.user_id) for item in self.running)[key]
+
+    def finish(self, which: int) -> None:
+        if self.running:
+            self.plan.finished(self.running.pop(which % len(self.running)))
+
+
+KEYS = st.dictionaries(
+    st.tuples(st.sampled_from(["one", "two"]), st.sampled_from(["ann", "bob", "cat"])), st.integers(1, 12), min_size=1
+)
+STEPS = st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 9), st.sampled_from([0, 1, 11])), max_size=40)
+
+
+def start(sizes: dict[Key, int], per_user: int) -> Run:
+    plan = planner(per_user)
+    for (batch, user), count in sizes.items():
+        plan.add(items(user, count, batch), now=0)
+    return Run(plan, per_user, {(batch, user): items(user, count, batch) for (batch, user), count in sizes.items()})
+
+
+@given(KEYS, st.integers(1, 3), STEPS)
+def test_every_item_is_handed_out_once_within_all_bounds(
+    sizes: dict[Key, int], per_user: int, steps: list[tuple[int, int, float]]
+) -> None:
+    run = start(sizes, per_user)
+    for room, which, passed in steps:
+        run.now += passed
+        run.take(room)
+        run.finish(which)
+    while any(run.todo.values()) or run.running:
+        run.take(1)
+        run.finish(0)
+    assert run.plan.take(9, run.now) == []
+
+
+LIMITS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9)), min_size=1, max_size=8)
+
+
+@given(st.integers(2, 4), st.integers(1, 3), LIMITS)
+def test_nobody_waits_for_ever(count: int, per_user: int, limits: list[tuple[int, int]]) -> None:
+    """However many may run at a time, and whichever of them ends: a second passes from one end to the next."""
+    run = start({("b", f"u{number}"): 300 for number in range(count)}, per_user)
+    for second in range(150):
+        limit, which = limits[second * len(limits) // 150]  # each limit holds for a while
+        run.now = second
+        run.take(limit - len(run.running))
+        while len(run.running) >= limit:
+            run.finish(which)
+    assert run.longest_wait <= count * (PATIENCE + 4)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindprint.types import Engagement, Mode
+from mindprint_server.prompts.templates import (
+    PROMPT_VERSION,
+    REMINDER_CHARS,
+    build,
+    clean,
+    merge,
+    opening_text,
+    silent,
+    summarize,
+)
+from mindprint_server.prompts.types import Recollection
+
+GOLDEN = Path(__file__).parent / "golden"
+MODES: list[Mode] = ["direct", "generic", "personal"]
+
+
+def episodes() -> tuple[Engagement, ...]:
+    one = Engagement.model_validate(
+        {"id": "a", "prompt": "Sea or hills?", "response": "hills", "occurred_at": "2026-01-01", "reason": "Quieter."}
+    )
+    two = Engagement.model_validate(
+        {
+            "id": "b",
+            "prompt": "Tea or coffee?",
+            "response": "tea",
+            "occurred_at": "2026-01-02",
+            "choices": ["tea", "coffee"],
+        }
+    )
+    return one, two
+
+
+def render(messages: list[dict[str, str]]) -> str:
+    return "\n".join(f"<<{m['role']}>>\n{m['content']}" for m in messages) + "\n"
+
+
+def golden(name: str, messages: object) -> None:
+    """A changed prompt needs a new PROMPT_VERSION and a new golden file, both on purpose."""
+    path = GOLDEN / f"v{PROMPT_VERSION}-{name}.txt"
+    assert path.read_text(encoding="utf-8") == render(messages)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_golden_modes(mode: Mode) -> None:
+    memory = Recollection("This user likes quiet.", episodes())
+    golden(mode, build(memory, "Town or lake?", ["town", "lake"], mode))
+
+
+def test_golden_hinted() -> None:
+    memory = Recollection("This user likes quiet.", episodes())
+    golden("hinted", build(memory, "Town or lake?", ["town", "lake"], "personal", hint="lake"))
+
+
+def test_golden_without_memory() -> None:
+    golden("empty", build(Recollection(), "Town or lake?", None, "direct"))
+
+
+def test_golden_summaries() -> None:
+    golden("summarize", summarize(episodes()))
+    golden("merge", merge(["Likes hills.", "Likes tea."]))
+
+
+def test_modes_differ_in_the_last_line_only() -> None:
+    memory = Recollection("p", episodes())
+    texts = [render(build(memory, "q?", ["a", "b"], mode)).splitlines() for mode in MODES]  # type: ignore[arg-type]
+    assert texts[0][:-1] == texts[1][:-1] == texts[2][:-1]
+    assert len({text[-1] for text in texts}) == 3
+
+
+def test_queries_share_the_prefix_up_to_the_query() -> None:
+    memory = Recollection("p", episodes())
+    assert build(memory, "one?", None, "direct")[0] == build(memory, "two?", ["a", "b"], "personal")[0]
+
+
+SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+NASTY = st.lists(st.sampled_from([*SPECIAL, "<|im_", "end|>", "<think>", "</think>", "</thi", "nk>", "\x00", "a", "<"]))
+
+
+@given(NASTY.map("".join))
+def test_no_user_text_ends_a_turn_or_a_thinking(text: str) -> None:
+    cleaned = clean(text, SPECIAL)
+    assert not any(token in cleaned for token in (*SPECIAL, "<think>", "</think>", "\x00"))
+    assert clean(cleaned, SPECIAL) == cleaned
+
+
+def test_clean_keeps_what_people_write() -> None:
+    assert clean("Größe 5 < 6\n\t日本 🙂", SPECIAL) == "Größe 5 < 6\n\t日本 🙂"
+
+
+def test_memory_shrinks_from_its_oldest_end() -> None:
+    memory: Recollection | None = Recollection("p", episodes())
+    seen = []
+    while memory is not None:
+        seen.append((len(memory.episodes), memory.profile))
+        memory = memory.without_oldest()
+    assert seen == [(2, "p"), (1, "p"), (0, "p"), (0, None)]
+
+
+def test_personal_thinking_reminds_itself_of_the_cases_most_like_the_query() -> None:
+    first, *_ = episodes()
+    long = first.model_copy(update={"prompt": "word " * 200, "response": "no </think> <|end|>"})
+    text = opening_text("What this user has shown:", Recollection("p", (), (first, long)), ["<|end|>"])
+    assert text.startswith(f'What this user has shown: asked "{first.prompt}", this user answered "{first.response}"; ')
+    assert text.endswith(' ...", this user answered "no". So')
+    assert len(text) < 2 * 2 * REMINDER_CHARS
+    assert opening_text("What this user has shown:", Recollection("p", (first,)), []) == "What this user has shown:"
+    assert opening_text("", Recollection("p"), []) == ""
+
+
+def test_recalled_cases_say_something_and_a_mode_s_opening_does_not() -> None:
+    recalled = opening_text("Shown:", Recollection("p", (), episodes()), [])
+    assert silent(recalled, "Shown:") == "Shown:"
+    assert silent(opening_text("", Recollection("p", (), episodes()), []), "") == ""
+    assert silent("Shown:", "Shown:") == "Shown:"
+    assert silent("Another opening", "Shown:") == "Another opening"

@@ -1,0 +1,156 @@
+"""The loss against a naive one: every sequence alone, all its logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mindprint_trainer.data.packing import passes, rows
+from mindprint_trainer.data.tokenization import Encoded, Part, Segment, encode_all
+from mindprint_trainer.model import peft_io, tree_attention
+from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.model.lora import Adapter, Span, Stack
+from mindprint_trainer.objective.loss import Weights, backward, collate, measure
+from mindprint_trainer.settings import Settings
+from mindprint_trainer.training.run import weights_of
+
+WEIGHTS = Weights(
+    kinds={"slow": 0.7, "fast": 1.3, "replay": 0.4},
+    parts={"thinking": 0.5, "answer": 2.0},
+)
+
+
+@pytest.fixture
+def sequences(base: Base, settings: Settings, lease_of: Any) -> list[Encoded]:
+    made, dropped = encode_all(lease_of().samples, base.tokenize, base.end_of_turn, settings.max_length)
+    assert dropped == 0
+    return made
+
+
+def naive(model: Any, sequences: list[Encoded]) -> torch.Tensor:
+    """The definition, word for word."""
+    total = torch.zeros(())
+    for sequence in sequences:
+        logits = model(input_ids=torch.tensor([sequence.ids])).logits[0]
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        for segment in sequence.segments:
+            places = range(segment.start, segment.stop)
+            losses = torch.stack([-log_probs[place - 1, sequence.ids[place]] for place in places])
+            total = total + WEIGHTS.kinds[sequence.kind] * WEIGHTS.parts[segment.part] * losses.mean()
+    return total / len(sequences)
+
+
+def ours(
+    stack: Stack, base: Base, sequences: list[Encoded], *, tokens: int, chunk: int, share: bool, masked: bool
+) -> float:
+    total = 0.0
+    made = rows(sequences, range(len(sequences)), tokens, share=share, masked=masked)
+    for together in passes(made, tokens, masked=masked):
+        batch = collate(together, base.device, masked=masked, pad=99)
+        counts = WEIGHTS.of(sequences, batch.targets, len(sequences))
+        values = backward(stack, batch, counts, None, chunk)
+        total += sum(value * count for value, count in zip(values, counts, strict=True))
+    return total
+
+
+def gradients(adapter: Adapter) -> list[torch.Tensor]:
+    taken = []
+    for parameter in adapter.parameters:
+        assert parameter.grad is not None
+        taken.append(parameter.grad.clone())
+        parameter.grad = None
+    return taken
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("tokens", "chunk", "share"), [(4000, 1024, True), (4000, 1024, False), (300, 7, True), (100, 1, False)]
+)
+def test_loss_and_gradient_are_those_of_the_definition(
+    base: Base,
+    settings: Settings,
+    sequences: list[Encoded],
+    tokens: int,
+    chunk: int,
+    share: bool,
+    masked: bool,
+    lease_of: Any,
+) -> None:
+    adapter = peft_io.begin(base.model, None, settings, lease_of().limits, 1)
+    for parameter in adapter.parameters:  # with B at zero, A would have no gradient
+        nn.init.normal_(parameter, std=0.05)
+    plain = Stack(base.model, [adapter])
+    plain.route([Span(0, 0, 10_000)])
+    wanted = naive(plain.model, sequences)
+    wanted.backward()  # type: ignore[no-untyped-call]
+    wanted_gradients = gradients(adapter)
+    stack = Stack(base.model, [adapter], None if masked else tree_attention.NAME)
+    got = ours(stack, base, sequences, tokens=tokens, chunk=chunk, share=share, masked=masked)
+    got_gradients = gradients(adapter)
+    assert got == pytest.approx(wanted.item(), abs=1e-5)
+    for one, other in zip(got_gradients, wanted_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_sharing_saves_tokens(sequences: list[Encoded]) -> None:
+    every = range(len(sequences))
+    shared = sum(map(len, rows(sequences, every, 4000, share=True)))
+    assert shared < 0.7 * sum(map(len, rows(sequences, every, 4000, share=False)))
+
+
+def test_each_segment_counts_as_much_however_long_it_is() -> None:
+    slow = Encoded("slow", "e", tuple(range(12)), (Segment("thinking", 2, 10), Segment("answer", 10, 12)))
+    (row,) = rows([slow], [0], 100, share=True)
+    weights = Weights(kinds={"slow": 1}, parts={"thinking": 1, "answer": 1}).of([slow], row.targets, 4)
+    assert weights == [1 / 8 / 4] * 8 + [1 / 2 / 4] * 2
+
+
+def test_prompt_tokens_are_no_targets(sequences: list[Encoded]) -> None:
+    (row,) = rows(sequences, [0], 1000, share=False)
+    first, last = sequences[0].segments[0].start, len(sequences[0].ids)
+    assert [target.at for target in row.targets] == list(range(first - 1, last - 1))
+    assert [target.token for target in row.targets] == list(sequences[0].ids[first:])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Encoded], masked: bool) -> None:
+    every = range(len(sequences))
+    plain, stack = Stack(base.model, []), Stack(base.model, [], None if masked else tree_attention.NAME)
+    for pad in (0, 99):
+        batch = collate(rows(sequences, every, 10_000, share=True), base.device, masked=masked, pad=pad)
+        values = measure(stack, batch, 1024)
+        for number in every:
+            (row,) = rows(sequences, [number], 10_000, share=False)
+            alone = measure(plain, collate([row], base.device, masked=True), 1024)
+            among = [v for v, target in zip(values, batch.targets, strict=True) if target.sequence == number]
+            assert among == pytest.approx(alone, abs=1e-4)
+
+
+def of_kinds(part: Part = "answer", **counts: int) -> list[Encoded]:
+    segment = (Segment(part, 1, 2),)
+    return [Encoded(kind, "e", (1, 2), segment) for kind, count in counts.items() for _ in range(count)]  # type: ignore[arg-type]
+
+
+def test_settings_become_weights(settings: Settings) -> None:
+    settings = settings.model_copy(update={"slow_weight": 2.0, "thinking_weight": 0.25, "balance": False})
+    weights = weights_of(settings, of_kinds(slow=1, fast=9))
+    assert weights.kinds == {"slow": 2.0, "fast": 1.0, "replay": 1.0}
+    assert weights.parts == {"opening": 1.0, "thinking": 0.25, "closing": 1.0, "answer": 1.0}
+
+
+def test_slow_and_fast_count_alike_whatever_their_numbers(settings: Settings) -> None:
+    balanced = settings.model_copy(update={"balance": True})
+    kinds = weights_of(balanced, of_kinds(slow=2, fast=8, replay=1)).kinds
+    assert kinds == {"slow": 2.5, "fast": 0.625, "replay": 1.0}
+    assert 2 * kinds["slow"] == 8 * kinds["fast"] == 5.0
+    apart = of_kinds(slow=2, fast=8) + of_kinds("thinking", slow=2)
+    assert weights_of(balanced, apart).kinds["slow"] == 2.5, "thinking and answer of two, each in a sequence of its own"
+    more = of_kinds(slow=1, fast=8) + of_kinds("thinking", slow=4)
+    assert weights_of(balanced, more).kinds == {"slow": 1.5, "fast": 0.75, "replay": 1.0}
+    alone = {"slow": 1.0, "fast": 1.0, "replay": 1.0}
+    assert weights_of(balanced, of_kinds(fast=8)).kinds == alone
+    one_after_the_other = balanced.model_copy(update={"schedule": "sequential"})
+    assert weights_of(one_after_the_other, of_kinds(slow=2, fast=8)).kinds == alone

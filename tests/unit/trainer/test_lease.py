@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+
+from mindprint_trainer.lease import Heart
+
+
+def wait_until(condition: Any, seconds: float = 5) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return bool(condition())
+
+
+def test_it_beats_every_third_of_the_time_to_live(server: Any) -> None:
+    with Heart(server.client, "lease-1", 0.15) as heart:
+        assert wait_until(lambda: len(server.beats) >= 3)
+        assert not heart.lost.is_set()
+    beats = len(server.beats)
+    time.sleep(0.15)
+    assert len(server.beats) == beats
+    assert set(server.beats) == {"lease-1"}
+
+
+def test_a_refused_beat_loses_the_lease(server: Any, refusal: Any) -> None:
+    server.answers["heartbeat"] = refusal(409, "lease_lost")
+    with Heart(server.client, "lease-1", 0.03) as heart:
+        assert wait_until(heart.lost.is_set)
+
+
+def test_failing_calls_lose_it_only_after_its_time_to_live(server: Any) -> None:
+    def broken() -> httpx.Response:
+        raise httpx.ConnectError("gone")
+
+    server.answers["heartbeat"] = broken
+    started = time.monotonic()
+    with Heart(server.client, "lease-1", 0.2) as heart:
+        assert wait_until(heart.lost.is_set)
+    assert time.monotonic() - started >= 0.2
+
+
+def test_one_failure_among_beats_is_nothing(server: Any, refusal: Any) -> None:
+    answers = iter([refusal(503, "engine_dead")])
+
+    def once() -> httpx.Response:
+        response: httpx.Response = next(answers)()
+        del server.answers["heartbeat"]
+        return response
+
+    server.answers["heartbeat"] = once
+    with Heart(server.client, "lease-1", 0.6) as heart:
+        assert wait_until(lambda: len(server.beats) >= 3)
+        assert not heart.lost.is_set()

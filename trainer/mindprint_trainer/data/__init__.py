@@ -1,0 +1,1 @@
+"""From leased samples to packed token rows."""

@@ -1,0 +1,1 @@
+"""The base model, LoRA on it, and PEFT files."""

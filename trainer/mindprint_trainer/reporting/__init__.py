@@ -1,0 +1,1 @@
+"""What a trainer reports: progress, logs, experiment loggers."""

@@ -1,0 +1,1 @@
+"""Training runs: one adapter, several together, several in threads."""
