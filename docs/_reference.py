@@ -376,7 +376,7 @@ def _toml(value: Any) -> str:
 
 def metrics() -> str:
     """Render every metric of the server's registry."""
-    from mindprint_server.metrics import Metrics
+    from mindprint_server.observability.metrics import Metrics
 
     rows = []
     for collector in list(Metrics().registry._collector_to_names):
