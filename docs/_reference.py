@@ -88,8 +88,8 @@ def http_api() -> str:
     parts += [_type(name, kind) for name, kind in sorted(schema["components"]["schemas"].items())]
     about = (
         "The server describes itself at `GET /openapi.json`; this page is made from the same description. Errors have "
-        "one form, `ErrorReply`, with a code for programs: [Errors](errors.md). Most lists take `limit` and `after`; the "
-        "reply's `next` is the `after` of the following page."
+        "one form, `ErrorReply`, with a code for programs: [Errors](errors.md). Most lists take `limit` and "
+        "`after`; the reply's `next` is the `after` of the following page."
     )
     return page("HTTP API", about, parts)
 
