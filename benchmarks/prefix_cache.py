@@ -94,13 +94,13 @@ def batch_of(history: Sequence[Engagement], recalled: int, step: int, each: int,
     As in the server, `recalled` answers before the question or up to `step` - 1 more: the window grows, then jumps.
     """
     from mindprint_server.prompts.templates import build
-    from mindprint_server.prompts.types import Recollection
+    from mindprint_server.prompts.types import RecalledMemory
 
     tokenizer = engine.tokenizer
     for place in range(len(history) - each, len(history)):
         asked = history[place]
         window = history[place - recalled - place % step : place]
-        memory = Recollection(profile_at(history, place), tuple(window))
+        memory = RecalledMemory(profile_at(history, place), tuple(window))
         prompt = tokenizer.render(build(memory, asked.prompt, asked.choices, "personal", tokenizer.special))
         lead = tokenizer.encode(prompt) + tokenizer.encode("<think>\nWhat this user has shown:")
         last = history[place - 1]
@@ -181,10 +181,10 @@ class Reader:
 
     async def read(self, plan: Sequence[Asks]) -> Read:
         """Asks all of the plan, `at_once` engagements at a time, beginning with an empty cache."""
-        from mindprint_server.engine import Generation, Priority, Sampling
+        from mindprint_server.engine import GenerationOutput, Priority, Sampling
 
         await self.forget()
-        todo, written = iter(plan), list[Generation]()
+        todo, written = iter(plan), list[GenerationOutput]()
 
         async def ask() -> None:
             for asks in todo:

@@ -166,11 +166,11 @@ class Sides:
     async def prepare(self, part: Slice) -> Asked:
         from mindprint_server.engine import Sampling
         from mindprint_server.generation.engagement import seed_of
-        from mindprint_server.prompts.thinking import STOP, lead
+        from mindprint_server.prompts.thinking import STOP, thinking_prefix
 
         s = self.settings
         posed = await self.bench.pose(part)
-        opening = self.bench.engine.tokenizer.encode(lead(s.openings["personal"]))
+        opening = self.bench.engine.tokenizer.encode(thinking_prefix(s.openings["personal"]))
         prompts = [
             self.bench.asker.prompt(p.question, "personal", thinking_tokens=s.max_thinking_tokens).ids + opening
             for p in posed
@@ -245,16 +245,16 @@ class Sides:
 
     async def _scores(self, asked: Asked, traces: Mapping[str, Trace]) -> list[tuple[list[int], list[int]]]:
         """The scores that the verdicts on these traces ask of an engine, by going through the verdicts once more."""
-        from mindprint_server.engine import Generation, Priority
-        from mindprint_server.verdicts.context import Case
+        from mindprint_server.engine import GenerationOutput, Priority
+        from mindprint_server.verdicts.context import EngagementContext
 
         recorder = Recorder(self.http)
         judge = self.bench.judge(recorder)
         accepted: dict[str, set[str]] = defaultdict(set)
         for posed in asked.posed:
             trace = traces[posed.engagement_id]
-            written = Generation("", (), trace.finish, trace.prompt_tokens, trace.cached_tokens)  # type: ignore[arg-type]
-            case = Case(
+            written = GenerationOutput("", (), trace.finish, trace.prompt_tokens, trace.cached_tokens)  # type: ignore[arg-type]
+            case = EngagementContext(
                 posed.question, self.settings.max_thinking_tokens, None, Priority.BATCH, accepted[posed.user_id]
             )
             await judge.hear(case, written, trace.thinking, self.settings.openings["personal"], hinted=False)

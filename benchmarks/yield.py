@@ -35,7 +35,7 @@ from support.workload import PROFILE_NEVER, Posed, Slice, Workbench, slices, wor
 if TYPE_CHECKING:
     from mindprint_server.engine.vllm import VllmEngine
     from mindprint_server.settings import Settings
-    from mindprint_server.verdicts.verifier import Judge
+    from mindprint_server.verdicts.verifier import CandidateVerifier
 
 WARM_UP = 4
 CANDIDATES = 4
@@ -224,15 +224,15 @@ class Sides:
         run.seconds = time.perf_counter() - began
         return run
 
-    async def _one(self, judge: Judge, each: Posed, accepted: set[str], run: Run) -> None:
+    async def _one(self, judge: CandidateVerifier, each: Posed, accepted: set[str], run: Run) -> None:
         from mindprint_server.engine import Priority, Sampling
         from mindprint_server.generation.engagement import seed_of
         from mindprint_server.prompts import thinking
-        from mindprint_server.verdicts.context import Case
+        from mindprint_server.verdicts.context import EngagementContext
 
         s = self.settings
         opening = s.openings["personal"]
-        case = Case(each.question, s.max_thinking_tokens, None, Priority.BATCH, accepted)
+        case = EngagementContext(each.question, s.max_thinking_tokens, None, Priority.BATCH, accepted)
         prompt = await judge.prompt(case, "self", "personal")
         sampling = Sampling(
             max_tokens=s.max_thinking_tokens,
@@ -243,12 +243,12 @@ class Sides:
             stop=(thinking.STOP,),
             detect_loops=True,
         )
-        lead = self.http.tokenizer.encode(thinking.lead(opening))
+        lead = self.http.tokenizer.encode(thinking.thinking_prefix(opening))
         written = await self.http.generate_many(prompt.ids + lead, sampling, CANDIDATES)
         won = 0
         judged = await asyncio.gather(
             *(
-                judge.hear(case, one, thinking.settle(opening, one.text, one.finish), opening, hinted=False)
+                judge.hear(case, one, thinking.finalize_thinking(opening, one.text, one.finish), opening, hinted=False)
                 for one in written
             )
         )
@@ -264,12 +264,12 @@ class Sides:
 
     async def mindprint(self, part: Slice, changes: dict[str, Any]) -> Run:
         """One batch over the slice on a store of its own."""
-        from mindprint_server.wiring import close_services, open_services
+        from mindprint_server.wiring import close_container, open_container
 
         settings = self.settings.model_copy(update=changes)
         await self.engine.llm.reset_prefix_cache()  # every part of the ablation works on the same engagements
         shutil.rmtree(settings.data_dir, ignore_errors=True)
-        services = await open_services(settings, engine=self.engine)
+        services = await open_container(settings, engine=self.engine)
         try:
             for user_id, engagements in part.users.items():
                 await services.store.add_engagements(user_id, engagements)
@@ -282,7 +282,7 @@ class Sides:
             seconds = (batch.finished_at - batch.created_at).total_seconds()
             traces = await services.store.traces(batch=batch.id, limit=1_000_000)
         finally:
-            await close_services(services, keep_engine=True)
+            await close_container(services, keep_engine=True)
         run = Run(seconds, batch.done - batch.skipped["no_history"], batch.generated_tokens, hinted=batch.hinted)
         winners = {(t.user_id, t.engagement_id) for t in traces if t.verdict == "accepted"}
         for trace in traces:

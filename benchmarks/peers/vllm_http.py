@@ -13,7 +13,7 @@ import httpx
 from mindprint.local.console import Output
 from mindprint.local.processes import Child, Processes, free_port
 from mindprint.model_files import resolve
-from mindprint_server.engine import AdapterRef, EngineInfo, Generation, Load, Priority, Sampling
+from mindprint_server.engine import AdapterRef, EngineInfo, EngineStats, GenerationOutput, Priority, Sampling
 from support.harness import CannotMeasure
 from support.workload import as_options, engine_flags
 
@@ -96,20 +96,20 @@ class HttpEngine:
     def info(self) -> EngineInfo:
         return self._info
 
-    def load_now(self) -> Load:
-        return Load()
+    def load_now(self) -> EngineStats:
+        return EngineStats()
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
-    ) -> Generation:
+    ) -> GenerationOutput:
         [one] = await self.generate_many(prompt_ids, sampling, 1)
         return one
 
-    async def generate_many(self, prompt_ids: Sequence[int], sampling: Sampling, count: int) -> list[Generation]:
+    async def generate_many(self, prompt_ids: Sequence[int], sampling: Sampling, count: int) -> list[GenerationOutput]:
         """`count` candidates in one request."""
         reply = await self._post({**sampling_body(sampling), "prompt": list(prompt_ids), "n": count})
         return [
-            Generation(
+            GenerationOutput(
                 text=choice["text"],
                 token_ids=tuple(choice["token_ids"]),
                 finish={"stop": "stop", "length": "length", "repetition": "loop"}.get(choice["finish_reason"], "abort"),  # type: ignore[arg-type]

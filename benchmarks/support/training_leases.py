@@ -24,7 +24,7 @@ def samples(tokenizer: Any, person: UserRecords, begin: int) -> list[Sample]:
     """
     from mindprint_server.prompts import thinking
     from mindprint_server.prompts.templates import build
-    from mindprint_server.prompts.types import Recollection
+    from mindprint_server.prompts.types import RecalledMemory
 
     made = []
     for number, asked in enumerate(person.engagements[begin:], begin):
@@ -32,10 +32,10 @@ def samples(tokenizer: Any, person: UserRecords, begin: int) -> list[Sample]:
         thought = "What this user has shown: " + " ".join(f"{e.prompt[-100:]} {e.response}." for e in past[-2:])
         ways: list[tuple[Literal["fast", "slow"], Mode, str, str]] = [
             ("fast", "direct", "", asked.response),
-            ("slow", "personal", thinking.wrap(thought, LEAD), thinking.after(LEAD, asked.response)),
+            ("slow", "personal", thinking.render_thinking(thought, LEAD), thinking.answer_suffix(LEAD, asked.response)),
         ]
         for kind, mode, thinks, answer in ways:
-            messages = build(Recollection(episodes=tuple(past)), asked.prompt, asked.choices, mode)
+            messages = build(RecalledMemory(episodes=tuple(past)), asked.prompt, asked.choices, mode)
             made.append(
                 Sample(
                     kind=kind,

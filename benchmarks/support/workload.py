@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mindprint_server.prompts.types import Question
     from mindprint_server.settings import Settings
     from mindprint_server.store import Store
-    from mindprint_server.verdicts.verifier import Judge
+    from mindprint_server.verdicts.verifier import CandidateVerifier
 
 PROFILE_NEVER = 1_000_000
 """No profile is written: it would be the server's alone to write, and what is compared is the writing of traces."""
@@ -62,20 +62,20 @@ class Workbench:
     """The server's own parts, on a store of its own: they make the prompts and the verdicts for the other sides."""
 
     def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
-        from mindprint_server.memory import Memory
-        from mindprint_server.memory.neighbors import Near
+        from mindprint_server.memory import MemoryService
+        from mindprint_server.memory.neighbors import NeighborIndex
         from mindprint_server.memory.questions import Asker
 
         self.settings = settings
         self.store = store
         self.engine = engine
-        self.asker = Asker(settings, store, engine, Memory(settings, store, engine, "benchmark"))
-        self._near = Near(settings, store)
+        self.asker = Asker(settings, store, engine, MemoryService(settings, store, engine, "benchmark"))
+        self._near = NeighborIndex(settings, store)
 
-    def judge(self, engine: Engine) -> Judge:
-        from mindprint_server.verdicts.verifier import Judge
+    def judge(self, engine: Engine) -> CandidateVerifier:
+        from mindprint_server.verdicts.verifier import CandidateVerifier
 
-        return Judge(self.settings, engine, self.asker, self._near)
+        return CandidateVerifier(self.settings, engine, self.asker, self._near)
 
     async def pose(self, part: Slice) -> list[Posed]:
         """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""

@@ -12,29 +12,29 @@ from mindprint.replies import EngagementPage, UserPage
 from mindprint.streaming import Ndjson, Progress
 from mindprint.transport import Call, Stream, get, nothing, post, reply_of, segment
 from mindprint.types import (
+    AutoModeDecisions,
     Batch,
     BatchPage,
     BatchRequest,
     Engagement,
     EngagementBatch,
     Funnel,
-    GivenTrace,
     GivenTraces,
     Heartbeat,
+    ImportedTrace,
     Ingested,
     Lease,
     LeaseRequest,
     Manifest,
     Mode,
     Profile,
-    Routes,
     ServerInfo,
     Trace,
     TracePage,
     TraceRequest,
     TraceState,
     User,
-    Verdict,
+    VerdictLabel,
     Version,
 )
 
@@ -50,7 +50,7 @@ _ingested = reply_of(Ingested)
 _lease = reply_of(Lease)
 _maybe_lease = reply_of(Lease | None)
 _profile = reply_of(Profile)
-_routes = reply_of(Routes)
+_routes = reply_of(AutoModeDecisions)
 _trace = reply_of(Trace)
 _traces = reply_of(TracePage)
 _user = reply_of(User)
@@ -113,7 +113,7 @@ def write_profile(user_id: str) -> Call[Profile]:
     return post(f"/v1/users/{segment(user_id)}/profile", _profile, slow=True)
 
 
-def routes(user_id: str) -> Call[Routes]:
+def routes(user_id: str) -> Call[AutoModeDecisions]:
     """Which mode `auto` takes for the user's closed and open queries, and on what evidence."""
     return get(f"/v1/users/{segment(user_id)}/route", _routes)
 
@@ -137,7 +137,7 @@ def traces(
     engagement: str | None = None,
     mode: Mode | None = None,
     batch: str | None = None,
-    verdict: Verdict | None = None,
+    verdict: VerdictLabel | None = None,
     state: TraceState | None = None,
     limit: int = 100,
     after: str | None = None,
@@ -160,7 +160,7 @@ def traces(
     )
 
 
-def add_traces(user_id: str, traces: Sequence[GivenTrace]) -> Call[Ingested]:
+def add_traces(user_id: str, traces: Sequence[ImportedTrace]) -> Call[Ingested]:
     """Bring up to 1000 thinkings about stored engagements, all or none: they wait for a trainer as accepted ones do.
 
     Sending them again changes nothing. ApiError `engagement_not_found`, `backlog_full` (429), `prompt_too_long`.
@@ -169,7 +169,7 @@ def add_traces(user_id: str, traces: Sequence[GivenTrace]) -> Call[Ingested]:
     return post(f"/v1/users/{segment(user_id)}/traces", _ingested, body, repeatable=True, slow=True)
 
 
-def export_traces(*, user: str | None = None, verdict: Verdict | None = None) -> Stream[Trace]:
+def export_traces(*, user: str | None = None, verdict: VerdictLabel | None = None) -> Stream[Trace]:
     """All traces, one after the other, however many."""
     return _ndjson(get("/v1/traces/export", nothing, user=user, verdict=verdict))
 

@@ -12,7 +12,7 @@ from mindprint import ApiError, AsyncMindprintClient, gate_report
 from mindprint.datasets import UserRecords
 from mindprint.local.console import Output
 from mindprint.local.processes import Child, Processes
-from mindprint.types import Adapter, BatchRequest, GivenTrace, Trace, Version
+from mindprint.types import Adapter, BatchRequest, ImportedTrace, Trace, Version
 from mindprint_demo.pipeline import POLL_S, training, written
 from mindprint_eval.arms import Recipe
 from mindprint_eval.config import CannotEvaluate, EvalOptions
@@ -100,7 +100,7 @@ class Maker:
         self,
         recipe: Recipe,
         users: Sequence[UserRecords],
-        lessons: Mapping[str, Sequence[GivenTrace]],
+        lessons: Mapping[str, Sequence[ImportedTrace]],
         after: Made | None = None,
     ) -> dict[str, Made]:
         """One adapter a user, by user, each from the cohort's adapter `after`; those that are there already are not
@@ -125,7 +125,7 @@ class Maker:
         return made | {user_id: await self._made(key) for user_id, key in keys.items()}
 
     async def pooled(
-        self, recipe: Recipe, pool: Sequence[UserRecords], lessons: Mapping[str, Sequence[GivenTrace]]
+        self, recipe: Recipe, pool: Sequence[UserRecords], lessons: Mapping[str, Sequence[ImportedTrace]]
     ) -> Made:
         """One adapter of all these users."""
         if not pool:
@@ -146,11 +146,11 @@ class Maker:
         return await self._made(f"cohort/{name}")
 
     def _taught(
-        self, recipe: Recipe, user: UserRecords, lessons: Mapping[str, Sequence[GivenTrace]]
-    ) -> Sequence[GivenTrace]:
+        self, recipe: Recipe, user: UserRecords, lessons: Mapping[str, Sequence[ImportedTrace]]
+    ) -> Sequence[ImportedTrace]:
         return nothing_of(user.engagements[0].id) if recipe.lessons == "none" else lessons[user.user_id]
 
-    async def _teach(self, name: str, user: UserRecords, lessons: Sequence[GivenTrace]) -> None:
+    async def _teach(self, name: str, user: UserRecords, lessons: Sequence[ImportedTrace]) -> None:
         await self._ingest(name, user)
         for start in range(0, len(lessons), CHUNK):
             await self._client.add_traces(name, lessons[start : start + CHUNK])
@@ -209,7 +209,7 @@ class Maker:
         return Made(f"{key}@{live.version}", live.digest, "live", "", live)
 
 
-def _content(lessons: Sequence[GivenTrace]) -> list[dict[str, Any]]:
+def _content(lessons: Sequence[ImportedTrace]) -> list[dict[str, Any]]:
     return [lesson.model_dump(mode="json") for lesson in lessons]
 
 

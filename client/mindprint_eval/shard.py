@@ -16,7 +16,7 @@ from mindprint import AsyncMindprintClient
 from mindprint.datasets import HeldOut, UserRecords
 from mindprint.local.console import Output
 from mindprint.local.processes import Processes
-from mindprint.types import GivenTrace, ServerInfo, Trace
+from mindprint.types import ImportedTrace, ServerInfo, Trace
 from mindprint_eval import arms, training_sets
 from mindprint_eval.adapters import Made, Maker
 from mindprint_eval.arms import ARMS, RECIPES, Arm, Recipe
@@ -89,7 +89,7 @@ class Running:
         self._others = others(piece.users, piece.seed)
         self._arms = [ARMS[name] for name in options.arms]
         self._made: dict[tuple[str, str], Made] = {}
-        self._lessons: dict[str, dict[str, list[GivenTrace]]] = {}
+        self._lessons: dict[str, dict[str, list[ImportedTrace]]] = {}
         self.found = Found()
 
     async def run(self) -> Found:
@@ -133,7 +133,7 @@ class Running:
             back = [t.model_copy(update={"user_id": name}) for name, traces in by_user.items() for t in traces]
             self._note("distilled", back, chosen)
 
-    async def _selected_of_pool(self) -> dict[str, list[GivenTrace]]:
+    async def _selected_of_pool(self) -> dict[str, list[ImportedTrace]]:
         pool = [user.user_id for user in self._piece.pool]
         written = await self._maker.write("traces, selected, of the pool", pool) if pool else []
         return {user: training_sets.selected(_of(written, user), self._options.thresholds) for user in pool}
@@ -152,7 +152,7 @@ class Running:
             found[outcome.user][outcome.item] = bool(outcome.right)
         return found
 
-    def _note(self, recipe: str, written: Sequence[Trace], chosen: Mapping[str, Sequence[GivenTrace]]) -> None:
+    def _note(self, recipe: str, written: Sequence[Trace], chosen: Mapping[str, Sequence[ImportedTrace]]) -> None:
         used = {
             (user, one.engagement_id, one.thinking)
             for user, lessons in chosen.items()

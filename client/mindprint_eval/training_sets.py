@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mindprint.types import OF_SCORES, GivenTrace, Trace
+from mindprint.types import SCORE_REASONS, ImportedTrace, Trace
 from mindprint_eval.response_cache import digest
 
-JUDGED = ("low_gain", "low_anchor", "hindsight")
+CORRECT_ANSWER_REASONS = ("low_gain", "low_anchor", "hindsight")
 """Reasons of candidates whose answer was right: only a score spoke against them."""
 
 
@@ -22,35 +22,35 @@ class Thresholds:
     anchor: float | None = None
 
 
-def selected(candidates: Sequence[Trace], bounds: Thresholds) -> list[GivenTrace]:
+def selected(candidates: Sequence[Trace], bounds: Thresholds) -> list[ImportedTrace]:
     """What the service accepted, or what passes other bounds: of each engagement the first. Before it, where the first
     sound blind one is another, that one: as not selected, for the answer after it."""
     accepted = {trace.id for trace in _first(t for t in candidates if _passes(t, bounds))}
     if not accepted:
         return []
     sound = (
-        t for t in candidates if not t.provenance.saw_answer and (t.verdict == "accepted" or t.reason in OF_SCORES)
+        t for t in candidates if not t.provenance.saw_answer and (t.verdict == "accepted" or t.reason in SCORE_REASONS)
     )
     wanted = accepted | {trace.id for trace in _first(sound)}
     return [given(trace, selected=trace.id in accepted) for trace in candidates if trace.id in wanted]
 
 
-def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[GivenTrace]:
+def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[ImportedTrace]:
     """PRIME's steps 3 to 5: of the engagements that the base answers rightly at once, the first trace whose writer saw
     the answer and which leads there. An open answer, which is neither right nor wrong, passes."""
-    leads = (t for t in candidates if t.verdict == "accepted" or t.reason in JUDGED)
+    leads = (t for t in candidates if t.verdict == "accepted" or t.reason in CORRECT_ANSWER_REASONS)
     return [
         given(t) for t in _first(t for t in leads if t.provenance.saw_answer and right.get(str(t.engagement_id), True))
     ]
 
 
-def shuffled(lessons: Sequence[GivenTrace], seed: str) -> list[GivenTrace]:
+def shuffled(lessons: Sequence[ImportedTrace], seed: str) -> list[ImportedTrace]:
     """Each thinking under another engagement of the same user, selected ones among themselves; empty where there are
     not two of those. A single one that was not selected has nowhere to go and is left out."""
     if sum(lesson.selected for lesson in lessons) < 2:
         return []
     rng = random.Random(seed)
-    moved: dict[tuple[str, bool], GivenTrace] = {}
+    moved: dict[tuple[str, bool], ImportedTrace] = {}
     for selected in (True, False):
         alike = [lesson for lesson in lessons if lesson.selected is selected]
         order = rng.sample(alike, len(alike))
@@ -63,14 +63,14 @@ def shuffled(lessons: Sequence[GivenTrace], seed: str) -> list[GivenTrace]:
     ]
 
 
-def nothing_of(engagement_id: str) -> list[GivenTrace]:
+def nothing_of(engagement_id: str) -> list[ImportedTrace]:
     """A lease needs a trace; training that gives thinking no weight never looks at it."""
-    return [GivenTrace(engagement_id=engagement_id, thinking="Nothing is learned from this.")]
+    return [ImportedTrace(engagement_id=engagement_id, thinking="Nothing is learned from this.")]
 
 
-def given(trace: Trace, *, selected: bool = True) -> GivenTrace:
+def given(trace: Trace, *, selected: bool = True) -> ImportedTrace:
     assert trace.engagement_id is not None
-    return GivenTrace(
+    return ImportedTrace(
         engagement_id=trace.engagement_id,
         thinking=trace.thinking,
         saw_answer=trace.provenance.saw_answer,

@@ -13,7 +13,7 @@ Lull = Callable[[], Awaitable[None]]
 """`Admission.lull`."""
 
 
-class Admission:
+class AdmissionController:
     """Counts callers in and out. Batches do not come through here: they keep their own number in flight."""
 
     def __init__(self, limit: int, retry_after_s: int, patience_s: float = 1.0) -> None:

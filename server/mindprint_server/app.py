@@ -14,22 +14,22 @@ from fastapi import FastAPI
 import mindprint
 from mindprint_server import api
 from mindprint_server.api import errors
-from mindprint_server.api.middleware import BodyLimit, RequestLog
+from mindprint_server.api.middleware import BodySizeLimitMiddleware, RequestLogMiddleware
 from mindprint_server.exceptions import ApiError, engine_dead
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services, close_services, open_services
+from mindprint_server.wiring import Container, close_container, open_container
 
 log = structlog.get_logger(__name__)
 
 
-class Life:
+class ServerState:
     """From start-up to the end: holds the services once they are open, and why they are not.
 
     `failure` is the one line that says what stopped the server; `failed` is set with it.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, services: Services | None = None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, services: Container | None = None) -> None:
         self.services = services
         self.failure: str | None = None
         self.failed = asyncio.Event()
@@ -40,7 +40,7 @@ class Life:
         self._began = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
-    def ready(self) -> Services:
+    def ready(self) -> Container:
         """The services. Raises ApiError (503) before they are open and after the engine died."""
         if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
             raise engine_dead(self._settings.retry_after_s)
@@ -69,12 +69,12 @@ class Life:
             await asyncio.wait([self._task])
         services, self.services = self.services, None
         if services is not None and self._owned:
-            await close_services(services)
+            await close_container(services)
 
     async def _run(self) -> None:
         try:
             if self.services is None:
-                self.services = await open_services(self._settings, metrics=self._metrics, progress=self._enter)
+                self.services = await open_container(self._settings, metrics=self._metrics, progress=self._enter)
                 log.info("ready", seconds=self.status()["seconds"])
             await self.services.engine.dead.wait()
             self._fail("the engine died")
@@ -91,13 +91,13 @@ class Life:
         self.failed.set()
 
 
-def create_app(settings: Settings, *, services: Services | None = None) -> FastAPI:
+def create_app(settings: Settings, *, services: Container | None = None) -> FastAPI:
     """The ASGI application. Services that are given are used as they are and stay the caller's to close.
 
     `app.state` holds `settings`, `metrics` and `life`.
     """
     metrics = Metrics() if services is None else services.metrics
-    life = Life(settings, metrics, services)
+    life = ServerState(settings, metrics, services)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -118,6 +118,6 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
     app.state.settings, app.state.metrics, app.state.life = settings, metrics, life
     app.router.routes.extend(api.router.routes)  # including them would analyse every route anew for each application
     errors.install(app)
-    app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(RequestLog)  # added last, so outermost
+    app.add_middleware(BodySizeLimitMiddleware, settings=settings)
+    app.add_middleware(RequestLogMiddleware)  # added last, so outermost
     return app

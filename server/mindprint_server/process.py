@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
-from mindprint_server.app import Life, create_app
+from mindprint_server.app import ServerState, create_app
 from mindprint_server.observability import logging
 from mindprint_server.settings import Settings
 
@@ -65,7 +65,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, life: Life) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket, life: ServerState) -> None:
     """Serves until uvicorn is told to stop, or until the server has failed."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     failed = asyncio.create_task(life.failed.wait())

@@ -9,43 +9,43 @@ from pathlib import Path
 
 import mindprint
 from mindprint.types import ServerInfo
-from mindprint_server.adapters import AdapterLife
-from mindprint_server.adapters.prefetch import Warmer
-from mindprint_server.admission import Admission
-from mindprint_server.auto_mode.service import Auto
-from mindprint_server.chat.service import Backend, Chat
+from mindprint_server.adapters import AdapterService
+from mindprint_server.adapters.prefetch import PrefixPrefetcher
+from mindprint_server.admission import AdmissionController
+from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.chat.service import Backend, ChatService
 from mindprint_server.engine import Engine
 from mindprint_server.gate import Gate
 from mindprint_server.generation.batch_runner import BatchRunner
 from mindprint_server.generation.candidate import Writer
-from mindprint_server.generation.engagement import Attempts
-from mindprint_server.generation.trace_import import GivenDesk
-from mindprint_server.memory import Memory
-from mindprint_server.memory.neighbors import Near
+from mindprint_server.generation.engagement import EngagementProcessor
+from mindprint_server.generation.trace_import import TraceImporter
+from mindprint_server.memory import MemoryService
+from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import Asker
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.training_data.leases import LeaseDesk
-from mindprint_server.training_data.replay import Replays
-from mindprint_server.verdicts.verifier import Judge
+from mindprint_server.training_data.leases import LeaseService
+from mindprint_server.training_data.replay import ReplayBuffer
+from mindprint_server.verdicts.verifier import CandidateVerifier
 
 
 @dataclass
-class Services:
+class Container:
     settings: Settings
     metrics: Metrics
     store: Store
     engine: Engine
-    memory: Memory
+    memory: MemoryService
     writer: Writer
-    given: GivenDesk
+    given: TraceImporter
     batches: BatchRunner
-    leases: LeaseDesk
-    adapters: AdapterLife
-    auto: Auto
-    chat: Chat
+    leases: LeaseService
+    adapters: AdapterService
+    auto: AutoModeSelector
+    chat: ChatService
     info: Callable[[], ServerInfo]
 
 
@@ -53,16 +53,16 @@ def _quiet(phase: str) -> None:
     """Nobody is told."""
 
 
-async def open_services(
+async def open_container(
     settings: Settings,
     *,
     metrics: Metrics | None = None,
     progress: Callable[[str], None] = _quiet,
     engine: Engine | None = None,
-) -> Services:
+) -> Container:
     """Opens the store, starts the engine, picks up open batches. `progress` is told each phase.
 
-    An engine that is given is started here and stopped by `close_services`, unless it is ready already: then it stays
+    An engine that is given is started here and stopped by `close_container`, unless it is ready already: then it stays
     its owner's. Raises whatever stops the start; what was opened by then is closed.
     """
     metrics = metrics or Metrics()
@@ -79,22 +79,22 @@ async def open_services(
         from mindprint.model_files import model_digest
 
         base_digest = await asyncio.to_thread(model_digest, Path(engine.info().model_path))
-        memory = Memory(settings, store, engine, base_digest)
+        memory = MemoryService(settings, store, engine, base_digest)
         asker = Asker(settings, store, engine, memory)
-        judge = Judge(settings, engine, asker, Near(settings, store))
-        admission = Admission(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
+        judge = CandidateVerifier(settings, engine, asker, NeighborIndex(settings, store))
+        admission = AdmissionController(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
         gate = Gate(settings, store, engine, asker, memory, judge)
-        warmer = Warmer(settings, engine, memory, admission.lull)
-        adapters = AdapterLife(settings, store, engine, metrics, base_digest, admission, gate, warmer)
+        warmer = PrefixPrefetcher(settings, engine, memory, admission.lull)
+        adapters = AdapterService(settings, store, engine, metrics, base_digest, admission, gate, warmer)
         await adapters.start()
-        auto = Auto(settings, store, metrics, base_digest)
+        auto = AutoModeSelector(settings, store, metrics, base_digest)
         writer = Writer(settings, store, engine, asker, judge, adapters, auto, metrics, admission, base_digest)
-        given = GivenDesk(settings, store, engine, asker, memory, metrics, admission, base_digest)
-        replays = Replays(settings, store, engine, asker, base_digest)
-        leases = LeaseDesk(settings, store, asker, memory, replays, metrics, base_digest)
+        given = TraceImporter(settings, store, engine, asker, memory, metrics, admission, base_digest)
+        replays = ReplayBuffer(settings, store, engine, asker, base_digest)
+        leases = LeaseService(settings, store, asker, memory, replays, metrics, base_digest)
         backend = await _backend(engine)
-        chat = Chat(settings, store, engine, memory, adapters, auto, metrics, admission, base_digest, backend)
-        attempts = Attempts(settings, engine, asker, judge, writer, metrics)
+        chat = ChatService(settings, store, engine, memory, adapters, auto, metrics, admission, base_digest, backend)
+        attempts = EngagementProcessor(settings, engine, asker, judge, writer, metrics)
         batches = BatchRunner(settings, store, engine, memory, writer, attempts, metrics)
         await batches.start()
     except BaseException:
@@ -117,12 +117,12 @@ async def open_services(
             limits=leases.limits,
         )
 
-    return Services(
+    return Container(
         settings, metrics, store, engine, memory, writer, given, batches, leases, adapters, auto, chat, info
     )
 
 
-async def close_services(services: Services, *, keep_engine: bool = False) -> None:
+async def close_container(services: Container, *, keep_engine: bool = False) -> None:
     """Stops the work first, then the engine (unless its owner keeps it), then the store."""
     await services.batches.stop()
     await services.leases.stop()

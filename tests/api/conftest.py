@@ -33,19 +33,19 @@ from mindprint.types import (
     TraceRequest,
     Version,
 )
-from mindprint_server.admission import Admission
+from mindprint_server.admission import AdmissionController
 from mindprint_server.app import create_app
-from mindprint_server.auto_mode.service import Auto
+from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
-from mindprint_server.generation.trace_import import GivenDesk
-from mindprint_server.memory import Memory
+from mindprint_server.generation.trace_import import TraceImporter
+from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import Asker
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.store import FilesGone, Store, new_id
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "0" * 64
@@ -201,11 +201,11 @@ def server_info() -> ServerInfo:
     )  # fmt: skip
 
 
-async def make_services(settings: Settings) -> Services:
+async def make_services(settings: Settings) -> Container:
     store, metrics = await Store.open(settings.url), Metrics()
     engine = FakeEngine(model_path=settings.data_dir)
-    memory = Memory(settings, store, engine, "b")
-    asker, admission = Asker(settings, store, engine, memory), Admission(2, 1)
+    memory = MemoryService(settings, store, engine, "b")
+    asker, admission = Asker(settings, store, engine, memory), AdmissionController(2, 1)
     parts: Any = {
         "settings": settings,
         "metrics": metrics,
@@ -213,15 +213,15 @@ async def make_services(settings: Settings) -> Services:
         "engine": engine,
         "memory": FakeMemory(store),
         "writer": FakeWriter(store),
-        "given": GivenDesk(settings, store, engine, asker, memory, metrics, admission, "b"),
+        "given": TraceImporter(settings, store, engine, asker, memory, metrics, admission, "b"),
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),
-        "auto": Auto(settings, store, metrics, "b"),
+        "auto": AutoModeSelector(settings, store, metrics, "b"),
         "chat": FakeChat(),
         "info": server_info,
     }
-    return Services(**parts)
+    return Container(**parts)
 
 
 @pytest.fixture(scope="session")
@@ -243,14 +243,14 @@ def settings(tmp_path: Path, empty_database: Path) -> Settings:
 
 
 @pytest.fixture
-async def services(settings: Settings) -> AsyncIterator[Services]:
+async def services(settings: Settings) -> AsyncIterator[Container]:
     services = await make_services(settings)
     yield services
     await services.store.close()
 
 
 @pytest.fixture
-def app(settings: Settings, services: Services) -> FastAPI:
+def app(settings: Settings, services: Container) -> FastAPI:
     return create_app(settings, services=services)
 
 
@@ -262,7 +262,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def start_services() -> Callable[[Settings], Coroutine[Any, Any, Services]]:
+def start_services() -> Callable[[Settings], Coroutine[Any, Any, Container]]:
     """Services for tests that open them in a loop of their own."""
     return make_services
 
@@ -278,7 +278,7 @@ def manifest() -> Callable[..., Manifest]:
 
 
 @pytest.fixture
-async def ann(services: Services) -> str:
+async def ann(services: Container) -> str:
     """A user with three engagements."""
     items = [
         Engagement(id=f"e{n}", prompt="tea or coffee?", response="tea", occurred_at=NOW, choices=["tea", "coffee"])

@@ -14,10 +14,10 @@ from mindprint_server import app as module
 from mindprint_server.app import create_app
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
-StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
+StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
 
 
 class Opening:
@@ -29,7 +29,7 @@ class Opening:
         self.closed = 0
         self.cancelled = False
 
-    async def open(self, settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
+    async def open(self, settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
         progress("loading weights")
         try:
             await self.go
@@ -38,7 +38,7 @@ class Opening:
             raise
         return await self.start(settings)
 
-    async def close(self, services: Services) -> None:
+    async def close(self, services: Container) -> None:
         self.closed += 1
         await services.store.close()
 
@@ -111,7 +111,7 @@ async def test_closing_while_it_starts(opening: Opening, app: FastAPI) -> None:
     assert (opening.cancelled, opening.closed) == (True, 0)
 
 
-async def test_given_services_stay_open(settings: Settings, services: Services) -> None:
+async def test_given_services_stay_open(settings: Settings, services: Container) -> None:
     app = create_app(settings, services=services)
     async with app.router.lifespan_context(app):
         pass

@@ -12,8 +12,8 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Message
 
 from mindprint.types import Batch, Trace
-from mindprint_server.store.batches import Done
-from mindprint_server.wiring import Services
+from mindprint_server.store.batches import ItemResult
+from mindprint_server.wiring import Container
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 
@@ -59,10 +59,10 @@ async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
         assert (response.status_code, error_of(response)["code"]) == (404, "batch_not_found")
 
 
-async def test_results(ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]) -> None:
+async def test_results(ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     trace = traces(batch_id=batch["id"], engagement_id="e0")
-    await services.store.finish_items([Done(batch["id"], "ann", "e0", "accepted", [trace])], {})
+    await services.store.finish_items([ItemResult(batch["id"], "ann", "e0", "accepted", [trace])], {})
     response = await client.get(f"/v1/batches/{batch['id']}/results")
     assert [json.loads(line)["id"] for line in response.text.splitlines()] == [trace.id]
 
@@ -73,7 +73,7 @@ def events(text: str) -> list[tuple[str, str]]:
     return [(block["event"], block["data"]) for block in blocks if "event" in block]
 
 
-async def test_progress_ends_with_the_final_state(ann: str, client: httpx.AsyncClient, services: Services) -> None:
+async def test_progress_ends_with_the_final_state(ann: str, client: httpx.AsyncClient, services: Container) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
     async with asyncio.timeout(5):
@@ -95,7 +95,7 @@ async def test_progress_of_a_batch_that_has_ended(ann: str, client: httpx.AsyncC
 
 
 async def test_watching_is_kept_alive_and_ends_when_the_caller_leaves(
-    ann: str, app: FastAPI, client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+    ann: str, app: FastAPI, client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EventSourceResponse, "DEFAULT_PING_INTERVAL", 0.05)
     batch = (await client.post("/v1/batches", json={})).json()

@@ -16,9 +16,9 @@ from schemathesis.core.result import Ok
 
 from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 
-StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
+StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
 URL = "http://server"
 
 

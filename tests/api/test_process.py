@@ -19,9 +19,9 @@ import pytest
 from mindprint_server import app, process
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 
-StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
+StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
 
 
 def said(capfd: pytest.CaptureFixture[str]) -> list[str]:
@@ -57,12 +57,12 @@ def test_a_dead_engine_ends_the_process(
 ) -> None:
     closed = []
 
-    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
+    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
         services = await start_services(settings)
         asyncio.get_running_loop().call_later(0.2, services.engine.dead.set)
         return services
 
-    async def closing(services: Services) -> None:
+    async def closing(services: Container) -> None:
         closed.append(services)
         await services.store.close()
 
@@ -76,7 +76,7 @@ def test_a_dead_engine_ends_the_process(
 def test_a_start_that_fails_ends_the_process(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
+    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
         progress("finding the model")
         raise FileNotFoundError("no model at 'x': `mindprint doctor` says how to get one")
 

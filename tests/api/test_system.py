@@ -19,7 +19,7 @@ from mindprint.types import Funnel, ServerInfo, Trace
 from mindprint_server.api import middleware
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 
@@ -31,7 +31,7 @@ async def test_info_and_funnel(ann: str, client: httpx.AsyncClient) -> None:
 
 
 async def test_metrics_are_what_prometheus_reads(
-    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]
+    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
 ) -> None:
     await services.store.add_trace(traces(engagement_id="e0"))
     await client.post("/v1/batches", json={})
@@ -66,7 +66,7 @@ async def test_request_ids(given: str | None, client: httpx.AsyncClient) -> None
 
 
 async def test_a_fault_is_logged_once_with_its_request(
-    client: httpx.AsyncClient, services: Services, error_of: ErrorOf
+    client: httpx.AsyncClient, services: Container, error_of: ErrorOf
 ) -> None:
     services.writer.next = RuntimeError("secret detail")  # type: ignore[attr-defined]
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
@@ -78,7 +78,7 @@ async def test_a_fault_is_logged_once_with_its_request(
 
 
 async def test_a_fault_in_a_stream_breaks_the_connection(
-    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(**_: Any) -> list[Trace]:
         raise OSError("the disk is gone")

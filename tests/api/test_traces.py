@@ -8,7 +8,7 @@ import pytest
 
 from mindprint.types import Trace
 from mindprint_server.api import dependencies
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 
@@ -64,7 +64,7 @@ async def test_contradictory_requests(body: dict[str, Any], client: httpx.AsyncC
 
 
 async def test_pages_and_filters(
-    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]
+    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
 ) -> None:
     kept = [await services.store.add_trace(traces(thinking=f"t{n}")) for n in range(3)]
     wrong = await services.store.add_trace(traces(verdict="rejected", reason="wrong", state="kept"))
@@ -79,7 +79,7 @@ async def test_pages_and_filters(
 
 
 async def test_the_traces_of_one_engagement_by_mode(
-    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace], error_of: ErrorOf
+    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace], error_of: ErrorOf
 ) -> None:
     personal = await services.store.add_trace(traces())
     generic = await services.store.add_trace(traces(mode="generic", state="kept"))
@@ -108,7 +108,7 @@ async def test_the_export_is_read_in_pages(
     count: int,
     ann: str,
     client: httpx.AsyncClient,
-    services: Services,
+    services: Container,
     traces: Callable[..., Trace],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

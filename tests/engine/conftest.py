@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from mindprint_server.engine.vllm import VllmEngine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services, close_services, open_services
+from mindprint_server.wiring import Container, close_container, open_container
 from tiny import TARGETS, make_adapter, make_model
 
 
@@ -73,9 +73,9 @@ async def engine(engine_settings: Settings) -> AsyncIterator[VllmEngine]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def services(engine: VllmEngine, engine_settings: Settings, tmp_path: Path) -> AsyncIterator[Services]:
+async def services(engine: VllmEngine, engine_settings: Settings, tmp_path: Path) -> AsyncIterator[Container]:
     """A fresh store on the running engine."""
     settings = engine_settings.model_copy(update={"data_dir": tmp_path / "server"})
-    opened = await open_services(settings, engine=engine)
+    opened = await open_container(settings, engine=engine)
     yield opened
-    await close_services(opened, keep_engine=True)
+    await close_container(opened, keep_engine=True)

@@ -16,20 +16,20 @@ from openai import AsyncOpenAI
 
 from mindprint.types import BatchRequest
 from mindprint_server.app import create_app
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from proved import live_version
 from samples import engagement
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def api(services: Services) -> AsyncIterator[AsyncOpenAI]:
+async def api(services: Container) -> AsyncIterator[AsyncOpenAI]:
     transport = httpx2.ASGITransport(create_app(services.settings, services=services))
     async with httpx2.AsyncClient(transport=transport, base_url="http://mindprint/v1") as http:
         yield AsyncOpenAI(base_url="http://mindprint/v1", api_key="none", http_client=http, max_retries=0)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def ann(services: Services) -> str:
+async def ann(services: Container) -> str:
     await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
     return "user/ann"
 
@@ -115,7 +115,7 @@ async def test_refusals(api: AsyncOpenAI, ann: str, body: dict[str, Any], status
 
 @pytest.mark.parametrize(("wanted", "mode"), [(-99.0, "personal"), (99.0, "direct")])
 async def test_auto_goes_by_the_gains_that_a_batch_measured(
-    api: AsyncOpenAI, services: Services, monkeypatch: pytest.MonkeyPatch, wanted: float, mode: str
+    api: AsyncOpenAI, services: Container, monkeypatch: pytest.MonkeyPatch, wanted: float, mode: str
 ) -> None:
     """What random weights gain by thinking is anyone's guess, so that the bound decides."""
     monkeypatch.setattr(services.auto, "_rule", replace(services.auto._rule, min_gain=wanted))
@@ -135,7 +135,7 @@ async def test_auto_goes_by_the_gains_that_a_batch_measured(
     assert (thought is not None) == (mode == "personal")
 
 
-async def test_a_profile_is_written_by_the_model(services: Services, ann: str) -> None:
+async def test_a_profile_is_written_by_the_model(services: Container, ann: str) -> None:
     profile = await services.memory.renew("ann")
     assert profile.covers == 4
     assert profile.text
@@ -144,7 +144,7 @@ async def test_a_profile_is_written_by_the_model(services: Services, ann: str) -
 
 
 async def test_answers_follow_the_live_version(
-    api: AsyncOpenAI, services: Services, adapters: list[Path], tmp_path: Path
+    api: AsyncOpenAI, services: Container, adapters: list[Path], tmp_path: Path
 ) -> None:
     """Two versions in turn: each is proved, answers under its name, and a stream that began on the first ends on it."""
 

@@ -8,16 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from mindprint.types import Check
-from mindprint_server.adapters import AdapterLife
-from mindprint_server.admission import Admission
+from mindprint_server.adapters import AdapterService
+from mindprint_server.admission import AdmissionController
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from scripted import serving
 
 KEY = "user/ann"
-Open = Callable[..., Awaitable[Services]]
+Open = Callable[..., Awaitable[Container]]
 
 
 class Gate:
@@ -63,11 +63,11 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
     """Opens services with some settings changed; the gate is the given one, and chance says 0.5."""
     async with AsyncExitStack() as stack:
 
-        async def open(**changes: object) -> Services:
+        async def open(**changes: object) -> Container:
             changed = settings.model_copy(update=changes)
             services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
-            admission = Admission(changed.max_interactive, changed.retry_after_s, changed.proof_patience_s)
-            services.adapters = AdapterLife(
+            admission = AdmissionController(changed.max_interactive, changed.retry_after_s, changed.proof_patience_s)
+            services.adapters = AdapterService(
                 changed, services.store, services.engine, services.metrics, services.info().base_digest, admission,
                 gate, chance=lambda: 0.5,
             )  # fmt: skip
@@ -77,14 +77,14 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
         yield open
 
 
-def counted(services: Services, name: str, **labels: str) -> float:
+def counted(services: Container, name: str, **labels: str) -> float:
     return services.metrics.registry.get_sample_value(f"mindprint_{name}", labels) or 0.0
 
 
-async def answering(services: Services, model: str = KEY) -> str:
+async def answering(services: Container, model: str = KEY) -> str:
     async with services.adapters.use(model) as adapter:
         return adapter.name if adapter else "base"
 
 
-def folders(services: Services, key: str = KEY) -> list[int]:
+def folders(services: Container, key: str = KEY) -> list[int]:
     return sorted(int(one.name) for one in (services.settings.data_dir / "adapters" / key).glob("0*"))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mindprint.types import BatchRequest, CanaryItem, Lease, LeaseRequest, Manifest, Version
 from mindprint_server.adapters.validation import sha256
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from samples import engagement
 from tiny import logprobs
 
 
-async def live_version(services: Services, adapter: Path, tmp_path: Path, number: int) -> Version:
+async def live_version(services: Container, adapter: Path, tmp_path: Path, number: int) -> Version:
     """Takes a made adapter through the true way: lease, upload, canary on the engine, switch."""
     # Ever older engagements, so that the memory of a question asked now stays the same.
     news = [engagement(n, day=-n) for n in range(8 * number - 8, 8 * number)]

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mindprint_server.engine import AdapterRef, Generation, Priority, Sampling
-from mindprint_server.engine.base import Finish
+from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services, close_services, open_services
+from mindprint_server.wiring import Container, close_container, open_container
 
 Rule = Callable[[str, str], float]
 """log p of a token after a text."""
-Thinks = Callable[[str, Sampling], Awaitable[tuple[str, Finish]]]
+Thinks = Callable[[str, Sampling], Awaitable[tuple[str, FinishReason]]]
 """What is generated after a prompt, and why it ended."""
 
 
@@ -46,7 +46,7 @@ class Scripted(FakeEngine):
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
-    ) -> Generation:
+    ) -> GenerationOutput:
         self.begun.set()
         usual = await super().generate(prompt_ids, sampling, adapter=adapter, priority=priority)
         if self.thinks is None or sampling.temperature == 0:
@@ -64,17 +64,19 @@ class Scripted(FakeEngine):
         self.asked.append((before, tokens))
         return usual if self.rule is None else [self.rule(before, token) for token in tokens]
 
-    def written(self, text: str, finish: Finish = "stop", logprobs: Sequence[float] | None = None) -> Generation:
+    def written(
+        self, text: str, finish: FinishReason = "stop", logprobs: Sequence[float] | None = None
+    ) -> GenerationOutput:
         """A text as if it had been generated here."""
         ids = tuple(self.tokenizer.encode(text))
-        return Generation(text, ids, finish, 0, 0, None if logprobs is None else tuple(logprobs))
+        return GenerationOutput(text, ids, finish, 0, 0, None if logprobs is None else tuple(logprobs))
 
 
 @asynccontextmanager
-async def serving(settings: Settings, engine: FakeEngine) -> AsyncIterator[Services]:
+async def serving(settings: Settings, engine: FakeEngine) -> AsyncIterator[Container]:
     """Services that are closed whatever becomes of the test."""
-    services = await open_services(settings, engine=engine)
+    services = await open_container(settings, engine=engine)
     try:
         yield services
     finally:
-        await close_services(services)
+        await close_container(services)

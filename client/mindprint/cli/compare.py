@@ -16,12 +16,12 @@ from mindprint.cli.errors import Fail
 from mindprint.cli.options import given
 from mindprint.cli.output import WIDE, cell, console, numbers, print_facts, safe
 from mindprint.sync_client import MindprintClient
-from mindprint.types import Mode, Trace, TraceRequest, Verdict
+from mindprint.types import Mode, Trace, TraceRequest, VerdictLabel
 
 MODES: tuple[Mode, ...] = ("generic", "personal")
 SCORES = ("target_logprob", "prior_logprob", "gain", "anchor", "anchor_random", "hindsight_gap")
 """The order of those that are known; others follow."""
-_COLOURS: Mapping[Verdict, str] = {"accepted": "green", "rejected": "red"}
+_COLOURS: Mapping[VerdictLabel, str] = {"accepted": "green", "rejected": "red"}
 
 
 class Sides(BaseModel):
@@ -119,7 +119,7 @@ def _best(client: MindprintClient, sides: Sides, mode: Mode) -> Trace | None:
     return accepted or _newest(client, sides, mode)
 
 
-def _newest(client: MindprintClient, sides: Sides, mode: Mode, verdict: Verdict | None = None) -> Trace | None:
+def _newest(client: MindprintClient, sides: Sides, mode: Mode, verdict: VerdictLabel | None = None) -> Trace | None:
     """Pages come oldest first, so it is the last one of the last page."""
     newest: Trace | None = None
     after: str | None = None

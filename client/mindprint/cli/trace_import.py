@@ -13,7 +13,7 @@ from mindprint.cli.engagement_import import Bounds, batched, print_imported
 from mindprint.cli.errors import Fail
 from mindprint.streaming import first
 from mindprint.sync_client import MindprintClient
-from mindprint.types import GivenTrace, Reply, TraceState, Verdict
+from mindprint.types import ImportedTrace, Reply, TraceState, VerdictLabel
 
 OTHER_MODEL = "not for training"
 """Accepted, but of a mode or a model whose thinking is never trained on."""
@@ -29,7 +29,7 @@ class Line(Reply):
     user_id: str | None = None
     engagement_id: str | None = None
     thinking: str = ""
-    verdict: Verdict = "accepted"
+    verdict: VerdictLabel = "accepted"
     state: TraceState = "waiting"
     scores: dict[str, float] = Field(default_factory=dict)
     provenance: Made = Made()
@@ -39,8 +39,8 @@ class Line(Reply):
             return self.verdict
         return OTHER_MODEL if self.state == "kept" else None
 
-    def given(self) -> GivenTrace:
-        return GivenTrace.model_validate(
+    def given(self) -> ImportedTrace:
+        return ImportedTrace.model_validate(
             {
                 "engagement_id": self.engagement_id,
                 "thinking": self.thinking,
@@ -67,7 +67,7 @@ def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: B
     print_imported([("traces created", created), ("traces unchanged", unchanged)], skips)
 
 
-def read(file: Path, skips: Counter[str]) -> Iterator[GivenTrace]:
+def read(file: Path, skips: Counter[str]) -> Iterator[ImportedTrace]:
     """The accepted traces of one user; others are counted. Raises ValueError that begins with the line's number."""
     whose: str | None = None
     with file.open("rb") as lines:

@@ -13,11 +13,11 @@ from mindprint.cli.errors import Fail
 from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short, write_ndjson
 from mindprint.cli.trace_import import import_thinking
-from mindprint.types import AskedMode, Mode, Trace, TraceRequest, TraceState, Verdict
+from mindprint.types import AskedMode, Mode, Trace, TraceRequest, TraceState, VerdictLabel
 
 app = typer.Typer(no_args_is_help=True)
 User = Annotated[str | None, typer.Option("--user", "-u", help="Only of this user.")]
-OfVerdict = Annotated[Verdict | None, typer.Option("--verdict", help="Only with this verdict.")]
+OfVerdict = Annotated[VerdictLabel | None, typer.Option("--verdict", help="Only with this verdict.")]
 
 
 @app.command("list")

@@ -11,7 +11,7 @@ from mindprint.cli.engagement_import import Bounds, import_path
 from mindprint.cli.options import After, AsJson, Limit, Url, connect
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text
 from mindprint.importers import Format
-from mindprint.types import Route
+from mindprint.types import AutoModeDecision
 
 app = typer.Typer(no_args_is_help=True)
 UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
@@ -128,7 +128,7 @@ def route(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
     print_rows(columns, [_row("closed", found.closed), _row("open", found.open)], empty="", fold=True)
 
 
-def _row(kind: str, route: Route) -> tuple[object, ...]:
+def _row(kind: str, route: AutoModeDecision) -> tuple[object, ...]:
     return kind, route.items, _gain(route.mean), _gain(route.low), route.mode, route.why
 
 

@@ -8,7 +8,7 @@ Times are UTC, log-probabilities natural, lengths in tokens of the base model.
 from __future__ import annotations
 
 from mindprint.types.adapters import Adapter, AdapterPage, Pin, Promote, Release
-from mindprint.types.auto_mode import AskedMode, Mode, QueryKind, Route, RouteReason, Routes
+from mindprint.types.auto_mode import AskedMode, AutoModeDecision, AutoModeDecisions, Mode, QueryKind, RouteReason
 from mindprint.types.base import (
     NAME,
     NO_NUL,
@@ -29,11 +29,20 @@ from mindprint.types.base import (
 from mindprint.types.batches import Batch, BatchPage, BatchRequest, BatchState, Funnel
 from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, CohortPage, Members
 from mindprint.types.errors import ErrorBody, ErrorReply
-from mindprint.types.imported_traces import GivenTrace, GivenTraces
+from mindprint.types.imported_traces import GivenTraces, ImportedTrace
 from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, Sample, Start
 from mindprint.types.manifests import CanaryItem, CanaryResult, Manifest
 from mindprint.types.server import LoraLimits, ServerInfo
-from mindprint.types.traces import OF_SCORES, Provenance, Reason, Trace, TracePage, TraceRequest, TraceState, Verdict
+from mindprint.types.traces import (
+    SCORE_REASONS,
+    Provenance,
+    Reason,
+    Trace,
+    TracePage,
+    TraceRequest,
+    TraceState,
+    VerdictLabel,
+)
 from mindprint.types.users import Engagement, EngagementBatch, Ingested, Profile, User
 from mindprint.types.versions import Check, LearnedFrom, Lineage, Version, VersionState
 
@@ -41,11 +50,13 @@ __all__ = [
     "EVERYONE",
     "NAME",
     "NO_NUL",
-    "OF_SCORES",
+    "SCORE_REASONS",
     "Adapter",
     "AdapterKey",
     "AdapterPage",
     "AskedMode",
+    "AutoModeDecision",
+    "AutoModeDecisions",
     "Batch",
     "BatchPage",
     "BatchRequest",
@@ -64,9 +75,9 @@ __all__ = [
     "ErrorBody",
     "ErrorReply",
     "Funnel",
-    "GivenTrace",
     "GivenTraces",
     "Heartbeat",
+    "ImportedTrace",
     "Ingested",
     "LearnedFrom",
     "Lease",
@@ -89,9 +100,7 @@ __all__ = [
     "Release",
     "Reply",
     "Request",
-    "Route",
     "RouteReason",
-    "Routes",
     "Sample",
     "ScoreName",
     "ServerInfo",
@@ -103,7 +112,7 @@ __all__ = [
     "TraceRequest",
     "TraceState",
     "User",
-    "Verdict",
+    "VerdictLabel",
     "Version",
     "VersionState",
     "as_utc",

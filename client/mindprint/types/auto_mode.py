@@ -14,7 +14,7 @@ QueryKind = Literal["closed", "open"]
 RouteReason = Literal["pays", "not_shown", "too_few", "cohort", "nobody", "other_user"]
 
 
-class Route(Reply):
+class AutoModeDecision(Reply):
     """The mode that `auto` takes for one kind of a user's queries, and what it goes by.
 
     A gain is the log-probability of the real answer after thinking, less that of the same answer given at once.
@@ -36,11 +36,11 @@ class Route(Reply):
     """Of `mean` and `low`: in all, or a token of the answer."""
 
 
-class Routes(Reply):
+class AutoModeDecisions(Reply):
     """What `auto` makes of a user's queries while `model` answers them."""
 
     user_id: str
     model: str
     """`base`, or a version."""
-    closed: Route
-    open: Route
+    closed: AutoModeDecision
+    open: AutoModeDecision

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat
 from mindprint.types.base import EngagementId, Request, ScoreName, Text
 
 
-class GivenTrace(Request):
+class ImportedTrace(Request):
     """Thinking about a stored engagement that somebody brings: curated, or written elsewhere."""
 
     engagement_id: EngagementId
@@ -25,4 +25,4 @@ class GivenTraces(Request):
     """All wait for a trainer as accepted, or none. One that says what an accepted one of its engagement says changes
     nothing."""
 
-    traces: Annotated[list[GivenTrace], Field(min_length=1, max_length=1000)]
+    traces: Annotated[list[ImportedTrace], Field(min_length=1, max_length=1000)]

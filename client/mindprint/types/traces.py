@@ -11,12 +11,12 @@ from mindprint.types.base import NO_NUL, Choices, EngagementId, MemoryName, Mode
 
 TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
 """Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""
-Verdict = Literal["accepted", "rejected", "unjudged"]
+VerdictLabel = Literal["accepted", "rejected", "unjudged"]
 Reason = Literal[
     "parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected"
 ]
 """Why a candidate was rejected. `not_selected`: somebody brought it and says that it is no lesson."""
-OF_SCORES: tuple[Reason, ...] = ("wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected")
+SCORE_REASONS: tuple[Reason, ...] = ("wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected")
 """Reasons that speak against what thinking leads to; nothing is wrong with the thinking as a text."""
 
 
@@ -119,7 +119,7 @@ class Trace(Reply):
     answer: str
     choice_logprobs: dict[str, float] | None = None
     """Log-probability of each choice, normalized over the choices."""
-    verdict: Verdict
+    verdict: VerdictLabel
     reason: str | None = None
     scores: dict[str, float] = Field(default_factory=dict)
     """Such as `target_logprob`, nats of the real answer (of a long open one its beginning), and `target_tokens`, how

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mindprint.datasets import HeldOut, UserRecords
-from mindprint.types import Engagement, GivenTrace, TraceRequest
+from mindprint.types import Engagement, ImportedTrace, TraceRequest
 from mindprint_eval.requests import Asked, because
 from mindprint_eval.results import Outcome
 
@@ -32,7 +32,7 @@ class Told:
         return self.engagement.reason
 
 
-def told(user: UserRecords, lessons: Sequence[GivenTrace]) -> list[Told]:
+def told(user: UserRecords, lessons: Sequence[ImportedTrace]) -> list[Told]:
     by_id = {engagement.id: engagement for engagement in user.engagements}
     found = [Told(user.user_id, by_id[one.engagement_id], one.thinking) for one in lessons if one.selected]
     return [one for one in found if (one.engagement.reason or "").strip()][-MOST:]

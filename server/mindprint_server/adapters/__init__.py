@@ -1,5 +1,5 @@
 """The life of adapters: checked on arrival, proved on the engine, switched at once, removed when unused."""
 
-from mindprint_server.adapters.service import AdapterLife
+from mindprint_server.adapters.service import AdapterService
 
-__all__ = ["AdapterLife"]
+__all__ = ["AdapterService"]

@@ -26,7 +26,7 @@ class Record:
     """Good answers since the record began."""
 
 
-class Watch:
+class VersionHealth:
     """Bounds are shares of the newest `window` answers, judged from `least` answers on; None is no bound."""
 
     def __init__(self, *, window: int, least: int, max_collapsed: float | None, max_failed: float | None) -> None:

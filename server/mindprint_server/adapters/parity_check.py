@@ -39,7 +39,7 @@ def judge(
     )
 
 
-async def prove(
+async def check_parity(
     engine: Engine,
     adapter: AdapterRef,
     items: Sequence[CanaryItem],

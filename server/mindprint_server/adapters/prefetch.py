@@ -11,16 +11,16 @@ import structlog
 
 from mindprint_server.admission import Lull
 from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, Sampling
-from mindprint_server.memory import Memory
+from mindprint_server.memory import MemoryService
 from mindprint_server.prompts.templates import memory_text
-from mindprint_server.prompts.types import Recollection
+from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
-class Warmer:
-    def __init__(self, settings: Settings, engine: Engine, memory: Memory, lull: Lull) -> None:
+class PrefixPrefetcher:
+    def __init__(self, settings: Settings, engine: Engine, memory: MemoryService, lull: Lull) -> None:
         self._settings = settings
         self._engine = engine
         self._memory = memory
@@ -40,7 +40,7 @@ class Warmer:
         try:
             memory, _ = await self._memory.recall(name, before=None)
             if self._settings.recall != "recency":
-                memory = Recollection(profile=memory.profile)
+                memory = RecalledMemory(profile=memory.profile)
             if not memory.profile and not memory.episodes:
                 return
             messages: list[Message] = [

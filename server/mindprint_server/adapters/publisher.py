@@ -13,7 +13,7 @@ import structlog
 
 from mindprint.types import Check, Lease, Manifest, Version
 from mindprint_server.adapters import parity_check, storage, validation
-from mindprint_server.adapters.residency import Residents
+from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterFiles
 from mindprint_server.admission import Lull
 from mindprint_server.engine import AdapterRef, Engine
@@ -41,7 +41,7 @@ class Reader(Protocol):
     async def warm(self, adapter: AdapterRef) -> None: ...
 
 
-class Intake:
+class VersionPublisher:
     """`lull()` is awaited before each step of a proof; `moved(key)` whenever a version is live or a candidate."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Intake:
         metrics: Metrics,
         base_digest: str,
         files: AdapterFiles,
-        residents: Residents,
+        residents: AdapterResidency,
         gate: Examiner | None,
         warmer: Reader | None,
         lull: Lull,
@@ -194,7 +194,7 @@ class Intake:
 
     async def _prove(self, version: Version, adapter: AdapterRef) -> Version:
         tolerance = self._settings.canary_tolerance
-        result = await parity_check.prove(
+        result = await parity_check.check_parity(
             self._engine,
             adapter,
             version.manifest.canary,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import structlog
 
 from mindprint_server.engine import AdapterRef, Engine
-from mindprint_server.engine.slots import Line, Places, Ticket
+from mindprint_server.engine.slots import SlotAllocator, SlotQueue, SlotRequest
 from mindprint_server.exceptions import ApiError
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
@@ -40,7 +40,7 @@ class Resident:
         return self.loading.done() and (self.loading.cancelled() or self.loading.exception() is not None)
 
 
-class Residents:
+class AdapterResidency:
     """Reference counts over the engine's adapters. `serves` tells whether requests may still come for a version."""
 
     def __init__(
@@ -52,7 +52,9 @@ class Residents:
         self._serves = serves
         self._residents: dict[int, Resident] = {}
         self._asking: Counter[tuple[str, int]] = Counter()
-        self._line = Line(Places(settings.max_cpu_loras, settings.adapter_patience_s), self._unload_for_another)
+        self._line = SlotQueue(
+            SlotAllocator(settings.max_cpu_loras, settings.adapter_patience_s), self._unload_for_another
+        )
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
@@ -104,7 +106,7 @@ class Residents:
 
     # --- how ---
 
-    async def _enter(self, adapter: AdapterRef) -> Ticket:
+    async def _enter(self, adapter: AdapterRef) -> SlotRequest:
         began = time.monotonic()
         resident = self._residents.get(adapter.engine_id)
         hit = resident is not None and resident.loaded and resident.leaving is None

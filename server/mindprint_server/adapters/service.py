@@ -13,11 +13,11 @@ import structlog
 
 from mindprint.types import Adapter, Check, Manifest, Version
 from mindprint_server.adapters import storage
-from mindprint_server.adapters.health import Outcome, Watch
-from mindprint_server.adapters.publisher import Examiner, Intake, Reader
-from mindprint_server.adapters.residency import Residents
+from mindprint_server.adapters.health import Outcome, VersionHealth
+from mindprint_server.adapters.publisher import Examiner, Reader, VersionPublisher
+from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterFiles
-from mindprint_server.admission import Admission
+from mindprint_server.admission import AdmissionController
 from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.exceptions import ApiError
 from mindprint_server.observability.metrics import Metrics
@@ -36,7 +36,7 @@ class Unusable(ApiError):
         super().__init__(409, "version_unusable", f"{name} cannot be loaded ({why}): promote another version")
 
 
-class AdapterLife:
+class AdapterService:
     """`chance` draws a number from 0 to 1 for each request that a candidate might answer."""
 
     def __init__(
@@ -46,7 +46,7 @@ class AdapterLife:
         engine: Engine,
         metrics: Metrics,
         base_digest: str,
-        admission: Admission,
+        admission: AdmissionController,
         gate: Examiner | None = None,
         warmer: Reader | None = None,
         chance: Callable[[], float] = random.random,
@@ -57,8 +57,8 @@ class AdapterLife:
         self._chance = chance
         self.admission = admission
         self._files = AdapterFiles(settings.data_dir / "adapters")
-        self.residents = Residents(settings, engine, metrics, self._serves)
-        self._intake = Intake(
+        self.residents = AdapterResidency(settings, engine, metrics, self._serves)
+        self._intake = VersionPublisher(
             settings,
             store,
             engine,
@@ -71,7 +71,7 @@ class AdapterLife:
             admission.lull,
             self._refresh,
         )
-        self._watch = Watch(
+        self._watch = VersionHealth(
             window=settings.watch_window,
             least=settings.watch_least,
             max_collapsed=settings.max_collapsed,

@@ -13,7 +13,7 @@ from typing import IO
 
 import structlog
 
-from mindprint_server.adapters.residency import Residents
+from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.store import Store
 
 PIECE = 1 << 20
@@ -96,7 +96,7 @@ def _sync(path: Path) -> None:
 log = structlog.get_logger(__name__)
 
 
-async def prune(store: Store, files: AdapterFiles, residents: Residents, key: str, keep: int) -> list[int]:
+async def prune(store: Store, files: AdapterFiles, residents: AdapterResidency, key: str, keep: int) -> list[int]:
     """Removes the files of versions that nothing needs, but for the newest `keep`. Returns their numbers.
 
     The store forgets them first: what a crash leaves in between is an orphan, and collected at the next start.

@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 
 from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, Release, Version
 from mindprint_server.adapters import storage
-from mindprint_server.api.dependencies import Ready, UserId
+from mindprint_server.api.dependencies import ContainerDep, UserId
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 Kind = Literal["user", "cohort"]
@@ -21,46 +21,46 @@ ZIP = {
 
 
 @router.get("")
-async def list_adapters(services: Ready) -> AdapterPage:
+async def list_adapters(services: ContainerDep) -> AdapterPage:
     return AdapterPage(adapters=await services.store.adapters())
 
 
 @router.get("/{kind}/{name}")
-async def one_adapter(kind: Kind, name: UserId, services: Ready) -> Adapter:
+async def one_adapter(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
     return await services.store.adapter(f"{kind}/{name}")
 
 
 @router.post("/{kind}/{name}/promote")
-async def promote(kind: Kind, name: UserId, wanted: Promote, services: Ready) -> Adapter:
+async def promote(kind: Kind, name: UserId, wanted: Promote, services: ContainerDep) -> Adapter:
     """Makes a version live; `null` takes the adapter off, so that the cohort or the base answers."""
     return await services.adapters.promote(f"{kind}/{name}", wanted.version)
 
 
 @router.post("/{kind}/{name}/release")
-async def release(kind: Kind, name: UserId, wanted: Release, services: Ready) -> Adapter:
+async def release(kind: Kind, name: UserId, wanted: Release, services: ContainerDep) -> Adapter:
     """Lets a version answer a share of the requests until it has proved itself; `null` ends that."""
     return await services.adapters.release(f"{kind}/{name}", wanted.version, wanted.share)
 
 
 @router.post("/{kind}/{name}/rollback")
-async def rollback(kind: Kind, name: UserId, services: Ready) -> Adapter:
+async def rollback(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
     """Makes the version before the live one live again."""
     return await services.adapters.rollback(f"{kind}/{name}")
 
 
 @router.get("/{kind}/{name}/versions/{number}")
-async def one_version(kind: Kind, name: UserId, number: Number, services: Ready) -> Version:
+async def one_version(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> Version:
     return await services.store.version(f"{kind}/{name}", number)
 
 
 @router.get("/{kind}/{name}/versions/{number}/lineage")
-async def lineage(kind: Kind, name: UserId, number: Number, services: Ready) -> Lineage:
+async def lineage(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> Lineage:
     """The traces that it learned from, what it was examined on, and the versions that it began with."""
     return await services.store.lineage(f"{kind}/{name}", number)
 
 
 @router.get("/{kind}/{name}/versions/{number}/download", response_class=StreamingResponse, responses={200: ZIP})
-async def download(kind: Kind, name: UserId, number: Number, services: Ready) -> StreamingResponse:
+async def download(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> StreamingResponse:
     """The version as a plain PEFT folder in a zip. 409 `version_files_gone` once retention has removed the files."""
     file = await services.adapters.download(f"{kind}/{name}", number)
     headers = {
@@ -71,6 +71,6 @@ async def download(kind: Kind, name: UserId, number: Number, services: Ready) ->
 
 
 @router.post("/{kind}/{name}/versions/{number}/pin")
-async def pin(kind: Kind, name: UserId, number: Number, wanted: Pin, services: Ready) -> Version:
+async def pin(kind: Kind, name: UserId, number: Number, wanted: Pin, services: ContainerDep) -> Version:
     """A pinned version keeps its files and, once loaded, its place in the engine."""
     return await services.adapters.pin(f"{kind}/{name}", number, wanted.pinned)

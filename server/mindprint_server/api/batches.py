@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import StreamingResponse
 
 from mindprint.types import Batch, BatchPage, BatchRequest
-from mindprint_server.api.dependencies import NDJSON, Id, Limit, Ready, traces_as_ndjson
+from mindprint_server.api.dependencies import NDJSON, ContainerDep, Id, Limit, traces_as_ndjson
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 EVENTS = {
@@ -19,30 +19,30 @@ EVENTS = {
 
 
 @router.post("", status_code=201, responses={200: {"model": Batch, "description": "The batch of this idempotency key"}})
-async def submit(request: BatchRequest, response: Response, services: Ready) -> Batch:
+async def submit(request: BatchRequest, response: Response, services: ContainerDep) -> Batch:
     batch, created = await services.batches.submit(request)
     response.status_code = 201 if created else 200
     return batch
 
 
 @router.get("")
-async def list_batches(services: Ready, limit: Limit = 100) -> BatchPage:
+async def list_batches(services: ContainerDep, limit: Limit = 100) -> BatchPage:
     """The newest first."""
     return BatchPage(batches=await services.store.batches(limit=limit))
 
 
 @router.get("/{batch_id}")
-async def one_batch(batch_id: Id, services: Ready) -> Batch:
+async def one_batch(batch_id: Id, services: ContainerDep) -> Batch:
     return await services.store.batch(batch_id)
 
 
 @router.post("/{batch_id}/cancel")
-async def cancel(batch_id: Id, services: Ready) -> Batch:
+async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
     return await services.batches.cancel(batch_id)
 
 
 @router.get("/{batch_id}/events", response_class=EventSourceResponse, responses={200: EVENTS})
-async def events(batch_id: Id, services: Ready) -> EventSourceResponse:
+async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
     await services.store.batch(batch_id)
 
     async def progress() -> AsyncIterator[ServerSentEvent]:
@@ -53,6 +53,6 @@ async def events(batch_id: Id, services: Ready) -> EventSourceResponse:
 
 
 @router.get("/{batch_id}/results", response_class=StreamingResponse, responses={200: NDJSON})
-async def results(batch_id: Id, services: Ready) -> StreamingResponse:
+async def results(batch_id: Id, services: ContainerDep) -> StreamingResponse:
     await services.store.batch(batch_id)
     return traces_as_ndjson(services.store, batch=batch_id)

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
-from mindprint_server.api.dependencies import Ready
+from mindprint_server.api.dependencies import ContainerDep
 from mindprint_server.exceptions import ApiError
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
 
 @router.post("/chat/completions", response_class=Response, responses={200: {"description": "As OpenAI's"}})
-async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: Ready) -> Response:
+async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ContainerDep) -> Response:
     try:
         json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -25,5 +25,5 @@ async def completions(body: Annotated[dict[str, Any], Body()], request: Request,
 
 
 @router.get("/models")
-async def models(services: Ready) -> dict[str, Any]:
+async def models(services: ContainerDep) -> dict[str, Any]:
     return await services.chat.models()

@@ -10,20 +10,20 @@ from starlette.responses import StreamingResponse
 
 from mindprint.types import NAME
 from mindprint_server.store import Store
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PAGE = 200
 """Traces that a stream holds in memory at once."""
 
 
-async def ready(request: Request) -> Services:
+async def ready(request: Request) -> Container:
     """Raises 503 while the engine is starting and after it died."""
-    services: Services = request.app.state.life.ready()
+    services: Container = request.app.state.life.ready()
     return services
 
 
-Ready = Annotated[Services, Depends(ready)]
+ContainerDep = Annotated[Container, Depends(ready)]
 UserId = Annotated[str, Path(pattern=NAME, max_length=64)]
 Id = Annotated[str, Path(pattern=ID, max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000)]

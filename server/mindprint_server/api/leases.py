@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
 from mindprint_server.api import multipart
-from mindprint_server.api.dependencies import Id, Ready
+from mindprint_server.api.dependencies import ContainerDep, Id
 
 router = APIRouter(prefix="/v1/leases", tags=["leases"])
 FORM: dict[str, Any] = {
@@ -34,28 +34,28 @@ FORM: dict[str, Any] = {
 
 
 @router.post("", status_code=201, response_model=Lease, responses={204: {"description": "Nothing is waiting"}})
-async def claim(wanted: LeaseRequest, services: Ready) -> Lease | Response:
+async def claim(wanted: LeaseRequest, services: ContainerDep) -> Lease | Response:
     return await services.leases.claim(wanted) or Response(status_code=204)
 
 
 @router.get("/{lease_id}")
-async def one_lease(lease_id: Id, services: Ready) -> Lease:
+async def one_lease(lease_id: Id, services: ContainerDep) -> Lease:
     return await services.store.lease(lease_id)
 
 
 @router.post("/{lease_id}/heartbeat")
-async def heartbeat(lease_id: Id, beat: Heartbeat, services: Ready) -> Lease:
+async def heartbeat(lease_id: Id, beat: Heartbeat, services: ContainerDep) -> Lease:
     return await services.store.heartbeat(lease_id, beat.ttl_s)
 
 
 @router.post("/{lease_id}/release")
-async def release(lease_id: Id, services: Ready) -> Lease:
+async def release(lease_id: Id, services: ContainerDep) -> Lease:
     """Gives the traces back; this does not count as a bad end."""
     return await services.store.release(lease_id)
 
 
 @router.post("/{lease_id}/complete", openapi_extra=FORM)
-async def complete(lease_id: Id, request: Request, services: Ready) -> Version:
+async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Version:
     """Takes the trained version: checks it, proves it on the engine, makes it live."""
     await services.store.lease(lease_id)  # an unknown lease is refused before its upload is read
     async with multipart.receive(request, services.settings) as upload:

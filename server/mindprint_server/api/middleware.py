@@ -21,7 +21,7 @@ from mindprint_server.settings import Settings
 UPLOAD = re.compile(r"/v1/leases/[^/]+/complete")
 
 
-class BodyLimit:
+class BodySizeLimitMiddleware:
     """Pure ASGI, so that streaming and cancellation pass untouched. Answers 413 (too large) and 408 (too slow)."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -76,7 +76,7 @@ GONE = 499
 """The status that is counted when the caller left before the answer."""
 
 
-class RequestLog:
+class RequestLogMiddleware:
     """Pure ASGI, outermost: the request's id in and out, one line and one count a request, a reply to every fault."""
 
     def __init__(self, app: ASGIApp) -> None:

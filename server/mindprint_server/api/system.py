@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from mindprint.types import Funnel, ServerInfo
-from mindprint_server.api.dependencies import Ready, UserFilter
+from mindprint_server.api.dependencies import ContainerDep, UserFilter
 from mindprint_server.api.errors import reply
 from mindprint_server.exceptions import ApiError
 from mindprint_server.observability.metrics import CONTENT_TYPE
@@ -43,12 +43,12 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/v1/info")
-async def info(services: Ready) -> ServerInfo:
+async def info(services: ContainerDep) -> ServerInfo:
     return services.info()
 
 
 @router.get("/v1/funnel")
-async def funnel(services: Ready, user: UserFilter = None) -> Funnel:
+async def funnel(services: ContainerDep, user: UserFilter = None) -> Funnel:
     """Of the whole server, or of one user."""
     if user is not None:
         await services.store.user(user)

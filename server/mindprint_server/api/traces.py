@@ -7,25 +7,25 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
-from mindprint.types import EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, Verdict
-from mindprint_server.api.dependencies import ID, NDJSON, After, Id, Limit, Ready, UserFilter, traces_as_ndjson
+from mindprint.types import EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, VerdictLabel
+from mindprint_server.api.dependencies import ID, NDJSON, After, ContainerDep, Id, Limit, UserFilter, traces_as_ndjson
 
 router = APIRouter(prefix="/v1/traces", tags=["traces"])
 
 
 @router.post("")
-async def write_trace(request: TraceRequest, services: Ready) -> Trace:
+async def write_trace(request: TraceRequest, services: ContainerDep) -> Trace:
     return await services.writer.write_one(request)
 
 
 @router.get("")
 async def list_traces(
-    services: Ready,
+    services: ContainerDep,
     user: UserFilter = None,
     engagement: EngagementId | None = None,
     mode: Mode | None = None,
     batch: Annotated[str | None, Query(pattern=ID, max_length=64)] = None,
-    verdict: Verdict | None = None,
+    verdict: VerdictLabel | None = None,
     state: TraceState | None = None,
     limit: Limit = 100,
     after: After = None,
@@ -44,12 +44,14 @@ async def list_traces(
 
 
 @router.get("/export", response_class=StreamingResponse, responses={200: NDJSON})
-async def export(services: Ready, user: UserFilter = None, verdict: Verdict | None = None) -> StreamingResponse:
+async def export(
+    services: ContainerDep, user: UserFilter = None, verdict: VerdictLabel | None = None
+) -> StreamingResponse:
     if user is not None:
         await services.store.user(user)
     return traces_as_ndjson(services.store, user=user, verdict=verdict)
 
 
 @router.get("/{trace_id}")
-async def one_trace(trace_id: Id, services: Ready) -> Trace:
+async def one_trace(trace_id: Id, services: ContainerDep) -> Trace:
     return await services.store.trace(trace_id)

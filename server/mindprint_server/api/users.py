@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from mindprint.types import Engagement, EngagementBatch, GivenTraces, Ingested, Profile, Reply, Routes, User
-from mindprint_server.api.dependencies import After, Limit, Ready, UserId
+from mindprint.types import AutoModeDecisions, Engagement, EngagementBatch, GivenTraces, Ingested, Profile, Reply, User
+from mindprint_server.api.dependencies import After, ContainerDep, Limit, UserId
 from mindprint_server.exceptions import ApiError
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
@@ -22,31 +22,33 @@ class EngagementPage(Reply):
 
 
 @router.get("")
-async def list_users(services: Ready, limit: Limit = 100, after: After = None) -> UserPage:
+async def list_users(services: ContainerDep, limit: Limit = 100, after: After = None) -> UserPage:
     found = await services.store.users(after=after, limit=limit + 1)
     return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/{user_id}")
-async def one_user(user_id: UserId, services: Ready) -> User:
+async def one_user(user_id: UserId, services: ContainerDep) -> User:
     return await services.store.user(user_id)
 
 
 @router.post("/{user_id}/engagements")
-async def add_engagements(user_id: UserId, batch: EngagementBatch, services: Ready) -> Ingested:
+async def add_engagements(user_id: UserId, batch: EngagementBatch, services: ContainerDep) -> Ingested:
     """Stores all or none; creates the user if need be. The same id with the same content counts as unchanged."""
     return await services.store.add_engagements(user_id, batch.engagements)
 
 
 @router.get("/{user_id}/engagements")
-async def list_engagements(user_id: UserId, services: Ready, limit: Limit = 100, after: After = None) -> EngagementPage:
+async def list_engagements(
+    user_id: UserId, services: ContainerDep, limit: Limit = 100, after: After = None
+) -> EngagementPage:
     await services.store.user(user_id)
     found = await services.store.engagements(user_id, after=after, limit=limit + 1)
     return EngagementPage(engagements=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/{user_id}/profile")
-async def profile(user_id: UserId, services: Ready) -> Profile:
+async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     await services.store.user(user_id)
     found = await services.store.profile(user_id)
     if found is None:
@@ -56,20 +58,20 @@ async def profile(user_id: UserId, services: Ready) -> Profile:
 
 
 @router.post("/{user_id}/profile")
-async def write_profile(user_id: UserId, services: Ready) -> Profile:
+async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
     """Writes the profile now, from all the user's engagements."""
     await services.store.user(user_id)
     return await services.memory.renew(user_id)
 
 
 @router.get("/{user_id}/route")
-async def route(user_id: UserId, services: Ready) -> Routes:
+async def route(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
     """Whether `mode: auto` thinks first about this user's queries, with choices and without, and what says so."""
     return await services.auto.routes(user_id)
 
 
 @router.post("/{user_id}/traces")
-async def add_traces(user_id: UserId, given: GivenTraces, services: Ready) -> Ingested:
+async def add_traces(user_id: UserId, given: GivenTraces, services: ContainerDep) -> Ingested:
     """Takes thinking that somebody brings: all wait for a trainer as accepted, or none.
 
     The prompt is the personal one of the engagement's time, the answer the user's real response. What says of its

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from mindprint.types import Check, Mode, QueryKind, Route, RouteReason
+from mindprint.types import AutoModeDecision, Check, Mode, QueryKind, RouteReason
 from mindprint_server.gate.checks import thinking_gain_name
 from mindprint_server.statistics import margin
 from mindprint_server.store import Gain
@@ -57,7 +57,7 @@ class Rule:
     """In the unit of the evidence."""
 
 
-def route(kind: QueryKind, evidence: Evidence, rule: Rule) -> Route:
+def route(kind: QueryKind, evidence: Evidence, rule: Rule) -> AutoModeDecision:
     """`personal` where enough questions show, beyond noise, that thinking gains more than `rule.min_gain`."""
     low = evidence.low(rule.confidence)
     mode: Mode = "direct"
@@ -73,7 +73,7 @@ def route(kind: QueryKind, evidence: Evidence, rule: Rule) -> Route:
             f"{evidence.unit} on {evidence.items} {kind} questions, with {100 * rule.confidence:g} % confidence "
             f"{low:+.3f} at least, above {rule.min_gain:g} wanted"
         )
-    return Route(
+    return AutoModeDecision(
         mode=mode,
         reason=reason,
         why=why,
@@ -84,17 +84,19 @@ def route(kind: QueryKind, evidence: Evidence, rule: Rule) -> Route:
     )
 
 
-def unmeasured(user_id: str | None, model: str) -> Route | None:
+def unmeasured(user_id: str | None, model: str) -> AutoModeDecision | None:
     """The route where there is nothing to go by; None where there may be. `model`: `base`, or a version's name."""
     key = model.partition("@")[0]
     if key.startswith("cohort/"):
-        return Route(
+        return AutoModeDecision(
             mode="direct", reason="cohort", why=f"{model} answers for many users: what thinking gains one is unknown"
         )
     if user_id is None:
-        return Route(mode="direct", reason="nobody", why="no user is asked about")
+        return AutoModeDecision(mode="direct", reason="nobody", why="no user is asked about")
     if key not in ("base", f"user/{user_id}"):
-        return Route(mode="direct", reason="other_user", why=f"{model} was measured on its own user's questions")
+        return AutoModeDecision(
+            mode="direct", reason="other_user", why=f"{model} was measured on its own user's questions"
+        )
     return None
 
 

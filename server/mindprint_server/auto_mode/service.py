@@ -12,7 +12,7 @@ from functools import partial
 
 from cachetools import TTLCache
 
-from mindprint.types import AskedMode, Mode, QueryKind, Route, Routes
+from mindprint.types import AskedMode, AutoModeDecision, AutoModeDecisions, Mode, QueryKind
 from mindprint_server.auto_mode import policy
 from mindprint_server.auto_mode.policy import Evidence
 from mindprint_server.engine import AdapterRef
@@ -27,7 +27,7 @@ REMEMBERED = 4096
 """Users, each with what answers, whose routes are kept; what was looked at longest ago is forgotten first."""
 
 
-class Auto:
+class AutoModeSelector:
     def __init__(
         self,
         settings: Settings,
@@ -40,7 +40,7 @@ class Auto:
         self._metrics = metrics
         self._base_digest = base_digest
         self._rule = policy.Rule(settings.auto_min_items, settings.auto_confidence, settings.auto_min_gain)
-        self._known: TTLCache[tuple[str, str], Routes] = TTLCache(REMEMBERED, settings.auto_refresh_s, clock)
+        self._known: TTLCache[tuple[str, str], AutoModeDecisions] = TTLCache(REMEMBERED, settings.auto_refresh_s, clock)
 
     async def settle(
         self, wanted: AskedMode, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind
@@ -52,7 +52,7 @@ class Auto:
         self._metrics.routes.labels(mode=route.mode, reason=route.reason).inc()
         return route.mode, route.why
 
-    async def _choose(self, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind) -> Route:
+    async def _choose(self, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind) -> AutoModeDecision:
         model = adapter.name if adapter else "base"
         if (route := policy.unmeasured(user_id, model)) is not None:
             return route
@@ -60,22 +60,22 @@ class Auto:
         routes = await self._routes(user_id, model)
         return routes.closed if kind == "closed" else routes.open
 
-    async def routes(self, user_id: str) -> Routes:
+    async def routes(self, user_id: str) -> AutoModeDecisions:
         """`GET /v1/users/{id}/route`, for what is live. Raises NotFound."""
         await self._store.user(user_id)
         key, pointers = await self._store.serving(user_id)
         model = f"{key}@{pointers.live.version}" if pointers.live else "base"
         if (route := policy.unmeasured(user_id, model)) is not None:
-            return Routes(user_id=user_id, model=model, closed=route, open=route)
+            return AutoModeDecisions(user_id=user_id, model=model, closed=route, open=route)
         return await self._routes(user_id, model)
 
-    async def _routes(self, user_id: str, model: str) -> Routes:
+    async def _routes(self, user_id: str, model: str) -> AutoModeDecisions:
         if (known := self._known.get((user_id, model))) is not None:
             return known
         routes = self._known[user_id, model] = await self._find(user_id, model)
         return routes
 
-    async def _find(self, user_id: str, model: str) -> Routes:
+    async def _find(self, user_id: str, model: str) -> AutoModeDecisions:
         key, _, number = model.partition("@")
         measured: Callable[[QueryKind], Evidence]
         if number:
@@ -86,7 +86,7 @@ class Auto:
                 user_id, base_digest=self._base_digest, prompt_version=PROMPT_VERSION, limit=NEWEST
             )
             measured = partial(policy.judged, gains)
-        return Routes(
+        return AutoModeDecisions(
             user_id=user_id,
             model=model,
             closed=policy.route("closed", measured("closed"), self._rule),

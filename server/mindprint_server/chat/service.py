@@ -19,10 +19,10 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mindprint.types import AskedMode, Mode
-from mindprint_server.adapters import AdapterLife
+from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import Outcome, outcome_of
-from mindprint_server.admission import Admission
-from mindprint_server.auto_mode.service import Auto
+from mindprint_server.admission import AdmissionController
+from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.messages import (
     asked,
     first_chunk,
@@ -36,11 +36,11 @@ from mindprint_server.chat.messages import (
 )
 from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, PromptTooLong, Sampling
 from mindprint_server.exceptions import ApiError
-from mindprint_server.memory import Memory
+from mindprint_server.memory import MemoryService
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text, silent
-from mindprint_server.prompts.types import Recollection
+from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text, opening_without_reminders
+from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 from mindprint_server.verdicts import checks
@@ -58,7 +58,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class Way:
+class AnswerPlan:
     """How an answer may be come by."""
 
     by: AdapterRef | None
@@ -70,7 +70,7 @@ class Way:
 class Answer:
     content: dict[str, Any] | AsyncIterator[str]
     thought: str
-    way: Way
+    way: AnswerPlan
     asked: AdapterRef | None
     """Who was to answer."""
     outcome: Outcome
@@ -79,17 +79,17 @@ class Answer:
     """Why this mode, where `auto` chose it."""
 
 
-class Chat:
+class ChatService:
     def __init__(
         self,
         settings: Settings,
         store: Store,
         engine: Engine,
-        memory: Memory,
-        adapters: AdapterLife,
-        auto: Auto,
+        memory: MemoryService,
+        adapters: AdapterService,
+        auto: AutoModeSelector,
         metrics: Metrics,
-        admission: Admission,
+        admission: AdmissionController,
         base_digest: str,
         backend: Backend | None,
     ) -> None:
@@ -173,7 +173,9 @@ class Chat:
             await self._adapters.heard(adapter, answer.outcome)
         return answer
 
-    async def _recalled(self, messages: Sequence[dict[str, Any]], model: str, wanted: AskedMode) -> Recollection | None:
+    async def _recalled(
+        self, messages: Sequence[dict[str, Any]], model: str, wanted: AskedMode
+    ) -> RecalledMemory | None:
         """The memory that goes before the messages; None for the base. Raises ApiError for messages that cannot be
         asked this way, NotFound."""
         special = self._engine.tokenizer.special
@@ -183,7 +185,7 @@ class Chat:
             asked(messages, mode, special)
         if kind is None:
             return None
-        memory = Recollection()
+        memory = RecalledMemory()
         if kind == "user":
             await self._store.user(name)
             memory, _ = await self._memory.recall(name, before=None, query=messages[-1]["content"])
@@ -193,7 +195,7 @@ class Chat:
         self,
         body: Mapping[str, Any],
         messages: list[dict[str, Any]],
-        memory: Recollection | None,
+        memory: RecalledMemory | None,
         mode: Mode,
         adapter: AdapterRef | None,
     ) -> Answer:
@@ -218,13 +220,15 @@ class Chat:
                 outcome = "failed"
         raise AssertionError("the last way is an answer without thinking")
 
-    async def _think(self, read: Sequence[Mapping[str, Any]], way: Way, memory: Recollection | None) -> str | None:
+    async def _think(
+        self, read: Sequence[Mapping[str, Any]], way: AnswerPlan, memory: RecalledMemory | None
+    ) -> str | None:
         """None if the thinking loops or says nothing."""
         opening = self._settings.openings.get(way.mode, "")
         if way.mode == "personal" and memory is not None:
             opening = opening_text(opening, memory, self._engine.tokenizer.special)
         plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in read]
-        prompt = self._engine.tokenizer.render(plain) + thinking.lead(opening)
+        prompt = self._engine.tokenizer.render(plain) + thinking.thinking_prefix(opening)
         sampling = Sampling(max_tokens=self._settings.max_thinking_tokens, stop=(thinking.STOP,), detect_loops=True)
         try:
             written = await self._engine.generate(
@@ -232,18 +236,20 @@ class Chat:
             )
         except PromptTooLong as error:
             raise ApiError(422, "prompt_too_long", str(error), param="messages") from error
-        thought = thinking.settle(opening, written.text, written.finish)
-        counts_nothing = silent(opening, self._settings.openings.get(way.mode, ""))
+        thought = thinking.finalize_thinking(opening, written.text, written.finish)
+        counts_nothing = opening_without_reminders(opening, self._settings.openings.get(way.mode, ""))
         s = self._settings
         reason = checks.of_thinking(
             thought, counts_nothing, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
         )
         return None if outcome_of(reason) == "collapsed" else thought
 
-    def _continued(self, body: Mapping[str, Any], read: list[dict[str, Any]], way: Way, thought: str) -> dict[str, Any]:
+    def _continued(
+        self, body: Mapping[str, Any], read: list[dict[str, Any]], way: AnswerPlan, thought: str
+    ) -> dict[str, Any]:
         if way.mode == "direct":
             return {**body, "messages": read}
-        begun = {"role": "assistant", "content": thinking.wrap(thought, self._settings.answer_lead)}
+        begun = {"role": "assistant", "content": thinking.render_thinking(thought, self._settings.answer_lead)}
         return {**body, "messages": [*read, begun], "add_generation_prompt": False, "continue_final_message": True}
 
     def _provenance(self, answer: Answer) -> dict[str, Any]:
@@ -283,13 +289,13 @@ class Chat:
 # --- pure --------------------------------------------------------------------------
 
 
-def ways(mode: Mode, adapter: AdapterRef | None) -> list[Way]:
+def ways(mode: Mode, adapter: AdapterRef | None) -> list[AnswerPlan]:
     """How an answer may be come by, the best first. A whole answer comes one way: never are two models mixed in it."""
-    found = [Way(adapter, mode)]
+    found = [AnswerPlan(adapter, mode)]
     if adapter is not None:
-        found.append(Way(None, mode, "base"))
+        found.append(AnswerPlan(None, mode, "base"))
     if mode != "direct":
-        found.append(Way(None, "direct", "direct"))
+        found.append(AnswerPlan(None, "direct", "direct"))
     return found
 
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
-Finish = Literal["stop", "length", "loop", "abort"]
+FinishReason = Literal["stop", "length", "loop", "abort"]
 
 
 class Message(TypedDict):
@@ -65,12 +65,12 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationOutput:
     """`text` and `token_ids` hold neither the stop string nor the end-of-turn token."""
 
     text: str
     token_ids: tuple[int, ...]
-    finish: Finish
+    finish: FinishReason
     prompt_tokens: int
     cached_tokens: int
     logprobs: tuple[float, ...] | None = None
@@ -78,7 +78,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Load:
+class EngineStats:
     """What an engine is doing at one moment."""
 
     running: int = 0
@@ -141,13 +141,13 @@ class Engine(Protocol):
 
     def info(self) -> EngineInfo: ...
 
-    def load_now(self) -> Load:
+    def load_now(self) -> EngineStats:
         """As of the engine's last step."""
         ...
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
-    ) -> Generation:
+    ) -> GenerationOutput:
         """One sequence, final output only. Cancelling the task aborts it in the engine.
 
         Raises EngineDied, PromptTooLong.

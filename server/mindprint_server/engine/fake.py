@@ -12,8 +12,8 @@ from pathlib import Path
 from mindprint_server.engine.base import (
     AdapterRef,
     EngineInfo,
-    Generation,
-    Load,
+    EngineStats,
+    GenerationOutput,
     Message,
     Priority,
     PromptTooLong,
@@ -70,12 +70,12 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         return self._info
 
-    def load_now(self) -> Load:
-        return Load()
+    def load_now(self) -> EngineStats:
+        return EngineStats()
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
-    ) -> Generation:
+    ) -> GenerationOutput:
         self._fits(prompt_ids, sampling.max_tokens)
         await asyncio.sleep(self._delay_s)
         words = ("this", "user", "likes", "quiet", "places", "and", "short", "walks", "near", "water")
@@ -83,7 +83,7 @@ class FakeEngine:
         text = "".join(f" {words[(start + 3 * i) % len(words)]}" for i in range(min(12, sampling.max_tokens)))
         ids = tuple(self.tokenizer.encode(text))
         logprobs = tuple(-1.0 for _ in ids) if sampling.logprobs else None
-        return Generation(text, ids, "stop", len(prompt_ids), 0, logprobs)
+        return GenerationOutput(text, ids, "stop", len(prompt_ids), 0, logprobs)
 
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority

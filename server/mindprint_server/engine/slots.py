@@ -19,7 +19,7 @@ from mindprint_server.engine.base import AdapterRef
 
 
 @dataclass(eq=False)
-class Ticket:
+class SlotRequest:
     """One user of an adapter, waiting or inside."""
 
     id: int
@@ -30,7 +30,7 @@ class Ticket:
 
 
 @dataclass
-class Place:
+class Slot:
     since: float
     used: float
     users: int = 0
@@ -41,22 +41,22 @@ class Place:
     """It is being given up."""
 
 
-class Places:
+class SlotAllocator:
     def __init__(self, count: int, patience_s: float) -> None:
         self.count = count
         self.patience_s = patience_s
-        self._places: dict[int, Place] = {}
-        self._queue: dict[Ticket, None] = {}
+        self._places: dict[int, Slot] = {}
+        self._queue: dict[SlotRequest, None] = {}
 
     # --- what happens ---
 
-    def ask(self, id: int, now: float) -> Ticket:
+    def ask(self, id: int, now: float) -> SlotRequest:
         """A new user; `settle` lets it in."""
-        ticket = Ticket(id, now)
+        ticket = SlotRequest(id, now)
         self._queue[ticket] = None
         return ticket
 
-    def leave(self, ticket: Ticket, now: float) -> None:
+    def leave(self, ticket: SlotRequest, now: float) -> None:
         """A user is done, or no longer wants to wait."""
         if ticket.inside:
             place = self._places[ticket.id]
@@ -83,7 +83,7 @@ class Places:
 
     # --- what follows ---
 
-    def settle(self, now: float) -> tuple[list[Ticket], list[int]]:
+    def settle(self, now: float) -> tuple[list[SlotRequest], list[int]]:
         """Who goes in now, and whose places are given up for those who wait: to be told `freed` once they are."""
         if not self._queue:
             return [], []
@@ -110,12 +110,12 @@ class Places:
 
     # --- how ---
 
-    def _admit(self, now: float) -> list[Ticket]:
+    def _admit(self, now: float) -> list[SlotRequest]:
         admitted = []
         for ticket in list(self._queue):
             place = self._places.get(ticket.id)
             if place is None and len(self._places) < self.count:
-                place = self._places[ticket.id] = Place(since=now, used=now)
+                place = self._places[ticket.id] = Slot(since=now, used=now)
             if place is not None and not place.closed and not place.leaving:
                 place.users += 1
                 place.used = now
@@ -140,7 +140,7 @@ class Places:
             place.closed = False
         return len(closed) > needed
 
-    def _movable(self) -> dict[int, Place]:
+    def _movable(self) -> dict[int, Slot]:
         all_pinned = all(place.pinned for place in self._places.values())
         return {
             id: place for id, place in self._places.items() if not place.leaving and (all_pinned or not place.pinned)
@@ -151,26 +151,26 @@ class Places:
         unused = [(not place.closed, place.used, id) for id, place in self._movable().items() if not place.users]
         return [id for *_, id in sorted(unused)]
 
-    def _served_longest(self) -> list[Place]:
+    def _served_longest(self) -> list[Slot]:
         used = [place for place in self._movable().values() if place.users and not place.closed]
         return sorted(used, key=lambda place: place.since)
 
-    def _closed(self) -> list[Place]:
+    def _closed(self) -> list[Slot]:
         return [place for place in self._places.values() if place.closed and not place.leaving]
 
     def _leaving(self) -> int:
         return sum(place.leaving for place in self._places.values())
 
 
-class Line:
+class SlotQueue:
     """Waits for `places`. `give_up` is told which adapter's place is to be given up; `freed` says that it is."""
 
-    def __init__(self, places: Places, give_up: Callable[[int], None]) -> None:
+    def __init__(self, places: SlotAllocator, give_up: Callable[[int], None]) -> None:
         self.places = places
         self._give_up = give_up
-        self._waiting: dict[Ticket, asyncio.Event] = {}
+        self._waiting: dict[SlotRequest, asyncio.Event] = {}
 
-    async def enter(self, id: int, *, wait_s: float | None = None) -> Ticket:
+    async def enter(self, id: int, *, wait_s: float | None = None) -> SlotRequest:
         """Returns once inside; `leave` must follow. Raises TimeoutError after `wait_s` seconds."""
         ticket = self.places.ask(id, time.monotonic())
         turn = self._waiting[ticket] = asyncio.Event()
@@ -188,7 +188,7 @@ class Line:
             del self._waiting[ticket]
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: SlotRequest) -> None:
         self.places.leave(ticket, time.monotonic())
         self.settle()
 
@@ -204,12 +204,12 @@ class Line:
             self._give_up(id)
 
 
-class Slots:
+class ActiveAdapterLimiter:
     """At most `count` adapters are computed side by side. The base needs no slot."""
 
     def __init__(self, count: int, patience_s: float = 2.0) -> None:
         # Nothing has to be unloaded: a slot that nobody uses is free at once.
-        self._line = Line(Places(count, patience_s), give_up=lambda id: self._line.freed(id))
+        self._line = SlotQueue(SlotAllocator(count, patience_s), give_up=lambda id: self._line.freed(id))
 
     @asynccontextmanager
     async def hold(self, adapter: AdapterRef | None) -> AsyncIterator[None]:

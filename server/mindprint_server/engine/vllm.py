@@ -19,14 +19,14 @@ from mindprint_server.engine.base import (
     AdapterRef,
     EngineDied,
     EngineInfo,
-    Finish,
-    Generation,
-    Load,
+    EngineStats,
+    FinishReason,
+    GenerationOutput,
     Priority,
     PromptTooLong,
     Sampling,
 )
-from mindprint_server.engine.slots import Slots
+from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.tokenizer import HFTokenizer
 from mindprint_server.settings import Settings
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-_FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "loop"}
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
 CPU_CACHE_GIB = 1.0
 """What a KV cache on CPU holds unless it is set."""
 _NOT_LINEAR = {"embed_tokens", "lm_head"}
@@ -64,7 +64,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._watch: asyncio.Task[None] | None = None
         self._gauge = _Gauge()
-        self.slots = Slots(settings.max_loras, settings.adapter_patience_s)
+        self.slots = ActiveAdapterLimiter(settings.max_loras, settings.adapter_patience_s)
         """vLLM itself believes in one more on CPU, where the last slot is taken for good."""
         self.ready = False
         self.dead = asyncio.Event()
@@ -178,14 +178,14 @@ class VllmEngine:
             raise EngineDied("the engine is not running")
         return self._info
 
-    def load_now(self) -> Load:
+    def load_now(self) -> EngineStats:
         return self._gauge.load
 
     # --- work ---
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
-    ) -> Generation:
+    ) -> GenerationOutput:
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
@@ -202,7 +202,7 @@ class VllmEngine:
         )
         output = await self._final(prompt_ids, params, adapter, priority, room=sampling.max_tokens)
         sequence = output.outputs[0]
-        return Generation(
+        return GenerationOutput(
             text=sequence.text,
             token_ids=tuple(sequence.token_ids),
             finish=_FINISH.get(str(sequence.finish_reason), "abort"),
@@ -273,7 +273,7 @@ class _Gauge:
     """Keeps the newest of what vLLM tells its stat loggers after each step; it is its own factory."""
 
     def __init__(self) -> None:
-        self.load = Load()
+        self.load = EngineStats()
 
     def __call__(self, vllm_config: Any, engine_index: int = 0) -> _Gauge:
         return self
@@ -283,7 +283,7 @@ class _Gauge:
         if scheduler_stats is None:
             self.load = replace(self.load, preemptions=preempted)
         else:
-            self.load = Load(
+            self.load = EngineStats(
                 running=scheduler_stats.num_running_reqs,
                 waiting=scheduler_stats.num_waiting_reqs,
                 kv_use=scheduler_stats.kv_cache_usage,

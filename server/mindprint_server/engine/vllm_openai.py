@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from mindprint_server.engine.base import AdapterRef
-from mindprint_server.engine.slots import Slots
+from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.vllm import VllmEngine, lora_request
 from mindprint_server.exceptions import ApiError
 
@@ -19,7 +19,7 @@ from mindprint_server.exceptions import ApiError
 class VllmChat:
     """OpenAI's chat completions as vLLM answers them."""
 
-    def __init__(self, serving: Any, models: Any, request_type: Any, slots: Slots) -> None:
+    def __init__(self, serving: Any, models: Any, request_type: Any, slots: ActiveAdapterLimiter) -> None:
         self._serving = serving
         self._slots = slots
         self._models = models

@@ -12,13 +12,13 @@ import structlog
 from mindprint.types import Check, Mode, QueryKind
 from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.gate import checks
-from mindprint_server.gate.measurements import GENERAL, Probe
-from mindprint_server.memory import Memory, Timeline
+from mindprint_server.gate.measurements import GENERAL, ModelMeasurements
+from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import Asker
 from mindprint_server.prompts.types import Question
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound, Store
-from mindprint_server.verdicts.verifier import Judge
+from mindprint_server.verdicts.verifier import CandidateVerifier
 
 log = structlog.get_logger(__name__)
 
@@ -27,13 +27,19 @@ class Gate:
     """Measures on the engine, which must have the versions that it is given; no transaction is open meanwhile."""
 
     def __init__(
-        self, settings: Settings, store: Store, engine: Engine, asker: Asker, memory: Memory, judge: Judge
+        self,
+        settings: Settings,
+        store: Store,
+        engine: Engine,
+        asker: Asker,
+        memory: MemoryService,
+        judge: CandidateVerifier,
     ) -> None:
         self._settings = settings
         self._store = store
         self._asker = asker
         self._memory = memory
-        self._probe = Probe(settings, engine, asker, judge)
+        self._probe = ModelMeasurements(settings, engine, asker, judge)
 
     async def examine(
         self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
@@ -64,7 +70,7 @@ class Gate:
     async def _questions(self, held_out: Mapping[str, Sequence[str]]) -> list[Question]:
         """At most `gate_items`, the newest, taken from each user in turn; each with the memory of its time."""
         questions: list[Question] = []
-        timelines: dict[str, Timeline] = {}
+        timelines: dict[str, UserHistory] = {}
         for user_id, engagement_id in in_turn(held_out):
             if len(questions) == self._settings.gate_items:
                 break

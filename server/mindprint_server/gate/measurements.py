@@ -16,27 +16,27 @@ from cachetools import LRUCache
 from mindprint.general_questions import QUESTIONS
 from mindprint.thinking_text import LEAST_WORDS, own_words
 from mindprint.types import Mode
-from mindprint_server.engine import AdapterRef, Engine, Generation, Priority, Sampling
+from mindprint_server.engine import AdapterRef, Engine, GenerationOutput, Priority, Sampling
 from mindprint_server.gate.checks import Thought
 from mindprint_server.memory.questions import Asker
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import unfit
-from mindprint_server.prompts.types import Prompt, Question, Recollection
+from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks, likelihood
-from mindprint_server.verdicts.context import Case
+from mindprint_server.verdicts.context import EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
-from mindprint_server.verdicts.verifier import Judge
+from mindprint_server.verdicts.verifier import CandidateVerifier
 
 T = TypeVar("T")
-GENERAL = tuple(Question("", q.query, q.choices, q.right, Recollection(), None) for q in QUESTIONS)
+GENERAL = tuple(Question("", q.query, q.choices, q.right, RecalledMemory(), None) for q in QUESTIONS)
 """The general questions, put to the memory of nobody."""
 REMEMBERED = 2048
 """Figures of the base that are kept."""
 
 
-class Probe:
-    def __init__(self, settings: Settings, engine: Engine, asker: Asker, judge: Judge) -> None:
+class ModelMeasurements:
+    def __init__(self, settings: Settings, engine: Engine, asker: Asker, judge: CandidateVerifier) -> None:
         self._settings = settings
         self._engine = engine
         self._asker = asker
@@ -51,7 +51,7 @@ class Probe:
             self._prompt(question, "personal")
             if question.choices is not None:
                 for lead in ("", self._settings.answer_lead):
-                    likelihood.forks(self._judge.answers(question, lead).ways, self._engine.tokenizer.eos_id)
+                    likelihood.branch_points(self._judge.answers(question, lead).ways, self._engine.tokenizer.eos_id)
         except ValueError:
             return False
         return unfit(question, self._asker.special) is None
@@ -113,9 +113,9 @@ class Probe:
             stop=(thinking.STOP,),
             detect_loops=True,
         )
-        bare = prompt.ids + self._engine.tokenizer.encode(thinking.lead(""))
+        bare = prompt.ids + self._engine.tokenizer.encode(thinking.thinking_prefix(""))
         written = await self._engine.generate(bare, sampling, adapter=adapter, priority=Priority.PROOF)
-        text = thinking.settle("", written.text, written.finish)
+        text = thinking.finalize_thinking("", written.text, written.finish)
         return Thought(text, len(written.token_ids), collapsed(written, opening, s.answer_lead))
 
     async def _measure(
@@ -133,11 +133,11 @@ class Probe:
     def _prompt(self, question: Question, mode: Mode) -> Prompt:
         return self._asker.prompt(question, mode, thinking_tokens=self._settings.gate_thinking_tokens)
 
-    def _case(self, question: Question, adapter: AdapterRef | None) -> Case:
-        return Case(question, self._settings.gate_thinking_tokens, adapter, Priority.PROOF, set())
+    def _case(self, question: Question, adapter: AdapterRef | None) -> EngagementContext:
+        return EngagementContext(question, self._settings.gate_thinking_tokens, adapter, Priority.PROOF, set())
 
 
-def collapsed(written: Generation, opening: str, lead: str) -> bool:
+def collapsed(written: GenerationOutput, opening: str, lead: str) -> bool:
     """`method.md`: it loops, never closed, or is under five words of its own, which a learned opening's are not."""
     if written.finish != "stop" or checks.loops(written.text):
         return True

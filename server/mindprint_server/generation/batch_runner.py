@@ -16,11 +16,11 @@ from mindprint.types import Batch, BatchRequest
 from mindprint_server.engine import Engine, EngineDied
 from mindprint_server.exceptions import ApiError
 from mindprint_server.generation.candidate import Writer
-from mindprint_server.generation.concurrency import Inflight
-from mindprint_server.generation.engagement import Attempts, Known
-from mindprint_server.generation.result_writer import Commits
-from mindprint_server.generation.scheduler import Item, Planner
-from mindprint_server.memory import Memory
+from mindprint_server.generation.concurrency import ConcurrencyLimiter
+from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
+from mindprint_server.generation.result_writer import ResultWriter
+from mindprint_server.generation.scheduler import EngagementScheduler, Item
+from mindprint_server.memory import MemoryService
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.store import Busy, NotFound, Store
@@ -31,7 +31,7 @@ FINAL = frozenset({"done", "failed", "cancelled"})
 
 
 @dataclass
-class Job:
+class ActiveBatch:
     """An open batch that is being worked on."""
 
     batch: Batch
@@ -41,7 +41,7 @@ class Job:
     backlog: Counter[str]
     """Accepted traces that wait, by user. What trainers take meanwhile is not subtracted, and what is in flight has
     passed already: the bound may come early, or late by what is in flight."""
-    known: dict[str, Known] = field(default_factory=dict)
+    known: dict[str, UserSnapshot] = field(default_factory=dict)
     """Of the users that are being worked on, and no others: it holds their histories."""
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -53,9 +53,9 @@ class BatchRunner:
         settings: Settings,
         store: Store,
         engine: Engine,
-        memory: Memory,
+        memory: MemoryService,
         writer: Writer,
-        attempts: Attempts,
+        attempts: EngagementProcessor,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
@@ -65,10 +65,10 @@ class BatchRunner:
         self._writer = writer
         self._attempts = attempts
         self._metrics = metrics
-        self._planner = Planner(per_user=settings.batch_per_user, patience_s=settings.batch_patience_s)
-        self._inflight = Inflight(slots=settings.max_num_seqs, most=settings.batch_inflight)
-        self._commits = Commits(store, self._tell)
-        self._jobs: dict[str, Job] = {}
+        self._planner = EngagementScheduler(per_user=settings.batch_per_user, patience_s=settings.batch_patience_s)
+        self._inflight = ConcurrencyLimiter(slots=settings.max_num_seqs, most=settings.batch_inflight)
+        self._commits = ResultWriter(store, self._tell)
+        self._jobs: dict[str, ActiveBatch] = {}
         self._work = asyncio.Event()
         self._new = True
         self._died: EngineDied | None = None
@@ -166,7 +166,7 @@ class BatchRunner:
         for user_id, engagement_id in await self._store.pending_items(batch.id):
             users.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
         waiting = Counter({key.removeprefix("user/"): count for key, count in (await self._store.backlog()).items()})
-        job = Job(batch, sum(map(len, users.values())), users, waiting)
+        job = ActiveBatch(batch, sum(map(len, users.values())), users, waiting)
         self._jobs[batch.id] = job
         self._commits.begin(batch.id)
         if not job.left:
@@ -191,12 +191,12 @@ class BatchRunner:
             return 0
         return int(self._settings.max_num_seqs * self._settings.batch_spare) // self._planner.running
 
-    def _spawn(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, job: ActiveBatch, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         job.tasks.add(task)
         task.add_done_callback(job.tasks.discard)
 
-    async def _prepare(self, job: Job, users: Iterator[str]) -> None:
+    async def _prepare(self, job: ActiveBatch, users: Iterator[str]) -> None:
         """Writes the profiles that a user's traces read, a few users at a time, before these go to the planner."""
         with self._guarding(job):
             for user_id in users:
@@ -205,7 +205,7 @@ class BatchRunner:
                 self._planner.add(job.users[user_id], time.monotonic())
                 self._work.set()
 
-    async def _attempt(self, job: Job, item: Item) -> None:
+    async def _attempt(self, job: ActiveBatch, item: Item) -> None:
         with self._guarding(job):
             try:
                 if job.backlog[item.user_id] >= self._settings.max_backlog:
@@ -227,16 +227,16 @@ class BatchRunner:
             if not job.left:
                 await self._close(job)
 
-    async def _know(self, job: Job, user_id: str) -> Known:
+    async def _know(self, job: ActiveBatch, user_id: str) -> UserSnapshot:
         """Read once, by whichever of the user's engagements comes first."""
         async with job.reading:
             if user_id not in job.known:
                 timeline = await self._memory.timeline(user_id)
-                job.known[user_id] = Known(timeline, await self._writer.accepted(user_id))
+                job.known[user_id] = UserSnapshot(timeline, await self._writer.accepted(user_id))
             return job.known[user_id]
 
     @contextlib.contextmanager
-    def _guarding(self, job: Job) -> Iterator[None]:
+    def _guarding(self, job: ActiveBatch) -> Iterator[None]:
         """A fault in one item fails its batch, and blocks nobody else's."""
         try:
             yield
@@ -250,13 +250,13 @@ class BatchRunner:
             self._failing.add(task)
             task.add_done_callback(self._failing.discard)
 
-    async def _fail(self, job: Job, why: str) -> None:
+    async def _fail(self, job: ActiveBatch, why: str) -> None:
         if self._jobs.get(job.batch.id) is job:
             await self._abandon(job.batch.id)
             await self._store.finish_batch(job.batch.id, "failed", why)
             await self._tell()
 
-    async def _close(self, job: Job) -> None:
+    async def _close(self, job: ActiveBatch) -> None:
         self._jobs.pop(job.batch.id, None)
         await self._commits.end(job.batch.id)
         await self._store.finish_batch(job.batch.id, "done")

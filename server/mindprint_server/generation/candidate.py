@@ -5,26 +5,26 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from mindprint.types import Mode, Provenance, Reason, Trace, TraceRequest, TraceState, Verdict
-from mindprint_server.adapters import AdapterLife
+from mindprint.types import Mode, Provenance, Reason, Trace, TraceRequest, TraceState, VerdictLabel
+from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import outcome_of
-from mindprint_server.admission import Admission
-from mindprint_server.auto_mode.service import Auto
-from mindprint_server.engine import AdapterRef, Engine, Generation, PromptTooLong, Sampling
+from mindprint_server.admission import AdmissionController
+from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.engine import AdapterRef, Engine, GenerationOutput, PromptTooLong, Sampling
 from mindprint_server.exceptions import ApiError
 from mindprint_server.generation import params
-from mindprint_server.generation.params import Style
+from mindprint_server.generation.params import GenerationParams
 from mindprint_server.memory.questions import Asker
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import PROMPT_VERSION, clean, opening_text, silent
+from mindprint_server.prompts.templates import PROMPT_VERSION, clean, opening_text, opening_without_reminders
 from mindprint_server.prompts.types import Prompt, Question
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store, new_id
 from mindprint_server.verdicts import checks
-from mindprint_server.verdicts.context import Case
+from mindprint_server.verdicts.context import EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
-from mindprint_server.verdicts.verifier import Judge, Judgement
+from mindprint_server.verdicts.verifier import CandidateVerifier, Verdict
 
 
 class Writer:
@@ -34,11 +34,11 @@ class Writer:
         store: Store,
         engine: Engine,
         asker: Asker,
-        judge: Judge,
-        adapters: AdapterLife,
-        auto: Auto,
+        judge: CandidateVerifier,
+        adapters: AdapterService,
+        auto: AutoModeSelector,
         metrics: Metrics,
-        admission: Admission,
+        admission: AdmissionController,
         base_digest: str,
     ) -> None:
         self._settings = settings
@@ -59,7 +59,7 @@ class Writer:
 
     # --- one candidate ---
 
-    async def draft(self, case: Case, style: Style) -> Trace:
+    async def draft(self, case: EngagementContext, style: GenerationParams) -> Trace:
         """Writes and judges one candidate, unstored. Raises PromptTooLong, ValueError (choices that read alike)."""
         question = case.question
         prompt = await self._judge.prompt(case, "self", style.mode)
@@ -69,11 +69,11 @@ class Writer:
         written, thought = None, style.given or ""
         if style.mode != "direct" and style.given is None:
             written = await self._think(case, read, style)
-            thought = thinking.settle(style.opening, written.text, written.finish)
+            thought = thinking.finalize_thinking(style.opening, written.text, written.finish)
         if style.judge:
             assert written is not None
             judged = await self._judge.hear(case, written, thought, style.opening, hinted=style.hinted)
-            verdict: Verdict = "rejected" if judged.reason else "accepted"
+            verdict: VerdictLabel = "rejected" if judged.reason else "accepted"
         else:
             judged = await self._answer(case, style, prompt, written, thought)
             verdict = "unjudged"
@@ -105,7 +105,7 @@ class Writer:
             created_at=datetime.now(UTC),
         )
 
-    def _provenance(self, case: Case, style: Style, prompt: Prompt) -> Provenance:
+    def _provenance(self, case: EngagementContext, style: GenerationParams, prompt: Prompt) -> Provenance:
         return Provenance(
             model=case.adapter.name if case.adapter else "base",
             adapter_digest=case.adapter.digest if case.adapter else None,
@@ -121,8 +121,8 @@ class Writer:
             route=style.route,
         )
 
-    async def _think(self, case: Case, prompt: Prompt, style: Style) -> Generation:
-        lead = self._engine.tokenizer.encode(thinking.lead(style.opening))
+    async def _think(self, case: EngagementContext, prompt: Prompt, style: GenerationParams) -> GenerationOutput:
+        lead = self._engine.tokenizer.encode(thinking.thinking_prefix(style.opening))
         with self._metrics.engine_seconds.labels(call="think").time():
             return await self._engine.generate(
                 prompt.ids + lead,
@@ -132,8 +132,13 @@ class Writer:
             )
 
     async def _answer(
-        self, case: Case, style: Style, prompt: Prompt, written: Generation | None, thought: str
-    ) -> Judgement:
+        self,
+        case: EngagementContext,
+        style: GenerationParams,
+        prompt: Prompt,
+        written: GenerationOutput | None,
+        thought: str,
+    ) -> Verdict:
         """What is answered where nothing is queued: choices are scored, an open question is answered in words, and how
         likely the real answer is, if it is known, is scored as well."""
         reason: Reason | None = None
@@ -141,7 +146,7 @@ class Writer:
             finish = written.finish if written else "stop"
             # An opening that was learned says as little as one that was given.
             mode_opening = self._settings.openings.get(style.mode, "")
-            counts_nothing = silent(style.opening, mode_opening) or mode_opening
+            counts_nothing = opening_without_reminders(style.opening, mode_opening) or mode_opening
             s = self._settings
             reason = checks.of_thinking(
                 thought, counts_nothing, finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
@@ -160,10 +165,10 @@ class Writer:
                     scores = {"target_logprob": how.target, "target_tokens": how.tokens}
         if choices is not None:
             answer = max(choices, key=choices.__getitem__)
-        return Judgement(answer, choices, reason, scores)
+        return Verdict(answer, choices, reason, scores)
 
-    async def _say(self, case: Case, style: Style, prompt: Prompt, thought: str) -> str:
-        turn = "" if style.mode == "direct" else thinking.wrap(thought, self._settings.answer_lead)
+    async def _say(self, case: EngagementContext, style: GenerationParams, prompt: Prompt, thought: str) -> str:
+        turn = "" if style.mode == "direct" else thinking.render_thinking(thought, self._settings.answer_lead)
         answered = await self._engine.generate(
             prompt.ids + self._engine.tokenizer.encode(turn),
             Sampling(max_tokens=self._settings.max_answer_tokens, detect_loops=True),
@@ -172,12 +177,14 @@ class Writer:
         )
         return answered.text.strip()
 
-    async def _likelihood(self, case: Case, style: Style, thought: str) -> Likelihood:
+    async def _likelihood(self, case: EngagementContext, style: GenerationParams, thought: str) -> Likelihood:
         if style.mode == "direct":
             return await self._judge.prior(case, "self")
         return await self._judge.after(case, "self", style.mode, thought)
 
-    def _count(self, written: Generation | None, verdict: Verdict, reason: str | None, style: Style) -> None:
+    def _count(
+        self, written: GenerationOutput | None, verdict: VerdictLabel, reason: str | None, style: GenerationParams
+    ) -> None:
         if written is not None:
             self._metrics.generated_tokens.inc(len(written.token_ids))
             self._metrics.prompt_tokens.inc(written.prompt_tokens)
@@ -205,7 +212,7 @@ class Writer:
             async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
                 style = await self._style(request, question, adapter)
                 accepted = await self.accepted(request.user_id) if style.judge else set()
-                case = Case(question, style.max_thinking_tokens, adapter, style.priority, accepted)
+                case = EngagementContext(question, style.max_thinking_tokens, adapter, style.priority, accepted)
                 trace = await self.draft(case, style)
                 if _tells_of_service(request, style):
                     await self._adapters.heard(adapter, outcome_of(trace.reason))
@@ -218,14 +225,14 @@ class Writer:
             raise ApiError(422, "choices_alike", str(error), param="choices") from error
         return await self._store.add_trace(trace) if question.engagement_id is not None else trace
 
-    async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> Style:
+    async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:
         s = self._settings
         mode, route = await self._auto.settle(request.mode, request.user_id, adapter, question.kind)
         given = None if request.thinking is None else clean(request.thinking, self._asker.special)
         budget = request.max_thinking_tokens or s.max_thinking_tokens
         if given is not None:  # a longer one takes the room that it needs, at the cost of the memory
             budget = max(budget, len(self._engine.tokenizer.encode(given)))
-        return Style(
+        return GenerationParams(
             mode=mode,
             opening=self.opening(mode, question) if request.opening is None else request.opening,
             max_thinking_tokens=budget,
@@ -242,6 +249,6 @@ class Writer:
         return {checks.fingerprint(text) for text in await self._store.accepted_texts(user_id)}
 
 
-def _tells_of_service(request: TraceRequest, style: Style) -> bool:
+def _tells_of_service(request: TraceRequest, style: GenerationParams) -> bool:
     """Whether an answer says how a version does in service: where the thinking is its own, under its user's memory."""
     return style.mode != "direct" and request.thinking is None and request.memory == "own"

@@ -10,7 +10,7 @@ from mindprint.types import Engagement
 
 
 @dataclass(frozen=True)
-class Rules:
+class SamplingPolicy:
     most: int
     """Candidates that one engagement gets at most (K)."""
     at_once: int
@@ -27,7 +27,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CandidateOutcome:
     """What became of one candidate."""
 
     accepted: bool
@@ -39,29 +39,29 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Draw:
+class CandidateRound:
     numbers: range
     """Of the candidates to write now, counted from the engagement's first one."""
     hinted: bool
 
 
-def next_draw(written: Sequence[Outcome], rules: Rules) -> Draw | None:
+def next_round(written: Sequence[CandidateOutcome], rules: SamplingPolicy) -> CandidateRound | None:
     """What to write next for one engagement; None when it is done."""
     done = len(written)
     if done >= rules.most or any(outcome.accepted for outcome in written) or _hopeless(written, rules):
         return None
     blind = min(rules.blind, rules.most) if rules.hints else rules.most
     hinted = done >= blind
-    return Draw(range(done, min(done + rules.at_once, rules.most if hinted else blind)), hinted)
+    return CandidateRound(range(done, min(done + rules.at_once, rules.most if hinted else blind)), hinted)
 
 
-def _hopeless(written: Sequence[Outcome], rules: Rules) -> bool:
+def _hopeless(written: Sequence[CandidateOutcome], rules: SamplingPolicy) -> bool:
     """Whether even the best of these came nowhere near. Of what was never scored nothing is known."""
     far = [_far(outcome, rules) for outcome in written]
     return True in far and False not in far
 
 
-def _far(outcome: Outcome, rules: Rules) -> bool | None:
+def _far(outcome: CandidateOutcome, rules: SamplingPolicy) -> bool | None:
     if outcome.below is not None:
         return rules.give_up_score is not None and outcome.below > rules.give_up_score
     if outcome.shortfall is None:
@@ -69,7 +69,7 @@ def _far(outcome: Outcome, rules: Rules) -> bool | None:
     return rules.give_up is not None and outcome.shortfall > rules.give_up
 
 
-def precedent(
+def answer_frequency(
     answer: str, choices: Collection[str], recalled: Sequence[Engagement], past: Sequence[Engagement]
 ) -> float | None:
     """The mean of two shares (0 to 1) of `answer`: among the `recalled` engagements, and among all of the `past`.

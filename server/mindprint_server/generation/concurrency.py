@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mindprint_server.engine import Priority
-from mindprint_server.engine.base import Load
+from mindprint_server.engine.base import EngineStats
 
 KV_FULL = 0.95
 """Share of the KV cache in use by running requests above which no more work is admitted."""
 BACK_OFF = 0.75
 
 
-class Inflight:
+class ConcurrencyLimiter:
     """`limit` follows the engine's state between 1 and `most`."""
 
     def __init__(self, *, slots: int, most: int) -> None:
@@ -27,7 +27,7 @@ class Inflight:
         self._preemptions: int | None = None
         self.limit = min(slots, most)
 
-    def observe(self, load: Load) -> int:
+    def observe(self, load: EngineStats) -> int:
         """The limit after one look at the engine."""
         preempted = self._preemptions is not None and load.preemptions > self._preemptions
         self._preemptions = load.preemptions
@@ -45,10 +45,10 @@ class Inflight:
 
 
 @dataclass
-class Turn:
+class CacheReservation:
     """One engagement's, from its first request on."""
 
-    room: Room
+    room: CacheBudget
     behind: bool
 
     @property
@@ -62,17 +62,17 @@ class Turn:
 
 
 @dataclass
-class Room:
+class CacheBudget:
     used: int = field(default=0, init=False)
     """Tokens of all that is being worked on: prompts, and what may be thought about them."""
     behind: int = field(default=0, init=False)
     """Engagements that have not begun for want of room."""
 
     @contextlib.contextmanager
-    def take(self, tokens: int, of: int | None) -> Iterator[Turn]:
+    def take(self, tokens: int, of: int | None) -> Iterator[CacheReservation]:
         """Room for an engagement as long as it is worked on, in a cache of so many tokens (None: any)."""
         # Nobody overtakes those who wait already, though there be room again: they would wait for ever.
-        turn = Turn(self, of is not None and (self.behind > 0 or self.used + tokens > of))
+        turn = CacheReservation(self, of is not None and (self.behind > 0 or self.used + tokens > of))
         self.used += tokens
         self.behind += turn.behind
         try:

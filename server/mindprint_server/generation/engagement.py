@@ -10,34 +10,46 @@ from dataclasses import dataclass, replace
 from mindprint.types import BatchRequest, Trace
 from mindprint_server.engine import Engine, Priority, PromptTooLong
 from mindprint_server.generation.candidate import Writer
-from mindprint_server.generation.candidate_policy import Draw, Outcome, Rules, next_draw, precedent
-from mindprint_server.generation.concurrency import Room
-from mindprint_server.generation.params import Style
+from mindprint_server.generation.candidate_policy import (
+    CandidateOutcome,
+    CandidateRound,
+    SamplingPolicy,
+    answer_frequency,
+    next_round,
+)
+from mindprint_server.generation.concurrency import CacheBudget
+from mindprint_server.generation.params import GenerationParams
 from mindprint_server.generation.scheduler import Item
-from mindprint_server.memory import Timeline
+from mindprint_server.memory import UserHistory
 from mindprint_server.memory.questions import Asker
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import unfit
 from mindprint_server.prompts.types import Question
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
-from mindprint_server.store.batches import Done
-from mindprint_server.verdicts.context import Case
-from mindprint_server.verdicts.verifier import Judge
+from mindprint_server.store.batches import ItemResult
+from mindprint_server.verdicts.context import EngagementContext
+from mindprint_server.verdicts.verifier import CandidateVerifier
 
 
 @dataclass(frozen=True)
-class Known:
+class UserSnapshot:
     """What is read of a user once for all engagements of a batch."""
 
-    timeline: Timeline
+    timeline: UserHistory
     accepted: set[str]
     """Fingerprints of the user's accepted thinking."""
 
 
-class Attempts:
+class EngagementProcessor:
     def __init__(
-        self, settings: Settings, engine: Engine, asker: Asker, judge: Judge, writer: Writer, metrics: Metrics
+        self,
+        settings: Settings,
+        engine: Engine,
+        asker: Asker,
+        judge: CandidateVerifier,
+        writer: Writer,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -45,9 +57,11 @@ class Attempts:
         self._judge = judge
         self._writer = writer
         self._metrics = metrics
-        self._room = Room()
+        self._room = CacheBudget()
 
-    async def at(self, item: Item, request: BatchRequest, known: Known, spare: Callable[[], int] = lambda: 0) -> Done:
+    async def at(
+        self, item: Item, request: BatchRequest, known: UserSnapshot, spare: Callable[[], int] = lambda: 0
+    ) -> ItemResult:
         """What came of one engagement. Raises EngineDied; what else it raises is a fault of the server's.
 
         `known.accepted` grows by what is accepted. `spare`: candidates that there is
@@ -63,7 +77,7 @@ class Attempts:
         if unlikely_waits and await self._little_precedent(item, question, known.timeline):
             return self.skipped(item, "little_precedent")
         tokens = request.max_thinking_tokens or self._settings.max_thinking_tokens
-        case = Case(question, tokens, None, Priority.BATCH, known.accepted)
+        case = EngagementContext(question, tokens, None, Priority.BATCH, known.accepted)
         written: list[Trace] = []
         try:
             prompt = await self._judge.prompt(case, "self", request.mode)
@@ -75,7 +89,7 @@ class Attempts:
                     if trailing is not None and trailing > reach:
                         return self.skipped(item, "out_of_reach")
                     turn.began()
-                while draw := next_draw([self._outcome(trace) for trace in written], self._rules(request, spare())):
+                while draw := next_round([self._outcome(trace) for trace in written], self._rules(request, spare())):
                     written += await self._draw(case, item, request, draw, turn.priority)
                     turn.began()
         except PromptTooLong:
@@ -85,7 +99,7 @@ class Attempts:
         except ValueError:
             return self.skipped(item, "choices_alike")
         won = any(trace.verdict == "accepted" for trace in written)
-        return Done(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
+        return ItemResult(item.batch_id, item.user_id, item.engagement_id, "accepted" if won else "rejected", written)
 
     def _unlikely_waits(self, question: Question, request: BatchRequest) -> bool:
         """Whether the engagement is left out before anything is written where its real answer is unlikely to come:
@@ -96,27 +110,27 @@ class Attempts:
     def _thorough(self, request: BatchRequest) -> bool:
         return self._settings.thorough if request.thorough is None else request.thorough
 
-    async def _little_precedent(self, item: Item, question: Question, timeline: Timeline) -> bool:
+    async def _little_precedent(self, item: Item, question: Question, timeline: UserHistory) -> bool:
         """Whether the user hardly ever answered so before. An engagement of this kind is not read, let alone probed."""
         if not self._settings.min_precedent:
             return False
         engagement = timeline.by_id[item.engagement_id]
         past = await timeline.before(engagement.occurred_at, engagement.id).newest(self._settings.recall_from)
-        share = precedent(engagement.response, question.choices or (), question.memory.episodes, past)
+        share = answer_frequency(engagement.response, question.choices or (), question.memory.episodes, past)
         return share is not None and share < self._settings.min_precedent
 
-    def skipped(self, item: Item, reason: str) -> Done:
+    def skipped(self, item: Item, reason: str) -> ItemResult:
         """An engagement that could not be attempted, with its reason for the funnel."""
         self._metrics.skipped.labels(reason=reason).inc()
-        return Done(item.batch_id, item.user_id, item.engagement_id, reason)
+        return ItemResult(item.batch_id, item.user_id, item.engagement_id, reason)
 
-    def _rules(self, request: BatchRequest, spare: int) -> Rules:
+    def _rules(self, request: BatchRequest, spare: int) -> SamplingPolicy:
         s = self._settings
         # Only personal thinking is for the queue; the other modes are written to be looked at: one of each is enough.
         judged = request.mode == "personal"
         most = request.candidates or (s.candidates if judged else 1)
         thorough = self._thorough(request)
-        return Rules(
+        return SamplingPolicy(
             most=most,
             at_once=max(request.draw or s.draw, spare),
             blind=s.blind_candidates if request.blind is None else request.blind,
@@ -125,7 +139,9 @@ class Attempts:
             give_up_score=None if thorough else s.give_up_score,
         )
 
-    async def _draw(self, case: Case, item: Item, request: BatchRequest, draw: Draw, priority: Priority) -> list[Trace]:
+    async def _draw(
+        self, case: EngagementContext, item: Item, request: BatchRequest, draw: CandidateRound, priority: Priority
+    ) -> list[Trace]:
         """Candidates of one draw; once one is accepted, its brothers are no longer needed and end in the engine too."""
         tasks = {
             asyncio.create_task(
@@ -148,7 +164,7 @@ class Attempts:
         self._metrics.cancelled.inc(len(tasks))
         return written
 
-    def _outcome(self, trace: Trace) -> Outcome:
+    def _outcome(self, trace: Trace) -> CandidateOutcome:
         """What the next draw has to know of a candidate."""
         target = trace.scores.get("target_logprob")
         trailing = None
@@ -157,12 +173,12 @@ class Attempts:
         bounds = {"low_gain": ("gain", self._settings.min_gain), "low_anchor": ("anchor", self._settings.min_anchor)}
         score, bound = bounds.get(trace.reason or "", ("", None))
         below = None if bound is None else bound - trace.scores[score]
-        return Outcome(trace.verdict == "accepted", trace.provenance.saw_answer, trailing, below)
+        return CandidateOutcome(trace.verdict == "accepted", trace.provenance.saw_answer, trailing, below)
 
     def _style(
-        self, case: Case, item: Item, request: BatchRequest, number: int, hinted: bool, priority: Priority
-    ) -> Style:
-        return Style(
+        self, case: EngagementContext, item: Item, request: BatchRequest, number: int, hinted: bool, priority: Priority
+    ) -> GenerationParams:
+        return GenerationParams(
             mode=request.mode,
             opening=self._writer.opening(request.mode, case.question),
             max_thinking_tokens=request.max_thinking_tokens or self._settings.max_thinking_tokens,

@@ -13,7 +13,7 @@ from mindprint_server.settings import Settings
 
 
 @dataclass(frozen=True)
-class Style:
+class GenerationParams:
     """How a candidate is written."""
 
     mode: Mode
@@ -33,7 +33,7 @@ class Style:
     priority: Priority = Priority.INTERACTIVE
 
 
-def sampling(style: Style, settings: Settings) -> Sampling:
+def sampling(style: GenerationParams, settings: Settings) -> Sampling:
     """How its thinking is sampled."""
     greedy = style.temperature == 0
     return Sampling(
@@ -48,7 +48,7 @@ def sampling(style: Style, settings: Settings) -> Sampling:
     )
 
 
-def made_with(style: Style, question: Question, settings: Settings) -> dict[str, Any]:
+def made_with(style: GenerationParams, question: Question, settings: Settings) -> dict[str, Any]:
     """The `sampling` of a provenance: all that decided the text beside the model, the mode and the seed."""
     if style.given is not None:
         return given_with(question, settings)

@@ -9,19 +9,19 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from mindprint_server.store import Busy, Store
-from mindprint_server.store.batches import Done
+from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
 
 
-class Commits:
+class ResultWriter:
     """`put` returns once an item is durable. `told` is awaited after each commit."""
 
     def __init__(self, store: Store, told: Callable[[], Awaitable[None]], *, retry_s: float = 0.5) -> None:
         self._store = store
         self._retry_s = retry_s
         self._told = told
-        self._pending: list[tuple[Done, asyncio.Future[bool]]] = []
+        self._pending: list[tuple[ItemResult, asyncio.Future[bool]]] = []
         self._some = asyncio.Event()
         self._since: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
@@ -47,7 +47,7 @@ class Commits:
         self._since.pop(batch_id, None)
         await self._store.finish_items([], seconds)
 
-    async def put(self, done: Done) -> bool:
+    async def put(self, done: ItemResult) -> bool:
         """False: the user, the engagement or the batch is gone, and nothing was stored. Raises what the store does."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._pending.append((done, future))

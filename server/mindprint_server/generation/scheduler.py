@@ -37,7 +37,7 @@ class _Queue:
     """When, once active, an item of it went out last."""
 
 
-class Planner:
+class EngagementScheduler:
     """Hands out items; `now` is any monotonic clock, in seconds."""
 
     def __init__(self, *, per_user: int, patience_s: float) -> None:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mindprint.types import GivenTrace, Ingested, Provenance, Trace
-from mindprint_server.admission import Admission
+from mindprint.types import ImportedTrace, Ingested, Provenance, Trace
+from mindprint_server.admission import AdmissionController
 from mindprint_server.engine import Engine, PromptTooLong
 from mindprint_server.exceptions import ApiError, not_found
 from mindprint_server.generation import params
-from mindprint_server.memory import Memory, Timeline
+from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import Asker
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
@@ -22,16 +22,16 @@ from mindprint_server.store import NotFound, Store, new_id
 from mindprint_server.verdicts import checks
 
 
-class GivenDesk:
+class TraceImporter:
     def __init__(
         self,
         settings: Settings,
         store: Store,
         engine: Engine,
         asker: Asker,
-        memory: Memory,
+        memory: MemoryService,
         metrics: Metrics,
-        admission: Admission,
+        admission: AdmissionController,
         base_digest: str,
     ) -> None:
         self._settings = settings
@@ -43,7 +43,7 @@ class GivenDesk:
         self._admission = admission
         self._base_digest = base_digest
 
-    async def take(self, user_id: str, given: Sequence[GivenTrace]) -> Ingested:
+    async def take(self, user_id: str, given: Sequence[ImportedTrace]) -> Ingested:
         """`POST /v1/users/{id}/traces`: all or none. Profiles that are due are written first, as before a batch.
 
         Raises NotFound (user), ApiError (404, 422, 429), BacklogFull, TimeoutError.
@@ -63,7 +63,7 @@ class GivenDesk:
         self._metrics.given.inc(done.created)
         return done
 
-    async def _trace(self, user_id: str, given: GivenTrace, where: str, timeline: Timeline) -> Trace:
+    async def _trace(self, user_id: str, given: ImportedTrace, where: str, timeline: UserHistory) -> Trace:
         thought = self._thought(given.thinking, f"{where}.thinking")
         tokens = len(self._engine.tokenizer.encode(thought))
         try:
@@ -107,7 +107,7 @@ class GivenDesk:
             raise ApiError(422, "validation_error", f"{where}: is blank: write the thinking there", param=where)
         return thought
 
-    def _provenance(self, given: GivenTrace, thought: str, question: Question, prompt: Prompt) -> Provenance:
+    def _provenance(self, given: ImportedTrace, thought: str, question: Question, prompt: Prompt) -> Provenance:
         mode_opening = self._settings.openings.get("personal", "")
         begins = opening_text(mode_opening, question.memory, self._asker.special)
         opening = thinking.split(thought, begins)[0] or thinking.split(thought, mode_opening)[0]

@@ -1,6 +1,6 @@
 """A user's memory: episodic (chosen past engagements) and semantic (a written profile), never later than the query."""
 
-from mindprint_server.memory.history import Timeline
-from mindprint_server.memory.service import Memory
+from mindprint_server.memory.history import UserHistory
+from mindprint_server.memory.service import MemoryService
 
-__all__ = ["Memory", "Timeline"]
+__all__ = ["MemoryService", "UserHistory"]

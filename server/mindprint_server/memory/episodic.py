@@ -33,7 +33,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 
-class Past(Protocol):
+class HistoryView(Protocol):
     """The engagements of one user that a query may know of. A `Recall` sees no others: causality is decided here."""
 
     async def length(self) -> int: ...
@@ -44,12 +44,12 @@ class Past(Protocol):
 
 
 class Recall(Protocol):
-    async def recall(self, past: Past, query: str | None) -> Sequence[Engagement]:
+    async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
         """The engagements to be reminded of, oldest first."""
         ...
 
 
-def chosen(settings: Settings) -> Recall:
+def create_retriever(settings: Settings) -> Recall:
     """The recall that the settings name. They have checked that what it needs is there."""
     recency = Recency(settings.recency_k, settings.recency_step)
     if settings.recall == "bm25":
@@ -60,7 +60,7 @@ def chosen(settings: Settings) -> Recall:
     return recency
 
 
-def reminders(settings: Settings) -> Recall:
+def create_reminder_retriever(settings: Settings) -> Recall:
     """What personal thinking reminds itself of: the most similar by words, and nothing where there is no query."""
     return Bm25(settings.opening_recall, settings.recall_from, Recency(0))
 
@@ -75,13 +75,13 @@ class Recency:
     k: int
     step: int = 1
 
-    async def recall(self, past: Past, query: str | None) -> Sequence[Engagement]:
+    async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
         if self.k == 0:
             return []
         return await past.newest(self.k + await past.length() % self.step)
 
 
-class Similarity(ABC):
+class SimilarityRetriever(ABC):
     """The `k` most like the query of the newest `considered`; without a query, what `otherwise` recalls."""
 
     def __init__(self, k: int, considered: int, otherwise: Recall) -> None:
@@ -89,7 +89,7 @@ class Similarity(ABC):
         self._considered = considered
         self._otherwise = otherwise
 
-    async def recall(self, past: Past, query: str | None) -> Sequence[Engagement]:
+    async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
         if query is None or not query.strip():
             return await self._otherwise.recall(past, query)
         episodes = await past.newest(self._considered if self._k else 0)
@@ -108,7 +108,7 @@ def most_similar(episodes: Sequence[Engagement], scores: Sequence[float], k: int
     return [episodes[at] for at in sorted(best)]
 
 
-class Bm25(Similarity):
+class Bm25(SimilarityRetriever):
     async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         return await asyncio.to_thread(bm25, query, texts)
 
@@ -134,7 +134,7 @@ def bm25(query: str, texts: Sequence[str]) -> list[float]:
     return scores
 
 
-class Embeddings(Similarity):
+class Embeddings(SimilarityRetriever):
     """By the cosine of mean-pooled embeddings, each text's computed once while it is among the last that were used.
 
     Model and embeddings belong to one thread: so neither needs a lock, nor do long histories occupy the shared ones.

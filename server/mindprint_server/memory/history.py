@@ -12,7 +12,7 @@ from mindprint.types import Engagement, Profile
 
 
 @dataclass(frozen=True)
-class Earlier:
+class HistoryPrefix:
     """`Past` on the beginning of a timeline, of which only what is asked for is copied: it may be very long."""
 
     engagements: Sequence[Engagement]
@@ -29,7 +29,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Timeline:
+class UserHistory:
     engagements: Sequence[Engagement]
     """By time, then id."""
     profiles: Sequence[Profile]
@@ -39,11 +39,11 @@ class Timeline:
     def by_id(self) -> dict[str, Engagement]:
         return {engagement.id: engagement for engagement in self.engagements}
 
-    def before(self, time: datetime, not_id: str | None) -> Earlier:
+    def before(self, time: datetime, not_id: str | None) -> HistoryPrefix:
         """What happened strictly before `time`, but for `not_id`."""
         end = bisect_left(self.engagements, time, key=lambda engagement: engagement.occurred_at)
         among = not_id is not None and (known := self.by_id.get(not_id)) is not None and known.occurred_at < time
-        return Earlier(self.engagements, end, not_id if among else None)
+        return HistoryPrefix(self.engagements, end, not_id if among else None)
 
     def profile(self, before: datetime) -> Profile | None:
         """The newest version that covers only times before `before`."""

@@ -22,27 +22,27 @@ KEPT = 4096
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     nearest: str | None
     random: str | None
 
 
-class Near:
+class NeighborIndex:
     def __init__(self, settings: Settings, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._store = store
-        self._known: TTLCache[str, Neighbours] = TTLCache(KEPT, settings.anchor_refresh_s, clock)
+        self._known: TTLCache[str, Neighbors] = TTLCache(KEPT, settings.anchor_refresh_s, clock)
         self._vectors: TTLCache[str, Features] = TTLCache(KEPT, settings.anchor_refresh_s, clock)
         self._looking = asyncio.Lock()
 
-    async def of(self, user_id: str) -> Neighbours:
+    async def of(self, user_id: str) -> Neighbors:
         """The nearest of a bounded number of other users, and a random one of them; None where there is none."""
         async with self._looking:  # a batch asks for many engagements of one user at once: one of them looks
             if (known := self._known.get(user_id)) is not None:
                 return known
             pool = await self._store.neighbour_pool(user_id, limit=self._settings.anchor_pool)
             others = {id: await self._features(id) for id in pool}
-            found = self._known[user_id] = Neighbours(*pick(user_id, await self._features(user_id), others))
+            found = self._known[user_id] = Neighbors(*pick(user_id, await self._features(user_id), others))
             return found
 
     async def _features(self, user_id: str) -> Features:

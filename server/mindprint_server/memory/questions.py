@@ -10,9 +10,9 @@ from cachetools import TTLCache
 from mindprint.types import Mode, TraceRequest
 from mindprint_server.engine import Engine, PromptTooLong
 from mindprint_server.exceptions import not_found
-from mindprint_server.memory import Memory, Timeline
+from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.prompts.templates import build, opening_text
-from mindprint_server.prompts.types import Prompt, Question, Recollection
+from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound, Store
 
@@ -21,12 +21,12 @@ OTHERS_KEPT = 1024
 
 
 class Asker:
-    def __init__(self, settings: Settings, store: Store, engine: Engine, memory: Memory) -> None:
+    def __init__(self, settings: Settings, store: Store, engine: Engine, memory: MemoryService) -> None:
         self._settings = settings
         self._store = store
         self._engine = engine
         self._memory = memory
-        self._others: TTLCache[str, tuple[Recollection, int | None]] = TTLCache(OTHERS_KEPT, settings.anchor_memory_s)
+        self._others: TTLCache[str, tuple[RecalledMemory, int | None]] = TTLCache(OTHERS_KEPT, settings.anchor_memory_s)
         self._reading_others = asyncio.Lock()
 
     @property
@@ -34,7 +34,7 @@ class Asker:
         """Texts that nothing a user wrote may hold."""
         return self._engine.tokenizer.special
 
-    async def about(self, user_id: str, engagement_id: str, timeline: Timeline | None = None) -> Question:
+    async def about(self, user_id: str, engagement_id: str, timeline: UserHistory | None = None) -> Question:
         """The question that a stored engagement poses to its own past. Raises NotFound.
 
         Whoever asks about many engagements of one user reads the user's `timeline` once.
@@ -81,10 +81,10 @@ class Asker:
             show_choices=request.show_choices,
         )
 
-    async def _named(self, request: TraceRequest) -> tuple[Recollection, int | None]:
+    async def _named(self, request: TraceRequest) -> tuple[RecalledMemory, int | None]:
         """The memory that a request names, whoever's it is: of what happened before the query."""
         if request.memory == "none":
-            return Recollection(), None
+            return RecalledMemory(), None
         owner = request.user_id
         if request.memory != "own":
             owner = request.memory.removeprefix("user/")
@@ -112,7 +112,7 @@ class Asker:
         room = thinking_tokens + reminded + self._settings.max_answer_tokens + 64
         limit = self._engine.info().max_model_len - room
         choices = question.choices if question.show_choices else None
-        memory: Recollection | None = question.memory
+        memory: RecalledMemory | None = question.memory
         dropped = 0
         while memory is not None:
             text = tokenizer.render(build(memory, question.query, choices, mode, tokenizer.special, hint))

@@ -14,10 +14,10 @@ from mindprint.types import Engagement, Profile
 from mindprint_server.engine import Engine, Message, Priority, Sampling
 from mindprint_server.exceptions import ApiError
 from mindprint_server.memory import episodic
-from mindprint_server.memory.history import Timeline
+from mindprint_server.memory.history import UserHistory
 from mindprint_server.memory.profiles import due, pieces, sentences
 from mindprint_server.prompts.templates import PROMPT_VERSION, merge, summarize
-from mindprint_server.prompts.types import Recollection
+from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
@@ -42,20 +42,20 @@ class Before:
         return await self.store.history(self.user_id, before=self.time, not_id=self.not_id, limit=limit)
 
 
-class Memory:
+class MemoryService:
     def __init__(self, settings: Settings, store: Store, engine: Engine, base_digest: str) -> None:
         self._settings = settings
         self._store = store
         self._engine = engine
         self._base_digest = base_digest
-        self._recall = episodic.chosen(settings)
-        self._reminders = episodic.reminders(settings)
+        self._recall = episodic.create_retriever(settings)
+        self._reminders = episodic.create_reminder_retriever(settings)
         self._writing: dict[str, asyncio.Lock] = {}
         self._notes: LRUCache[bytes, str] = LRUCache(NOTES_KEPT)
 
     async def recall(
         self, user_id: str, *, before: datetime | None, not_id: str | None = None, query: str | None = None
-    ) -> tuple[Recollection, int | None]:
+    ) -> tuple[RecalledMemory, int | None]:
         """What is remembered of a user for a query at `before` (now if None), and the version of the profile in it.
 
         Where similarity chooses the episodes, they are similar to `query`; without it they are the newest.
@@ -66,14 +66,14 @@ class Memory:
         recalled = await self._recall.recall(past, query)
         return await self._recollection(profile, recalled, past, query), profile.version if profile else None
 
-    async def timeline(self, user_id: str) -> Timeline:
+    async def timeline(self, user_id: str) -> UserHistory:
         """All of a user's history as it stands now."""
         engagements = await self._store.history(user_id, before=None, limit=None)
-        return Timeline(engagements, await self._store.profiles(user_id))
+        return UserHistory(engagements, await self._store.profiles(user_id))
 
     async def recall_from(
-        self, timeline: Timeline, *, before: datetime, not_id: str | None, query: str | None
-    ) -> tuple[Recollection, int | None]:
+        self, timeline: UserHistory, *, before: datetime, not_id: str | None, query: str | None
+    ) -> tuple[RecalledMemory, int | None]:
         """As `recall`, from a history that was read already."""
         profile = timeline.profile(before)
         past = timeline.before(before, not_id)
@@ -81,10 +81,10 @@ class Memory:
         return await self._recollection(profile, recalled, past, query), profile.version if profile else None
 
     async def _recollection(
-        self, profile: Profile | None, recalled: Sequence[Engagement], past: episodic.Past, query: str | None
-    ) -> Recollection:
+        self, profile: Profile | None, recalled: Sequence[Engagement], past: episodic.HistoryView, query: str | None
+    ) -> RecalledMemory:
         reminders = await self._reminders.recall(past, query)
-        return Recollection(profile.text if profile else None, tuple(recalled), tuple(reminders))
+        return RecalledMemory(profile.text if profile else None, tuple(recalled), tuple(reminders))
 
     async def ensure_profiles(self, user_id: str) -> int:
         """Writes the profiles that are due for a user; returns how many. No profile is written twice."""

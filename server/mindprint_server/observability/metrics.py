@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from mindprint_server.engine import Load
+from mindprint_server.engine import EngineStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -72,7 +72,7 @@ class Metrics:
         self.first_token_seconds = self._histogram("first_token_seconds", "From chat request to first token")
         self.engine_seconds = self._histogram("engine_seconds", "Calls of the engine", "call")
 
-    def see(self, load: Load) -> None:
+    def see(self, load: EngineStats) -> None:
         self.engine_running.set(load.running)
         self.engine_waiting.set(load.waiting)
         self.engine_kv_use.set(load.kv_use)

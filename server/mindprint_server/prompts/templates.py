@@ -12,7 +12,7 @@ from textwrap import shorten
 
 from mindprint.types import Engagement, Mode
 from mindprint_server.engine import Message
-from mindprint_server.prompts.types import Recollection
+from mindprint_server.prompts.types import RecalledMemory
 
 PROMPT_VERSION = "2"
 """Changes with every change of a text below: golden tests hold them still."""
@@ -69,7 +69,7 @@ def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
     return lines
 
 
-def memory_text(memory: Recollection, special: Sequence[str]) -> str:
+def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
     """The system message: what all queries at one point of a user's time have in common."""
     if not memory.profile and not memory.episodes:
         return NOTHING_KNOWN
@@ -81,7 +81,7 @@ def memory_text(memory: Recollection, special: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def opening_text(opening: str, memory: Recollection, special: Sequence[str]) -> str:
+def opening_text(opening: str, memory: RecalledMemory, special: Sequence[str]) -> str:
     """How personal thinking begins: the mode's opening, then what the user did in the cases most like this one."""
     cases = "; ".join(
         f'asked "{shorten(clean(e.prompt, special), REMINDER_CHARS, placeholder=" ...")}", '
@@ -91,7 +91,7 @@ def opening_text(opening: str, memory: Recollection, special: Sequence[str]) -> 
     return f"{opening} {cases}{CONCLUDE}".strip() if cases else opening
 
 
-def silent(opening: str, mode_opening: str) -> str:
+def opening_without_reminders(opening: str, mode_opening: str) -> str:
     """The part of an opening that says nothing of this user: all of it, unless it recalls cases."""
     return mode_opening if opening.startswith(mode_opening) and opening.endswith(CONCLUDE) else opening
 
@@ -108,7 +108,7 @@ def query_text(
 
 
 def build(
-    memory: Recollection,
+    memory: RecalledMemory,
     query: str,
     choices: Sequence[str] | None,
     mode: Mode,

@@ -15,7 +15,7 @@ class Question:
     query: str
     choices: tuple[str, ...] | None
     target: str | None
-    memory: Recollection
+    memory: RecalledMemory
     profile_version: int | None
     engagement_id: str | None = None
     memory_of: str = "own"
@@ -39,7 +39,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Recollection:
+class RecalledMemory:
     """A user's memory as it enters one prompt: the profile and the recalled engagements, oldest first."""
 
     profile: str | None = None
@@ -47,8 +47,8 @@ class Recollection:
     reminders: tuple[Engagement, ...] = ()
     """Past engagements most like the query, of which personal thinking reminds itself; no part of the prompt."""
 
-    def without_oldest(self) -> Recollection | None:
+    def without_oldest(self) -> RecalledMemory | None:
         """The next smaller memory: the oldest episode goes first, the profile last. None when nothing is left."""
         if self.episodes:
             return replace(self, episodes=self.episodes[1:])
-        return Recollection() if self.profile else None
+        return RecalledMemory() if self.profile else None

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
 from mindprint_server.store import funnel, traces
-from mindprint_server.store.database import alone
+from mindprint_server.store.database import advisory_lock
 from mindprint_server.store.exceptions import IdempotencyConflict, NotFound, QueueFull
 from mindprint_server.store.ids import new_id
 from mindprint_server.store.states import OPEN
@@ -22,7 +22,7 @@ from mindprint_server.store.tables import batch_items, batches
 
 
 @dataclass(frozen=True)
-class Done:
+class ItemResult:
     """An item that was worked on: what was written, and "accepted", "rejected" or why it was skipped."""
 
     batch_id: str
@@ -35,7 +35,7 @@ class Done:
 async def add(
     db: AsyncConnection, request: BatchRequest, items: Sequence[tuple[str, str]], max_open: int
 ) -> tuple[Batch, bool]:
-    await alone(db, "batches")  # or two at once would both count to one below the bound
+    await advisory_lock(db, "batches")  # or two at once would both count to one below the bound
     if request.idempotency_key is not None:
         key = select(batches).where(batches.c.idempotency_key == request.idempotency_key)
         for batch in await _load(db, key):
@@ -94,9 +94,11 @@ async def pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
     return [(user_id, engagement_id) for user_id, engagement_id in await db.execute(query)]
 
 
-async def finish_items(db: AsyncConnection, done: Sequence[Done], seconds: Mapping[str, float]) -> list[Done]:
+async def finish_items(
+    db: AsyncConnection, done: Sequence[ItemResult], seconds: Mapping[str, float]
+) -> list[ItemResult]:
     """Returns those whose user, engagement or batch is gone: nothing of them is stored."""
-    gone: list[Done] = []
+    gone: list[ItemResult] = []
     written: dict[str, list[Sequence[Trace]]] = defaultdict(list)
     for item in done:
         row = [

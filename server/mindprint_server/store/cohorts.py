@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import EVERYONE, Cohort
 from mindprint_server.store import leases, users
 from mindprint_server.store import live_versions as live_rows
-from mindprint_server.store.database import alone, insert_new
+from mindprint_server.store.database import advisory_lock, insert_new
 from mindprint_server.store.exceptions import EveryoneStays, NotFound
 from mindprint_server.store.tables import cohorts, live_versions
 from mindprint_server.store.tables import users as people
@@ -53,7 +53,7 @@ async def remove_member(db: AsyncConnection, name: str, user_id: str) -> Cohort:
 
 async def delete(db: AsyncConnection, name: str) -> None:
     await _lock(db, name)
-    await alone(db, "claims")  # or one could take the adapter between here and the end
+    await advisory_lock(db, "claims")  # or one could take the adapter between here and the end
     key = f"cohort/{name}"
     await leases.release_adapter(db, key)
     await live_rows.take_off(db, key)
@@ -76,7 +76,7 @@ async def _lock(db: AsyncConnection, name: str) -> None:
     """Who joins and leaves cohorts does so one by one, so that none is left in a cohort that is being deleted."""
     if name == EVERYONE:
         raise EveryoneStays
-    await alone(db, "cohorts")
+    await advisory_lock(db, "cohorts")
     await get(db, name)
 
 

@@ -116,17 +116,17 @@ class Database:
 
 
 async def _migrate(db: AsyncConnection) -> None:
-    await alone(db, "migrations")
+    await advisory_lock(db, "migrations")
     await db.run_sync(upgrade)
 
 
-async def alone(db: AsyncConnection, name: str) -> None:
+async def advisory_lock(db: AsyncConnection, name: str) -> None:
     """Until this transaction ends, no other that asks for `name` goes on. SQLite's writers are alone anyway."""
     if db.dialect.name == "postgresql":
         await db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mindprint {name}", 0))))
 
 
-async def whole_joins(db: AsyncConnection) -> None:
+async def force_hash_join(db: AsyncConnection) -> None:
     """Until this transaction ends, PostgreSQL reads each side of a join once, however few rows it expects.
 
     Of a table that has just been filled it knows nothing yet, and would rank all engagements anew for every trace.

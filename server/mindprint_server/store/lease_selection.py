@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import EVERYONE, Lease, Start
 from mindprint_server.store import cohorts, leases, lineage, live_versions
 from mindprint_server.store import holdout as holdouts
-from mindprint_server.store.database import alone, whole_joins
+from mindprint_server.store.database import advisory_lock, force_hash_join
 from mindprint_server.store.holdout import Holdout
 from mindprint_server.store.ids import new_id
 from mindprint_server.store.tables import leases as rows
@@ -46,9 +46,11 @@ async def claim(
     cohort_min_traces: int | None,
     now: datetime,
 ) -> Lease | None:
-    await alone(db, "claims")  # they are few and short; side by side they would take each other's traces in shreds
+    await advisory_lock(
+        db, "claims"
+    )  # they are few and short; side by side they would take each other's traces in shreds
     await leases.sweep(db, max_attempts, now)
-    await whole_joins(db)
+    await force_hash_join(db)
     choice = None
     if cohort_min_traces is not None:
         # Whoever names a cohort has decided that it is time.

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Adapter, Check, Version
 from mindprint_server.store import versions as version_rows
-from mindprint_server.store.database import alone, insert_new
+from mindprint_server.store.database import advisory_lock, insert_new
 from mindprint_server.store.exceptions import AlreadyLive, FilesGone, NothingToRollBack, VersionRefused
 from mindprint_server.store.tables import live_versions, users, versions
 
@@ -53,7 +53,7 @@ async def cohorts_of(db: AsyncConnection, user_id: str) -> list[str]:
 
 async def publish(db: AsyncConnection, key: str, number: int, candidate_share: float | None) -> None:
     """A new version goes live, or is the candidate where another is live. A candidate before it is one no more."""
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     if candidate_share and await live(db, key):
         await _point(db, key, candidate=number, share=candidate_share)
     else:
@@ -61,7 +61,7 @@ async def publish(db: AsyncConnection, key: str, number: int, candidate_share: f
 
 
 async def set_live(db: AsyncConnection, key: str, number: int | None) -> Adapter:
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     now = await version_rows.adapter(db, key)
     if number is None:
         await take_off(db, key)
@@ -73,7 +73,7 @@ async def set_live(db: AsyncConnection, key: str, number: int | None) -> Adapter
 
 
 async def rollback(db: AsyncConnection, key: str) -> Adapter:
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     now = await version_rows.adapter(db, key)
     earlier = _earlier(now)
     if not earlier:
@@ -86,7 +86,7 @@ async def rollback(db: AsyncConnection, key: str) -> Adapter:
 
 
 async def withdraw(db: AsyncConnection, key: str, number: int, check: Check) -> Adapter:
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     now = await version_rows.adapter(db, key)
     version = await version_rows.get(db, key, number)
     if version.state == "refused":
@@ -103,7 +103,7 @@ async def withdraw(db: AsyncConnection, key: str, number: int, check: Check) -> 
 
 
 async def release_candidate(db: AsyncConnection, key: str, number: int | None, share: float) -> Adapter:
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     await version_rows.adapter(db, key)
     if number is None:
         await _point(db, key, candidate=None, share=None)
@@ -121,7 +121,7 @@ async def release_candidate(db: AsyncConnection, key: str, number: int | None, s
 
 async def take_off(db: AsyncConnection, key: str) -> None:
     """Neither live nor candidate: the adapter answers nothing."""
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     await _point(db, key, version=None, candidate=None, share=None)
 
 

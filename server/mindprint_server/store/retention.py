@@ -7,13 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Start, Version
 from mindprint_server.store import versions as version_rows
-from mindprint_server.store.database import alone
+from mindprint_server.store.database import advisory_lock
 from mindprint_server.store.exceptions import FilesGone
 from mindprint_server.store.tables import leases, versions
 
 
 async def pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Version:
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     version = await version_rows.get(db, key, number)
     if pinned and not version.files:
         raise FilesGone(key, number)
@@ -31,8 +31,8 @@ async def prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
 
 
 async def forget_files(db: AsyncConnection, key: str, number: int) -> bool:
-    await alone(db, "claims")  # or one could begin with it between the look and the note
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, "claims")  # or one could begin with it between the look and the note
+    await advisory_lock(db, f"adapter {key}")
     version = await version_rows.get(db, key, number)
     if _in_use(version, await _starts(db)):
         return False

@@ -18,10 +18,10 @@ from mindprint.types import (
     Trace,
     TraceState,
     User,
-    Verdict,
+    VerdictLabel,
 )
 from mindprint_server.store import batches, cohorts, funnel, gains, replays, traces, users
-from mindprint_server.store.batches import Done
+from mindprint_server.store.batches import ItemResult
 from mindprint_server.store.database import Database
 from mindprint_server.store.gains import Gain
 from mindprint_server.store.holdout import Holdout
@@ -171,7 +171,7 @@ class Store(Training):
         """(user, engagement) of the items that are not done, in the order of the plan."""
         return await self._read(batches.pending_items, batch_id)
 
-    async def finish_items(self, done: Sequence[Done], seconds: Mapping[str, float]) -> list[Done]:
+    async def finish_items(self, done: Sequence[ItemResult], seconds: Mapping[str, float]) -> list[ItemResult]:
         """Stores items' traces, outcomes and counts, many in one commit; adds `seconds` of work to batches by id.
 
         An item that was done before is left as it is. Returns those whose rows are gone, of which nothing is stored.
@@ -203,7 +203,7 @@ class Store(Training):
         engagement: str | None = None,
         mode: Mode | None = None,
         batch: str | None = None,
-        verdict: Verdict | None = None,
+        verdict: VerdictLabel | None = None,
         state: TraceState | None = None,
         after: str | None = None,
         limit: int = 100,

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import Ingested, Trace
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import leases, lineage, users
-from mindprint_server.store.database import alone, whole_joins
+from mindprint_server.store.database import advisory_lock, force_hash_join
 from mindprint_server.store.exceptions import BacklogFull, NotFound
 from mindprint_server.store.holdout import Holdout
 from mindprint_server.store.tables import engagements, traces
@@ -29,7 +29,7 @@ async def add_given(
     db: AsyncConnection, user_id: str, new: Sequence[Trace], alike: Callable[[str], str], most: int
 ) -> Ingested:
     await users.must_exist(db, user_id)
-    await alone(db, f"given traces of {user_id}")  # or two that bring the same would both store it
+    await advisory_lock(db, f"given traces of {user_id}")  # or two that bring the same would both store it
     wanted = dict.fromkeys(trace.engagement_id for trace in new)
     of_user = engagements.c.user_id == user_id
     there = set((await db.scalars(select(engagements.c.id).where(of_user, engagements.c.id.in_(wanted)))).all())
@@ -130,7 +130,7 @@ async def untraced(db: AsyncConnection, user_ids: Sequence[str] | None, holdout:
         traces.c.engagement_id == engagements.c.id,
         *_for_the_queue(),
     )
-    await whole_joins(db)
+    await force_hash_join(db)
     among = select(engagements.c.user_id).where(*mine)
     trainable = holdouts.trainable(holdout, engagements.c.user_id, engagements.c.id, among)
     query = (

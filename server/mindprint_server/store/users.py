@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Engagement, Ingested, Profile, User
-from mindprint_server.store.database import alone, insert_new
+from mindprint_server.store.database import advisory_lock, insert_new
 from mindprint_server.store.exceptions import EngagementConflict, NotFound
 from mindprint_server.store.tables import engagements, live_versions, profiles, users
 
@@ -138,7 +138,7 @@ async def _of(db: AsyncConnection, user_id: str, condition: ColumnElement[bool])
 
 async def add_profile(db: AsyncConnection, profile: Profile) -> Profile:
     await must_exist(db, profile.user_id)
-    await alone(db, f"profiles of {profile.user_id}")
+    await advisory_lock(db, f"profiles of {profile.user_id}")
     newest = select(func.max(profiles.c.version)).where(profiles.c.user_id == profile.user_id)
     stored = profile.model_copy(update={"version": (await db.scalar(newest) or 0) + 1})
     await db.execute(profiles.insert(), stored.model_dump())

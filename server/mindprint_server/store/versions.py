@@ -10,7 +10,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Adapter, Version
-from mindprint_server.store.database import alone
+from mindprint_server.store.database import advisory_lock
 from mindprint_server.store.exceptions import NotFound
 from mindprint_server.store.states import version_state
 from mindprint_server.store.tables import live_versions, version_numbers, versions
@@ -18,7 +18,7 @@ from mindprint_server.store.tables import live_versions, version_numbers, versio
 
 async def next_version(db: AsyncConnection, key: str) -> int:
     """Gives out a number, and with it an engine id, for good: a version that fails does not free them."""
-    await alone(db, f"adapter {key}")
+    await advisory_lock(db, f"adapter {key}")
     newest = select(func.max(version_numbers.c.version)).where(version_numbers.c.adapter == key)
     number = (await db.scalar(newest) or 0) + 1
     await db.execute(version_numbers.insert(), {"adapter": key, "version": number, "created_at": datetime.now(UTC)})

@@ -6,35 +6,35 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from mindprint.types import OF_SCORES, Engagement, Lease, LeaseRequest, LoraLimits, Sample
+from mindprint.types import SCORE_REASONS, Engagement, Lease, LeaseRequest, LoraLimits, Sample
 from mindprint_server.engine import PromptTooLong
-from mindprint_server.memory import Memory, Timeline
+from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import Asker
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
 from mindprint_server.settings import Settings
 from mindprint_server.store import Replay, Store
-from mindprint_server.training_data.replay import Replays
+from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.training_data.samples import (
-    after_rejected,
+    allocate_evenly,
+    answer_sample,
     answering_traces,
     asked_by,
     choices_of,
     engagements_of,
-    slow,
-    spread,
+    slow_sample,
     traces_of,
 )
 
 
-class LeaseDesk:
+class LeaseService:
     def __init__(
         self,
         settings: Settings,
         store: Store,
         asker: Asker,
-        memory: Memory,
-        replays: Replays,
+        memory: MemoryService,
+        replays: ReplayBuffer,
         metrics: Metrics,
         base_digest: str,
     ) -> None:
@@ -77,7 +77,7 @@ class LeaseDesk:
         rejected = await self._after_rejected(fast, timelines)
         await self._store.note_samples(lease.id, engagements_of(fast), traces_of(rejected))
         opening, answering = s.openings.get("personal", ""), answering_traces(traces, asked_by(rejected))
-        learned = [slow(t, opening, choices_of(t, timelines), answered=t.id in answering) for t in traces]
+        learned = [slow_sample(t, opening, choices_of(t, timelines), answered=t.id in answering) for t in traces]
         samples = learned + fast + rejected
         samples += await self._replayed(lease, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
         return self.fill(lease).model_copy(update={"samples": samples})
@@ -88,14 +88,16 @@ class LeaseDesk:
 
     # --- the ordinary objective ---
 
-    async def _fast(self, timelines: Mapping[str, Timeline], held_out: Mapping[str, Sequence[str]]) -> list[Sample]:
+    async def _fast(self, timelines: Mapping[str, UserHistory], held_out: Mapping[str, Sequence[str]]) -> list[Sample]:
         """The engagements of these users but for the held-out ones, answered directly: the newest of each, as many of
         each as of any other, up to the bound in all."""
         eligible = {
             user_id: [e for e in timeline.engagements if e.id not in held_out.get(user_id, ())]
             for user_id, timeline in timelines.items()
         }
-        counts = spread({user_id: len(mine) for user_id, mine in eligible.items()}, self._settings.max_fast_samples)
+        counts = allocate_evenly(
+            {user_id: len(mine) for user_id, mine in eligible.items()}, self._settings.max_fast_samples
+        )
         samples = [
             await self._answered(user_id, engagement, timelines[user_id])
             for user_id, mine in eligible.items()
@@ -103,7 +105,7 @@ class LeaseDesk:
         ]
         return [sample for sample in samples if sample is not None]
 
-    async def _answered(self, user_id: str, engagement: Engagement, timeline: Timeline) -> Sample | None:
+    async def _answered(self, user_id: str, engagement: Engagement, timeline: UserHistory) -> Sample | None:
         question = await self._asker.about(user_id, engagement.id, timeline)
         try:
             prompt = self._asker.prompt(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
@@ -118,16 +120,16 @@ class LeaseDesk:
             choices=list(engagement.choices or ()),
         )
 
-    async def _after_rejected(self, fast: Sequence[Sample], timelines: Mapping[str, Timeline]) -> list[Sample]:
+    async def _after_rejected(self, fast: Sequence[Sample], timelines: Mapping[str, UserHistory]) -> list[Sample]:
         """The real answers of these engagements after the first thinking, where it is no lesson itself."""
         if not self._settings.answer_rejected:
             return []
         real = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
         samples = []
         for user_id in engagements_of(fast):
-            for trace in await self._store.rejected(user_id, OF_SCORES):
+            for trace in await self._store.rejected(user_id, SCORE_REASONS):
                 if answer := real.get((user_id, str(trace.engagement_id))):
-                    samples.append(after_rejected(trace, answer, choices_of(trace, timelines)))
+                    samples.append(answer_sample(trace, answer, choices_of(trace, timelines)))
         return samples
 
     # --- replay ---
@@ -157,5 +159,5 @@ class LeaseDesk:
             opening=opening,
             thinking=body,
             closing=thinking.CLOSE + lead,
-            answer=thinking.after(lead, replay.answer),
+            answer=thinking.answer_suffix(lead, replay.answer),
         )

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import structlog
 
-from mindprint_server.engine import Engine, Generation, Priority, PromptTooLong, Sampling
+from mindprint_server.engine import Engine, GenerationOutput, Priority, PromptTooLong, Sampling
 from mindprint_server.memory.questions import Asker
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.templates import PROMPT_VERSION
-from mindprint_server.prompts.types import Prompt, Question, Recollection
+from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 from mindprint_server.store import Replay, Store
 from mindprint_server.training_data.replay_prompts import QUESTIONS
@@ -26,7 +26,7 @@ TRIES = 3
 """Candidates for one question before it is left without a replay, until the next start."""
 
 
-class Replays:
+class ReplayBuffer:
     def __init__(self, settings: Settings, store: Store, engine: Engine, asker: Asker, base_digest: str) -> None:
         self._settings = settings
         self._store = store
@@ -84,29 +84,29 @@ class Replays:
     async def _replay(self, place: int) -> Replay | None:
         """The first candidate that neither loops nor is empty, with a whole answer; None: there was none."""
         s = self._settings
-        question = Question("", QUESTIONS[place], None, None, Recollection(), None)
+        question = Question("", QUESTIONS[place], None, None, RecalledMemory(), None)
         try:
             prompt = self._asker.prompt(question, "generic", thinking_tokens=s.max_thinking_tokens)
         except PromptTooLong:
             return None
         opening = s.openings.get("generic", "")
         for attempt in range(TRIES):
-            lead, seed = thinking.lead(opening), place + attempt * len(QUESTIONS)
+            lead, seed = thinking.thinking_prefix(opening), place + attempt * len(QUESTIONS)
             written = await self._generate(prompt, lead, s.max_thinking_tokens, seed)
-            thought = thinking.settle(opening, written.text, written.finish)
+            thought = thinking.finalize_thinking(opening, written.text, written.finish)
             if checks.of_thinking(
                 thought, opening, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
             ):
                 continue
-            turn = thinking.wrap(thought, s.answer_lead)
+            turn = thinking.render_thinking(thought, s.answer_lead)
             answered = await self._generate(prompt, turn, s.max_answer_tokens, None)
-            answer = thinking.settle("", answered.text, answered.finish)
+            answer = thinking.finalize_thinking("", answered.text, answered.finish)
             cut = answered.finish == "length" and answer == answered.text.strip()
             if answer and not cut and answered.finish != "loop" and not checks.loops(answer):
                 return Replay(place, prompt.text, thought, answer)
         return None
 
-    async def _generate(self, prompt: Prompt, turn: str, max_tokens: int, seed: int | None) -> Generation:
+    async def _generate(self, prompt: Prompt, turn: str, max_tokens: int, seed: int | None) -> GenerationOutput:
         """Continues the assistant's `turn`; greedily without a seed."""
         s = self._settings
         sampled = seed is not None and s.temperature > 0

@@ -6,17 +6,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from mindprint.types import Sample, Trace
-from mindprint_server.memory import Timeline
+from mindprint_server.memory import UserHistory
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import silent
+from mindprint_server.prompts.templates import opening_without_reminders
 
 
-def slow(trace: Trace, mode_opening: str, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
+def slow_sample(trace: Trace, mode_opening: str, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
     """An accepted trace as the writer saw and wrote it; without `answered` its thinking alone is learned."""
     assert trace.engagement_id is not None
     lead = str(trace.provenance.sampling.get("answer_lead", ""))
     begun, body = thinking.split(trace.thinking, str(trace.provenance.sampling.get("opening", "")))
-    opening = silent(begun, mode_opening)
+    opening = opening_without_reminders(begun, mode_opening)
     return Sample(
         kind="slow",
         user_id=trace.user_id,
@@ -27,12 +27,12 @@ def slow(trace: Trace, mode_opening: str, choices: Sequence[str] = (), *, answer
         recalled=begun.removeprefix(opening),
         thinking=body,
         closing=thinking.CLOSE + lead,
-        answer=thinking.after(lead, trace.answer) if answered else "",
-        choices=[thinking.after(lead, choice) for choice in choices],
+        answer=thinking.answer_suffix(lead, trace.answer) if answered else "",
+        choices=[thinking.answer_suffix(lead, choice) for choice in choices],
     )
 
 
-def after_rejected(trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sample:
+def answer_sample(trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sample:
     """The real answer after a rejected trace, whose thinking is only read."""
     assert trace.engagement_id is not None
     lead = str(trace.provenance.sampling.get("answer_lead", ""))
@@ -41,13 +41,13 @@ def after_rejected(trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sa
         user_id=trace.user_id,
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
-        prompt=trace.prompt + thinking.wrap(trace.thinking, lead),
-        answer=thinking.after(lead, answer),
-        choices=[thinking.after(lead, choice) for choice in choices],
+        prompt=trace.prompt + thinking.render_thinking(trace.thinking, lead),
+        answer=thinking.answer_suffix(lead, answer),
+        choices=[thinking.answer_suffix(lead, choice) for choice in choices],
     )
 
 
-def choices_of(trace: Trace, timelines: Mapping[str, Timeline]) -> Sequence[str]:
+def choices_of(trace: Trace, timelines: Mapping[str, UserHistory]) -> Sequence[str]:
     """What the user could have answered to the question that this trace is about; empty where it was an open one."""
     engagement = timelines[trace.user_id].by_id.get(str(trace.engagement_id))
     return engagement.choices or () if engagement else ()
@@ -89,7 +89,7 @@ def _by_user(named: Iterable[tuple[Sample, str]]) -> dict[str, list[str]]:
     return found
 
 
-def spread(there: Mapping[str, int], total: int) -> dict[str, int]:
+def allocate_evenly(there: Mapping[str, int], total: int) -> dict[str, int]:
     """How many to take of each, at most `total` in all and as evenly as can be: who has few leaves room for others."""
     taken = {}
     smallest_first = sorted(there.items(), key=lambda item: item[1])

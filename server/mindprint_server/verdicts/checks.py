@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from mindprint.thinking_text import own_words, words
 from mindprint.types import Reason
-from mindprint_server.engine.base import Finish
+from mindprint_server.engine.base import FinishReason
 
 _TAG = re.compile(r"</?think>", re.IGNORECASE)
 _LEAK = re.compile(
@@ -49,7 +49,9 @@ def sampled(thinking: str, share: float) -> bool:
     return int.from_bytes(sha256(thinking.encode()).digest()[:4], "big") < share * 2**32
 
 
-def of_thinking(thinking: str, opening: str, finish: Finish, *, min_words: int, answer_lead: str) -> Reason | None:
+def of_thinking(
+    thinking: str, opening: str, finish: FinishReason, *, min_words: int, answer_lead: str
+) -> Reason | None:
     """Why this thinking can no longer be accepted, whatever the answer; None if it can. Neither the words of the
     opening count as its own nor those that lead an answer in."""
     if finish == "loop" or loops(thinking):

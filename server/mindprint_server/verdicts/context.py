@@ -11,11 +11,11 @@ from mindprint_server.engine import AdapterRef, Priority
 from mindprint_server.prompts.types import Question
 
 T = TypeVar("T")
-Whose = Literal["self", "nearest", "random"]
+MemoryOwner = Literal["self", "nearest", "random"]
 
 
 @dataclass
-class Case:
+class EngagementContext:
     """One question on its way through the verdicts."""
 
     question: Question

@@ -18,7 +18,7 @@ Ask = Callable[[tuple[int, ...], tuple[int, ...]], Awaitable[Sequence[float]]]
 """`ask(path, tokens)`: log-probabilities of each of `tokens` after the prompt and `path`."""
 
 
-def forks(labels: Mapping[str, Sequence[int]], end: int) -> dict[tuple[int, ...], tuple[int, ...]]:
+def branch_points(labels: Mapping[str, Sequence[int]], end: int) -> dict[tuple[int, ...], tuple[int, ...]]:
     """Every path at which labels part, with the tokens that may follow there. A label ends with `end`.
 
     Raises ValueError if two labels have the same tokens or one has none.
@@ -40,9 +40,9 @@ def normalize(logprobs: Sequence[float]) -> list[float]:
     return [value - total for value in logprobs]
 
 
-async def score(labels: Mapping[str, Sequence[int]], end: int, ask: Ask) -> dict[str, float]:
-    """Log-probability of each label, normalized over all of them. Raises ValueError as `forks` does."""
-    nodes = forks(labels, end)
+async def score_choices(labels: Mapping[str, Sequence[int]], end: int, ask: Ask) -> dict[str, float]:
+    """Log-probability of each label, normalized over all of them. Raises ValueError as `branch_points` does."""
+    nodes = branch_points(labels, end)
     replies = await asyncio.gather(*(ask(path, tokens) for path, tokens in nodes.items()))
     step = {
         (path, token): value
@@ -88,7 +88,7 @@ async def forced(
     return list(await asyncio.gather(*(one(place) for place in range(len(ids)))))
 
 
-async def likelihood(
+async def score_answers(
     engine: Engine,
     prefix: Sequence[int],
     answers: Answers,
@@ -106,7 +106,7 @@ async def likelihood(
     async def ask(path: tuple[int, ...], tokens: tuple[int, ...]) -> list[float]:
         return await engine.next_logprobs([*prefix, *path], tokens, adapter=adapter, priority=priority)
 
-    scored = await score(answers.ways, engine.tokenizer.eos_id, ask)
+    scored = await score_choices(answers.ways, engine.tokenizer.eos_id, ask)
     if answers.target is None:
         return Likelihood(None, 0, scored)
     return Likelihood(scored[answers.target], len(answers.ways[answers.target]), scored)

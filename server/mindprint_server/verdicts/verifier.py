@@ -1,7 +1,7 @@
 """Takes a candidate through the verdicts, cheap before dear, and keeps every score that was computed on the way.
 
 What all candidates of one engagement share (its prompts, how likely the real answer is without thinking) is computed
-once, when first needed, in a `Case`.
+once, when first needed, in a `EngagementContext`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import asyncio
 from dataclasses import dataclass
 
 from mindprint.types import Mode, Reason
-from mindprint_server.engine import Engine, Generation
-from mindprint_server.memory.neighbors import Near
+from mindprint_server.engine import Engine, GenerationOutput
+from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import Asker
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import clean, silent
+from mindprint_server.prompts.templates import clean, opening_without_reminders
 from mindprint_server.prompts.types import Prompt, Question
 from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks, likelihood
-from mindprint_server.verdicts.context import Case, Whose
+from mindprint_server.verdicts.context import EngagementContext, MemoryOwner
 from mindprint_server.verdicts.likelihood import Answers, Likelihood
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Verdict:
     answer: str
     choices: dict[str, float] | None
     reason: Reason | None
@@ -33,8 +33,8 @@ class Judgement:
     """Nats by which the real answer trails the likeliest choice; None where that was not scored."""
 
 
-class Judge:
-    def __init__(self, settings: Settings, engine: Engine, asker: Asker, near: Near) -> None:
+class CandidateVerifier:
+    def __init__(self, settings: Settings, engine: Engine, asker: Asker, near: NeighborIndex) -> None:
         self._settings = settings
         self._engine = engine
         self._asker = asker
@@ -43,15 +43,17 @@ class Judge:
 
     # --- one candidate ---
 
-    async def hear(self, case: Case, written: Generation, thought: str, opening: str, *, hinted: bool) -> Judgement:
+    async def hear(
+        self, case: EngagementContext, written: GenerationOutput, thought: str, opening: str, *, hinted: bool
+    ) -> Verdict:
         """The verdict on one candidate of the queue's. Raises PromptTooLong, ValueError (choices that read alike)."""
-        counts_nothing = silent(opening, self._settings.openings.get("personal", ""))
+        counts_nothing = opening_without_reminders(opening, self._settings.openings.get("personal", ""))
         s = self._settings
         reason = checks.of_thinking(
             thought, counts_nothing, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
         ) or self._duplicate(case, thought)
         if reason:
-            return Judgement("", None, reason, {})
+            return Verdict("", None, reason, {})
         question = case.question
         assert question.target is not None
         after = await self.after(case, "self", "personal", thought)
@@ -65,16 +67,16 @@ class Judge:
             # ones alone would flatter.
             if (prior := case.known.get(("prior", "self"))) is not None:
                 scores |= _weighed(after, prior)
-            return Judgement(answer, after.choices, "wrong_answer", scores, shortfall)
+            return Verdict(answer, after.choices, "wrong_answer", scores, shortfall)
         reason = await self._dear(case, after, written, thought, opening, hinted, scores)
         # A brother may have said the same in the meantime.
         reason = reason or self._duplicate(case, thought)
         if reason is None:
             case.accepted.add(checks.fingerprint(thought))
             answer = question.target  # what is trained on, the likeliest or not
-        return Judgement(answer, after.choices, reason, scores, shortfall)
+        return Verdict(answer, after.choices, reason, scores, shortfall)
 
-    async def probe(self, case: Case, opening: str) -> float | None:
+    async def probe(self, case: EngagementContext, opening: str) -> float | None:
         """Nats by which the real answer trails the likeliest choice behind an opening that nothing follows: how far off
         the thinking would have to bring it. None for open answers. Raises PromptTooLong, ValueError as `hear`."""
         question = case.question
@@ -87,9 +89,9 @@ class Judge:
 
     async def _dear(
         self,
-        case: Case,
+        case: EngagementContext,
         after: Likelihood,
-        written: Generation,
+        written: GenerationOutput,
         thought: str,
         opening: str,
         hinted: bool,
@@ -111,12 +113,12 @@ class Judge:
             return checks.of_hindsight(gap, self._thresholds)
         return None
 
-    def _duplicate(self, case: Case, thought: str) -> Reason | None:
+    def _duplicate(self, case: EngagementContext, thought: str) -> Reason | None:
         return "duplicate" if checks.fingerprint(thought) in case.accepted else None
 
     # --- the scores ---
 
-    async def prior(self, case: Case, whose: Whose) -> Likelihood:
+    async def prior(self, case: EngagementContext, whose: MemoryOwner) -> Likelihood:
         """log p(y | x, memory): answered at once, in direct mode."""
 
         async def compute() -> Likelihood:
@@ -125,15 +127,15 @@ class Judge:
 
         return await case.once(("prior", whose), compute)
 
-    async def after(self, case: Case, whose: Whose, mode: Mode, thought: str) -> Likelihood:
+    async def after(self, case: EngagementContext, whose: MemoryOwner, mode: Mode, thought: str) -> Likelihood:
         """log p(y | x, memory, thinking)."""
         prompt = await self.prompt(case, whose, mode)
         lead = self._settings.answer_lead
-        turn = self._engine.tokenizer.encode(thinking.wrap(thought, lead))
+        turn = self._engine.tokenizer.encode(thinking.render_thinking(thought, lead))
         return await self._likelihood(case, prompt.ids + turn, lead=lead)
 
-    async def _likelihood(self, case: Case, prefix: list[int], *, lead: str) -> Likelihood:
-        return await likelihood.likelihood(
+    async def _likelihood(self, case: EngagementContext, prefix: list[int], *, lead: str) -> Likelihood:
+        return await likelihood.score_answers(
             self._engine, prefix, self.answers(case.question, lead), adapter=case.adapter, priority=case.priority
         )
 
@@ -142,12 +144,12 @@ class Judge:
         tokenizer = self._engine.tokenizer
         closed = question.choices is not None
         texts = question.choices if question.choices is not None else (question.target or "",)
-        ways = {text: tokenizer.encode(thinking.after(lead, clean(text, tokenizer.special))) for text in texts}
+        ways = {text: tokenizer.encode(thinking.answer_suffix(lead, clean(text, tokenizer.special))) for text in texts}
         if not closed:
             ways = {text: ids[: self._settings.score_tokens] for text, ids in ways.items()}
         return Answers(ways, question.target, closed)
 
-    async def _anchor(self, case: Case, whose: Whose, gain: float, thought: str) -> float | None:
+    async def _anchor(self, case: EngagementContext, whose: MemoryOwner, gain: float, thought: str) -> float | None:
         """Gain with the user's own memory less Gain of the same thinking under another user's; None without others."""
         if await self._other(case, whose) is None:
             return None
@@ -155,7 +157,7 @@ class Judge:
         after, prior = await asyncio.gather(self.after(case, whose, "personal", thought), self.prior(case, whose))
         return gain - _gain(after, prior)
 
-    async def _hindsight_gap(self, case: Case, written: Generation, opening: str) -> float | None:
+    async def _hindsight_gap(self, case: EngagementContext, written: GenerationOutput, opening: str) -> float | None:
         """Nats a token by which seeing the answer made the thinking likelier, on a few of its tokens, evenly spread."""
         ids, seen = written.token_ids, written.logprobs
         if not seen:
@@ -163,7 +165,7 @@ class Judge:
         count = min(self._settings.hindsight_tokens, len(seen))
         places = sorted({round(i * (len(seen) - 1) / max(1, count - 1)) for i in range(count)})
         prompt = await self.prompt(case, "self", "personal")
-        prefix = prompt.ids + self._engine.tokenizer.encode(thinking.lead(opening))
+        prefix = prompt.ids + self._engine.tokenizer.encode(thinking.thinking_prefix(opening))
 
         async def blind(place: int) -> float:
             before = [*prefix, *ids[:place]]
@@ -177,7 +179,7 @@ class Judge:
 
     # --- what they share ---
 
-    async def prompt(self, case: Case, whose: Whose, mode: Mode) -> Prompt:
+    async def prompt(self, case: EngagementContext, whose: MemoryOwner, mode: Mode) -> Prompt:
         async def compute() -> Prompt:
             question = case.question if whose == "self" else await self._other(case, whose)
             assert question is not None
@@ -185,7 +187,7 @@ class Judge:
 
         return await case.once(("prompt", whose, mode), compute)
 
-    async def _other(self, case: Case, whose: Whose) -> Question | None:
+    async def _other(self, case: EngagementContext, whose: MemoryOwner) -> Question | None:
         async def compute() -> Question | None:
             neighbours = await self._near.of(case.question.user_id)
             other = neighbours.nearest if whose == "nearest" else neighbours.random

@@ -36,7 +36,7 @@ from mindprint.types import (
     Version,
 )
 from mindprint_server.store import Store, new_id
-from mindprint_server.store.batches import Done
+from mindprint_server.store.batches import ItemResult
 from mindprint_server.store.tables import cohorts, metadata
 
 NAMED = os.environ.get("MINDPRINT_TEST_POSTGRES")
@@ -217,9 +217,9 @@ class Make:
         traces: Sequence[Trace],
         outcome: str,
         seconds: float = 0.0,
-    ) -> list[Done]:
+    ) -> list[ItemResult]:
         """One item of a batch."""
-        return await store.finish_items([Done(batch, user, engagement, outcome, traces)], {batch: seconds})
+        return await store.finish_items([ItemResult(batch, user, engagement, outcome, traces)], {batch: seconds})
 
     async def waiting(self, store: Store, user: str, count: int) -> list[str]:
         """A user with so many waiting traces; their ids."""

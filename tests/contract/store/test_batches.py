@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from mindprint.types import BatchRequest, Funnel
 from mindprint_server.store import IdempotencyConflict, NotFound, QueueFull, Store
-from mindprint_server.store.batches import Done, assemble
+from mindprint_server.store.batches import ItemResult, assemble
 
 PLAN = [("ann", "e2"), ("ann", "e0"), ("bob", "e1"), ("bob", "e0")]
 
@@ -103,10 +103,10 @@ async def test_items_are_committed_together(store: Store, make: Any, planned: st
     hinted = make.trace("bob", "e1")
     hinted.provenance.saw_answer = True
     items = [
-        Done(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")]),
-        Done(planned, "ann", "e0", "rejected", [cut, cut.model_copy(update={"id": "another"})]),
-        Done(planned, "bob", "e1", "accepted", [hinted]),
-        Done(planned, "bob", "e0", "no_history"),
+        ItemResult(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")]),
+        ItemResult(planned, "ann", "e0", "rejected", [cut, cut.model_copy(update={"id": "another"})]),
+        ItemResult(planned, "bob", "e1", "accepted", [hinted]),
+        ItemResult(planned, "bob", "e0", "no_history"),
     ]
     assert await store.finish_items(items, {planned: 4.0}) == []
     batch = await store.batch(planned)
@@ -115,8 +115,8 @@ async def test_items_are_committed_together(store: Store, make: Any, planned: st
 
 
 async def test_an_item_that_is_gone_takes_nobody_with_it(store: Store, make: Any, planned: str) -> None:
-    gone = Done(planned, "ann", "e1", "accepted", [make.trace("ann", "e1")])
-    there = Done(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")])
+    gone = ItemResult(planned, "ann", "e1", "accepted", [make.trace("ann", "e1")])
+    there = ItemResult(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")])
     assert await store.finish_items([gone, there], {}) == [gone]
     assert [trace.engagement_id for trace in await store.traces()] == ["e2"]
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient, answers, calls, versions
-from mindprint.types import BatchRequest, Engagement, GivenTrace, LeaseRequest, Manifest, TraceRequest
+from mindprint.types import BatchRequest, Engagement, ImportedTrace, LeaseRequest, Manifest, TraceRequest
 
 INFO = {
     "mindprint": "0.1.0",
@@ -63,7 +63,7 @@ ENGAGEMENT = Engagement.model_validate(
         ("trace", ("t1",), {}, "GET /v1/traces/t1", "trace"),
         (
             "add_traces",
-            ("ann", [GivenTrace(engagement_id="e1", thinking="Ann drinks tea.")]),
+            ("ann", [ImportedTrace(engagement_id="e1", thinking="Ann drinks tea.")]),
             {},
             "POST /v1/users/ann/traces",
             {"created": 1, "unchanged": 0},

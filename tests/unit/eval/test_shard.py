@@ -25,7 +25,7 @@ from mindprint_eval.shard import Found, Piece, Running
 from mindprint_server.app import create_app
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from samples import write_tensors
 from scripted import serving
 from uploads import upload
@@ -44,7 +44,7 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def services(tmp_path: Path, base_folder: Path) -> AsyncIterator[Services]:
+async def services(tmp_path: Path, base_folder: Path) -> AsyncIterator[Container]:
     settings = Settings(
         engine="fake",
         model=str(base_folder),
@@ -71,7 +71,7 @@ def piece(tmp_path: Path) -> Piece:
 
 
 @pytest.fixture
-def trained(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def trained(services: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for the trainer: every adapter that is asked for is uploaded, of other weights each."""
     made: list[str] = []
     marks = itertools.count()
@@ -91,7 +91,7 @@ def trained(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return made
 
 
-async def run(services: Services, tmp_path: Path, piece: Piece, **changes: Any) -> tuple[Found, int]:
+async def run(services: Container, tmp_path: Path, piece: Piece, **changes: Any) -> tuple[Found, int]:
     """What is found, and how many questions were new."""
     options = replace(EvalOptions(data=tmp_path / "data", out=tmp_path / "eval", general=2), **changes)
     transport = httpx.ASGITransport(create_app(services.settings, services=services))
@@ -109,7 +109,7 @@ def answers(found: Found) -> list[Outcome]:
 
 
 async def test_every_arm_answers_every_question_or_says_why_not(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     counts = Counter((row.arm, row.user, row.item) for row in answers(found))
@@ -124,7 +124,7 @@ async def test_every_arm_answers_every_question_or_says_why_not(
 
 
 async def test_thinking_is_measured_bare_and_changed(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     thought = {row.arm for row in answers(found) if row.outcome == "answered"}
@@ -138,7 +138,7 @@ async def test_thinking_is_measured_bare_and_changed(
 
 
 async def test_a_second_run_asks_and_trains_nothing(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     first, new = await run(services, tmp_path, piece)
     once = list(trained)
@@ -151,7 +151,7 @@ async def test_a_second_run_asks_and_trains_nothing(
 
 
 async def test_adapters_answer_before_the_memories_that_the_arms_name(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     asked: list[Any] = []
     write = services.writer.write_one
@@ -168,7 +168,7 @@ async def test_adapters_answer_before_the_memories_that_the_arms_name(
 
 
 async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece, arms=("A9", *BY_NAME))
     [pool] = [row for row in found.adapters if row["recipe"] == "cohort"]
@@ -188,7 +188,7 @@ async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
 
 
 async def test_without_a_cohort_s_adapter_nobody_starts_from_it(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, replace(piece, pool=[]), arms=("cohort-A9",))
     assert {(row.outcome, row.why) for row in answers(found)} == {
@@ -197,7 +197,7 @@ async def test_without_a_cohort_s_adapter_nobody_starts_from_it(
 
 
 async def test_a_user_without_questions_is_not_silently_left_out(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     lonely = replace(piece, users=[replace(piece.users[0], held_out=[])], pool=[])
     found, _ = await run(services, tmp_path, lonely, arms=("A1", "A4", "C1"))
@@ -207,7 +207,7 @@ async def test_a_user_without_questions_is_not_silently_left_out(
 
 
 async def test_arms_that_need_other_users_say_so_where_there_are_none(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
 ) -> None:
     alone = replace(piece, users=piece.users[:1], pool=[])
     found, _ = await run(services, tmp_path, alone, arms=("A4", "C1", "C3-nearest"))
@@ -218,7 +218,7 @@ async def test_arms_that_need_other_users_say_so_where_there_are_none(
 
 
 async def test_a_refused_adapter_answers_nothing_and_is_told(
-    services: Services, tmp_path: Path, piece: Piece, trained: list[str], monkeypatch: pytest.MonkeyPatch
+    services: Container, tmp_path: Path, piece: Piece, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = adapters.Maker._made
 

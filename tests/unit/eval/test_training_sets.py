@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint.types import GivenTrace, Provenance, Trace
+from mindprint.types import ImportedTrace, Provenance, Trace
 from mindprint_eval.training_sets import Thresholds, hinted, selected, shuffled, trainee
 
 numbers = count()
@@ -25,7 +25,7 @@ def candidate(engagement: str, reason: str | None = None, saw: bool = False, **s
     )  # fmt: skip
 
 
-def ids(lessons: list[GivenTrace]) -> list[str]:
+def ids(lessons: list[ImportedTrace]) -> list[str]:
     return [lesson.engagement_id for lesson in lessons if lesson.selected]
 
 
@@ -85,7 +85,7 @@ def test_hinted_lessons_lead_to_the_answer_of_what_the_base_knew() -> None:
 
 @given(st.integers(2, 12), st.text(max_size=5))
 def test_shuffled_thinking_is_never_its_own(count: int, seed: str) -> None:
-    lessons = [GivenTrace(engagement_id=f"e{n}", thinking=f"thinking {n}") for n in range(count)]
+    lessons = [ImportedTrace(engagement_id=f"e{n}", thinking=f"thinking {n}") for n in range(count)]
     moved = shuffled(lessons, seed)
     assert ids(moved) == ids(lessons)
     assert sorted(one.thinking for one in moved) == sorted(one.thinking for one in lessons)
@@ -96,21 +96,21 @@ def test_shuffled_thinking_is_never_its_own(count: int, seed: str) -> None:
 def test_selected_thinking_is_shuffled_among_itself() -> None:
     """Two of an engagement are not taken for one another, and what cannot be shuffled is left out."""
     lessons = [
-        GivenTrace(engagement_id="a", thinking="a first", selected=False),
-        GivenTrace(engagement_id="a", thinking="a"),
-        GivenTrace(engagement_id="b", thinking="b"),
+        ImportedTrace(engagement_id="a", thinking="a first", selected=False),
+        ImportedTrace(engagement_id="a", thinking="a"),
+        ImportedTrace(engagement_id="b", thinking="b"),
     ]
     assert [(one.engagement_id, one.thinking, one.selected) for one in shuffled(lessons, "0")] == [
         ("a", "b", True),
         ("b", "a", True),
     ]
-    lessons.append(GivenTrace(engagement_id="b", thinking="b first", selected=False))
+    lessons.append(ImportedTrace(engagement_id="b", thinking="b first", selected=False))
     moved = {(one.engagement_id, one.selected): one.thinking for one in shuffled(lessons, "0")}
     assert moved == {("a", False): "b first", ("a", True): "b", ("b", True): "a", ("b", False): "a first"}
 
 
 def test_one_trace_cannot_be_shuffled() -> None:
-    assert shuffled([GivenTrace(engagement_id="e", thinking="z")], "0") == []
+    assert shuffled([ImportedTrace(engagement_id="e", thinking="z")], "0") == []
 
 
 def test_other_lessons_train_another_user() -> None:

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from mindprint_server.admission import Admission
+from mindprint_server.admission import AdmissionController
 from mindprint_server.exceptions import ApiError
 
 
 def test_no_more_than_the_limit() -> None:
-    admission = Admission(1, 7)
+    admission = AdmissionController(1, 7)
     with admission.enter(), pytest.raises(ApiError) as refused, admission.enter():
         pass
     assert (refused.value.status, refused.value.retry_after) == (429, 7)
@@ -20,7 +20,7 @@ def test_no_more_than_the_limit() -> None:
 
 
 async def test_a_lull_is_when_the_last_one_has_left() -> None:
-    admission = Admission(9, 1, patience_s=60)
+    admission = AdmissionController(9, 1, patience_s=60)
     await admission.lull()  # at once: nobody is inside
     with admission.enter():
         with admission.enter():
@@ -32,6 +32,6 @@ async def test_a_lull_is_when_the_last_one_has_left() -> None:
 
 async def test_a_lull_is_not_waited_for_without_end() -> None:
     for patience_s in (0.01, 0):
-        admission = Admission(9, 1, patience_s)
+        admission = AdmissionController(9, 1, patience_s)
         with admission.enter():
             await asyncio.wait_for(admission.lull(), 1)

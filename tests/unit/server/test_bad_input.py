@@ -19,14 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, Engagement, Trace, TraceRequest
 from mindprint_server.engine import Priority, Sampling
-from mindprint_server.engine.base import Finish
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.settings import Settings
 from mindprint_server.store import tables
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import Scripted, serving
 
-Open = Callable[..., Awaitable[Services]]
+Open = Callable[..., Awaitable[Container]]
 ONE_BY_ONE = {"max_num_seqs": 1}
 """With no room to spare, candidates are drawn one by one."""
 NO_BOUNDS = {"min_gain": None, "min_anchor": None, "give_up": None}
@@ -38,7 +38,7 @@ async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
     """Opens services on an engine, with some settings changed."""
     async with AsyncExitStack() as stack:
 
-        async def open(engine: Scripted | None = None, **changes: Any) -> Services:
+        async def open(engine: Scripted | None = None, **changes: Any) -> Container:
             engine = engine or Scripted()
             engine.read_model_of(base_folder)
             changed = settings.model_copy(update=ONE_BY_ONE | changes)
@@ -47,18 +47,18 @@ async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
         yield open
 
 
-async def run(services: Services, **request: Any) -> Batch:
+async def run(services: Container, **request: Any) -> Batch:
     batch, _ = await services.batches.submit(BatchRequest(**request))
     return await ended(services, batch)
 
 
-async def ended(services: Services, batch: Batch) -> Batch:
+async def ended(services: Container, batch: Batch) -> Batch:
     async for state in services.batches.watch(batch.id):
         batch = state
     return batch
 
 
-async def about(services: Services, odd: Engagement, **request: Any) -> tuple[Batch, list[Trace]]:
+async def about(services: Container, odd: Engagement, **request: Any) -> tuple[Batch, list[Trace]]:
     """A batch over two usual engagements and an odd one after them, and the traces of the odd one."""
     await services.store.add_engagements("ann", [engagement(0), engagement(2), odd])
     batch = await run(services, **request)
@@ -71,11 +71,11 @@ def asked(prompt: str, response: str, choices: list[str] | None = None) -> Engag
     return Engagement.model_validate(fields | {"occurred_at": engagement(9).occurred_at})
 
 
-def counted(services: Services, name: str, **labels: str) -> float:
+def counted(services: Container, name: str, **labels: str) -> float:
     return services.metrics.registry.get_sample_value(f"mindprint_{name}_total", labels) or 0.0
 
 
-async def good(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+async def good(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
     return f" they walked by the quiet lake {next(_number)} times before", "stop"
 
 
@@ -241,7 +241,7 @@ async def test_a_thorough_batch_does_not_give_up(serve: Open, thorough: bool, wr
 
 
 async def test_thinking_that_never_ends_is_closed_by_force_and_judged(serve: Open) -> None:
-    async def endless(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+    async def endless(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
         return "".join(f" w{next(_number)}" for _ in range(sampling.max_tokens)), "length"
 
     engine = Scripted(likes_yes, endless)
@@ -255,7 +255,7 @@ async def test_thinking_that_never_ends_is_closed_by_force_and_judged(serve: Ope
 
 
 async def test_thinking_cut_in_a_sentence_is_judged_to_the_end_of_the_one_before(serve: Open) -> None:
-    async def cut(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+    async def cut(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
         return f" walk number {next(_number)} by the lake, twice. And then on the", "length"
 
     services = await serve(Scripted(likes_yes, cut), **NO_BOUNDS)
@@ -267,7 +267,7 @@ async def test_thinking_cut_in_a_sentence_is_judged_to_the_end_of_the_one_before
 async def test_an_empty_thinking_is_rejected_and_an_unending_one_of_signs_too(serve: Open) -> None:
     texts = iter(["", " ", " ...", "\n" * 40])
 
-    async def nothing(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+    async def nothing(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
         return next(texts, ""), "stop"
 
     services = await serve(Scripted(thinks=nothing))
@@ -348,7 +348,7 @@ async def test_an_open_answer_that_reads_as_nothing_is_never_accepted(serve: Ope
     ],
 )
 async def test_thinking_in_a_script_without_spaces_is_not_empty(serve: Open, text: str) -> None:
-    async def thinks(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+    async def thinks(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
         return text, "stop"
 
     services = await serve(Scripted(likes_yes, thinks), **NO_BOUNDS)
@@ -359,7 +359,7 @@ async def test_thinking_in_a_script_without_spaces_is_not_empty(serve: Open, tex
 # --- users who are erased meanwhile ---
 
 
-async def erase(services: Services, user: str) -> int:
+async def erase(services: Container, user: str) -> int:
     """Deletes all rows of a user; returns how many items of batches were still to do."""
 
     async def work(db: AsyncConnection) -> int:
@@ -374,7 +374,7 @@ async def erase(services: Services, user: str) -> int:
     return await services.store._database.write(work)
 
 
-async def rows_of(services: Services, user: str) -> Counter[str]:
+async def rows_of(services: Container, user: str) -> Counter[str]:
     async def work(db: AsyncConnection) -> Counter[str]:
         found: Counter[str] = Counter()
         for table in tables.metadata.sorted_tables:
@@ -473,7 +473,7 @@ async def test_what_the_cache_has_no_room_for_begins_behind_all_that_has_begun(
 async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open) -> None:
     begun, ended = itertools.count(), itertools.count()
 
-    async def one_is_quick(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+    async def one_is_quick(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
         if next(begun) % 4:
             await asyncio.sleep(60)
         next(ended)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from made_outcomes import outcome, unanswered
 from mindprint.cli import app
 from mindprint.datasets import UserRecords
-from mindprint.types import Engagement, GivenTrace
+from mindprint.types import Engagement, ImportedTrace
 from mindprint_eval.config import CannotEvaluate, EvalOptions
 from mindprint_eval.metrics import embedding_similarity
 from mindprint_eval.metrics.human_rationales import Told
@@ -113,7 +113,7 @@ async def reasons_of(tmp_path: Path, embeddings: Path | None, reason: str | None
 
     e = Engagement(id="1", prompt="?", response="A", occurred_at=NOW, reason=reason)
     running: Any = SimpleNamespace(
-        _lessons={"selected": {"ann": [GivenTrace(engagement_id="1", thinking="loud")]}},
+        _lessons={"selected": {"ann": [ImportedTrace(engagement_id="1", thinking="loud")]}},
         _piece=Piece([UserRecords("ann", [e], [])], [], seed=1),
         _asker=SimpleNamespace(ask=ask),
         _options=EvalOptions(data=tmp_path, embeddings=embeddings),

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from mindprint.datasets import UserRecords
-from mindprint.types import Engagement, GivenTrace
+from mindprint.types import Engagement, ImportedTrace
 from mindprint_eval.metrics import human_rationales
 from mindprint_eval.requests import outcome_of, unanswered
 from mindprint_eval.results import Outcome
@@ -25,8 +25,8 @@ def user(name: str, count: int, reason: str | None = "because of {n}") -> UserRe
     )  # fmt: skip
 
 
-def lessons(name: str, count: int) -> list[GivenTrace]:
-    return [GivenTrace(engagement_id=f"{name}/{n}", thinking=f"thinking {n}") for n in range(count)]
+def lessons(name: str, count: int) -> list[ImportedTrace]:
+    return [ImportedTrace(engagement_id=f"{name}/{n}", thinking=f"thinking {n}") for n in range(count)]
 
 
 def generic(of: list[human_rationales.Told]) -> list[Outcome]:

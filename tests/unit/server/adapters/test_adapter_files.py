@@ -160,7 +160,7 @@ async def test_canary_on_an_engine_that_ignores_adapters(base_folder: Path) -> N
     async def lull() -> None:
         lulls.append(1)
 
-    result = await parity_check.prove(engine, ref, [item], tolerance=0.1, min_shift=0.02, lull=lull)
+    result = await parity_check.check_parity(engine, ref, [item], tolerance=0.1, min_shift=0.02, lull=lull)
     assert not result.passed
     assert result.against_base == 0
     assert result.tokens == 2
@@ -188,6 +188,6 @@ async def test_a_canary_is_asked_for_one_token_after_the_other(base_folder: Path
     short = CanaryItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
     long = CanaryItem(prompt_ids=[2, 1], target_ids=[2, 1, 3], logprobs=[-0.5] * 3, base_logprobs=[-1] * 3)
     ref = AdapterRef("user/ann", 1, "sha256:0", 1, base_folder)
-    result = await parity_check.prove(engine, ref, [short, long], tolerance=99, min_shift=0, lull=lull)
+    result = await parity_check.check_parity(engine, ref, [short, long], tolerance=99, min_shift=0, lull=lull)
     assert result.tokens == 5
     assert engine.most == 1

@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 from mindprint_server.adapters import health as watching
-from mindprint_server.adapters.health import Outcome, Watch, outcome_of
+from mindprint_server.adapters.health import Outcome, VersionHealth, outcome_of
 
 
-def watch(**changes: Any) -> Watch:
-    return Watch(**{"window": 10, "least": 4, "max_collapsed": 0.5, "max_failed": 0.25} | changes)
+def watch(**changes: Any) -> VersionHealth:
+    return VersionHealth(**{"window": 10, "least": 4, "max_collapsed": 0.5, "max_failed": 0.25} | changes)
 
 
 def test_a_bound_is_passed_once_there_are_enough_answers() -> None:

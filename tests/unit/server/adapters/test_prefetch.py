@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mindprint.types import Engagement
-from mindprint_server.adapters.prefetch import Warmer
-from mindprint_server.admission import Admission
+from mindprint_server.adapters.prefetch import PrefixPrefetcher
+from mindprint_server.admission import AdmissionController
 from mindprint_server.engine import AdapterRef, EngineDied
-from mindprint_server.prompts.types import Recollection
+from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.settings import Settings
 
 
@@ -44,10 +44,10 @@ class Memory:
     def __init__(self, *, profile: bool = True) -> None:
         self.profile = profile
 
-    async def recall(self, user_id: str, *, before: None) -> tuple[Recollection, int]:
+    async def recall(self, user_id: str, *, before: None) -> tuple[RecalledMemory, int]:
         now = datetime(2026, 1, 1, tzinfo=UTC)
         episode = Engagement(id="e1", prompt="A walk?", response="gladly", occurred_at=now)
-        return Recollection(f"{user_id} likes tea" if self.profile else None, (episode,)), 1
+        return RecalledMemory(f"{user_id} likes tea" if self.profile else None, (episode,)), 1
 
 
 def adapter(key: str) -> AdapterRef:
@@ -58,9 +58,9 @@ def adapter(key: str) -> AdapterRef:
 async def test_what_all_questions_share_is_read_through_the_new_version(recall: Any, episodes: bool) -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await Warmer(Settings(recall=recall, warm_step_tokens=999), engine, memory, Admission(9, 1).lull).warm(
-        adapter("user/ann")
-    )
+    await PrefixPrefetcher(
+        Settings(recall=recall, warm_step_tokens=999), engine, memory, AdmissionController(9, 1).lull
+    ).warm(adapter("user/ann"))
     [(text, name)] = engine.read
     assert "ann likes tea" in text
     assert ("A walk?" in text) is episodes
@@ -70,7 +70,9 @@ async def test_what_all_questions_share_is_read_through_the_new_version(recall: 
 async def test_a_long_memory_is_read_piece_by_piece() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await Warmer(Settings(warm_step_tokens=40), engine, memory, Admission(9, 1).lull).warm(adapter("user/ann"))
+    await PrefixPrefetcher(Settings(warm_step_tokens=40), engine, memory, AdmissionController(9, 1).lull).warm(
+        adapter("user/ann")
+    )
     lengths = [len(text) for text, _ in engine.read]
     assert lengths[:-1] == list(range(40, lengths[-1], 40))
     assert len(lengths) > 2
@@ -81,9 +83,11 @@ async def test_a_long_memory_is_read_piece_by_piece() -> None:
 async def test_each_piece_waits_for_those_who_are_being_answered() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    admission = Admission(9, 1, patience_s=60)
+    admission = AdmissionController(9, 1, patience_s=60)
     with admission.enter():
-        reading = asyncio.create_task(Warmer(Settings(), engine, memory, admission.lull).warm(adapter("user/ann")))
+        reading = asyncio.create_task(
+            PrefixPrefetcher(Settings(), engine, memory, admission.lull).warm(adapter("user/ann"))
+        )
         await asyncio.sleep(0.01)
         assert engine.read == []
     await asyncio.wait_for(reading, 1)
@@ -103,18 +107,18 @@ async def test_nothing_is_read_that_no_question_is_known_to_need(
 ) -> None:
     engine: Any = Engine()
     memory: Any = Memory(profile=profile)
-    await Warmer(Settings(**settings), engine, memory, Admission(9, 1).lull).warm(adapter(key))
+    await PrefixPrefetcher(Settings(**settings), engine, memory, AdmissionController(9, 1).lull).warm(adapter(key))
     assert engine.read == []
 
 
 async def test_a_failure_only_costs_the_time() -> None:
     engine: Any = Engine(ValueError("too long"))
     memory: Any = Memory()
-    await Warmer(Settings(), engine, memory, Admission(9, 1).lull).warm(adapter("user/ann"))
+    await PrefixPrefetcher(Settings(), engine, memory, AdmissionController(9, 1).lull).warm(adapter("user/ann"))
 
 
 async def test_a_dead_engine_is_told() -> None:
     engine: Any = Engine(EngineDied("gone"))
     memory: Any = Memory()
     with pytest.raises(EngineDied):
-        await Warmer(Settings(), engine, memory, Admission(9, 1).lull).warm(adapter("user/ann"))
+        await PrefixPrefetcher(Settings(), engine, memory, AdmissionController(9, 1).lull).warm(adapter("user/ann"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mindprint_server.adapters.residency import Residents
+from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
@@ -50,7 +50,9 @@ class Room:
         self.engine, self.metrics = Engine(), Metrics()
         self.gone: set[int] = set()
         settings = Settings.model_validate(bounds | changes)
-        self.residents = Residents(settings, self.engine, self.metrics, lambda one: one.engine_id not in self.gone)
+        self.residents = AdapterResidency(
+            settings, self.engine, self.metrics, lambda one: one.engine_id not in self.gone
+        )
 
     async def use(self, *numbers: int) -> None:
         for number in numbers:

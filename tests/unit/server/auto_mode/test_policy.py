@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint.types import Check, Route
+from mindprint.types import AutoModeDecision, Check
 from mindprint_server.auto_mode.policy import Evidence, Rule, examined, judged, route, unmeasured
 from mindprint_server.gate import checks
 from mindprint_server.statistics import noise
@@ -21,7 +21,7 @@ gains_of = st.lists(st.floats(-20, 20), max_size=40)
 rules = st.builds(Rule, st.integers(2, 20), st.floats(0.55, 0.99), st.floats(0, 2))
 
 
-def found(gains: list[float], rule: Rule = RULE) -> Route:
+def found(gains: list[float], rule: Rule = RULE) -> AutoModeDecision:
     return route("closed", Evidence.of(gains, "nats"), rule)
 
 
@@ -54,7 +54,7 @@ def test_more_gain_never_speaks_against_thinking(gains: list[float], rule: Rule,
 @given(gains_of, rules)
 def test_what_it_says_can_be_sent(gains: list[float], rule: Rule) -> None:
     took = found(gains, rule)
-    assert Route.model_validate_json(took.model_dump_json()) == took
+    assert AutoModeDecision.model_validate_json(took.model_dump_json()) == took
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ import pytest
 from lives import Gate, counted
 from mindprint.types import BatchRequest, Provenance, Trace, TraceRequest
 from mindprint_server.auto_mode import service
-from mindprint_server.auto_mode.service import Auto
+from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.engine import Sampling
-from mindprint_server.engine.base import Finish
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.gate import checks
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import new_id
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import Scripted, serving
 from uploads import published
@@ -30,7 +30,7 @@ CLOSED, OPEN = ["yes", "no"], None
 
 
 @pytest.fixture
-def gate(services: Services) -> Gate:
+def gate(services: Container) -> Gate:
     """Examines the versions of `services`."""
     stub = Gate()
     services.adapters._intake._gate = stub
@@ -38,11 +38,11 @@ def gate(services: Services) -> Gate:
 
 
 @pytest.fixture(autouse=True)
-async def ann(services: Services) -> None:
+async def ann(services: Container) -> None:
     await services.store.add_engagements("ann", [engagement(n + 200) for n in range(len(GAINS))])
 
 
-async def thought(services: Services, gains: list[float], choices: list[str] | None) -> None:
+async def thought(services: Container, gains: list[float], choices: list[str] | None) -> None:
     """A batch of the base model's in which thinking about ann's engagements had these gains."""
     store = services.store
     events = (await store.engagements("ann"))[: len(gains)]
@@ -60,16 +60,16 @@ async def thought(services: Services, gains: list[float], choices: list[str] | N
         await store.add_trace(trace)
 
 
-async def ask(services: Services, choices: list[str] | None = CLOSED, **request: Any) -> Trace:
+async def ask(services: Container, choices: list[str] | None = CLOSED, **request: Any) -> Trace:
     asked = {"user_id": "ann", "query": "A walk?", "choices": choices, "mode": "auto"} | request
     return await services.writer.write_one(TraceRequest.model_validate(asked))
 
 
-def took(services: Services, mode: str, reason: str) -> float:
+def took(services: Container, mode: str, reason: str) -> float:
     return counted(services, "routes_total", mode=mode, reason=reason)
 
 
-async def test_without_evidence_it_is_off(services: Services) -> None:
+async def test_without_evidence_it_is_off(services: Container) -> None:
     for choices in (CLOSED, OPEN):
         trace = await ask(services, choices)
         assert (trace.mode, trace.provenance.mode, trace.thinking) == ("direct", "direct", "")
@@ -80,7 +80,7 @@ async def test_without_evidence_it_is_off(services: Services) -> None:
 
 @pytest.mark.parametrize("choices", [CLOSED, OPEN])
 async def test_the_base_thinks_about_the_kind_of_query_where_its_traces_gained(
-    services: Services, choices: list[str] | None
+    services: Container, choices: list[str] | None
 ) -> None:
     await thought(services, GAINS, choices)
     thinks, not_so = await ask(services, choices), await ask(services, OPEN if choices else CLOSED)
@@ -102,7 +102,7 @@ async def test_a_batch_leaves_the_evidence_also_where_its_answers_are_wrong(
 ) -> None:
     numbers = itertools.count()
 
-    async def thinks(prompt: str, sampling: Sampling) -> tuple[str, Finish]:
+    async def thinks(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
         return f" they walked by the quiet lake {next(numbers)} times before", "stop"
 
     def scores(before: str, token: str) -> float:
@@ -124,7 +124,7 @@ async def test_a_batch_leaves_the_evidence_also_where_its_answers_are_wrong(
         assert (await ask(services, user_id="cat", query="walk number 1?")).mode == mode
 
 
-async def test_a_mode_that_is_named_is_taken_without_a_word(services: Services) -> None:
+async def test_a_mode_that_is_named_is_taken_without_a_word(services: Container) -> None:
     await thought(services, GAINS, CLOSED)
     trace = await ask(services, mode="direct")
     assert (trace.mode, trace.provenance.route) == ("direct", None)
@@ -132,7 +132,7 @@ async def test_a_mode_that_is_named_is_taken_without_a_word(services: Services) 
 
 
 async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains(
-    services: Services, gate: Gate, tmp_path: Path
+    services: Container, gate: Gate, tmp_path: Path
 ) -> None:
     await thought(services, LOSSES, CLOSED)
     gate.checks = [checks.thinking_gain("closed", GAINS, confidence=0.95)]
@@ -146,7 +146,7 @@ async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains
     assert took(services, "direct", "not_shown") == 1
 
 
-async def test_a_pointer_that_moves_takes_its_routes_with_it(services: Services, gate: Gate, tmp_path: Path) -> None:
+async def test_a_pointer_that_moves_takes_its_routes_with_it(services: Container, gate: Gate, tmp_path: Path) -> None:
     gate.checks = [checks.thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path)
     assert (await ask(services, model="user/ann")).mode == "personal"
@@ -161,7 +161,7 @@ async def test_a_pointer_that_moves_takes_its_routes_with_it(services: Services,
     assert (await services.auto.routes("ann")).model == "base"
 
 
-async def test_what_was_not_measured_on_this_user_is_direct(services: Services, gate: Gate, tmp_path: Path) -> None:
+async def test_what_was_not_measured_on_this_user_is_direct(services: Container, gate: Gate, tmp_path: Path) -> None:
     await thought(services, GAINS, CLOSED)
     gate.checks = [checks.thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path, "cohort/everyone", user="ann")
@@ -174,10 +174,12 @@ async def test_what_was_not_measured_on_this_user_is_direct(services: Services, 
     assert (await ask(services, model="base")).mode == "personal", "the base was measured on ann"
 
 
-async def test_evidence_is_remembered_for_a_while(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_evidence_is_remembered_for_a_while(services: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "REMEMBERED", 1)
     now = 0.0
-    remembering = Auto(services.settings, services.store, services.metrics, services.info().base_digest, lambda: now)
+    remembering = AutoModeSelector(
+        services.settings, services.store, services.metrics, services.info().base_digest, lambda: now
+    )
 
     async def mode() -> str:
         return (await remembering.settle("auto", "ann", None, "closed"))[0]

@@ -15,16 +15,16 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from lives import Gate
 from mindprint.types import QueryKind, TraceRequest
-from mindprint_server.admission import Admission
-from mindprint_server.chat.service import Chat, is_the_version_s, ways
-from mindprint_server.engine import AdapterRef, EngineDied, Generation, Priority, PromptTooLong, Sampling
-from mindprint_server.engine.base import Finish
+from mindprint_server.admission import AdmissionController
+from mindprint_server.chat.service import ChatService, is_the_version_s, ways
+from mindprint_server.engine import AdapterRef, EngineDied, GenerationOutput, Priority, PromptTooLong, Sampling
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
 from mindprint_server.gate import checks
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import serving
 from uploads import published
@@ -33,7 +33,7 @@ GOOD = (" they walked by the quiet lake before and liked it", "stop")
 LOOP = (" the lake the lake the lake the lake the lake the lake the lake", "loop")
 EMPTY = ("", "stop")
 OPENING = "What this user has shown:"
-Written = tuple[str, Finish]
+Written = tuple[str, FinishReason]
 
 
 class Engine(FakeEngine):
@@ -45,11 +45,11 @@ class Engine(FakeEngine):
 
     async def generate(
         self, prompt_ids: Any, sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
-    ) -> Generation:
+    ) -> GenerationOutput:
         text = self.thinks.get(adapter.name if adapter else "base", GOOD)
         if isinstance(text, Exception):
             raise text
-        return Generation(text[0], (1,), text[1], 0, 0)  # type: ignore[arg-type]
+        return GenerationOutput(text[0], (1,), text[1], 0, 0)  # type: ignore[arg-type]
 
 
 class Backend:
@@ -80,12 +80,12 @@ class Backend:
 
 
 class Room:
-    def __init__(self, services: Services, engine: Engine) -> None:
+    def __init__(self, services: Container, engine: Engine) -> None:
         self.services, self.engine, self.backend = services, engine, Backend()
-        self.chat = Chat(
+        self.chat = ChatService(
             services.settings, services.store, engine, services.memory, services.adapters, services.auto,
             services.metrics,
-            Admission(9, 1), "sha256:base", self.backend,
+            AdmissionController(9, 1), "sha256:base", self.backend,
         )  # fmt: skip
 
     async def ask(self, model: str = "user/ann", mode: str = "personal", **body: Any) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindprint_server.engine.slots import Places, Ticket
+from mindprint_server.engine.slots import SlotAllocator, SlotRequest
 
 PATIENCE = 5.0
 
 
-def inside(*tickets: Ticket) -> list[bool]:
+def inside(*tickets: SlotRequest) -> list[bool]:
     return [ticket.inside for ticket in tickets]
 
 
@@ -19,11 +19,11 @@ class Room:
     """Places whose loads and unloads take no time, on a clock that the test moves."""
 
     def __init__(self, count: int) -> None:
-        self.places = Places(count, PATIENCE)
+        self.places = SlotAllocator(count, PATIENCE)
         self.now = 0.0
         self.given_up: list[int] = []
 
-    def settle(self) -> list[Ticket]:
+    def settle(self) -> list[SlotRequest]:
         admitted, out = self.places.settle(self.now)
         while out:
             self.given_up += out
@@ -33,12 +33,12 @@ class Room:
             admitted += more
         return admitted
 
-    def ask(self, id: int) -> Ticket:
+    def ask(self, id: int) -> SlotRequest:
         ticket = self.places.ask(id, self.now)
         self.settle()
         return ticket
 
-    def leave(self, *tickets: Ticket) -> None:
+    def leave(self, *tickets: SlotRequest) -> None:
         for ticket in tickets:
             self.places.leave(ticket, self.now)
         self.settle()
@@ -134,7 +134,7 @@ def test_giving_up_what_is_used_or_unknown_does_nothing() -> None:
 
 
 def test_a_place_that_is_being_given_up_takes_nobody() -> None:
-    places = Places(2, PATIENCE)
+    places = SlotAllocator(2, PATIENCE)
     first = places.ask(1, 0)
     assert places.settle(0) == ([first], [])
     places.leave(first, 1)
@@ -157,16 +157,16 @@ def test_everybody_gets_a_place_in_order_and_in_time(
     count: int, requests: list[tuple[int, float, float]], leaves: set[int]
 ) -> None:
     room, order = Room(count), itertools.count()
-    events: list[tuple[float, int, str, Ticket | None, int]] = []
+    events: list[tuple[float, int, str, SlotRequest | None, int]] = []
     at = 0.0
     for number, (_, pause, _) in enumerate(requests):
         at += pause
         heapq.heappush(events, (at, next(order), "ask", None, number))
-    waiting: dict[Ticket, int] = {}
+    waiting: dict[SlotRequest, int] = {}
     users: dict[int, int] = {}
     longest = PATIENCE + 6 * 4.0 * (1 + len(requests))
 
-    def step(admitted: list[Ticket]) -> None:
+    def step(admitted: list[SlotRequest]) -> None:
         for ticket in admitted:
             number = waiting.pop(ticket)
             if ticket.id not in users:

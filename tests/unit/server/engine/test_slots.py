@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mindprint_server.engine import AdapterRef
-from mindprint_server.engine.slots import Slots
+from mindprint_server.engine.slots import ActiveAdapterLimiter
 
 
 def ref(number: int) -> AdapterRef:
@@ -14,7 +14,7 @@ def ref(number: int) -> AdapterRef:
 
 
 async def test_one_adapter_more_than_slots_waits_until_one_is_done() -> None:
-    slots, inside, go = Slots(2), [], asyncio.Event()
+    slots, inside, go = ActiveAdapterLimiter(2), [], asyncio.Event()
 
     async def work(number: int | None) -> None:
         async with slots.hold(None if number is None else ref(number)):
@@ -30,7 +30,7 @@ async def test_one_adapter_more_than_slots_waits_until_one_is_done() -> None:
 
 
 async def test_who_is_cancelled_while_waiting_or_working_leaves_its_slot() -> None:
-    slots = Slots(1)
+    slots = ActiveAdapterLimiter(1)
 
     async def work(number: int) -> None:
         async with slots.hold(ref(number)):
@@ -49,7 +49,7 @@ async def test_who_is_cancelled_while_waiting_or_working_leaves_its_slot() -> No
 
 
 async def test_adapters_that_are_always_busy_make_room_for_one_that_waits() -> None:
-    slots, stop = Slots(2, patience_s=0.05), asyncio.Event()
+    slots, stop = ActiveAdapterLimiter(2, patience_s=0.05), asyncio.Event()
 
     async def busy(number: int) -> None:
         while not stop.is_set():

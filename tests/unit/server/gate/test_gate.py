@@ -13,17 +13,17 @@ import pytest
 
 from mindprint.general_questions import QUESTIONS
 from mindprint.types import BatchRequest, Check
-from mindprint_server.engine import AdapterRef, Generation, Priority, Sampling
-from mindprint_server.engine.base import Finish
+from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.gate import Gate
 from mindprint_server.gate.gate import in_turn
-from mindprint_server.memory import Memory
-from mindprint_server.memory.neighbors import Near
+from mindprint_server.memory import MemoryService
+from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import Asker
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.verdicts.verifier import Judge
-from mindprint_server.wiring import Services
+from mindprint_server.verdicts.verifier import CandidateVerifier
+from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import Scripted
 
@@ -41,7 +41,7 @@ class Model:
     """The same after a thinking."""
     general: float = -0.5
     thought: str = THOUGHT
-    finish: Finish = "stop"
+    finish: FinishReason = "stop"
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Models(Scripted):
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
-    ) -> Generation:
+    ) -> GenerationOutput:
         self.running += 1
         self.most = max(self.most, self.running)
         self.thinks_now.set()
@@ -108,9 +108,9 @@ class Room:
         self.engine = Models()
         self.settings = Settings.model_validate({"max_model_len": 4096} | settings)
         self.store = store
-        memory = Memory(self.settings, store, self.engine, "b")
+        memory = MemoryService(self.settings, store, self.engine, "b")
         asker = Asker(self.settings, store, self.engine, memory)
-        judge = Judge(self.settings, self.engine, asker, Near(self.settings, store))
+        judge = CandidateVerifier(self.settings, self.engine, asker, NeighborIndex(self.settings, store))
         self.gate = Gate(self.settings, store, self.engine, asker, memory, judge)
 
     def behaves(self, adapter: AdapterRef | None, **how: Any) -> None:
@@ -324,7 +324,7 @@ def test_engagements_are_taken_from_each_user_in_turn_the_newest_first() -> None
     ]  # fmt: skip
 
 
-async def test_nothing_is_written_about_what_is_held_out(services: Services) -> None:
+async def test_nothing_is_written_about_what_is_held_out(services: Container) -> None:
     await services.store.add_engagements("ann", [engagement(n) for n in range(30)])
     batch, _ = await services.batches.submit(BatchRequest(users=["ann"]))
     assert batch.items == 27

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mindprint_server.engine import Generation
-from mindprint_server.engine.base import Finish
+from mindprint_server.engine import GenerationOutput
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.gate.measurements import collapsed
 
 OPENING = "What this user has shown:"
@@ -24,6 +24,8 @@ LEAD = "This user's answer:"
         ("the sea and the hills " * 6, "stop", True),
     ],
 )
-def test_thinking_is_gone_that_loops_never_closes_or_says_too_little(text: str, finish: Finish, expected: bool) -> None:
+def test_thinking_is_gone_that_loops_never_closes_or_says_too_little(
+    text: str, finish: FinishReason, expected: bool
+) -> None:
     """The words of an opening that an adapter has learned say nothing, nor do those that an answer is led in by."""
-    assert collapsed(Generation(text, (), finish, 0, 0), OPENING, LEAD) is expected
+    assert collapsed(GenerationOutput(text, (), finish, 0, 0), OPENING, LEAD) is expected

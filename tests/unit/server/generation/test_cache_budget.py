@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint_server.engine import Priority
-from mindprint_server.generation.concurrency import Room
+from mindprint_server.generation.concurrency import CacheBudget
 
 SOON, BEHIND = Priority.BATCH, Priority.BEGIN
 
 
 def test_what_fits_does_not_wait() -> None:
-    room = Room()
+    room = CacheBudget()
     with room.take(60, 100) as one, room.take(40, 100) as two, room.take(1, 100) as three:
         assert (one.priority, two.priority, three.priority) == (SOON, SOON, BEHIND)
         three.began()
@@ -26,7 +26,7 @@ def test_what_fits_does_not_wait() -> None:
 
 
 def test_nobody_overtakes_who_waits() -> None:
-    room = Room()
+    room = CacheBudget()
     with ExitStack() as early:
         early.enter_context(room.take(90, 100))
         with room.take(20, 100) as waits:
@@ -39,7 +39,7 @@ def test_nobody_overtakes_who_waits() -> None:
 
 
 def test_whoever_fails_before_it_began_waits_no_longer() -> None:
-    room = Room()
+    room = CacheBudget()
     try:
         with room.take(200, 100) as turn:
             assert turn.priority == BEHIND
@@ -51,7 +51,7 @@ def test_whoever_fails_before_it_began_waits_no_longer() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=20))
 def test_all_room_is_given_back(each: list[tuple[int, bool]]) -> None:
-    room = Room()
+    room = CacheBudget()
     with ExitStack() as stack:
         for tokens, begins in each:
             turn = stack.enter_context(room.take(tokens, 100))

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint_server.generation.candidate_policy import Draw, Outcome, Rules, next_draw
+from mindprint_server.generation.candidate_policy import CandidateOutcome, CandidateRound, SamplingPolicy, next_round
 
-RULES = Rules(most=4, at_once=1, blind=2, hints=True, give_up=2.0)
-BLIND = Outcome(accepted=False, hinted=False, shortfall=1.0)
-HINTED = Outcome(accepted=False, hinted=True, shortfall=1.0)
-GOOD = Outcome(accepted=True, hinted=False, shortfall=0.0)
+RULES = SamplingPolicy(most=4, at_once=1, blind=2, hints=True, give_up=2.0)
+BLIND = CandidateOutcome(accepted=False, hinted=False, shortfall=1.0)
+HINTED = CandidateOutcome(accepted=False, hinted=True, shortfall=1.0)
+GOOD = CandidateOutcome(accepted=True, hinted=False, shortfall=0.0)
 FAR = 2.1
 
 
-def draw(*written: Outcome, **changes: object) -> tuple[list[int], str] | None:
+def draw(*written: CandidateOutcome, **changes: object) -> tuple[list[int], str] | None:
     """The numbers and the kind that come next."""
-    found = next_draw(written, replace(RULES, **changes))  # type: ignore[arg-type]
+    found = next_round(written, replace(RULES, **changes))  # type: ignore[arg-type]
     return None if found is None else (list(found.numbers), "hinted" if found.hinted else "blind")
 
 
@@ -84,7 +84,7 @@ def test_the_best_candidate_decides_and_the_unscored_say_nothing() -> None:
 
 
 RULE = st.builds(
-    Rules,
+    SamplingPolicy,
     most=st.integers(1, 12),
     at_once=st.integers(1, 12),
     blind=st.integers(0, 12),
@@ -101,16 +101,18 @@ FATES = st.lists(
 
 @given(RULE, FATES, st.data())
 def test_whatever_becomes_of_them_drawing_ends_within_its_bounds(
-    rules: Rules, fates: list[tuple[bool, float | None, float | None]], data: st.DataObject
+    rules: SamplingPolicy, fates: list[tuple[bool, float | None, float | None]], data: st.DataObject
 ) -> None:
-    written: list[Outcome] = []
-    draws: list[Draw] = []
-    while (found := next_draw(written, rules)) is not None:
+    written: list[CandidateOutcome] = []
+    draws: list[CandidateRound] = []
+    while (found := next_round(written, rules)) is not None:
         draws.append(found)
         assert not any(outcome.accepted for outcome in written)
         assert found.numbers.start == len(written)
         assert 1 <= len(found.numbers) <= rules.at_once
-        outcomes = [Outcome(won, found.hinted, *scores) for won, *scores in (fates[number] for number in found.numbers)]
+        outcomes = [
+            CandidateOutcome(won, found.hinted, *scores) for won, *scores in (fates[number] for number in found.numbers)
+        ]
         if any(outcome.accepted for outcome in outcomes):  # its brothers end, unless they were done
             outcomes = [o for o in outcomes if o.accepted or data.draw(st.booleans())]
         written += outcomes

@@ -5,71 +5,71 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint_server.engine import Load
-from mindprint_server.generation.concurrency import KV_FULL, Inflight
+from mindprint_server.engine import EngineStats
+from mindprint_server.generation.concurrency import KV_FULL, ConcurrencyLimiter
 
 
 def test_it_begins_with_the_slots_that_there_are() -> None:
-    assert Inflight(slots=64, most=128).limit == 64
-    assert Inflight(slots=64, most=10).limit == 10
+    assert ConcurrencyLimiter(slots=64, most=128).limit == 64
+    assert ConcurrencyLimiter(slots=64, most=10).limit == 10
 
 
 def test_it_grows_to_the_most_while_slots_are_free_and_nothing_waits() -> None:
-    inflight = Inflight(slots=64, most=128)
-    limits = [inflight.observe(Load(running=40)) for _ in range(40)]
+    inflight = ConcurrencyLimiter(slots=64, most=128)
+    limits = [inflight.observe(EngineStats(running=40)) for _ in range(40)]
     assert limits[0] == 68
     assert limits == sorted(limits)
     assert limits[-1] == 128
 
 
 def test_a_small_engine_grows_too() -> None:
-    inflight = Inflight(slots=2, most=4)
-    assert [inflight.observe(Load(running=1)) for _ in range(3)] == [3, 4, 4]
+    inflight = ConcurrencyLimiter(slots=2, most=4)
+    assert [inflight.observe(EngineStats(running=1)) for _ in range(3)] == [3, 4, 4]
 
 
 def test_it_stays_while_the_slots_are_full() -> None:
-    inflight = Inflight(slots=64, most=128)
-    assert inflight.observe(Load(running=64)) == inflight.observe(Load(running=64, waiting=16)) == 64
+    inflight = ConcurrencyLimiter(slots=64, most=128)
+    assert inflight.observe(EngineStats(running=64)) == inflight.observe(EngineStats(running=64, waiting=16)) == 64
 
 
 def test_it_sinks_slowly_while_much_waits_and_never_below_the_slots() -> None:
-    inflight = Inflight(slots=64, most=128)
-    inflight.observe(Load(running=60))
-    assert [inflight.observe(Load(running=64, waiting=17)) for _ in range(6)] == [67, 66, 65, 64, 64, 64]
+    inflight = ConcurrencyLimiter(slots=64, most=128)
+    inflight.observe(EngineStats(running=60))
+    assert [inflight.observe(EngineStats(running=64, waiting=17)) for _ in range(6)] == [67, 66, 65, 64, 64, 64]
 
 
 def test_a_queue_changes_nothing_after_a_retreat_from_a_full_cache() -> None:
-    inflight = Inflight(slots=64, most=128)
-    inflight.observe(Load(running=64, kv_use=0.99))
-    assert inflight.observe(Load(running=48, waiting=17)) == 48
+    inflight = ConcurrencyLimiter(slots=64, most=128)
+    inflight.observe(EngineStats(running=64, kv_use=0.99))
+    assert inflight.observe(EngineStats(running=48, waiting=17)) == 48
 
 
 def test_it_shrinks_from_what_runs_when_the_engine_preempts() -> None:
-    inflight = Inflight(slots=64, most=128)
-    inflight.observe(Load(running=64))
-    assert inflight.observe(Load(running=40, preemptions=1)) == 30
-    assert inflight.observe(Load(running=40, preemptions=1)) == 34, "only new preemptions count"
+    inflight = ConcurrencyLimiter(slots=64, most=128)
+    inflight.observe(EngineStats(running=64))
+    assert inflight.observe(EngineStats(running=40, preemptions=1)) == 30
+    assert inflight.observe(EngineStats(running=40, preemptions=1)) == 34, "only new preemptions count"
 
 
 def test_preemptions_of_before_the_first_look_do_not_count() -> None:
-    assert Inflight(slots=64, most=64).observe(Load(running=64, preemptions=9)) == 64
+    assert ConcurrencyLimiter(slots=64, most=64).observe(EngineStats(running=64, preemptions=9)) == 64
 
 
 def test_it_shrinks_when_the_cache_is_full() -> None:
-    inflight = Inflight(slots=64, most=128)
-    assert inflight.observe(Load(running=64, kv_use=KV_FULL)) == 64
-    assert inflight.observe(Load(running=64, kv_use=0.99)) == 48
+    inflight = ConcurrencyLimiter(slots=64, most=128)
+    assert inflight.observe(EngineStats(running=64, kv_use=KV_FULL)) == 64
+    assert inflight.observe(EngineStats(running=64, kv_use=0.99)) == 48
 
 
 def test_it_backs_off_once_for_one_full_cache() -> None:
-    inflight = Inflight(slots=64, most=128)
-    full = Load(running=64, kv_use=0.99)
+    inflight = ConcurrencyLimiter(slots=64, most=128)
+    full = EngineStats(running=64, kv_use=0.99)
     assert [inflight.observe(full) for _ in range(3)] == [48, 48, 48]
-    assert inflight.observe(Load(running=48, kv_use=0.99)) == 36
+    assert inflight.observe(EngineStats(running=48, kv_use=0.99)) == 36
 
 
 LOADS = st.builds(
-    Load,
+    EngineStats,
     running=st.integers(0, 300),
     waiting=st.integers(0, 300),
     kv_use=st.floats(0, 1),
@@ -78,17 +78,17 @@ LOADS = st.builds(
 
 
 @given(st.integers(1, 256), st.integers(1, 256), st.lists(LOADS, max_size=50))
-def test_it_is_never_below_one_nor_above_the_most(slots: int, most: int, loads: list[Load]) -> None:
-    inflight = Inflight(slots=slots, most=most)
+def test_it_is_never_below_one_nor_above_the_most(slots: int, most: int, loads: list[EngineStats]) -> None:
+    inflight = ConcurrencyLimiter(slots=slots, most=most)
     assert all(1 <= limit <= most for limit in [inflight.limit, *map(inflight.observe, loads)])
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.lists(LOADS, max_size=50))
-def test_it_comes_back_from_any_trouble(slots: int, most: int, loads: list[Load]) -> None:
-    inflight = Inflight(slots=slots, most=most)
+def test_it_comes_back_from_any_trouble(slots: int, most: int, loads: list[EngineStats]) -> None:
+    inflight = ConcurrencyLimiter(slots=slots, most=most)
     for load in loads:
         inflight.observe(load)
-    inflight.observe(Load(preemptions=9))
+    inflight.observe(EngineStats(preemptions=9))
     for _ in range(most):
-        inflight.observe(Load(preemptions=9))
+        inflight.observe(EngineStats(preemptions=9))
     assert inflight.limit == most

@@ -16,24 +16,24 @@ from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
 from mindprint_server.settings import Settings
 from mindprint_server.store.exceptions import LeaseLost, NotFound
-from mindprint_server.wiring import Services, close_services, open_services
+from mindprint_server.wiring import Container, close_container, open_container
 from samples import engagement, write_tensors
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
-async def fill(services: Services, user: str = "ann", count: int = 12) -> None:
+async def fill(services: Container, user: str = "ann", count: int = 12) -> None:
     await services.store.add_engagements(user, [engagement(n) for n in range(count)])
 
 
-async def finished(services: Services, request: BatchRequest) -> Batch:
+async def finished(services: Container, request: BatchRequest) -> Batch:
     batch, _ = await services.batches.submit(request)
     async for state in services.batches.watch(batch.id):
         batch = state
     return batch
 
 
-async def leased(services: Services, user: str = "ann") -> Lease:
+async def leased(services: Container, user: str = "ann") -> Lease:
     await fill(services, user)
     await finished(services, BatchRequest(users=[user]))
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter=f"user/{user}"))
@@ -41,7 +41,7 @@ async def leased(services: Services, user: str = "ann") -> Lease:
     return lease
 
 
-async def upload(services: Services, lease: Lease, folder: Path, *, mark: int = 0, honest: bool = True) -> Version:
+async def upload(services: Container, lease: Lease, folder: Path, *, mark: int = 0, honest: bool = True) -> Version:
     """What a trainer does: weights, config and a canary that holds if `honest`."""
     weights = folder / f"upload-{lease.id}-{mark}"
     write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
@@ -80,7 +80,7 @@ async def upload(services: Services, lease: Lease, folder: Path, *, mark: int = 
 # --- batches ---
 
 
-async def test_a_batch_attempts_every_engagement_once(services: Services) -> None:
+async def test_a_batch_attempts_every_engagement_once(services: Container) -> None:
     await fill(services)
     services.settings.give_up = services.settings.give_up_score = None
     batch = await finished(services, BatchRequest())
@@ -100,7 +100,7 @@ async def test_a_batch_attempts_every_engagement_once(services: Services) -> Non
     assert batch.hinted == sum(t.verdict == "accepted" and t.provenance.saw_answer for t in traces)
 
 
-async def test_the_answer_may_be_shown_from_the_first_candidate_on(services: Services) -> None:
+async def test_the_answer_may_be_shown_from_the_first_candidate_on(services: Container) -> None:
     await fill(services)
     batch = await finished(services, BatchRequest(blind=0))
     traces = await services.store.traces(batch=batch.id)
@@ -109,7 +109,7 @@ async def test_the_answer_may_be_shown_from_the_first_candidate_on(services: Ser
     assert batch.hinted == batch.funnel.accepted > 0
 
 
-async def test_a_server_without_hints_shows_no_answer_from_the_first_candidate_on(services: Services) -> None:
+async def test_a_server_without_hints_shows_no_answer_from_the_first_candidate_on(services: Container) -> None:
     await fill(services)
     services.settings.hints = False
     with pytest.raises(ApiError) as error:
@@ -122,13 +122,13 @@ async def test_a_server_without_hints_shows_no_answer_from_the_first_candidate_o
 @pytest.mark.parametrize("recall", ["recency", "bm25"])
 async def test_memory_is_never_later_than_the_query(settings: Settings, base_folder: Path, recall: str) -> None:
     settings = settings.model_copy(update={"recall": recall})
-    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
+    services = await open_container(settings, engine=FakeEngine(model_path=base_folder))
     try:
         await fill(services, count=20)
         await finished(services, BatchRequest())
         traces = await services.store.traces(limit=500)
     finally:
-        await close_services(services)
+        await close_container(services)
     assert traces
     for trace in traces:
         number = int(str(trace.engagement_id)[1:])
@@ -142,7 +142,7 @@ async def test_memory_is_never_later_than_the_query(settings: Settings, base_fol
         assert (trace.provenance.profile_version is None) == (number < 5)
 
 
-async def test_a_second_batch_attempts_only_what_has_no_accepted_trace(services: Services) -> None:
+async def test_a_second_batch_attempts_only_what_has_no_accepted_trace(services: Container) -> None:
     await fill(services)
     first = await finished(services, BatchRequest())
     second = await finished(services, BatchRequest(seed=1))
@@ -151,7 +151,7 @@ async def test_a_second_batch_attempts_only_what_has_no_accepted_trace(services:
     )
 
 
-async def test_what_cannot_be_attempted_is_counted(services: Services) -> None:
+async def test_what_cannot_be_attempted_is_counted(services: Container) -> None:
     alike = engagement(2, choices=["<|end|>yes", "yes"])
     long = engagement(3).model_copy(update={"prompt": "word " * 5000})
     await services.store.add_engagements("bob", [engagement(0), alike, long])
@@ -159,7 +159,7 @@ async def test_what_cannot_be_attempted_is_counted(services: Services) -> None:
     assert batch.skipped == {"no_history": 1, "choices_alike": 1, "prompt_too_long": 1}
 
 
-async def test_a_user_without_engagements_plans_nothing(services: Services) -> None:
+async def test_a_user_without_engagements_plans_nothing(services: Container) -> None:
     with pytest.raises(NotFound):
         await services.batches.submit(BatchRequest(users=["nobody"]))
     batch = await finished(services, BatchRequest())
@@ -168,31 +168,31 @@ async def test_a_user_without_engagements_plans_nothing(services: Services) -> N
 
 async def test_a_full_backlog_is_left_alone(settings: Settings, base_folder: Path) -> None:
     few = settings.model_copy(update={"max_backlog": 3, "batch_inflight": 1})
-    services = await open_services(few, engine=FakeEngine(model_path=base_folder))
+    services = await open_container(few, engine=FakeEngine(model_path=base_folder))
     await fill(services)
     batch = await finished(services, BatchRequest())
     assert batch.funnel.accepted == 3
     assert batch.skipped["backlog_full"] > 0
-    await close_services(services)
+    await close_container(services)
 
 
 async def test_more_callers_than_places_are_told_to_come_again(settings: Settings, base_folder: Path) -> None:
-    services = await open_services(settings.model_copy(update={"max_interactive": 2}), engine=Slow(base_folder))
+    services = await open_container(settings.model_copy(update={"max_interactive": 2}), engine=Slow(base_folder))
     await fill(services)
     request = TraceRequest(user_id="ann", query="?", choices=["yes", "no"])
     results = await asyncio.gather(*(services.writer.write_one(request) for _ in range(3)), return_exceptions=True)
     [busy] = [result for result in results if isinstance(result, ApiError)]
     assert (busy.status, busy.code, busy.retry_after) == (429, "server_busy", settings.retry_after_s)
     assert (await services.writer.write_one(request)).answer in ("yes", "no")
-    await close_services(services)
+    await close_container(services)
 
 
 async def test_a_trace_that_takes_too_long_is_given_up(settings: Settings, base_folder: Path) -> None:
-    services = await open_services(settings.model_copy(update={"request_timeout_s": 0.01}), engine=Slow(base_folder))
+    services = await open_container(settings.model_copy(update={"request_timeout_s": 0.01}), engine=Slow(base_folder))
     await fill(services)
     with pytest.raises(TimeoutError):
         await services.writer.write_one(TraceRequest(user_id="ann", query="?", choices=["yes", "no"]))
-    await close_services(services)
+    await close_container(services)
 
 
 class Slow(FakeEngine):
@@ -202,15 +202,15 @@ class Slow(FakeEngine):
 
 async def test_a_batch_goes_on_after_a_restart(settings: Settings, base_folder: Path) -> None:
     settings = settings.model_copy(update={"batch_inflight": 2, "holdout_share": 0})
-    services = await open_services(settings, engine=Slow(base_folder))
+    services = await open_container(settings, engine=Slow(base_folder))
     await fill(services, count=20)
     batch, _ = await services.batches.submit(BatchRequest())
     async for state in services.batches.watch(batch.id):
         if state.done >= 5:
             break
-    await close_services(services)
+    await close_container(services)
 
-    services = await open_services(settings, engine=Slow(base_folder))
+    services = await open_container(settings, engine=Slow(base_folder))
     before = await services.store.batch(batch.id)
     assert before.state == "running"
     assert 5 <= before.done < 20
@@ -219,11 +219,11 @@ async def test_a_batch_goes_on_after_a_restart(settings: Settings, base_folder: 
     assert (batch.state, batch.done) == ("done", 20)
     per_engagement = Counter(t.engagement_id for t in await services.store.traces(batch=batch.id, limit=500))
     assert max(per_engagement.values()) <= settings.candidates
-    await close_services(services)
+    await close_container(services)
 
 
 async def test_a_cancelled_batch_stops_and_the_next_one_runs(settings: Settings, base_folder: Path) -> None:
-    services = await open_services(settings.model_copy(update={"batch_inflight": 1}), engine=Slow(base_folder))
+    services = await open_container(settings.model_copy(update={"batch_inflight": 1}), engine=Slow(base_folder))
     await fill(services)
     first, _ = await services.batches.submit(BatchRequest(seed=1))
     await asyncio.sleep(0.1)
@@ -231,7 +231,7 @@ async def test_a_cancelled_batch_stops_and_the_next_one_runs(settings: Settings,
     second = await finished(services, BatchRequest(seed=2))
     assert second.state == "done"
     assert (await services.store.batch(first.id)).state == "cancelled"
-    await close_services(services)
+    await close_container(services)
 
 
 class Broken(FakeEngine):
@@ -242,19 +242,19 @@ class Broken(FakeEngine):
 
 
 async def test_a_batch_that_breaks_says_why_and_blocks_nobody(settings: Settings, base_folder: Path) -> None:
-    services = await open_services(settings, engine=Broken(model_path=base_folder))
+    services = await open_container(settings, engine=Broken(model_path=base_folder))
     await fill(services)
     batch = await finished(services, BatchRequest())
     assert batch.state == "failed"
     assert batch.error == "RuntimeError: no luck"
     assert (await finished(services, BatchRequest(temperature=0.0))).state == "done"
-    await close_services(services)
+    await close_container(services)
 
 
 # --- one trace now ---
 
 
-async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Services) -> None:
+async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Container) -> None:
     await fill(services)
     for seed in range(20):
         trace = await services.writer.write_one(TraceRequest(user_id="ann", engagement_id="e004", seed=seed))
@@ -263,13 +263,13 @@ async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Serv
 
 
 @pytest.mark.parametrize("mode", ["direct", "generic"])
-async def test_other_modes_are_never_queued(services: Services, mode: str) -> None:
+async def test_other_modes_are_never_queued(services: Container, mode: str) -> None:
     await fill(services)
     request = TraceRequest.model_validate({"user_id": "ann", "engagement_id": "e004", "mode": mode})
     assert (await services.writer.write_one(request)).state == "kept"
 
 
-async def test_a_query_of_the_callers_is_only_answered(services: Services) -> None:
+async def test_a_query_of_the_callers_is_only_answered(services: Container) -> None:
     await fill(services)
     request = TraceRequest(user_id="ann", query="And now?", choices=["yes", "no"], target="no", mode="direct")
     trace = await services.writer.write_one(request)
@@ -279,7 +279,7 @@ async def test_a_query_of_the_callers_is_only_answered(services: Services) -> No
         await services.store.trace(trace.id)
 
 
-async def test_one_trace_that_cannot_be_written(services: Services) -> None:
+async def test_one_trace_that_cannot_be_written(services: Container) -> None:
     await fill(services)
     with pytest.raises(ApiError) as error:
         await services.writer.write_one(TraceRequest(user_id="ann", query="word " * 5000))
@@ -294,7 +294,7 @@ async def test_one_trace_that_cannot_be_written(services: Services) -> None:
 # --- leases, uploads, the switch ---
 
 
-async def test_a_lease_brings_slow_and_fast_samples(services: Services) -> None:
+async def test_a_lease_brings_slow_and_fast_samples(services: Container) -> None:
     lease = await leased(services)
     slow = [s for s in lease.samples if s.kind == "slow"]
     fast = [s for s in lease.samples if s.kind == "fast"]
@@ -313,7 +313,7 @@ async def test_a_lease_brings_slow_and_fast_samples(services: Services) -> None:
     assert one.prompt.splitlines()[:-3] == directly[one.engagement_id].prompt.splitlines()[:-2]
 
 
-async def test_an_upload_goes_live(services: Services, tmp_path: Path) -> None:
+async def test_an_upload_goes_live(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
     version = await upload(services, lease, tmp_path)
     assert (version.state, version.version) == ("live", 1)
@@ -330,7 +330,7 @@ async def test_an_upload_goes_live(services: Services, tmp_path: Path) -> None:
         assert adapter is None
 
 
-async def test_the_same_upload_again_is_the_same_version(services: Services, tmp_path: Path) -> None:
+async def test_the_same_upload_again_is_the_same_version(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
     first = await upload(services, lease, tmp_path)
     again = await upload(services, lease, tmp_path)
@@ -339,7 +339,7 @@ async def test_the_same_upload_again_is_the_same_version(services: Services, tmp
         await upload(services, lease, tmp_path, mark=1)
 
 
-async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services: Services, tmp_path: Path) -> None:
+async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
     with pytest.raises(ApiError) as error:
         await upload(services, lease, tmp_path, honest=False)
@@ -354,7 +354,7 @@ async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services
     assert error.value.code == "version_refused"
 
 
-async def test_an_upload_without_its_lease_leaves_nothing(services: Services, tmp_path: Path) -> None:
+async def test_an_upload_without_its_lease_leaves_nothing(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
     await services.store.release(lease.id)
     with pytest.raises(LeaseLost):
@@ -362,7 +362,7 @@ async def test_an_upload_without_its_lease_leaves_nothing(services: Services, tm
     assert list((services.settings.data_dir / "adapters").glob("*/*/*")) == []
 
 
-async def second_version(services: Services, folder: Path) -> None:
+async def second_version(services: Container, folder: Path) -> None:
     await services.store.add_engagements("ann", [engagement(n) for n in range(12, 24)])
     await finished(services, BatchRequest(seed=5))
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
@@ -371,7 +371,7 @@ async def second_version(services: Services, folder: Path) -> None:
     await upload(services, lease, folder, mark=1)
 
 
-async def test_a_running_request_finishes_on_its_version(services: Services, tmp_path: Path) -> None:
+async def test_a_running_request_finishes_on_its_version(services: Container, tmp_path: Path) -> None:
     await upload(services, await leased(services), tmp_path)
     async with services.adapters.use("user/ann") as old:
         await second_version(services, tmp_path)
@@ -385,7 +385,7 @@ async def test_a_running_request_finishes_on_its_version(services: Services, tmp
     assert services.adapters.residents.loaded() == ["user/ann@2"]
 
 
-async def test_roll_back_and_promote(services: Services, tmp_path: Path) -> None:
+async def test_roll_back_and_promote(services: Container, tmp_path: Path) -> None:
     await upload(services, await leased(services), tmp_path)
     await second_version(services, tmp_path)
     assert (await services.adapters.rollback("user/ann")).live == 1
@@ -404,14 +404,14 @@ async def test_roll_back_and_promote(services: Services, tmp_path: Path) -> None
 
 
 async def test_a_restart_serves_what_was_live(settings: Settings, base_folder: Path, tmp_path: Path) -> None:
-    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
+    services = await open_container(settings, engine=FakeEngine(model_path=base_folder))
     await upload(services, await leased(services), tmp_path)
     orphan = settings.data_dir / "adapters" / "user" / "ann" / "000009"
     orphan.mkdir()
-    await close_services(services)
-    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
+    await close_container(services)
+    services = await open_container(settings, engine=FakeEngine(model_path=base_folder))
     assert not orphan.exists()
     async with services.adapters.use("user/ann") as adapter:
         assert adapter is not None
         assert (adapter.path / "adapter_model.safetensors").exists()
-    await close_services(services)
+    await close_container(services)

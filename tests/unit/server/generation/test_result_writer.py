@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from mindprint_server.generation import result_writer as module
-from mindprint_server.generation.result_writer import Commits
+from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.store import Busy
-from mindprint_server.store.batches import Done
+from mindprint_server.store.batches import ItemResult
 
 
 class Slowly:
@@ -27,7 +27,7 @@ class Slowly:
         self.failing: Exception | None = None
         self.told = 0
 
-    async def finish_items(self, done: Sequence[Done], seconds: Mapping[str, float]) -> list[Done]:
+    async def finish_items(self, done: Sequence[ItemResult], seconds: Mapping[str, float]) -> list[ItemResult]:
         self.calls.append(([item.engagement_id for item in done], dict(seconds)))
         self.begun.set()
         await self.go.wait()
@@ -43,8 +43,8 @@ class Slowly:
         return [ids for ids, _ in self.calls]
 
 
-def done(id: str, batch: str = "b") -> Done:
-    return Done(batch, "ann", id, "rejected")
+def done(id: str, batch: str = "b") -> ItemResult:
+    return ItemResult(batch, "ann", id, "rejected")
 
 
 @pytest.fixture
@@ -53,19 +53,19 @@ async def store() -> Slowly:
 
 
 @pytest.fixture
-async def commits(store: Slowly) -> AsyncIterator[Commits]:
-    commits = Commits(cast(Any, store), store.tell)
+async def commits(store: Slowly) -> AsyncIterator[ResultWriter]:
+    commits = ResultWriter(cast(Any, store), store.tell)
     commits.start()
     yield commits
     store.go.set()
     await commits.stop()
 
 
-def put(commits: Commits, *ids: str) -> list[asyncio.Task[bool]]:
+def put(commits: ResultWriter, *ids: str) -> list[asyncio.Task[bool]]:
     return [asyncio.create_task(commits.put(done(id))) for id in ids]
 
 
-async def while_one_is_written(commits: Commits, store: Slowly, *ids: str) -> list[asyncio.Task[bool]]:
+async def while_one_is_written(commits: ResultWriter, store: Slowly, *ids: str) -> list[asyncio.Task[bool]]:
     """The first is being written while the others come."""
     store.go.clear()
     tasks = put(commits, ids[0])
@@ -75,12 +75,12 @@ async def while_one_is_written(commits: Commits, store: Slowly, *ids: str) -> li
     return tasks
 
 
-async def test_one_item_is_committed_at_once(commits: Commits, store: Slowly) -> None:
+async def test_one_item_is_committed_at_once(commits: ResultWriter, store: Slowly) -> None:
     assert await commits.put(done("a")) is True
     assert (store.written, store.told) == ([["a"]], 1)
 
 
-async def test_what_finishes_while_a_commit_is_written_is_the_next_commit(commits: Commits, store: Slowly) -> None:
+async def test_what_finishes_while_a_commit_is_written_is_the_next_commit(commits: ResultWriter, store: Slowly) -> None:
     tasks = await while_one_is_written(commits, store, *"abcdef")
     assert not any(task.done() for task in tasks)
     store.go.set()
@@ -88,13 +88,13 @@ async def test_what_finishes_while_a_commit_is_written_is_the_next_commit(commit
     assert (store.written, store.told) == ([["a"], ["b", "c", "d", "e", "f"]], 2)
 
 
-async def test_what_is_gone_is_told_to_its_caller_alone(commits: Commits, store: Slowly) -> None:
+async def test_what_is_gone_is_told_to_its_caller_alone(commits: ResultWriter, store: Slowly) -> None:
     store.gone = {"b"}
     assert await asyncio.gather(*put(commits, *"abc")) == [True, False, True]
 
 
 async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit_works(
-    commits: Commits, store: Slowly
+    commits: ResultWriter, store: Slowly
 ) -> None:
     store.failing = RuntimeError("the disk is full")
     results = await asyncio.gather(*put(commits, *"abc"), return_exceptions=True)
@@ -104,7 +104,7 @@ async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit
     assert await commits.put(done("d")) is True
 
 
-async def test_a_busy_database_is_asked_again(commits: Commits, store: Slowly) -> None:
+async def test_a_busy_database_is_asked_again(commits: ResultWriter, store: Slowly) -> None:
     store.failing = Busy("another process is writing")
     tasks = put(commits, *"ab")
     await asyncio.wait(tasks, timeout=0.05)
@@ -114,7 +114,7 @@ async def test_a_busy_database_is_asked_again(commits: Commits, store: Slowly) -
     assert [sorted(ids) for ids in store.written] == [["a", "b"]] * 2
 
 
-async def test_a_cancelled_caller_harms_nobody(commits: Commits, store: Slowly) -> None:
+async def test_a_cancelled_caller_harms_nobody(commits: ResultWriter, store: Slowly) -> None:
     first, second, third = await while_one_is_written(commits, store, *"abc")
     first.cancel()  # it is being written
     second.cancel()  # it waits
@@ -125,7 +125,7 @@ async def test_a_cancelled_caller_harms_nobody(commits: Commits, store: Slowly) 
     assert await commits.put(done("d")) is True
 
 
-async def test_a_cancelled_caller_does_not_miss_an_error(commits: Commits, store: Slowly) -> None:
+async def test_a_cancelled_caller_does_not_miss_an_error(commits: ResultWriter, store: Slowly) -> None:
     first, second = await while_one_is_written(commits, store, *"ab")
     store.failing = RuntimeError("no luck")
     first.cancel()
@@ -134,7 +134,7 @@ async def test_a_cancelled_caller_does_not_miss_an_error(commits: Commits, store
         await second
 
 
-async def test_stopping_leaves_no_caller_waiting(commits: Commits, store: Slowly) -> None:
+async def test_stopping_leaves_no_caller_waiting(commits: ResultWriter, store: Slowly) -> None:
     tasks = await while_one_is_written(commits, store, *"ab")
     await commits.stop()
     _, waiting = await asyncio.wait(tasks, timeout=0.1)
@@ -145,7 +145,7 @@ async def test_stopping_leaves_no_caller_waiting(commits: Commits, store: Slowly
 
 
 async def test_seconds_are_counted_for_each_batch_from_commit_to_commit(
-    commits: Commits, store: Slowly, monkeypatch: pytest.MonkeyPatch
+    commits: ResultWriter, store: Slowly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))

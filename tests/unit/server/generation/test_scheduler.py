@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint_server.generation.scheduler import Item, Planner
+from mindprint_server.generation.scheduler import EngagementScheduler, Item
 
 PATIENCE = 10.0
 Key = tuple[str, str]
@@ -18,8 +18,8 @@ def items(user: str, count: int, batch: str = "b") -> list[Item]:
     return [Item(batch, user, f"e{number:03d}") for number in range(count)]
 
 
-def planner(per_user: int = 2) -> Planner:
-    return Planner(per_user=per_user, patience_s=PATIENCE)
+def planner(per_user: int = 2) -> EngagementScheduler:
+    return EngagementScheduler(per_user=per_user, patience_s=PATIENCE)
 
 
 def users(taken: list[Item]) -> str:
@@ -120,7 +120,7 @@ def test_an_active_user_is_not_starved_by_another_when_the_room_shrinks() -> Non
 class Run:
     """What a planner handed out, checked on the way."""
 
-    plan: Planner
+    plan: EngagementScheduler
     per_user: int
     todo: dict[Key, list[Item]]
     now: float = 0.0

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mindprint.types import BatchRequest, GivenTrace, GivenTraces, Ingested, LeaseRequest
-from mindprint_server.engine.base import Finish
+from mindprint.types import BatchRequest, GivenTraces, ImportedTrace, Ingested, LeaseRequest
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.exceptions import ApiError
 from mindprint_server.store import BacklogFull, NotFound
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import Scripted, serving
 
@@ -20,27 +20,27 @@ LEAD = "This user's answer:"
 
 
 @pytest.fixture(autouse=True)
-async def ann(services: Services) -> None:
+async def ann(services: Container) -> None:
     await services.store.add_engagements("ann", [engagement(n) for n in range(12)])
 
 
-def given(number: int, thinking: str | None = None, **more: Any) -> GivenTrace:
+def given(number: int, thinking: str | None = None, **more: Any) -> ImportedTrace:
     said = thinking or f"They have walked by the lake {number} times before."
-    return GivenTrace(engagement_id=f"e{number:03d}", thinking=said, **more)
+    return ImportedTrace(engagement_id=f"e{number:03d}", thinking=said, **more)
 
 
 def counts(done: Ingested) -> tuple[int, int]:
     return done.created, done.unchanged
 
 
-async def refused(services: Services, *traces: GivenTrace) -> tuple[int, str, str | None]:
+async def refused(services: Container, *traces: ImportedTrace) -> tuple[int, str, str | None]:
     with pytest.raises(ApiError) as error:
         await services.given.take("ann", traces)
     assert await services.store.traces() == [], "all or none"
     return error.value.status, error.value.code, error.value.param
 
 
-async def test_a_given_trace_waits_as_a_written_one_does(services: Services) -> None:
+async def test_a_given_trace_waits_as_a_written_one_does(services: Container) -> None:
     assert counts(await services.given.take("ann", [given(7, saw_answer=True, scores={"gain": 0.5})])) == (1, 0)
     [trace] = await services.store.traces()
     assert (trace.verdict, trace.state, trace.mode, trace.engagement_id) == ("accepted", "waiting", "personal", "e007")
@@ -52,7 +52,7 @@ async def test_a_given_trace_waits_as_a_written_one_does(services: Services) -> 
     assert made.sampling == {"thinking": "given", "answer_lead": LEAD, "memory": "own", "opening": ""}
 
 
-async def test_its_prompt_is_the_one_that_the_writer_reads(services: Services) -> None:
+async def test_its_prompt_is_the_one_that_the_writer_reads(services: Container) -> None:
     await services.given.take("ann", [given(n) for n in range(1, 12)])
     brought = {trace.engagement_id: trace for trace in await services.store.traces()}
     assert brought["e003"].provenance.profile_version is None
@@ -65,7 +65,7 @@ async def test_its_prompt_is_the_one_that_the_writer_reads(services: Services) -
         assert f"walk number {number}?" not in trace.prompt.split("[user]")[0]
 
 
-async def test_a_trainer_gets_it_as_it_was_brought(services: Services) -> None:
+async def test_a_trainer_gets_it_as_it_was_brought(services: Container) -> None:
     await services.given.take("ann", [given(7, "  They walk.\r\n\r\nOften.\x07 ")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
@@ -75,7 +75,7 @@ async def test_a_trainer_gets_it_as_it_was_brought(services: Services) -> None:
     assert (slow.opening, slow.answer, slow.engagement_id) == ("", " no", "e007")
 
 
-async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Services) -> None:
+async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Container) -> None:
     opening = services.settings.openings["personal"]
     await services.given.take("ann", [given(7, f"{opening} they walk by the lake")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
@@ -84,7 +84,7 @@ async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Servic
     assert (slow.opening, slow.thinking) == (opening, " they walk by the lake")
 
 
-async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Services) -> None:
+async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Container) -> None:
     brought = [given(7), given(8, selected=False), given(8, selected=False)]
     assert counts(await services.given.take("ann", brought)) == (2, 1)
     assert counts(await services.given.take("ann", brought)) == (0, 3)
@@ -98,7 +98,7 @@ async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(servi
     assert (sample.kind, sample.opening, sample.thinking, sample.answer) == ("slow", "", "", f" {unselected.answer}")
 
 
-async def test_the_same_again_changes_nothing(services: Services) -> None:
+async def test_the_same_again_changes_nothing(services: Container) -> None:
     assert counts(await services.given.take("ann", [given(5), given(6), given(5)])) == (2, 1)
     assert counts(await services.given.take("ann", [given(5), given(6), given(7)])) == (1, 2)
     other_words = given(5, "Something else that they like about lakes.")
@@ -109,12 +109,12 @@ async def test_the_same_again_changes_nothing(services: Services) -> None:
     assert services.metrics.registry.get_sample_value("mindprint_traces_given_total") == 5
 
 
-async def test_two_who_bring_the_same_at_once_store_it_once(services: Services) -> None:
+async def test_two_who_bring_the_same_at_once_store_it_once(services: Container) -> None:
     done = await asyncio.gather(*(services.given.take("ann", [given(n) for n in range(1, 9)]) for _ in range(3)))
     assert sorted(counts(one) for one in done) == [(0, 8), (0, 8), (8, 0)]
 
 
-async def test_what_is_rejected_or_kept_may_be_brought(services: Services) -> None:
+async def test_what_is_rejected_or_kept_may_be_brought(services: Container) -> None:
     await services.given.take("ann", [given(5)])
     [trace] = await services.store.traces()
     for number, changes in enumerate(({"verdict": "rejected", "reason": "leak"}, {"mode": "generic"})):
@@ -123,10 +123,10 @@ async def test_what_is_rejected_or_kept_may_be_brought(services: Services) -> No
     assert counts(await services.given.take("ann", [given(6, trace.thinking)])) == (1, 0)
 
 
-async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Services) -> None:
+async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Container) -> None:
     brought = "What this user has shown: they took the quiet walk by the lake"
 
-    async def thinks(prompt: str, sampling: Any) -> tuple[str, Finish]:
+    async def thinks(prompt: str, sampling: Any) -> tuple[str, FinishReason]:
         return brought.removeprefix("What this user has shown:"), "stop"
 
     await services.given.take("ann", [given(5, brought)])
@@ -144,7 +144,7 @@ async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Ser
 # --- refusals ---
 
 
-async def test_who_and_what_is_not_there(services: Services) -> None:
+async def test_who_and_what_is_not_there(services: Container) -> None:
     with pytest.raises(NotFound, match="user 'bob'"):
         await services.given.take("bob", [given(5)])
     assert await refused(services, given(5), given(77)) == (404, "engagement_not_found", "traces[1].engagement_id")
@@ -153,22 +153,22 @@ async def test_who_and_what_is_not_there(services: Services) -> None:
 @pytest.mark.parametrize(
     "thinking", ["so </think> yes", "<THINK>", "they walk<|end|>", " \n\t", "\x01\x02", "a <|<think>end|> b"]
 )
-async def test_thinking_that_would_end_itself_or_says_nothing(services: Services, thinking: str) -> None:
+async def test_thinking_that_would_end_itself_or_says_nothing(services: Container, thinking: str) -> None:
     told = await refused(services, given(5), given(6, thinking))
     assert told == (422, "validation_error", "traces[1].thinking")
 
 
-async def test_what_does_not_fit_the_model(services: Services) -> None:
+async def test_what_does_not_fit_the_model(services: Container) -> None:
     assert await refused(services, given(5), given(6, "word " * 5000)) == (422, "prompt_too_long", "traces[1]")
 
 
-async def test_a_long_one_takes_its_room_from_the_memory(services: Services) -> None:
+async def test_a_long_one_takes_its_room_from_the_memory(services: Container) -> None:
     await services.given.take("ann", [given(9, "word " * 3850), given(10)])
     long, short = await services.store.traces()
     assert long.provenance.memory_dropped > short.provenance.memory_dropped == 0
 
 
-async def test_more_than_may_wait_are_told_to_come_again(services: Services) -> None:
+async def test_more_than_may_wait_are_told_to_come_again(services: Container) -> None:
     services.settings.max_backlog = 3
     await services.given.take("ann", [given(1), given(2)])
     with pytest.raises(BacklogFull, match="2 accepted traces wait for user/ann, of at most 3"):
@@ -184,7 +184,7 @@ def test_a_request_brings_a_thousand_at_most() -> None:
         GivenTraces(traces=[given(5)] * 1001)
 
 
-async def test_what_takes_too_long_is_given_up(services: Services) -> None:
+async def test_what_takes_too_long_is_given_up(services: Container) -> None:
     services.settings.request_timeout_s = 1e-9
     with pytest.raises(TimeoutError):
         await services.given.take("ann", [given(5)])

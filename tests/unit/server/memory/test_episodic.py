@@ -22,21 +22,21 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mindprint.types import Engagement
-from mindprint_server.adapters import AdapterLife
-from mindprint_server.admission import Admission
-from mindprint_server.auto_mode.service import Auto
-from mindprint_server.chat.service import Chat
+from mindprint_server.adapters import AdapterService
+from mindprint_server.admission import AdmissionController
+from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.chat.service import ChatService
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
-from mindprint_server.memory import Memory
+from mindprint_server.memory import MemoryService
 from mindprint_server.memory.episodic import (
     Bm25,
     Embeddings,
     Recall,
     Recency,
-    Similarity,
+    SimilarityRetriever,
     bm25,
-    chosen,
+    create_retriever,
     embedder,
     most_similar,
     words,
@@ -277,9 +277,9 @@ def test_recalls_at_once_share_the_work(model: Path) -> None:
 
 
 def test_settings_choose(model: Path) -> None:
-    assert isinstance(chosen(Settings()), Bm25)
-    assert chosen(Settings(recall="recency")) == Recency(4, 5)
-    assert isinstance(chosen(Settings(recall="embeddings", embedding_model=model)), Embeddings)
+    assert isinstance(create_retriever(Settings()), Bm25)
+    assert create_retriever(Settings(recall="recency")) == Recency(4, 5)
+    assert isinstance(create_retriever(Settings(recall="embeddings", embedding_model=model)), Embeddings)
 
 
 @pytest.mark.parametrize(("folder", "why"), [(None, "it is not set"), ("/nowhere", "/nowhere has no config.json")])
@@ -317,7 +317,7 @@ async def test_nothing_recalled_is_as_late_as_the_query(
     settings = settings.model_copy(
         update={"recall": way, "embedding_model": model, "recency_k": k, "opening_recall": 2}
     )
-    memory = Memory(settings, store, FakeEngine(model_path=base_folder), "base")
+    memory = MemoryService(settings, store, FakeEngine(model_path=base_folder), "base")
     user = uuid4().hex
     events = [engagement(n, day=day).model_copy(update={"prompt": texts[n]}) for n, day in enumerate(days)]
     await store.add_engagements(user, events)
@@ -340,11 +340,11 @@ async def test_nothing_recalled_is_as_late_as_the_query(
 
 async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, store: Store, base_folder: Path) -> None:
     settings = settings.model_copy(update={"recall": "bm25", "recency_k": 1})
-    engine, metrics, admission = FakeEngine(model_path=base_folder), Metrics(), Admission(1, 1)
-    memory = Memory(settings, store, engine, "base")
-    adapters = AdapterLife(settings, store, engine, metrics, "base", admission)
-    auto = Auto(settings, store, metrics, "base")
-    chat = Chat(settings, store, engine, memory, adapters, auto, metrics, admission, "base", None)
+    engine, metrics, admission = FakeEngine(model_path=base_folder), Metrics(), AdmissionController(1, 1)
+    memory = MemoryService(settings, store, engine, "base")
+    adapters = AdapterService(settings, store, engine, metrics, "base", admission)
+    auto = AutoModeSelector(settings, store, metrics, "base")
+    chat = ChatService(settings, store, engine, memory, adapters, auto, metrics, admission, "base", None)
     await store.add_engagements("ann", Events(WALKS).all)
     said = [{"role": "user", "content": "tax forms"}, {"role": "assistant", "content": "no"}]
     recalled = await chat._recalled([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
@@ -355,7 +355,7 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
 
 
 async def test_the_loop_stays_free_while_words_are_counted() -> None:
-    recall: Similarity = Bm25(3, 2000, Recency(3))
+    recall: SimilarityRetriever = Bm25(3, 2000, Recency(3))
     past = Events([f"walk {n} by lake {n % 7}" for n in range(2000)])
     ticks = 0
     work = asyncio.create_task(recall.recall(past, "lake 3"))

@@ -6,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import Engagement
-from mindprint_server.memory import Timeline
+from mindprint_server.memory import UserHistory
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def history(days: list[int]) -> Timeline:
+def history(days: list[int]) -> UserHistory:
     """Some share a day."""
     made = [
         Engagement(id=f"e{n}", prompt="Tea?", response="yes", occurred_at=START + timedelta(days=day))
         for n, day in enumerate(days)
     ]
-    return Timeline(sorted(made, key=lambda one: (one.occurred_at, one.id)), [])
+    return UserHistory(sorted(made, key=lambda one: (one.occurred_at, one.id)), [])
 
 
 @given(

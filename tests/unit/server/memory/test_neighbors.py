@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mindprint.types import Engagement
 from mindprint_server.memory import neighbors
-from mindprint_server.memory.neighbors import Features, Near, Neighbours, features, pick, similarity
+from mindprint_server.memory.neighbors import Features, NeighborIndex, Neighbors, features, pick, similarity
 from mindprint_server.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -104,49 +104,49 @@ class Histories:
         return self.histories.get(user_id, [])[-limit:]
 
 
-def finder(store: Histories, clock: Callable[[], float] = time.monotonic, **changes: object) -> Near:
-    return Near(Settings.model_validate({"anchor_refresh_s": 60} | changes), cast(Any, store), clock)
+def finder(store: Histories, clock: Callable[[], float] = time.monotonic, **changes: object) -> NeighborIndex:
+    return NeighborIndex(Settings.model_validate({"anchor_refresh_s": 60} | changes), cast(Any, store), clock)
 
 
 async def test_neighbours_are_looked_up_once_until_they_expire() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
     clock = SimpleNamespace(now=1000.0)
     found = finder(store, lambda: clock.now)
-    assert await found.of("ann") == await found.of("ann") == Neighbours("bob", None)
+    assert await found.of("ann") == await found.of("ann") == Neighbors("bob", None)
     assert store.asked == 1
     store.histories["cat"] = closed(tea="no")
     clock.now += 59
-    assert await found.of("ann") == Neighbours("bob", None)
+    assert await found.of("ann") == Neighbors("bob", None)
     clock.now += 2
-    assert await found.of("ann") == Neighbours("bob", "cat")
-    assert await found.of("ann") == Neighbours("bob", "cat")
+    assert await found.of("ann") == Neighbors("bob", "cat")
+    assert await found.of("ann") == Neighbors("bob", "cat")
     assert store.asked == 2
 
 
 async def test_whoever_asks_at_the_same_time_waits_for_one_look() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
     found = finder(store)
-    assert await asyncio.gather(*(found.of("ann") for _ in range(9))) == 9 * [Neighbours("bob", None)]
+    assert await asyncio.gather(*(found.of("ann") for _ in range(9))) == 9 * [Neighbors("bob", None)]
     assert store.asked == 1
 
 
 async def test_nobody_is_remembered_too() -> None:
     store = Histories(ann=closed(tea="yes"))
     found = finder(store)
-    assert await found.of("ann") == await found.of("ann") == Neighbours(None, None)
+    assert await found.of("ann") == await found.of("ann") == Neighbors(None, None)
     assert store.asked == 1
 
 
 async def test_without_a_pool_there_are_no_neighbours() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
-    assert await finder(store, anchor_pool=0).of("ann") == Neighbours(None, None)
+    assert await finder(store, anchor_pool=0).of("ann") == Neighbors(None, None)
 
 
 async def test_users_are_compared_by_their_newest_engagements() -> None:
     store = Histories(
         ann=closed(tea="yes", golf="no"), once=closed(tea="yes", cars="no"), now=closed(cars="yes", golf="no")
     )
-    assert await finder(store, anchor_history=1).of("ann") == Neighbours("now", "once")
+    assert await finder(store, anchor_history=1).of("ann") == Neighbors("now", "once")
 
 
 async def test_a_bounded_number_of_users_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

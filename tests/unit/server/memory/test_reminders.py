@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mindprint.types import BatchRequest, TraceRequest
-from mindprint_server.engine.base import Finish
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
 from samples import engagement
@@ -55,7 +55,7 @@ async def test_batches_write_such_thinking_and_never_recall_the_engagement_itsel
 
 
 async def test_from_the_bare_think_a_learned_opening_says_nothing(reminded: Settings, base_folder: Path) -> None:
-    async def thinks(prompt: str, sampling: Any) -> tuple[str, Finish]:
+    async def thinks(prompt: str, sampling: Any) -> tuple[str, FinishReason]:
         return "What this user has shown: yes it is", "stop"
 
     async with serving(reminded, Scripted(thinks=thinks)) as services:

@@ -14,10 +14,10 @@ from mindprint_server.prompts.templates import (
     clean,
     merge,
     opening_text,
-    silent,
+    opening_without_reminders,
     summarize,
 )
-from mindprint_server.prompts.types import Recollection
+from mindprint_server.prompts.types import RecalledMemory
 
 GOLDEN = Path(__file__).parent / "golden"
 MODES: list[Mode] = ["direct", "generic", "personal"]
@@ -51,17 +51,17 @@ def golden(name: str, messages: object) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_golden_modes(mode: Mode) -> None:
-    memory = Recollection("This user likes quiet.", episodes())
+    memory = RecalledMemory("This user likes quiet.", episodes())
     golden(mode, build(memory, "Town or lake?", ["town", "lake"], mode))
 
 
 def test_golden_hinted() -> None:
-    memory = Recollection("This user likes quiet.", episodes())
+    memory = RecalledMemory("This user likes quiet.", episodes())
     golden("hinted", build(memory, "Town or lake?", ["town", "lake"], "personal", hint="lake"))
 
 
 def test_golden_without_memory() -> None:
-    golden("empty", build(Recollection(), "Town or lake?", None, "direct"))
+    golden("empty", build(RecalledMemory(), "Town or lake?", None, "direct"))
 
 
 def test_golden_summaries() -> None:
@@ -70,14 +70,14 @@ def test_golden_summaries() -> None:
 
 
 def test_modes_differ_in_the_last_line_only() -> None:
-    memory = Recollection("p", episodes())
+    memory = RecalledMemory("p", episodes())
     texts = [render(build(memory, "q?", ["a", "b"], mode)).splitlines() for mode in MODES]  # type: ignore[arg-type]
     assert texts[0][:-1] == texts[1][:-1] == texts[2][:-1]
     assert len({text[-1] for text in texts}) == 3
 
 
 def test_queries_share_the_prefix_up_to_the_query() -> None:
-    memory = Recollection("p", episodes())
+    memory = RecalledMemory("p", episodes())
     assert build(memory, "one?", None, "direct")[0] == build(memory, "two?", ["a", "b"], "personal")[0]
 
 
@@ -97,7 +97,7 @@ def test_clean_keeps_what_people_write() -> None:
 
 
 def test_memory_shrinks_from_its_oldest_end() -> None:
-    memory: Recollection | None = Recollection("p", episodes())
+    memory: RecalledMemory | None = RecalledMemory("p", episodes())
     seen = []
     while memory is not None:
         seen.append((len(memory.episodes), memory.profile))
@@ -108,17 +108,17 @@ def test_memory_shrinks_from_its_oldest_end() -> None:
 def test_personal_thinking_reminds_itself_of_the_cases_most_like_the_query() -> None:
     first, *_ = episodes()
     long = first.model_copy(update={"prompt": "word " * 200, "response": "no </think> <|end|>"})
-    text = opening_text("What this user has shown:", Recollection("p", (), (first, long)), ["<|end|>"])
+    text = opening_text("What this user has shown:", RecalledMemory("p", (), (first, long)), ["<|end|>"])
     assert text.startswith(f'What this user has shown: asked "{first.prompt}", this user answered "{first.response}"; ')
     assert text.endswith(' ...", this user answered "no". So')
     assert len(text) < 2 * 2 * REMINDER_CHARS
-    assert opening_text("What this user has shown:", Recollection("p", (first,)), []) == "What this user has shown:"
-    assert opening_text("", Recollection("p"), []) == ""
+    assert opening_text("What this user has shown:", RecalledMemory("p", (first,)), []) == "What this user has shown:"
+    assert opening_text("", RecalledMemory("p"), []) == ""
 
 
 def test_recalled_cases_say_something_and_a_mode_s_opening_does_not() -> None:
-    recalled = opening_text("Shown:", Recollection("p", (), episodes()), [])
-    assert silent(recalled, "Shown:") == "Shown:"
-    assert silent(opening_text("", Recollection("p", (), episodes()), []), "") == ""
-    assert silent("Shown:", "Shown:") == "Shown:"
-    assert silent("Another opening", "Shown:") == "Another opening"
+    recalled = opening_text("Shown:", RecalledMemory("p", (), episodes()), [])
+    assert opening_without_reminders(recalled, "Shown:") == "Shown:"
+    assert opening_without_reminders(opening_text("", RecalledMemory("p", (), episodes()), []), "") == ""
+    assert opening_without_reminders("Shown:", "Shown:") == "Shown:"
+    assert opening_without_reminders("Another opening", "Shown:") == "Another opening"

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import Lease, LeaseRequest, Provenance, Sample, Trace
-from mindprint_server.memory import Memory
+from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import Asker
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.store import Replay, Store, new_id
-from mindprint_server.training_data.leases import LeaseDesk
-from mindprint_server.training_data.replay import Replays
-from mindprint_server.training_data.samples import spread
+from mindprint_server.training_data.leases import LeaseService
+from mindprint_server.training_data.replay import ReplayBuffer
+from mindprint_server.training_data.samples import allocate_evenly
 from samples import engagement
 from scripted import Scripted
 
@@ -57,10 +57,10 @@ class Desk:
         self.replays = replays or Written()
         self.metrics = Metrics()
         engine = Scripted()
-        memory = Memory(self.settings, store, engine, "b")
+        memory = MemoryService(self.settings, store, engine, "b")
         asker = Asker(self.settings, store, engine, memory)
-        ready = cast(Replays, self.replays)
-        self.desk = LeaseDesk(self.settings, store, asker, memory, ready, self.metrics, "sha256:b")
+        ready = cast(ReplayBuffer, self.replays)
+        self.desk = LeaseService(self.settings, store, asker, memory, ready, self.metrics, "sha256:b")
 
     async def claim(self, adapter: str, **request: Any) -> Lease:
         lease = await self.desk.claim(LeaseRequest(owner="t", adapter=adapter, **request))
@@ -404,7 +404,7 @@ async def test_the_wait_for_replays_leaves_the_lease_its_time(store: Store) -> N
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), max_size=8), st.integers(0, 120))
 def test_spreading_takes_all_that_it_may_as_evenly_as_can_be(there: dict[str, int], total: int) -> None:
-    taken = spread(there, total)
+    taken = allocate_evenly(there, total)
     assert taken.keys() == there.keys()
     assert all(0 <= taken[key] <= there[key] for key in there)
     assert sum(taken.values()) == min(total, sum(there.values()))

@@ -10,13 +10,13 @@ import pytest
 
 from mindprint.general_questions import QUESTIONS as OF_THE_GATE
 from mindprint_server.engine import Priority, Sampling
-from mindprint_server.engine.base import Finish
-from mindprint_server.memory import Memory
+from mindprint_server.engine.base import FinishReason
+from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import Asker
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.training_data.replay import TRIES, Replays
+from mindprint_server.training_data.replay import TRIES, ReplayBuffer
 from mindprint_server.training_data.replay_prompts import QUESTIONS
 from scripted import Scripted
 
@@ -29,8 +29,8 @@ class Writer(Scripted):
 
     def __init__(self) -> None:
         super().__init__()
-        self.thought: tuple[str, Finish] = (THOUGHT, "stop")
-        self.answer: tuple[str, Finish] = (ANSWER, "length")
+        self.thought: tuple[str, FinishReason] = (THOUGHT, "stop")
+        self.answer: tuple[str, FinishReason] = (ANSWER, "length")
         self.asked_for: list[tuple[str, Sampling]] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -59,19 +59,21 @@ def engine() -> Writer:
 
 
 @pytest.fixture
-async def replays(store: Store, engine: Writer) -> AsyncIterator[Replays]:
+async def replays(store: Store, engine: Writer) -> AsyncIterator[ReplayBuffer]:
     made = make(store, engine)
     yield made
     await made.stop()
 
 
-def make(store: Store, engine: Writer, **settings: Any) -> Replays:
+def make(store: Store, engine: Writer, **settings: Any) -> ReplayBuffer:
     chosen = Settings.model_validate({"max_model_len": 4096, "replay_at_once": 3} | settings)
-    asker = Asker(chosen, store, engine, Memory(chosen, store, engine, "b"))
-    return Replays(chosen, store, engine, asker, "b")
+    asker = Asker(chosen, store, engine, MemoryService(chosen, store, engine, "b"))
+    return ReplayBuffer(chosen, store, engine, asker, "b")
 
 
-async def test_each_question_is_thought_about_and_answered_once(replays: Replays, store: Store, engine: Writer) -> None:
+async def test_each_question_is_thought_about_and_answered_once(
+    replays: ReplayBuffer, store: Store, engine: Writer
+) -> None:
     there = await replays.ready(10)
     assert [replay.position for replay in there] == list(range(len(QUESTIONS)))
     first = there[0]
@@ -86,7 +88,7 @@ async def test_each_question_is_thought_about_and_answered_once(replays: Replays
     assert answering.temperature == 0
 
 
-async def test_they_are_written_once_for_a_base_model(replays: Replays, store: Store) -> None:
+async def test_they_are_written_once_for_a_base_model(replays: ReplayBuffer, store: Store) -> None:
     there = await replays.ready(10)
     second = Writer()
     again = make(store, second)
@@ -106,7 +108,7 @@ async def test_they_are_written_once_for_a_base_model(replays: Replays, store: S
     ],
 )
 async def test_what_loops_or_is_empty_is_left_out_after_a_few_tries(
-    thought: Any, answer: Any, replays: Replays, engine: Writer
+    thought: Any, answer: Any, replays: ReplayBuffer, engine: Writer
 ) -> None:
     engine.thought, engine.answer = thought, answer
     assert list(await replays.ready(10)) == []
@@ -116,21 +118,23 @@ async def test_what_loops_or_is_empty_is_left_out_after_a_few_tries(
     assert len(thinkings) == TRIES * len(QUESTIONS), "and not again before the next start"
 
 
-async def test_nobody_waits_for_longer_than_wanted(replays: Replays, engine: Writer) -> None:
+async def test_nobody_waits_for_longer_than_wanted(replays: ReplayBuffer, engine: Writer) -> None:
     engine.go_on.clear()
     assert list(await replays.ready(0.01)) == []
     engine.go_on.set()
     assert len(await replays.ready(10)) == len(QUESTIONS)
 
 
-async def test_what_a_failure_left_is_written_at_the_next_call(replays: Replays, store: Store, engine: Writer) -> None:
+async def test_what_a_failure_left_is_written_at_the_next_call(
+    replays: ReplayBuffer, store: Store, engine: Writer
+) -> None:
     engine.broken = True
     assert list(await replays.ready(10)) == []
     engine.broken = False
     assert len(await replays.ready(10)) == len(QUESTIONS)
 
 
-async def test_stopping_ends_the_writing(replays: Replays, engine: Writer) -> None:
+async def test_stopping_ends_the_writing(replays: ReplayBuffer, engine: Writer) -> None:
     engine.go_on.clear()
     replays.begin()
     await engine_runs(engine)

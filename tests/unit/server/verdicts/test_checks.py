@@ -18,18 +18,21 @@ FINE = "What this user has shown: they chose the quiet lake twice and avoided th
     [("length", "Shown: one. Two is so."), ("stop", "Shown: one. Two is so. And then the")],
 )
 def test_a_thinking_cut_by_its_budget_ends_with_a_sentence(finish: str, kept: str) -> None:
-    assert thinking.settle("Shown:", " one. Two is so. And then the", finish) == kept  # type: ignore[arg-type]
+    assert thinking.finalize_thinking("Shown:", " one. Two is so. And then the", finish) == kept  # type: ignore[arg-type]
 
 
 def test_a_cut_thinking_without_a_sentence_is_kept_whole() -> None:
-    assert thinking.settle("Shown:", " no end in sight", "length") == "Shown: no end in sight"
+    assert thinking.finalize_thinking("Shown:", " no end in sight", "length") == "Shown: no end in sight"
 
 
 def test_wrapping_is_what_reasoning_parsers_expect() -> None:
-    assert thinking.wrap("so", "") == "<think>\nso\n</think>\n"
-    assert thinking.wrap("so", "Answer:") + thinking.after("Answer:", "tea") == "<think>\nso\n</think>\nAnswer: tea"
-    assert thinking.after("", "tea") == "tea"
-    assert thinking.wrap("so", "").startswith(thinking.lead("so"))
+    assert thinking.render_thinking("so", "") == "<think>\nso\n</think>\n"
+    assert (
+        thinking.render_thinking("so", "Answer:") + thinking.answer_suffix("Answer:", "tea")
+        == "<think>\nso\n</think>\nAnswer: tea"
+    )
+    assert thinking.answer_suffix("", "tea") == "tea"
+    assert thinking.render_thinking("so", "").startswith(thinking.thinking_prefix("so"))
 
 
 def test_a_kept_thinking_is_its_opening_and_the_rest() -> None:

@@ -19,7 +19,7 @@ def run(ways: dict[str, list[int]], asked: list[tuple[int, ...]] | None = None) 
             asked.append(path)
         return [-0.1 * token - 0.3 * len(path) for token in tokens]
 
-    return asyncio.run(likelihood.score(ways, END, ask))
+    return asyncio.run(likelihood.score_choices(ways, END, ask))
 
 
 def test_distinct_first_tokens_take_one_request() -> None:

@@ -22,7 +22,7 @@ def on_table(table: dict[tuple[str, str], float]) -> Scripted:
 
 async def score(engine: Scripted, texts: list[str], target: str | None, *, closed: bool = True) -> Likelihood:
     ways = {text: engine.tokenizer.encode(text) for text in texts}
-    return await likelihood.likelihood(engine, engine.tokenizer.encode("Q"), Answers(ways, target, closed), **HOW)
+    return await likelihood.score_answers(engine, engine.tokenizer.encode("Q"), Answers(ways, target, closed), **HOW)
 
 
 async def test_choices_that_part_at_once_take_one_request() -> None:

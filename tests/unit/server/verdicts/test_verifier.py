@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 
 from mindprint_server.engine import Priority
-from mindprint_server.memory.neighbors import Neighbours
+from mindprint_server.memory.neighbors import Neighbors
 from mindprint_server.memory.questions import Asker
-from mindprint_server.prompts.thinking import settle
-from mindprint_server.prompts.types import Question, Recollection
+from mindprint_server.prompts.thinking import finalize_thinking
+from mindprint_server.prompts.types import Question, RecalledMemory
 from mindprint_server.settings import Settings
-from mindprint_server.verdicts.context import Case
-from mindprint_server.verdicts.verifier import Judge, Judgement
+from mindprint_server.verdicts.context import EngagementContext
+from mindprint_server.verdicts.verifier import CandidateVerifier, Verdict
 from scripted import Scripted
 
 OPENING = "Shown:"
@@ -30,7 +30,7 @@ CLOSED = Question(
     query="A walk?",
     choices=("yes", "no"),
     target="yes",
-    memory=Recollection(profile="of ann"),
+    memory=RecalledMemory(profile="of ann"),
     profile_version=None,
 )
 OPEN = replace(CLOSED, choices=None, target="Gladly, at noon.")
@@ -61,7 +61,7 @@ def stage(before: str) -> tuple[str, str]:
 class Room:
     """A judge over scripted scores; other users are bob (the nearest) and cat."""
 
-    def __init__(self, neighbours: Neighbours = Neighbours("bob", "cat"), **settings: Any) -> None:
+    def __init__(self, neighbours: Neighbors = Neighbors("bob", "cat"), **settings: Any) -> None:
         bounds = {"min_anchor": -9.0, "max_hindsight_gap": 9.0, "anchor_random_share": 1.0}
         self.settings = Settings.model_validate(bounds | settings)
         self.neighbours = neighbours
@@ -70,7 +70,7 @@ class Room:
         self.recalled: list[str] = []
         self.sought = 0
         asker = Asker(self.settings, cast(Any, None), self.engine, cast(Any, self))
-        self.judge = Judge(self.settings, self.engine, asker, cast(Any, self))
+        self.judge = CandidateVerifier(self.settings, self.engine, asker, cast(Any, self))
 
     def rule(self, before: str, token: str) -> float:
         whose, at = stage(before)
@@ -79,28 +79,28 @@ class Room:
         p = self.yes[whose, at]
         return math.log(1 - p if token.strip() == "no" else p)
 
-    async def recall(self, user_id: str, *, before: datetime | None) -> tuple[Recollection, int | None]:
+    async def recall(self, user_id: str, *, before: datetime | None) -> tuple[RecalledMemory, int | None]:
         self.recalled.append(user_id)
-        return Recollection(profile=f"of {user_id}"), None
+        return RecalledMemory(profile=f"of {user_id}"), None
 
-    async def of(self, user_id: str) -> Neighbours:
+    async def of(self, user_id: str) -> Neighbors:
         self.sought += 1
         await asyncio.sleep(0)
         return self.neighbours
 
-    def case(self, question: Question = CLOSED, accepted: Sequence[str] = ()) -> Case:
-        return Case(question, 64, None, Priority.BATCH, set(accepted))
+    def case(self, question: Question = CLOSED, accepted: Sequence[str] = ()) -> EngagementContext:
+        return EngagementContext(question, 64, None, Priority.BATCH, set(accepted))
 
     async def hear(
         self,
-        case: Case | None = None,
+        case: EngagementContext | None = None,
         generated: str = GENERATED,
         *,
         seen: Sequence[float] | None = None,
         finish: Any = "stop",
-    ) -> Judgement:
+    ) -> Verdict:
         written = self.engine.written(generated, finish, seen)
-        thought = settle(OPENING, generated, finish)
+        thought = finalize_thinking(OPENING, generated, finish)
         return await self.judge.hear(case or self.case(), written, thought, OPENING, hinted=seen is not None)
 
     def asked(self) -> Counter[tuple[str, str]]:
@@ -202,13 +202,13 @@ async def test_a_blind_candidate_has_no_hindsight_gap() -> None:
 
 
 async def test_without_other_users_there_is_no_anchor() -> None:
-    judged = await Room(Neighbours(None, None), min_anchor=99).hear()
+    judged = await Room(Neighbors(None, None), min_anchor=99).hear()
     assert judged.reason is None
     assert set(judged.scores) == {"target_logprob", "prior_logprob", "gain"}
 
 
 async def test_one_other_user_is_the_nearest_alone() -> None:
-    judged = await Room(Neighbours("bob", None)).hear()
+    judged = await Room(Neighbors("bob", None)).hear()
     assert "anchor" in judged.scores
     assert "anchor_random" not in judged.scores
 
@@ -334,7 +334,7 @@ async def test_of_brothers_that_say_the_same_at_once_one_is_accepted() -> None:
 async def test_two_engagements_of_a_user_share_what_was_accepted() -> None:
     room = Room()
     one = room.case()
-    other = Case(replace(CLOSED, query="Another walk?"), 64, None, Priority.BATCH, one.accepted)
+    other = EngagementContext(replace(CLOSED, query="Another walk?"), 64, None, Priority.BATCH, one.accepted)
     judged = await asyncio.gather(room.hear(one), room.hear(other))
     assert sorted(str(j.reason) for j in judged) == ["None", "duplicate"]
 
