@@ -30,15 +30,30 @@ def errors() -> str:
 
 
 def _raised(file: Path) -> Iterator[tuple[str, str, str]]:
-    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    """Yield status, code and message of each call in a file that raises an error with a code."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    for call in ast.walk(tree):
         if not isinstance(call, ast.Call) or _name(call.func) not in RAISERS:
             continue
-        texts = [argument for argument in call.args if _text(argument)]
-        names = [_text(argument) for argument in texts if CODE.fullmatch(_text(argument))]
+        texts = [_text(argument) or _assigned(argument, assigned) for argument in call.args]
+        codes = [text for text in texts if CODE.fullmatch(text)]
         status = next((str(a.value) for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, int)), "")
-        if names:
-            message = next((_text(argument) for argument in texts if _text(argument) != names[0]), "")
-            yield status or str(RAISERS[_name(call.func)] or ""), names[0], message
+        if codes:
+            message = next((text for text in texts if text and text != codes[0]), "")
+            yield status or str(RAISERS[_name(call.func)] or ""), codes[0], message
+
+
+def _assigned(argument: ast.expr, assigned: list[ast.Assign]) -> str:
+    """Return the text that was last assigned to a variable above the place where it is used."""
+    if not isinstance(argument, ast.Name):
+        return ""
+    above = [
+        node
+        for node in assigned
+        if node.lineno < argument.lineno and any(_name(target) == argument.id for target in node.targets)
+    ]
+    return _text(max(above, key=lambda node: node.lineno).value) if above else ""
 
 
 def _name(function: ast.expr) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +32,13 @@ def table(columns: str, rows: Iterable[Iterable[object]]) -> str:
 
 def cell(value: object) -> str:
     """Return text that stays in one cell."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return plain(" ".join(str(value).split())).replace("|", "\\|")
+
+
+def plain(text: str) -> str:
+    """Escape what would be read as HTML, but for line breaks; code in backticks stays as it is."""
+    parts = text.split("`")
+    return "`".join(part if number % 2 else re.sub(r"<(?!br>)", "&lt;", part) for number, part in enumerate(parts))
 
 
 def code(text: object) -> str:
@@ -190,7 +197,7 @@ def docstring(text: str) -> str:
     """Return a Google docstring as Markdown: its sections become lists."""
     lines: list[str] = []
     inside = ""
-    for line in inspect.cleandoc(text).splitlines():
+    for line in plain(inspect.cleandoc(text)).splitlines():
         name = line.strip().rstrip(":")
         if line.strip().endswith(":") and name in ("Args", "Returns", "Raises", "Attributes", "Yields"):
             inside = line[: len(line) - len(line.lstrip())] + "    "
@@ -230,7 +237,7 @@ def cli() -> str:
         for param in command.params:
             if getattr(param, "hidden", False) or param.name == "help":
                 continue
-            rows.append((_option(param), getattr(param, "help", "") or "", code(_option_default(param))))
+            rows.append((_option(param), getattr(param, "help", "") or "", _option_default(param)))
         parts.append(
             f"## `{name}`\n\n{docstring(command.help or '')}\n\n{table('argument or option | meaning | default', rows)}"
         )
@@ -257,14 +264,14 @@ def _option(param: Any) -> str:
     return ", ".join(code(name) for name in [*param.opts, *param.secondary_opts])
 
 
-def _option_default(param: Any) -> object:
+def _option_default(param: Any) -> str:
+    if param.required:
+        return "required"
     shown = getattr(param, "show_default", None)
     if isinstance(shown, str):
         return shown
-    if param.required:
-        return "required"
     default = param.default
-    return "" if default is None or callable(default) or default is False else default
+    return "" if default is None or callable(default) or default is False else code(default)
 
 
 # --- settings ----------------------------------------------------------------------
