@@ -2,11 +2,14 @@
 
 README gets five ratios. `docs/benchmarks/index.md` gets, for each file in `benchmarks/results/`, the command and each
 bar with its value in every run. `docs/evidence/tables.md` gets the claims and arms of each report in `docs/evidence/`.
+`benchmarks/README.md` lists the scripts with their newest values.
 """
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -41,6 +44,37 @@ def ratios(results: Path) -> str:
         held = sum(bar["holds"] for bar in bars)
         lines.append(f"| {words} | {values} | {_wanted(bars[0])} | {held} of {len(bars)} |")
     return "\n".join(lines)
+
+
+OLD_PREFIX = {"prefix_cache": "prefix"}
+"""Result files that are named after an earlier name of their script."""
+DURATION = re.compile(r'(?:measure\(__doc__, |takes = )"([^"]+)" if quick else "([^"]+)"')
+
+
+def scripts(folder: Path, results: Path) -> str:
+    """Render the page that lists the scripts: question, duration, and the first bar of the newest run on a CPU."""
+    lines = [
+        "| script | question | duration (`--quick`) | first bar, newest run on two CPU cores |",
+        "|---|---|---|---|",
+    ]
+    for script in sorted(folder.glob("*.py")):
+        text = script.read_text(encoding="utf-8")
+        if (duration := DURATION.search(text)) is None:
+            continue
+        question = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+        prefix = OLD_PREFIX.get(script.stem, script.stem)
+        runs = sorted(results.glob(f"{prefix}-cpu-*.json"), key=lambda file: int(file.stem.rpartition("-")[2]))
+        bars = json.loads(runs[-1].read_text())["bars"] if runs else []
+        value = f"{bars[0]['name']}: {bars[0]['value']:.3g} ({_wanted(bars[0])})" if bars else "none kept"
+        lines.append(f"| `{script.name}` | {question} | {duration[2]} ({duration[1]}) | {value} |")
+    about = (
+        "Each script answers one question and runs alone: `python benchmarks/<script> [--quick] [--json FILE]`.\n"
+        "[How to measure](../docs/benchmarks/how-to-measure.md) has the rules, and "
+        "[Benchmarks](../docs/benchmarks/index.md) all\nkept runs. `support/` holds what scripts share, `peers/` what "
+        "they compare with, `results/` the kept runs.\n"
+        "`run_gpu_suite.py` runs those that a GPU is for, `update_docs.py` writes this page."
+    )
+    return "\n".join(["# Benchmarks", "", about, "", *lines]) + "\n"
 
 
 def _wanted(bar: dict[str, Any]) -> str:
@@ -131,6 +165,7 @@ def pages(results: Path = RESULTS, evaluations: Path = EVIDENCE) -> dict[Path, s
         readme: between(readme.read_text(encoding="utf-8"), "benchmarks", ratios(results)),
         benchmarks: between(benchmarks.read_text(encoding="utf-8"), "benchmarks", table(results)),
         EVIDENCE / "tables.md": evidence(evaluations),
+        ROOT / "benchmarks" / "README.md": scripts(ROOT / "benchmarks", results),
     }
 
 
