@@ -115,9 +115,9 @@ CHILD = """
 import sys
 from pathlib import Path
 from mindprint.types import Lease
-from mindprint_trainer.base import load
+from mindprint_trainer.model.base_model import load
 from mindprint_trainer.checkpoints import Checkpoints, task_key
-from mindprint_trainer.loop import Hooks, Job, run
+from mindprint_trainer.training.multi_adapter import Hooks, Job, run
 from mindprint_trainer.settings import Settings
 
 model, folder = map(Path, sys.argv[1:])
