@@ -172,7 +172,7 @@ class Sides:
         posed = await self.bench.pose(part)
         opening = self.bench.engine.tokenizer.encode(thinking_prefix(s.openings["personal"]))
         prompts = [
-            self.bench.asker.prompt(p.question, "personal", thinking_tokens=s.max_thinking_tokens).ids + opening
+            self.bench.prompts.build(p.question, "personal", thinking_tokens=s.max_thinking_tokens).ids + opening
             for p in posed
         ]
         sampling = [

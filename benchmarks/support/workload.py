@@ -64,30 +64,31 @@ class Workbench:
     def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
         from mindprint_server.memory import MemoryService
         from mindprint_server.memory.neighbors import NeighborIndex
-        from mindprint_server.memory.questions import Asker
+        from mindprint_server.memory.questions import QuestionBuilder
+        from mindprint_server.prompts.builder import PromptBuilder
 
         self.settings = settings
         self.store = store
         self.engine = engine
-        self.asker = Asker(settings, store, engine, MemoryService(settings, store, engine, "benchmark"))
+        memory = MemoryService(settings, store, engine, "benchmark")
+        self.prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
+        self.questions = QuestionBuilder(settings, store, memory)
         self._near = NeighborIndex(settings, store)
 
     def judge(self, engine: Engine) -> CandidateVerifier:
         from mindprint_server.verdicts.verifier import CandidateVerifier
 
-        return CandidateVerifier(self.settings, engine, self.asker, self._near)
+        return CandidateVerifier(self.settings, engine, self.prompts, self.questions, self._near)
 
     async def pose(self, part: Slice) -> list[Posed]:
         """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""
-        from mindprint_server.prompts.builder import unfit
-
         posed = []
         for user_id, engagements in part.users.items():
             await self.store.add_engagements(user_id, engagements)
         for user_id, engagements in part.users.items():
             for engagement in engagements:
-                question = await self.asker.about(user_id, engagement.id)
-                if unfit(question, self.asker.special) is None:
+                question = await self.questions.for_engagement(user_id, engagement.id)
+                if self.prompts.unfit(question) is None:
                     posed.append(Posed(user_id, engagement.id, question))
         return posed
 

@@ -22,8 +22,9 @@ from mindprint_server.generation.engagement import EngagementProcessor
 from mindprint_server.generation.trace_import import TraceImporter
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.neighbors import NeighborIndex
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
@@ -80,21 +81,24 @@ async def open_container(
 
         base_digest = await asyncio.to_thread(model_digest, Path(engine.info().model_path))
         memory = MemoryService(settings, store, engine, base_digest)
-        asker = Asker(settings, store, engine, memory)
-        judge = CandidateVerifier(settings, engine, asker, NeighborIndex(settings, store))
+        prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
+        questions = QuestionBuilder(settings, store, memory)
+        judge = CandidateVerifier(settings, engine, prompts, questions, NeighborIndex(settings, store))
         admission = AdmissionController(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
-        gate = Gate(settings, store, engine, asker, memory, judge)
+        gate = Gate(settings, store, engine, prompts, questions, memory, judge)
         warmer = PrefixPrefetcher(settings, engine, memory, admission.lull)
         adapters = AdapterService(settings, store, engine, metrics, base_digest, admission, gate, warmer)
         await adapters.start()
         auto = AutoModeSelector(settings, store, metrics, base_digest)
-        writer = Writer(settings, store, engine, asker, judge, adapters, auto, metrics, admission, base_digest)
-        given = TraceImporter(settings, store, engine, asker, memory, metrics, admission, base_digest)
-        replays = ReplayBuffer(settings, store, engine, asker, base_digest)
-        leases = LeaseService(settings, store, asker, memory, replays, metrics, base_digest)
+        writer = Writer(
+            settings, store, engine, prompts, questions, judge, adapters, auto, metrics, admission, base_digest
+        )
+        given = TraceImporter(settings, store, engine, prompts, questions, memory, metrics, admission, base_digest)
+        replays = ReplayBuffer(settings, store, engine, prompts, base_digest)
+        leases = LeaseService(settings, store, prompts, questions, memory, replays, metrics, base_digest)
         backend = await _backend(engine)
         chat = ChatService(settings, store, engine, memory, adapters, auto, metrics, admission, base_digest, backend)
-        attempts = EngagementProcessor(settings, engine, asker, judge, writer, metrics)
+        attempts = EngagementProcessor(settings, engine, prompts, questions, judge, writer, metrics)
         batches = BatchRunner(settings, store, engine, memory, writer, attempts, metrics)
         await batches.start()
     except BaseException:

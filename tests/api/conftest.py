@@ -40,9 +40,10 @@ from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
 from mindprint_server.generation.trace_import import TraceImporter
 from mindprint_server.memory import MemoryService
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import FilesGone, Store, new_id
 from mindprint_server.wiring import Container
@@ -205,7 +206,8 @@ async def make_services(settings: Settings) -> Container:
     store, metrics = await Store.open(settings.url), Metrics()
     engine = FakeEngine(model_path=settings.data_dir)
     memory = MemoryService(settings, store, engine, "b")
-    asker, admission = Asker(settings, store, engine, memory), AdmissionController(2, 1)
+    prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
+    questions, admission = QuestionBuilder(settings, store, memory), AdmissionController(2, 1)
     parts: Any = {
         "settings": settings,
         "metrics": metrics,
@@ -213,7 +215,7 @@ async def make_services(settings: Settings) -> Container:
         "engine": engine,
         "memory": FakeMemory(store),
         "writer": FakeWriter(store),
-        "given": TraceImporter(settings, store, engine, asker, memory, metrics, admission, "b"),
+        "given": TraceImporter(settings, store, engine, prompts, questions, memory, metrics, admission, "b"),
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),

@@ -14,7 +14,8 @@ from mindprint_server.engine import AdapterRef, Engine
 from mindprint_server.gate import checks
 from mindprint_server.gate.measurements import GENERAL, ModelMeasurements
 from mindprint_server.memory import MemoryService, UserHistory
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Question
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound, Store
@@ -31,15 +32,16 @@ class Gate:
         settings: Settings,
         store: Store,
         engine: Engine,
-        asker: Asker,
+        prompts: PromptBuilder,
+        questions: QuestionBuilder,
         memory: MemoryService,
         judge: CandidateVerifier,
     ) -> None:
         self._settings = settings
         self._store = store
-        self._asker = asker
+        self._question_builder = questions
         self._memory = memory
-        self._probe = ModelMeasurements(settings, engine, asker, judge)
+        self._probe = ModelMeasurements(settings, engine, prompts, judge)
 
     async def examine(
         self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
@@ -77,7 +79,7 @@ class Gate:
             if user_id not in timelines:
                 timelines[user_id] = await self._memory.timeline(user_id)
             try:
-                question = await self._asker.about(user_id, engagement_id, timelines[user_id])
+                question = await self._question_builder.for_engagement(user_id, engagement_id, timelines[user_id])
             except NotFound:
                 continue
             if self._probe.can_ask(question):

@@ -18,9 +18,8 @@ from mindprint.thinking_text import LEAST_WORDS, own_words
 from mindprint.types import Mode
 from mindprint_server.engine import AdapterRef, Engine, GenerationOutput, Priority, Sampling
 from mindprint_server.gate.checks import Thought
-from mindprint_server.memory.questions import Asker
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.builder import unfit
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks, likelihood
@@ -36,10 +35,10 @@ REMEMBERED = 2048
 
 
 class ModelMeasurements:
-    def __init__(self, settings: Settings, engine: Engine, asker: Asker, judge: CandidateVerifier) -> None:
+    def __init__(self, settings: Settings, engine: Engine, prompts: PromptBuilder, judge: CandidateVerifier) -> None:
         self._settings = settings
         self._engine = engine
-        self._asker = asker
+        self._prompts = prompts
         self._judge = judge
         self._at_once = asyncio.Semaphore(settings.gate_at_once)
         self._base: LRUCache[tuple[Any, ...], Any] = LRUCache(REMEMBERED)
@@ -54,7 +53,7 @@ class ModelMeasurements:
                     likelihood.branch_points(self._judge.answers(question, lead).ways, self._engine.tokenizer.eos_id)
         except ValueError:
             return False
-        return unfit(question, self._asker.special) is None
+        return self._prompts.unfit(question) is None
 
     async def scores(self, questions: Sequence[Question], adapter: AdapterRef | None) -> list[float]:
         """log p of each real answer given at once, in nats: over the choices, or a token of an open one."""
@@ -131,7 +130,7 @@ class ModelMeasurements:
         return figure
 
     def _prompt(self, question: Question, mode: Mode) -> Prompt:
-        return self._asker.prompt(question, mode, thinking_tokens=self._settings.gate_thinking_tokens)
+        return self._prompts.build(question, mode, thinking_tokens=self._settings.gate_thinking_tokens)
 
     def _case(self, question: Question, adapter: AdapterRef | None) -> EngagementContext:
         return EngagementContext(question, self._settings.gate_thinking_tokens, adapter, Priority.PROOF, set())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from mindprint.types import Mode, Provenance, Reason, Trace, TraceRequest, TraceState, VerdictLabel
+from mindprint.types import Provenance, Reason, Trace, TraceRequest, TraceState, VerdictLabel
 from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import outcome_of
 from mindprint_server.admission import AdmissionController
@@ -14,10 +14,11 @@ from mindprint_server.engine import AdapterRef, Engine, GenerationOutput, Prompt
 from mindprint_server.exceptions import ApiError
 from mindprint_server.generation import params
 from mindprint_server.generation.params import GenerationParams
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import PROMPT_VERSION, clean, opening_text, opening_without_reminders
+from mindprint_server.prompts.builder import PromptBuilder
+from mindprint_server.prompts.templates import PROMPT_VERSION, opening_without_reminders
 from mindprint_server.prompts.types import Prompt, Question
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store, new_id
@@ -33,7 +34,8 @@ class Writer:
         settings: Settings,
         store: Store,
         engine: Engine,
-        asker: Asker,
+        prompts: PromptBuilder,
+        questions: QuestionBuilder,
         judge: CandidateVerifier,
         adapters: AdapterService,
         auto: AutoModeSelector,
@@ -44,18 +46,14 @@ class Writer:
         self._settings = settings
         self._store = store
         self._engine = engine
-        self._asker = asker
+        self._prompts = prompts
+        self._questions = questions
         self._judge = judge
         self._adapters = adapters
         self._auto = auto
         self._metrics = metrics
         self._admission = admission
         self._base_digest = base_digest
-
-    def opening(self, mode: Mode, question: Question) -> str:
-        """How thinking about a question begins."""
-        opening = self._settings.openings.get(mode, "")
-        return opening_text(opening, question.memory, self._asker.special) if mode == "personal" else opening
 
     # --- one candidate ---
 
@@ -65,7 +63,7 @@ class Writer:
         prompt = await self._judge.prompt(case, "self", style.mode)
         read = prompt
         if style.hinted:
-            read = self._asker.prompt(question, style.mode, thinking_tokens=case.thinking_tokens, hint=question.target)
+            read = self._prompts.build(question, style.mode, thinking_tokens=case.thinking_tokens, hint=question.target)
         written, thought = None, style.given or ""
         if style.mode != "direct" and style.given is None:
             written = await self._think(case, read, style)
@@ -158,7 +156,7 @@ class Writer:
             if question.choices is None:
                 answer = await self._say(case, style, prompt, thought)
             # Of an answer that reads as nothing there is nothing to score.
-            if question.choices is not None or clean(question.target or "", self._asker.special):
+            if question.choices is not None or self._prompts.clean(question.target or ""):
                 how = await self._likelihood(case, style, thought)
                 choices = how.choices
                 if how.target is not None:
@@ -207,7 +205,7 @@ class Writer:
             return await self._write_one(request)
 
     async def _write_one(self, request: TraceRequest) -> Trace:
-        question = await self._asker.posed(request)
+        question = await self._questions.for_request(request)
         try:
             async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
                 style = await self._style(request, question, adapter)
@@ -228,13 +226,13 @@ class Writer:
     async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:
         s = self._settings
         mode, route = await self._auto.settle(request.mode, request.user_id, adapter, question.kind)
-        given = None if request.thinking is None else clean(request.thinking, self._asker.special)
+        given = None if request.thinking is None else self._prompts.clean(request.thinking)
         budget = request.max_thinking_tokens or s.max_thinking_tokens
         if given is not None:  # a longer one takes the room that it needs, at the cost of the memory
             budget = max(budget, len(self._engine.tokenizer.encode(given)))
         return GenerationParams(
             mode=mode,
-            opening=self.opening(mode, question) if request.opening is None else request.opening,
+            opening=self._prompts.opening(mode, question.memory) if request.opening is None else request.opening,
             max_thinking_tokens=budget,
             temperature=s.temperature if request.temperature is None else request.temperature,
             seed=request.seed,

@@ -21,9 +21,9 @@ from mindprint_server.generation.concurrency import CacheBudget
 from mindprint_server.generation.params import GenerationParams
 from mindprint_server.generation.scheduler import Item
 from mindprint_server.memory import UserHistory
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
-from mindprint_server.prompts.builder import unfit
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Question
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
@@ -46,14 +46,16 @@ class EngagementProcessor:
         self,
         settings: Settings,
         engine: Engine,
-        asker: Asker,
+        prompts: PromptBuilder,
+        questions: QuestionBuilder,
         judge: CandidateVerifier,
         writer: Writer,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._asker = asker
+        self._prompts = prompts
+        self._questions = questions
         self._judge = judge
         self._writer = writer
         self._metrics = metrics
@@ -68,10 +70,10 @@ class EngagementProcessor:
         room for at once, for each engagement, because nothing else is left to do.
         """
         try:
-            question = await self._asker.about(item.user_id, item.engagement_id, known.timeline)
+            question = await self._questions.for_engagement(item.user_id, item.engagement_id, known.timeline)
         except NotFound:
             return self.skipped(item, "erased")
-        if reason := unfit(question, self._asker.special):
+        if reason := self._prompts.unfit(question):
             return self.skipped(item, reason)
         unlikely_waits = self._unlikely_waits(question, request)
         if unlikely_waits and await self._little_precedent(item, question, known.timeline):
@@ -84,7 +86,7 @@ class EngagementProcessor:
             with self._room.take(len(prompt.ids) + tokens, self._engine.info().cache_tokens) as turn:
                 reach = self._settings.give_up if self._settings.probe else None
                 if unlikely_waits and reach is not None:
-                    opening = self._writer.opening(request.mode, question)
+                    opening = self._prompts.opening(request.mode, question.memory)
                     trailing = await self._judge.probe(replace(case, priority=turn.priority), opening)
                     if trailing is not None and trailing > reach:
                         return self.skipped(item, "out_of_reach")
@@ -180,7 +182,7 @@ class EngagementProcessor:
     ) -> GenerationParams:
         return GenerationParams(
             mode=request.mode,
-            opening=self._writer.opening(request.mode, case.question),
+            opening=self._prompts.opening(request.mode, case.question.memory),
             max_thinking_tokens=request.max_thinking_tokens or self._settings.max_thinking_tokens,
             temperature=self._settings.temperature if request.temperature is None else request.temperature,
             seed=seed_of(request.seed, item.user_id, item.engagement_id, number),

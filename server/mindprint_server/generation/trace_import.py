@@ -12,10 +12,11 @@ from mindprint_server.engine import Engine, PromptTooLong
 from mindprint_server.exceptions import ApiError, not_found
 from mindprint_server.generation import params
 from mindprint_server.memory import MemoryService, UserHistory
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import PROMPT_VERSION, clean, ends_early, opening_text
+from mindprint_server.prompts.builder import PromptBuilder
+from mindprint_server.prompts.templates import PROMPT_VERSION, ends_early
 from mindprint_server.prompts.types import Prompt, Question
 from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound, Store, new_id
@@ -28,7 +29,8 @@ class TraceImporter:
         settings: Settings,
         store: Store,
         engine: Engine,
-        asker: Asker,
+        prompts: PromptBuilder,
+        questions: QuestionBuilder,
         memory: MemoryService,
         metrics: Metrics,
         admission: AdmissionController,
@@ -37,7 +39,8 @@ class TraceImporter:
         self._settings = settings
         self._store = store
         self._engine = engine
-        self._asker = asker
+        self._prompts = prompts
+        self._questions = questions
         self._memory = memory
         self._metrics = metrics
         self._admission = admission
@@ -67,12 +70,12 @@ class TraceImporter:
         thought = self._thought(given.thinking, f"{where}.thinking")
         tokens = len(self._engine.tokenizer.encode(thought))
         try:
-            question = await self._asker.about(user_id, given.engagement_id, timeline)
+            question = await self._questions.for_engagement(user_id, given.engagement_id, timeline)
         except NotFound as error:
             raise not_found(error, f"{where}.engagement_id") from error
         room = max(tokens, self._settings.max_thinking_tokens)
         try:
-            prompt = self._asker.prompt(question, "personal", thinking_tokens=room)
+            prompt = self._prompts.build(question, "personal", thinking_tokens=room)
         except PromptTooLong as error:
             message = (
                 f"{where}: query and thinking do not fit the model together: shorten the thinking, or leave it out"
@@ -103,13 +106,13 @@ class TraceImporter:
         if ends_early(text, special):
             message = f"{where}: holds a tag or a special token, which would end the thinking: remove it"
             raise ApiError(422, "validation_error", message, param=where)
-        if not (thought := clean(text, special)):
+        if not (thought := self._prompts.clean(text)):
             raise ApiError(422, "validation_error", f"{where}: is blank: write the thinking there", param=where)
         return thought
 
     def _provenance(self, given: ImportedTrace, thought: str, question: Question, prompt: Prompt) -> Provenance:
         mode_opening = self._settings.openings.get("personal", "")
-        begins = opening_text(mode_opening, question.memory, self._asker.special)
+        begins = self._prompts.opening("personal", question.memory)
         opening = thinking.split(thought, begins)[0] or thinking.split(thought, mode_opening)[0]
         return Provenance(
             model="given",

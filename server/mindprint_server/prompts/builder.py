@@ -1,17 +1,68 @@
-"""TODO."""
+"""Builds the prompt of a question: as much memory as fits the model, then the query and the mode's line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from mindprint.types import Mode
+from mindprint_server.engine import PromptTooLong
+from mindprint_server.engine.base import Tokenizer
+from mindprint_server.prompts.templates import build, clean, opening_text
+from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
+from mindprint_server.settings import Settings
 
-from mindprint_server.prompts.templates import clean
-from mindprint_server.prompts.types import Question
+TEMPLATE_RESERVE_TOKENS = 64
+"""Tokens kept free for what surrounds thinking and answer: tags, the answer's lead, the end of the turn."""
 
 
-def unfit(question: Question, special: Sequence[str]) -> str | None:
-    """Why an engagement cannot be thought about, if so."""
-    if not question.memory.episodes and not question.memory.profile:
-        return "no_history"
-    if question.choices is None and not clean(question.target or "", special):
-        return "no_answer"
-    return None
+class PromptBuilder:
+    """Renders questions with the model's chat template, within the model's context length."""
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, *, max_model_len: int) -> None:
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+
+    def build(self, question: Question, mode: Mode, *, thinking_tokens: int, hint: str | None = None) -> Prompt:
+        """Build a prompt with as much of the memory as fits, together with the thinking and the answer.
+
+        The oldest episodes are dropped first, then the profile.
+
+        Args:
+            question: What is asked, with the memory that belongs to its time.
+            mode: Decides the last line of the prompt, and nothing else.
+            thinking_tokens: Tokens to keep free for the thinking.
+            hint: The user's real answer, shown in place of the mode's line; None shows no answer.
+
+        Raises:
+            PromptTooLong: The query does not fit even without any memory.
+        """
+        tokenizer = self._tokenizer
+        # The same space is reserved in every mode, so that all modes of a question see the same memory.
+        reminder_tokens = len(tokenizer.encode(opening_text("", question.memory, tokenizer.special)))
+        reserved = thinking_tokens + reminder_tokens + self._settings.max_answer_tokens + TEMPLATE_RESERVE_TOKENS
+        limit = self._max_model_len - reserved
+        choices = question.choices if question.show_choices else None
+        memory: RecalledMemory | None = question.memory
+        dropped = 0
+        while memory is not None:
+            text = tokenizer.render(build(memory, question.query, choices, mode, tokenizer.special, hint))
+            if len(ids := tokenizer.encode(text)) <= limit:
+                return Prompt(text, ids, dropped)
+            memory, dropped = memory.without_oldest(), dropped + 1
+        raise PromptTooLong(f"the query alone leaves less than {reserved} of the model's tokens: shorten it")
+
+    def opening(self, mode: Mode, memory: RecalledMemory) -> str:
+        """Return the text with which thinking begins in this mode, with the memory's reminders in personal mode."""
+        opening = self._settings.openings.get(mode, "")
+        return opening_text(opening, memory, self._tokenizer.special) if mode == "personal" else opening
+
+    def clean(self, text: str) -> str:
+        """Return a user's text without anything that could end a turn or a thinking."""
+        return clean(text, self._tokenizer.special)
+
+    def unfit(self, question: Question) -> str | None:
+        """Return why no thinking can be generated about a question (`no_history` or `no_answer`); None if it can."""
+        if not question.memory.episodes and not question.memory.profile:
+            return "no_history"
+        if question.choices is None and not self.clean(question.target or ""):
+            return "no_answer"
+        return None

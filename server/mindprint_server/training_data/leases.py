@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from mindprint.types import SCORE_REASONS, Engagement, Lease, LeaseRequest, LoraLimits, Sample
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import MemoryService, UserHistory
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import Replay, Store
 from mindprint_server.training_data.replay import ReplayBuffer
@@ -32,7 +33,8 @@ class LeaseService:
         self,
         settings: Settings,
         store: Store,
-        asker: Asker,
+        prompts: PromptBuilder,
+        questions: QuestionBuilder,
         memory: MemoryService,
         replays: ReplayBuffer,
         metrics: Metrics,
@@ -40,7 +42,8 @@ class LeaseService:
     ) -> None:
         self._settings = settings
         self._store = store
-        self._asker = asker
+        self._prompts = prompts
+        self._questions = questions
         self._memory = memory
         self._replays = replays
         self._metrics = metrics
@@ -106,9 +109,9 @@ class LeaseService:
         return [sample for sample in samples if sample is not None]
 
     async def _answered(self, user_id: str, engagement: Engagement, timeline: UserHistory) -> Sample | None:
-        question = await self._asker.about(user_id, engagement.id, timeline)
+        question = await self._questions.for_engagement(user_id, engagement.id, timeline)
         try:
-            prompt = self._asker.prompt(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
+            prompt = self._prompts.build(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
         except PromptTooLong:
             return None
         return Sample(

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import structlog
 
 from mindprint_server.engine import Engine, GenerationOutput, Priority, PromptTooLong, Sampling
-from mindprint_server.memory.questions import Asker
 from mindprint_server.prompts import thinking
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
@@ -27,11 +27,13 @@ TRIES = 3
 
 
 class ReplayBuffer:
-    def __init__(self, settings: Settings, store: Store, engine: Engine, asker: Asker, base_digest: str) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, engine: Engine, prompts: PromptBuilder, base_digest: str
+    ) -> None:
         self._settings = settings
         self._store = store
         self._engine = engine
-        self._asker = asker
+        self._prompts = prompts
         self._base_digest = base_digest
         self._there: Sequence[Replay] = ()
         self._writing: asyncio.Task[bool] | None = None
@@ -86,7 +88,7 @@ class ReplayBuffer:
         s = self._settings
         question = Question("", QUESTIONS[place], None, None, RecalledMemory(), None)
         try:
-            prompt = self._asker.prompt(question, "generic", thinking_tokens=s.max_thinking_tokens)
+            prompt = self._prompts.build(question, "generic", thinking_tokens=s.max_thinking_tokens)
         except PromptTooLong:
             return None
         opening = s.openings.get("generic", "")

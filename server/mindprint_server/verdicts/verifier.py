@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from mindprint.types import Mode, Reason
 from mindprint_server.engine import Engine, GenerationOutput
 from mindprint_server.memory.neighbors import NeighborIndex
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import clean, opening_without_reminders
+from mindprint_server.prompts.builder import PromptBuilder
+from mindprint_server.prompts.templates import opening_without_reminders
 from mindprint_server.prompts.types import Prompt, Question
 from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks, likelihood
@@ -34,10 +35,18 @@ class Verdict:
 
 
 class CandidateVerifier:
-    def __init__(self, settings: Settings, engine: Engine, asker: Asker, near: NeighborIndex) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        prompts: PromptBuilder,
+        questions: QuestionBuilder,
+        near: NeighborIndex,
+    ) -> None:
         self._settings = settings
         self._engine = engine
-        self._asker = asker
+        self._prompts = prompts
+        self._questions = questions
         self._near = near
         self._thresholds = checks.Thresholds(settings.min_gain, settings.min_anchor, settings.max_hindsight_gap)
 
@@ -144,7 +153,7 @@ class CandidateVerifier:
         tokenizer = self._engine.tokenizer
         closed = question.choices is not None
         texts = question.choices if question.choices is not None else (question.target or "",)
-        ways = {text: tokenizer.encode(thinking.answer_suffix(lead, clean(text, tokenizer.special))) for text in texts}
+        ways = {text: tokenizer.encode(thinking.answer_suffix(lead, self._prompts.clean(text))) for text in texts}
         if not closed:
             ways = {text: ids[: self._settings.score_tokens] for text, ids in ways.items()}
         return Answers(ways, question.target, closed)
@@ -183,7 +192,7 @@ class CandidateVerifier:
         async def compute() -> Prompt:
             question = case.question if whose == "self" else await self._other(case, whose)
             assert question is not None
-            return self._asker.prompt(question, mode, thinking_tokens=case.thinking_tokens)
+            return self._prompts.build(question, mode, thinking_tokens=case.thinking_tokens)
 
         return await case.once(("prompt", whose, mode), compute)
 
@@ -191,7 +200,7 @@ class CandidateVerifier:
         async def compute() -> Question | None:
             neighbours = await self._near.of(case.question.user_id)
             other = neighbours.nearest if whose == "nearest" else neighbours.random
-            return None if other is None else await self._asker.instead_of(case.question, other)
+            return None if other is None else await self._questions.with_memory_of(case.question, other)
 
         return await case.once(("other", whose), compute)
 

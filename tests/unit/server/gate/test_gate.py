@@ -19,7 +19,8 @@ from mindprint_server.gate import Gate
 from mindprint_server.gate.gate import in_turn
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.neighbors import NeighborIndex
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 from mindprint_server.verdicts.verifier import CandidateVerifier
@@ -109,9 +110,10 @@ class Room:
         self.settings = Settings.model_validate({"max_model_len": 4096} | settings)
         self.store = store
         memory = MemoryService(self.settings, store, self.engine, "b")
-        asker = Asker(self.settings, store, self.engine, memory)
-        judge = CandidateVerifier(self.settings, self.engine, asker, NeighborIndex(self.settings, store))
-        self.gate = Gate(self.settings, store, self.engine, asker, memory, judge)
+        prompts = PromptBuilder(self.settings, self.engine.tokenizer, max_model_len=self.engine.info().max_model_len)
+        questions = QuestionBuilder(self.settings, store, memory)
+        judge = CandidateVerifier(self.settings, self.engine, prompts, questions, NeighborIndex(self.settings, store))
+        self.gate = Gate(self.settings, store, self.engine, prompts, questions, memory, judge)
 
     def behaves(self, adapter: AdapterRef | None, **how: Any) -> None:
         self.engine.by_name[adapter.name if adapter else "base"] = Model(**how)

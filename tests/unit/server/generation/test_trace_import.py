@@ -58,8 +58,8 @@ async def test_its_prompt_is_the_one_that_the_writer_reads(services: Container) 
     assert brought["e003"].provenance.profile_version is None
     assert brought["e007"].provenance.profile_version == 1, "what is due is written first"
     for number in (3, 7, 11):
-        case = await services.writer._asker.about("ann", f"e{number:03d}")
-        prompt = services.writer._asker.prompt(case, "personal", thinking_tokens=64)
+        case = await services.writer._questions.for_engagement("ann", f"e{number:03d}")
+        prompt = services.writer._prompts.build(case, "personal", thinking_tokens=64)
         trace = brought[f"e{number:03d}"]
         assert (trace.prompt, trace.provenance.memory_dropped) == (prompt.text, prompt.dropped)
         assert f"walk number {number}?" not in trace.prompt.split("[user]")[0]

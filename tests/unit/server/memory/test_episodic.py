@@ -379,7 +379,7 @@ def test_jax_stays_off_the_gpu_where_it_is_installed(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "lax.py").write_text(STAND_IN)
-    script = "from mindprint_server.memory.episodes import bm25; print(bm25('lake', ['the lake', 'a tax'])[1])"
+    script = "from mindprint_server.memory.episodic import bm25; print(bm25('lake', ['the lake', 'a tax'])[1])"
     for environment, told in (({}, "jax on cpu"), ({"JAX_PLATFORMS": "cuda"}, "jax on cuda")):
         path = os.pathsep.join([str(tmp_path), *sys.path])
         done = subprocess.run(

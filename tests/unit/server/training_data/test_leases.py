@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from mindprint.types import Lease, LeaseRequest, Provenance, Sample, Trace
 from mindprint_server.memory import MemoryService
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import Replay, Store, new_id
 from mindprint_server.training_data.leases import LeaseService
@@ -58,9 +59,10 @@ class Desk:
         self.metrics = Metrics()
         engine = Scripted()
         memory = MemoryService(self.settings, store, engine, "b")
-        asker = Asker(self.settings, store, engine, memory)
+        prompts = PromptBuilder(self.settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
+        questions = QuestionBuilder(self.settings, store, memory)
         ready = cast(ReplayBuffer, self.replays)
-        self.desk = LeaseService(self.settings, store, asker, memory, ready, self.metrics, "sha256:b")
+        self.desk = LeaseService(self.settings, store, prompts, questions, memory, ready, self.metrics, "sha256:b")
 
     async def claim(self, adapter: str, **request: Any) -> Lease:
         lease = await self.desk.claim(LeaseRequest(owner="t", adapter=adapter, **request))

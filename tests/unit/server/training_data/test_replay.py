@@ -11,8 +11,7 @@ import pytest
 from mindprint.general_questions import QUESTIONS as OF_THE_GATE
 from mindprint_server.engine import Priority, Sampling
 from mindprint_server.engine.base import FinishReason
-from mindprint_server.memory import MemoryService
-from mindprint_server.memory.questions import Asker
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
@@ -67,8 +66,8 @@ async def replays(store: Store, engine: Writer) -> AsyncIterator[ReplayBuffer]:
 
 def make(store: Store, engine: Writer, **settings: Any) -> ReplayBuffer:
     chosen = Settings.model_validate({"max_model_len": 4096, "replay_at_once": 3} | settings)
-    asker = Asker(chosen, store, engine, MemoryService(chosen, store, engine, "b"))
-    return ReplayBuffer(chosen, store, engine, asker, "b")
+    prompts = PromptBuilder(chosen, engine.tokenizer, max_model_len=engine.info().max_model_len)
+    return ReplayBuffer(chosen, store, engine, prompts, "b")
 
 
 async def test_each_question_is_thought_about_and_answered_once(

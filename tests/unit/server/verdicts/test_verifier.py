@@ -14,7 +14,8 @@ import pytest
 
 from mindprint_server.engine import Priority
 from mindprint_server.memory.neighbors import Neighbors
-from mindprint_server.memory.questions import Asker
+from mindprint_server.memory.questions import QuestionBuilder
+from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.thinking import finalize_thinking
 from mindprint_server.prompts.types import Question, RecalledMemory
 from mindprint_server.settings import Settings
@@ -69,8 +70,9 @@ class Room:
         self.engine = Scripted(self.rule)
         self.recalled: list[str] = []
         self.sought = 0
-        asker = Asker(self.settings, cast(Any, None), self.engine, cast(Any, self))
-        self.judge = CandidateVerifier(self.settings, self.engine, asker, cast(Any, self))
+        prompts = PromptBuilder(self.settings, self.engine.tokenizer, max_model_len=self.engine.info().max_model_len)
+        questions = QuestionBuilder(self.settings, cast(Any, None), cast(Any, self))
+        self.judge = CandidateVerifier(self.settings, self.engine, prompts, questions, cast(Any, self))
 
     def rule(self, before: str, token: str) -> float:
         whose, at = stage(before)
