@@ -146,7 +146,7 @@ async def send(
     async def write() -> None:
         for user, items in todo:
             began = time.perf_counter()
-            stored = await client.add_engagements(user, items)
+            stored = await client.users.add_engagements(user, items)
             seconds.append(time.perf_counter() - began)
             if stored.created != len(items):
                 raise CannotMeasure(f"{stored.created} of {len(items)} engagements were new to the server")
@@ -240,8 +240,8 @@ async def memory(out: Output, report: Report, sizes: Sizes, writers: int) -> Non
 
 async def write_traces(client: AsyncMindprintClient, users: list[str]) -> int:
     """One candidate for each engagement; returns how many were written."""
-    batch = await client.start_batch(BatchRequest(users=users, candidates=1))
-    async for progress in client.watch_batch(batch.id):
+    batch = await client.batches.create(BatchRequest(users=users, candidates=1))
+    async for progress in client.batches.watch(batch.id):
         batch = progress
     if batch.state != "done":
         raise CannotMeasure(f"the batch is {batch.state}: {batch.error}")

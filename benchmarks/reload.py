@@ -74,7 +74,7 @@ def main(
             marked = await asyncio.to_thread(make, model, sizes.published, bar.update)
             bar.finish(f"{len(marked)} made")
         async with serving(model, out, gate=gate) as server, turn():
-            report.machine["device"] = (await server.client.info()).device
+            report.machine["device"] = (await server.client.server.info()).device
             whose = await traces(server, chatting, sizes.each, sizes.published, out)
             publisher = Publisher(server.client, deque(marked), whose)
             load = Load(server.http, chatting, rate, tokens)

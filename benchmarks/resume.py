@@ -104,17 +104,17 @@ def main(
         people = datasets.read(data / name, users=count, engagements=engagements, held_out=0)
         os.environ |= SERVER | ENVIRONMENT  # for the processes to come, and before torch is loaded
         async with serving(model, out) as server:
-            report.machine["device"] = (await server.client.info()).device
+            report.machine["device"] = (await server.client.server.info()).device
             for person in people:
-                await server.client.add_engagements(person.user_id, person.engagements)
+                await server.client.users.add_engagements(person.user_id, person.engagements)
             await batch(server, [person.user_id for person in people], 0, out)
             leases = await look(server, [f"user/{person.user_id}" for person in people])
             unbroken = await asyncio.to_thread(train_unbroken, model, leases, out)
             began = time.monotonic()
             runs = await killed(server, unbroken, wanted, random.Random(seed), out)
             runs.append(await undisturbed(server, wanted, out))
-            traces = [await server.client.trace(id) for one in unbroken for id in one.lease.trace_ids]
-            adapters = (await server.client.adapters()).adapters
+            traces = [await server.client.traces.get(id) for one in unbroken for id in one.lease.trace_ids]
+            adapters = (await server.client.adapters.list()).adapters
             tell(report, unbroken, runs, adapters, account(traces, adapters), time.monotonic() - began)
 
     measure(__doc__, "about three minutes" if quick else "about a quarter of an hour on two cores", json_file, work)
@@ -124,9 +124,9 @@ async def look(server: Server, keys: Sequence[str]) -> list[Lease]:
     """What a trainer will be given for each adapter that anything was accepted for. Leaves no mark."""
     leases = []
     for key in keys:
-        lease = await server.client.claim(LeaseRequest(owner="unbroken", adapter=key))
+        lease = await server.client.leases.claim(LeaseRequest(owner="unbroken", adapter=key))
         if lease is not None:
-            await server.client.release(lease.id)
+            await server.client.leases.release(lease.id)
             leases.append(lease)
     if not leases:
         raise CannotMeasure("no trace was accepted")
@@ -231,7 +231,7 @@ async def undisturbed(server: Server, number: int, out: Output) -> list[Event]:
     """Lets a last trainer finish all that waits; what it logged. Raises ProcessDied."""
     client, trainer = server.client, Trainer(server, number)
     with out.bar("the last trainer") as bar:
-        while any([(await client.traces(state=state, limit=1)).traces for state in ("waiting", "leased")]):
+        while any([(await client.traces.list(state=state, limit=1)).traces for state in ("waiting", "leased")]):
             trainer.child.check()
             bar.update(0, shown(trainer.events()))
             await asyncio.sleep(1)

@@ -80,7 +80,7 @@ def main(
         parts = slices(data / records, users=users, each=each, rounds=rounds, warm_up=WARM_UP)
         async with AsyncExitStack() as stack:
             sides = await Sides.open(stack, settings, out)
-            report.machine["device"] = (await sides.client.info()).device
+            report.machine["device"] = (await sides.client.server.info()).device
             await stack.enter_async_context(turn())
             runs: dict[str, list[Run]] = {name: [] for name in sides.names}
             with out.bar("throughput", (len(parts)) * len(sides.names)) as bar:
@@ -224,13 +224,13 @@ class Sides:
 
     async def _mindprint(self, part: Slice, asked: Asked) -> Run:
         for user_id, engagements in part.users.items():
-            await self.client.add_engagements(user_id, engagements)
-        batch = await self.client.start_batch(BatchRequest(users=list(part.users), candidates=1))
-        async for state in self.client.watch_batch(batch.id):
+            await self.client.users.add_engagements(user_id, engagements)
+        batch = await self.client.batches.create(BatchRequest(users=list(part.users), candidates=1))
+        async for state in self.client.batches.watch(batch.id):
             batch = state
         if batch.state != "done" or batch.funnel.generated != len(asked.posed):
             raise CannotMeasure(f"the batch ended as {batch.state} with {batch.funnel.generated} candidates")
-        traces = {str(trace.engagement_id): trace async for trace in self.client.batch_results(batch.id)}
+        traces = {str(trace.engagement_id): trace async for trace in self.client.batches.results(batch.id)}
         prompts = self.bench.engine.tokenizer
         for posed, prompt in zip(asked.posed, asked.prompts, strict=True):
             ids = prompts.encode(traces[posed.engagement_id].prompt)

@@ -25,9 +25,9 @@ async def traces(server: Server, people: Sequence[UserRecords], each: int, count
     accepted: dict[str, int] = {}
     for part in range(TRIES):
         for person in people:
-            await server.client.add_engagements(person.user_id, engagements(person, part, each))
+            await server.client.users.add_engagements(person.user_id, engagements(person, part, each))
         await batch(server, [person.user_id for person in people], part, out)
-        accepted = {p.user_id: (await server.client.funnel(p.user_id)).accepted for p in people}
+        accepted = {p.user_id: (await server.client.server.funnel(p.user_id)).accepted for p in people}
         planned = turns(accepted, count)
         if len(planned) == count and all(accepted.values()):
             return deque(planned)
@@ -66,10 +66,10 @@ class Publisher:
 
     async def publish(self) -> None:
         began, key, marked = time.monotonic(), f"user/{self.users.popleft()}", self.marked.popleft()
-        lease = await self.client.claim(LeaseRequest(owner="reload", adapter=key, max_traces=1, ttl_s=LEASE_S))
+        lease = await self.client.leases.claim(LeaseRequest(owner="reload", adapter=key, max_traces=1, ttl_s=LEASE_S))
         if lease is None:
             raise CannotMeasure(f"no trace waits for {key}")
-        version = await self.client.complete(lease.id, marked.manifest(lease), marked.config, marked.weights)
+        version = await self.client.leases.complete(lease.id, marked.manifest(lease), marked.config, marked.weights)
         now = time.monotonic()
         self.published.append(Published(key, version.version, marked.word, now, now - began))
 

@@ -95,9 +95,9 @@ def engagements(person: UserRecords, part: int, each: int) -> Sequence[Engagemen
 
 async def batch(server: Server, users: Sequence[str], seed: int, out: Output) -> Batch:
     """Runs a batch to its end. Raises CannotMeasure."""
-    now = begun = await server.client.start_batch(BatchRequest(users=list(users), seed=seed))
+    now = begun = await server.client.batches.create(BatchRequest(users=list(users), seed=seed))
     with out.bar("traces", begun.items) as bar:
-        async for now in server.client.watch_batch(begun.id):
+        async for now in server.client.batches.watch(begun.id):
             bar.update(now.done, f"{now.funnel.accepted} accepted")
         bar.finish(f"{now.funnel.accepted} accepted for {', '.join(users)}")
     if now.state != "done":

@@ -43,7 +43,7 @@ async def story(server: Server, person: UserRecords, each: int, out: Output) -> 
     """A new user: engagements, traces, a real trainer, and the first answer of the version. Raises CannotMeasure."""
     user_id, key, client = person.user_id, f"user/{person.user_id}", server.client
     for part in range(TRIES):
-        await client.add_engagements(user_id, engagements(person, part, each))
+        await client.users.add_engagements(user_id, engagements(person, part, each))
         done = await batch(server, [user_id], part, out)
         if done.funnel.accepted:
             break
@@ -71,10 +71,10 @@ async def story(server: Server, person: UserRecords, each: int, out: Output) -> 
                 await asyncio.sleep(POLL_S)
 
         async def live() -> int | None:
-            return (await client.user(user_id)).live_version
+            return (await client.users.get(user_id)).live_version
 
         async def claimed() -> object:
-            return (await client.traces(user=user_id, state="leased", limit=1)).traces or await live()
+            return (await client.traces.list(user=user_id, state="leased", limit=1)).traces or await live()
 
         claimed_s, live_s = await until(claimed), await until(live)
         body = {"model": key, "messages": [{"role": "user", "content": person.held_out[0].query}], "max_tokens": 1}
@@ -84,7 +84,7 @@ async def story(server: Server, person: UserRecords, each: int, out: Output) -> 
     number = await live()
     if number is None or answer.version != f"{key}@{number}":
         raise CannotMeasure(f"{answer.version} answered for {key}@{number}")
-    version = await client.version(key, number)
+    version = await client.adapters.get_version(key, number)
     training_s = version.manifest.seconds
     return Story(
         version=answer.version,

@@ -1,143 +1,116 @@
-"""Turns the descriptions in `calls`, `versions` and `answers` into methods, of the sync and the async client alike."""
+"""Descriptors that turn the description of a route into a method of the sync and of the async client."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from mindprint import answers, calls, versions
 from mindprint.transport import Call, Download, Stream
-
-if TYPE_CHECKING:
-    from mindprint.async_client import AsyncMindprintClient
-    from mindprint.sync_client import MindprintClient
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Reply(Generic[P, T]):
-    """A method that returns a reply: `client.user("anna")`, or `await client.user("anna")`."""
+class Sender(Protocol):
+    """What a resource needs of the sync client."""
 
-    def __init__(self, describe: Callable[P, Call[T]]) -> None:
-        self._describe = describe
-        self.__doc__ = describe.__doc__
+    def send(self, call: Call[T]) -> T: ...
 
-    @overload
-    def __get__(self, client: MindprintClient, owner: type) -> Callable[P, T]: ...
-    @overload
-    def __get__(self, client: AsyncMindprintClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
-    @overload
-    def __get__(self, client: None, owner: type) -> Reply[P, T]: ...
-    def __get__(self, client: Any, owner: type) -> Any:
-        if client is None:
-            return self
+    def stream(self, stream: Stream[T]) -> Generator[T]: ...
 
-        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.send(self._describe(*args, **kwargs))
-
-        return update_wrapper(call, self._describe)
+    def fetch(self, download: Download[T]) -> T: ...
 
 
-class Items(Generic[P, T]):
-    """A method that yields items: `for item in client.watch_batch(id)`, or `async for`."""
+class AsyncSender(Protocol):
+    """What a resource needs of the async client."""
 
-    def __init__(self, describe: Callable[P, Stream[T]]) -> None:
-        self._describe = describe
-        self.__doc__ = describe.__doc__
+    def send(self, call: Call[T]) -> Coroutine[Any, Any, T]: ...
 
-    @overload
-    def __get__(self, client: MindprintClient, owner: type) -> Callable[P, Generator[T]]: ...
-    @overload
-    def __get__(self, client: AsyncMindprintClient, owner: type) -> Callable[P, AsyncGenerator[T]]: ...
-    @overload
-    def __get__(self, client: None, owner: type) -> Items[P, T]: ...
-    def __get__(self, client: Any, owner: type) -> Any:
-        if client is None:
-            return self
+    def stream(self, stream: Stream[T]) -> AsyncGenerator[T]: ...
 
-        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.stream(self._describe(*args, **kwargs))
-
-        return update_wrapper(call, self._describe)
+    def fetch(self, download: Download[T]) -> Coroutine[Any, Any, T]: ...
 
 
-class Saved(Generic[P, T]):
-    """A method whose reply is kept on disk: `client.download("user/anna", 2, folder)`, or `await`."""
+SenderT = TypeVar("SenderT", bound=Sender | AsyncSender)
 
-    def __init__(self, describe: Callable[P, Download[T]]) -> None:
-        self._describe = describe
-        self.__doc__ = describe.__doc__
+
+class Resource(Generic[SenderT]):
+    """The routes of one noun, such as `client.users`. Its methods are called through the client that made it."""
+
+    def __init__(self, client: SenderT) -> None:
+        self._client = client
+
+
+class Method(Generic[P, T]):
+    """Decorate a function that describes a call: the sync client returns the reply, the async one is awaited.
+
+    The decorated function gets no resource: its first parameter only makes it read like a method.
+    """
+
+    def __init__(self, function: Callable[Concatenate[Any, P], Call[T]]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def describe(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        """Return the call without sending it."""
+        return self._function(None, *args, **kwargs)
 
     @overload
-    def __get__(self, client: MindprintClient, owner: type) -> Callable[P, T]: ...
+    def __get__(self, resource: Resource[Sender], owner: type) -> Callable[P, T]: ...
     @overload
-    def __get__(self, client: AsyncMindprintClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, resource: Resource[AsyncSender], owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
     @overload
-    def __get__(self, client: None, owner: type) -> Saved[P, T]: ...
-    def __get__(self, client: Any, owner: type) -> Any:
-        if client is None:
-            return self
-
-        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.fetch(self._describe(*args, **kwargs))
-
-        return update_wrapper(call, self._describe)
+    def __get__(self, resource: None, owner: type) -> Method[P, T]: ...
+    def __get__(self, resource: Any, owner: type) -> Any:
+        return self if resource is None else _bind(self._function, resource, resource._client.send)
 
 
-class Api:
-    """The server's routes as methods; `calls`, `versions` and `answers` tell what each takes, returns and raises."""
+class StreamMethod(Generic[P, T]):
+    """Decorate a function that describes a stream: iterate over the result with `for`, or with `async for`."""
 
-    info = Reply(calls.info)
-    metrics = Reply(calls.metrics)
-    funnel = Reply(calls.funnel)
+    def __init__(self, function: Callable[Concatenate[Any, P], Stream[T]]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
 
-    users = Reply(calls.users)
-    user = Reply(calls.user)
-    add_engagements = Reply(calls.add_engagements)
-    engagements = Reply(calls.engagements)
-    profile = Reply(calls.profile)
-    write_profile = Reply(calls.write_profile)
-    routes = Reply(calls.routes)
+    def describe(self, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
+        """Return the stream without opening it."""
+        return self._function(None, *args, **kwargs)
 
-    write_trace = Reply(calls.write_trace)
-    trace = Reply(calls.trace)
-    traces = Reply(calls.traces)
-    add_traces = Reply(calls.add_traces)
-    export_traces = Items(calls.export_traces)
+    @overload
+    def __get__(self, resource: Resource[Sender], owner: type) -> Callable[P, Generator[T]]: ...
+    @overload
+    def __get__(self, resource: Resource[AsyncSender], owner: type) -> Callable[P, AsyncGenerator[T]]: ...
+    @overload
+    def __get__(self, resource: None, owner: type) -> StreamMethod[P, T]: ...
+    def __get__(self, resource: Any, owner: type) -> Any:
+        return self if resource is None else _bind(self._function, resource, resource._client.stream)
 
-    start_batch = Reply(calls.start_batch)
-    batches = Reply(calls.batches)
-    batch = Reply(calls.batch)
-    cancel_batch = Reply(calls.cancel_batch)
-    watch_batch = Items(calls.watch_batch)
-    batch_results = Items(calls.batch_results)
 
-    claim = Reply(calls.claim)
-    lease = Reply(calls.lease)
-    heartbeat = Reply(calls.heartbeat)
-    release = Reply(calls.release)
-    complete = Reply(calls.complete)
+class DownloadMethod(Generic[P, T]):
+    """Decorate a function that describes a download: the reply is written to disk while it arrives."""
 
-    adapters = Reply(versions.adapters)
-    adapter = Reply(versions.adapter)
-    promote = Reply(versions.promote)
-    rollback = Reply(versions.rollback)
-    release_candidate = Reply(versions.release_candidate)
-    version = Reply(versions.version)
-    lineage = Reply(versions.lineage)
-    pin = Reply(versions.pin)
-    download = Saved(versions.download)
+    def __init__(self, function: Callable[Concatenate[Any, P], Download[T]]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
 
-    cohorts = Reply(versions.cohorts)
-    cohort = Reply(versions.cohort)
-    put_cohort = Reply(versions.put_cohort)
-    delete_cohort = Reply(versions.delete_cohort)
-    add_members = Reply(versions.add_members)
-    remove_member = Reply(versions.remove_member)
+    def describe(self, *args: P.args, **kwargs: P.kwargs) -> Download[T]:
+        """Return the download without starting it."""
+        return self._function(None, *args, **kwargs)
 
-    models = Reply(answers.models)
-    chat = Reply(answers.chat)
-    chat_stream = Items(answers.chat_stream)
-    chat_deltas = Items(answers.chat_deltas)
+    @overload
+    def __get__(self, resource: Resource[Sender], owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, resource: Resource[AsyncSender], owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, resource: None, owner: type) -> DownloadMethod[P, T]: ...
+    def __get__(self, resource: Any, owner: type) -> Any:
+        return self if resource is None else _bind(self._function, resource, resource._client.fetch)
+
+
+def _bind(function: Callable[..., Any], resource: Any, send: Callable[[Any], Any]) -> Any:
+    def call(_resource: Any, *args: Any, **kwargs: Any) -> Any:
+        return send(function(None, *args, **kwargs))
+
+    return MethodType(update_wrapper(call, function), resource)

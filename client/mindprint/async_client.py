@@ -10,7 +10,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from mindprint._methods import Api
+from mindprint._methods import AsyncSender
+from mindprint.endpoints import Resources
 from mindprint.exceptions import ConnectionFailed
 from mindprint.retry import Retries
 from mindprint.transport import (
@@ -29,12 +30,12 @@ from mindprint.transport import (
 T = TypeVar("T")
 
 
-class AsyncMindprintClient(Api):
+class AsyncMindprintClient(Resources[AsyncSender]):
     """A connection to one server; may be shared between tasks. Use it in an `async with` block, or `aclose` it.
 
     `url` defaults to MINDPRINT_URL or http://127.0.0.1:8300, `api_key` to MINDPRINT_API_KEY or none.
     A stream that is left before its end is closed by `contextlib.aclosing`.
-    `retries` bounds how often a call is repeated, `reconnects` how often `watch_batch` takes up a stream that broke.
+    `retries` bounds how often a call is repeated, `reconnects` how often `batches.watch` takes up a stream that broke.
     Every method raises MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
     """
 
@@ -48,6 +49,7 @@ class AsyncMindprintClient(Api):
         reconnects: Retries = Retries(attempts=20),
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        super().__init__(self)
         self.url = find_url(url)
         self._timeouts = timeouts
         self._retries = retries

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mindprint.exceptions import ApiError, BadReply, ConnectionFailed
-from mindprint.replies import ChatDelta
+from mindprint.types import ChatDelta
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

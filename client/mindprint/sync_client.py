@@ -8,7 +8,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from mindprint._methods import Api
+from mindprint._methods import Sender
+from mindprint.endpoints import Resources
 from mindprint.exceptions import ConnectionFailed
 from mindprint.retry import Retries
 from mindprint.transport import (
@@ -27,11 +28,11 @@ from mindprint.transport import (
 T = TypeVar("T")
 
 
-class MindprintClient(Api):
+class MindprintClient(Resources[Sender]):
     """A connection to one server; may be shared between threads. Use it in a `with` block, or close it.
 
     `url` defaults to MINDPRINT_URL or http://127.0.0.1:8300, `api_key` to MINDPRINT_API_KEY or none.
-    `retries` bounds how often a call is repeated, `reconnects` how often `watch_batch` takes up a stream that broke.
+    `retries` bounds how often a call is repeated, `reconnects` how often `batches.watch` takes up a stream that broke.
     Every method raises MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
     """
 
@@ -45,6 +46,7 @@ class MindprintClient(Api):
         reconnects: Retries = Retries(attempts=20),
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        super().__init__(self)
         self.url = find_url(url)
         self._timeouts = timeouts
         self._retries = retries

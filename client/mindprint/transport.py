@@ -101,25 +101,25 @@ def reply_of(kind: Any) -> Callable[[httpx.Response], Any]:
     return read
 
 
-def get(path: str, read: Callable[[httpx.Response], T], **params: str | int | None) -> Call[T]:
+def get_call(path: str, read: Callable[[httpx.Response], T], **params: str | int | None) -> Call[T]:
     return Call(method="GET", path=path, read=read, params=params, repeatable=True)
 
 
-def post(
+def post_call(
     path: str, read: Callable[[httpx.Response], T], body: Any = None, *, repeatable: bool = False, slow: bool = False
 ) -> Call[T]:
     return Call(method="POST", path=path, read=read, body=body, repeatable=repeatable, slow=slow)
 
 
-def put(path: str, read: Callable[[httpx.Response], T], body: Any) -> Call[T]:
+def put_call(path: str, read: Callable[[httpx.Response], T], body: Any) -> Call[T]:
     return Call(method="PUT", path=path, read=read, body=body, repeatable=True)
 
 
-def delete(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
+def delete_call(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
     return Call(method="DELETE", path=path, read=read, repeatable=True)
 
 
-def nothing(_: httpx.Response) -> None:
+def read_nothing(_: httpx.Response) -> None:
     return None
 
 

@@ -14,12 +14,13 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from mindprint import gate_report
+from mindprint.async_client import AsyncMindprintClient
 from mindprint.datasets import HeldOut, UserRecords
 from mindprint.exceptions import MindprintError
 from mindprint.types import Adapter, Batch, Engagement, Version
 from mindprint_demo.errors import DemoFailed
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.scoring import Writes, ask
+from mindprint_demo.scoring import ask
 
 if TYPE_CHECKING:
     from mindprint_demo.pipeline import Stages
@@ -69,11 +70,11 @@ async def run(stages: Stages, users: Sequence[UserRecords], adapters: Mapping[st
     user = max(users, key=lambda user: live[user.user_id].traces)
     collapse = Collapse(user.user_id, live[user.user_id])
     try:
-        await stages.client.add_engagements(user.user_id, later_engagements(user))
+        await stages.client.users.add_engagements(user.user_id, later_engagements(user))
         collapse.batches.append(await stages.write_traces([user], stages.options.seed + 1))
         await _train(stages, user, collapse)
         await stages.train([user])
-        newest = (await stages.client.adapter(collapse.live.adapter)).versions[-1]
+        newest = (await stages.client.adapters.get(collapse.live.adapter)).versions[-1]
         collapse.later = newest if newest.version > (collapse.version or collapse.live).version else None
     except DemoFailed as error:
         collapse.failed = str(error)
@@ -83,7 +84,7 @@ async def run(stages: Stages, users: Sequence[UserRecords], adapters: Mapping[st
 async def _train(stages: Stages, user: UserRecords, collapse: Collapse) -> None:
     """Until a version has been through the gate. Meanwhile the live one is asked a question every few seconds."""
     key, client, timeout_s = collapse.live.adapter, stages.client, stages.options.train_timeout_s
-    before = {version.version for version in (await client.adapter(key)).versions}
+    before = {version.version for version in (await client.adapters.get(key)).versions}
     trainer = stages.start_trainer("collapse", environment(stages.options, key))
     deadline = time.monotonic() + timeout_s
     rows = cycle(user.held_out)
@@ -91,7 +92,7 @@ async def _train(stages: Stages, user: UserRecords, collapse: Collapse) -> None:
         while collapse.version is None:
             trainer.check()
             await probe(client, collapse, next(rows))
-            adapter = await client.adapter(key)
+            adapter = await client.adapters.get(key)
             collapse.version = next((v for v in adapter.versions if v.version not in before), None)
             collapse.live_after = adapter.live
             bar.update(collapse.answered, f"{collapse.answered} questions answered meanwhile; {trainer.doing()}")
@@ -104,10 +105,10 @@ async def _train(stages: Stages, user: UserRecords, collapse: Collapse) -> None:
         await probe(client, collapse, row)
 
 
-async def probe(client: Writes, collapse: Collapse, row: HeldOut) -> None:
+async def probe(client: AsyncMindprintClient, collapse: Collapse, row: HeldOut) -> None:
     """One question to whatever is live."""
     try:
-        trace = await client.write_trace(ask(collapse.user_id, row, "direct", "adapter"))
+        trace = await client.traces.create(ask(collapse.user_id, row, "direct", "adapter"))
     except MindprintError as error:
         collapse.failures.append(f"{row.id}: {error}")
         return

@@ -75,7 +75,7 @@ class Stages:
 
     async def run(self, users: list[UserRecords]) -> Results:
         """From the first engagement to the last score. Raises DemoFailed, ProcessDied and MindprintError."""
-        info = await self.client.info()
+        info = await self.client.server.info()
         with self._timed("engagements"):
             await self.ingest(users)
         with self._timed("traces"):
@@ -95,7 +95,7 @@ class Stages:
             users=users,
             info=info,
             batch=batch,
-            funnels={user.user_id: await self.client.funnel(user.user_id) for user in users},
+            funnels={user.user_id: await self.client.server.funnel(user.user_id) for user in users},
             tokens={
                 user.user_id: sum(t.thinking_tokens for t in traces if t.user_id == user.user_id) for user in users
             },
@@ -114,7 +114,7 @@ class Stages:
             traces += [trace for batch in results.collapse.batches for trace in await self.traces(batch)]
             known = await self.adapters(users)
             results.accounting = account(accepted(traces), known.values(), cohorts)
-        failed = failed_requests(await self.client.metrics())
+        failed = failed_requests(await self.client.server.metrics())
         results.failed_requests = failed + len(before.failures) + len(after.failures)
         return results
 
@@ -123,7 +123,7 @@ class Stages:
             stored = 0
             for user in users:
                 for start in range(0, len(user.engagements), 500):
-                    reply = await self.client.add_engagements(user.user_id, user.engagements[start : start + 500])
+                    reply = await self.client.users.add_engagements(user.user_id, user.engagements[start : start + 500])
                     stored += reply.created
                 bar.advance()
             bar.finish(f"{stored} of {len(users)} users stored")
@@ -135,9 +135,9 @@ class Stages:
             seed=seed,
             idempotency_key=f"{self.processes.folder.name}/{seed}",
         )
-        batch = await self.client.start_batch(request)
+        batch = await self.client.batches.create(request)
         with self.out.bar("traces", batch.items) as bar:
-            async for state in self.client.watch_batch(batch.id):
+            async for state in self.client.batches.watch(batch.id):
                 batch = state
                 bar.update(batch.done, written(batch))
             if batch.state != "done":
@@ -168,10 +168,10 @@ class Stages:
                 trainer.check()
                 leased = await self._any("leased")
                 idle = 0 if leased or await self._any("waiting") else idle + 1
-                known = (await self.client.adapters()).adapters
+                known = (await self.client.adapters.list()).adapters
                 live = sum(a.live is not None for a in known if a.key.startswith("user/"))
                 bar.update(live, training(trainer.doing()) or "the trainer starts")
-                now = (await self.client.funnel()).trained, sum(len(adapter.versions) for adapter in known)
+                now = (await self.client.server.funnel()).trained, sum(len(adapter.versions) for adapter in known)
                 if now != last:
                     moved, last = time.monotonic(), now
                 if time.monotonic() - moved > self.options.train_timeout_s:
@@ -186,17 +186,17 @@ class Stages:
         return killed
 
     async def adapters(self, users: Sequence[UserRecords]) -> dict[str, Adapter]:
-        known = {adapter.key: adapter for adapter in (await self.client.adapters()).adapters}
+        known = {adapter.key: adapter for adapter in (await self.client.adapters.list()).adapters}
         return {user.user_id: known[key] for user in users if (key := f"user/{user.user_id}") in known}
 
     async def cohorts(self) -> list[Adapter]:
-        return [a for a in (await self.client.adapters()).adapters if a.key.startswith("cohort/")]
+        return [a for a in (await self.client.adapters.list()).adapters if a.key.startswith("cohort/")]
 
     async def traces(self, batch: Batch) -> list[Trace]:
-        return [trace async for trace in self.client.batch_results(batch.id)]
+        return [trace async for trace in self.client.batches.results(batch.id)]
 
     async def _any(self, state: TraceState) -> bool:
-        return bool((await self.client.traces(state=state, limit=1)).traces)
+        return bool((await self.client.traces.list(state=state, limit=1)).traces)
 
     def start_trainer(self, name: str = "trainer", settings: Mapping[str, str] | None = None) -> Child:
         return self.processes.start(

@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
+from mindprint.async_client import AsyncMindprintClient
 from mindprint.datasets import HeldOut, UserRecords
 from mindprint.exceptions import MindprintError
 from mindprint.types import Mode, Trace, TraceRequest
 from mindprint_demo.comparison import Answered
 
 Arm = Literal["base", "adapter"]
-
-
-class Writes(Protocol):
-    """What scoring needs of a client."""
-
-    async def write_trace(self, request: TraceRequest) -> Trace: ...
 
 
 @dataclass
@@ -61,7 +56,7 @@ def answered(row: HeldOut, trace: Trace) -> Answered:
 
 
 async def score(
-    client: Writes,
+    client: AsyncMindprintClient,
     users: Sequence[UserRecords],
     modes: Sequence[Mode],
     arm: Arm,
@@ -76,7 +71,7 @@ async def score(
     async def one(user_id: str, row: HeldOut, mode: Mode) -> Answered | None:
         async with gate:
             try:
-                return answered(row, await client.write_trace(ask(user_id, row, mode, arm)))
+                return answered(row, await client.traces.create(ask(user_id, row, mode, arm)))
             except MindprintError as error:
                 scores.failures.append(f"{arm} {mode} {row.id}: {error}")
                 return None

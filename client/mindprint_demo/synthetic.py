@@ -2,7 +2,7 @@
 
 Each user weighs the kind and the traits of what is on offer. Asked to choose among two or three described options
 the user takes the one of highest utility plus noise, and sometimes says which attribute decided. The folder that
-`write` makes has the format of the real record sets (`mindprint.records`), and `rules.json` with the hidden weights.
+`write` makes has the format of the real record sets (`mindprint.datasets`), and `rules.json` with the hidden weights.
 """
 
 from __future__ import annotations

@@ -74,20 +74,20 @@ class Maker:
 
     async def _ingest(self, name: str, user: UserRecords) -> None:
         for start in range(0, len(user.engagements), CHUNK):
-            await self._client.add_engagements(name, user.engagements[start : start + CHUNK])
+            await self._client.users.add_engagements(name, user.engagements[start : start + CHUNK])
 
     async def write(self, title: str, users: Sequence[str], **how: Any) -> list[Trace]:
         """Every candidate of one batch over these users. The same batch is not written twice."""
         request = BatchRequest(users=list(users), seed=self._seed, idempotency_key=f"{title}/{self._seed}", **how)
-        batch = await self._client.start_batch(request)
+        batch = await self._client.batches.create(request)
         with self._out.bar(title, batch.items) as bar:
-            async for state in self._client.watch_batch(batch.id):
+            async for state in self._client.batches.watch(batch.id):
                 batch = state
                 bar.update(batch.done, written(batch))
             if batch.state != "done":
                 raise CannotEvaluate(f"the batch ended as {batch.state}: {batch.error or 'no reason given'}")
             bar.finish(written(batch))
-        return [trace async for trace in self._client.batch_results(batch.id)]
+        return [trace async for trace in self._client.batches.results(batch.id)]
 
     async def twin(self, user: UserRecords, name: str) -> str:
         """The same history under another name, for traces or training of its own."""
@@ -120,7 +120,7 @@ class Maker:
             keys[user.user_id] = f"user/{name}"
             await self._teach(name, user, taught)
             if after is not None:
-                await self._client.add_members(after.cohort, [name])
+                await self._client.cohorts.add_members(after.cohort, [name])
         await self._train(recipe, list(keys.values()), objective)
         return made | {user_id: await self._made(key) for user_id, key in keys.items()}
 
@@ -136,12 +136,12 @@ class Maker:
             return Made(None, None, "no_adapter", no_lessons(recipe))
         content = [objective, {user_id: _content(some) for user_id, some in taught.items()}]
         name = trainee("pool", recipe.name, content)
-        await self._client.put_cohort(name, f"for an evaluation: {recipe.what}")
+        await self._client.cohorts.put(name, f"for an evaluation: {recipe.what}")
         for user in pool:
             if taught[user.user_id]:
                 member = trainee(user.user_id, recipe.name, content)
                 await self._teach(member, user, taught[user.user_id])
-                await self._client.add_members(name, [member])
+                await self._client.cohorts.add_members(name, [member])
         await self._train(recipe, [f"cohort/{name}"], objective)
         return await self._made(f"cohort/{name}")
 
@@ -153,7 +153,7 @@ class Maker:
     async def _teach(self, name: str, user: UserRecords, lessons: Sequence[ImportedTrace]) -> None:
         await self._ingest(name, user)
         for start in range(0, len(lessons), CHUNK):
-            await self._client.add_traces(name, lessons[start : start + CHUNK])
+            await self._client.traces.add(name, lessons[start : start + CHUNK])
 
     def _objective(self, recipe: Recipe) -> dict[str, str]:
         return {"SEED": str(self._seed), **self._options.objective, **recipe.objective}
@@ -191,7 +191,7 @@ class Maker:
 
     async def _adapter(self, key: str) -> Adapter | None:
         try:
-            return await self._client.adapter(key)
+            return await self._client.adapters.get(key)
         except ApiError as error:
             if error.status == 404:
                 return None

@@ -62,7 +62,7 @@ class Asker:
     async def _answer(self, asked: Asked) -> Outcome:
         key = self._key(asked)
         if (reply := self._book.get(key)) is None:
-            trace = await self._client.write_trace(asked.request)
+            trace = await self._client.traces.create(asked.request)
             made_by = trace.provenance
             if made_by.base_digest != self._base["digest"]:
                 raise CannotEvaluate(

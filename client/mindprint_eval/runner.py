@@ -102,7 +102,7 @@ async def _piece(options: EvalOptions, out: Output, book: Book, piece: Piece, mo
         url = f"http://127.0.0.1:{port}"
         server = await start_server(processes, out, model, url, port, options.start_timeout_s, settings)
         async with AsyncMindprintClient(url) as client:
-            info = await client.info()
+            info = await client.server.info()
             _same_base(options, info)
             running = Running(options, out, client, processes, book, piece, info, settings)
             found = await while_running(server, running.run())

@@ -134,47 +134,50 @@ def test_the_loop_survives_what_kills_its_processes(world: World) -> None:
     server = world.server()
     with MindprintClient(world.url) as client:
         for user in USERS:
-            client.add_engagements(user, [engagement(n) for n in range(12)])
-        batch = client.start_batch(BatchRequest(candidates=4, idempotency_key="once"))
+            client.users.add_engagements(user, [engagement(n) for n in range(12)])
+        batch = client.batches.create(BatchRequest(candidates=4, idempotency_key="once"))
 
         # The server dies in the middle of the batch: what was answered is there, the rest goes on.
-        until(lambda: client.batch(batch.id).done >= 4, 120)
-        before = client.batch(batch.id)
+        until(lambda: client.batches.get(batch.id).done >= 4, 120)
+        before = client.batches.get(batch.id)
         server.kill()
         server = world.server()
-        assert client.batch(batch.id).done >= before.done
-        assert client.start_batch(BatchRequest(candidates=4, idempotency_key="once")).id == batch.id
-        *_, last = client.watch_batch(batch.id)
+        assert client.batches.get(batch.id).done >= before.done
+        assert client.batches.create(BatchRequest(candidates=4, idempotency_key="once")).id == batch.id
+        *_, last = client.batches.watch(batch.id)
         assert (last.state, last.done) == ("done", 24)
-        traces = list(client.batch_results(batch.id))
+        traces = list(client.batches.results(batch.id))
         accepted = [trace for trace in traces if trace.verdict == "accepted"]
         assert len(accepted) == last.funnel.accepted > 4
         assert len({trace.id for trace in traces}) == len(traces) == last.funnel.generated
 
         # The trainer dies with a lease: its traces are leased again when that ends.
         trainer = world.trainer()
-        until(lambda: bool(client.traces(state="leased", limit=1).traces), 120)
+        until(lambda: bool(client.traces.list(state="leased", limit=1).traces), 120)
         trainer.kill()
-        assert client.traces(state="leased", limit=1).traces
+        assert client.traces.list(state="leased", limit=1).traces
         world.trainer()
-        until(lambda: client.funnel().trained == len(accepted), 240)
-        books = account([client.trace(trace.id) for trace in accepted], client.adapters().adapters)
+        until(lambda: client.server.funnel().trained == len(accepted), 240)
+        books = account([client.traces.get(trace.id) for trace in accepted], client.adapters.list().adapters)
         assert books.balanced, books
-        assert client.funnel().live == len(accepted)
+        assert client.server.funnel().live == len(accepted)
 
         # Every adapter is live, proved, and answers under its version's name.
         for user in USERS:
-            adapter = client.adapter(f"user/{user}")
+            adapter = client.adapters.get(f"user/{user}")
             version = next(v for v in adapter.versions if v.version == adapter.live)
             assert version.canary is not None
             assert version.canary.passed, version.canary
             question = TraceRequest(
                 user_id=user, query="A walk?", choices=["yes", "no"], mode="direct", model=adapter.key
             )
-            written = client.write_trace(question)
+            written = client.traces.create(question)
             assert written.provenance.model == f"user/{user}@{adapter.live}"
             assert written.provenance.adapter_digest == version.digest
-            assert client.chat("A walk?", model=adapter.key, max_tokens=4).model == f"user/{user}@{adapter.live}"
+            assert (
+                client.chat.completions.create("A walk?", model=adapter.key, max_tokens=4).model
+                == f"user/{user}@{adapter.live}"
+            )
 
         # A dead engine turns the server red and ends it.
         [core] = [pid for pid, title in children(server.pid).items() if "EngineCore" in title]

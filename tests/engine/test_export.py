@@ -27,7 +27,7 @@ async def test_an_exported_version_loads_with_peft_and_vllm_alone(
     version = await live_version(services, adapters[0], tmp_path, 1)
     transport = httpx.ASGITransport(create_app(services.settings, services=services))
     async with AsyncMindprintClient("http://test", transport=transport) as client:
-        folder = await client.download(version.adapter, version.version, tmp_path / "exported")
+        folder = await client.adapters.download(version.adapter, version.version, tmp_path / "exported")
 
     engine = services.engine
     prompt, greedy = engine.tokenizer.encode("A walk by the lake? "), Sampling(max_tokens=TOKENS)

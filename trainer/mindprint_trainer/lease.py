@@ -44,7 +44,7 @@ class Heart:
             while not self._done.wait(self._ttl_s / 3):
                 sent = time.monotonic()
                 try:
-                    client.heartbeat(self._lease_id, self._ttl_s)
+                    client.leases.heartbeat(self._lease_id, self._ttl_s)
                     heard = sent
                 except MindprintError as error:
                     refused = isinstance(error, ApiError) and error.status in OVER
@@ -76,4 +76,4 @@ class Held:
         """Gives the traces back at once. Tries once: a lease that cannot be released runs out."""
         self.let_go()
         with contextlib.suppress(MindprintError), self._brief_client() as client:
-            client.release(self.lease.id)
+            client.leases.release(self.lease.id)

@@ -23,7 +23,7 @@ class Starts:
         """Raises MindprintError or OSError when it cannot be had, TrainerError when it is not what its digest says."""
         folder = self._folder / start.digest.rpartition(":")[2]
         if not folder.exists():
-            self._client.download(start.adapter, start.version, folder)
+            self._client.adapters.download(start.adapter, start.version, folder)
         try:
             parent = peft_io.read(folder, start)
         except TrainerError:

@@ -100,7 +100,7 @@ def wait_for(client: MindprintClient, settings: Settings, view: View, check: Cal
                 "start one with `mindprint serve`, or set MINDPRINT_URL"
             )
         time.sleep(READY_EVERY_S)
-    return client.info()
+    return client.server.info()
 
 
 def load_base(settings: Settings, info: ServerInfo, view: View) -> Base:

@@ -69,7 +69,9 @@ class Publisher:
         over = False
         try:
             held.check()
-            version = self._client.complete(lease.id, trained.manifest, trained.files.config, trained.files.weights)
+            version = self._client.leases.complete(
+                lease.id, trained.manifest, trained.files.config, trained.files.weights
+            )
             result, over = f"version {version.version}", True
         except LeaseEnded:
             result = LOST

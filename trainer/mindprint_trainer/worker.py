@@ -111,7 +111,7 @@ class Worker:
                 min_traces=self._settings.min_traces,
                 max_traces=self._settings.max_traces,
             )
-            if (lease := self._client.claim(request)) is not None:
+            if (lease := self._client.leases.claim(request)) is not None:
                 return lease
         return None
 
@@ -170,7 +170,7 @@ class Worker:
     def _refusals(self, lease: Lease) -> int:
         """How many versions that were trained on these very traces the server has refused."""
         try:
-            versions = self._client.adapter(lease.adapter).versions
+            versions = self._client.adapters.get(lease.adapter).versions
         except ApiError as error:
             if error.status == 404:
                 return 0

@@ -24,7 +24,7 @@ Share = Annotated[float, typer.Option(help="Of the adapter's requests, above 0 a
 def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
     """The adapters and their live versions."""
     with connect(url) as client:
-        page = client.adapters()
+        page = client.adapters.list()
     if as_json:
         return print_json(page)
     rows = [
@@ -39,7 +39,7 @@ def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
 def show(key: Key, as_json: AsJson = False, url: Url = None) -> None:
     """One adapter with all its versions and what the gate said to them."""
     with connect(url) as client:
-        adapter = client.adapter(key)
+        adapter = client.adapters.get(key)
     _print(adapter, as_json)
 
 
@@ -58,7 +58,7 @@ def promote(
     if (version is None) != base:
         raise Fail(f"name either a version or --base: `mindprint adapters show {key}` lists the versions", code=2)
     with connect(url) as client:
-        adapter = client.promote(key, version)
+        adapter = client.adapters.promote(key, version)
     _print(adapter, as_json)
 
 
@@ -66,7 +66,7 @@ def promote(
 def rollback(key: Key, as_json: AsJson = False, url: Url = None) -> None:
     """Go back to the version before the live one."""
     with connect(url) as client:
-        adapter = client.rollback(key)
+        adapter = client.adapters.rollback(key)
     _print(adapter, as_json)
 
 
@@ -83,7 +83,7 @@ def release(
         raise Fail(f"--stop takes the adapter without a version: {name.partition('@')[0]}", code=2)
     key, number = (name, None) if stop else version_of(name)
     with connect(url) as client:
-        adapter = client.release_candidate(key, number, share)
+        adapter = client.adapters.set_canary(key, number, share)
     _print(adapter, as_json)
 
 
@@ -108,14 +108,14 @@ def export(
     """Write a version as a plain PEFT folder, which `peft` and `vllm` load without Mindprint."""
     key, number = version_of(name)
     with connect(url) as client:
-        written = client.download(key, number, folder)
+        written = client.adapters.download(key, number, folder)
     typer.echo(f"{name} written to {written}: {', '.join(sorted(file.name for file in written.iterdir()))}")
 
 
 def _pin(name: str, pinned: bool, as_json: bool, url: str | None) -> None:
     key, number = version_of(name)
     with connect(url) as client:
-        version = client.pin(key, number, pinned)
+        version = client.adapters.pin(key, number, pinned)
     if as_json:
         return print_json(version)
     told = "pinned: its files and its place in the engine stay" if pinned else "not pinned: its files may go in time"

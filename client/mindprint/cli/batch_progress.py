@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from mindprint.calls import FINAL
 from mindprint.cli.batch_stats import funnel_rows, left_out, pace, percent, summary
 from mindprint.cli.errors import Fail
 from mindprint.cli.output import WIDE, cell, console, facts, numbers
+from mindprint.endpoints.batches import FINAL_STATES
 from mindprint.sync_client import MindprintClient
 from mindprint.types import Batch
 
@@ -26,7 +26,7 @@ def watch_batch(client: MindprintClient, batch_id: str, *, as_json: bool) -> Non
 
     With `as_json` each state is printed as one line of JSON.
     """
-    states = client.watch_batch(batch_id)
+    states = client.batches.watch(batch_id)
     screen = console()
     try:
         if as_json:
@@ -63,7 +63,7 @@ def _lines(states: Iterator[Batch]) -> Batch:
     """The last state is left to the end, which tells it whole."""
     told = 0.0
     for batch in states:
-        if batch.state not in FINAL and time.monotonic() - told >= LINE_EVERY_S:
+        if batch.state not in FINAL_STATES and time.monotonic() - told >= LINE_EVERY_S:
             told = time.monotonic()
             typer.echo(summary(batch))
     return batch

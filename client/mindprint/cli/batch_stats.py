@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mindprint.calls import FINAL
+from mindprint.endpoints.batches import FINAL_STATES
 from mindprint.types import Batch
 
 ENOUGH = 10
@@ -89,7 +89,7 @@ def cached_share(batch: Batch) -> float | None:
 
 def pace(batch: Batch) -> list[tuple[str, str | None]]:
     """How fast it goes and for how long yet."""
-    ended = batch.state in FINAL
+    ended = batch.state in FINAL_STATES
     return [
         ("tokens/s", amount(batch.tokens_per_second)),
         ("engagements accepted/s", amount(accepted_per_second(batch))),
@@ -112,7 +112,7 @@ def summary(batch: Batch) -> str:
         f"{amount(batch.tokens_per_second)} tokens/s",
         *([f"{rate} accepted/s"] if rate else []),
         *([f"{cached} of prompts cached"] if cached else []),
-        *([] if batch.state in FINAL else [f"time left {_told(left)}"]),
+        *([] if batch.state in FINAL_STATES else [f"time left {_told(left)}"]),
     ]
     return f"{batch.state}: {', '.join(told)}"
 
@@ -120,7 +120,7 @@ def summary(batch: Batch) -> str:
 def left_out(batch: Batch) -> str | None:
     """What an ended batch did not try because it was unlikely to bring a trace, and how to try it all the same."""
     unlikely = sum(batch.skipped.get(reason, 0) for reason in UNLIKELY)
-    if batch.state not in FINAL or not unlikely:
+    if batch.state not in FINAL_STATES or not unlikely:
         return None
     return f"left out as unlikely: {unlikely} of {batch.items}; `mindprint batches start --thorough` tries them too"
 

@@ -57,7 +57,7 @@ def start(
         )
     )
     with connect(url) as client:
-        batch = client.start_batch(request)
+        batch = client.batches.create(request)
         if watch:
             return watch_batch(client, batch.id, as_json=as_json)
     if as_json:
@@ -69,7 +69,7 @@ def start(
 def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) -> None:
     """The batches, newest first."""
     with connect(url) as client:
-        page = client.batches(limit=limit)
+        page = client.batches.list(limit=limit)
     if as_json:
         return print_json(page)
     rows = [
@@ -92,7 +92,7 @@ def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) ->
 def show(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
     """One batch as it stands."""
     with connect(url) as client:
-        batch = client.batch(batch_id)
+        batch = client.batches.get(batch_id)
     _print(batch, as_json)
 
 
@@ -107,7 +107,7 @@ def watch(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
 def cancel(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
     """Stop a batch; what it has written stays."""
     with connect(url) as client:
-        batch = client.cancel_batch(batch_id)
+        batch = client.batches.cancel(batch_id)
     _print(batch, as_json)
 
 
@@ -119,7 +119,7 @@ def results(
 ) -> None:
     """The traces that a batch has written, as NDJSON."""
     with connect(url) as client:
-        write_ndjson(client.batch_results(batch_id), out, "traces")
+        write_ndjson(client.batches.results(batch_id), out, "traces")
 
 
 def _print(batch: Batch, as_json: bool) -> None:

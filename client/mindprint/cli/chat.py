@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mindprint.answers import ChatOptions
 from mindprint.cli.errors import Fail
 from mindprint.cli.options import AsJson, Url, connect
 from mindprint.cli.output import print_json, safe
+from mindprint.endpoints.chat import ChatOptions
 from mindprint.sync_client import MindprintClient
 from mindprint.types import AskedMode
 
@@ -49,7 +49,7 @@ def chat(
         if not asked:
             raise Fail('there is no question: mindprint chat "What is ...?"', code=2)
         if as_json:
-            return print_json(client.chat(asked, **options))
+            return print_json(client.chat.completions.create(asked, **options))
         _answer(client, [{"role": "user", "content": asked}], options)
 
 
@@ -73,7 +73,7 @@ def _converse(client: MindprintClient, options: ChatOptions) -> None:
 def _answer(client: MindprintClient, messages: Sequence[dict[str, Any]], options: ChatOptions) -> str:
     """Print an answer while it is written, its thinking dimmed above it, and return its text."""
     text, thought = "", False
-    for piece in client.chat_deltas(messages, **options):
+    for piece in client.chat.completions.stream(messages, **options):
         if piece.thinking:
             thought = True
             typer.secho(safe(piece.thinking), dim=True, nl=False)

@@ -18,7 +18,7 @@ Name = Annotated[str, typer.Argument(metavar="COHORT", help="The cohort's name."
 def list_cohorts(as_json: AsJson = False, url: Url = None) -> None:
     """The cohorts: users whose traces train one adapter, for those who have none of their own."""
     with connect(url) as client:
-        page = client.cohorts()
+        page = client.cohorts.list()
     if as_json:
         return print_json(page)
     rows = [(c.name, c.users, c.live, c.created_at, c.description) for c in page.cohorts]
@@ -30,7 +30,7 @@ def list_cohorts(as_json: AsJson = False, url: Url = None) -> None:
 def show(name: Name, as_json: AsJson = False, url: Url = None) -> None:
     """One cohort."""
     with connect(url) as client:
-        cohort = client.cohort(name)
+        cohort = client.cohorts.get(name)
     _print(cohort, as_json)
 
 
@@ -43,7 +43,7 @@ def put(
 ) -> None:
     """Make a cohort, or describe it anew."""
     with connect(url) as client:
-        cohort = client.put_cohort(name, description)
+        cohort = client.cohorts.put(name, description)
     _print(cohort, as_json)
 
 
@@ -56,7 +56,7 @@ def add(
 ) -> None:
     """Move users into a cohort, from whichever they were in."""
     with connect(url) as client:
-        cohort = client.add_members(name, users)
+        cohort = client.cohorts.add_members(name, users)
     _print(cohort, as_json)
 
 
@@ -69,7 +69,7 @@ def remove(
 ) -> None:
     """Move a user from a cohort to everyone's."""
     with connect(url) as client:
-        cohort = client.remove_member(name, user_id)
+        cohort = client.cohorts.remove_member(name, user_id)
     _print(cohort, as_json)
 
 
@@ -77,7 +77,7 @@ def remove(
 def delete(name: Name, url: Url = None) -> None:
     """Remove a cohort; its users go to everyone's."""
     with connect(url) as client:
-        client.delete_cohort(name)
+        client.cohorts.delete(name)
     typer.echo(f"cohort {name} is gone; its users are in {EVERYONE}")
 
 

@@ -68,7 +68,7 @@ def write_missing(client: MindprintClient, sides: Sides) -> Sides:
             user_id=sides.user_id, engagement_id=sides.engagement_id, mode=mode, **_as_written(sides.traces())
         )
         typer.secho(f"writing {mode} thinking", dim=True, err=True)
-        sides = sides.filled(client.write_trace(request))
+        sides = sides.filled(client.traces.create(request))
     return sides
 
 
@@ -124,7 +124,7 @@ def _newest(client: MindprintClient, sides: Sides, mode: Mode, verdict: VerdictL
     newest: Trace | None = None
     after: str | None = None
     while True:
-        page = client.traces(
+        page = client.traces.list(
             user=sides.user_id, engagement=sides.engagement_id, mode=mode, verdict=verdict, after=after
         )
         newest = page.traces[-1] if page.traces else newest

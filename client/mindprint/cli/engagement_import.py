@@ -60,7 +60,7 @@ def import_path(
         created = unchanged = 0
         users: set[str] = set()
         for user_id, part in batched(rows(Skips()), bounds):
-            done = client.add_engagements(user_id, part)
+            done = client.users.add_engagements(user_id, part)
             users.add(user_id)
             created, unchanged = created + done.created, unchanged + done.unchanged
             progress.advance(task, len(part))

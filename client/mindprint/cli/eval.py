@@ -98,7 +98,7 @@ def run(
 @app.command("report")
 def report(folder: Folder) -> None:
     """Compute the report of an evaluation again from its tables."""
-    typer.echo(f"report: {part('mindprint.evaluation.report', *WHAT).write_report(folder)}")
+    typer.echo(f"report: {part('mindprint_eval.report.build', *WHAT).write_report(folder)}")
 
 
 @app.command("join")
@@ -118,7 +118,7 @@ def join(
         part("mindprint_eval.merge", *WHAT).join(folders, out)
     except CannotEvaluate as error:
         raise Fail(str(error), code=2) from error
-    typer.echo(f"report: {part('mindprint.evaluation.report', *WHAT).write_report(out)}")
+    typer.echo(f"report: {part('mindprint_eval.report.build', *WHAT).write_report(out)}")
 
 
 def _variables(sets: list[str] | None) -> dict[str, str]:

@@ -27,7 +27,7 @@ def why(
     """Why a version is as it is: its beginning, its settings, the gate's figures, and all that it learned from."""
     key, number = version_of(name)
     with connect(url) as client:
-        lineage = client.lineage(key, number)
+        lineage = client.adapters.get_lineage(key, number)
     if as_json:
         return print_json(lineage)
     print_facts(_facts(lineage))

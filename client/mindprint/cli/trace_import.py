@@ -62,7 +62,7 @@ def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: B
         raise Fail(f"{file} holds no accepted traces{f' ({told})' if told else ''}")
     created = unchanged = 0
     for _, part in batched(iter(rows), bounds):
-        done = client.add_traces(user_id, part)
+        done = client.traces.add(user_id, part)
         created, unchanged = created + done.created, unchanged + done.unchanged
     print_imported([("traces created", created), ("traces unchanged", unchanged)], skips)
 

@@ -35,7 +35,7 @@ def list_traces(
 ) -> None:
     """Traces in the order of writing."""
     with connect(url) as client:
-        page = client.traces(
+        page = client.traces.list(
             user=user,
             engagement=engagement,
             mode=mode,
@@ -82,7 +82,7 @@ def show(
     """
     with connect(url) as client:
         if trace_id is not None and user is None and engagement is None:
-            trace = client.trace(trace_id)
+            trace = client.traces.get(trace_id)
             if not (side_by_side or write):
                 return _print(trace, as_json)
             sides = beside(client, trace)
@@ -148,7 +148,7 @@ def write(
         )
     )
     with connect(url) as client:
-        trace = client.write_trace(request)
+        trace = client.traces.create(request)
     _print(trace, as_json)
 
 
@@ -161,7 +161,7 @@ def export(
 ) -> None:
     """All traces as NDJSON, one a line."""
     with connect(url) as client:
-        write_ndjson(client.export_traces(user=user, verdict=verdict), out, "traces")
+        write_ndjson(client.traces.export(user=user, verdict=verdict), out, "traces")
 
 
 @app.command("import")

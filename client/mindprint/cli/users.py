@@ -21,7 +21,7 @@ UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 def list_users(limit: Limit = 100, after: After = None, as_json: AsJson = False, url: Url = None) -> None:
     """The users, with their number of engagements."""
     with connect(url) as client:
-        page = client.users(limit=limit, after=after)
+        page = client.users.list(limit=limit, after=after)
     if as_json:
         return print_json(page)
     rows = [
@@ -37,10 +37,10 @@ def list_users(limit: Limit = 100, after: After = None, as_json: AsJson = False,
 def show(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
     """One user, and how far the user's traces have come."""
     with connect(url) as client:
-        user = client.user(user_id)
+        user = client.users.get(user_id)
         if as_json:
             return print_json(user)
-        funnel = client.funnel(user_id)
+        funnel = client.server.funnel(user_id)
     print_facts(
         [
             ("user", user.id),
@@ -100,7 +100,7 @@ def profile(
 ) -> None:
     """What the model has written about a user."""
     with connect(url) as client:
-        found = client.write_profile(user_id) if write else client.profile(user_id)
+        found = client.users.write_profile(user_id) if write else client.users.get_profile(user_id)
     if as_json:
         return print_json(found)
     print_facts(
@@ -119,7 +119,7 @@ def profile(
 def route(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
     """Whether --mode auto thinks before it answers this user, and what says so."""
     with connect(url) as client:
-        found = client.routes(user_id)
+        found = client.users.get_auto_mode(user_id)
     if as_json:
         return print_json(found)
     print_facts([("user", found.user_id), ("answered by", found.model)])

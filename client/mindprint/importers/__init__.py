@@ -27,7 +27,7 @@ def read(path: Path, kind: Known, skips: Skips, *, outputs: Path | None = None, 
     """What a file or folder holds; what cannot be used is counted in `skips`. Raises BadImport.
 
     `outputs` holds the answers to LaMP's questions. `user` owns rows of the own format that name nobody; of the
-    other formats, whose names are made (`mindprint.imports.names`), only the rows of that user are given.
+    other formats, whose names are made (`mindprint.importers.ids`), only the rows of that user are given.
     """
     if kind == "ndjson":
         return ndjson.read(path, user)

@@ -7,7 +7,7 @@ Times are UTC, log-probabilities natural, lengths in tokens of the base model.
 
 from __future__ import annotations
 
-from mindprint.types.adapters import Adapter, AdapterPage, Pin, Promote, Release
+from mindprint.types.adapters import Adapter, Pin, Promote, Release
 from mindprint.types.auto_mode import AskedMode, AutoModeDecision, AutoModeDecisions, Mode, QueryKind, RouteReason
 from mindprint.types.base import (
     NAME,
@@ -26,19 +26,20 @@ from mindprint.types.base import (
     Time,
     as_utc,
 )
-from mindprint.types.batches import Batch, BatchPage, BatchRequest, BatchState, Funnel
-from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, CohortPage, Members
+from mindprint.types.batches import Batch, BatchRequest, BatchState, Funnel
+from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, Members
 from mindprint.types.errors import ErrorBody, ErrorReply
 from mindprint.types.imported_traces import GivenTraces, ImportedTrace
 from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, Sample, Start
 from mindprint.types.manifests import CanaryItem, CanaryResult, Manifest
+from mindprint.types.openai import ChatChoice, ChatCompletion, ChatDelta, ChatMessage, ChatUsage, ModelEntry, ModelList
+from mindprint.types.pages import AdapterPage, BatchPage, CohortPage, EngagementPage, TracePage, UserPage
 from mindprint.types.server import LoraLimits, ServerInfo
 from mindprint.types.traces import (
     SCORE_REASONS,
     Provenance,
     Reason,
     Trace,
-    TracePage,
     TraceRequest,
     TraceState,
     VerdictLabel,
@@ -63,6 +64,11 @@ __all__ = [
     "BatchState",
     "CanaryItem",
     "CanaryResult",
+    "ChatChoice",
+    "ChatCompletion",
+    "ChatDelta",
+    "ChatMessage",
+    "ChatUsage",
     "Check",
     "Choice",
     "Choices",
@@ -72,6 +78,7 @@ __all__ = [
     "Engagement",
     "EngagementBatch",
     "EngagementId",
+    "EngagementPage",
     "ErrorBody",
     "ErrorReply",
     "Funnel",
@@ -89,6 +96,8 @@ __all__ = [
     "Members",
     "MemoryName",
     "Mode",
+    "ModelEntry",
+    "ModelList",
     "ModelName",
     "Name",
     "Pin",
@@ -112,6 +121,7 @@ __all__ = [
     "TraceRequest",
     "TraceState",
     "User",
+    "UserPage",
     "VerdictLabel",
     "Version",
     "VersionState",

@@ -19,10 +19,6 @@ class Adapter(Reply):
     versions: list[Version]
 
 
-class AdapterPage(Reply):
-    adapters: list[Adapter]
-
-
 class Promote(Request):
     """Which version the adapter's key resolves to; `null` takes the adapter off (the base answers)."""
 

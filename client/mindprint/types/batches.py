@@ -72,7 +72,3 @@ class Batch(Reply):
     created_at: Time
     started_at: Time | None = None
     finished_at: Time | None = None
-
-
-class BatchPage(Reply):
-    batches: list[Batch]

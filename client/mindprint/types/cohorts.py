@@ -22,10 +22,6 @@ class Cohort(Reply):
     created_at: Time
 
 
-class CohortPage(Reply):
-    cohorts: list[Cohort]
-
-
 class CohortEdit(Request):
     """Creates or describes a cohort."""
 

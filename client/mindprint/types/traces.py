@@ -135,8 +135,3 @@ class Trace(Reply):
     finish: str = ""
     provenance: Provenance
     created_at: Time
-
-
-class TracePage(Reply):
-    traces: list[Trace]
-    next: str | None = None

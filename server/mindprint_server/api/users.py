@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from mindprint.types import AutoModeDecisions, Engagement, EngagementBatch, GivenTraces, Ingested, Profile, Reply, User
+from mindprint.types import (
+    AutoModeDecisions,
+    EngagementBatch,
+    EngagementPage,
+    GivenTraces,
+    Ingested,
+    Profile,
+    User,
+    UserPage,
+)
 from mindprint_server.api.dependencies import After, ContainerDep, Limit, UserId
 from mindprint_server.exceptions import ApiError
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
-
-
-class UserPage(Reply):
-    users: list[User]
-    next: str | None = None
-
-
-class EngagementPage(Reply):
-    engagements: list[Engagement]
-    next: str | None = None
 
 
 @router.get("")

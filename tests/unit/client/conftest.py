@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from operator import attrgetter
 from typing import Any
 
 import httpx
@@ -221,12 +222,12 @@ class Caller:
         self.server = server
 
     async def call(self, name: str, *args: Any, **options: Any) -> Any:
-        reply = getattr(self.client, name)(*args, **options)
+        reply = attrgetter(name)(self.client)(*args, **options)
         return await reply if inspect.isawaitable(reply) else reply
 
     async def items(self, name: str, *args: Any, first: int | None = None, **options: Any) -> list[Any]:
         """All items of a stream, or the `first` ones, after which it is left."""
-        stream = getattr(self.client, name)(*args, **options)
+        stream = attrgetter(name)(self.client)(*args, **options)
         found: list[Any] = []
         if isinstance(self.client, MindprintClient):
             for item in stream:

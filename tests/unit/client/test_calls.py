@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from inspect import isfunction
+from inspect import signature
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient, answers, calls, versions
+from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient
+from mindprint._methods import DownloadMethod, Method, Resource, StreamMethod
+from mindprint.endpoints.chat import CompletionsResource
+from mindprint.endpoints.users import UsersResource
 from mindprint.types import BatchRequest, Engagement, ImportedTrace, LeaseRequest, Manifest, TraceRequest
 
 INFO = {
@@ -44,67 +48,67 @@ ENGAGEMENT = Engagement.model_validate(
 @pytest.mark.parametrize(
     ("name", "args", "options", "asked", "reply"),
     [
-        ("info", (), {}, "GET /v1/info", INFO),
-        ("funnel", ("ann",), {}, "GET /v1/funnel?user=ann", FUNNEL),
-        ("users", (), {"limit": 5, "after": "a"}, "GET /v1/users?limit=5&after=a", {"users": [], "next": "b"}),
-        ("user", ("ann",), {}, "GET /v1/users/ann", "user"),
+        ("server.info", (), {}, "GET /v1/info", INFO),
+        ("server.funnel", ("ann",), {}, "GET /v1/funnel?user=ann", FUNNEL),
+        ("users.list", (), {"limit": 5, "after": "a"}, "GET /v1/users?limit=5&after=a", {"users": [], "next": "b"}),
+        ("users.get", ("ann",), {}, "GET /v1/users/ann", "user"),
         (
-            "add_engagements",
+            "users.add_engagements",
             ("ann", [ENGAGEMENT]),
             {},
             "POST /v1/users/ann/engagements",
             {"created": 1, "unchanged": 0},
         ),
-        ("engagements", ("ann",), {}, "GET /v1/users/ann/engagements?limit=100", {"engagements": []}),
-        ("profile", ("ann",), {}, "GET /v1/users/ann/profile", PROFILE),
-        ("write_profile", ("ann",), {}, "POST /v1/users/ann/profile", PROFILE),
-        ("routes", ("ann",), {}, "GET /v1/users/ann/route", "routes"),
-        ("write_trace", (TraceRequest(user_id="ann", query="Tea?"),), {}, "POST /v1/traces", "trace"),
-        ("trace", ("t1",), {}, "GET /v1/traces/t1", "trace"),
+        ("users.list_engagements", ("ann",), {}, "GET /v1/users/ann/engagements?limit=100", {"engagements": []}),
+        ("users.get_profile", ("ann",), {}, "GET /v1/users/ann/profile", PROFILE),
+        ("users.write_profile", ("ann",), {}, "POST /v1/users/ann/profile", PROFILE),
+        ("users.get_auto_mode", ("ann",), {}, "GET /v1/users/ann/route", "routes"),
+        ("traces.create", (TraceRequest(user_id="ann", query="Tea?"),), {}, "POST /v1/traces", "trace"),
+        ("traces.get", ("t1",), {}, "GET /v1/traces/t1", "trace"),
         (
-            "add_traces",
+            "traces.add",
             ("ann", [ImportedTrace(engagement_id="e1", thinking="Ann drinks tea.")]),
             {},
             "POST /v1/users/ann/traces",
             {"created": 1, "unchanged": 0},
         ),
         (
-            "traces",
+            "traces.list",
             (),
             {"user": "ann", "verdict": "accepted", "state": "waiting", "limit": 2},
             "GET /v1/traces?user=ann&verdict=accepted&state=waiting&limit=2",
             {"traces": []},
         ),
         (
-            "traces",
+            "traces.list",
             (),
             {"user": "ann", "engagement": "e/1", "mode": "generic"},
             "GET /v1/traces?user=ann&engagement=e%2F1&mode=generic&limit=100",
             {"traces": []},
         ),
-        ("start_batch", (BatchRequest(),), {}, "POST /v1/batches", "batch"),
-        ("batches", (), {}, "GET /v1/batches?limit=100", {"batches": []}),
-        ("batch", ("b1",), {}, "GET /v1/batches/b1", "batch"),
-        ("cancel_batch", ("b1",), {}, "POST /v1/batches/b1/cancel", "batch"),
-        ("claim", (LeaseRequest(owner="me"),), {}, "POST /v1/leases", "lease"),
-        ("lease", ("l1",), {}, "GET /v1/leases/l1", "lease"),
-        ("heartbeat", ("l1", 30.0), {}, "POST /v1/leases/l1/heartbeat", "lease"),
-        ("release", ("l1",), {}, "POST /v1/leases/l1/release", "lease"),
-        ("adapters", (), {}, "GET /v1/adapters", {"adapters": []}),
-        ("adapter", ("user/ann",), {}, "GET /v1/adapters/user/ann", "adapter"),
-        ("promote", ("user/ann", 1), {}, "POST /v1/adapters/user/ann/promote", "adapter"),
-        ("rollback", ("cohort/tea",), {}, "POST /v1/adapters/cohort/tea/rollback", "adapter"),
-        ("release_candidate", ("user/ann", 1, 0.2), {}, "POST /v1/adapters/user/ann/release", "adapter"),
-        ("version", ("user/ann", 1), {}, "GET /v1/adapters/user/ann/versions/1", "version"),
-        ("lineage", ("cohort/tea", 2), {}, "GET /v1/adapters/cohort/tea/versions/2/lineage", "lineage"),
-        ("pin", ("user/ann", 1, False), {}, "POST /v1/adapters/user/ann/versions/1/pin", "version"),
-        ("cohorts", (), {}, "GET /v1/cohorts", {"cohorts": []}),
-        ("cohort", ("tea",), {}, "GET /v1/cohorts/tea", "cohort"),
-        ("put_cohort", ("tea", "who like it"), {}, "PUT /v1/cohorts/tea", "cohort"),
-        ("add_members", ("tea", ["ann", "bob"]), {}, "POST /v1/cohorts/tea/users", "cohort"),
-        ("remove_member", ("tea", "ann"), {}, "DELETE /v1/cohorts/tea/users/ann", "cohort"),
-        ("models", (), {}, "GET /v1/models", {"data": [{"id": "base"}]}),
-        ("chat", ("Tea?",), {}, "POST /v1/chat/completions", "chat"),
+        ("batches.create", (BatchRequest(),), {}, "POST /v1/batches", "batch"),
+        ("batches.list", (), {}, "GET /v1/batches?limit=100", {"batches": []}),
+        ("batches.get", ("b1",), {}, "GET /v1/batches/b1", "batch"),
+        ("batches.cancel", ("b1",), {}, "POST /v1/batches/b1/cancel", "batch"),
+        ("leases.claim", (LeaseRequest(owner="me"),), {}, "POST /v1/leases", "lease"),
+        ("leases.get", ("l1",), {}, "GET /v1/leases/l1", "lease"),
+        ("leases.heartbeat", ("l1", 30.0), {}, "POST /v1/leases/l1/heartbeat", "lease"),
+        ("leases.release", ("l1",), {}, "POST /v1/leases/l1/release", "lease"),
+        ("adapters.list", (), {}, "GET /v1/adapters", {"adapters": []}),
+        ("adapters.get", ("user/ann",), {}, "GET /v1/adapters/user/ann", "adapter"),
+        ("adapters.promote", ("user/ann", 1), {}, "POST /v1/adapters/user/ann/promote", "adapter"),
+        ("adapters.rollback", ("cohort/tea",), {}, "POST /v1/adapters/cohort/tea/rollback", "adapter"),
+        ("adapters.set_canary", ("user/ann", 1, 0.2), {}, "POST /v1/adapters/user/ann/release", "adapter"),
+        ("adapters.get_version", ("user/ann", 1), {}, "GET /v1/adapters/user/ann/versions/1", "version"),
+        ("adapters.get_lineage", ("cohort/tea", 2), {}, "GET /v1/adapters/cohort/tea/versions/2/lineage", "lineage"),
+        ("adapters.pin", ("user/ann", 1, False), {}, "POST /v1/adapters/user/ann/versions/1/pin", "version"),
+        ("cohorts.list", (), {}, "GET /v1/cohorts", {"cohorts": []}),
+        ("cohorts.get", ("tea",), {}, "GET /v1/cohorts/tea", "cohort"),
+        ("cohorts.put", ("tea", "who like it"), {}, "PUT /v1/cohorts/tea", "cohort"),
+        ("cohorts.add_members", ("tea", ["ann", "bob"]), {}, "POST /v1/cohorts/tea/users", "cohort"),
+        ("cohorts.remove_member", ("tea", "ann"), {}, "DELETE /v1/cohorts/tea/users/ann", "cohort"),
+        ("models.list", (), {}, "GET /v1/models", {"data": [{"id": "base"}]}),
+        ("chat.completions.create", ("Tea?",), {}, "POST /v1/chat/completions", "chat"),
     ],
 )
 async def test_each_call(
@@ -121,42 +125,44 @@ async def test_each_call(
 
 async def test_the_metrics_are_text(caller: Any) -> None:
     caller.server.answers_with(httpx.Response(200, text="up 1\n"))
-    assert await caller.call("metrics") == "up 1\n"
+    assert await caller.call("server.metrics") == "up 1\n"
 
 
 async def test_nothing_to_claim(caller: Any) -> None:
     caller.server.answers_with(httpx.Response(204))
-    assert await caller.call("claim", LeaseRequest(owner="me")) is None
+    assert await caller.call("leases.claim", LeaseRequest(owner="me")) is None
 
 
 async def test_taking_an_adapter_off_sends_null(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.adapter(live=None)))
-    assert (await caller.call("promote", "user/ann", None)).live is None
+    assert (await caller.call("adapters.promote", "user/ann", None)).live is None
     assert json.loads(caller.server.asked[0].content) == {"version": None}
 
 
 async def test_ending_a_release_sends_null(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.adapter()))
-    assert (await caller.call("release_candidate", "user/ann", None)).candidate is None
+    assert (await caller.call("adapters.set_canary", "user/ann", None)).candidate is None
     assert json.loads(caller.server.asked[0].content) == {"version": None, "share": 0.1}
 
 
 async def test_deleting_a_cohort(caller: Any) -> None:
     caller.server.answers_with(httpx.Response(204))
-    assert await caller.call("delete_cohort", "tea") is None
+    assert await caller.call("cohorts.delete", "tea") is None
     assert (caller.server.asked[0].method, caller.server.asked[0].url.path) == ("DELETE", "/v1/cohorts/tea")
 
 
 async def test_what_is_left_out_is_not_sent(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.batch()))
-    await caller.call("start_batch", BatchRequest(users=["ann"]))
+    await caller.call("batches.create", BatchRequest(users=["ann"]))
     assert json.loads(caller.server.asked[0].content) == {"users": ["ann"], "mode": "personal", "seed": 0}
 
 
 async def test_chat(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.chat("tea", "Ann likes it.")))
     messages = [{"role": "user", "content": "Tea?"}]
-    reply = await caller.call("chat", messages, model="user/ann", mode="personal", seed=None, temperature=0.0)
+    reply = await caller.call(
+        "chat.completions.create", messages, model="user/ann", mode="personal", seed=None, temperature=0.0
+    )
     assert (reply.text, reply.thinking, reply.model) == ("tea", "Ann likes it.", "user/ann@1")
     assert reply.model_extra == {"mindprint": {"adapter_version": 1}}
     assert json.loads(caller.server.asked[0].content) == {
@@ -169,7 +175,7 @@ async def test_chat(caller: Any, samples: Any) -> None:
 
 async def test_chat_takes_no_unknown_option(caller: Any) -> None:
     with pytest.raises(TypeError, match="chat takes no top_k"):
-        await caller.call("chat", "Tea?", top_k=3)
+        await caller.call("chat.completions.create", "Tea?", top_k=3)
 
 
 @pytest.mark.parametrize("from_files", [True, False])
@@ -185,7 +191,7 @@ async def test_complete_uploads_both_files(caller: Any, samples: Any, tmp_path: 
     caller.server.answers_with(
         httpx.Response(503, headers={"Retry-After": "1"}), httpx.Response(200, json=samples.version(3))
     )
-    version = await caller.call("complete", "l1", manifest, parts["config"], parts["weights"])
+    version = await caller.call("leases.complete", "l1", manifest, parts["config"], parts["weights"])
     assert version.version == 3
     first, second = caller.server.asked
     assert first.url.path == "/v1/leases/l1/complete"
@@ -199,12 +205,13 @@ async def test_complete_uploads_both_files(caller: Any, samples: Any, tmp_path: 
 
 async def test_ids_stay_one_segment_of_the_path(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.user()))
-    await caller.call("user", "a/../b?c#d")
+    await caller.call("users.get", "a/../b?c#d")
     assert caller.server.asked[0].url.raw_path == b"/v1/users/a%2F..%2Fb%3Fc%23d"
 
 
 @pytest.mark.parametrize(
-    ("name", "argument"), [("user", ""), ("user", ".."), ("batch", "."), ("adapter", "ann"), ("adapter", "user/")]
+    ("name", "argument"),
+    [("users.get", ""), ("users.get", ".."), ("batches.get", "."), ("adapters.get", "ann"), ("adapters.get", "user/")],
 )
 async def test_what_is_no_id_is_not_sent(caller: Any, name: str, argument: str) -> None:
     with pytest.raises(InvalidRequest, match="is no"):
@@ -216,13 +223,13 @@ async def test_what_is_no_id_is_not_sent(caller: Any, name: str, argument: str) 
 async def test_a_reply_that_makes_no_sense(caller: Any, text: str) -> None:
     caller.server.answers_with(httpx.Response(200, content=text.encode("latin-1")))
     with pytest.raises(BadReply, match=r"GET http://server/v1/users/ann .* is this a Mindprint server"):
-        await caller.call("user", "ann")
+        await caller.call("users.get", "ann")
     assert len(caller.server.asked) == 1
 
 
 async def test_fields_of_a_newer_server_are_ignored(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.user(mood="good")))
-    assert (await caller.call("user", "ann")).id == "ann"
+    assert (await caller.call("users.get", "ann")).id == "ann"
 
 
 @pytest.mark.parametrize(
@@ -251,25 +258,32 @@ def test_where_the_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_key_comes_from_the_environment_or_not_at_all(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
     server.answers_with(httpx.Response(200, text=""))
     with MindprintClient(transport=server) as client:
-        client.metrics()
+        client.server.metrics()
     monkeypatch.setenv("MINDPRINT_API_KEY", "k")
     with MindprintClient(transport=server) as client:
-        client.metrics()
+        client.server.metrics()
     assert "authorization" not in server.asked[0].headers
     assert server.asked[1].headers["authorization"] == "Bearer k"
 
 
 def test_both_clients_have_every_call() -> None:
-    described = {
-        name: value
-        for module in (answers, calls, versions)
-        for name, value in vars(module).items()
-        if isfunction(value)
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
-        and str(value.__annotations__.get("return", "")).startswith(("Call", "Stream", "Download"))
-    }
-    assert len(described) >= 30
-    for client in (MindprintClient, AsyncMindprintClient):
-        for name, value in described.items():
-            assert getattr(client, name).__doc__ == value.__doc__ is not None
+    with MindprintClient() as client:
+        resources = {name: type(value) for name, value in vars(client).items() if isinstance(value, Resource)}
+        resources["chat.completions"] = CompletionsResource
+        described = {
+            f"{noun}.{name}": method
+            for noun, kind in resources.items()
+            for name, method in vars(kind).items()
+            if isinstance(method, Method | StreamMethod | DownloadMethod)
+        }
+        assert len(described) >= 30
+        for one in (client, AsyncMindprintClient()):
+            for name, method in described.items():
+                bound = attrgetter(name)(one)
+                assert bound.__doc__ == method.__doc__ is not None
+                assert "self" not in signature(bound).parameters
+
+
+def test_a_call_is_described_without_a_client() -> None:
+    call = UsersResource.get.describe("ann")
+    assert (call.method, call.path) == ("GET", "/v1/users/ann")

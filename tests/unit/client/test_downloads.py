@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 async def test_a_version_becomes_a_folder(caller: Any, tmp_path: Path) -> None:
     caller.server.answers_with(httpx.Response(200, content=zipped()))
     folder = tmp_path / "deep" / "v7"
-    assert await caller.call("download", "user/ann", 7, folder) == folder
+    assert await caller.call("adapters.download", "user/ann", 7, folder) == folder
     assert caller.server.asked[0].url.path == "/v1/adapters/user/ann/versions/7/download"
     assert contents(folder).keys() == {CONFIG, WEIGHTS, MANIFEST}
     assert contents(folder)[WEIGHTS] == WEIGHTS_OF
@@ -38,7 +38,7 @@ async def test_an_empty_folder_is_filled_and_stays_the_same(caller: Any, tmp_pat
     folder = tmp_path / "v7"
     folder.mkdir()
     before = folder.stat().st_ino
-    await caller.call("download", "user/ann", 7, folder)
+    await caller.call("adapters.download", "user/ann", 7, folder)
     assert contents(folder).keys() == {CONFIG, WEIGHTS, MANIFEST}
     assert folder.stat().st_ino == before
 
@@ -47,7 +47,7 @@ async def test_a_folder_that_holds_something_is_not_touched(caller: Any, tmp_pat
     (tmp_path / "mine").write_text("x")
     for folder in (tmp_path, tmp_path / "mine"):
         with pytest.raises(InvalidRequest, match="is not empty: name a folder"):
-            await caller.call("download", "user/ann", 7, folder)
+            await caller.call("adapters.download", "user/ann", 7, folder)
     assert not caller.server.asked
     assert names(tmp_path) == ["mine"]
 
@@ -56,7 +56,7 @@ async def test_a_folder_that_holds_something_is_not_touched(caller: Any, tmp_pat
 async def test_only_the_three_names_are_taken(caller: Any, tmp_path: Path, name: str) -> None:
     caller.server.answers_with(httpx.Response(200, content=zipped(**{name: b"evil"})))
     folder = tmp_path / "v7"
-    await caller.call("download", "user/ann", 7, folder)
+    await caller.call("adapters.download", "user/ann", 7, folder)
     assert contents(folder).keys() == {CONFIG, WEIGHTS, MANIFEST}
     assert names(tmp_path) == ["v7"]
 
@@ -68,7 +68,7 @@ async def test_a_download_that_breaks_is_made_again_whole(caller: Any, body: Any
         httpx.Response(503, headers={"Retry-After": "1"}),
         httpx.Response(200, stream=body(whole[:100], whole[100:])),
     )
-    await caller.call("download", "user/ann", 7, tmp_path / "v7")
+    await caller.call("adapters.download", "user/ann", 7, tmp_path / "v7")
     assert contents(tmp_path / "v7")[WEIGHTS] == WEIGHTS_OF
     assert len(caller.server.asked) == 3
 
@@ -76,7 +76,7 @@ async def test_a_download_that_breaks_is_made_again_whole(caller: Any, body: Any
 async def test_attempts_are_bounded_and_nothing_stays(caller: Any, body: Any, tmp_path: Path) -> None:
     caller.server.answers_with(httpx.Response(200, stream=body(zipped()[:500], httpx.ReadError("reset"))))
     with pytest.raises(ConnectionFailed):
-        await caller.call("download", "user/ann", 7, tmp_path / "v7")
+        await caller.call("adapters.download", "user/ann", 7, tmp_path / "v7")
     assert len(caller.server.asked) == 3
     assert names(tmp_path) == []
 
@@ -96,7 +96,7 @@ async def test_attempts_are_bounded_and_nothing_stays(caller: Any, body: Any, tm
 async def test_what_is_no_version(caller: Any, tmp_path: Path, content: bytes, told: str) -> None:
     caller.server.answers_with(httpx.Response(200, content=content))
     with pytest.raises(BadReply, match=told):
-        await caller.call("download", "user/ann", 7, tmp_path / "v7")
+        await caller.call("adapters.download", "user/ann", 7, tmp_path / "v7")
     assert names(tmp_path) == []
 
 
@@ -108,13 +108,13 @@ async def test_a_download_is_bounded_as_it_comes_and_as_it_is_unpacked(caller: A
     caller.server.answers_with(httpx.Response(200, content=packed.getvalue()))
     for most in (100, 10_000):
         with pytest.raises(BadReply, match=f"larger than {most} bytes"):
-            await caller.call("download", "user/ann", 7, tmp_path / "v7", most_bytes=most)
+            await caller.call("adapters.download", "user/ann", 7, tmp_path / "v7", most_bytes=most)
     assert names(tmp_path) == []
 
 
 async def test_files_that_retention_removed(caller: Any, samples: Any, tmp_path: Path) -> None:
     caller.server.answers_with(httpx.Response(409, json=samples.refusal("version_files_gone", "the files are gone")))
     with pytest.raises(ApiError, match="the files are gone") as caught:
-        await caller.call("download", "user/ann", 7, tmp_path / "v7")
+        await caller.call("adapters.download", "user/ann", 7, tmp_path / "v7")
     assert caught.value.code == "version_files_gone"
     assert names(tmp_path) == []

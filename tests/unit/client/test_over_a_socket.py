@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -38,11 +39,11 @@ async def server(*replies: bytes) -> AsyncIterator[str]:
 async def items(kind: str, url: str, name: str, *args: Any) -> list[Any]:
     if kind == "async":
         async with AsyncMindprintClient(url) as client:
-            return [item async for item in getattr(client, name)(*args)]
+            return [item async for item in attrgetter(name)(client)(*args)]
 
     def read() -> list[Any]:
         with MindprintClient(url) as client:
-            return list(getattr(client, name)(*args))
+            return list(attrgetter(name)(client)(*args))
 
     return await asyncio.to_thread(read)
 
@@ -52,7 +53,7 @@ async def test_watching_goes_on_after_a_cut(kind: str, samples: Any) -> None:
     one, two, three = (samples.event(samples.batch(*state)) for state in (("running", 1), ("running", 2), ("done", 4)))
     whole = HEAD + chunk(two) + chunk(three) + b"0\r\n\r\n"
     async with server(HEAD + chunk(one) + chunk(two)[:50], b"", whole) as url:
-        seen = await items(kind, url, "watch_batch", "b1")
+        seen = await items(kind, url, "batches.watch", "b1")
     assert [batch.done for batch in seen] == [1, 2, 4]
 
 
@@ -61,7 +62,7 @@ async def test_a_cut_list_is_never_taken_for_a_whole_one(kind: str, samples: Any
     line = json.dumps(samples.trace()).encode() + b"\n"
     async with server(HEAD + chunk(line) + chunk(line)[:50]) as url:
         with pytest.raises(ConnectionFailed, match="broke"):
-            await items(kind, url, "export_traces")
+            await items(kind, url, "traces.export")
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -69,4 +70,4 @@ async def test_nobody_listens(kind: str) -> None:
     async with server(b"") as url:
         pass
     with pytest.raises(ConnectionFailed, match="start one with `mindprint serve`"):
-        await items(kind, url, "export_traces")
+        await items(kind, url, "traces.export")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -67,12 +68,17 @@ class World:
         self.url = "http://played"
         self.folder = Path("run-1")
         self.versions = [] if fresh else [version(["t1"], 1)]
-        self.traces_: list[Trace] = []
+        self.stored_traces: list[Trace] = []
         self.engagements: list[Engagement] = []
         self.children: list[Child] = []
         self.asked: list[TraceRequest] = []
         self._refuse, self._accepts, self._fails = refuse, accepts, fails
         self._looks = 0
+        self.server = SimpleNamespace(info=self.info, metrics=self.metrics, funnel=self.funnel)
+        self.users = SimpleNamespace(add_engagements=self.add_engagements)
+        self.batches = SimpleNamespace(create=self.start_batch, watch=self.watch_batch, results=self.batch_results)
+        self.adapters = SimpleNamespace(get=self.adapter, list=self.list_adapters)
+        self.traces = SimpleNamespace(list=self.list_traces, create=self.write_trace)
 
     # --- as processes
 
@@ -87,7 +93,7 @@ class World:
         if child is None or child.stopped or self._looks != ROUNDS:
             return
         number = len(self.versions) + 1
-        ids = [t.id for t in self.traces_ if t.state == "waiting"]
+        ids = [t.id for t in self.stored_traces if t.state == "waiting"]
         if child.name == "collapse" and self._refuse:
             self.versions.append(version(ids, number, state="refused", checks=[COLLAPSED]))
         elif ids:
@@ -96,7 +102,7 @@ class World:
             ]
             self.versions.append(version(ids, number, checks=[THINKS]))
             done = {"state": "trained", "version": number}
-            self.traces_ = [t.model_copy(update=done if t.id in ids else {}) for t in self.traces_]
+            self.stored_traces = [t.model_copy(update=done if t.id in ids else {}) for t in self.stored_traces]
 
     # --- as client
 
@@ -116,7 +122,7 @@ class World:
         assert name is not None
         if self._accepts:
             written = trace(f"of {name}", state="waiting", version=None)
-            self.traces_.append(written.model_copy(update={"batch_id": name}))
+            self.stored_traces.append(written.model_copy(update={"batch_id": name}))
         return results().batch.model_copy(update={"id": name, "funnel": funnel, "request": request})
 
     async def watch_batch(self, batch_id: str) -> AsyncIterator[Batch]:
@@ -124,7 +130,7 @@ class World:
         yield results().batch.model_copy(update={"id": batch_id, "funnel": funnel})
 
     async def batch_results(self, batch_id: str) -> AsyncIterator[Trace]:
-        for one in self.traces_:
+        for one in self.stored_traces:
             if one.batch_id == batch_id:
                 yield one
 
@@ -132,15 +138,15 @@ class World:
         self._look()
         return adapter(*self.versions)
 
-    async def adapters(self) -> AdapterPage:
+    async def list_adapters(self) -> AdapterPage:
         self._look()
         return AdapterPage(adapters=[adapter(*self.versions)] if self.versions else [])
 
     async def funnel(self, user: str | None = None) -> Funnel:
-        return Funnel(trained=sum(t.state == "trained" for t in self.traces_))
+        return Funnel(trained=sum(t.state == "trained" for t in self.stored_traces))
 
-    async def traces(self, *, state: str, limit: int) -> TracePage:
-        return TracePage(traces=[t for t in self.traces_ if t.state == state])
+    async def list_traces(self, *, state: str, limit: int) -> TracePage:
+        return TracePage(traces=[t for t in self.stored_traces if t.state == state])
 
     async def write_trace(self, request: TraceRequest) -> Trace:
         self.asked.append(request)
@@ -186,7 +192,7 @@ async def test_the_gate_refuses_what_no_longer_thinks() -> None:
     assert {request.model for request in world.asked} == {"user/u-0"}
     assert found.later is not None
     assert (found.later.version, found.later.state) == (3, "live")
-    assert [t.state for t in world.traces_] == ["trained"], "what was refused was not lost"
+    assert [t.state for t in world.stored_traces] == ["trained"], "what was refused was not lost"
 
 
 async def test_the_whole_demo_keeps_its_books() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,13 @@ class Writer:
     """Answers after a moment, refuses one question, and notes how many it had at once."""
 
     def __init__(self, refuse: str = "") -> None:
+        self.traces = self
         self.asked: list[TraceRequest] = []
         self.most = 0
         self._now = 0
         self._refuse = refuse
 
-    async def write_trace(self, request: TraceRequest) -> Trace:
+    async def create(self, request: TraceRequest) -> Trace:
         self.asked.append(request)
         self._now += 1
         self.most = max(self.most, self._now)
@@ -31,7 +33,8 @@ class Writer:
 
 
 async def test_every_question_is_put_once_in_every_mode_and_a_few_at_once() -> None:
-    users, writer, ticks = [person("u-0"), person("u-1")], Writer(), []
+    users, ticks = [person("u-0"), person("u-1")], []
+    writer: Any = Writer()
     scores = await score(writer, users, ("direct", "personal"), "base", in_flight=3, tick=lambda: ticks.append(1))
     assert len(ticks) == len(writer.asked) == 16
     assert len({(r.user_id, r.query, r.mode) for r in writer.asked}) == 16
@@ -41,7 +44,8 @@ async def test_every_question_is_put_once_in_every_mode_and_a_few_at_once() -> N
 
 
 async def test_a_failure_is_kept_and_the_others_go_on() -> None:
-    scores = await score(Writer("q2"), [person("u-0")], ("direct",), "adapter", in_flight=8, tick=lambda: None)
+    writer: Any = Writer("q2")
+    scores = await score(writer, [person("u-0")], ("direct",), "adapter", in_flight=8, tick=lambda: None)
     assert [a.row for a in scores.of("u-0", "direct")] == ["u-0/e0", "u-0/e1", "u-0/e3"]
     assert scores.failures == ["adapter direct u-0/e2: the queue is full (429 busy)"]
     assert scores.of("u-0", "personal") == []

@@ -23,10 +23,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 class Server:
     def __init__(self, **made: Any) -> None:
         self.made = {"adapter_digest": None, "base_digest": "b"} | made
+        self.traces = self
         self.asked: list[TraceRequest] = []
         self.error: Exception | None = None
 
-    async def write_trace(self, request: TraceRequest) -> Trace:
+    async def create(self, request: TraceRequest) -> Trace:
         self.asked.append(request)
         if self.error:
             raise self.error

@@ -99,7 +99,7 @@ async def run(services: Container, tmp_path: Path, piece: Piece, **changes: Any)
     with Book(tmp_path / "answers.jsonl") as book:
         before = len(book)
         async with AsyncMindprintClient("http://test", transport=transport) as client:
-            info = await client.info()
+            info = await client.server.info()
             running = Running(options, Output(), client, processes, book, piece, info, {})
             return await running.run(), len(book) - before
 

@@ -13,36 +13,36 @@ from mindprint.types import BatchRequest, LeaseRequest, TraceRequest
 
 BUSY = httpx.Response(503, json={"error": {"message": "starting", "type": "server_error", "code": "not_ready"}})
 SAFE = [
-    ("user", ("ann",)),
-    ("start_batch", (BatchRequest(idempotency_key="k"),)),
-    ("heartbeat", ("l1",)),
-    ("add_engagements", ("ann", [])),
-    ("pin", ("user/ann", 1)),
-    ("put_cohort", ("tea",)),
-    ("remove_member", ("tea", "ann")),
+    ("users.get", ("ann",)),
+    ("batches.create", (BatchRequest(idempotency_key="k"),)),
+    ("leases.heartbeat", ("l1",)),
+    ("users.add_engagements", ("ann", [])),
+    ("adapters.pin", ("user/ann", 1)),
+    ("cohorts.put", ("tea",)),
+    ("cohorts.remove_member", ("tea", "ann")),
 ]
 UNSAFE = [
-    ("start_batch", (BatchRequest(),)),
-    ("write_trace", (TraceRequest(user_id="ann", query="?"),)),
-    ("claim", (LeaseRequest(owner="me"),)),
-    ("release", ("l1",)),
-    ("chat", ("?",)),
+    ("batches.create", (BatchRequest(),)),
+    ("traces.create", (TraceRequest(user_id="ann", query="?"),)),
+    ("leases.claim", (LeaseRequest(owner="me"),)),
+    ("leases.release", ("l1",)),
+    ("chat.completions.create", ("?",)),
 ]
-REPLY = {"user": "user", "start_batch": "batch", "heartbeat": "lease", "write_trace": "trace", "claim": "lease"}
-REPLY |= {"pin": "version", "put_cohort": "cohort", "remove_member": "cohort"}
+REPLY = {"adapters.pin": "version", "chat.completions.create": "chat", "traces.create": "trace", "users.get": "user"}
+NOUN = {"batches": "batch", "cohorts": "cohort", "leases": "lease"}
 
 
 def fine(samples: Any, name: str) -> httpx.Response:
-    if name == "add_engagements":
+    if name == "users.add_engagements":
         return httpx.Response(200, json={"created": 0, "unchanged": 0})
-    return httpx.Response(200, json=getattr(samples, {**REPLY, "release": "lease"}.get(name, name))())
+    return httpx.Response(200, json=getattr(samples, REPLY.get(name) or NOUN[name.split(".")[0]])())
 
 
 @pytest.fixture(autouse=True)
 def _an_empty_batch_of_engagements(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mindprint import calls
+    from mindprint.endpoints import users
 
-    monkeypatch.setattr(calls, "EngagementBatch", lambda engagements: {"engagements": engagements})
+    monkeypatch.setattr(users, "EngagementBatch", lambda engagements: {"engagements": engagements})
 
 
 @pytest.mark.parametrize(("name", "args"), SAFE)
@@ -86,7 +86,7 @@ async def test_unless_it_never_came_in(caller: Any, samples: Any, name: str, arg
 async def test_attempts_are_bounded(caller: Any, failure: Any) -> None:
     caller.server.answers_with(failure)
     with pytest.raises(MindprintError):
-        await caller.call("user", "ann")
+        await caller.call("users.get", "ann")
     assert len(caller.server.asked) == 3
 
 
@@ -99,7 +99,7 @@ async def test_an_error_is_told_in_full(caller: Any, samples: Any) -> None:
         )
     )
     with pytest.raises(ApiError) as caught:
-        await caller.call("start_batch", BatchRequest(idempotency_key="k"))
+        await caller.call("batches.create", BatchRequest(idempotency_key="k"))
     error = caught.value
     assert (error.status, error.code, error.param, error.type) == (
         429,
@@ -125,7 +125,7 @@ async def test_an_error_is_told_in_full(caller: Any, samples: Any) -> None:
 async def test_an_error_in_another_form(caller: Any, response: httpx.Response, message: str) -> None:
     caller.server.answers_with(response)
     with pytest.raises(ApiError) as caught:
-        await caller.call("user", "ann")
+        await caller.call("users.get", "ann")
     assert str(caught.value) == message
 
 
@@ -142,7 +142,7 @@ async def test_an_error_in_another_form(caller: Any, response: httpx.Response, m
 async def test_a_failed_connection(caller: Any, failure: Exception, sent: bool, message: str) -> None:
     caller.server.answers_with(failure)
     with pytest.raises(ConnectionFailed, match=message) as caught:
-        await caller.call("user", "ann")
+        await caller.call("users.get", "ann")
     assert caught.value.sent is sent
 
 
@@ -156,6 +156,6 @@ def test_the_wait_that_the_server_asks_for(server: Any, samples: Any, monkeypatc
     )
     retries = Retries(wait_initial_s=0.25, jitter_s=0.5)
     with stamina.set_testing(False), MindprintClient("http://server", retries=retries, transport=server) as client:
-        assert client.user("ann").id == "ann"
+        assert client.users.get("ann").id == "ann"
     assert 7.0 <= waits[0] <= 7.5
     assert 0.25 <= waits[1] <= 1.0

@@ -1,4 +1,4 @@
-"""`mindprint.imports.cmv`"""
+"""`mindprint.importers.cmv`"""
 
 from __future__ import annotations
 

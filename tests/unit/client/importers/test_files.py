@@ -1,4 +1,4 @@
-"""`mindprint.imports`: large JSON files entry by entry, ids and times made to fit, formats told apart."""
+"""`mindprint.importers`: large JSON files entry by entry, ids and times made to fit, formats told apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mindprint.imports.lamp`"""
+"""`mindprint.importers.lamp`"""
 
 from __future__ import annotations
 

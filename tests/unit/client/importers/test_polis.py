@@ -1,4 +1,4 @@
-"""`mindprint.imports.polis`"""
+"""`mindprint.importers.polis`"""
 
 from __future__ import annotations
 

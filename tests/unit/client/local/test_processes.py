@@ -92,7 +92,7 @@ def test_the_death_of_the_demo_itself_ends_them(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys, time\n"
         "from pathlib import Path\n"
-        "from mindprint.demo.processes import Processes\n"
+        "from mindprint.local.processes import Processes\n"
         "with Processes(Path(sys.argv[1])) as processes:\n"
         "    child = processes.start('family', ['family', 'deaf', 'apart'], {})\n"
         "    while not child.tail(1):\n"

@@ -1,4 +1,4 @@
-"""Replies that only callers see: pages of lists, and OpenAI's chat and model objects as far as Mindprint uses them."""
+"""OpenAI's chat and model objects, as far as Mindprint uses them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ from typing import Any
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from mindprint.types import Engagement, Reply, User
-
-
-class UserPage(Reply):
-    users: list[User]
-    next: str | None = None
-
-
-class EngagementPage(Reply):
-    engagements: list[Engagement]
-    next: str | None = None
+from mindprint.types.base import Reply
 
 
 class ModelEntry(Reply):
+    """One name that a chat request may give as `model`."""
+
     id: str
 
 
 class ModelList(Reply):
+    """All names that a chat request may give as `model`."""
+
     data: list[ModelEntry]
 
 
 class ChatMessage(Reply):
+    """The assistant's message: its answer, and its thinking where the mode has one."""
+
     role: str = "assistant"
     content: str | None = None
     reasoning_content: str | None = Field(
@@ -36,17 +32,21 @@ class ChatMessage(Reply):
 
 
 class ChatChoice(Reply):
+    """One answer and why it ended: `stop`, or `length` when it reached `max_tokens`."""
+
     message: ChatMessage
     finish_reason: str | None = None
 
 
 class ChatUsage(Reply):
+    """Tokens of the prompt and of what was written, thinking included."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class ChatReply(Reply):
-    """An answer; fields beyond OpenAI's (what made it) are kept as they came."""
+class ChatCompletion(Reply):
+    """An answer. Fields beyond OpenAI's, such as `mindprint` with its provenance, are kept as they came."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,15 +57,17 @@ class ChatReply(Reply):
 
     @property
     def text(self) -> str:
+        """Return the answer's text, empty if there is none."""
         return self.choices[0].message.content or ""
 
     @property
     def thinking(self) -> str:
+        """Return the thinking before the answer, empty if there is none."""
         return self.choices[0].message.reasoning_content or ""
 
 
 class ChatDelta(Reply):
-    """A piece of a streamed answer: of its thinking, of its text, or of neither (the last one, with `finish`)."""
+    """A piece of a streamed answer: thinking, text, or neither (the last piece, which carries `finish`)."""
 
     text: str = ""
     thinking: str = ""
@@ -73,7 +75,11 @@ class ChatDelta(Reply):
 
     @classmethod
     def from_chunk(cls, chunk: dict[str, Any]) -> ChatDelta:
-        """From one `chat.completion.chunk`; chunks without choices (usage) are empty."""
+        """Read one `chat.completion.chunk`; a chunk without choices (usage) gives an empty piece.
+
+        Raises:
+            AttributeError, LookupError, TypeError, ValidationError: `chunk` has another form.
+        """
         choices = chunk.get("choices") or [{}]
         delta = choices[0].get("delta") or {}
         return cls(

@@ -1,0 +1,118 @@
+"""Routes of adapters and their versions: `client.adapters`. A key is `user/<id>` or `cohort/<name>`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from mindprint import downloads
+from mindprint._methods import DownloadMethod, Method, Resource, SenderT
+from mindprint.exceptions import InvalidRequest
+from mindprint.transport import Call, Download, get_call, post_call, read_nothing, reply_of, segment
+from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, Release, Version
+
+_adapter = reply_of(Adapter)
+_adapters = reply_of(AdapterPage)
+_lineage = reply_of(Lineage)
+_version = reply_of(Version)
+
+
+class AdaptersResource(Resource[SenderT]):
+    """LoRA adapters: which of their versions answer, and the files of each version."""
+
+    @Method
+    def list(self) -> Call[AdapterPage]:
+        """List all adapters with their versions."""
+        return get_call("/v1/adapters", _adapters)
+
+    @Method
+    def get(self, key: str) -> Call[Adapter]:
+        """Return one adapter, for instance `user/anna`.
+
+        Raises:
+            ApiError: `adapter_not_found`.
+        """
+        return get_call(_path(key), _adapter)
+
+    @Method
+    def promote(self, key: str, version: int | None) -> Call[Adapter]:
+        """Make a version live.
+
+        Args:
+            key: The adapter.
+            version: Its number; None takes the adapter off, so that the cohort's adapter or the base answers.
+        """
+        # As a mapping: a `null` must reach the server.
+        body = Promote(version=version).model_dump()
+        return post_call(f"{_path(key)}/promote", _adapter, body, slow=True)
+
+    @Method
+    def rollback(self, key: str) -> Call[Adapter]:
+        """Make the version before the live one live."""
+        return post_call(f"{_path(key)}/rollback", _adapter, slow=True)
+
+    @Method
+    def set_canary(self, key: str, version: int | None, share: float = 0.1) -> Call[Adapter]:
+        """Let a version answer a share of the adapter's requests before it is live.
+
+        Args:
+            key: The adapter.
+            version: Its number; None ends the canary.
+            share: Share of the requests, above 0 and below 1.
+        """
+        body = Release(version=version, share=share).model_dump()
+        return post_call(f"{_path(key)}/release", _adapter, body, repeatable=True, slow=True)
+
+    @Method
+    def get_version(self, key: str, number: int) -> Call[Version]:
+        """Return one version with the findings of the gate."""
+        return get_call(_version_path(key, number), _version)
+
+    @Method
+    def get_lineage(self, key: str, number: int) -> Call[Lineage]:
+        """Return what a version comes from: its traces, its ancestors, and what the gate examined it on."""
+        return get_call(f"{_version_path(key, number)}/lineage", _lineage)
+
+    @Method
+    def pin(self, key: str, number: int, pinned: bool = True) -> Call[Version]:
+        """Keep a version's files and, once loaded, its place in the engine.
+
+        Args:
+            key: The adapter.
+            number: The version.
+            pinned: False ends it.
+        """
+        return post_call(f"{_version_path(key, number)}/pin", _version, Pin(pinned=pinned), repeatable=True, slow=True)
+
+    @DownloadMethod
+    def download(
+        self, key: str, number: int, folder: Path, *, most_bytes: int = downloads.MOST_BYTES
+    ) -> Download[Path]:
+        """Download a version as a plain PEFT folder and return the folder.
+
+        It holds adapter_config.json, adapter_model.safetensors and manifest.json, and appears whole or not at all.
+
+        Args:
+            key: The adapter.
+            number: The version.
+            folder: Where to; absent or empty.
+            most_bytes: Refuse a larger download.
+
+        Raises:
+            ApiError: `version_files_gone` (409) once retention has removed the files.
+            BadReply: The weights are not those of the manifest.
+            OSError: The folder cannot be written.
+        """
+        call = get_call(f"{_version_path(key, number)}/download", read_nothing)
+        return Download(call, partial(downloads.opened, folder, most_bytes))
+
+
+def _version_path(key: str, number: int) -> str:
+    return f"{_path(key)}/versions/{number}"
+
+
+def _path(key: str) -> str:
+    kind, _, name = key.partition("/")
+    if kind not in ("user", "cohort") or not name:
+        raise InvalidRequest(f"{key!r} is no adapter: write user/<id> or cohort/<name>")
+    return f"/v1/adapters/{kind}/{segment(name)}"

@@ -1,0 +1,33 @@
+"""Routes about the server itself: `client.server`."""
+
+from __future__ import annotations
+
+from mindprint._methods import Method, Resource, SenderT
+from mindprint.transport import Call, get_call, reply_of
+from mindprint.types import Funnel, ServerInfo
+
+_funnel = reply_of(Funnel)
+_info = reply_of(ServerInfo)
+
+
+class ServerResource(Resource[SenderT]):
+    """The server: what it runs, its metrics, its funnel of traces."""
+
+    @Method
+    def info(self) -> Call[ServerInfo]:
+        """Return what the server runs: engine, device, model, limits of adapters."""
+        return get_call("/v1/info", _info)
+
+    @Method
+    def metrics(self) -> Call[str]:
+        """Return the metrics as Prometheus text."""
+        return get_call("/metrics", lambda response: response.text)
+
+    @Method
+    def funnel(self, user: str | None = None) -> Call[Funnel]:
+        """Count from engagements attempted to traces in a live version.
+
+        Args:
+            user: Count one user's only; None counts the whole server's.
+        """
+        return get_call("/v1/funnel", _funnel, user=user)

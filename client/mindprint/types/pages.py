@@ -1,0 +1,52 @@
+"""Pages of lists: what the routes that list something reply."""
+
+from __future__ import annotations
+
+from mindprint.types.adapters import Adapter
+from mindprint.types.base import Reply
+from mindprint.types.batches import Batch
+from mindprint.types.cohorts import Cohort
+from mindprint.types.traces import Trace
+from mindprint.types.users import Engagement, User
+
+
+class UserPage(Reply):
+    """Users ordered by id."""
+
+    users: list[User]
+    next: str | None = None
+    """The `after` of the following page; None on the last one."""
+
+
+class EngagementPage(Reply):
+    """A user's engagements, oldest first."""
+
+    engagements: list[Engagement]
+    next: str | None = None
+    """The `after` of the following page; None on the last one."""
+
+
+class TracePage(Reply):
+    """Traces in the order in which they were written."""
+
+    traces: list[Trace]
+    next: str | None = None
+    """The `after` of the following page; None on the last one."""
+
+
+class BatchPage(Reply):
+    """Batches, newest first."""
+
+    batches: list[Batch]
+
+
+class AdapterPage(Reply):
+    """All adapters with their versions."""
+
+    adapters: list[Adapter]
+
+
+class CohortPage(Reply):
+    """All cohorts."""
+
+    cohorts: list[Cohort]
