@@ -37,7 +37,7 @@ async def running(
     url = f"http://127.0.0.1:{port}"
     await _ready(url, child, out)
     path = resolve(settings.model)
-    info = EngineInfo("vLLM over HTTP", "", str(path), settings.max_model_len)
+    info = EngineInfo("vLLM over HTTP", "", str(path), settings.max_model_len, base_digest="")
     engine = HttpEngine(url, _tokenizer(path), info, at_once)
     try:
         yield engine

@@ -62,23 +62,28 @@ class Workbench:
     """The server's own parts, on a store of its own: they make the prompts and the verdicts for the other sides."""
 
     def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
+        from mindprint_server.context import ServerContext
         from mindprint_server.memory import MemoryService
         from mindprint_server.memory.neighbors import NeighborIndex
         from mindprint_server.memory.questions import QuestionBuilder
+        from mindprint_server.observability.metrics import Metrics
         from mindprint_server.prompts.builder import PromptBuilder
 
         self.settings = settings
         self.store = store
         self.engine = engine
-        memory = MemoryService(settings, store, engine, "benchmark")
+        ctx = ServerContext(settings, store, engine, Metrics())
         self.prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
-        self.questions = QuestionBuilder(settings, store, memory)
-        self._near = NeighborIndex(settings, store)
+        self.questions = QuestionBuilder(ctx, memory=MemoryService(ctx))
+        self._near = NeighborIndex(ctx)
 
     def judge(self, engine: Engine) -> CandidateVerifier:
+        from mindprint_server.context import ServerContext
+        from mindprint_server.observability.metrics import Metrics
         from mindprint_server.verdicts.verifier import CandidateVerifier
 
-        return CandidateVerifier(self.settings, engine, self.prompts, self.questions, self._near)
+        ctx = ServerContext(self.settings, self.store, engine, Metrics())
+        return CandidateVerifier(ctx, prompts=self.prompts, questions=self.questions, near=self._near)
 
     async def pose(self, part: Slice) -> list[Posed]:
         """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from mindprint_server.adapters.prefetch import PrefixPrefetcher
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.service import Backend, ChatService
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import Engine
 from mindprint_server.gate import Gate
 from mindprint_server.generation.batch_runner import BatchRunner
@@ -76,30 +76,33 @@ async def open_container(
     try:
         if owned:
             await engine.start(progress)
-        progress("reading the model's digest")
-        from mindprint.model_files import model_digest
-
-        base_digest = await asyncio.to_thread(model_digest, Path(engine.info().model_path))
-        memory = MemoryService(settings, store, engine, base_digest)
+        ctx = ServerContext(settings, store, engine, metrics)
+        memory = MemoryService(ctx)
         prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
-        questions = QuestionBuilder(settings, store, memory)
-        judge = CandidateVerifier(settings, engine, prompts, questions, NeighborIndex(settings, store))
+        questions = QuestionBuilder(ctx, memory=memory)
+        judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=NeighborIndex(ctx))
         admission = AdmissionController(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
-        gate = Gate(settings, store, engine, prompts, questions, memory, judge)
-        warmer = PrefixPrefetcher(settings, engine, memory, admission.lull)
-        adapters = AdapterService(settings, store, engine, metrics, base_digest, admission, gate, warmer)
+        gate = Gate(ctx, prompts=prompts, questions=questions, memory=memory, judge=judge)
+        warmer = PrefixPrefetcher(ctx, memory=memory, lull=admission.lull)
+        adapters = AdapterService(ctx, admission=admission, gate=gate, warmer=warmer)
         await adapters.start()
-        auto = AutoModeSelector(settings, store, metrics, base_digest)
+        auto = AutoModeSelector(ctx)
         writer = Writer(
-            settings, store, engine, prompts, questions, judge, adapters, auto, metrics, admission, base_digest
+            ctx,
+            prompts=prompts,
+            questions=questions,
+            judge=judge,
+            adapters=adapters,
+            auto=auto,
+            admission=admission,
         )
-        given = TraceImporter(settings, store, engine, prompts, questions, memory, metrics, admission, base_digest)
-        replays = ReplayBuffer(settings, store, engine, prompts, base_digest)
-        leases = LeaseService(settings, store, prompts, questions, memory, replays, metrics, base_digest)
+        given = TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission)
+        replays = ReplayBuffer(ctx, prompts=prompts)
+        leases = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=replays)
         backend = await _backend(engine)
-        chat = ChatService(settings, store, engine, memory, adapters, auto, metrics, admission, base_digest, backend)
-        attempts = EngagementProcessor(settings, engine, prompts, questions, judge, writer, metrics)
-        batches = BatchRunner(settings, store, engine, memory, writer, attempts, metrics)
+        chat = ChatService(ctx, memory=memory, adapters=adapters, auto=auto, admission=admission, backend=backend)
+        attempts = EngagementProcessor(ctx, prompts=prompts, questions=questions, judge=judge, writer=writer)
+        batches = BatchRunner(ctx, memory=memory, writer=writer, attempts=attempts)
         await batches.start()
     except BaseException:
         if owned:
@@ -115,14 +118,26 @@ async def open_container(
             device=running.device,
             model=settings.model,
             model_path=running.model_path,
-            base_digest=base_digest,
+            base_digest=running.base_digest,
             prompt_version=PROMPT_VERSION,
             max_model_len=running.max_model_len,
             limits=leases.limits,
         )
 
     return Container(
-        settings, metrics, store, engine, memory, writer, given, batches, leases, adapters, auto, chat, info
+        settings=settings,
+        metrics=metrics,
+        store=store,
+        engine=engine,
+        memory=memory,
+        writer=writer,
+        given=given,
+        batches=batches,
+        leases=leases,
+        adapters=adapters,
+        auto=auto,
+        chat=chat,
+        info=info,
     )
 
 

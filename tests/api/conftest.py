@@ -36,6 +36,7 @@ from mindprint.types import (
 from mindprint_server.admission import AdmissionController
 from mindprint_server.app import create_app
 from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
 from mindprint_server.generation.trace_import import TraceImporter
@@ -205,9 +206,10 @@ def server_info() -> ServerInfo:
 async def make_services(settings: Settings) -> Container:
     store, metrics = await Store.open(settings.url), Metrics()
     engine = FakeEngine(model_path=settings.data_dir)
-    memory = MemoryService(settings, store, engine, "b")
+    ctx = ServerContext(settings, store, engine, metrics)
+    memory = MemoryService(ctx)
     prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
-    questions, admission = QuestionBuilder(settings, store, memory), AdmissionController(2, 1)
+    questions, admission = QuestionBuilder(ctx, memory=memory), AdmissionController(2, 1)
     parts: Any = {
         "settings": settings,
         "metrics": metrics,
@@ -215,11 +217,11 @@ async def make_services(settings: Settings) -> Container:
         "engine": engine,
         "memory": FakeMemory(store),
         "writer": FakeWriter(store),
-        "given": TraceImporter(settings, store, engine, prompts, questions, memory, metrics, admission, "b"),
+        "given": TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission),
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),
-        "auto": AutoModeSelector(settings, store, metrics, "b"),
+        "auto": AutoModeSelector(ctx),
         "chat": FakeChat(),
         "info": server_info,
     }

@@ -46,8 +46,8 @@ class Opening:
 @pytest.fixture
 async def opening(start_services: StartServices, monkeypatch: pytest.MonkeyPatch) -> Opening:
     opening = Opening(start_services)
-    monkeypatch.setattr(module, "open_services", opening.open)
-    monkeypatch.setattr(module, "close_services", opening.close)
+    monkeypatch.setattr(module, "open_container", opening.open)
+    monkeypatch.setattr(module, "close_container", opening.close)
     return opening
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mindprint.types import Check
 from mindprint_server.adapters import AdapterService
 from mindprint_server.admission import AdmissionController
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
@@ -67,10 +68,8 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
             changed = settings.model_copy(update=changes)
             services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
             admission = AdmissionController(changed.max_interactive, changed.retry_after_s, changed.proof_patience_s)
-            services.adapters = AdapterService(
-                changed, services.store, services.engine, services.metrics, services.info().base_digest, admission,
-                gate, chance=lambda: 0.5,
-            )  # fmt: skip
+            ctx = ServerContext(changed, services.store, services.engine, services.metrics)
+            services.adapters = AdapterService(ctx, admission=admission, gate=gate, chance=lambda: 0.5)
             await services.adapters.start()
             return services
 

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 import structlog
 
 from mindprint_server.admission import Lull
-from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, Sampling
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, Sampling
 from mindprint_server.memory import MemoryService
 from mindprint_server.prompts.templates import memory_text
 from mindprint_server.prompts.types import RecalledMemory
-from mindprint_server.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
 class PrefixPrefetcher:
-    def __init__(self, settings: Settings, engine: Engine, memory: MemoryService, lull: Lull) -> None:
-        self._settings = settings
-        self._engine = engine
+    def __init__(self, ctx: ServerContext, *, memory: MemoryService, lull: Lull) -> None:
+        self._settings = ctx.settings
+        self._engine = ctx.engine
         self._memory = memory
         self._lull = lull
 

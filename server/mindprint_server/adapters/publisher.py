@@ -16,11 +16,10 @@ from mindprint_server.adapters import parity_check, storage, validation
 from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterFiles
 from mindprint_server.admission import Lull
-from mindprint_server.engine import AdapterRef, Engine
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef
 from mindprint_server.exceptions import ApiError
-from mindprint_server.observability.metrics import Metrics
-from mindprint_server.settings import Settings
-from mindprint_server.store import LeaseLost, NotFound, Store, StoreError
+from mindprint_server.store import LeaseLost, NotFound, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +45,8 @@ class VersionPublisher:
 
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
-        metrics: Metrics,
-        base_digest: str,
+        ctx: ServerContext,
+        *,
         files: AdapterFiles,
         residents: AdapterResidency,
         gate: Examiner | None,
@@ -58,11 +54,10 @@ class VersionPublisher:
         lull: Lull,
         moved: Callable[[str], Awaitable[None]],
     ) -> None:
-        self._settings = settings
-        self._store = store
-        self._engine = engine
-        self._metrics = metrics
-        self._base_digest = base_digest
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
+        self._metrics = ctx.metrics
         self._files = files
         self._residents = residents
         self._gate = gate
@@ -72,7 +67,7 @@ class VersionPublisher:
         self._base_shapes: validation.Shapes = {}
         self._completing: dict[str, asyncio.Lock] = {}
         # A proof holds a version and may wait for another one's place: no more of them than leave one such place free.
-        self._proofs = asyncio.Semaphore(max(1, settings.max_cpu_loras // 2))
+        self._proofs = asyncio.Semaphore(max(1, ctx.settings.max_cpu_loras // 2))
 
     async def start(self) -> None:
         """Reads the base's shapes."""
@@ -150,10 +145,11 @@ class VersionPublisher:
         s = self._settings
         if manifest.adapter != lease.adapter or set(manifest.trace_ids) != set(lease.trace_ids):
             raise validation.refuse("manifest_mismatch", "the manifest's adapter or traces are not those of the lease")
-        if manifest.base_digest != self._base_digest:
+        served = self._engine.info().base_digest
+        if manifest.base_digest != served:
             raise validation.refuse(
                 "adapter_base_model",
-                f"trained on base {manifest.base_digest[:23]}…, served is {self._base_digest[:23]}…: train on that",
+                f"trained on base {manifest.base_digest[:23]}…, served is {served[:23]}…: train on that",
             )
         shapes = validation.read_shapes(weights)
         parsed = validation.read_config(config, max_rank=s.max_lora_rank, targets=s.target_modules)

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from mindprint_server.engine import AdapterRef, Engine
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.slots import SlotAllocator, SlotQueue, SlotRequest
 from mindprint_server.exceptions import ApiError
-from mindprint_server.observability.metrics import Metrics
-from mindprint_server.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -43,17 +42,15 @@ class Resident:
 class AdapterResidency:
     """Reference counts over the engine's adapters. `serves` tells whether requests may still come for a version."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, metrics: Metrics, serves: Callable[[AdapterRef], bool]
-    ) -> None:
-        self._settings = settings
-        self._engine = engine
-        self._metrics = metrics
+    def __init__(self, ctx: ServerContext, *, serves: Callable[[AdapterRef], bool]) -> None:
+        self._settings = ctx.settings
+        self._engine = ctx.engine
+        self._metrics = ctx.metrics
         self._serves = serves
         self._residents: dict[int, Resident] = {}
         self._asking: Counter[tuple[str, int]] = Counter()
         self._line = SlotQueue(
-            SlotAllocator(settings.max_cpu_loras, settings.adapter_patience_s), self._unload_for_another
+            SlotAllocator(ctx.settings.max_cpu_loras, ctx.settings.adapter_patience_s), self._unload_for_another
         )
         self._leaving: set[asyncio.Task[None]] = set()
 

@@ -18,11 +18,10 @@ from mindprint_server.adapters.publisher import Examiner, Reader, VersionPublish
 from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterFiles
 from mindprint_server.admission import AdmissionController
-from mindprint_server.engine import AdapterRef, Engine
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef
 from mindprint_server.exceptions import ApiError
-from mindprint_server.observability.metrics import Metrics
-from mindprint_server.settings import Settings
-from mindprint_server.store import FilesGone, Pointers, Store, StoreError, VersionRefused
+from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRefused
 
 log = structlog.get_logger(__name__)
 TRIES = 3
@@ -41,41 +40,34 @@ class AdapterService:
 
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
-        metrics: Metrics,
-        base_digest: str,
+        ctx: ServerContext,
+        *,
         admission: AdmissionController,
         gate: Examiner | None = None,
         warmer: Reader | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._settings = settings
-        self._store = store
-        self._metrics = metrics
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._metrics = ctx.metrics
         self._chance = chance
         self.admission = admission
-        self._files = AdapterFiles(settings.data_dir / "adapters")
-        self.residents = AdapterResidency(settings, engine, metrics, self._serves)
+        self._files = AdapterFiles(ctx.settings.data_dir / "adapters")
+        self.residents = AdapterResidency(ctx, serves=self._serves)
         self._intake = VersionPublisher(
-            settings,
-            store,
-            engine,
-            metrics,
-            base_digest,
-            self._files,
-            self.residents,
-            gate,
-            warmer,
-            admission.lull,
-            self._refresh,
+            ctx,
+            files=self._files,
+            residents=self.residents,
+            gate=gate,
+            warmer=warmer,
+            lull=admission.lull,
+            moved=self._refresh,
         )
         self._watch = VersionHealth(
-            window=settings.watch_window,
-            least=settings.watch_least,
-            max_collapsed=settings.max_collapsed,
-            max_failed=settings.max_failed,
+            window=ctx.settings.watch_window,
+            least=ctx.settings.watch_least,
+            max_collapsed=ctx.settings.max_collapsed,
+            max_failed=ctx.settings.max_failed,
         )
         self._serving: dict[str, tuple[int | None, int | None]] = {}
         """Live version and candidate of each adapter, as last seen in the store."""

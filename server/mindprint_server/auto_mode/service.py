@@ -15,11 +15,9 @@ from cachetools import TTLCache
 from mindprint.types import AskedMode, AutoModeDecision, AutoModeDecisions, Mode, QueryKind
 from mindprint_server.auto_mode import policy
 from mindprint_server.auto_mode.policy import Evidence
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.templates import PROMPT_VERSION
-from mindprint_server.settings import Settings
-from mindprint_server.store import Store
 
 NEWEST = 200
 """Candidates of the base model whose Gain is looked at."""
@@ -28,19 +26,14 @@ REMEMBERED = 4096
 
 
 class AutoModeSelector:
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        metrics: Metrics,
-        base_digest: str,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._store = store
-        self._metrics = metrics
-        self._base_digest = base_digest
-        self._rule = policy.Rule(settings.auto_min_items, settings.auto_confidence, settings.auto_min_gain)
-        self._known: TTLCache[tuple[str, str], AutoModeDecisions] = TTLCache(REMEMBERED, settings.auto_refresh_s, clock)
+    def __init__(self, ctx: ServerContext, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = ctx.store
+        self._engine = ctx.engine
+        self._metrics = ctx.metrics
+        self._rule = policy.Rule(ctx.settings.auto_min_items, ctx.settings.auto_confidence, ctx.settings.auto_min_gain)
+        self._known: TTLCache[tuple[str, str], AutoModeDecisions] = TTLCache(
+            REMEMBERED, ctx.settings.auto_refresh_s, clock
+        )
 
     async def settle(
         self, wanted: AskedMode, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind
@@ -83,7 +76,7 @@ class AutoModeSelector:
             measured = partial(policy.examined, version.checks)
         else:
             gains = await self._store.gains(
-                user_id, base_digest=self._base_digest, prompt_version=PROMPT_VERSION, limit=NEWEST
+                user_id, base_digest=self._engine.info().base_digest, prompt_version=PROMPT_VERSION, limit=NEWEST
             )
             measured = partial(policy.judged, gains)
         return AutoModeDecisions(

@@ -34,15 +34,13 @@ from mindprint_server.chat.messages import (
     whose,
     with_thought,
 )
-from mindprint_server.engine import AdapterRef, Engine, EngineDied, Message, Priority, PromptTooLong, Sampling
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, PromptTooLong, Sampling
 from mindprint_server.exceptions import ApiError
 from mindprint_server.memory import MemoryService
-from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text, opening_without_reminders
 from mindprint_server.prompts.types import RecalledMemory
-from mindprint_server.settings import Settings
-from mindprint_server.store import Store
 from mindprint_server.verdicts import checks
 
 log = structlog.get_logger(__name__)
@@ -82,26 +80,22 @@ class Answer:
 class ChatService:
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
+        ctx: ServerContext,
+        *,
         memory: MemoryService,
         adapters: AdapterService,
         auto: AutoModeSelector,
-        metrics: Metrics,
         admission: AdmissionController,
-        base_digest: str,
         backend: Backend | None,
     ) -> None:
-        self._settings = settings
-        self._store = store
-        self._engine = engine
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
         self._memory = memory
         self._adapters = adapters
         self._auto = auto
-        self._metrics = metrics
+        self._metrics = ctx.metrics
         self._admission = admission
-        self._base_digest = base_digest
         self._backend = backend
 
     async def models(self) -> dict[str, Any]:
@@ -258,7 +252,7 @@ class ChatService:
         return {
             "model": name,
             "adapter_digest": by.digest if by else None,
-            "base_digest": self._base_digest,
+            "base_digest": self._engine.info().base_digest,
             "prompt_version": PROMPT_VERSION,
             "mode": answer.way.mode,
             "route": answer.route,

@@ -96,6 +96,8 @@ class EngineInfo:
     device: str
     model_path: str
     max_model_len: int
+    base_digest: str
+    """`sha256:...` of the model's files, as `mindprint.model_files.model_digest` computes it."""
     cache_tokens: int | None = None
     """Tokens that the prefix cache holds together with what is being computed; None: not known."""
 

@@ -7,8 +7,10 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from mindprint.model_files import model_digest
 from mindprint_server.engine.base import (
     AdapterRef,
     EngineInfo,
@@ -58,10 +60,14 @@ class FakeEngine:
         self.dead = asyncio.Event()
         self.loaded: dict[int, AdapterRef] = {}
         self._delay_s = delay_s
-        self._info = EngineInfo(name="fake 1", device="none", model_path=str(model_path), max_model_len=max_model_len)
+        self._info = EngineInfo(
+            name="fake 1", device="none", model_path=str(model_path), max_model_len=max_model_len, base_digest="unread"
+        )
 
     async def start(self, progress: Callable[[str], None]) -> None:
-        progress("pretending")
+        progress("reading the model's digest")
+        digest = await asyncio.to_thread(model_digest, Path(self._info.model_path))
+        self._info = replace(self._info, base_digest=digest)
         self.ready = True
 
     async def stop(self) -> None:

@@ -74,7 +74,7 @@ class VllmEngine:
     async def start(self, progress: Callable[[str], None]) -> None:
         name = distribution()
         progress("finding the model")
-        from mindprint.model_files import resolve
+        from mindprint.model_files import model_digest, resolve
 
         path = await asyncio.to_thread(resolve, self._settings.model)
         progress("importing vLLM")
@@ -95,11 +95,13 @@ class VllmEngine:
         )
         self._llm = llm
         self._tokenizer = HFTokenizer(llm.get_tokenizer())
+        progress("reading the model's digest")
         self._info = EngineInfo(
             name=name,
             device=str(current_platform.get_device_name() or current_platform.device_type),
             model_path=str(path),
             max_model_len=llm.model_config.max_model_len,
+            base_digest=await asyncio.to_thread(model_digest, path),
             cache_tokens=_cache_tokens(llm),
         )
         progress("warming up")

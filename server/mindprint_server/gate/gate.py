@@ -10,15 +10,15 @@ from statistics import fmean
 import structlog
 
 from mindprint.types import Check, Mode, QueryKind
-from mindprint_server.engine import AdapterRef, Engine
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef
 from mindprint_server.gate import checks
 from mindprint_server.gate.measurements import GENERAL, ModelMeasurements
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Question
-from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound, Store
+from mindprint_server.store import NotFound
 from mindprint_server.verdicts.verifier import CandidateVerifier
 
 log = structlog.get_logger(__name__)
@@ -29,19 +29,18 @@ class Gate:
 
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
+        ctx: ServerContext,
+        *,
         prompts: PromptBuilder,
         questions: QuestionBuilder,
         memory: MemoryService,
         judge: CandidateVerifier,
     ) -> None:
-        self._settings = settings
-        self._store = store
+        self._settings = ctx.settings
+        self._store = ctx.store
         self._question_builder = questions
         self._memory = memory
-        self._probe = ModelMeasurements(settings, engine, prompts, judge)
+        self._probe = ModelMeasurements(ctx, prompts=prompts, judge=judge)
 
     async def examine(
         self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]

@@ -16,12 +16,12 @@ from cachetools import LRUCache
 from mindprint.general_questions import QUESTIONS
 from mindprint.thinking_text import LEAST_WORDS, own_words
 from mindprint.types import Mode
-from mindprint_server.engine import AdapterRef, Engine, GenerationOutput, Priority, Sampling
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
 from mindprint_server.gate.checks import Thought
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
-from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks, likelihood
 from mindprint_server.verdicts.context import EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
@@ -35,12 +35,12 @@ REMEMBERED = 2048
 
 
 class ModelMeasurements:
-    def __init__(self, settings: Settings, engine: Engine, prompts: PromptBuilder, judge: CandidateVerifier) -> None:
-        self._settings = settings
-        self._engine = engine
+    def __init__(self, ctx: ServerContext, *, prompts: PromptBuilder, judge: CandidateVerifier) -> None:
+        self._settings = ctx.settings
+        self._engine = ctx.engine
         self._prompts = prompts
         self._judge = judge
-        self._at_once = asyncio.Semaphore(settings.gate_at_once)
+        self._at_once = asyncio.Semaphore(ctx.settings.gate_at_once)
         self._base: LRUCache[tuple[Any, ...], Any] = LRUCache(REMEMBERED)
 
     def can_ask(self, question: Question) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 import structlog
 
 from mindprint.types import Batch, BatchRequest
-from mindprint_server.engine import Engine, EngineDied
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import ApiError
 from mindprint_server.generation.candidate import Writer
 from mindprint_server.generation.concurrency import ConcurrencyLimiter
@@ -21,9 +22,7 @@ from mindprint_server.generation.engagement import EngagementProcessor, UserSnap
 from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.generation.scheduler import EngagementScheduler, Item
 from mindprint_server.memory import MemoryService
-from mindprint_server.observability.metrics import Metrics
-from mindprint_server.settings import Settings
-from mindprint_server.store import Busy, NotFound, Store
+from mindprint_server.store import Busy, NotFound
 
 log = structlog.get_logger(__name__)
 
@@ -49,25 +48,20 @@ class ActiveBatch:
 
 class BatchRunner:
     def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
-        memory: MemoryService,
-        writer: Writer,
-        attempts: EngagementProcessor,
-        metrics: Metrics,
+        self, ctx: ServerContext, *, memory: MemoryService, writer: Writer, attempts: EngagementProcessor
     ) -> None:
-        self._settings = settings
-        self._store = store
-        self._engine = engine
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
         self._memory = memory
         self._writer = writer
         self._attempts = attempts
-        self._metrics = metrics
-        self._planner = EngagementScheduler(per_user=settings.batch_per_user, patience_s=settings.batch_patience_s)
-        self._inflight = ConcurrencyLimiter(slots=settings.max_num_seqs, most=settings.batch_inflight)
-        self._commits = ResultWriter(store, self._tell)
+        self._metrics = ctx.metrics
+        self._planner = EngagementScheduler(
+            per_user=ctx.settings.batch_per_user, patience_s=ctx.settings.batch_patience_s
+        )
+        self._inflight = ConcurrencyLimiter(slots=ctx.settings.max_num_seqs, most=ctx.settings.batch_inflight)
+        self._commits = ResultWriter(ctx.store, self._tell)
         self._jobs: dict[str, ActiveBatch] = {}
         self._work = asyncio.Event()
         self._new = True

@@ -10,18 +10,17 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import outcome_of
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
-from mindprint_server.engine import AdapterRef, Engine, GenerationOutput, PromptTooLong, Sampling
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef, GenerationOutput, PromptTooLong, Sampling
 from mindprint_server.exceptions import ApiError
 from mindprint_server.generation import params
 from mindprint_server.generation.params import GenerationParams
 from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION, opening_without_reminders
 from mindprint_server.prompts.types import Prompt, Question
-from mindprint_server.settings import Settings
-from mindprint_server.store import Store, new_id
+from mindprint_server.store import new_id
 from mindprint_server.verdicts import checks
 from mindprint_server.verdicts.context import EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
@@ -31,29 +30,25 @@ from mindprint_server.verdicts.verifier import CandidateVerifier, Verdict
 class Writer:
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
+        ctx: ServerContext,
+        *,
         prompts: PromptBuilder,
         questions: QuestionBuilder,
         judge: CandidateVerifier,
         adapters: AdapterService,
         auto: AutoModeSelector,
-        metrics: Metrics,
         admission: AdmissionController,
-        base_digest: str,
     ) -> None:
-        self._settings = settings
-        self._store = store
-        self._engine = engine
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
         self._prompts = prompts
         self._questions = questions
         self._judge = judge
         self._adapters = adapters
         self._auto = auto
-        self._metrics = metrics
+        self._metrics = ctx.metrics
         self._admission = admission
-        self._base_digest = base_digest
 
     # --- one candidate ---
 
@@ -107,7 +102,7 @@ class Writer:
         return Provenance(
             model=case.adapter.name if case.adapter else "base",
             adapter_digest=case.adapter.digest if case.adapter else None,
-            base_digest=self._base_digest,
+            base_digest=self._engine.info().base_digest,
             prompt_version=PROMPT_VERSION,
             mode=style.mode,
             sampling=params.made_with(style, case.question, self._settings),

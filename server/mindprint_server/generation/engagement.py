@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mindprint.types import BatchRequest, Trace
-from mindprint_server.engine import Engine, Priority, PromptTooLong
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import Priority, PromptTooLong
 from mindprint_server.generation.candidate import Writer
 from mindprint_server.generation.candidate_policy import (
     CandidateOutcome,
@@ -22,10 +23,8 @@ from mindprint_server.generation.params import GenerationParams
 from mindprint_server.generation.scheduler import Item
 from mindprint_server.memory import UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Question
-from mindprint_server.settings import Settings
 from mindprint_server.store import NotFound
 from mindprint_server.store.batches import ItemResult
 from mindprint_server.verdicts.context import EngagementContext
@@ -44,21 +43,20 @@ class UserSnapshot:
 class EngagementProcessor:
     def __init__(
         self,
-        settings: Settings,
-        engine: Engine,
+        ctx: ServerContext,
+        *,
         prompts: PromptBuilder,
         questions: QuestionBuilder,
         judge: CandidateVerifier,
         writer: Writer,
-        metrics: Metrics,
     ) -> None:
-        self._settings = settings
-        self._engine = engine
+        self._settings = ctx.settings
+        self._engine = ctx.engine
         self._prompts = prompts
         self._questions = questions
         self._judge = judge
         self._writer = writer
-        self._metrics = metrics
+        self._metrics = ctx.metrics
         self._room = CacheBudget()
 
     async def at(

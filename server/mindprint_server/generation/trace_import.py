@@ -8,43 +8,38 @@ from datetime import UTC, datetime
 
 from mindprint.types import ImportedTrace, Ingested, Provenance, Trace
 from mindprint_server.admission import AdmissionController
-from mindprint_server.engine import Engine, PromptTooLong
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import PromptTooLong
 from mindprint_server.exceptions import ApiError, not_found
 from mindprint_server.generation import params
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION, ends_early
 from mindprint_server.prompts.types import Prompt, Question
-from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound, Store, new_id
+from mindprint_server.store import NotFound, new_id
 from mindprint_server.verdicts import checks
 
 
 class TraceImporter:
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
+        ctx: ServerContext,
+        *,
         prompts: PromptBuilder,
         questions: QuestionBuilder,
         memory: MemoryService,
-        metrics: Metrics,
         admission: AdmissionController,
-        base_digest: str,
     ) -> None:
-        self._settings = settings
-        self._store = store
-        self._engine = engine
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
         self._prompts = prompts
         self._questions = questions
         self._memory = memory
-        self._metrics = metrics
+        self._metrics = ctx.metrics
         self._admission = admission
-        self._base_digest = base_digest
 
     async def take(self, user_id: str, given: Sequence[ImportedTrace]) -> Ingested:
         """`POST /v1/users/{id}/traces`: all or none. Profiles that are due are written first, as before a batch.
@@ -117,7 +112,7 @@ class TraceImporter:
         return Provenance(
             model="given",
             adapter_digest=None,
-            base_digest=self._base_digest,
+            base_digest=self._engine.info().base_digest,
             prompt_version=PROMPT_VERSION,
             mode="personal",
             sampling={**params.given_with(question, self._settings), "opening": opening},

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from cachetools import TTLCache
 
 from mindprint.types import Engagement
-from mindprint_server.settings import Settings
-from mindprint_server.store import Store
+from mindprint_server.context import ServerContext
 
 KEPT = 4096
 """Users whose neighbours are remembered at once."""
@@ -28,11 +27,11 @@ class Neighbors:
 
 
 class NeighborIndex:
-    def __init__(self, settings: Settings, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings = settings
-        self._store = store
-        self._known: TTLCache[str, Neighbors] = TTLCache(KEPT, settings.anchor_refresh_s, clock)
-        self._vectors: TTLCache[str, Features] = TTLCache(KEPT, settings.anchor_refresh_s, clock)
+    def __init__(self, ctx: ServerContext, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._known: TTLCache[str, Neighbors] = TTLCache(KEPT, ctx.settings.anchor_refresh_s, clock)
+        self._vectors: TTLCache[str, Features] = TTLCache(KEPT, ctx.settings.anchor_refresh_s, clock)
         self._looking = asyncio.Lock()
 
     async def of(self, user_id: str) -> Neighbors:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from cachetools import TTLCache
 
 from mindprint.types import TraceRequest
+from mindprint_server.context import ServerContext
 from mindprint_server.exceptions import not_found
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.prompts.types import Question, RecalledMemory
-from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound, Store
+from mindprint_server.store import NotFound
 
 CACHED_USERS = 1024
 """Other users whose recalled memory is cached."""
@@ -21,11 +21,11 @@ CACHED_USERS = 1024
 class QuestionBuilder:
     """Puts an engagement or a query together with the memory that was there before it."""
 
-    def __init__(self, settings: Settings, store: Store, memory: MemoryService) -> None:
-        self._store = store
+    def __init__(self, ctx: ServerContext, *, memory: MemoryService) -> None:
+        self._store = ctx.store
         self._memory = memory
         self._memories: TTLCache[str, tuple[RecalledMemory, int | None]] = TTLCache(
-            CACHED_USERS, settings.anchor_memory_s
+            CACHED_USERS, ctx.settings.anchor_memory_s
         )
         self._recalling = asyncio.Lock()
 

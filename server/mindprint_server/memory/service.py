@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from cachetools import LRUCache
 
 from mindprint.types import Engagement, Profile
-from mindprint_server.engine import Engine, Message, Priority, Sampling
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import Message, Priority, Sampling
 from mindprint_server.exceptions import ApiError
 from mindprint_server.memory import episodic
 from mindprint_server.memory.history import UserHistory
 from mindprint_server.memory.profiles import due, pieces, sentences
 from mindprint_server.prompts.templates import PROMPT_VERSION, merge, summarize
 from mindprint_server.prompts.types import RecalledMemory
-from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 
 MERGE_FAN_IN = 6
@@ -43,13 +43,12 @@ class Before:
 
 
 class MemoryService:
-    def __init__(self, settings: Settings, store: Store, engine: Engine, base_digest: str) -> None:
-        self._settings = settings
-        self._store = store
-        self._engine = engine
-        self._base_digest = base_digest
-        self._recall = episodic.create_retriever(settings)
-        self._reminders = episodic.create_reminder_retriever(settings)
+    def __init__(self, ctx: ServerContext) -> None:
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
+        self._recall = episodic.create_retriever(ctx.settings)
+        self._reminders = episodic.create_reminder_retriever(ctx.settings)
         self._writing: dict[str, asyncio.Lock] = {}
         self._notes: LRUCache[bytes, str] = LRUCache(NOTES_KEPT)
 
@@ -127,7 +126,7 @@ class MemoryService:
                 covers=len(history),
                 covers_until=history[-1].occurred_at,
                 prompt_version=PROMPT_VERSION,
-                base_digest=self._base_digest,
+                base_digest=self._engine.info().base_digest,
                 created_at=datetime.now(UTC),
             )
         )

@@ -7,14 +7,13 @@ import random
 from collections.abc import Mapping, Sequence
 
 from mindprint.types import SCORE_REASONS, Engagement, Lease, LeaseRequest, LoraLimits, Sample
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
-from mindprint_server.settings import Settings
-from mindprint_server.store import Replay, Store
+from mindprint_server.store import Replay
 from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.training_data.samples import (
     allocate_evenly,
@@ -31,23 +30,21 @@ from mindprint_server.training_data.samples import (
 class LeaseService:
     def __init__(
         self,
-        settings: Settings,
-        store: Store,
+        ctx: ServerContext,
+        *,
         prompts: PromptBuilder,
         questions: QuestionBuilder,
         memory: MemoryService,
         replays: ReplayBuffer,
-        metrics: Metrics,
-        base_digest: str,
     ) -> None:
-        self._settings = settings
-        self._store = store
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
         self._prompts = prompts
         self._questions = questions
         self._memory = memory
         self._replays = replays
-        self._metrics = metrics
-        self._base_digest = base_digest
+        self._metrics = ctx.metrics
 
     async def stop(self) -> None:
         """Ends what is being written in the background."""
@@ -87,7 +84,7 @@ class LeaseService:
 
     def fill(self, lease: Lease) -> Lease:
         """A lease from the store, with what only the server knows."""
-        return lease.model_copy(update={"base_digest": self._base_digest, "limits": self.limits})
+        return lease.model_copy(update={"base_digest": self._engine.info().base_digest, "limits": self.limits})
 
     # --- the ordinary objective ---
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import structlog
 
-from mindprint_server.engine import Engine, GenerationOutput, Priority, PromptTooLong, Sampling
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import GenerationOutput, Priority, PromptTooLong, Sampling
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
-from mindprint_server.settings import Settings
-from mindprint_server.store import Replay, Store
+from mindprint_server.store import Replay
 from mindprint_server.training_data.replay_prompts import QUESTIONS
 from mindprint_server.verdicts import checks
 
@@ -27,14 +27,11 @@ TRIES = 3
 
 
 class ReplayBuffer:
-    def __init__(
-        self, settings: Settings, store: Store, engine: Engine, prompts: PromptBuilder, base_digest: str
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._engine = engine
+    def __init__(self, ctx: ServerContext, *, prompts: PromptBuilder) -> None:
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
         self._prompts = prompts
-        self._base_digest = base_digest
         self._there: Sequence[Replay] = ()
         self._writing: asyncio.Task[bool] | None = None
 
@@ -65,7 +62,7 @@ class ReplayBuffer:
     async def _write(self) -> bool:
         """Whether every question was gone through."""
         try:
-            self._there = await self._store.replays(self._base_digest, PROMPT_VERSION)
+            self._there = await self._store.replays(self._engine.info().base_digest, PROMPT_VERSION)
             missing = set(range(len(QUESTIONS))) - {replay.position for replay in self._there}
             at_once = asyncio.Semaphore(self._settings.replay_at_once)
             async with asyncio.TaskGroup() as group:
@@ -81,7 +78,7 @@ class ReplayBuffer:
     async def _keep(self, place: int, at_once: asyncio.Semaphore) -> None:
         async with at_once:
             if (replay := await self._replay(place)) is not None:
-                self._there = await self._store.add_replays(self._base_digest, PROMPT_VERSION, [replay])
+                self._there = await self._store.add_replays(self._engine.info().base_digest, PROMPT_VERSION, [replay])
 
     async def _replay(self, place: int) -> Replay | None:
         """The first candidate that neither loops nor is empty, with a whole answer; None: there was none."""

@@ -10,14 +10,14 @@ import asyncio
 from dataclasses import dataclass
 
 from mindprint.types import Mode, Reason
-from mindprint_server.engine import Engine, GenerationOutput
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import GenerationOutput
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import opening_without_reminders
 from mindprint_server.prompts.types import Prompt, Question
-from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks, likelihood
 from mindprint_server.verdicts.context import EngagementContext, MemoryOwner
 from mindprint_server.verdicts.likelihood import Answers, Likelihood
@@ -36,19 +36,16 @@ class Verdict:
 
 class CandidateVerifier:
     def __init__(
-        self,
-        settings: Settings,
-        engine: Engine,
-        prompts: PromptBuilder,
-        questions: QuestionBuilder,
-        near: NeighborIndex,
+        self, ctx: ServerContext, *, prompts: PromptBuilder, questions: QuestionBuilder, near: NeighborIndex
     ) -> None:
-        self._settings = settings
-        self._engine = engine
+        self._settings = ctx.settings
+        self._engine = ctx.engine
         self._prompts = prompts
         self._questions = questions
         self._near = near
-        self._thresholds = checks.Thresholds(settings.min_gain, settings.min_anchor, settings.max_hindsight_gap)
+        self._thresholds = checks.Thresholds(
+            ctx.settings.min_gain, ctx.settings.min_anchor, ctx.settings.max_hindsight_gap
+        )
 
     # --- one candidate ---
 

@@ -3,14 +3,16 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from mindprint.types import Engagement
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
 from mindprint_server.admission import AdmissionController
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied
+from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.settings import Settings
 
@@ -50,6 +52,11 @@ class Memory:
         return RecalledMemory(f"{user_id} likes tea" if self.profile else None, (episode,)), 1
 
 
+def prefetcher(settings: Settings, engine: Any, memory: Any, admission: AdmissionController) -> PrefixPrefetcher:
+    ctx = ServerContext(settings, cast(Any, None), engine, Metrics())
+    return PrefixPrefetcher(ctx, memory=memory, lull=admission.lull)
+
+
 def adapter(key: str) -> AdapterRef:
     return AdapterRef(key, 2, "sha256:0", 7, Path("nowhere"))
 
@@ -58,9 +65,9 @@ def adapter(key: str) -> AdapterRef:
 async def test_what_all_questions_share_is_read_through_the_new_version(recall: Any, episodes: bool) -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await PrefixPrefetcher(
-        Settings(recall=recall, warm_step_tokens=999), engine, memory, AdmissionController(9, 1).lull
-    ).warm(adapter("user/ann"))
+    await prefetcher(Settings(recall=recall, warm_step_tokens=999), engine, memory, AdmissionController(9, 1)).warm(
+        adapter("user/ann")
+    )
     [(text, name)] = engine.read
     assert "ann likes tea" in text
     assert ("A walk?" in text) is episodes
@@ -70,9 +77,7 @@ async def test_what_all_questions_share_is_read_through_the_new_version(recall: 
 async def test_a_long_memory_is_read_piece_by_piece() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await PrefixPrefetcher(Settings(warm_step_tokens=40), engine, memory, AdmissionController(9, 1).lull).warm(
-        adapter("user/ann")
-    )
+    await prefetcher(Settings(warm_step_tokens=40), engine, memory, AdmissionController(9, 1)).warm(adapter("user/ann"))
     lengths = [len(text) for text, _ in engine.read]
     assert lengths[:-1] == list(range(40, lengths[-1], 40))
     assert len(lengths) > 2
@@ -85,9 +90,7 @@ async def test_each_piece_waits_for_those_who_are_being_answered() -> None:
     memory: Any = Memory()
     admission = AdmissionController(9, 1, patience_s=60)
     with admission.enter():
-        reading = asyncio.create_task(
-            PrefixPrefetcher(Settings(), engine, memory, admission.lull).warm(adapter("user/ann"))
-        )
+        reading = asyncio.create_task(prefetcher(Settings(), engine, memory, admission).warm(adapter("user/ann")))
         await asyncio.sleep(0.01)
         assert engine.read == []
     await asyncio.wait_for(reading, 1)
@@ -107,18 +110,18 @@ async def test_nothing_is_read_that_no_question_is_known_to_need(
 ) -> None:
     engine: Any = Engine()
     memory: Any = Memory(profile=profile)
-    await PrefixPrefetcher(Settings(**settings), engine, memory, AdmissionController(9, 1).lull).warm(adapter(key))
+    await prefetcher(Settings(**settings), engine, memory, AdmissionController(9, 1)).warm(adapter(key))
     assert engine.read == []
 
 
 async def test_a_failure_only_costs_the_time() -> None:
     engine: Any = Engine(ValueError("too long"))
     memory: Any = Memory()
-    await PrefixPrefetcher(Settings(), engine, memory, AdmissionController(9, 1).lull).warm(adapter("user/ann"))
+    await prefetcher(Settings(), engine, memory, AdmissionController(9, 1)).warm(adapter("user/ann"))
 
 
 async def test_a_dead_engine_is_told() -> None:
     engine: Any = Engine(EngineDied("gone"))
     memory: Any = Memory()
     with pytest.raises(EngineDied):
-        await PrefixPrefetcher(Settings(), engine, memory, AdmissionController(9, 1).lull).warm(adapter("user/ann"))
+        await prefetcher(Settings(), engine, memory, AdmissionController(9, 1)).warm(adapter("user/ann"))

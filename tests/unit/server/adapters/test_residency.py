@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from mindprint_server.adapters.residency import AdapterResidency
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
@@ -50,9 +52,8 @@ class Room:
         self.engine, self.metrics = Engine(), Metrics()
         self.gone: set[int] = set()
         settings = Settings.model_validate(bounds | changes)
-        self.residents = AdapterResidency(
-            settings, self.engine, self.metrics, lambda one: one.engine_id not in self.gone
-        )
+        ctx = ServerContext(settings, cast(Any, None), self.engine, self.metrics)
+        self.residents = AdapterResidency(ctx, serves=lambda one: one.engine_id not in self.gone)
 
     async def use(self, *numbers: int) -> None:
         for number in numbers:

@@ -13,6 +13,7 @@ from lives import Gate, counted
 from mindprint.types import BatchRequest, Provenance, Trace, TraceRequest
 from mindprint_server.auto_mode import service
 from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import Sampling
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.gate import checks
@@ -177,9 +178,8 @@ async def test_what_was_not_measured_on_this_user_is_direct(services: Container,
 async def test_evidence_is_remembered_for_a_while(services: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "REMEMBERED", 1)
     now = 0.0
-    remembering = AutoModeSelector(
-        services.settings, services.store, services.metrics, services.info().base_digest, lambda: now
-    )
+    ctx = ServerContext(services.settings, services.store, services.engine, services.metrics)
+    remembering = AutoModeSelector(ctx, clock=lambda: now)
 
     async def mode() -> str:
         return (await remembering.settle("auto", "ann", None, "closed"))[0]

@@ -17,6 +17,7 @@ from lives import Gate
 from mindprint.types import QueryKind, TraceRequest
 from mindprint_server.admission import AdmissionController
 from mindprint_server.chat.service import ChatService, is_the_version_s, ways
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, GenerationOutput, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
@@ -83,10 +84,13 @@ class Room:
     def __init__(self, services: Container, engine: Engine) -> None:
         self.services, self.engine, self.backend = services, engine, Backend()
         self.chat = ChatService(
-            services.settings, services.store, engine, services.memory, services.adapters, services.auto,
-            services.metrics,
-            AdmissionController(9, 1), "sha256:base", self.backend,
-        )  # fmt: skip
+            ServerContext(services.settings, services.store, engine, services.metrics),
+            memory=services.memory,
+            adapters=services.adapters,
+            auto=services.auto,
+            admission=AdmissionController(9, 1),
+            backend=self.backend,
+        )
 
     async def ask(self, model: str = "user/ann", mode: str = "personal", **body: Any) -> dict[str, Any]:
         """The reply, its header and its `mindprint` field in one."""
@@ -374,8 +378,9 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
     async with room.services.adapters.use("user/bob"):
         body = {"model": "user/ann", "messages": [{"role": "user", "content": "A walk?"}]}
         asking = asyncio.create_task(room.chat.completions(body, Request({"type": "http"}, receive)))
-        await asyncio.sleep(0.05)
-        assert room.services.adapters.residents.needs("user/ann", 1)
+        async with asyncio.timeout(10):
+            while not room.services.adapters.residents.needs("user/ann", 1):
+                await asyncio.sleep(0.001)
         entered.set()
         with pytest.raises(ApiError) as error:
             await asking

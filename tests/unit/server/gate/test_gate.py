@@ -13,6 +13,7 @@ import pytest
 
 from mindprint.general_questions import QUESTIONS
 from mindprint.types import BatchRequest, Check
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.gate import Gate
@@ -20,6 +21,7 @@ from mindprint_server.gate.gate import in_turn
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
+from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
@@ -109,11 +111,12 @@ class Room:
         self.engine = Models()
         self.settings = Settings.model_validate({"max_model_len": 4096} | settings)
         self.store = store
-        memory = MemoryService(self.settings, store, self.engine, "b")
+        ctx = ServerContext(self.settings, store, self.engine, Metrics())
+        memory = MemoryService(ctx)
         prompts = PromptBuilder(self.settings, self.engine.tokenizer, max_model_len=self.engine.info().max_model_len)
-        questions = QuestionBuilder(self.settings, store, memory)
-        judge = CandidateVerifier(self.settings, self.engine, prompts, questions, NeighborIndex(self.settings, store))
-        self.gate = Gate(self.settings, store, self.engine, prompts, questions, memory, judge)
+        questions = QuestionBuilder(ctx, memory=memory)
+        judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=NeighborIndex(ctx))
+        self.gate = Gate(ctx, prompts=prompts, questions=questions, memory=memory, judge=judge)
 
     def behaves(self, adapter: AdapterRef | None, **how: Any) -> None:
         self.engine.by_name[adapter.name if adapter else "base"] = Model(**how)

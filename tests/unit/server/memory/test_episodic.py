@@ -26,6 +26,7 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.service import ChatService
+from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ApiError
 from mindprint_server.memory import MemoryService
@@ -317,7 +318,7 @@ async def test_nothing_recalled_is_as_late_as_the_query(
     settings = settings.model_copy(
         update={"recall": way, "embedding_model": model, "recency_k": k, "opening_recall": 2}
     )
-    memory = MemoryService(settings, store, FakeEngine(model_path=base_folder), "base")
+    memory = MemoryService(ServerContext(settings, store, FakeEngine(model_path=base_folder), Metrics()))
     user = uuid4().hex
     events = [engagement(n, day=day).model_copy(update={"prompt": texts[n]}) for n, day in enumerate(days)]
     await store.add_engagements(user, events)
@@ -340,11 +341,12 @@ async def test_nothing_recalled_is_as_late_as_the_query(
 
 async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, store: Store, base_folder: Path) -> None:
     settings = settings.model_copy(update={"recall": "bm25", "recency_k": 1})
-    engine, metrics, admission = FakeEngine(model_path=base_folder), Metrics(), AdmissionController(1, 1)
-    memory = MemoryService(settings, store, engine, "base")
-    adapters = AdapterService(settings, store, engine, metrics, "base", admission)
-    auto = AutoModeSelector(settings, store, metrics, "base")
-    chat = ChatService(settings, store, engine, memory, adapters, auto, metrics, admission, "base", None)
+    ctx = ServerContext(settings, store, FakeEngine(model_path=base_folder), Metrics())
+    memory, admission = MemoryService(ctx), AdmissionController(1, 1)
+    adapters = AdapterService(ctx, admission=admission)
+    chat = ChatService(
+        ctx, memory=memory, adapters=adapters, auto=AutoModeSelector(ctx), admission=admission, backend=None
+    )
     await store.add_engagements("ann", Events(WALKS).all)
     said = [{"role": "user", "content": "tax forms"}, {"role": "assistant", "content": "no"}]
     recalled = await chat._recalled([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")

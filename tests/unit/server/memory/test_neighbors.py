@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import Engagement
+from mindprint_server.context import ServerContext
 from mindprint_server.memory import neighbors
 from mindprint_server.memory.neighbors import Features, NeighborIndex, Neighbors, features, pick, similarity
+from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -105,7 +107,8 @@ class Histories:
 
 
 def finder(store: Histories, clock: Callable[[], float] = time.monotonic, **changes: object) -> NeighborIndex:
-    return NeighborIndex(Settings.model_validate({"anchor_refresh_s": 60} | changes), cast(Any, store), clock)
+    settings = Settings.model_validate({"anchor_refresh_s": 60} | changes)
+    return NeighborIndex(ServerContext(settings, cast(Any, store), cast(Any, None), Metrics()), clock=clock)
 
 
 async def test_neighbours_are_looked_up_once_until_they_expire() -> None:

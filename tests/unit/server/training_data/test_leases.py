@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import Lease, LeaseRequest, Provenance, Sample, Trace
+from mindprint_server.context import ServerContext
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
@@ -58,11 +59,12 @@ class Desk:
         self.replays = replays or Written()
         self.metrics = Metrics()
         engine = Scripted()
-        memory = MemoryService(self.settings, store, engine, "b")
+        ctx = ServerContext(self.settings, store, engine, self.metrics)
+        memory = MemoryService(ctx)
         prompts = PromptBuilder(self.settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
-        questions = QuestionBuilder(self.settings, store, memory)
+        questions = QuestionBuilder(ctx, memory=memory)
         ready = cast(ReplayBuffer, self.replays)
-        self.desk = LeaseService(self.settings, store, prompts, questions, memory, ready, self.metrics, "sha256:b")
+        self.desk = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=ready)
 
     async def claim(self, adapter: str, **request: Any) -> Lease:
         lease = await self.desk.claim(LeaseRequest(owner="t", adapter=adapter, **request))
@@ -132,7 +134,7 @@ async def test_a_users_lease_brings_the_users_own_samples(store: Store) -> None:
     assert sample.prompt == "the memory of ann<think>\n"
     assert (sample.opening, sample.recalled) == ("", "")
     assert (sample.thinking, sample.closing, sample.answer) == ("ann thinks", "\n</think>\nSo:", " yes")
-    assert lease.base_digest == "sha256:b"
+    assert lease.base_digest == "unread"
 
 
 async def test_a_sample_says_what_may_be_answered_as_its_answer_is_written(store: Store) -> None:

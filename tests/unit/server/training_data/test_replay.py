@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from mindprint.general_questions import QUESTIONS as OF_THE_GATE
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import Priority, Sampling
 from mindprint_server.engine.base import FinishReason
+from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
@@ -67,7 +69,7 @@ async def replays(store: Store, engine: Writer) -> AsyncIterator[ReplayBuffer]:
 def make(store: Store, engine: Writer, **settings: Any) -> ReplayBuffer:
     chosen = Settings.model_validate({"max_model_len": 4096, "replay_at_once": 3} | settings)
     prompts = PromptBuilder(chosen, engine.tokenizer, max_model_len=engine.info().max_model_len)
-    return ReplayBuffer(chosen, store, engine, prompts, "b")
+    return ReplayBuffer(ServerContext(chosen, store, engine, Metrics()), prompts=prompts)
 
 
 async def test_each_question_is_thought_about_and_answered_once(
@@ -80,7 +82,7 @@ async def test_each_question_is_thought_about_and_answered_once(
     assert f"Question: {QUESTIONS[0]}\nThink about the question, then give the answer." in first.prompt
     assert first.thinking == "Let me think step by step." + THOUGHT
     assert first.answer == "It is cold.", "what the bound cut off in the middle is left out"
-    assert there == await store.replays("b", PROMPT_VERSION)
+    assert there == await store.replays(engine.info().base_digest, PROMPT_VERSION)
     assert engine.most == 3
     thinking, answering = engine.asked_for[0][1], engine.asked_for[-1][1]
     assert (thinking.temperature, thinking.detect_loops) == (0.7, True)

@@ -12,9 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import Priority
 from mindprint_server.memory.neighbors import Neighbors
 from mindprint_server.memory.questions import QuestionBuilder
+from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.thinking import finalize_thinking
 from mindprint_server.prompts.types import Question, RecalledMemory
@@ -70,9 +72,10 @@ class Room:
         self.engine = Scripted(self.rule)
         self.recalled: list[str] = []
         self.sought = 0
+        ctx = ServerContext(self.settings, cast(Any, None), self.engine, Metrics())
         prompts = PromptBuilder(self.settings, self.engine.tokenizer, max_model_len=self.engine.info().max_model_len)
-        questions = QuestionBuilder(self.settings, cast(Any, None), cast(Any, self))
-        self.judge = CandidateVerifier(self.settings, self.engine, prompts, questions, cast(Any, self))
+        questions = QuestionBuilder(ctx, memory=cast(Any, self))
+        self.judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=cast(Any, self))
 
     def rule(self, before: str, token: str) -> float:
         whose, at = stage(before)

@@ -1,0 +1,23 @@
+"""What every service of the server needs, made once in `wiring.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mindprint_server.engine import Engine
+from mindprint_server.observability.metrics import Metrics
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """Settings, store, engine and metrics of one running server.
+
+    The engine has started, so `engine.info()` tells the model, its length and its digest.
+    """
+
+    settings: Settings
+    store: Store
+    engine: Engine
+    metrics: Metrics
