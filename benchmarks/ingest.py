@@ -55,7 +55,7 @@ WORDS = (
 
 
 @dataclass(frozen=True)
-class Sizes:
+class IngestSizes:
     many: int
     """Engagements sent by each run of 500 in a request."""
     single: int
@@ -64,12 +64,12 @@ class Sizes:
     traces: int
 
 
-FULL = Sizes(many=20_000, single=1_000, engagements=100_000, traces=20_000)
-SMALL = Sizes(many=4_000, single=200, engagements=5_000, traces=1_000)
+FULL = IngestSizes(many=20_000, single=1_000, engagements=100_000, traces=20_000)
+SMALL = IngestSizes(many=4_000, single=200, engagements=5_000, traces=1_000)
 
 
 @dataclass(frozen=True)
-class Rate:
+class IngestRate:
     engagements_per_s: float
     request_ms: float
     """The median request."""
@@ -94,7 +94,7 @@ def phrase(chosen: random.Random, words: int) -> str:
     return " and ".join(chosen.sample(WORDS, words))
 
 
-def model(folder: Path) -> Path:
+def make_model_folder(folder: Path) -> Path:
     """What the server asks of a model's folder when its engine is the fake one."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -106,13 +106,13 @@ def model(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def serving(name: str) -> AsyncIterator[tuple[AsyncMindprintClient, psutil.Process]]:
+async def run_server(name: str) -> AsyncIterator[tuple[AsyncMindprintClient, psutil.Process]]:
     """A server process on an empty store, a client of it, and what the system tells of it."""
     with tempfile.TemporaryDirectory(prefix=f"mindprint-{name}-") as given, Processes(Path(given)) as processes:
         folder, port = Path(given), free_port()
         environment = {
             "MINDPRINT_ENGINE": "fake",
-            "MINDPRINT_MODEL": str(model(folder / "model")),
+            "MINDPRINT_MODEL": str(make_model_folder(folder / "model")),
             "MINDPRINT_DATA_DIR": str(folder / "data"),
             "MINDPRINT_MIN_PRECEDENT": "0",  # nobody's answers tell anything here
             "MINDPRINT_HOST": "127.0.0.1",
@@ -137,7 +137,7 @@ async def until_ready(server: Child, client: AsyncMindprintClient) -> None:
 # --- how fast ---
 
 
-async def send(
+async def post_engagements(
     client: AsyncMindprintClient, requests: Iterable[tuple[str, list[Engagement]]], writers: int
 ) -> list[float]:
     """All requests, `writers` of them at a time; returns the seconds that each took."""
@@ -155,24 +155,24 @@ async def send(
     return seconds
 
 
-async def rates(out: Output, report: Report, sizes: Sizes, writers: int, users: int) -> None:
+async def measure_rates(out: Output, report: Report, sizes: IngestSizes, writers: int, users: int) -> None:
     numbers, turns = count(), count()
 
-    def side(server: psutil.Process, each: int, at_once: int, total: int) -> Callable[[], Awaitable[Rate]]:
-        async def run() -> Rate:
+    def side(server: psutil.Process, each: int, at_once: int, total: int) -> Callable[[], Awaitable[IngestRate]]:
+        async def run() -> IngestRate:
             requests = [
                 (f"u{next(turns) % users:04d}", [engagement(next(numbers)) for _ in range(each)])
                 for _ in range(total // each)
             ]
             cpu, began = server.cpu_times(), time.perf_counter()
-            seconds = await send(client, requests, at_once)
+            seconds = await post_engagements(client, requests, at_once)
             passed, used = time.perf_counter() - began, server.cpu_times()
             busy = (used.user + used.system - cpu.user - cpu.system) / passed
-            return Rate(total / passed, 1000 * spread(seconds).median, busy)
+            return IngestRate(total / passed, 1000 * spread(seconds).median, busy)
 
         return run
 
-    async with serving("rates") as (client, server):
+    async with run_server("rates") as (client, server):
         kinds = {
             f"{each} a request, {at_once} at once": (each, at_once, total)
             for each, total in ((500, sizes.many), (1, sizes.single))
@@ -197,12 +197,12 @@ async def rates(out: Output, report: Report, sizes: Sizes, writers: int, users: 
 # --- how flat ---
 
 
-async def memory(out: Output, report: Report, sizes: Sizes, writers: int) -> None:
+async def measure_memory(out: Output, report: Report, sizes: IngestSizes, writers: int) -> None:
     """Every part brings new users with their engagements, then a batch over as many of them as its traces need."""
     people = -(-sizes.engagements // PARTS // HISTORY)
     thought = -(-sizes.traces // PARTS // (HISTORY - 1))
     resident: list[float] = []
-    async with serving("memory") as (client, server):
+    async with run_server("memory") as (client, server):
 
         async def watch() -> None:
             while True:
@@ -217,7 +217,7 @@ async def memory(out: Output, report: Report, sizes: Sizes, writers: int) -> Non
                 began = time.perf_counter()
                 names = [f"p{part:02d}-{person:04d}" for person in range(people)]
                 histories = ([engagement(part * HISTORY + n) for n in range(HISTORY)] for _ in names)
-                await send(client, zip(names, histories, strict=True), writers)
+                await post_engagements(client, zip(names, histories, strict=True), writers)
                 sent = time.perf_counter()
                 traces = await write_traces(client, names[:thought])
                 done = time.perf_counter()
@@ -257,8 +257,8 @@ def main(
     sizes = SMALL if quick else FULL
 
     async def work(out: Output, report: Report) -> None:
-        await rates(out, report, sizes, writers, users)
-        await memory(out, report, sizes, writers)
+        await measure_rates(out, report, sizes, writers, users)
+        await measure_memory(out, report, sizes, writers)
 
     measure(__doc__, "about a minute" if quick else "about five minutes", json_file, work)
 

@@ -22,8 +22,8 @@ import typer
 
 from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
-from support.engine import running
-from support.exclusive import turn
+from support.engine import run_engine
+from support.exclusive import exclusive_turn
 from support.harness import JsonFile, Quick, Report, Spread, alternate, measure, spread
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ SAMPLE = 4
 
 
 @dataclass(frozen=True)
-class Load:
+class WriteLoad:
     sequences: int
     tokens: int
 
 
 @dataclass(frozen=True)
-class Run:
+class MixRun:
     tokens_per_s: float
     first_token_s: list[float]
 
@@ -60,7 +60,7 @@ def main(
 ) -> None:
     from mindprint_server.settings import Settings
 
-    load = Load(sequences or (8 if quick else 32), tokens or (16 if quick else 48))
+    load = WriteLoad(sequences or (8 if quick else 32), tokens or (16 if quick else 48))
     settings = Settings(model=model, max_loras=slots, max_cpu_loras=2 * slots, max_num_seqs=max(load.sequences, 8))
 
     async def work(out: Output, report: Report) -> None:
@@ -68,22 +68,24 @@ def main(
             with out.bar("adapters", 2 * slots) as bar:
                 adapters = await asyncio.to_thread(make_adapters, model, Path(folder), 2 * slots)
                 bar.finish(f"{len(adapters)} made")
-            async with running(settings, out, report) as engine, turn():
+            async with run_engine(settings, out, report) as engine, exclusive_turn():
                 for adapter in adapters:
                     await engine.load(adapter)
-                await mixes(out, report, Writing(engine, load), adapters, slots)
+                await measure_mixes(out, report, Writing(engine, load), adapters, slots)
         if without_lora:
-            async with running(settings, out, report, lora=False) as engine, turn():
-                await bare(out, report, Writing(engine, load))
+            async with run_engine(settings, out, report, lora=False) as engine, exclusive_turn():
+                await measure_without_lora(out, report, Writing(engine, load))
 
     takes = "about a minute" if quick else "about six minutes on two cores"
     measure(__doc__, takes + (", and one more for the engine without LoRA" if without_lora else ""), json_file, work)
 
 
-async def mixes(out: Output, report: Report, writing: Writing, adapters: Sequence[AdapterRef], slots: int) -> None:
+async def measure_mixes(
+    out: Output, report: Report, writing: Writing, adapters: Sequence[AdapterRef], slots: int
+) -> None:
     counts = [0, *sorted({1, slots // 2, slots, 2 * slots})]
 
-    def side(count: int) -> Callable[[], Coroutine[Any, Any, Run]]:
+    def side(count: int) -> Callable[[], Coroutine[Any, Any, MixRun]]:
         return lambda: writing.run(adapters[:count])
 
     with out.bar("requests", 4 * len(counts)) as bar:
@@ -98,7 +100,7 @@ async def mixes(out: Output, report: Report, writing: Writing, adapters: Sequenc
     report.bar(f"tokens/s, {slots} adapters over 1", speeds[slots].median / speeds[1].median, at_least=0.8)
 
 
-async def bare(out: Output, report: Report, writing: Writing) -> None:
+async def measure_without_lora(out: Output, report: Report, writing: Writing) -> None:
     """A row of its own: this engine ran after the other one, not in turn with it."""
     with out.bar("requests without LoRA support", 4) as bar:
         runs = await alternate({"base": lambda: writing.run(())}, tell=lambda note: bar.update(bar.done + 1, note))
@@ -107,7 +109,13 @@ async def bare(out: Output, report: Report, writing: Writing) -> None:
 
 
 def add_row(
-    report: Report, engine: str, adapters: int, slots: int, writing: Writing, runs: Sequence[Run], of_base: float | None
+    report: Report,
+    engine: str,
+    adapters: int,
+    slots: int,
+    writing: Writing,
+    runs: Sequence[MixRun],
+    of_base: float | None,
 ) -> None:
     first = sorted(1000 * seconds for run in runs for seconds in run.first_token_s)
     report.row(
@@ -134,12 +142,12 @@ class Writing:
     """Writes one load on one engine."""
 
     engine: VllmEngine
-    load: Load
+    load: WriteLoad
 
     def __post_init__(self) -> None:
         self._ids = itertools.count()
 
-    async def run(self, adapters: Sequence[AdapterRef]) -> Run:
+    async def run(self, adapters: Sequence[AdapterRef]) -> MixRun:
         """All sequences at once, the adapters in turn; without adapters the base model writes."""
         numbers = range(self.load.sequences)
         streamed = set(random.Random(next(self._ids)).sample(numbers, max(1, len(numbers) // SAMPLE)))
@@ -147,7 +155,9 @@ class Writing:
         began = time.perf_counter()
         first = await asyncio.gather(*(self._write(n, chosen[n], stream=n in streamed) for n in numbers))
         seconds = time.perf_counter() - began
-        return Run(self.load.sequences * self.load.tokens / seconds, [s for n, s in enumerate(first) if n in streamed])
+        return MixRun(
+            self.load.sequences * self.load.tokens / seconds, [s for n, s in enumerate(first) if n in streamed]
+        )
 
     async def _write(self, number: int, adapter: AdapterRef | None, *, stream: bool) -> float:
         """Returns the seconds until the first output: of a streamed request, the first token."""

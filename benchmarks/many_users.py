@@ -32,9 +32,9 @@ from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Lease, Manifest
 from peers.trl_sft import peak_mib
 from support.environment import device
-from support.exclusive import turn
+from support.exclusive import exclusive_turn
 from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
-from support.subprocess_job import ask
+from support.subprocess_job import run_job
 from support.training_leases import DIGEST, lease, samples
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Run:
+class ManyUsersRun:
     seconds: float
     cpu_s: float
     manifests: list[Manifest]
@@ -97,7 +97,7 @@ def main(
         base = load(folder, DIGEST, settings)
         report.machine["device"] = device(base.device.type)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(turn())
+            await stack.enter_async_context(exclusive_turn())
             bar = stack.enter_context(out.bar("runs", (2 + alone) * rounds))
             running = "warm-up"
 
@@ -108,15 +108,17 @@ def main(
             def told(step: StepReport) -> None:
                 bar.update(bar.done, f"{running}, {step.adapter} {step.step}/{step.steps}")
 
-            def trained(leases: Sequence[Lease], together: bool) -> Run:
+            def trained(leases: Sequence[Lease], together: bool) -> ManyUsersRun:
                 return train_all(base, leases, settings, Hooks(tell=told), together=together)
 
-            async def by_processes() -> Run:
-                run = await each_alone(folder, leases, settings, lambda key: bar.update(bar.done, f"{running}, {key}"))
+            async def by_processes() -> ManyUsersRun:
+                run = await train_each_alone(
+                    folder, leases, settings, lambda key: bar.update(bar.done, f"{running}, {key}")
+                )
                 bar.advance()
                 return run
 
-            async def side(together: bool) -> Run:
+            async def side(together: bool) -> ManyUsersRun:
                 run = trained(leases, together)
                 bar.advance()
                 return run
@@ -128,13 +130,15 @@ def main(
                 sides = {ALONE: by_processes, **sides}
             runs = await alternate(sides, rounds, warm_up=False, tell=begins)
             bar.finish("measured")
-        tell(report, runs)
+        report_sides(report, runs)
 
     measure(__doc__, "about three minutes" if quick else "about half an hour on two cores", json_file, work)
 
 
-async def each_alone(model: Path, leases: Sequence[Lease], settings: Settings, begins: Callable[[str], None]) -> Run:
-    began, cpu = time.perf_counter(), children_s()
+async def train_each_alone(
+    model: Path, leases: Sequence[Lease], settings: Settings, begins: Callable[[str], None]
+) -> ManyUsersRun:
+    began, cpu = time.perf_counter(), children_cpu_s()
     manifests, peaks = [], []
     for one in leases:
         begins(one.adapter)
@@ -144,19 +148,19 @@ async def each_alone(model: Path, leases: Sequence[Lease], settings: Settings, b
             "settings": settings.model_dump(mode="json", exclude={"api_key"}),
             "lease": one.model_dump(mode="json"),
         }
-        reply = await ask("peers.single_adapter", job)
+        reply = await run_job("peers.single_adapter", job)
         manifests.append(Manifest.model_validate(reply["manifest"]))
         peaks.append(reply["peak_mib"])
-    return Run(time.perf_counter() - began, children_s() - cpu, manifests, max(peaks))
+    return ManyUsersRun(time.perf_counter() - began, children_cpu_s() - cpu, manifests, max(peaks))
 
 
-def children_s() -> float:
+def children_cpu_s() -> float:
     """CPU seconds of the processes that this one has seen end."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks, *, together: bool) -> Run:
+def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks, *, together: bool) -> ManyUsersRun:
     import torch
 
     from mindprint_trainer.training import parallel
@@ -165,7 +169,7 @@ def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Ho
     if on_gpu := base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
     else:
-        forget_peak()
+        reset_peak_memory()
     began, cpu = time.perf_counter(), time.process_time()
     jobs = [Job(one) for one in leases]
     groups = [jobs] if together else [[job] for job in jobs]
@@ -175,16 +179,16 @@ def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Ho
     manifests = [result.manifest for job in jobs if isinstance(result := made[job], Trained)]
     if len(manifests) < len(jobs):
         raise CannotMeasure("some adapters could not be trained")
-    return Run(seconds, cpu_s, manifests, peak)
+    return ManyUsersRun(seconds, cpu_s, manifests, peak)
 
 
-def forget_peak() -> None:
+def reset_peak_memory() -> None:
     """From here on the peak of this process's memory is counted anew, where the system can do so."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def tell(report: Report, sides: Mapping[str, Sequence[Run]]) -> None:
+def report_sides(report: Report, sides: Mapping[str, Sequence[ManyUsersRun]]) -> None:
     apart, together = sides[APART], sides[TOGETHER]
     for side, runs in sides.items():
         report.row(

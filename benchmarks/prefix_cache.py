@@ -23,7 +23,7 @@ import typer
 from mindprint import datasets
 from mindprint.local.console import Output
 from mindprint.types import Engagement
-from support.engine import running
+from support.engine import run_engine
 from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Asks = list[list[int]]
 
 
 @dataclass(frozen=True)
-class Read:
+class CacheRead:
     seconds: float
     prompt_tokens: int
     cached_tokens: int
@@ -72,11 +72,11 @@ def main(
         histories = {
             k: datasets.read(folder, users=max(people), engagements=k + step - 1 + each, held_out=0) for k in recalled
         }
-        async with running(settings, out, report) as engine:
-            found: list[Comparison] = []
+        async with run_engine(settings, out, report) as engine:
+            found: list[CacheComparison] = []
             for k, n in itertools.product(recalled, people):
                 plan = [asks for user in histories[k][:n] for asks in batch_of(user.engagements, k, step, each, engine)]
-                reader = Reader(out, report, engine, at_once)
+                reader = CacheReader(out, report, engine, at_once)
                 found.append(await reader.compare(plan, users=n, past_answers=k, warm_up=not found))
         report.bar("planned share over the best possible, worst row", min(c.of_best for c in found), at_least=0.9)
         if larger := [c.of_random for c in found if c.outgrows]:
@@ -127,7 +127,7 @@ def best_share(prompts: Sequence[Sequence[int]], block: int) -> float:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CacheComparison:
     of_best: float
     of_random: float
     outgrows: bool
@@ -135,13 +135,13 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Reader:
+class CacheReader:
     out: Output
     report: Report
     engine: VllmEngine
     at_once: int
 
-    async def compare(self, plan: list[Asks], *, users: int, past_answers: int, warm_up: bool) -> Comparison:
+    async def compare(self, plan: list[Asks], *, users: int, past_answers: int, warm_up: bool) -> CacheComparison:
         """Both orders in turn; a row for them."""
         cache = self.engine.llm.vllm_config.cache_config
         best = best_share([prompt for asks in plan for prompt in asks], cache.block_size)
@@ -170,7 +170,7 @@ class Reader:
             random_s=seconds["random"],
         )
         planned = shares["planned"].median
-        return Comparison(planned / best, planned / shares["random"].median, distinct > room)
+        return CacheComparison(planned / best, planned / shares["random"].median, distinct > room)
 
     async def forget(self) -> None:
         for _ in range(100):
@@ -179,7 +179,7 @@ class Reader:
             await asyncio.sleep(0.05)  # a request that has just ended may still hold its blocks
         raise CannotMeasure("the prefix cache cannot be emptied")
 
-    async def read(self, plan: Sequence[Asks]) -> Read:
+    async def read(self, plan: Sequence[Asks]) -> CacheRead:
         """Asks all of the plan, `at_once` engagements at a time, beginning with an empty cache."""
         from mindprint_server.engine import GenerationOutput, Priority, Sampling
 
@@ -195,7 +195,7 @@ class Reader:
         began = time.perf_counter()
         await asyncio.gather(*(ask() for _ in range(self.at_once)))
         seconds = time.perf_counter() - began
-        return Read(seconds, sum(g.prompt_tokens for g in written), sum(g.cached_tokens for g in written))
+        return CacheRead(seconds, sum(g.prompt_tokens for g in written), sum(g.cached_tokens for g in written))
 
 
 if __name__ == "__main__":

@@ -26,20 +26,20 @@ import typer
 from mindprint import datasets
 from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT
-from support.chat_load import Load
-from support.constant_adapters import make
-from support.exclusive import turn
+from support.chat_load import ChatLoad
+from support.constant_adapters import build_constant_adapters
+from support.exclusive import exclusive_turn
 from support.harness import JsonFile, Quick, Report, measure
-from support.load_phases import Sizes, under_load
-from support.publisher import Publisher, traces
-from support.reload_report import tell, tell_stories
-from support.server import TRIES, serving
-from support.time_to_live import story
+from support.load_phases import PhaseSizes, under_load
+from support.publisher import Publisher, write_traces
+from support.reload_report import report_phases, report_time_to_live
+from support.server import TRIES, run_server
+from support.time_to_live import measure_time_to_live
 
 QUESTIONS = 64
 """Of each user; then they come again."""
-FULL = Sizes(phases=4, seconds=75, versions=10, users=8, each=12, stories=3)
-SMALL = Sizes(phases=1, seconds=30, versions=3, users=4, each=5, stories=1)
+FULL = PhaseSizes(phases=4, seconds=75, versions=10, users=8, each=12, stories=3)
+SMALL = PhaseSizes(phases=1, seconds=30, versions=3, users=4, each=5, stories=1)
 
 
 def main(
@@ -71,16 +71,18 @@ def main(
         )
         chatting, fresh = people[: sizes.users], people[sizes.users :]
         with out.bar("marked versions", sizes.published) as bar:
-            marked = await asyncio.to_thread(make, model, sizes.published, bar.update)
+            marked = await asyncio.to_thread(build_constant_adapters, model, sizes.published, bar.update)
             bar.finish(f"{len(marked)} made")
-        async with serving(model, out, gate=gate) as server, turn():
+        async with run_server(model, out, gate=gate) as server, exclusive_turn():
             report.machine["device"] = (await server.client.server.info()).device
-            whose = await traces(server, chatting, sizes.each, sizes.published, out)
+            whose = await write_traces(server, chatting, sizes.each, sizes.published, out)
             publisher = Publisher(server.client, deque(marked), whose)
-            load = Load(server.http, chatting, rate, tokens)
+            load = ChatLoad(server.http, chatting, rate, tokens)
             phases = await under_load(server, load, publisher, sizes, out)
-            tell(report, phases, publisher.published, tokens)
-            tell_stories(report, [await story(server, person, sizes.each, out) for person in fresh])
+            report_phases(report, phases, publisher.published, tokens)
+            report_time_to_live(
+                report, [await measure_time_to_live(server, person, sizes.each, out) for person in fresh]
+            )
 
     measure(__doc__, "about five minutes" if quick else "about twenty minutes on two cores", json_file, work)
 

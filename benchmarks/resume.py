@@ -35,7 +35,7 @@ from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Adapter, Lease, LeaseRequest
 from mindprint_demo.trace_accounting import Accounting, account
 from support.harness import CannotMeasure, JsonFile, Quick, Report, measure
-from support.server import Server, batch, serving
+from support.server import Server, run_batch, run_server
 
 NEVER = str(10**6)
 SERVER = {"MINDPRINT_MAX_ATTEMPTS": NEVER, "MINDPRINT_COHORT_MIN_TRACES": NEVER}
@@ -72,7 +72,7 @@ Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Unbroken:
+class UninterruptedRun:
     """One training from its first step to its last, without a kill."""
 
     lease: Lease
@@ -103,24 +103,24 @@ def main(
 
         people = datasets.read(data / name, users=count, engagements=engagements, held_out=0)
         os.environ |= SERVER | ENVIRONMENT  # for the processes to come, and before torch is loaded
-        async with serving(model, out) as server:
+        async with run_server(model, out) as server:
             report.machine["device"] = (await server.client.server.info()).device
             for person in people:
                 await server.client.users.add_engagements(person.user_id, person.engagements)
-            await batch(server, [person.user_id for person in people], 0, out)
-            leases = await look(server, [f"user/{person.user_id}" for person in people])
-            unbroken = await asyncio.to_thread(train_unbroken, model, leases, out)
+            await run_batch(server, [person.user_id for person in people], 0, out)
+            leases = await read_leases(server, [f"user/{person.user_id}" for person in people])
+            unbroken = await asyncio.to_thread(train_uninterrupted, model, leases, out)
             began = time.monotonic()
-            runs = await killed(server, unbroken, wanted, random.Random(seed), out)
-            runs.append(await undisturbed(server, wanted, out))
+            runs = await train_with_kills(server, unbroken, wanted, random.Random(seed), out)
+            runs.append(await train_without_kills(server, wanted, out))
             traces = [await server.client.traces.get(id) for one in unbroken for id in one.lease.trace_ids]
             adapters = (await server.client.adapters.list()).adapters
-            tell(report, unbroken, runs, adapters, account(traces, adapters), time.monotonic() - began)
+            report_runs(report, unbroken, runs, adapters, account(traces, adapters), time.monotonic() - began)
 
     measure(__doc__, "about three minutes" if quick else "about a quarter of an hour on two cores", json_file, work)
 
 
-async def look(server: Server, keys: Sequence[str]) -> list[Lease]:
+async def read_leases(server: Server, keys: Sequence[str]) -> list[Lease]:
     """What a trainer will be given for each adapter that anything was accepted for. Leaves no mark."""
     leases = []
     for key in keys:
@@ -133,14 +133,14 @@ async def look(server: Server, keys: Sequence[str]) -> list[Lease]:
     return leases
 
 
-def train_unbroken(model: str, leases: Sequence[Lease], out: Output) -> list[Unbroken]:
+def train_uninterrupted(model: str, leases: Sequence[Lease], out: Output) -> list[UninterruptedRun]:
     from mindprint_trainer.model.base_model import load
     from mindprint_trainer.settings import Settings
     from mindprint_trainer.training.multi_adapter import Hooks, train
     from mindprint_trainer.training.run import StepReport
 
     settings = Settings.model_validate(RECIPE)
-    base, made, told = load(resolve(model), leases[0].base_digest, settings), list[Unbroken](), list[float]()
+    base, made, told = load(resolve(model), leases[0].base_digest, settings), list[UninterruptedRun](), list[float]()
 
     def tell(step: StepReport) -> None:
         told.append(time.perf_counter())
@@ -151,7 +151,7 @@ def train_unbroken(model: str, leases: Sequence[Lease], out: Output) -> list[Unb
             began = time.perf_counter()
             trained = train(base, lease, settings, Hooks(tell=tell))
             ended = time.perf_counter()
-            made.append(Unbroken(lease, trained.files.digest, len(told), ended - began, ended - told[-1]))
+            made.append(UninterruptedRun(lease, trained.files.digest, len(told), ended - began, ended - told[-1]))
             bar.advance()
         bar.finish(f"{len(made)} trained")
     return made
@@ -161,22 +161,22 @@ def train_unbroken(model: str, leases: Sequence[Lease], out: Output) -> list[Unb
 
 
 @dataclass(frozen=True)
-class Moment:
+class KillMoment:
     """When to kill a trainer: so many seconds after it has claimed, or after the first last step of a training."""
 
     late: bool
     seconds: float
 
 
-def moments(unbroken: Sequence[Unbroken], dice: random.Random) -> Iterator[Moment]:
+def kill_moments(unbroken: Sequence[UninterruptedRun], dice: random.Random) -> Iterator[KillMoment]:
     whole = statistics.median(one.seconds for one in unbroken)
     canary = statistics.median(one.canary_s for one in unbroken)
     for number in itertools.count(1):
         late = number % LATE_EVERY == 0
-        yield Moment(late, dice.uniform(0, LATE_SPAN * canary if late else SPAN * whole))
+        yield KillMoment(late, dice.uniform(0, LATE_SPAN * canary if late else SPAN * whole))
 
 
-class Trainer:
+class KillableTrainer:
     """One process of `mindprint train`."""
 
     def __init__(self, server: Server, number: int) -> None:
@@ -210,30 +210,30 @@ def is_last(event: Event) -> bool:
     return done == steps
 
 
-async def killed(
-    server: Server, unbroken: Sequence[Unbroken], wanted: int, dice: random.Random, out: Output
+async def train_with_kills(
+    server: Server, unbroken: Sequence[UninterruptedRun], wanted: int, dice: random.Random, out: Output
 ) -> list[list[Event]]:
     """What each trainer logged until it was killed."""
     runs: list[list[Event]] = []
     with out.bar("kills", wanted) as bar:
-        for moment in itertools.islice(moments(unbroken, dice), wanted):
-            trainer = Trainer(server, len(runs))
+        for moment in itertools.islice(kill_moments(unbroken, dice), wanted):
+            trainer = KillableTrainer(server, len(runs))
             await trainer.reach(moment.late)
             await asyncio.sleep(moment.seconds)
             trainer.child.kill()
             runs.append(trainer.events())
-            bar.update(len(runs), shown(runs[-1]))
+            bar.update(len(runs), format_events(runs[-1]))
         bar.finish(f"{len(runs)} trainers")
     return runs
 
 
-async def undisturbed(server: Server, number: int, out: Output) -> list[Event]:
+async def train_without_kills(server: Server, number: int, out: Output) -> list[Event]:
     """Lets a last trainer finish all that waits; what it logged. Raises ProcessDied."""
-    client, trainer = server.client, Trainer(server, number)
+    client, trainer = server.client, KillableTrainer(server, number)
     with out.bar("the last trainer") as bar:
         while any([(await client.traces.list(state=state, limit=1)).traces for state in ("waiting", "leased")]):
             trainer.child.check()
-            bar.update(0, shown(trainer.events()))
+            bar.update(0, format_events(trainer.events()))
             await asyncio.sleep(1)
         bar.finish("nothing waits any more")
     trainer.child.ask_to_stop()
@@ -241,7 +241,7 @@ async def undisturbed(server: Server, number: int, out: Output) -> list[Event]:
     return trainer.events()
 
 
-def cut(events: Sequence[Event]) -> dict[str, str]:
+def killed_states(events: Sequence[Event]) -> dict[str, str]:
     """Adapters whose leases a trainer held when it logged its last line, and how far each training was."""
     held: dict[str, str] = {}
     for event in events:
@@ -256,16 +256,16 @@ def cut(events: Sequence[Event]) -> dict[str, str]:
     return held
 
 
-def shown(events: Sequence[Event]) -> str:
-    return ", ".join(f"{adapter}: {phase}" for adapter, phase in cut(events).items())
+def format_events(events: Sequence[Event]) -> str:
+    return ", ".join(f"{adapter}: {phase}" for adapter, phase in killed_states(events).items())
 
 
 # --- what came of it ---
 
 
-def tell(
+def report_runs(
     report: Report,
-    unbroken: Sequence[Unbroken],
+    unbroken: Sequence[UninterruptedRun],
     runs: Sequence[Sequence[Event]],
     adapters: Sequence[Adapter],
     books: Accounting,
@@ -303,8 +303,8 @@ def phases(runs: Sequence[Sequence[Event]]) -> Counter[str]:
     found: Counter[str] = Counter()
     for number, run in enumerate(runs[:-1], 1):
         again = {event["adapter"] for later in runs[number:] for event in later if event["event"] == "leased"}
-        found.update(phase if adapter in again else ARRIVED for adapter, phase in cut(run).items())
-        found.update([] if cut(run) else [IDLE])
+        found.update(phase if adapter in again else ARRIVED for adapter, phase in killed_states(run).items())
+        found.update([] if killed_states(run) else [IDLE])
     return found
 
 

@@ -86,7 +86,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mindprint-gpu-") as folder:
         shape = Path(folder) / SHAPE
-        dummy_model.make(shape, dummy_model.LLAMA_8B)
+        dummy_model.make_dummy_model(shape, dummy_model.LLAMA_8B)
         known = waves(shape)
         for name in wave.split(","):
             chosen = [one for one in known[name] if not only or one.name in only.split(",")]
@@ -101,23 +101,24 @@ def run(scripts: Sequence[Script], out: Path, device: str, deadline: float, more
         with measuring(turns):
             under_way = [(script, start(script, out, device, turns, more)) for script in scripts]
             until = min(deadline, began + READY_S)
-            while time.monotonic() < until and not all(settled(process, turns) for _, process in under_way):
+            while time.monotonic() < until and not all(is_ready_or_ended(process, turns) for _, process in under_way):
                 time.sleep(POLL_S)
-        say(f"all ready after {time.monotonic() - began:.0f} s")
+        print_line(f"all ready after {time.monotonic() - began:.0f} s")
         for script, process in under_way:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                end(process)
-            say(f"{script.name}: {process.returncode} after {time.monotonic() - began:.0f} s")
+                end_process(process)
+            print_line(f"{script.name}: {process.returncode} after {time.monotonic() - began:.0f} s")
             told = (
-                list(bars(result(script, out, device))) or (out / f"{script.name}.log").read_text().splitlines()[-TAIL:]
+                list(bars(result_file(script, out, device)))
+                or (out / f"{script.name}.log").read_text().splitlines()[-TAIL:]
             )
             for line in told:
-                say(f"    {line}")
+                print_line(f"    {line}")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
     """It is given time to write what it has measured."""
     process.terminate()
     try:
@@ -137,7 +138,7 @@ def measuring(turns: Path) -> Iterator[None]:
 
 def start(script: Script, out: Path, device: str, turns: Path, more: Sequence[str]) -> subprocess.Popen[bytes]:
     path = Path(__file__).with_name(f"{script.name.partition('-')[0]}.py")
-    words = [*script.words, *more, "--json", str(result(script, out, device))]
+    words = [*script.words, *more, "--json", str(result_file(script, out, device))]
     with (out / f"{script.name}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, str(path), *words],
@@ -148,11 +149,11 @@ def start(script: Script, out: Path, device: str, turns: Path, more: Sequence[st
         )
 
 
-def result(script: Script, out: Path, device: str) -> Path:
+def result_file(script: Script, out: Path, device: str) -> Path:
     return out / f"{script.name}-{device}-1.json"
 
 
-def settled(process: subprocess.Popen[bytes], turns: Path) -> bool:
+def is_ready_or_ended(process: subprocess.Popen[bytes], turns: Path) -> bool:
     """Whether it is ready to measure, or has ended."""
     return (turns / f"{process.pid}{READY}").exists() or process.poll() is not None
 
@@ -163,7 +164,7 @@ def bars(file: Path) -> Iterator[str]:
             yield f"{bar['name']}: {bar['value']:.3g}, {'holds' if bar['holds'] else 'MISSED'}"
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 

@@ -31,10 +31,10 @@ from mindprint.local.processes import Processes, free_port
 from mindprint.model_files import resolve
 from mindprint.types import BatchRequest, Trace
 from peers import vllm_http
-from support.exclusive import turn
-from support.harness import CannotMeasure, JsonFile, Quick, Report, Spread, measure, quiet, spread
+from support.exclusive import exclusive_turn
+from support.harness import CannotMeasure, JsonFile, Quick, Report, Spread, measure, silent_output, spread
 from support.subprocess_job import FOLDER
-from support.workload import PROFILE_NEVER, Posed, Slice, Workbench, engine_flags, slices, workbench
+from support.workload import PROFILE_NEVER, PreparedQuestion, Slice, Workbench, engine_flags, slices, workbench
 
 if TYPE_CHECKING:
     from mindprint_server.engine import AdapterRef, Priority, Sampling
@@ -45,7 +45,7 @@ START_S = 300
 
 
 @dataclass(frozen=True)
-class Run:
+class ThroughputRun:
     seconds: float
     tokens: int
     """Of thinking."""
@@ -79,10 +79,10 @@ def main(
     async def work(out: Output, report: Report) -> None:
         parts = slices(data / records, users=users, each=each, rounds=rounds, warm_up=WARM_UP)
         async with AsyncExitStack() as stack:
-            sides = await Sides.open(stack, settings, out)
+            sides = await ThroughputSides.open(stack, settings, out)
             report.machine["device"] = (await sides.client.server.info()).device
-            await stack.enter_async_context(turn())
-            runs: dict[str, list[Run]] = {name: [] for name in sides.names}
+            await stack.enter_async_context(exclusive_turn())
+            runs: dict[str, list[ThroughputRun]] = {name: [] for name in sides.names}
             with out.bar("throughput", (len(parts)) * len(sides.names)) as bar:
                 for number, part in enumerate(parts):
                     asked = await sides.prepare(part)
@@ -93,44 +93,44 @@ def main(
                         if number:
                             runs[name].append(run)
                 bar.finish("measured")
-        tell(report, runs, thinking)
+        report_runs(report, runs, thinking)
 
     measure(__doc__, "two minutes" if quick else "about eight minutes on two cores", json_file, work)
 
 
-def tell(report: Report, runs: dict[str, list[Run]], thinking: int) -> None:
+def report_runs(report: Report, runs: dict[str, list[ThroughputRun]], thinking: int) -> None:
     offline, mindprint = runs["a offline"], runs["c mindprint"]
     for name, side in runs.items():
         report.row(
             side=name,
             tokens_per_s=spread(run.speed for run in side),
-            against_offline=against(side, offline),
+            against_offline=speed_ratio(side, offline),
             tokens=sum(run.tokens for run in side),
             scores=sum(run.scores for run in side),
-            same_texts=same(side, offline),
+            same_texts=equal_share(side, offline),
             thinking_budget=thinking,
         )
-    ratio = against(mindprint, offline).median
+    ratio = speed_ratio(mindprint, offline).median
     report.bar("(c)/(a), generated tokens a second, median of the rounds", ratio, at_least=0.95)
-    ratio = against(mindprint, runs["d offline, scores too"]).median
+    ratio = speed_ratio(mindprint, runs["d offline, scores too"]).median
     report.bar("(c)/(d), the same requests of the engine, median of the rounds", ratio, at_least=0.95)
 
 
-def against(side: Sequence[Run], other: Sequence[Run]) -> Spread:
+def speed_ratio(side: Sequence[ThroughputRun], other: Sequence[ThroughputRun]) -> Spread:
     return spread(run.speed / base.speed for run, base in zip(side, other, strict=True))
 
 
-def same(side: Sequence[Run], other: Sequence[Run]) -> float:
+def equal_share(side: Sequence[ThroughputRun], other: Sequence[ThroughputRun]) -> float:
     """Share of the texts that are the same on both sides, where texts were kept."""
     pairs = [pair for a, b in zip(side, other, strict=True) for pair in zip(a.texts, b.texts, strict=False)]
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else 0.0
 
 
 @dataclass
-class Asked:
+class RoundPrompts:
     """What every side gets."""
 
-    posed: list[Posed]
+    posed: list[PreparedQuestion]
     prompts: list[list[int]]
     sampling: list[Sampling]
     scored: list[tuple[list[int], list[int]]] = field(default_factory=list)
@@ -138,11 +138,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Sides:
+class ThroughputSides:
     """The three sides, started and ready."""
 
     settings: Settings
-    offline: Offline
+    offline: OfflineProcess
     http: vllm_http.HttpEngine
     client: AsyncMindprintClient
     bench: Workbench
@@ -150,20 +150,20 @@ class Sides:
     names = ("a offline", "b http", "c mindprint", "d offline, scores too")
 
     @classmethod
-    async def open(cls, stack: AsyncExitStack, settings: Settings, out: Output) -> Sides:
+    async def open(cls, stack: AsyncExitStack, settings: Settings, out: Output) -> ThroughputSides:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mindprint-throughput-")))
         processes = stack.enter_context(Processes(folder))
         with out.bar("three engines") as bar:
             bar.update(0, "starting")
             offline, http, client = await asyncio.gather(
                 _offline(stack, settings, folder),
-                stack.enter_async_context(vllm_http.running(processes, settings, quiet())),
+                stack.enter_async_context(vllm_http.run_vllm_server(processes, settings, silent_output())),
                 _mindprint(stack, processes, settings, folder),
             )
             bar.finish("ready")
         return cls(settings, offline, http, client, await stack.enter_async_context(workbench(settings, http)))
 
-    async def prepare(self, part: Slice) -> Asked:
+    async def prepare(self, part: Slice) -> RoundPrompts:
         from mindprint_server.engine import Sampling
         from mindprint_server.generation.engagement import seed_of
         from mindprint_server.prompts.thinking import STOP, thinking_prefix
@@ -187,17 +187,17 @@ class Sides:
             )
             for p in posed
         ]
-        return Asked(posed, prompts, sampling)
+        return RoundPrompts(posed, prompts, sampling)
 
-    async def run(self, name: str, part: Slice, asked: Asked) -> Run:
+    async def run(self, name: str, part: Slice, asked: RoundPrompts) -> ThroughputRun:
         sides = {"a": self._offline, "b": self._raw, "c": self._mindprint, "d": self._offline_with_scores}
         return await sides[name[0]](part, asked)
 
-    async def _offline(self, part: Slice, asked: Asked) -> Run:
+    async def _offline(self, part: Slice, asked: RoundPrompts) -> ThroughputRun:
         reply = await self.offline.ask({"prompts": asked.prompts, "sampling": [_fields(s) for s in asked.sampling]})
-        return Run(reply["seconds"], reply["tokens"], reply["texts"])
+        return ThroughputRun(reply["seconds"], reply["tokens"], reply["texts"])
 
-    async def _offline_with_scores(self, part: Slice, asked: Asked) -> Run:
+    async def _offline_with_scores(self, part: Slice, asked: RoundPrompts) -> ThroughputRun:
         """What (c) has just asked of its engine. Its scores come last: by then what they read is in the cache."""
         scored = [{"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": tokens} for _, tokens in asked.scored]
         reply = await self.offline.ask(
@@ -207,9 +207,9 @@ class Sides:
             }
         )
         count = len(scored)
-        return Run(reply["seconds"], reply["tokens"] - count, reply["texts"][: len(asked.prompts)], count)
+        return ThroughputRun(reply["seconds"], reply["tokens"] - count, reply["texts"][: len(asked.prompts)], count)
 
-    async def _raw(self, part: Slice, asked: Asked) -> Run:
+    async def _raw(self, part: Slice, asked: RoundPrompts) -> ThroughputRun:
         from mindprint_server.engine import Priority
 
         began = time.perf_counter()
@@ -220,9 +220,9 @@ class Sides:
             )
         )
         seconds = time.perf_counter() - began
-        return Run(seconds, sum(len(w.token_ids) for w in written), [w.text for w in written])
+        return ThroughputRun(seconds, sum(len(w.token_ids) for w in written), [w.text for w in written])
 
-    async def _mindprint(self, part: Slice, asked: Asked) -> Run:
+    async def _mindprint(self, part: Slice, asked: RoundPrompts) -> ThroughputRun:
         for user_id, engagements in part.users.items():
             await self.client.users.add_engagements(user_id, engagements)
         batch = await self.client.batches.create(BatchRequest(users=list(part.users), candidates=1))
@@ -239,16 +239,16 @@ class Sides:
         asked.scored = await self._scores(asked, traces)
         # By the server's clock: who watches hears of the end up to half a second later.
         assert batch.finished_at is not None
-        return Run(
+        return ThroughputRun(
             (batch.finished_at - batch.created_at).total_seconds(), batch.generated_tokens, [], len(asked.scored)
         )
 
-    async def _scores(self, asked: Asked, traces: Mapping[str, Trace]) -> list[tuple[list[int], list[int]]]:
+    async def _scores(self, asked: RoundPrompts, traces: Mapping[str, Trace]) -> list[tuple[list[int], list[int]]]:
         """The scores that the verdicts on these traces ask of an engine, by going through the verdicts once more."""
         from mindprint_server.engine import GenerationOutput, Priority
         from mindprint_server.verdicts.context import EngagementContext
 
-        recorder = Recorder(self.http)
+        recorder = RecordingEngine(self.http)
         judge = self.bench.judge(recorder)
         accepted: dict[str, set[str]] = defaultdict(set)
         for posed in asked.posed:
@@ -261,7 +261,7 @@ class Sides:
         return recorder.scored
 
 
-class Recorder(vllm_http.HttpEngine):
+class RecordingEngine(vllm_http.HttpEngine):
     """vLLM's HTTP server, keeping what log-probabilities it was asked for."""
 
     def __init__(self, of: vllm_http.HttpEngine) -> None:
@@ -284,7 +284,7 @@ def _fields(sampling: Sampling) -> dict[str, Any]:
     return body | {"loops": loops}
 
 
-class Offline:
+class OfflineProcess:
     """The process of vllm_offline.py."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -304,7 +304,7 @@ class Offline:
         return json.loads(line)
 
 
-async def _offline(stack: AsyncExitStack, settings: Settings, folder: Path) -> Offline:
+async def _offline(stack: AsyncExitStack, settings: Settings, folder: Path) -> OfflineProcess:
     flags = engine_flags(settings)
     log = stack.enter_context((folder / "offline.log").open("wb"))
     process = await asyncio.create_subprocess_exec(
@@ -328,7 +328,7 @@ async def _offline(stack: AsyncExitStack, settings: Settings, folder: Path) -> O
             process.kill()
 
     stack.push_async_callback(end)
-    offline = Offline(process)
+    offline = OfflineProcess(process)
     await offline.ask(flags)
     return offline
 

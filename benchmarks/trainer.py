@@ -24,9 +24,9 @@ from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Sample
 from support.environment import device
-from support.exclusive import turn
+from support.exclusive import exclusive_turn
 from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
-from support.subprocess_job import ask
+from support.subprocess_job import run_job
 from support.training_leases import EPISODES, lease, samples
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PASS = 4
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainerRun:
     tokens_per_s: float
     losses: list[float]
     peak_mib: float
@@ -66,13 +66,13 @@ def main(
         (person,) = datasets.read(data / "unvotes", users=1, engagements=EPISODES + count, held_out=0)
         job, tokens = prepare(folder, settings, person)
 
-        async def side(script: str) -> Run:
-            reply = await ask(script, job)
-            return Run(tokens / reply["seconds"], reply["losses"], reply["peak_mib"])
+        async def side(script: str) -> TrainerRun:
+            reply = await run_job(script, job)
+            return TrainerRun(tokens / reply["seconds"], reply["losses"], reply["peak_mib"])
 
         turns = rounds or (1 if quick else 3)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(turn())
+            await stack.enter_async_context(exclusive_turn())
             bar = stack.enter_context(out.bar("training", 2 * turns))
             runs = await alternate(
                 {"SFTTrainer": lambda: side("peers.trl_sft"), "Mindprint": lambda: side("peers.mindprint_trainer")},
@@ -81,12 +81,14 @@ def main(
                 tell=lambda note: bar.update(bar.done + 1, note),
             )
             bar.finish("measured")
-        tell(report, runs["SFTTrainer"], runs["Mindprint"], tokens, len(job["rows"]) // epochs)
+        report_sides(report, runs["SFTTrainer"], runs["Mindprint"], tokens, len(job["rows"]) // epochs)
 
     measure(__doc__, "two minutes" if quick else "about seven minutes on two cores", json_file, work)
 
 
-def tell(report: Report, theirs: Sequence[Run], ours: Sequence[Run], tokens: int, rows: int) -> None:
+def report_sides(
+    report: Report, theirs: Sequence[TrainerRun], ours: Sequence[TrainerRun], tokens: int, rows: int
+) -> None:
     for name, side in (("SFTTrainer", theirs), ("Mindprint", ours)):
         report.row(
             side=name,
@@ -105,7 +107,7 @@ def tell(report: Report, theirs: Sequence[Run], ours: Sequence[Run], tokens: int
     report.bar("peak memory, over SFTTrainer's", memory.median, at_most=1.0)
 
 
-def whole(sample: Sample) -> Sample:
+def single_target(sample: Sample) -> Sample:
     """Its target in one piece, which is all that SFTTrainer knows."""
     return Sample(
         kind="fast",
@@ -124,7 +126,7 @@ def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[
     from mindprint_trainer.model.base_model import cores
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    given = lease("user/benchmark", [whole(one) for one in samples(tokenizer, person, EPISODES)], settings.rank)
+    given = lease("user/benchmark", [single_target(one) for one in samples(tokenizer, person, EPISODES)], settings.rank)
     sequences, dropped = encode_all(
         given.samples, lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id, 2048
     )

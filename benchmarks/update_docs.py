@@ -124,7 +124,7 @@ def evidence(folder: Path) -> str:
     reports = sorted(folder.glob("*/report.md"), key=lambda report: -_outcomes(report.parent))
     for report in reports:
         text, name = report.read_text(encoding="utf-8"), report.parent.name
-        parts += [f"## [{name}]({name}/report.md)", told(text)]
+        parts += [f"## [{name}]({name}/report.md)", claims_paragraphs(text)]
         parts += ["### Claims", rows(text, "Claims"), "### Arms", rows(text, "Arms")]
         plot = report.parent / "figures" / "collapse.svg"
         if plot.exists():
@@ -137,7 +137,7 @@ def _outcomes(folder: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def told(report: str) -> str:
+def claims_paragraphs(report: str) -> str:
     """What was asked, and of what: the first paragraph."""
     _, _, rest = report.partition("## 1. ")
     return rest.split("\n\n")[1].strip()

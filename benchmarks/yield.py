@@ -27,10 +27,10 @@ from mindprint.local.console import Output
 from mindprint.local.processes import Processes
 from mindprint.types import BatchRequest
 from peers import vllm_http
-from support.engine import running
-from support.exclusive import turn
-from support.harness import CannotMeasure, JsonFile, Quick, Report, measure, quiet, spread
-from support.workload import PROFILE_NEVER, Posed, Slice, Workbench, slices, workbench
+from support.engine import run_engine
+from support.exclusive import exclusive_turn
+from support.harness import CannotMeasure, JsonFile, Quick, Report, measure, silent_output, spread
+from support.workload import PROFILE_NEVER, PreparedQuestion, Slice, Workbench, slices, workbench
 
 if TYPE_CHECKING:
     from mindprint_server.engine.vllm import VllmEngine
@@ -53,7 +53,7 @@ ends are three at most and precedents as well."""
 
 
 @dataclass
-class Run:
+class YieldRun:
     """One side on one slice."""
 
     seconds: float = 0.0
@@ -99,24 +99,24 @@ def main(
             with out.bar("two engines") as bar:
                 bar.update(0, "starting")
                 http, engine = await asyncio.gather(
-                    stack.enter_async_context(vllm_http.running(processes, settings, quiet())),
-                    stack.enter_async_context(running(settings, quiet(), report)),
+                    stack.enter_async_context(vllm_http.run_vllm_server(processes, settings, silent_output())),
+                    stack.enter_async_context(run_engine(settings, silent_output(), report)),
                 )
                 bar.finish("ready")
             bench = await stack.enter_async_context(workbench(settings, http))
-            await stack.enter_async_context(turn())
+            await stack.enter_async_context(exclusive_turn())
             for name in records.split(","):
                 parts = slices(data / name, users=users, each=each, rounds=rounds, warm_up=WARM_UP)
-                sides = Sides(settings, bench, http, engine)
+                sides = YieldSides(settings, bench, http, engine)
                 await compare(out, report, name, parts, sides, ablation)
 
     measure(__doc__, "four minutes" if quick else "about ten minutes on two cores", json_file, work)
 
 
 async def compare(
-    out: Output, report: Report, records: str, parts: Sequence[Slice], sides: Sides, ablation: int
+    out: Output, report: Report, records: str, parts: Sequence[Slice], sides: YieldSides, ablation: int
 ) -> None:
-    runs: dict[str, list[Run]] = defaultdict(list)
+    runs: dict[str, list[YieldRun]] = defaultdict(list)
     with out.bar(records, sum(2 + (len(PARTS) if 0 < turn <= ablation else 0) for turn in range(len(parts)))) as bar:
         for turn, part in enumerate(parts):
             posed = await sides.bench.pose(part)
@@ -128,10 +128,10 @@ async def compare(
                 if turn:
                     runs[name].append(run)
         bar.finish("measured")
-    tell(report, records, runs)
+    report_records(report, records, runs)
 
 
-def tell(report: Report, records: str, runs: Mapping[str, Sequence[Run]]) -> None:
+def report_records(report: Report, records: str, runs: Mapping[str, Sequence[YieldRun]]) -> None:
     for name, side in runs.items():
         against = [run.per_second / base.per_second for run, base in zip(side, runs["script"], strict=False)]
         report.row(
@@ -148,7 +148,7 @@ def tell(report: Report, records: str, runs: Mapping[str, Sequence[Run]]) -> Non
             anchor=mean(side, "anchor"),
             tokens_per_s=spread(run.tokens / run.seconds for run in side),
         )
-    by_users(report, records, runs["script"], runs["mindprint"])
+    report_users(report, records, runs["script"], runs["mindprint"])
     ours, theirs = runs["mindprint"], runs["script"]
     ratio = spread(a.per_second / b.per_second for a, b in zip(ours, theirs, strict=True))
     report.bar(f"{records}: engagements with an accepted trace a second, over the script's", ratio.median, at_least=1.5)
@@ -157,12 +157,12 @@ def tell(report: Report, records: str, runs: Mapping[str, Sequence[Run]]) -> Non
         report.bar(f"{records}: mean {score}, ours less the script's, upper 95 % bound", upper, at_least=0.0)
 
 
-def mean(side: Sequence[Run], score: str) -> float | None:
+def mean(side: Sequence[YieldRun], score: str) -> float | None:
     values = [value for run in side for value in run.scores[score]]
     return statistics.fmean(values) if values else None
 
 
-def difference(ours: Sequence[Run], theirs: Sequence[Run], score: str) -> float:
+def difference(ours: Sequence[YieldRun], theirs: Sequence[YieldRun], score: str) -> float:
     """Upper end of the 95 % interval of the difference of means: below zero, ours is lower beyond chance."""
     a = [value for run in ours for value in run.scores[score]]
     b = [value for run in theirs for value in run.scores[score]]
@@ -176,14 +176,14 @@ def difference(ours: Sequence[Run], theirs: Sequence[Run], score: str) -> float:
     return means[int(0.975 * RESAMPLES)]
 
 
-def by_users(report: Report, records: str, theirs: Sequence[Run], ours: Sequence[Run]) -> None:
+def report_users(report: Report, records: str, theirs: Sequence[YieldRun], ours: Sequence[YieldRun]) -> None:
     """Users in three groups by the script's acceptance rate: what each won engagement cost in candidates."""
     written, accepted = _by_user(theirs, "written"), _by_user(theirs, "accepted")
     users = sorted(written, key=lambda user: accepted[user] / written[user])
     third = -(-len(users) // 3)
     for group in (users[start : start + third] for start in range(0, len(users), third)):
 
-        def cost(side: Sequence[Run], group: list[str] = group) -> float | None:
+        def cost(side: Sequence[YieldRun], group: list[str] = group) -> float | None:
             won = sum(_by_user(side, "won")[user] for user in group)
             return sum(_by_user(side, "written")[user] for user in group) / won if won else None
 
@@ -198,7 +198,7 @@ def by_users(report: Report, records: str, theirs: Sequence[Run], ours: Sequence
         )
 
 
-def _by_user(side: Sequence[Run], what: str) -> Counter[str]:
+def _by_user(side: Sequence[YieldRun], what: str) -> Counter[str]:
     """Counts of all rounds together, by the user as the records name it."""
     total: Counter[str] = Counter()
     for run in side:
@@ -208,15 +208,15 @@ def _by_user(side: Sequence[Run], what: str) -> Counter[str]:
 
 
 @dataclass(frozen=True)
-class Sides:
+class YieldSides:
     settings: Settings
     bench: Workbench
     http: vllm_http.HttpEngine
     engine: VllmEngine
 
-    async def script(self, posed: Sequence[Posed]) -> Run:
+    async def script(self, posed: Sequence[PreparedQuestion]) -> YieldRun:
         """Four candidates an engagement in one request, all requests at once, then the verdicts."""
-        run = Run(engagements=len(posed))
+        run = YieldRun(engagements=len(posed))
         judge = self.bench.judge(self.http)
         accepted: dict[str, set[str]] = defaultdict(set)
         began = time.perf_counter()
@@ -224,7 +224,7 @@ class Sides:
         run.seconds = time.perf_counter() - began
         return run
 
-    async def _one(self, judge: CandidateVerifier, each: Posed, accepted: set[str], run: Run) -> None:
+    async def _one(self, judge: CandidateVerifier, each: PreparedQuestion, accepted: set[str], run: YieldRun) -> None:
         from mindprint_server.engine import Priority, Sampling
         from mindprint_server.generation.engagement import seed_of
         from mindprint_server.prompts import thinking
@@ -262,7 +262,7 @@ class Sides:
         run.won[each.user_id] += won
         run.tokens += sum(len(one.token_ids) for one in written)
 
-    async def mindprint(self, part: Slice, changes: dict[str, Any]) -> Run:
+    async def mindprint(self, part: Slice, changes: dict[str, Any]) -> YieldRun:
         """One batch over the slice on a store of its own."""
         from mindprint_server.wiring import close_container, open_container
 
@@ -283,7 +283,7 @@ class Sides:
             traces = await services.store.traces(batch=batch.id, limit=1_000_000)
         finally:
             await close_container(services, keep_engine=True)
-        run = Run(seconds, batch.done - batch.skipped["no_history"], batch.generated_tokens, hinted=batch.hinted)
+        run = YieldRun(seconds, batch.done - batch.skipped["no_history"], batch.generated_tokens, hinted=batch.hinted)
         winners = {(t.user_id, t.engagement_id) for t in traces if t.verdict == "accepted"}
         for trace in traces:
             run.written[trace.user_id] += 1

@@ -26,7 +26,7 @@ LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
 
 
 @asynccontextmanager
-async def running(
+async def run_vllm_server(
     processes: Processes, settings: Settings, out: Output, *, at_once: int = 1024
 ) -> AsyncIterator[HttpEngine]:
     """vLLM's server with the engine flags of a Mindprint server, ready. Raises CannotMeasure."""

@@ -19,7 +19,7 @@ PATIENCE = 4
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     key: str
     sent_at: float
     """Monotonic seconds."""
@@ -31,7 +31,7 @@ class Reply:
     failure: str | None = None
 
 
-class Load:
+class ChatLoad:
     """Chat requests at a steady rate, for the users in turn."""
 
     def __init__(self, http: httpx.AsyncClient, people: Sequence[UserRecords], rate: float, tokens: int) -> None:
@@ -41,12 +41,12 @@ class Load:
         questions = (person.held_out[n % len(person.held_out)].query for n in itertools.count() for person in people)
         self._asked = zip(itertools.cycle(f"user/{person.user_id}" for person in people), questions, strict=True)
 
-    async def run(self, seconds: float, beside: asyncio.Task[None], tell: Callable[[str], None]) -> list[Reply]:
+    async def run(self, seconds: float, beside: asyncio.Task[None], tell: Callable[[str], None]) -> list[ChatReply]:
         """Asks for so long, and until what runs `beside` is done; then waits for the last answers.
 
         Raises CannotMeasure where that takes many times longer: then more is asked here than can be answered.
         """
-        began, under_way = time.monotonic(), list[asyncio.Task[Reply]]()
+        began, under_way = time.monotonic(), list[asyncio.Task[ChatReply]]()
         for number in itertools.count():
             due = began + number / self._rate
             if due >= began + seconds and beside.done():
@@ -58,16 +58,16 @@ class Load:
             tell(f"{sum(one.done() for one in under_way)} of {len(under_way)} answered")
         return await asyncio.gather(*under_way)
 
-    async def ask(self, key: str, question: str, due: float) -> Reply:
+    async def ask(self, key: str, question: str, due: float) -> ChatReply:
         sent = time.monotonic()
         body = {"model": key, "messages": [{"role": "user", "content": question}], "max_tokens": self._tokens}
         try:
             return await chat(self._http, body, due)
         except (httpx.HTTPError, ValueError, LookupError) as error:
-            return Reply(key, sent, failure=f"{type(error).__name__}: {error}"[:200])
+            return ChatReply(key, sent, failure=f"{type(error).__name__}: {error}"[:200])
 
 
-async def chat(http: httpx.AsyncClient, body: Mapping[str, object], due: float) -> Reply:
+async def chat(http: httpx.AsyncClient, body: Mapping[str, object], due: float) -> ChatReply:
     """One streamed answer, in direct mode. Raises httpx.HTTPError, ValueError and LookupError if it fails."""
     sent, first, text, whole = time.monotonic(), 0.0, "", False
     async with http.stream("POST", "/v1/chat/completions", json={**body, "mode": "direct", "stream": True}) as response:
@@ -86,4 +86,4 @@ async def chat(http: httpx.AsyncClient, body: Mapping[str, object], due: float) 
                 text += piece
     if not whole or not first:
         raise ValueError("the answer broke off" if text else "the answer is empty")
-    return Reply(str(body["model"]), sent, response.headers["Mindprint-Model"], text, first - due)
+    return ChatReply(str(body["model"]), sent, response.headers["Mindprint-Model"], text, first - due)

@@ -40,7 +40,7 @@ WORD = re.compile(r" [a-z]{4,8}")
 
 
 @dataclass(frozen=True)
-class Marked:
+class ConstantAdapter:
     """An adapter's two files and their proof."""
 
     word: str
@@ -66,16 +66,18 @@ class Marked:
         )
 
 
-def make(model: str, count: int, made: Callable[[int], None] = lambda _: None) -> list[Marked]:
+def build_constant_adapters(
+    model: str, count: int, made: Callable[[int], None] = lambda _: None
+) -> list[ConstantAdapter]:
     """`count` adapters for a model, each with a word of its own; `made` hears how many there are.
 
     Every one is computed through, in the model's own arithmetic. Raises CannotMeasure if too few words fit.
     """
     import torch
 
-    found: list[Marked] = []
+    found: list[ConstantAdapter] = []
     with torch.inference_mode():
-        maker = Maker(model)
+        maker = ConstantAdapterBuilder(model)
         for token, direction in maker.directions():
             if (marked := maker.marked(token, direction)) is not None:
                 found.append(marked)
@@ -85,7 +87,7 @@ def make(model: str, count: int, made: Callable[[int], None] = lambda _: None) -
     raise CannotMeasure(f"only {len(found)} of {count} words can be marks of {model}: publish fewer versions")
 
 
-class Maker:
+class ConstantAdapterBuilder:
     """The base model, and what its last layer reads in chats."""
 
     def __init__(self, model: str) -> None:
@@ -150,7 +152,7 @@ class Maker:
             leads = (own - others.amax(1, keepdim=True))[:, 0] >= LEAD
             yield from ((int(id), towards[n]) for n, id in enumerate(ids) if leads[n])
 
-    def marked(self, token: int, direction: Tensor) -> Marked | None:
+    def marked(self, token: int, direction: Tensor) -> ConstantAdapter | None:
         """The adapter that writes this token; None if in some chat it does not do so for sure."""
         b = self._in_rank(direction * self._length).T.contiguous()
         inputs, hidden = self._read([token] * WRITTEN)
@@ -162,7 +164,7 @@ class Maker:
             CanaryItem(prompt_ids=prompt, target_ids=[token] * WRITTEN, logprobs=with_it, base_logprobs=without)
             for prompt, with_it, without in zip(self._prompts, ours, theirs, strict=True)
         )[:PROVED]
-        return Marked(self._tokenizer.decode([token]).strip(), self._config(), self._weights(b), canary)
+        return ConstantAdapter(self._tokenizer.decode([token]).strip(), self._config(), self._weights(b), canary)
 
     def _logprobs(self, hidden: Tensor, token: int) -> list[list[float]]:
         logits = self._head(self._norm(hidden)).float()

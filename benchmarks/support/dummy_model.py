@@ -26,7 +26,7 @@ LLAMA_8B = {
 }
 
 
-def make(folder: Path, shape: dict[str, float | int | bool]) -> None:
+def make_dummy_model(folder: Path, shape: dict[str, float | int | bool]) -> None:
     """Writes configuration, tokenizer and a file of no tensors: a folder without one counts as incomplete."""
     from safetensors.torch import save_file
     from transformers import AutoTokenizer, LlamaConfig
@@ -45,7 +45,7 @@ def make(folder: Path, shape: dict[str, float | int | bool]) -> None:
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Where it goes.")]) -> None:
-    make(folder, LLAMA_8B)
+    make_dummy_model(folder, LLAMA_8B)
 
 
 if __name__ == "__main__":

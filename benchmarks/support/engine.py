@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def running(settings: Settings, out: Output, report: Report, *, lora: bool = True) -> AsyncIterator[VllmEngine]:
+async def run_engine(
+    settings: Settings, out: Output, report: Report, *, lora: bool = True
+) -> AsyncIterator[VllmEngine]:
     """An engine that is ready; its device goes into the report. It ends with the block."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported first
     from mindprint_server.engine.vllm import VllmEngine

@@ -49,7 +49,7 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
     """How to run it again: with the settings in the environment, but without the file of the results, and without where
     things lie on this machine."""
     said = {name: value for name, value in environment.items() if name.startswith(PREFIX) and name not in UNSAID}
-    words = [f"{name}={shown(Path(value))}" for name, value in sorted(said.items())]
+    words = [f"{name}={shareable_path(Path(value))}" for name, value in sorted(said.items())]
     words += ["python", f"benchmarks/{Path(argv[0]).name}"]
     arguments = iter(argv[1:])
     for argument in arguments:
@@ -57,10 +57,10 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
         if argument == "--json":
             next(arguments, None)
         elif option != "--json":
-            words.append(f"{option}{equals}{shown(Path(value))}" if Path(value).is_absolute() else argument)
+            words.append(f"{option}{equals}{shareable_path(Path(value))}" if Path(value).is_absolute() else argument)
     return " ".join(words)
 
 
-def shown(path: Path) -> str:
+def shareable_path(path: Path) -> str:
     """A path as it may be told to others: as given if it is relative, else by its name alone."""
     return path.name if path.is_absolute() else str(path)

@@ -15,7 +15,7 @@ LOCK, READY = "lock", ".ready"
 
 
 @asynccontextmanager
-async def turn() -> AsyncIterator[None]:
+async def exclusive_turn() -> AsyncIterator[None]:
     """Says that this process is ready, waits until nobody else measures, and keeps the others waiting in the block."""
     if (named := os.environ.get(TURNS)) is None:
         yield

@@ -55,7 +55,7 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Three figures that count, and no more digits than that."""
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"
@@ -155,11 +155,11 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
 
 def _shown(cell: Cell, spreads: str) -> str:
     if isinstance(cell, Spread):
-        return spreads.format(*map(number, (cell.median, cell.min, cell.max)))
-    return "-" if cell is None else cell if isinstance(cell, str) else number(cell)
+        return spreads.format(*map(format_number, (cell.median, cell.min, cell.max)))
+    return "-" if cell is None else cell if isinstance(cell, str) else format_number(cell)
 
 
-def quiet() -> Output:
+def silent_output() -> Output:
     """For parts whose progress is not worth a line of its own."""
     return Output(Console(quiet=True, force_terminal=False))
 
@@ -201,7 +201,7 @@ def measure(
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
 
-        report.ended_early = not asyncio.run(through(work(out, report)))
+        report.ended_early = not asyncio.run(finish_or_interrupt(work(out, report)))
     except (CannotMeasure, MindprintError, ProcessDied, MissingModel, BadRecords, OSError) as error:
         out.say(f"could not measure: {error}")
         raise typer.Exit(1) from error
@@ -215,7 +215,7 @@ def measure(
         raise typer.Exit(1)
 
 
-async def through(work: Awaitable[None]) -> bool:
+async def finish_or_interrupt(work: Awaitable[None]) -> bool:
     """Whether the work came to its end. SIGTERM and Ctrl-C cancel it: its engines and processes end with it."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()

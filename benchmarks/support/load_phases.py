@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mindprint.local.console import Output
-from support.chat_load import Load, Reply
+from support.chat_load import ChatLoad, ChatReply
 from support.harness import alternate
 from support.publisher import Publisher
 from support.server import Server
@@ -18,7 +18,7 @@ QUIET, PUBLISHING = "quiet", "publishing"
 
 
 @dataclass(frozen=True)
-class Sizes:
+class PhaseSizes:
     phases: int
     """Of each kind."""
     seconds: float
@@ -39,7 +39,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Phase:
-    replies: list[Reply]
+    replies: list[ChatReply]
     versions: int
     """Published in it."""
     busy_cores: float
@@ -47,7 +47,7 @@ class Phase:
 
 
 async def under_load(
-    server: Server, load: Load, publisher: Publisher, sizes: Sizes, out: Output
+    server: Server, load: ChatLoad, publisher: Publisher, sizes: PhaseSizes, out: Output
 ) -> dict[str, list[Phase]]:
     """The phases of both kinds in turn, once every user has a version."""
     with out.bar("versions", sizes.published) as bar:

@@ -13,35 +13,35 @@ from mindprint import AsyncMindprintClient
 from mindprint.datasets import UserRecords
 from mindprint.local.console import Output
 from mindprint.types import LeaseRequest
-from support.constant_adapters import Marked
+from support.constant_adapters import ConstantAdapter
 from support.harness import CannotMeasure
-from support.server import TRIES, Server, batch, engagements
+from support.server import TRIES, Server, engagements_of_part, run_batch
 
 LEASE_S = 300.0
 
 
-async def traces(server: Server, people: Sequence[UserRecords], each: int, count: int, out: Output) -> deque[str]:
+async def write_traces(server: Server, people: Sequence[UserRecords], each: int, count: int, out: Output) -> deque[str]:
     """Has traces written until there are enough; returns whose version each publication is. Raises CannotMeasure."""
     accepted: dict[str, int] = {}
     for part in range(TRIES):
         for person in people:
-            await server.client.users.add_engagements(person.user_id, engagements(person, part, each))
-        await batch(server, [person.user_id for person in people], part, out)
+            await server.client.users.add_engagements(person.user_id, engagements_of_part(person, part, each))
+        await run_batch(server, [person.user_id for person in people], part, out)
         accepted = {p.user_id: (await server.client.server.funnel(p.user_id)).accepted for p in people}
-        planned = turns(accepted, count)
+        planned = publish_order(accepted, count)
         if len(planned) == count and all(accepted.values()):
             return deque(planned)
     raise CannotMeasure(f"{sum(accepted.values())} traces were accepted, {count} are needed: {accepted}")
 
 
-def turns(accepted: Mapping[str, int], count: int) -> list[str]:
+def publish_order(accepted: Mapping[str, int], count: int) -> list[str]:
     """Users in turn, each as often as there are traces, `count` in all if there are so many."""
     rounds = range(max(accepted.values(), default=0))
     return list(itertools.islice((user for n in rounds for user, have in accepted.items() if n < have), count))
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     key: str
     number: int
     word: str
@@ -60,9 +60,9 @@ class Publisher:
     """Does what a trainer does, but that the versions are made already."""
 
     client: AsyncMindprintClient
-    marked: deque[Marked]
+    marked: deque[ConstantAdapter]
     users: deque[str]
-    published: list[Published] = field(default_factory=list)
+    published: list[PublishedVersion] = field(default_factory=list)
 
     async def publish(self) -> None:
         began, key, marked = time.monotonic(), f"user/{self.users.popleft()}", self.marked.popleft()
@@ -71,7 +71,7 @@ class Publisher:
             raise CannotMeasure(f"no trace waits for {key}")
         version = await self.client.leases.complete(lease.id, marked.manifest(lease), marked.config, marked.weights)
         now = time.monotonic()
-        self.published.append(Published(key, version.version, marked.word, now, now - began))
+        self.published.append(PublishedVersion(key, version.version, marked.word, now, now - began))
 
     async def publish_evenly(self, count: int, seconds: float) -> None:
         """So many versions, evenly over so many seconds, or later where one takes longer than its share."""

@@ -66,7 +66,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(model: str, out: Output, *, gate: bool = False) -> AsyncIterator[Server]:
+async def run_server(model: str, out: Output, *, gate: bool = False) -> AsyncIterator[Server]:
     """A server process on an empty store, ready. Raises CannotMeasure, ProcessDied."""
     settings = SETTINGS | GATED if gate else SETTINGS
     with tempfile.TemporaryDirectory(prefix="mindprint-reload-") as folder, Processes(Path(folder)) as processes:
@@ -89,11 +89,11 @@ async def serving(model: str, out: Output, *, gate: bool = False) -> AsyncIterat
             yield Server(processes, child, client, http)
 
 
-def engagements(person: UserRecords, part: int, each: int) -> Sequence[Engagement]:
+def engagements_of_part(person: UserRecords, part: int, each: int) -> Sequence[Engagement]:
     return person.engagements[part * each : (part + 1) * each]
 
 
-async def batch(server: Server, users: Sequence[str], seed: int, out: Output) -> Batch:
+async def run_batch(server: Server, users: Sequence[str], seed: int, out: Output) -> Batch:
     """Runs a batch to its end. Raises CannotMeasure."""
     now = begun = await server.client.batches.create(BatchRequest(users=list(users), seed=seed))
     with out.bar("traces", begun.items) as bar:

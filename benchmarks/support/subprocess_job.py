@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parent.parent
 """Where `peers` and `support` lie: child processes start there, so that they find both."""
 
 
-async def ask(module: str, job: dict[str, Any]) -> dict[str, Any]:
+async def run_job(module: str, job: dict[str, Any]) -> dict[str, Any]:
     """Run a module of `peers` as a script and return its reply.
 
     Raises:

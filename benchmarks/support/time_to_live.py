@@ -11,14 +11,14 @@ from mindprint.datasets import UserRecords
 from mindprint.local.console import Output
 from support.chat_load import chat
 from support.harness import CannotMeasure
-from support.server import TRIES, Server, batch, engagements
+from support.server import TRIES, Server, engagements_of_part, run_batch
 
 TRAIN_S = 600
 POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class Story:
+class TimeToLive:
     """Seconds from the last accepted trace to the first token of the version that learned from it, in order."""
 
     version: str
@@ -39,12 +39,12 @@ class Story:
         return self.without_training_s + self.training_s
 
 
-async def story(server: Server, person: UserRecords, each: int, out: Output) -> Story:
+async def measure_time_to_live(server: Server, person: UserRecords, each: int, out: Output) -> TimeToLive:
     """A new user: engagements, traces, a real trainer, and the first answer of the version. Raises CannotMeasure."""
     user_id, key, client = person.user_id, f"user/{person.user_id}", server.client
     for part in range(TRIES):
-        await client.users.add_engagements(user_id, engagements(person, part, each))
-        done = await batch(server, [user_id], part, out)
+        await client.users.add_engagements(user_id, engagements_of_part(person, part, each))
+        done = await run_batch(server, [user_id], part, out)
         if done.funnel.accepted:
             break
     else:
@@ -86,7 +86,7 @@ async def story(server: Server, person: UserRecords, each: int, out: Output) -> 
         raise CannotMeasure(f"{answer.version} answered for {key}@{number}")
     version = await client.adapters.get_version(key, number)
     training_s = version.manifest.seconds
-    return Story(
+    return TimeToLive(
         version=answer.version,
         traces=version.traces,
         claimed_s=claimed_s,

@@ -50,7 +50,7 @@ def slices(folder: Path, *, users: int, each: int, rounds: int, warm_up: int) ->
 
 
 @dataclass(frozen=True)
-class Posed:
+class PreparedQuestion:
     """One engagement as it is asked about."""
 
     user_id: str
@@ -85,7 +85,7 @@ class Workbench:
         ctx = ServerContext(self.settings, self.store, engine, Metrics())
         return CandidateVerifier(ctx, prompts=self.prompts, questions=self.questions, near=self._near)
 
-    async def pose(self, part: Slice) -> list[Posed]:
+    async def pose(self, part: Slice) -> list[PreparedQuestion]:
         """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""
         posed = []
         for user_id, engagements in part.users.items():
@@ -94,7 +94,7 @@ class Workbench:
             for engagement in engagements:
                 question = await self.questions.for_engagement(user_id, engagement.id)
                 if self.prompts.unfit(question) is None:
-                    posed.append(Posed(user_id, engagement.id, question))
+                    posed.append(PreparedQuestion(user_id, engagement.id, question))
         return posed
 
 

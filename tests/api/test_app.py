@@ -21,7 +21,7 @@ StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
 
 
 class Opening:
-    """Stands for `open_services`: tells a phase and waits to be told how it ends."""
+    """Stands for `open_container`: tells a phase and waits to be told how it ends."""
 
     def __init__(self, start: StartServices) -> None:
         self.start = start

@@ -66,8 +66,8 @@ def test_a_dead_engine_ends_the_process(
         closed.append(services)
         await services.store.close()
 
-    monkeypatch.setattr(app, "open_services", opening)
-    monkeypatch.setattr(app, "close_services", closing)
+    monkeypatch.setattr(app, "open_container", opening)
+    monkeypatch.setattr(app, "close_container", closing)
     assert process.run(settings) == process.FAILED
     assert said(capfd) == ["mindprint: the engine died"]
     assert len(closed) == 1
@@ -80,7 +80,7 @@ def test_a_start_that_fails_ends_the_process(
         progress("finding the model")
         raise FileNotFoundError("no model at 'x': `mindprint doctor` says how to get one")
 
-    monkeypatch.setattr(app, "open_services", opening)
+    monkeypatch.setattr(app, "open_container", opening)
     assert process.run(settings) == process.FAILED
     expected = (
         "mindprint: start-up failed while finding the model: no model at 'x': `mindprint doctor` says how to get one"

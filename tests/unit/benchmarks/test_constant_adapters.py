@@ -37,15 +37,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(model: Path) -> list[constant_adapters.Marked]:
-    return constant_adapters.make(str(model), len(WORDS))
+def made(model: Path) -> list[constant_adapters.ConstantAdapter]:
+    return constant_adapters.build_constant_adapters(str(model), len(WORDS))
 
 
-def test_every_adapter_has_a_word_of_its_own(made: list[constant_adapters.Marked]) -> None:
+def test_every_adapter_has_a_word_of_its_own(made: list[constant_adapters.ConstantAdapter]) -> None:
     assert [one.word for one in made] == WORDS
 
 
-def test_a_mark_is_proved_as_a_trainer_proves_an_adapter(made: list[constant_adapters.Marked]) -> None:
+def test_a_mark_is_proved_as_a_trainer_proves_an_adapter(made: list[constant_adapters.ConstantAdapter]) -> None:
     defaults = {name: field.default for name, field in trainer_settings.Settings.model_fields.items()}
     for one in made:
         assert len(one.canary) == defaults["canary_items"]
@@ -53,7 +53,9 @@ def test_a_mark_is_proved_as_a_trainer_proves_an_adapter(made: list[constant_ada
     assert defaults["canary_prompt_tokens"] == constant_adapters.READ
 
 
-def test_peft_writes_nothing_but_the_mark(made: list[constant_adapters.Marked], model: Path, tmp_path: Path) -> None:
+def test_peft_writes_nothing_but_the_mark(
+    made: list[constant_adapters.ConstantAdapter], model: Path, tmp_path: Path
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -70,7 +72,7 @@ def test_peft_writes_nothing_but_the_mark(made: list[constant_adapters.Marked], 
 
 
 def test_the_server_takes_it_and_its_canary_is_true(
-    made: list[constant_adapters.Marked], model: Path, tmp_path: Path
+    made: list[constant_adapters.ConstantAdapter], model: Path, tmp_path: Path
 ) -> None:
     one = made[0]
     (tmp_path / "adapter_config.json").write_bytes(one.config)
@@ -93,4 +95,4 @@ def test_the_server_takes_it_and_its_canary_is_true(
 
 def test_too_few_words_are_told(model: Path) -> None:
     with pytest.raises(CannotMeasure, match="only 4 of 5 words"):
-        constant_adapters.make(str(model), 5)
+        constant_adapters.build_constant_adapters(str(model), 5)

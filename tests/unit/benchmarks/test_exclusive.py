@@ -17,7 +17,7 @@ import pytest
 import run_gpu_suite
 from lora_mix import make_adapters
 from support import dummy_model, environment
-from support.exclusive import LOCK, READY, TURNS, turn
+from support.exclusive import LOCK, READY, TURNS, exclusive_turn
 
 
 async def test_a_turn_waits_for_the_one_who_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ async def test_a_turn_waits_for_the_one_who_measures(tmp_path: Path, monkeypatch
     measured = asyncio.Event()
 
     async def measure() -> None:
-        async with turn():
+        async with exclusive_turn():
             measured.set()
 
     with run_gpu_suite.measuring(tmp_path):
@@ -42,7 +42,7 @@ async def test_a_turn_waits_for_the_one_who_measures(tmp_path: Path, monkeypatch
 
 async def test_alone_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TURNS, raising=False)
-    async with turn():
+    async with exclusive_turn():
         pass
 
 
@@ -111,7 +111,7 @@ def test_a_shape_has_a_configuration_and_a_tokenizer_and_adapters_fit_it(tmp_pat
     from transformers import AutoConfig, AutoTokenizer
 
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    dummy_model.make(tmp_path / "shape", {**dummy_model.LLAMA_8B, **small, "num_key_value_heads": 2})
+    dummy_model.make_dummy_model(tmp_path / "shape", {**dummy_model.LLAMA_8B, **small, "num_key_value_heads": 2})
     config = AutoConfig.from_pretrained(tmp_path / "shape")
     assert (config.hidden_size, config.vocab_size, config.num_hidden_layers) == (64, 128_256, 2)
     assert AutoTokenizer.from_pretrained(tmp_path / "shape").encode("a lake")
@@ -148,6 +148,6 @@ def test_what_runs_at_the_deadline_may_write_and_is_killed_if_it_does_not_end(
         process = run_gpu_suite.start(run_gpu_suite.Script(f"stand-{word}", [word]), tmp_path, "card", tmp_path, [])
         while not (tmp_path / f"stand.py-{word}").exists():
             time.sleep(0.02)
-        run_gpu_suite.end(process)
+        run_gpu_suite.end_process(process)
         assert process.returncode == code
         assert (tmp_path / f"stand-{word}-card-1.json").exists() == (word == "writes")

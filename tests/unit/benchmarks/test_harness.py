@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mindprint.local.console import Output
 from support import environment
-from support.harness import Bar, CannotMeasure, Report, Spread, alternate, measure, number, spread
+from support.harness import Bar, CannotMeasure, Report, Spread, alternate, format_number, measure, spread
 
 
 def report() -> Report:
@@ -44,7 +44,7 @@ def test_a_spread_holds_median_and_ends() -> None:
     ("value", "shown"), [(12345, "12,345"), (7, "7"), (1234.5, "1,234"), (99.96, "100"), (0.12345, "0.123"), (2.0, "2")]
 )
 def test_numbers_have_three_figures(value: float, shown: str) -> None:
-    assert number(value) == shown
+    assert format_number(value) == shown
 
 
 def test_a_bar_is_met_at_its_bound() -> None:
@@ -110,8 +110,8 @@ def test_the_command_tells_no_path_of_this_machine(given: list[str], told: str) 
 
 
 def test_a_path_is_shown_as_given_or_by_name() -> None:
-    assert environment.shown(Path("../shared/data")) == "../shared/data"
-    assert environment.shown(Path("/home/ann/data")) == "data"
+    assert environment.shareable_path(Path("../shared/data")) == "../shared/data"
+    assert environment.shareable_path(Path("/home/ann/data")) == "data"
 
 
 def sides(ran: list[str]) -> dict[str, Callable[[], Awaitable[int]]]:

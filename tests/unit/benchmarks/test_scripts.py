@@ -14,11 +14,11 @@ from ingest import WORDS, engagement
 from lora_mix import quantile
 from mindprint_server.engine.fake import FakeTokenizer
 from prefix_cache import best_share, profile_at
-from resume import ARRIVED, FRESH, IDLE, LATE, TRAINING, cut, phases
+from resume import ARRIVED, FRESH, IDLE, LATE, TRAINING, killed_states, phases
 from samples import engagement as sample
-from support.chat_load import Reply
-from support.publisher import Published, turns
-from support.reload_report import firsts, mixes, outdated
+from support.chat_load import ChatReply
+from support.publisher import PublishedVersion, publish_order
+from support.reload_report import first_replies, is_outdated, mixes_versions
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if "typer.run(main)" in path.read_text())
@@ -69,9 +69,9 @@ def test_quantiles_are_values_that_were_seen(share: float, value: float) -> None
 
 
 def test_users_take_turns_as_long_as_their_traces_last() -> None:
-    assert turns({"a": 1, "b": 3, "c": 2}, 6) == ["a", "b", "c", "b", "c", "b"]
-    assert turns({"a": 1, "b": 3}, 3) == ["a", "b", "b"]
-    assert turns({"a": 0}, 2) == []
+    assert publish_order({"a": 1, "b": 3, "c": 2}, 6) == ["a", "b", "c", "b", "c", "b"]
+    assert publish_order({"a": 1, "b": 3}, 3) == ["a", "b", "b"]
+    assert publish_order({"a": 0}, 2) == []
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_users_take_turns_as_long_as_their_traces_last() -> None:
 )
 def test_a_sequence_is_all_the_mark_of_its_version_or_it_mixes(version: str, text: str, mixed: bool) -> None:
     words = {"user/a@1": "river", "user/a@2": "stone"}
-    assert mixes(Reply("user/a", 0.0, version, text), words, 3) == mixed
+    assert mixes_versions(ChatReply("user/a", 0.0, version, text), words, 3) == mixed
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_a_sequence_is_all_the_mark_of_its_version_or_it_mixes(version: str, tex
 def test_an_answer_is_outdated_once_a_newer_version_was_live_before_it_was_asked(
     sent: float, version: int, late: bool
 ) -> None:
-    published = [Published("user/a", 1, "river", 1.0, 0.1), Published("user/b", 1, "cloud", 1.2, 0.1)]
-    published.append(Published("user/a", 2, "stone", 2.0, 0.1))
-    assert outdated(Reply("user/a", sent, f"user/a@{version}"), published) == late
+    published = [PublishedVersion("user/a", 1, "river", 1.0, 0.1), PublishedVersion("user/b", 1, "cloud", 1.2, 0.1)]
+    published.append(PublishedVersion("user/a", 2, "stone", 2.0, 0.1))
+    assert is_outdated(ChatReply("user/a", sent, f"user/a@{version}"), published) == late
 
 
 def test_the_first_answers_of_versions_are_told_from_later_ones() -> None:
     one, other = "user/a@1", "user/b@1"
-    failed, late = Reply("user/a", 0.5, one, failure="gone"), Reply("user/a", 3.0, one)
-    first, another = Reply("user/a", 1.0, one), Reply("user/b", 2.0, other)
-    assert firsts([late, another, failed, first]) == {first, another}
+    failed, late = ChatReply("user/a", 0.5, one, failure="gone"), ChatReply("user/a", 3.0, one)
+    first, another = ChatReply("user/a", 1.0, one), ChatReply("user/b", 2.0, other)
+    assert first_replies([late, another, failed, first]) == {first, another}
 
 
 def logged(*lines: str) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def logged(*lines: str) -> list[dict[str, Any]]:
     ],
 )
 def test_where_a_training_was_cut_off_is_read_from_the_log(lines: list[str], phase: str | None) -> None:
-    assert cut([{"event": "base loaded"}, *logged(*lines)]).get("user/a") == phase
+    assert killed_states([{"event": "base loaded"}, *logged(*lines)]).get("user/a") == phase
 
 
 def test_an_upload_is_told_by_nobody_claiming_its_traces_again() -> None:
