@@ -48,9 +48,9 @@ async def test_alone_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
 
 SCRIPT = """
 import asyncio, json, os, sys
-from support.exclusive import turn
+from support.exclusive import exclusive_turn
 async def main():
-    async with turn():
+    async with exclusive_turn():
         begun = {begun!r}
         open(begun, "a").write(sys.argv[1] + " in\\n")
         await asyncio.sleep(0.1)
