@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import doc_pages
+from doc_pages import DOCS, README
 from mindprint import MindprintClient, MindprintError, Retries
 from mindprint.local.processes import Child, Processes, free_port
 from mindprint.types import BatchRequest, TraceRequest
@@ -99,22 +100,23 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield World(tmp_path, processes)
 
 
-def test_the_examples_of_the_readme(world: World) -> None:
-    """Every python and bash block that talks to a server, in their order, against a real one."""
+@pytest.mark.parametrize("page", [README, DOCS / "tutorial" / "first-adapter.md"], ids=doc_pages.name)
+def test_examples_of_readme_and_tutorial_run(world: World, page: Path) -> None:
+    """Run every python and bash block that talks to a server, in order, against a real one."""
     world.server()
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 4
-    for language, code in blocks:
-        command = [sys.executable, "-c"] if language == "python" else ["bash", "-euo", "pipefail", "-c"]
+    blocks = [block for block in doc_pages.blocks(page) if block.language in ("python", "bash")]
+    assert len(blocks) >= 2
+    assert "OpenAI(" in blocks[-1].code
+    for block in blocks:
+        command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
         done = subprocess.run(
-            [*command, code.replace("http://127.0.0.1:8300", world.url)],
+            [*command, block.code.replace("http://127.0.0.1:8300", world.url)],
             env=os.environ | {"MINDPRINT_URL": world.url},
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{block.code}\n{done.stdout}\n{done.stderr}"
         assert done.stdout.strip()
 
 
