@@ -272,7 +272,7 @@ class YieldSides:
         services = await open_container(settings, engine=self.engine)
         try:
             for user_id, engagements in part.users.items():
-                await services.store.add_engagements(user_id, engagements)
+                await services.store.engagements.add(user_id, engagements)
             batch, _ = await services.batches.submit(BatchRequest())
             async for state in services.batches.watch(batch.id):
                 batch = state
@@ -280,7 +280,7 @@ class YieldSides:
                 raise CannotMeasure(f"the batch ended as {batch.state}: {batch.error}")
             # By the server's clock: who watches hears of the end up to half a second later.
             seconds = (batch.finished_at - batch.created_at).total_seconds()
-            traces = await services.store.traces(batch=batch.id, limit=1_000_000)
+            traces = await services.store.traces.find(batch=batch.id, limit=1_000_000)
         finally:
             await close_container(services, keep_engine=True)
         run = YieldRun(seconds, batch.done - batch.skipped["no_history"], batch.generated_tokens, hinted=batch.hinted)

@@ -89,7 +89,7 @@ class Workbench:
         """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""
         posed = []
         for user_id, engagements in part.users.items():
-            await self.store.add_engagements(user_id, engagements)
+            await self.store.engagements.add(user_id, engagements)
         for user_id, engagements in part.users.items():
             for engagement in engagements:
                 question = await self.questions.for_engagement(user_id, engagement.id)

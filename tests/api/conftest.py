@@ -46,7 +46,7 @@ from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
-from mindprint_server.store import FilesGone, Store, new_id
+from mindprint_server.store import ClaimPolicy, FilesGone, Store, new_id
 from mindprint_server.wiring import Container
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,12 +79,12 @@ class FakeMemory:
         self.store = store
 
     async def renew(self, user_id: str) -> Profile:
-        covers = await self.store.engagement_count(user_id)
+        covers = await self.store.engagements.count(user_id)
         profile = Profile(
             user_id=user_id, version=1, text="likes tea", tokens=3, covers=covers, covers_until=NOW,
             prompt_version="1", base_digest="b", created_at=NOW,
         )  # fmt: skip
-        return await self.store.add_profile(profile)
+        return await self.store.profiles.add(profile)
 
 
 class FakeWriter:
@@ -97,7 +97,7 @@ class FakeWriter:
     async def write_one(self, request: TraceRequest) -> Trace:
         if self.next is not None:
             raise self.next
-        await self.store.user(request.user_id)
+        await self.store.users.get(request.user_id)
         return make_trace(
             request.user_id, verdict="unjudged", state="kept", mode="direct" if request.mode == "auto" else request.mode
         )
@@ -114,17 +114,17 @@ class FakeBatches:
         self.watching = 0
 
     async def submit(self, request: BatchRequest) -> tuple[Batch, bool]:
-        items = await self.store.untraced(request.users)
-        return await self.store.add_batch(request, items, max_open=self.max_open)
+        items = await self.store.traces.list_untraced(request.users)
+        return await self.store.batches.add(request, items, max_open=self.max_open)
 
     async def cancel(self, id: str) -> Batch:
-        batch = await self.store.cancel_batch(id)
+        batch = await self.store.batches.cancel(id)
         self.changed.set()
         return batch
 
     async def watch(self, id: str) -> AsyncIterator[Batch]:
         while True:
-            batch = await self.store.batch(id)
+            batch = await self.store.batches.get(id)
             yield batch
             if batch.state in ("done", "failed", "cancelled"):
                 return
@@ -142,10 +142,7 @@ class FakeLeases:
         self.store = store
 
     async def claim(self, wanted: LeaseRequest) -> Lease | None:
-        return await self.store.claim(
-            owner=wanted.owner, adapter=wanted.adapter, ttl_s=wanted.ttl_s, min_traces=wanted.min_traces,
-            max_traces=wanted.max_traces, max_attempts=3,
-        )  # fmt: skip
+        return await self.store.leases.claim(wanted, ClaimPolicy(max_attempts=3))
 
 
 class FakeAdapters:
@@ -161,27 +158,27 @@ class FakeAdapters:
         self.taken.append((config, size))
         if self.refusal is not None:
             raise self.refusal
-        number = await self.store.next_version(manifest.adapter)
+        number = await self.store.versions.allocate_number(manifest.adapter)
         version = Version(
             adapter=manifest.adapter, version=number, state="live", digest=manifest.weights_sha256, base_digest="b",
             traces=1, manifest=manifest, created_at=NOW,
         )  # fmt: skip
-        return await self.store.complete(lease_id, version)
+        return await self.store.publication.publish(lease_id, version)
 
     async def promote(self, key: str, version: int | None) -> Adapter:
-        return await self.store.set_live(key, version)
+        return await self.store.live_versions.set_live(key, version)
 
     async def release(self, key: str, version: int | None, share: float) -> Adapter:
-        return await self.store.release_candidate(key, version, share)
+        return await self.store.live_versions.set_canary(key, version, share)
 
     async def rollback(self, key: str) -> Adapter:
-        return await self.store.rollback(key)
+        return await self.store.live_versions.rollback(key)
 
     async def pin(self, key: str, version: int, pinned: bool) -> Version:
-        return await self.store.pin(key, version, pinned)
+        return await self.store.retention.pin(key, version, pinned)
 
     async def download(self, key: str, version: int) -> IO[bytes]:
-        if not (await self.store.version(key, version)).files:
+        if not (await self.store.versions.get(key, version)).files:
             raise FilesGone(key, version)
         return io.BytesIO(b"zip" * 1_000_000)
 
@@ -288,7 +285,7 @@ async def ann(services: Container) -> str:
         Engagement(id=f"e{n}", prompt="tea or coffee?", response="tea", occurred_at=NOW, choices=["tea", "coffee"])
         for n in range(3)
     ]
-    await services.store.add_engagements("ann", items)
+    await services.store.engagements.add("ann", items)
     return "ann"
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from mindprint.types import Manifest, Trace, Version
+from mindprint.types import LeaseRequest, Manifest, Trace, Version
+from mindprint_server.store import ClaimPolicy
 from mindprint_server.wiring import Container
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
@@ -19,17 +20,17 @@ async def two_versions(
     ann: str, services: Container, traces: Callable[..., Trace], manifest: Callable[..., Manifest]
 ) -> None:
     for n in range(2):
-        await services.store.add_trace(traces(engagement_id=f"e{n}"))
-        lease = await services.store.claim(
-            owner="t", adapter="user/ann", ttl_s=60, min_traces=1, max_traces=9, max_attempts=3
+        await services.store.traces.add(traces(engagement_id=f"e{n}"))
+        lease = await services.store.leases.claim(
+            LeaseRequest(owner="t", adapter="user/ann", max_traces=9), ClaimPolicy(max_attempts=3)
         )
         assert lease is not None
-        number = await services.store.next_version("user/ann")
+        number = await services.store.versions.allocate_number("user/ann")
         version = Version(
             adapter="user/ann", version=number, state="live", digest=f"d{n}", base_digest="b", traces=1,
             manifest=manifest(), created_at=datetime.now(UTC),
         )  # fmt: skip
-        await services.store.complete(lease.id, version)
+        await services.store.publication.publish(lease.id, version)
 
 
 @pytest.mark.usefixtures("two_versions")
@@ -92,7 +93,7 @@ async def test_download(client: httpx.AsyncClient, services: Container, error_of
     assert response.headers["content-type"] == "application/zip"
     assert response.headers["content-disposition"] == 'attachment; filename="user-ann-2.zip"'
     assert int(response.headers["content-length"]) == len(response.content) == 3_000_000
-    await services.store.forget_files("user/ann", 1)
+    await services.store.retention.mark_files_removed("user/ann", 1)
     response = await client.get(f"{KEY}/versions/1/download")
     assert (response.status_code, error_of(response)["code"]) == (409, "version_files_gone")
 
@@ -102,7 +103,7 @@ async def test_pin(client: httpx.AsyncClient, services: Container, error_of: Err
     for pinned in (True, True, False):
         assert (await client.post(f"{KEY}/versions/1/pin", json={"pinned": pinned})).json()["pinned"] == pinned
     assert (await client.post(f"{KEY}/versions/1/pin", json={})).status_code == 422
-    await services.store.forget_files("user/ann", 1)
+    await services.store.retention.mark_files_removed("user/ann", 1)
     for path, body in ((f"{KEY}/versions/1/pin", {"pinned": True}), (f"{KEY}/promote", {"version": 1})):
         response = await client.post(path, json=body)
         assert (response.status_code, error_of(response)["code"]) == (409, "version_files_gone")

@@ -115,4 +115,4 @@ async def test_given_services_stay_open(settings: Settings, services: Container)
     app = create_app(settings, services=services)
     async with app.router.lifespan_context(app):
         pass
-    assert await services.store.users() == []
+    assert await services.store.users.list_page() == []

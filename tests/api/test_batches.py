@@ -62,7 +62,7 @@ async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
 async def test_results(ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     trace = traces(batch_id=batch["id"], engagement_id="e0")
-    await services.store.finish_items([ItemResult(batch["id"], "ann", "e0", "accepted", [trace])], {})
+    await services.store.batches.finish_items([ItemResult(batch["id"], "ann", "e0", "accepted", [trace])], {})
     response = await client.get(f"/v1/batches/{batch['id']}/results")
     assert [json.loads(line)["id"] for line in response.text.splitlines()] == [trace.id]
 

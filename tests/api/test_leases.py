@@ -25,7 +25,7 @@ BOUNDARY = {"content-type": "multipart/form-data; boundary=xyz"}
 
 @pytest.fixture
 async def lease(ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]) -> Lease:
-    await services.store.add_trace(traces(engagement_id="e0"))
+    await services.store.traces.add(traces(engagement_id="e0"))
     response = await client.post("/v1/leases", json={"owner": "t"})
     assert response.status_code == 201
     return Lease.model_validate(response.json())

@@ -33,7 +33,7 @@ async def test_info_and_funnel(ann: str, client: httpx.AsyncClient) -> None:
 async def test_metrics_are_what_prometheus_reads(
     ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
 ) -> None:
-    await services.store.add_trace(traces(engagement_id="e0"))
+    await services.store.traces.add(traces(engagement_id="e0"))
     await client.post("/v1/batches", json={})
     await client.get("/v1/users/ann")
     await client.get("/v1/users/ben")
@@ -83,7 +83,7 @@ async def test_a_fault_in_a_stream_breaks_the_connection(
     async def broken(**_: Any) -> list[Trace]:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(services.store, "traces", broken)
+    monkeypatch.setattr(services.store.traces, "find", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         await client.get("/v1/traces/export")
 

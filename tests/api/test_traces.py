@@ -66,8 +66,8 @@ async def test_contradictory_requests(body: dict[str, Any], client: httpx.AsyncC
 async def test_pages_and_filters(
     ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
 ) -> None:
-    kept = [await services.store.add_trace(traces(thinking=f"t{n}")) for n in range(3)]
-    wrong = await services.store.add_trace(traces(verdict="rejected", reason="wrong", state="kept"))
+    kept = [await services.store.traces.add(traces(thinking=f"t{n}")) for n in range(3)]
+    wrong = await services.store.traces.add(traces(verdict="rejected", reason="wrong", state="kept"))
     page = (await client.get("/v1/traces", params={"user": "ann", "limit": 2})).json()
     assert [one["id"] for one in page["traces"]] == [kept[0].id, kept[1].id]
     rest = (await client.get("/v1/traces", params={"after": page["next"]})).json()
@@ -81,9 +81,9 @@ async def test_pages_and_filters(
 async def test_the_traces_of_one_engagement_by_mode(
     ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace], error_of: ErrorOf
 ) -> None:
-    personal = await services.store.add_trace(traces())
-    generic = await services.store.add_trace(traces(mode="generic", state="kept"))
-    await services.store.add_trace(traces(mode="generic", state="kept", engagement_id="e2"))
+    personal = await services.store.traces.add(traces())
+    generic = await services.store.traces.add(traces(mode="generic", state="kept"))
+    await services.store.traces.add(traces(mode="generic", state="kept", engagement_id="e2"))
 
     async def found(**filters: str) -> list[str]:
         reply = await client.get("/v1/traces", params={"user": "ann", **filters})
@@ -112,16 +112,16 @@ async def test_the_export_is_read_in_pages(
     traces: Callable[..., Trace],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    written = [await services.store.add_trace(traces(thinking=f"t{n}\n…")) for n in range(count)]
+    written = [await services.store.traces.add(traces(thinking=f"t{n}\n…")) for n in range(count)]
     sizes = []
-    find = services.store.traces
+    find = services.store.traces.find
 
     async def counted(**filters: Any) -> list[Trace]:
         page = await find(**filters)
         sizes.append(len(page))
         return page
 
-    monkeypatch.setattr(services.store, "traces", counted)
+    monkeypatch.setattr(services.store.traces, "find", counted)
     monkeypatch.setattr(dependencies, "PAGE", 2)
     response = await client.get("/v1/traces/export", params={"user": "ann", "verdict": "accepted"})
     assert response.headers["content-type"] == "application/x-ndjson"

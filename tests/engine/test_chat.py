@@ -30,7 +30,7 @@ async def api(services: Container) -> AsyncIterator[AsyncOpenAI]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def ann(services: Container) -> str:
-    await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     return "user/ann"
 
 
@@ -119,7 +119,7 @@ async def test_auto_goes_by_the_gains_that_a_batch_measured(
 ) -> None:
     """What random weights gain by thinking is anyone's guess, so that the bound decides."""
     monkeypatch.setattr(services.auto, "_rule", replace(services.auto._rule, min_gain=wanted))
-    await services.store.add_engagements("ann", [engagement(n, choices=[]) for n in range(18)])
+    await services.store.engagements.add("ann", [engagement(n, choices=[]) for n in range(18)])
     batch, _ = await services.batches.submit(BatchRequest())
     async for state in services.batches.watch(batch.id):
         batch = state

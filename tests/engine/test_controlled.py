@@ -28,7 +28,7 @@ async def written(services: Container, **request: Any) -> Trace:
 
 @pytest.mark.parametrize("mode", ["generic", "personal"])
 async def test_given_thinking_has_the_scores_of_the_written(services: Container, mode: str) -> None:
-    await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     wrote = await written(services, mode=mode)
     given = await ask(services, mode=mode, thinking=wrote.thinking)
     assert given.prompt == wrote.prompt
@@ -40,7 +40,7 @@ async def test_given_thinking_has_the_scores_of_the_written(services: Container,
 
 
 async def test_an_open_answer_has_its_score_and_its_length(services: Container) -> None:
-    await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     wrote = await written(services, choices=None, target="Gladly.")
     given = await ask(services, choices=None, target="Gladly.", thinking=wrote.thinking)
     assert given.scores == pytest.approx(wrote.scores, abs=1e-3)
@@ -50,8 +50,8 @@ async def test_an_open_answer_has_its_score_and_its_length(services: Container) 
 
 @pytest.mark.parametrize("mode", ["direct", "personal"])
 async def test_without_memory_everybody_is_asked_as_a_stranger(services: Container, mode: str) -> None:
-    await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
-    await services.store.add_engagements("eve", [])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
+    await services.store.engagements.add("eve", [])
     how = {"mode": mode} | ({} if mode == "direct" else {"thinking": "They walk a lot, and gladly."})
     none, stranger, own = [
         await ask(services, **how, **who) for who in ({"memory": "none"}, {"user_id": "eve"}, {"memory": "own"})

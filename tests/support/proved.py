@@ -16,7 +16,7 @@ async def live_version(services: Container, adapter: Path, tmp_path: Path, numbe
     """Takes a made adapter through the true way: lease, upload, canary on the engine, switch."""
     # Ever older engagements, so that the memory of a question asked now stays the same.
     news = [engagement(n, day=-n) for n in range(8 * number - 8, 8 * number)]
-    await services.store.add_engagements("ann", news)
+    await services.store.engagements.add("ann", news)
     batch, _ = await services.batches.submit(BatchRequest(seed=number))
     async for state in services.batches.watch(batch.id):
         assert state.state != "failed", state.error

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mindprint.types import CanaryItem, Lease, Manifest, Provenance, Trace, Version
+from mindprint.types import CanaryItem, Lease, LeaseRequest, Manifest, Provenance, Trace, Version
 from mindprint_server.engine import AdapterRef, Priority
-from mindprint_server.store import new_id
+from mindprint_server.store import ClaimPolicy, new_id
 from mindprint_server.wiring import Container
 from samples import engagement, write_tensors
 
@@ -23,7 +23,7 @@ _number = itertools.count()
 async def accepted(services: Container, user: str = "ann") -> Trace:
     """A new engagement of the user's, with an accepted trace that waits."""
     event = engagement(next(_number))
-    await services.store.add_engagements(user, [event])
+    await services.store.engagements.add(user, [event])
     made = Provenance(
         model="base", adapter_digest=None, base_digest="b", prompt_version="1", mode="personal", sampling={}, seed=1,
         engine="fake 1",
@@ -32,14 +32,14 @@ async def accepted(services: Container, user: str = "ann") -> Trace:
         id=new_id(), user_id=user, engagement_id=event.id, mode="personal", query=event.prompt, thinking="because",
         answer="yes", verdict="accepted", state="waiting", provenance=made, created_at=datetime.now(UTC),
     )  # fmt: skip
-    return await services.store.add_trace(trace)
+    return await services.store.traces.add(trace)
 
 
 async def leased(services: Container, key: str = "user/ann", *, user: str | None = None) -> Lease:
     """A lease on at least one new trace."""
     await accepted(services, user or key.partition("/")[2])
-    lease = await services.store.claim(
-        owner="t", adapter=key, ttl_s=60, min_traces=1, max_traces=9, max_attempts=3, cohort_min_traces=1
+    lease = await services.store.leases.claim(
+        LeaseRequest(owner="t", adapter=key, max_traces=9), ClaimPolicy(max_attempts=3, cohort_min_traces=1)
     )
     assert lease is not None
     return lease
@@ -57,7 +57,7 @@ async def upload(
     encode = services.engine.tokenizer.encode
     prompt, target = encode("a prompt"), encode(" yes, it is so")
     # What the fake engine answers depends on the version's name, which is not given out yet.
-    versions = [one.version for each in await services.store.adapters() if each.key == lease.adapter
+    versions = [one.version for each in await services.store.adapters.list_all() if each.key == lease.adapter
                 for one in each.versions]  # fmt: skip
     ref = AdapterRef(lease.adapter, number or max(versions, default=0) + 1, "", 99, folder)
 

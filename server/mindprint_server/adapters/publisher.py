@@ -92,13 +92,13 @@ class VersionPublisher:
                 self._completing.pop(lease_id, None)
 
     async def _complete(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
-        lease = await self._store.lease(lease_id)
+        lease = await self._store.leases.get(lease_id)
         digest = f"sha256:{manifest.weights_sha256}"
         if lease.state != "active":
             return await self._again(lease, digest, manifest)
         await asyncio.to_thread(self._check, lease, manifest, config, weights)
 
-        number = await self._store.next_version(lease.adapter)
+        number = await self._store.versions.allocate_number(lease.adapter)
         manifest_json = manifest.model_dump_json(indent=1)
         await asyncio.to_thread(
             self._files.write, lease.adapter, number, weights=weights, config=config, manifest=manifest_json
@@ -129,7 +129,7 @@ class VersionPublisher:
     async def _again(self, lease: Lease, digest: str, manifest: Manifest) -> Version:
         """What became of an upload that came before. Raises LeaseLost if none did."""
         try:
-            known = (await self._store.adapter(lease.adapter)).versions
+            known = (await self._store.adapters.get(lease.adapter)).versions
         except NotFound:
             known = []
         for version in reversed(known):
@@ -171,7 +171,9 @@ class VersionPublisher:
             if version.state != "refused":
                 version = await self._examine(version, adapter, lease)
             if version.state == "refused":
-                version = await self._store.refuse(lease.id, version, max_attempts=self._settings.max_attempts)
+                version = await self._store.publication.refuse(
+                    lease.id, version, max_attempts=self._settings.max_attempts
+                )
                 for check in failed(version):
                     self._metrics.gate_refusals.labels(check=check.name).inc()
                 log.warning("version refused", adapter=adapter.name, failed=[check.name for check in failed(version)])
@@ -179,13 +181,13 @@ class VersionPublisher:
             if self._warmer is not None:
                 await self._warmer.warm(adapter)
             share = self._settings.canary_share or None
-            version = await self._store.complete(lease.id, version, candidate_share=share)
+            version = await self._store.publication.publish(lease.id, version, candidate_share=share)
             await self._moved(version.adapter)
         return version
 
     async def _ref(self, version: Version) -> AdapterRef:
         key, number = version.adapter, version.version
-        engine_id = await self._store.engine_id(key, number)
+        engine_id = await self._store.versions.get_engine_id(key, number)
         return AdapterRef(key, number, version.digest, engine_id, self._files.path(key, number))
 
     async def _prove(self, version: Version, adapter: AdapterRef) -> Version:
@@ -222,7 +224,11 @@ class VersionPublisher:
     async def _serving(self, key: str, held: AsyncExitStack) -> AdapterRef | None:
         """The version that a new one of `key` would take the place of, held; for a user it may be a cohort's."""
         kind, _, name = key.partition("/")
-        _, pointers = await self._store.serving(name) if kind == "user" else (key, await self._store.live_of(key))
+        _, pointers = (
+            await self._store.live_versions.resolve_for_user(name)
+            if kind == "user"
+            else (key, await self._store.live_versions.get(key))
+        )
         if pointers.live is None:
             return None
         ref = await self._ref(pointers.live)
@@ -240,9 +246,9 @@ class VersionPublisher:
         async def beat() -> None:
             while True:
                 with suppress(StoreError):  # it has ended, or the store is busy: storing the version will tell
-                    lease = await self._store.lease(lease_id)
+                    lease = await self._store.leases.get(lease_id)
                     if lease.deadline - datetime.now(UTC) < timedelta(seconds=ttl):
-                        await self._store.heartbeat(lease_id, ttl)
+                        await self._store.leases.heartbeat(lease_id, ttl)
                 await asyncio.sleep(ttl / 3)
 
         beating = asyncio.create_task(beat())
@@ -255,7 +261,7 @@ class VersionPublisher:
     async def _forget(self, version: Version) -> None:
         """Removes the files of a number that never became a version."""
         try:
-            await self._store.version(version.adapter, version.version)
+            await self._store.versions.get(version.adapter, version.version)
         except NotFound:
             await asyncio.to_thread(self._files.remove, version.adapter, version.version)
 

@@ -74,7 +74,7 @@ class AdapterService:
 
     async def start(self) -> None:
         """Collects what a crash left on disk and reads the base's shapes."""
-        known = await self._store.known_versions(with_files=True)
+        known = await self._store.versions.list_refs(with_files=True)
         if orphans := await asyncio.to_thread(self._files.collect_orphans, known):
             log.warning("adapter files without a version were removed", folders=orphans)
         await self._intake.start()
@@ -121,7 +121,7 @@ class AdapterService:
         return None
 
     async def _named(self, key: str, number: int) -> Version:
-        version = await self._store.version(key, number)
+        version = await self._store.versions.get(key, number)
         await self._refresh(key)
         if version.state == "refused":
             raise ApiError(409, "version_refused", str(VersionRefused(key, number)))
@@ -133,12 +133,16 @@ class AdapterService:
         kind, _, name = model.partition("/")
         if kind == "base":
             return None
-        key, pointers = await self._store.serving(name) if kind == "user" else (model, await self._store.live_of(model))
+        key, pointers = (
+            await self._store.live_versions.resolve_for_user(name)
+            if kind == "user"
+            else (model, await self._store.live_versions.get(model))
+        )
         if key != model and model in self._serving:
             await self._follow(model, Pointers())
         await self._follow(key, pointers)
         if kind == "cohort" and pointers == Pointers():
-            await self._store.cohort(name)  # a misspelt one is told so
+            await self._store.cohorts.get(name)  # a misspelt one is told so
         if pointers.candidate is not None and self._chance() < (pointers.share or 0.0):
             return pointers.candidate
         return pointers.live
@@ -148,20 +152,20 @@ class AdapterService:
         try:
             return await held.enter_async_context(self.residents.hold(ref, pinned=version.pinned))
         except (ValueError, OSError) as error:
-            if not (await self._store.version(ref.key, ref.version)).files:
+            if not (await self._store.versions.get(ref.key, ref.version)).files:
                 raise FilesGone(ref.key, ref.version) from error
             raise Unusable(ref.name, str(error)) from error
 
     async def _ref(self, version: Version) -> AdapterRef:
         key, number = version.adapter, version.version
-        engine_id = await self._store.engine_id(key, number)
+        engine_id = await self._store.versions.get_engine_id(key, number)
         return AdapterRef(key, number, version.digest, engine_id, self._files.path(key, number))
 
     def _serves(self, adapter: AdapterRef) -> bool:
         return adapter.version in self._serving.get(adapter.key, ())
 
     async def _refresh(self, key: str) -> None:
-        await self._follow(key, await self._store.live_of(key))
+        await self._follow(key, await self._store.live_versions.get(key))
 
     async def _follow(self, key: str, pointers: Pointers) -> None:
         """Takes note of the store's pointers, whoever moved them, and retires what they no longer name."""
@@ -182,7 +186,7 @@ class AdapterService:
         async with AsyncExitStack() as held:
             if version is not None:
                 await self._load(await self._with_files(key, version), held)
-            adapter = await self._store.set_live(key, version)
+            adapter = await self._store.live_versions.set_live(key, version)
             await self._refresh(key)
         return adapter
 
@@ -192,19 +196,19 @@ class AdapterService:
             if version is not None:
                 await self._load(await self._with_files(key, version), held)
                 self._watch.forget(f"{key}@{version}")
-            adapter = await self._store.release_candidate(key, version, share)
+            adapter = await self._store.live_versions.set_canary(key, version, share)
             await self._refresh(key)
         return adapter
 
     async def rollback(self, key: str) -> Adapter:
         """Back to the version that was live before."""
-        adapter = await self._store.rollback(key)
+        adapter = await self._store.live_versions.rollback(key)
         await self._refresh(key)
         return adapter
 
     async def pin(self, key: str, version: int, pinned: bool) -> Version:
         """A pinned version keeps its files and, once loaded, its place in the engine."""
-        stored = await self._store.pin(key, version, pinned)
+        stored = await self._store.retention.pin(key, version, pinned)
         await self.residents.pin(await self._ref(stored), pinned)
         return stored
 
@@ -218,7 +222,7 @@ class AdapterService:
             raise FilesGone(key, version) from None
 
     async def _with_files(self, key: str, number: int) -> Version:
-        version = await self._store.version(key, number)
+        version = await self._store.versions.get(key, number)
         if not version.files:
             raise FilesGone(key, number)
         return version
@@ -243,15 +247,17 @@ class AdapterService:
     async def _withdraw(self, adapter: AdapterRef, check: Check) -> None:
         log.error("version withdrawn", adapter=adapter.name, check=check.name, value=check.value, bound=check.bound)
         self._metrics.withdrawn.labels(check=check.name).inc()
-        left = await self._store.withdraw(adapter.key, adapter.version, check)
+        left = await self._store.live_versions.withdraw(adapter.key, adapter.version, check)
         log.info("what answers now", adapter=adapter.key, live=left.live, candidate=left.candidate)
         await self._refresh(adapter.key)
 
     async def _promote_candidate(self, adapter: AdapterRef) -> None:
         if self._serving.get(adapter.key, (None, None))[1] != adapter.version:
             return
-        pointers = await self._store.live_of(adapter.key)
+        pointers = await self._store.live_versions.get(adapter.key)
         if pointers.candidate is not None and pointers.candidate.version == adapter.version:
-            await self._store.set_live(adapter.key, adapter.version)  # whoever tells of it has it in the engine
+            await self._store.live_versions.set_live(
+                adapter.key, adapter.version
+            )  # whoever tells of it has it in the engine
             await self._refresh(adapter.key)
             log.info("candidate promoted", adapter=adapter.name, good=self._settings.canary_requests)

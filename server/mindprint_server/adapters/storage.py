@@ -102,10 +102,10 @@ async def prune(store: Store, files: AdapterFiles, residents: AdapterResidency, 
     The store forgets them first: what a crash leaves in between is an orphan, and collected at the next start.
     """
     gone = []
-    for number in await store.prunable(key, keep):
+    for number in await store.retention.list_prunable(key, keep):
         if residents.needs(key, number):
             continue  # at the next time
-        if await store.forget_files(key, number):
+        if await store.retention.mark_files_removed(key, number):
             await asyncio.to_thread(files.remove, key, number)
             gone.append(number)
     if gone:

@@ -22,12 +22,12 @@ ZIP = {
 
 @router.get("")
 async def list_adapters(services: ContainerDep) -> AdapterPage:
-    return AdapterPage(adapters=await services.store.adapters())
+    return AdapterPage(adapters=await services.store.adapters.list_all())
 
 
 @router.get("/{kind}/{name}")
 async def one_adapter(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
-    return await services.store.adapter(f"{kind}/{name}")
+    return await services.store.adapters.get(f"{kind}/{name}")
 
 
 @router.post("/{kind}/{name}/promote")
@@ -50,13 +50,13 @@ async def rollback(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
 
 @router.get("/{kind}/{name}/versions/{number}")
 async def one_version(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> Version:
-    return await services.store.version(f"{kind}/{name}", number)
+    return await services.store.versions.get(f"{kind}/{name}", number)
 
 
 @router.get("/{kind}/{name}/versions/{number}/lineage")
 async def lineage(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> Lineage:
     """The traces that it learned from, what it was examined on, and the versions that it began with."""
-    return await services.store.lineage(f"{kind}/{name}", number)
+    return await services.store.lineage.get(f"{kind}/{name}", number)
 
 
 @router.get("/{kind}/{name}/versions/{number}/download", response_class=StreamingResponse, responses={200: ZIP})

@@ -28,12 +28,12 @@ async def submit(request: BatchRequest, response: Response, services: ContainerD
 @router.get("")
 async def list_batches(services: ContainerDep, limit: Limit = 100) -> BatchPage:
     """The newest first."""
-    return BatchPage(batches=await services.store.batches(limit=limit))
+    return BatchPage(batches=await services.store.batches.list_newest(limit=limit))
 
 
 @router.get("/{batch_id}")
 async def one_batch(batch_id: Id, services: ContainerDep) -> Batch:
-    return await services.store.batch(batch_id)
+    return await services.store.batches.get(batch_id)
 
 
 @router.post("/{batch_id}/cancel")
@@ -43,7 +43,7 @@ async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
 
 @router.get("/{batch_id}/events", response_class=EventSourceResponse, responses={200: EVENTS})
 async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
-    await services.store.batch(batch_id)
+    await services.store.batches.get(batch_id)
 
     async def progress() -> AsyncIterator[ServerSentEvent]:
         async for batch in services.batches.watch(batch_id):
@@ -54,5 +54,5 @@ async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
 
 @router.get("/{batch_id}/results", response_class=StreamingResponse, responses={200: NDJSON})
 async def results(batch_id: Id, services: ContainerDep) -> StreamingResponse:
-    await services.store.batch(batch_id)
+    await services.store.batches.get(batch_id)
     return traces_as_ndjson(services.store, batch=batch_id)

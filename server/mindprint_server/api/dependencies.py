@@ -38,7 +38,7 @@ def traces_as_ndjson(store: Store, **filters: Any) -> StreamingResponse:
     async def lines() -> AsyncIterator[bytes]:
         after, page = None, None
         while page is None or len(page) == PAGE:
-            page = await store.traces(**filters, after=after, limit=PAGE)
+            page = await store.traces.find(**filters, after=after, limit=PAGE)
             if page:
                 after = page[-1].id
                 yield b"".join(trace.model_dump_json().encode() + b"\n" for trace in page)

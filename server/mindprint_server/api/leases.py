@@ -40,24 +40,24 @@ async def claim(wanted: LeaseRequest, services: ContainerDep) -> Lease | Respons
 
 @router.get("/{lease_id}")
 async def one_lease(lease_id: Id, services: ContainerDep) -> Lease:
-    return await services.store.lease(lease_id)
+    return await services.store.leases.get(lease_id)
 
 
 @router.post("/{lease_id}/heartbeat")
 async def heartbeat(lease_id: Id, beat: Heartbeat, services: ContainerDep) -> Lease:
-    return await services.store.heartbeat(lease_id, beat.ttl_s)
+    return await services.store.leases.heartbeat(lease_id, beat.ttl_s)
 
 
 @router.post("/{lease_id}/release")
 async def release(lease_id: Id, services: ContainerDep) -> Lease:
     """Gives the traces back; this does not count as a bad end."""
-    return await services.store.release(lease_id)
+    return await services.store.leases.release(lease_id)
 
 
 @router.post("/{lease_id}/complete", openapi_extra=FORM)
 async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Version:
     """Takes the trained version: checks it, proves it on the engine, makes it live."""
-    await services.store.lease(lease_id)  # an unknown lease is refused before its upload is read
+    await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read
     async with multipart.receive(request, services.settings) as upload:
         manifest = _manifest(upload.manifest)
         return await services.adapters.complete(lease_id, manifest, upload.config, upload.weights)

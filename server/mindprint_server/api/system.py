@@ -37,8 +37,8 @@ async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     metrics, services = request.app.state.metrics, request.app.state.life.services
     if services is not None:
-        waiting = sum((await services.store.backlog()).values())
-        metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.open_batches()))
+        waiting = sum((await services.store.traces.count_waiting()).values())
+        metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.batches.list_open()))
     return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -51,5 +51,5 @@ async def info(services: ContainerDep) -> ServerInfo:
 async def funnel(services: ContainerDep, user: UserFilter = None) -> Funnel:
     """Of the whole server, or of one user."""
     if user is not None:
-        await services.store.user(user)
-    return await services.store.funnel(user)
+        await services.store.users.get(user)
+    return await services.store.funnel.get(user)

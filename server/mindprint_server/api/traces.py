@@ -30,7 +30,7 @@ async def list_traces(
     limit: Limit = 100,
     after: After = None,
 ) -> TracePage:
-    found = await services.store.traces(
+    found = await services.store.traces.find(
         user=user,
         engagement=engagement,
         mode=mode,
@@ -48,10 +48,10 @@ async def export(
     services: ContainerDep, user: UserFilter = None, verdict: VerdictLabel | None = None
 ) -> StreamingResponse:
     if user is not None:
-        await services.store.user(user)
+        await services.store.users.get(user)
     return traces_as_ndjson(services.store, user=user, verdict=verdict)
 
 
 @router.get("/{trace_id}")
 async def one_trace(trace_id: Id, services: ContainerDep) -> Trace:
-    return await services.store.trace(trace_id)
+    return await services.store.traces.get(trace_id)

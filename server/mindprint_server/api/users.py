@@ -22,34 +22,34 @@ router = APIRouter(prefix="/v1/users", tags=["users"])
 
 @router.get("")
 async def list_users(services: ContainerDep, limit: Limit = 100, after: After = None) -> UserPage:
-    found = await services.store.users(after=after, limit=limit + 1)
+    found = await services.store.users.list_page(after=after, limit=limit + 1)
     return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/{user_id}")
 async def one_user(user_id: UserId, services: ContainerDep) -> User:
-    return await services.store.user(user_id)
+    return await services.store.users.get(user_id)
 
 
 @router.post("/{user_id}/engagements")
 async def add_engagements(user_id: UserId, batch: EngagementBatch, services: ContainerDep) -> Ingested:
     """Stores all or none; creates the user if need be. The same id with the same content counts as unchanged."""
-    return await services.store.add_engagements(user_id, batch.engagements)
+    return await services.store.engagements.add(user_id, batch.engagements)
 
 
 @router.get("/{user_id}/engagements")
 async def list_engagements(
     user_id: UserId, services: ContainerDep, limit: Limit = 100, after: After = None
 ) -> EngagementPage:
-    await services.store.user(user_id)
-    found = await services.store.engagements(user_id, after=after, limit=limit + 1)
+    await services.store.users.get(user_id)
+    found = await services.store.engagements.list_page(user_id, after=after, limit=limit + 1)
     return EngagementPage(engagements=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/{user_id}/profile")
 async def profile(user_id: UserId, services: ContainerDep) -> Profile:
-    await services.store.user(user_id)
-    found = await services.store.profile(user_id)
+    await services.store.users.get(user_id)
+    found = await services.store.profiles.get_newest(user_id)
     if found is None:
         message = f"nothing is written about user {user_id!r} yet: POST /v1/users/{user_id}/profile writes it"
         raise ApiError(404, "profile_not_found", message)
@@ -59,7 +59,7 @@ async def profile(user_id: UserId, services: ContainerDep) -> Profile:
 @router.post("/{user_id}/profile")
 async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
     """Writes the profile now, from all the user's engagements."""
-    await services.store.user(user_id)
+    await services.store.users.get(user_id)
     return await services.memory.renew(user_id)
 
 

@@ -55,8 +55,8 @@ class AutoModeSelector:
 
     async def routes(self, user_id: str) -> AutoModeDecisions:
         """`GET /v1/users/{id}/route`, for what is live. Raises NotFound."""
-        await self._store.user(user_id)
-        key, pointers = await self._store.serving(user_id)
+        await self._store.users.get(user_id)
+        key, pointers = await self._store.live_versions.resolve_for_user(user_id)
         model = f"{key}@{pointers.live.version}" if pointers.live else "base"
         if (route := policy.unmeasured(user_id, model)) is not None:
             return AutoModeDecisions(user_id=user_id, model=model, closed=route, open=route)
@@ -72,10 +72,10 @@ class AutoModeSelector:
         key, _, number = model.partition("@")
         measured: Callable[[QueryKind], Evidence]
         if number:
-            version = await self._store.version(key, int(number))
+            version = await self._store.versions.get(key, int(number))
             measured = partial(policy.examined, version.checks)
         else:
-            gains = await self._store.gains(
+            gains = await self._store.traces.list_gains(
                 user_id, base_digest=self._engine.info().base_digest, prompt_version=PROMPT_VERSION, limit=NEWEST
             )
             measured = partial(policy.judged, gains)

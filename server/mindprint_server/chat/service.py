@@ -101,7 +101,7 @@ class ChatService:
     async def models(self) -> dict[str, Any]:
         """`GET /v1/models`: the base, every adapter's key, and every version that may be named."""
         cards = [self._card("base", 0)]
-        for adapter in await self._store.adapters():
+        for adapter in await self._store.adapters.list_all():
             for version in adapter.versions:
                 made = int(version.created_at.timestamp())
                 if adapter.live == version.version:
@@ -181,7 +181,7 @@ class ChatService:
             return None
         memory = RecalledMemory()
         if kind == "user":
-            await self._store.user(name)
+            await self._store.users.get(name)
             memory, _ = await self._memory.recall(name, before=None, query=messages[-1]["content"])
         return memory
 

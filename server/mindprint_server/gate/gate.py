@@ -89,8 +89,8 @@ class Gate:
         """The newest engagements of the adapter's users, whether it learned from them or not."""
         kind, _, name = key.partition("/")
         most = self._settings.gate_items
-        users = [name] if kind == "user" else await self._store.cohort_users(name, limit=most)
-        histories = {user: await self._store.history(user, before=None, limit=most) for user in users}
+        users = [name] if kind == "user" else await self._store.cohorts.list_members(name, limit=most)
+        histories = {user: await self._store.engagements.list_history(user, before=None, limit=most) for user in users}
         return await self._questions({user: [e.id for e in history] for user, history in histories.items()})
 
     async def _scores(

@@ -80,25 +80,25 @@ class BatchRunner:
         if request.blind == 0 and request.hints is None and not self._settings.hints:
             message = "blind=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
             raise ApiError(422, "validation_error", message, param="blind")
-        plan = await self._store.untraced(request.users, self._settings.holdout)
-        batch, created = await self._store.add_batch(request, plan, max_open=self._settings.max_open_batches)
+        plan = await self._store.traces.list_untraced(request.users, self._settings.holdout)
+        batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
         self._new = True
         self._work.set()
         return batch, created
 
     async def cancel(self, batch_id: str) -> Batch:
         """Ends a batch; what it has written stays. A batch that has ended stays as it is."""
-        batch = await self._store.cancel_batch(batch_id)
+        batch = await self._store.batches.cancel(batch_id)
         if batch_id in self._jobs:
             await self._abandon(batch_id)
             log.info("batch cancelled", batch=batch_id)
         await self._tell()
-        return await self._store.batch(batch_id) if batch.state == "cancelled" else batch
+        return await self._store.batches.get(batch_id) if batch.state == "cancelled" else batch
 
     async def watch(self, batch_id: str) -> AsyncIterator[Batch]:
         """The batch now and after each change, at most one in `watch_interval_s`; ends with a final state."""
         while True:
-            batch = await self._store.batch(batch_id)
+            batch = await self._store.batches.get(batch_id)
             yield batch
             if batch.state in FINAL:
                 return
@@ -145,7 +145,7 @@ class BatchRunner:
     async def _pick_up(self) -> None:
         try:
             self._new = False
-            for batch in await self._store.open_batches():
+            for batch in await self._store.batches.list_open():
                 if batch.id not in self._jobs:
                     await self._open(batch)
         except Busy as error:
@@ -153,13 +153,15 @@ class BatchRunner:
             self._new = True
 
     async def _open(self, batch: Batch) -> None:
-        await self._store.start_batch(batch.id)
-        if (await self._store.batch(batch.id)).state in FINAL:
+        await self._store.batches.start(batch.id)
+        if (await self._store.batches.get(batch.id)).state in FINAL:
             return  # cancelled in between
         users: dict[str, list[Item]] = {}
-        for user_id, engagement_id in await self._store.pending_items(batch.id):
+        for user_id, engagement_id in await self._store.batches.list_pending_items(batch.id):
             users.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
-        waiting = Counter({key.removeprefix("user/"): count for key, count in (await self._store.backlog()).items()})
+        waiting = Counter(
+            {key.removeprefix("user/"): count for key, count in (await self._store.traces.count_waiting()).items()}
+        )
         job = ActiveBatch(batch, sum(map(len, users.values())), users, waiting)
         self._jobs[batch.id] = job
         self._commits.begin(batch.id)
@@ -247,13 +249,13 @@ class BatchRunner:
     async def _fail(self, job: ActiveBatch, why: str) -> None:
         if self._jobs.get(job.batch.id) is job:
             await self._abandon(job.batch.id)
-            await self._store.finish_batch(job.batch.id, "failed", why)
+            await self._store.batches.finish(job.batch.id, "failed", why)
             await self._tell()
 
     async def _close(self, job: ActiveBatch) -> None:
         self._jobs.pop(job.batch.id, None)
         await self._commits.end(job.batch.id)
-        await self._store.finish_batch(job.batch.id, "done")
+        await self._store.batches.finish(job.batch.id, "done")
         await self._tell()
 
     async def _abandon(self, batch_id: str) -> None:

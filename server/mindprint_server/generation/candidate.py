@@ -216,7 +216,7 @@ class Writer:
             raise ApiError(422, "prompt_too_long", message, param="thinking") from error
         except ValueError as error:
             raise ApiError(422, "choices_alike", str(error), param="choices") from error
-        return await self._store.add_trace(trace) if question.engagement_id is not None else trace
+        return await self._store.traces.add(trace) if question.engagement_id is not None else trace
 
     async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:
         s = self._settings
@@ -239,7 +239,7 @@ class Writer:
 
     async def accepted(self, user_id: str) -> set[str]:
         """Fingerprints of a user's accepted thinking."""
-        return {checks.fingerprint(text) for text in await self._store.accepted_texts(user_id)}
+        return {checks.fingerprint(text) for text in await self._store.traces.list_accepted_texts(user_id)}
 
 
 def _tells_of_service(request: TraceRequest, style: GenerationParams) -> bool:

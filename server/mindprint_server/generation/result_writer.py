@@ -45,7 +45,7 @@ class ResultWriter:
         """Adds what time has passed since the last commit; nothing more is counted."""
         seconds = self._passed([batch_id])
         self._since.pop(batch_id, None)
-        await self._store.finish_items([], seconds)
+        await self._store.batches.finish_items([], seconds)
 
     async def put(self, done: ItemResult) -> bool:
         """False: the user, the engagement or the batch is gone, and nothing was stored. Raises what the store does."""
@@ -61,7 +61,7 @@ class ResultWriter:
             taken, self._pending = self._pending, []
             try:
                 seconds = self._passed({done.batch_id for done, _ in taken})
-                gone = await self._store.finish_items([done for done, _ in taken], seconds)
+                gone = await self._store.batches.finish_items([done for done, _ in taken], seconds)
             except asyncio.CancelledError:
                 for _, future in taken:
                     future.cancel()

@@ -48,15 +48,15 @@ class TraceImporter:
         """
         with self._admission.enter():
             async with asyncio.timeout(self._settings.request_timeout_s):
-                await self._store.user(user_id)
+                await self._store.users.get(user_id)
                 await self._memory.ensure_profiles(user_id)
                 timeline = await self._memory.timeline(user_id)
                 traces = []
                 for place, one in enumerate(given):
                     traces.append(await self._trace(user_id, one, f"traces[{place}]", timeline))
                     await asyncio.sleep(0)  # a thousand prompts are built one after the other: others come between
-            done = await self._store.add_given(
-                user_id, traces, alike=checks.fingerprint, most=self._settings.max_backlog
+            done = await self._store.traces.add_imported(
+                user_id, traces, fingerprint=checks.fingerprint, max_waiting=self._settings.max_backlog
             )
         self._metrics.given.inc(done.created)
         return done

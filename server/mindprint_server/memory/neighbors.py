@@ -39,7 +39,7 @@ class NeighborIndex:
         async with self._looking:  # a batch asks for many engagements of one user at once: one of them looks
             if (known := self._known.get(user_id)) is not None:
                 return known
-            pool = await self._store.neighbour_pool(user_id, limit=self._settings.anchor_pool)
+            pool = await self._store.users.list_others(user_id, limit=self._settings.anchor_pool)
             others = {id: await self._features(id) for id in pool}
             found = self._known[user_id] = Neighbors(*pick(user_id, await self._features(user_id), others))
             return found
@@ -47,7 +47,7 @@ class NeighborIndex:
     async def _features(self, user_id: str) -> Features:
         if (known := self._vectors.get(user_id)) is not None:
             return known
-        history = await self._store.history(user_id, before=None, limit=self._settings.anchor_history)
+        history = await self._store.engagements.list_history(user_id, before=None, limit=self._settings.anchor_history)
         made = self._vectors[user_id] = features(history)
         return made
 

@@ -42,7 +42,7 @@ class QuestionBuilder:
             NotFound: The engagement does not exist.
         """
         if history is None:
-            engagement = await self._store.engagement(user_id, engagement_id)
+            engagement = await self._store.engagements.get(user_id, engagement_id)
             memory, version = await self._memory.recall(
                 user_id, before=engagement.occurred_at, not_id=engagement_id, query=engagement.prompt
             )
@@ -72,7 +72,7 @@ class QuestionBuilder:
         """
         if request.engagement_id is not None:
             return await self.for_engagement(request.user_id, request.engagement_id)
-        await self._store.user(request.user_id)
+        await self._store.users.get(request.user_id)
         memory, version = await self._requested_memory(request)
         return Question(
             user_id=request.user_id,
@@ -92,7 +92,7 @@ class QuestionBuilder:
         if request.memory != "own":
             owner = request.memory.removeprefix("user/")
             try:
-                await self._store.user(owner)
+                await self._store.users.get(owner)
             except NotFound as error:
                 raise not_found(error, "memory") from error
         return await self._memory.recall(owner, before=request.asked_at, query=request.query)

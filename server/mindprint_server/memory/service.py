@@ -36,10 +36,12 @@ class Before:
     not_id: str | None
 
     async def length(self) -> int:
-        return await self.store.history_length(self.user_id, before=self.time, not_id=self.not_id)
+        return await self.store.engagements.count_history(self.user_id, before=self.time, exclude_id=self.not_id)
 
     async def newest(self, limit: int) -> Sequence[Engagement]:
-        return await self.store.history(self.user_id, before=self.time, not_id=self.not_id, limit=limit)
+        return await self.store.engagements.list_history(
+            self.user_id, before=self.time, exclude_id=self.not_id, limit=limit
+        )
 
 
 class MemoryService:
@@ -60,15 +62,15 @@ class MemoryService:
         Where similarity chooses the episodes, they are similar to `query`; without it they are the newest.
         Causal: profile and episodes end strictly before `before`, and the engagement `not_id` is never among them.
         """
-        profile = await self._store.profile(user_id, before=before)
+        profile = await self._store.profiles.get_newest(user_id, before=before)
         past = Before(self._store, user_id, before, not_id)
         recalled = await self._recall.recall(past, query)
         return await self._recollection(profile, recalled, past, query), profile.version if profile else None
 
     async def timeline(self, user_id: str) -> UserHistory:
         """All of a user's history as it stands now."""
-        engagements = await self._store.history(user_id, before=None, limit=None)
-        return UserHistory(engagements, await self._store.profiles(user_id))
+        engagements = await self._store.engagements.list_history(user_id, before=None, limit=None)
+        return UserHistory(engagements, await self._store.profiles.list_versions(user_id))
 
     async def recall_from(
         self, timeline: UserHistory, *, before: datetime, not_id: str | None, query: str | None
@@ -88,12 +90,12 @@ class MemoryService:
     async def ensure_profiles(self, user_id: str) -> int:
         """Writes the profiles that are due for a user; returns how many. No profile is written twice."""
         async with self._writing.setdefault(user_id, asyncio.Lock()):
-            newest = await self._store.profile(user_id)
-            total = await self._store.engagement_count(user_id)
+            newest = await self._store.profiles.get_newest(user_id)
+            total = await self._store.engagements.count(user_id)
             lengths = due(newest.covers if newest else 0, total, self._settings.profile_every)
             if not lengths:
                 return 0
-            history = await self._store.history(user_id, before=None, limit=total)
+            history = await self._store.engagements.list_history(user_id, before=None, limit=total)
             for length in lengths:
                 await self._write(user_id, history[:length])
             return len(lengths)
@@ -101,10 +103,10 @@ class MemoryService:
     async def renew(self, user_id: str) -> Profile:
         """Writes a profile of the whole history now. Raises ApiError (422) for a user without engagements."""
         async with self._writing.setdefault(user_id, asyncio.Lock()):
-            user = await self._store.user(user_id)
+            user = await self._store.users.get(user_id)
             if user.engagements == 0:
                 raise ApiError(422, "no_history", f"user {user_id} has no engagements: post some first")
-            history = await self._store.history(user_id, before=None, limit=user.engagements)
+            history = await self._store.engagements.list_history(user_id, before=None, limit=user.engagements)
             return await self._write(user_id, history)
 
     async def _write(self, user_id: str, history: Sequence[Engagement]) -> Profile:
@@ -117,7 +119,7 @@ class MemoryService:
             groups = pieces(notes, MERGE_FAN_IN)
             notes = list(await asyncio.gather(*(self._merged(group) for group in groups)))
         text = notes[0]
-        return await self._store.add_profile(
+        return await self._store.profiles.add(
             Profile(
                 user_id=user_id,
                 version=0,

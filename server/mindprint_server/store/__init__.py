@@ -1,4 +1,4 @@
-"""All that lasts: users, engagements, profiles, batches, traces (the queue), leases, adapters and their versions."""
+"""Everything that is kept in the database: one repository for each entity, reached through `Store`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from mindprint_server.store.exceptions import (
     StoreError,
     VersionRefused,
 )
-from mindprint_server.store.gains import Gain
 from mindprint_server.store.holdout import Holdout
 from mindprint_server.store.ids import new_id
+from mindprint_server.store.lease_selection import ClaimPolicy
 from mindprint_server.store.live_versions import Pointers
 from mindprint_server.store.replays import Replay
 from mindprint_server.store.store import Store
+from mindprint_server.store.traces import Gain
 
 __all__ = [
     "AlreadyLive",
     "BacklogFull",
     "Busy",
+    "ClaimPolicy",
     "EngagementConflict",
     "EveryoneStays",
     "FilesGone",

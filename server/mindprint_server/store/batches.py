@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
 from mindprint_server.store import funnel, traces
-from mindprint_server.store.database import advisory_lock
+from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import IdempotencyConflict, NotFound, QueueFull
 from mindprint_server.store.ids import new_id
 from mindprint_server.store.states import OPEN
@@ -32,7 +32,75 @@ class ItemResult:
     traces: Sequence[Trace] = field(default=())
 
 
-async def add(
+class BatchRepository:
+    """Stores batches and the progress of their items."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(
+        self, request: BatchRequest, items: Sequence[tuple[str, str]], *, max_open: int
+    ) -> tuple[Batch, bool]:
+        """Queue a batch, or return the earlier one with the same idempotency key.
+
+        Args:
+            request: What the caller asked for.
+            items: (user id, engagement id) in the order in which they are to be worked on.
+            max_open: Maximum number of batches that are queued or running.
+
+        Returns:
+            The batch, and True if it is new.
+
+        Raises:
+            IdempotencyConflict: The key came with another request before.
+            QueueFull: `max_open` batches are queued or running.
+        """
+        return await self._database.write(_add, request, items, max_open)
+
+    async def get(self, batch_id: str) -> Batch:
+        """Return a batch with its progress."""
+        return await self._database.read(_get, batch_id)
+
+    async def list_newest(self, limit: int = 100) -> list[Batch]:
+        """List at most `limit` batches, newest first."""
+        return await self._database.read(_list_newest, limit)
+
+    async def list_open(self) -> list[Batch]:
+        """List queued and running batches, oldest first."""
+        return await self._database.read(_list_open)
+
+    async def start(self, batch_id: str) -> None:
+        """Mark a queued batch as running; a batch in another state does not change."""
+        await self._database.write(_start, batch_id)
+
+    async def finish(self, batch_id: str, state: BatchState, error: str | None = None) -> None:
+        """End an open batch in `state`; a batch that has ended does not change."""
+        await self._database.write(_finish, batch_id, state, error)
+
+    async def cancel(self, batch_id: str) -> Batch:
+        """Cancel an open batch and return it; a batch that has ended does not change."""
+        return await self._database.write(_finish, batch_id, "cancelled", None)
+
+    async def list_pending_items(self, batch_id: str) -> list[tuple[str, str]]:
+        """List (user id, engagement id) of the items that are not done, in their order."""
+        return await self._database.read(_list_pending_items, batch_id)
+
+    async def finish_items(self, done: Sequence[ItemResult], seconds: Mapping[str, float]) -> list[ItemResult]:
+        """Store the traces, outcomes and counts of many items in one commit.
+
+        An item that was done before does not change.
+
+        Args:
+            done: Results of items, also of several batches.
+            seconds: Working time to add, in seconds, by batch id.
+
+        Returns:
+            The results whose user, engagement or batch is gone. Nothing of them is stored.
+        """
+        return await self._database.write(_finish_items, done, seconds)
+
+
+async def _add(
     db: AsyncConnection, request: BatchRequest, items: Sequence[tuple[str, str]], max_open: int
 ) -> tuple[Batch, bool]:
     await advisory_lock(db, "batches")  # or two at once would both count to one below the bound
@@ -55,37 +123,36 @@ async def add(
                 for position, (user_id, engagement_id) in enumerate(plan)
             ],
         )
-    return await get(db, id), True
+    return await _get(db, id), True
 
 
-async def get(db: AsyncConnection, id: str) -> Batch:
+async def _get(db: AsyncConnection, id: str) -> Batch:
     found = await _load(db, select(batches).where(batches.c.id == id))
     if not found:
         raise NotFound("batch", id)
     return found[0]
 
 
-async def newest(db: AsyncConnection, limit: int) -> list[Batch]:
+async def _list_newest(db: AsyncConnection, limit: int) -> list[Batch]:
     return await _load(db, select(batches).order_by(batches.c.id.desc()).limit(limit))
 
 
-async def still_open(db: AsyncConnection) -> list[Batch]:
+async def _list_open(db: AsyncConnection) -> list[Batch]:
     return await _load(db, select(batches).where(batches.c.state.in_(OPEN)).order_by(batches.c.id))
 
 
-async def start(db: AsyncConnection, id: str) -> None:
+async def _start(db: AsyncConnection, id: str) -> None:
     changes = {"state": "running", "started_at": datetime.now(UTC)}
     if not await _change(db, id, batches.c.state == "queued", **changes):
-        await get(db, id)
+        await _get(db, id)
 
 
-async def finish(db: AsyncConnection, id: str, state: BatchState, error: str | None = None) -> Batch:
-    """Ends an open batch; one that has ended stays as it is."""
+async def _finish(db: AsyncConnection, id: str, state: BatchState, error: str | None) -> Batch:
     await _change(db, id, batches.c.state.in_(OPEN), state=state, error=error, finished_at=datetime.now(UTC))
-    return await get(db, id)
+    return await _get(db, id)
 
 
-async def pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
+async def _list_pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
     query = (
         select(batch_items.c.user_id, batch_items.c.engagement_id)
         .where(batch_items.c.batch_id == id, batch_items.c.outcome.is_(None))
@@ -94,10 +161,9 @@ async def pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
     return [(user_id, engagement_id) for user_id, engagement_id in await db.execute(query)]
 
 
-async def finish_items(
+async def _finish_items(
     db: AsyncConnection, done: Sequence[ItemResult], seconds: Mapping[str, float]
 ) -> list[ItemResult]:
-    """Returns those whose user, engagement or batch is gone: nothing of them is stored."""
     gone: list[ItemResult] = []
     written: dict[str, list[Sequence[Trace]]] = defaultdict(list)
     for item in done:

@@ -1,4 +1,7 @@
-"""Cohorts: whose traces train one adapter together. A user is in one; those in no other are in `everyone`."""
+"""Cohorts: groups of users whose traces train one adapter together.
+
+A user is in exactly one cohort. A user who was added to none is in `everyone`.
+"""
 
 from __future__ import annotations
 
@@ -6,86 +9,132 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Cohort
-from mindprint_server.store import leases, users
-from mindprint_server.store import live_versions as live_rows
-from mindprint_server.store.database import advisory_lock, insert_new
+from mindprint_server.store import leases
+from mindprint_server.store import live_versions as live_version_rows
+from mindprint_server.store.database import Database, advisory_lock, insert_new
 from mindprint_server.store.exceptions import EveryoneStays, NotFound
-from mindprint_server.store.tables import cohorts, live_versions
-from mindprint_server.store.tables import users as people
+from mindprint_server.store.tables import cohorts, live_versions, users
+from mindprint_server.store.users import in_cohort, must_exist
 
 
-async def every(db: AsyncConnection) -> list[Cohort]:
+class CohortRepository:
+    """Stores cohorts and moves users between them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list_all(self) -> list[Cohort]:
+        """List all cohorts ordered by name; `everyone` is always among them."""
+        return await self._database.read(_list_all)
+
+    async def get(self, name: str) -> Cohort:
+        """Return a cohort with the number of its users and its live version."""
+        return await self._database.read(_get, name)
+
+    async def put(self, name: str, description: str) -> Cohort:
+        """Create a cohort, or replace its description."""
+        return await self._database.write(_put, name, description)
+
+    async def add_members(self, name: str, user_ids: Sequence[str]) -> Cohort:
+        """Move all of these users into a cohort, or none of them if one is unknown.
+
+        Raises:
+            EveryoneStays: `everyone` cannot be joined.
+        """
+        return await self._database.write(_add_members, name, user_ids)
+
+    async def remove_member(self, name: str, user_id: str) -> Cohort:
+        """Move a user back to `everyone` and return the cohort that the user left.
+
+        Raises:
+            NotFound: The user is not in this cohort.
+            EveryoneStays: `everyone` cannot be left.
+        """
+        return await self._database.write(_remove_member, name, user_id)
+
+    async def delete(self, name: str) -> None:
+        """Delete a cohort: its users move to `everyone`, its adapter is taken off, an active lease is released.
+
+        The versions of its adapter stay stored.
+
+        Raises:
+            EveryoneStays: `everyone` cannot be deleted.
+        """
+        await self._database.write(_delete, name)
+
+    async def list_members(self, name: str, limit: int | None = None) -> list[str]:
+        """List ids of a cohort's users in order, at most `limit`; None: all."""
+        return await self._database.read(_list_members, name, limit)
+
+
+async def _list_all(db: AsyncConnection) -> list[Cohort]:
     return await _load(db, _cohorts().order_by(cohorts.c.name))
 
 
-async def get(db: AsyncConnection, name: str) -> Cohort:
+async def _get(db: AsyncConnection, name: str) -> Cohort:
     found = await _load(db, _cohorts().where(cohorts.c.name == name))
     if not found:
         raise NotFound("cohort", name)
     return found[0]
 
 
-async def put(db: AsyncConnection, name: str, description: str) -> Cohort:
+async def _put(db: AsyncConnection, name: str, description: str) -> Cohort:
     row = {"name": name, "description": description, "created_at": datetime.now(UTC)}
     if not (await db.execute(insert_new(db, cohorts), row)).rowcount:
         await db.execute(update(cohorts).where(cohorts.c.name == name).values(description=description))
-    return await get(db, name)
+    return await _get(db, name)
 
 
-async def add_members(db: AsyncConnection, name: str, user_ids: Sequence[str]) -> Cohort:
+async def _add_members(db: AsyncConnection, name: str, user_ids: Sequence[str]) -> Cohort:
     await _lock(db, name)
-    await users.must_exist(db, *user_ids)
-    await db.execute(update(people).where(people.c.id.in_(user_ids)).values(cohort=name))
-    return await get(db, name)
+    await must_exist(db, *user_ids)
+    await db.execute(update(users).where(users.c.id.in_(user_ids)).values(cohort=name))
+    return await _get(db, name)
 
 
-async def remove_member(db: AsyncConnection, name: str, user_id: str) -> Cohort:
+async def _remove_member(db: AsyncConnection, name: str, user_id: str) -> Cohort:
     await _lock(db, name)
-    leave = update(people).where(people.c.id == user_id, people.c.cohort == name).values(cohort=None)
+    leave = update(users).where(users.c.id == user_id, users.c.cohort == name).values(cohort=None)
     if not (await db.execute(leave)).rowcount:
         raise NotFound(f"member of cohort {name!r},", user_id)
-    return await get(db, name)
+    return await _get(db, name)
 
 
-async def delete(db: AsyncConnection, name: str) -> None:
+async def _delete(db: AsyncConnection, name: str) -> None:
     await _lock(db, name)
-    await advisory_lock(db, "claims")  # or one could take the adapter between here and the end
+    # Without this lock a claim could lease the adapter before the cohort is gone.
+    await advisory_lock(db, "claims")
     key = f"cohort/{name}"
     await leases.release_adapter(db, key)
-    await live_rows.take_off(db, key)
-    await db.execute(update(people).where(people.c.cohort == name).values(cohort=None))
+    await live_version_rows.take_off(db, key)
+    await db.execute(update(users).where(users.c.cohort == name).values(cohort=None))
     await db.execute(cohorts.delete().where(cohorts.c.name == name))
 
 
-async def members(db: AsyncConnection, name: str, limit: int | None) -> list[str]:
-    await get(db, name)
-    query = select(people.c.id).where(of(name)).order_by(people.c.id).limit(limit)
+async def _list_members(db: AsyncConnection, name: str, limit: int | None) -> list[str]:
+    await _get(db, name)
+    query = select(users.c.id).where(in_cohort(name)).order_by(users.c.id).limit(limit)
     return list((await db.scalars(query)).all())
 
 
-def of(name: str) -> ColumnElement[bool]:
-    """Condition on `users`: those of a cohort."""
-    return people.c.cohort.is_(None) if name == EVERYONE else people.c.cohort == name
-
-
 async def _lock(db: AsyncConnection, name: str) -> None:
-    """Who joins and leaves cohorts does so one by one, so that none is left in a cohort that is being deleted."""
+    """Serialize changes of membership, so that no user is left in a cohort that is being deleted."""
     if name == EVERYONE:
         raise EveryoneStays
     await advisory_lock(db, "cohorts")
-    await get(db, name)
+    await _get(db, name)
 
 
 def _cohorts() -> Select[Any]:
-    inside = or_(people.c.cohort == cohorts.c.name, and_(cohorts.c.name == EVERYONE, people.c.cohort.is_(None)))
+    inside = or_(users.c.cohort == cohorts.c.name, and_(cohorts.c.name == EVERYONE, users.c.cohort.is_(None)))
     live = select(live_versions.c.version).where(live_versions.c.adapter == "cohort/" + cohorts.c.name)
     return select(
         cohorts,
-        select(func.count(people.c.id)).where(inside).scalar_subquery().label("users"),
+        select(func.count(users.c.id)).where(inside).scalar_subquery().label("users"),
         live.scalar_subquery().label("live"),
     )
 

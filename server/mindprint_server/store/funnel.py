@@ -10,12 +10,24 @@ from sqlalchemy import Row, Select, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Funnel
-from mindprint_server.store import users
+from mindprint_server.store.database import Database
 from mindprint_server.store.tables import live_versions, traces
+from mindprint_server.store.users import must_exist
+
+
+class FunnelRepository:
+    """Counts traces by what became of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, user_id: str | None = None) -> Funnel:
+        """Count the traces of one user, or of all users if `user_id` is None."""
+        return await self._database.read(_get, user_id)
 
 
 async def of_batches(db: AsyncConnection, batch_ids: Sequence[str]) -> dict[str, Funnel]:
-    """Without `attempted`, which a batch knows from its items."""
+    """Count the traces of batches, by batch id, without `attempted`: a batch knows it from its items."""
     batch = traces.c.batch_id
     groups: dict[str, list[Row[Any]]] = defaultdict(list)
     for row in await db.execute(_tally(batch).where(batch.in_(batch_ids)).group_by(batch)):
@@ -23,11 +35,11 @@ async def of_batches(db: AsyncConnection, batch_ids: Sequence[str]) -> dict[str,
     return {id: fold(groups[id]) for id in batch_ids}
 
 
-async def of_user(db: AsyncConnection, user_id: str | None) -> Funnel:
-    """Of one user, or of all. Attempted are the engagements that have a trace."""
+async def _get(db: AsyncConnection, user_id: str | None) -> Funnel:
+    """Attempted are the engagements that have a trace."""
     mine = []
     if user_id is not None:
-        await users.must_exist(db, user_id)
+        await must_exist(db, user_id)
         mine = [traces.c.user_id == user_id]
     tried = (
         select(traces.c.user_id, traces.c.engagement_id).distinct().where(traces.c.engagement_id.is_not(None), *mine)
@@ -37,7 +49,7 @@ async def of_user(db: AsyncConnection, user_id: str | None) -> Funnel:
 
 
 def fold(rows: Iterable[Any]) -> Funnel:
-    """One funnel from rows of (verdict, reason, generated, trained, live)."""
+    """Add up rows of (verdict, reason, generated, trained, live) to one funnel."""
     funnel = Funnel()
     for row in rows:
         funnel.generated += row.generated

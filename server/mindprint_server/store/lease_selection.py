@@ -1,148 +1,129 @@
-"""Claims: which adapter a trainer gets, which traces, what is held out of them, and where its training starts."""
+"""The choice behind a new lease: adapter, traces, held-out engagements, and the version that training starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import EVERYONE, Lease, Start
-from mindprint_server.store import cohorts, leases, lineage, live_versions
+from mindprint.types import EVERYONE, LeaseRequest, Start
 from mindprint_server.store import holdout as holdouts
-from mindprint_server.store.database import advisory_lock, force_hash_join
-from mindprint_server.store.holdout import Holdout
-from mindprint_server.store.ids import new_id
+from mindprint_server.store import lineage, live_versions
+from mindprint_server.store.database import force_hash_join
+from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
 from mindprint_server.store.tables import leases as rows
 from mindprint_server.store.tables import trace_versions, traces, users, versions
+from mindprint_server.store.users import in_cohort
 
 StartFrom = Literal["parent", "cohort", "base"]
 ACTIVE = select(rows.c.adapter).where(rows.c.state == "active")
-"""Adapters that a trainer holds."""
+"""Query for the adapters that have an active lease."""
+
+
+@dataclass(frozen=True)
+class ClaimPolicy:
+    """What the server decides about claims; a `LeaseRequest` says what the trainer wants."""
+
+    max_attempts: int
+    """How many leases of a trace, or of a cohort without new traces, may end badly."""
+    holdout: Holdout = NO_HOLDOUT
+    """Which engagements are held out: their traces do not count and stay in the queue."""
+    start_from: StartFrom = "parent"
+    """`parent`: start from the adapter's own live version, else from that of the user's cohort, else of `everyone`.
+    `cohort`: as `parent`, but a user's adapter never starts from its own version. `base`: always start afresh."""
+    cohort_min_traces: int | None = None
+    """New traces that a cohort needs before it is claimed without being named; None: cohorts are never claimed."""
 
 
 @dataclass(frozen=True)
 class Choice:
+    """The adapter and the traces of a new lease."""
+
     adapter: str
     attempt: int
     traces: Sequence[tuple[str, str]]
     """(trace, user), oldest trace first."""
 
 
-async def claim(
-    db: AsyncConnection,
-    *,
-    owner: str,
-    adapter: str | None,
-    ttl_s: float,
-    min_traces: int,
-    max_traces: int,
-    max_attempts: int,
-    holdout: Holdout,
-    start_from: StartFrom,
-    cohort_min_traces: int | None,
-    now: datetime,
-) -> Lease | None:
-    await advisory_lock(
-        db, "claims"
-    )  # they are few and short; side by side they would take each other's traces in shreds
-    await leases.sweep(db, max_attempts, now)
+async def select_traces(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> Choice | None:
+    """Choose the adapter and the traces of a new lease; None if no adapter has enough traces."""
     await force_hash_join(db)
     choice = None
-    if cohort_min_traces is not None:
-        # Whoever names a cohort has decided that it is time.
-        least = max(min_traces, cohort_min_traces) if adapter is None else min_traces
-        choice = await _cohort(db, adapter, least, max_traces, max_attempts, holdout)
-    choice = choice or await _user(db, adapter, min_traces, max_traces, holdout)
-    if choice is None:
-        return None
-    id, trace_ids = new_id(), [trace_id for trace_id, _ in choice.traces]
-    start, live = await _start(db, choice.adapter, start_from), await live_versions.live(db, choice.adapter)
-    known = [(v.adapter, v.version) for v in (start, live) if v]
-    lease = {
-        "id": id,
-        "adapter": choice.adapter,
-        "owner": owner,
-        "state": "active",
-        "deadline": now + timedelta(seconds=ttl_s),
-        "attempt": choice.attempt,
-        "trace_ids": trace_ids,
-        "held_out": await _held_out(db, holdout, choice, [f"{key}@{number}" for key, number in known]),
-        "start": start.model_dump() if start else None,
-        "parent": live.version if live else None,
-        "created_at": now,
-    }
-    await db.execute(rows.insert(), lease)
-    if choice.adapter.startswith("user/"):
-        await db.execute(update(traces).where(traces.c.id.in_(trace_ids)).values(state="leased", lease_id=id))
-    return await leases.get(db, id)
+    if policy.cohort_min_traces is not None:
+        min_traces = request.min_traces
+        if request.adapter is None:
+            min_traces = max(min_traces, policy.cohort_min_traces)
+        choice = await _select_cohort(db, request, policy, min_traces)
+    return choice or await _select_user(db, request, policy)
 
 
-async def _user(db: AsyncConnection, adapter: str | None, least: int, most: int, holdout: Holdout) -> Choice | None:
-    """The waiting traces of the user, or of the one with most."""
+async def _select_user(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> Choice | None:
+    """Choose the oldest waiting traces of the named user, or of the user with most."""
     waiting = [traces.c.state == "waiting"]
-    if adapter is not None:
-        waiting.append(traces.c.adapter == adapter)
+    if request.adapter is not None:
+        waiting.append(traces.c.adapter == request.adapter)
     trainable = holdouts.trainable(
-        holdout, traces.c.user_id, traces.c.engagement_id, select(traces.c.user_id).where(*waiting)
+        policy.holdout, traces.c.user_id, traces.c.engagement_id, select(traces.c.user_id).where(*waiting)
     )
     free = select(traces.c.adapter).where(*waiting, *trainable, traces.c.adapter.not_in(ACTIVE))
-    enough = free.group_by(traces.c.adapter).having(func.count() >= least)
+    enough = free.group_by(traces.c.adapter).having(func.count() >= request.min_traces)
     key = await db.scalar(enough.order_by(func.count().desc(), traces.c.adapter).limit(1))
     if key is None:
         return None
     mine = select(traces.c.id, traces.c.user_id, traces.c.attempts).where(*waiting, *trainable, traces.c.adapter == key)
-    found = (await db.execute(mine.order_by(traces.c.id).limit(most))).all()
+    found = (await db.execute(mine.order_by(traces.c.id).limit(request.max_traces))).all()
     attempt = 1 + max(row.attempts for row in found)
     return Choice(key, attempt, [(row.id, row.user_id) for row in found])
 
 
-async def _cohort(
-    db: AsyncConnection, adapter: str | None, least: int, most: int, max_attempts: int, holdout: Holdout
+async def _select_cohort(
+    db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy, min_traces: int
 ) -> Choice | None:
-    """The traces that are new to the cohort, or to the one with most."""
+    """Choose the oldest traces that are new to the named cohort, or to the cohort with most."""
     fresh = _fresh_to_cohorts()
-    if adapter is not None:
-        kind, _, name = adapter.partition("/")
+    if request.adapter is not None:
+        kind, _, name = request.adapter.partition("/")
         if kind != "cohort":
             return None
-        fresh.append(cohorts.of(name))
+        fresh.append(in_cohort(name))
     of_users = traces.join(users, users.c.id == traces.c.user_id)
-    # Hold-outs are looked at only where there is enough with them.
+    # Ranking engagements for the hold-out is expensive: do it only for cohorts that have enough traces without it.
     enough = select(users.c.cohort).select_from(of_users).where(*fresh).group_by(users.c.cohort)
-    by_need = enough.having(func.count() >= least).order_by(func.count().desc(), users.c.cohort)
+    by_need = enough.having(func.count() >= min_traces).order_by(func.count().desc(), users.c.cohort)
     held = set((await db.scalars(ACTIVE)).all())
     for cohort in (await db.scalars(by_need)).all():
         name = cohort or EVERYONE
         key = f"cohort/{name}"
         if key in held:
             continue
-        members = select(users.c.id).where(cohorts.of(name))
-        trainable = holdouts.trainable(holdout, traces.c.user_id, traces.c.engagement_id, members)
-        mine = [*_fresh_to_cohorts(), cohorts.of(name), *trainable]
+        members = select(users.c.id).where(in_cohort(name))
+        trainable = holdouts.trainable(policy.holdout, traces.c.user_id, traces.c.engagement_id, members)
+        mine = [*_fresh_to_cohorts(), in_cohort(name), *trainable]
         count, newest = (
             await db.execute(select(func.count(), func.max(traces.c.id)).select_from(of_users).where(*mine))
         ).one()
-        if count < least:
+        if count < min_traces:
             continue
         attempt = 1 + await _bad_ends(db, key, newest)
-        if attempt <= max_attempts:
+        if attempt <= policy.max_attempts:
             oldest = select(traces.c.id, traces.c.user_id).select_from(of_users).where(*mine).order_by(traces.c.id)
-            return Choice(key, attempt, [(id, user_id) for id, user_id in await db.execute(oldest.limit(most))])
+            return Choice(
+                key, attempt, [(id, user_id) for id, user_id in await db.execute(oldest.limit(request.max_traces))]
+            )
     return None
 
 
 def _fresh_to_cohorts() -> list[ColumnElement[bool]]:
-    """Conditions on traces beside their users: accepted, and in no version that the users' cohort completed."""
+    """Return conditions on traces joined with users: accepted, and in no completed version of the users' cohort."""
     key = "cohort/" + func.coalesce(users.c.cohort, EVERYONE)
     trained = (
         select(trace_versions.c.trace_id)
         .join(versions, _same_version())
         .join(rows, rows.c.id == versions.c.lease_id)
-        # A refused version leaves its traces to the next try, as it does with users'.
+        # Traces of a refused version stay available for the next lease.
         .where(trace_versions.c.trace_id == traces.c.id, trace_versions.c.adapter == key, rows.c.state == "completed")
     )
     return [traces.c.verdict == "accepted", traces.c.state.in_(("waiting", "leased", "trained")), ~trained.exists()]
@@ -153,8 +134,10 @@ def _same_version() -> Any:
 
 
 async def _bad_ends(db: AsyncConnection, key: str, newest_trace: str) -> int:
-    """Leases of an adapter that ran out or were refused since the last one that was completed, and since its newest
-    trace came: new traces are a new chance. Ids of both sort by time."""
+    """Count the leases of an adapter that expired or were refused since its last completed lease and its newest trace.
+
+    New traces are a new chance, so older failures do not count. Ids of leases and traces sort by time.
+    """
     mine = rows.c.adapter == key
     completed = select(func.coalesce(func.max(rows.c.id), "")).where(mine, rows.c.state == "completed")
     refused = select(versions.c.version).where(versions.c.lease_id == rows.c.id).exists()
@@ -163,28 +146,31 @@ async def _bad_ends(db: AsyncConnection, key: str, newest_trace: str) -> int:
     return (await db.execute(select(func.count()).select_from(rows).where(mine, bad, *since))).scalar_one()
 
 
-async def _start(db: AsyncConnection, key: str, start_from: StartFrom) -> Start | None:
-    """The version whose weights training begins with; None is a fresh adapter."""
+async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> Start | None:
+    """Return the version whose weights training starts from; None is a fresh adapter."""
     if start_from == "base":
         return None
     kind, _, name = key.partition("/")
     own = [key] if kind == "cohort" or start_from == "parent" else []
     for candidate in own + (await live_versions.cohorts_of(db, name) if kind == "user" else []):
-        version = await live_versions.live(db, candidate)
+        version = (await live_versions.get(db, candidate)).live
         if version and version.files:
             return Start(adapter=version.adapter, version=version.version, digest=version.digest)
     return None
 
 
-async def _held_out(
-    db: AsyncConnection, holdout: Holdout, choice: Choice, known: Sequence[str]
+async def find_held_out(
+    db: AsyncConnection, holdout: Holdout, choice: Choice, trained: Sequence[str]
 ) -> dict[str, list[str]]:
-    """A user's newest engagements may be among what an earlier version was trained on, when older ones came in late or
-    the user had too few till now: on those nothing could be examined."""
+    """Return held-out engagements by user, without those that the versions `trained` or their ancestors learned from.
+
+    A user's newest engagements may be among those: older engagements arrived late, or the user had too few before.
+    The gate cannot measure a version on what it was trained on.
+    """
     user_ids = list(dict.fromkeys(user_id for _, user_id in choice.traces))
     held = await holdouts.of_users(db, holdout, user_ids)
-    if not held or not known:
+    if not held or not trained:
         return held
-    seen = await lineage.seen(db, known, user_ids)
+    seen = await lineage.seen(db, trained, user_ids)
     unseen = {user_id: [id for id in ids if (user_id, id) not in seen] for user_id, ids in held.items()}
     return {user_id: ids for user_id, ids in unseen.items() if ids}

@@ -1,27 +1,133 @@
-"""Leases: a trainer's timed claim on the traces of one adapter, from the claim on.
+"""Leases: a trainer's timed claim on the traces of one adapter.
 
-Who holds what is decided by rows, never by memory. A lease row is locked before it is judged, so that of a heartbeat,
-an upload and a sweep at once only one has its way. A lease on a user's adapter marks its traces as leased; one on a
-cohort's only lists them, for a trace serves its user's adapter and the cohort's independently.
+Rows alone say who holds what. A lease's row is locked before its state is checked, so that of a heartbeat, an upload
+and a sweep at the same time only one succeeds. A lease on a user's adapter marks its traces as leased. A lease on a
+cohort's adapter only lists them: a trace trains its user's adapter and the cohort's independently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Update, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import Lease, LeaseState, LoraLimits
+from mindprint.types import Lease, LeaseRequest, LeaseState, LoraLimits
+from mindprint_server.store import lease_selection, live_versions
+from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import LeaseLost, NotFound
+from mindprint_server.store.ids import new_id
+from mindprint_server.store.lease_selection import ClaimPolicy
 from mindprint_server.store.states import after_bad_end, why_lost
 from mindprint_server.store.tables import leases, traces
 
+IdsByUser = Mapping[str, Sequence[str]]
 
-async def sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
-    """Ends the leases that ran out. One that is locked is just being judged for its holder: leave it."""
+
+class LeaseRepository:
+    """Stores leases and moves their traces through the queue."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, request: LeaseRequest, policy: ClaimPolicy, *, now: datetime | None = None) -> Lease | None:
+        """Lease the oldest accepted traces of an adapter that it was not trained on.
+
+        First, expired leases end: their traces wait again, or are dead after `policy.max_attempts`.
+
+        A user's adapter takes the user's waiting traces. A cohort's adapter takes the traces of all its users, also
+        those that a user's own adapter was trained on or has leased. It is claimed once `request.min_traces` traces
+        are new to it and, unless `request.adapter` names it, `policy.cohort_min_traces`. After `policy.max_attempts`
+        leases that ended badly it waits for newer traces. If the request names no adapter, cohorts come before users,
+        and the adapter with most traces comes first. An adapter has at most one active lease.
+
+        Args:
+            request: What the trainer wants.
+            policy: What the server decides.
+            now: Start of the lease; None: the present.
+
+        Returns:
+            The lease, or None if no adapter has enough traces. It has no samples, and its base digest and limits are
+            empty: the caller fills them in. `held_out` leaves out what the live version, the version that training
+            starts from, and their ancestors were trained on.
+        """
+        return await self._database.write(_claim, request, policy, now or datetime.now(UTC))
+
+    async def get(self, lease_id: str) -> Lease:
+        """Return a lease, without samples, base digest and limits."""
+        return await self._database.read(get, lease_id)
+
+    async def heartbeat(self, lease_id: str, ttl_s: float, now: datetime | None = None) -> Lease:
+        """Let a lease end `ttl_s` seconds from now.
+
+        Raises:
+            LeaseLost: The lease has ended.
+        """
+        return await self._database.write(_heartbeat, lease_id, ttl_s, now or datetime.now(UTC))
+
+    async def release(self, lease_id: str, now: datetime | None = None) -> Lease:
+        """End a lease; its traces wait again with unchanged attempts. A second call changes nothing.
+
+        Raises:
+            LeaseLost: The lease has ended otherwise.
+        """
+        return await self._database.write(_release, lease_id, now or datetime.now(UTC))
+
+    async def record_samples(
+        self,
+        lease_id: str,
+        fast: IdsByUser,
+        rejected: IdsByUser | None = None,
+        now: datetime | None = None,
+    ) -> None:
+        """Record what the lease's samples are made of, for the lineage of its version.
+
+        Args:
+            lease_id: The lease.
+            fast: Engagement ids of its fast samples, by user.
+            rejected: Trace ids of its samples of rejected traces, by user.
+            now: Time at which the lease must still hold; None: the present.
+
+        Raises:
+            LeaseLost: The lease has ended.
+        """
+        await self._database.write(_record_samples, lease_id, fast, rejected or {}, now or datetime.now(UTC))
+
+
+async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy, now: datetime) -> Lease | None:
+    # Claims are few and short. Side by side they would split each other's traces.
+    await advisory_lock(db, "claims")
+    await _sweep(db, policy.max_attempts, now)
+    choice = await lease_selection.select_traces(db, request, policy)
+    if choice is None:
+        return None
+    id, trace_ids = new_id(), [trace_id for trace_id, _ in choice.traces]
+    start = await lease_selection.find_start(db, choice.adapter, policy.start_from)
+    live = (await live_versions.get(db, choice.adapter)).live
+    trained = [f"{version.adapter}@{version.version}" for version in (start, live) if version]
+    lease = {
+        "id": id,
+        "adapter": choice.adapter,
+        "owner": request.owner,
+        "state": "active",
+        "deadline": now + timedelta(seconds=request.ttl_s),
+        "attempt": choice.attempt,
+        "trace_ids": trace_ids,
+        "held_out": await lease_selection.find_held_out(db, policy.holdout, choice, trained),
+        "start": start.model_dump() if start else None,
+        "parent": live.version if live else None,
+        "created_at": now,
+    }
+    await db.execute(leases.insert(), lease)
+    if choice.adapter.startswith("user/"):
+        await db.execute(update(traces).where(traces.c.id.in_(trace_ids)).values(state="leased", lease_id=id))
+    return await get(db, id)
+
+
+async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
+    """End expired leases. A locked lease is in another transaction's hands: leave it to that one."""
     out = select(leases.c.id).where(leases.c.state == "active", leases.c.deadline <= now)
     ids = (await db.scalars(out.with_for_update(skip_locked=True))).all()
     for id in ids:
@@ -29,14 +135,13 @@ async def sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
         await put_back(db, id, max_attempts)
 
 
-async def heartbeat(db: AsyncConnection, id: str, ttl_s: float, now: datetime) -> Lease:
+async def _heartbeat(db: AsyncConnection, id: str, ttl_s: float, now: datetime) -> Lease:
     await held(db, id, now)
     await db.execute(update(leases).where(leases.c.id == id).values(deadline=now + timedelta(seconds=ttl_s)))
     return await get(db, id)
 
 
-async def release(db: AsyncConnection, id: str, now: datetime) -> Lease:
-    """Gives the traces back as they were. Releasing twice is releasing once."""
+async def _release(db: AsyncConnection, id: str, now: datetime) -> Lease:
     if (await locked(db, id))["state"] != "released":
         await held(db, id, now)
         await end(db, id, "released")
@@ -45,7 +150,7 @@ async def release(db: AsyncConnection, id: str, now: datetime) -> Lease:
 
 
 async def release_adapter(db: AsyncConnection, key: str) -> None:
-    """Ends the active lease of an adapter, if there is one, as its holder would."""
+    """Release the active lease of an adapter, if there is one."""
     active = select(leases.c.id).where(leases.c.adapter == key, leases.c.state == "active")
     for id in (await db.scalars(active)).all():
         if (await locked(db, id))["state"] == "active":
@@ -53,28 +158,25 @@ async def release_adapter(db: AsyncConnection, key: str) -> None:
             await db.execute(_leased(id).values(state="waiting", lease_id=None))
 
 
-ByUser = Mapping[str, Sequence[str]]
-
-
-async def note_samples(db: AsyncConnection, id: str, fast: ByUser, rejected: ByUser, now: datetime) -> None:
+async def _record_samples(db: AsyncConnection, id: str, fast: IdsByUser, rejected: IdsByUser, now: datetime) -> None:
     await held(db, id, now)
-    noted = {
+    recorded = {
         name: {user_id: list(ids) for user_id, ids in by_user.items()}
         for name, by_user in (("fast", fast), ("rejected", rejected))
     }
-    await db.execute(update(leases).where(leases.c.id == id).values(**noted))
+    await db.execute(update(leases).where(leases.c.id == id).values(**recorded))
 
 
 async def get(db: AsyncConnection, id: str) -> Lease:
     row = (await db.execute(select(leases).where(leases.c.id == id))).mappings().one_or_none()
     if row is None:
         raise NotFound("lease", id)
-    # What the server knows and the store does not: the base model, and what the engine can load.
+    # Base model and LoRA limits are known to the server, not to the store: the lease service fills them in.
     return Lease.model_validate(dict(row) | {"base_digest": "", "limits": LoraLimits(max_rank=0, target_modules=[])})
 
 
 async def locked(db: AsyncConnection, id: str) -> RowMapping:
-    """The lease's row, which nobody else changes until this transaction ends."""
+    """Return a lease's row and lock it until this transaction ends."""
     query = select(leases).where(leases.c.id == id).with_for_update(key_share=True)
     row = (await db.execute(query)).mappings().one_or_none()
     if row is None:
@@ -83,7 +185,7 @@ async def locked(db: AsyncConnection, id: str) -> RowMapping:
 
 
 async def held(db: AsyncConnection, id: str, now: datetime) -> RowMapping:
-    """The row, locked, of a lease that holds its traces; LeaseLost if it does not."""
+    """Return and lock the row of an active lease; raise LeaseLost if it is not active."""
     row = await locked(db, id)
     if why := why_lost(row["state"], row["deadline"], now):
         raise LeaseLost(id, why)
@@ -95,12 +197,12 @@ async def end(db: AsyncConnection, id: str, state: LeaseState, version: int | No
 
 
 async def train(db: AsyncConnection, id: str, version: int) -> None:
-    """The lease's traces are in `version`."""
+    """Mark the lease's traces as trained in `version`."""
     await db.execute(_leased(id).values(state="trained", version=version))
 
 
 async def put_back(db: AsyncConnection, id: str, max_attempts: int) -> None:
-    """The lease ended badly: its traces wait again, or are dead after `max_attempts`."""
+    """Put traces of a lease that ended badly back into the queue; they are dead after `max_attempts`."""
     tried = select(traces.c.attempts).where(traces.c.lease_id == id, traces.c.state == "leased").distinct()
     for attempts in (await db.scalars(tried)).all():
         state, after = after_bad_end(attempts, max_attempts)

@@ -10,7 +10,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import LearnedFrom, Lineage
 from mindprint_server.store import versions as version_rows
+from mindprint_server.store.database import Database
 from mindprint_server.store.tables import leases, trace_versions, traces, versions
+
+
+class LineageRepository:
+    """Reads what versions were trained on."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, key: str, version: int) -> Lineage:
+        """Return what a version was trained on and the versions that its training started from.
+
+        Traces that were erased since are missing.
+        """
+        return await self._database.read(_get, key, version)
 
 
 async def record(db: AsyncConnection, trace_ids: Sequence[str], key: str, number: int) -> None:
@@ -29,7 +44,7 @@ async def of_traces(db: AsyncConnection, trace_ids: Sequence[str]) -> dict[str, 
     return found
 
 
-async def of_version(db: AsyncConnection, key: str, number: int) -> Lineage:
+async def _get(db: AsyncConnection, key: str, number: int) -> Lineage:
     version = await version_rows.get(db, key, number)
     of_lease = versions.join(leases, leases.c.id == versions.c.lease_id)
     mine = versions.c.adapter == key, versions.c.version == number

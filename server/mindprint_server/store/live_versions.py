@@ -9,8 +9,9 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Adapter, Check, Version
+from mindprint_server.store import adapters
 from mindprint_server.store import versions as version_rows
-from mindprint_server.store.database import advisory_lock, insert_new
+from mindprint_server.store.database import Database, advisory_lock, insert_new
 from mindprint_server.store.exceptions import AlreadyLive, FilesGone, NothingToRollBack, VersionRefused
 from mindprint_server.store.tables import live_versions, users, versions
 
@@ -24,7 +25,71 @@ class Pointers:
     share: float | None = None
 
 
-async def of(db: AsyncConnection, key: str) -> Pointers:
+class LiveVersionRepository:
+    """Moves the pointers that say which versions of an adapter answer requests."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, key: str) -> Pointers:
+        """Return what answers for an adapter. All fields are None if it is off or has no version."""
+        return await self._database.read(get, key)
+
+    async def resolve_for_user(self, user_id: str) -> tuple[str, Pointers]:
+        """Find the adapter that answers for a user.
+
+        The first of these that has a live version or a candidate: the user's own adapter, that of the user's cohort,
+        that of `everyone`. A user who is not stored counts as a member of `everyone`.
+
+        Returns:
+            The adapter key and its pointers. All pointers are None if the base model answers.
+        """
+        return await self._database.read(_resolve_for_user, user_id)
+
+    async def set_live(self, key: str, version: int | None) -> Adapter:
+        """Make a version live, also a refused one; None takes the adapter off, with its candidate.
+
+        A candidate that becomes live is no longer the candidate.
+
+        Raises:
+            FilesGone: The version has no files.
+        """
+        return await self._database.write(_set_live, key, version)
+
+    async def rollback(self, key: str) -> Adapter:
+        """Make the newest accepted version before the live one live that still has files.
+
+        Raises:
+            NothingToRollBack: No version before the live one was accepted.
+            FilesGone: None of those has files.
+        """
+        return await self._database.write(_rollback, key)
+
+    async def withdraw(self, key: str, version: int, check: Check) -> Adapter:
+        """Refuse a version after it was accepted, and add the failed check to its checks.
+
+        If it was live, the adapter falls back as with `rollback`, or is off. If it was the candidate, there is none
+        afterwards. A second call changes nothing.
+        """
+        return await self._database.write(_withdraw, key, version, check)
+
+    async def set_canary(self, key: str, version: int | None, share: float) -> Adapter:
+        """Let a version answer a share of the adapter's requests; None ends that.
+
+        Args:
+            key: Adapter key.
+            version: The version that becomes the candidate, or None.
+            share: Share of the requests, more than 0 and less than 1.
+
+        Raises:
+            VersionRefused: The version is refused.
+            FilesGone: The version has no files.
+            AlreadyLive: The version is live.
+        """
+        return await self._database.write(_set_canary, key, version, share)
+
+
+async def get(db: AsyncConnection, key: str) -> Pointers:
     pointed = or_(versions.c.version == live_versions.c.version, versions.c.version == live_versions.c.candidate)
     found = await version_rows.load(db, version_rows.select_versions().where(versions.c.adapter == key, pointed))
     by_state = {version.state: version for version in found}
@@ -32,14 +97,10 @@ async def of(db: AsyncConnection, key: str) -> Pointers:
     return Pointers(by_state.get("live"), by_state.get("candidate"), share)
 
 
-async def live(db: AsyncConnection, key: str) -> Version | None:
-    return (await of(db, key)).live
-
-
-async def serving(db: AsyncConnection, user_id: str) -> tuple[str, Pointers]:
+async def _resolve_for_user(db: AsyncConnection, user_id: str) -> tuple[str, Pointers]:
     keys = [f"user/{user_id}", *await cohorts_of(db, user_id)]
     for key in keys:
-        found = await of(db, key)
+        found = await get(db, key)
         if found.live or found.candidate:
             break
     return key, found
@@ -54,27 +115,27 @@ async def cohorts_of(db: AsyncConnection, user_id: str) -> list[str]:
 async def publish(db: AsyncConnection, key: str, number: int, candidate_share: float | None) -> None:
     """A new version goes live, or is the candidate where another is live. A candidate before it is one no more."""
     await advisory_lock(db, f"adapter {key}")
-    if candidate_share and await live(db, key):
+    if candidate_share and (await get(db, key)).live:
         await _point(db, key, candidate=number, share=candidate_share)
     else:
         await _point(db, key, version=number, candidate=None, share=None)
 
 
-async def set_live(db: AsyncConnection, key: str, number: int | None) -> Adapter:
+async def _set_live(db: AsyncConnection, key: str, number: int | None) -> Adapter:
     await advisory_lock(db, f"adapter {key}")
-    now = await version_rows.adapter(db, key)
+    now = await adapters.get(db, key)
     if number is None:
         await take_off(db, key)
     else:
         if not (await version_rows.get(db, key, number)).files:
             raise FilesGone(key, number)
         await _go_live(db, now, number)
-    return await version_rows.adapter(db, key)
+    return await adapters.get(db, key)
 
 
-async def rollback(db: AsyncConnection, key: str) -> Adapter:
+async def _rollback(db: AsyncConnection, key: str) -> Adapter:
     await advisory_lock(db, f"adapter {key}")
-    now = await version_rows.adapter(db, key)
+    now = await adapters.get(db, key)
     earlier = _earlier(now)
     if not earlier:
         raise NothingToRollBack(key)
@@ -82,12 +143,12 @@ async def rollback(db: AsyncConnection, key: str) -> Adapter:
     if not with_files:
         raise FilesGone(key, earlier[-1].version)
     await _go_live(db, now, with_files[-1])
-    return await version_rows.adapter(db, key)
+    return await adapters.get(db, key)
 
 
-async def withdraw(db: AsyncConnection, key: str, number: int, check: Check) -> Adapter:
+async def _withdraw(db: AsyncConnection, key: str, number: int, check: Check) -> Adapter:
     await advisory_lock(db, f"adapter {key}")
-    now = await version_rows.adapter(db, key)
+    now = await adapters.get(db, key)
     version = await version_rows.get(db, key, number)
     if version.state == "refused":
         return now
@@ -99,12 +160,12 @@ async def withdraw(db: AsyncConnection, key: str, number: int, check: Check) -> 
         await _point(db, key, version=with_files[-1] if with_files else None)
     elif version.state == "candidate":
         await _point(db, key, candidate=None, share=None)
-    return await version_rows.adapter(db, key)
+    return await adapters.get(db, key)
 
 
-async def release_candidate(db: AsyncConnection, key: str, number: int | None, share: float) -> Adapter:
+async def _set_canary(db: AsyncConnection, key: str, number: int | None, share: float) -> Adapter:
     await advisory_lock(db, f"adapter {key}")
-    await version_rows.adapter(db, key)
+    await adapters.get(db, key)
     if number is None:
         await _point(db, key, candidate=None, share=None)
     else:
@@ -116,7 +177,7 @@ async def release_candidate(db: AsyncConnection, key: str, number: int | None, s
         if version.state == "live":
             raise AlreadyLive(key, number)
         await _point(db, key, candidate=number, share=share)
-    return await version_rows.adapter(db, key)
+    return await adapters.get(db, key)
 
 
 async def take_off(db: AsyncConnection, key: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,11 +10,55 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import Start, Version
 from mindprint_server.store import leases, lineage, live_versions
 from mindprint_server.store import versions as version_rows
+from mindprint_server.store.database import Database
 from mindprint_server.store.exceptions import LeaseLost
 from mindprint_server.store.tables import versions
 
 
-async def complete(
+class PublicationRepository:
+    """Ends a lease with the version that was trained under it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def publish(
+        self, lease_id: str, version: Version, *, candidate_share: float | None = None, now: datetime | None = None
+    ) -> Version:
+        """Store an accepted version, make it live, and mark the lease's traces as trained: all together, or nothing.
+
+        A repeated call with the same digest returns what is stored. An earlier candidate is on standby afterwards.
+
+        Args:
+            lease_id: The lease that the version was trained under.
+            version: The version. Its `start` is ignored: the lease says what training started from.
+            candidate_share: If above 0 and a version is live, the new one becomes the candidate with this share.
+            now: Time at which the lease must still hold; None: the present.
+
+        Raises:
+            LeaseLost: The lease has ended otherwise, or is of another adapter.
+        """
+        return await self._database.write(_publish, lease_id, version, candidate_share, now or datetime.now(UTC))
+
+    async def refuse(
+        self, lease_id: str, version: Version, *, max_attempts: int, now: datetime | None = None
+    ) -> Version:
+        """Store a refused version; the lease's traces wait again, or are dead after `max_attempts` leases.
+
+        A repeated call with the same digest returns what is stored.
+
+        Args:
+            lease_id: The lease that the version was trained under.
+            version: The version. Its `start` is ignored: the lease says what training started from.
+            max_attempts: How many leases of a trace may end badly.
+            now: Time at which the lease must still hold; None: the present.
+
+        Raises:
+            LeaseLost: The lease has ended otherwise, or is of another adapter.
+        """
+        return await self._database.write(_refuse, lease_id, version, max_attempts, now or datetime.now(UTC))
+
+
+async def _publish(
     db: AsyncConnection, lease_id: str, version: Version, candidate_share: float | None, now: datetime
 ) -> Version:
     stored = await _stored(db, lease_id, version, refused=False)
@@ -27,7 +71,7 @@ async def complete(
     return await version_rows.get(db, stored.adapter, stored.version)
 
 
-async def refuse(db: AsyncConnection, lease_id: str, version: Version, max_attempts: int, now: datetime) -> Version:
+async def _refuse(db: AsyncConnection, lease_id: str, version: Version, max_attempts: int, now: datetime) -> Version:
     stored = await _stored(db, lease_id, version, refused=True)
     if stored is None:
         await _store(db, lease_id, version, now, refused=True)

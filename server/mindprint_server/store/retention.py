@@ -1,4 +1,4 @@
-"""Retention: the files of old versions may go, their rows stay."""
+"""Retention: files of old versions are removed, their rows stay."""
 
 from __future__ import annotations
 
@@ -6,13 +6,46 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Start, Version
+from mindprint_server.store import adapters
 from mindprint_server.store import versions as version_rows
-from mindprint_server.store.database import advisory_lock
+from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import FilesGone
 from mindprint_server.store.tables import leases, versions
 
 
-async def pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Version:
+class RetentionRepository:
+    """Decides which versions keep their files."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def pin(self, key: str, version: int, pinned: bool) -> Version:
+        """Pin or unpin a version; a pinned version keeps its files.
+
+        Raises:
+            FilesGone: The files were removed before.
+        """
+        return await self._database.write(_pin, key, version, pinned)
+
+    async def list_prunable(self, key: str, keep: int) -> list[int]:
+        """List versions of an adapter whose files may be removed, oldest first.
+
+        A version is listed if nothing needs it and it is neither among the newest `keep` accepted versions nor among
+        the newest `keep` refused ones.
+        """
+        return await self._database.read(_list_prunable, key, keep)
+
+    async def mark_files_removed(self, key: str, version: int) -> bool:
+        """Mark that a version has no files from now on. The caller removes them afterwards.
+
+        Returns:
+            False if nothing changed and the files must stay: the version is live, the candidate, pinned, or an active
+            lease starts from it.
+        """
+        return await self._database.write(_mark_files_removed, key, version)
+
+
+async def _pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Version:
     await advisory_lock(db, f"adapter {key}")
     version = await version_rows.get(db, key, number)
     if pinned and not version.files:
@@ -21,17 +54,18 @@ async def pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Versi
     return await version_rows.get(db, key, number)
 
 
-async def prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
-    found = (await version_rows.adapter(db, key)).versions
+async def _list_prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
+    found = (await adapters.get(db, key)).versions
     needed = await _starts(db)
-    # Counted apart: a row of refused versions must not take the files of the last good ones.
+    # Count refused and accepted versions apart: many refused ones must not remove the files of the last good ones.
     refused, good = ([v for v in found if (v.state == "refused") is bad] for bad in (True, False))
     old = [v for kind in (refused, good) for v in kind[: max(0, len(kind) - keep)]]
     return sorted(v.version for v in old if v.files and not _in_use(v, needed))
 
 
-async def forget_files(db: AsyncConnection, key: str, number: int) -> bool:
-    await advisory_lock(db, "claims")  # or one could begin with it between the look and the note
+async def _mark_files_removed(db: AsyncConnection, key: str, number: int) -> bool:
+    # Without this lock a claim could choose the version as its start between the check and the update.
+    await advisory_lock(db, "claims")
     await advisory_lock(db, f"adapter {key}")
     version = await version_rows.get(db, key, number)
     if _in_use(version, await _starts(db)):
@@ -46,7 +80,7 @@ def _in_use(version: Version, starts: set[tuple[str, int]]) -> bool:
 
 
 async def _starts(db: AsyncConnection) -> set[tuple[str, int]]:
-    """What the trainers who hold a lease begin with, so may still download."""
+    """Return the versions that active leases start from: their trainers may still download them."""
     query = select(leases.c.start).where(leases.c.state == "active", leases.c.start.is_not(None))
     starts = [Start.model_validate(start) for start in await db.scalars(query)]
     return {(start.adapter, start.version) for start in starts}

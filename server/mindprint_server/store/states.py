@@ -38,6 +38,6 @@ def version_state(version: int, live: int | None, refused: bool, candidate: int 
     return "refused" if refused else "standby"
 
 
-def held_out_count(engagements: int, share: float, least: int, most: int) -> int:
-    """How many of a user's engagements, the newest, are held out from training. `holdout` says the same in SQL."""
-    return 0 if engagements < least else min(most, floor(share * engagements))
+def held_out_count(engagements: int, share: float, min_engagements: int, max_engagements: int) -> int:
+    """Return how many of a user's newest engagements are held out. `holdout` computes the same in SQL."""
+    return 0 if engagements < min_engagements else min(max_engagements, floor(share * engagements))

@@ -3,32 +3,172 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import Ingested, Trace
+from mindprint.types import Ingested, Mode, Trace, TraceState, VerdictLabel
+from mindprint_server.store import engagements as engagement_rows
 from mindprint_server.store import holdout as holdouts
-from mindprint_server.store import leases, lineage, users
-from mindprint_server.store.database import advisory_lock, force_hash_join
+from mindprint_server.store import leases, lineage
+from mindprint_server.store.database import Database, advisory_lock, force_hash_join
 from mindprint_server.store.exceptions import BacklogFull, NotFound
-from mindprint_server.store.holdout import Holdout
+from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
 from mindprint_server.store.tables import engagements, traces
+from mindprint_server.store.users import must_exist
 
 
-async def add(db: AsyncConnection, trace: Trace) -> Trace:
-    await users.must_exist(db, trace.user_id)
+@dataclass(frozen=True)
+class Gain:
+    """Gain of one candidate, in nats per token of the real answer."""
+
+    engagement_id: str
+    closed: bool
+    """Whether the question came with choices."""
+    gain: float
+
+
+class TraceRepository:
+    """Stores traces. The state of a trace is also the queue that trainers take from."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, trace: Trace) -> Trace:
+        """Store a trace and return it as it is stored."""
+        return await self._database.write(_add, trace)
+
+    async def add_imported(
+        self, user_id: str, new: Sequence[Trace], *, fingerprint: Callable[[str], str], max_waiting: int
+    ) -> Ingested:
+        """Store imported traces of one user, all or none; leave out those whose thinking is known already.
+
+        Args:
+            user_id: Whose traces.
+            new: Traces of stored engagements of this user.
+            fingerprint: Maps a thinking to a text; two thinkings of one engagement are the same if their texts are.
+            max_waiting: Maximum number of traces that may wait for the user's adapter afterwards.
+
+        Returns:
+            How many were stored and how many were left out.
+
+        Raises:
+            BacklogFull: More than `max_waiting` traces would wait.
+        """
+        return await self._database.write(_add_imported, user_id, new, fingerprint, max_waiting)
+
+    async def get(self, trace_id: str) -> Trace:
+        """Return a trace with the versions that were trained on it."""
+        return await self._database.read(_get, trace_id)
+
+    async def find(
+        self,
+        *,
+        user: str | None = None,
+        engagement: str | None = None,
+        mode: Mode | None = None,
+        batch: str | None = None,
+        verdict: VerdictLabel | None = None,
+        state: TraceState | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[Trace]:
+        """Find traces that match all given filters, ordered by id, which is by time.
+
+        Args:
+            user: Id of the user.
+            engagement: Id of the engagement.
+            mode: Mode in which the thinking was generated.
+            batch: Id of the batch.
+            verdict: What the checks decided.
+            state: State in the training queue.
+            after: Last id of the previous page; None starts at the beginning.
+            limit: Maximum number of traces.
+        """
+        equal = {
+            "user_id": user,
+            "engagement_id": engagement,
+            "mode": mode,
+            "batch_id": batch,
+            "verdict": verdict,
+            "state": state,
+        }
+        return await self._database.read(_find, equal, after, limit)
+
+    async def list_of_lease(self, lease_id: str) -> list[Trace]:
+        """List the traces that a lease holds, or that were trained under it, ordered by id.
+
+        For the lease of a cohort these are all traces that it lists.
+        """
+        return await self._database.read(_list_of_lease, lease_id)
+
+    async def list_accepted_texts(self, user_id: str) -> set[str]:
+        """Return the thinking of all accepted traces of a user."""
+        return await self._database.read(_list_accepted_texts, user_id)
+
+    async def list_first_rejected(self, user_id: str, reasons: Sequence[str]) -> list[Trace]:
+        """List each engagement's first unhinted trace whose text is sound, if it was rejected for one of `reasons`.
+
+        A trace's text is sound if the trace was accepted or rejected for one of `reasons`. Only traces of the base
+        model and imported traces count: an adapter must not learn from the thinking of an adapter.
+        """
+        return await self._database.read(_list_first_rejected, user_id, reasons)
+
+    async def list_untraced(
+        self, user_ids: Sequence[str] | None, holdout: Holdout = NO_HOLDOUT
+    ) -> list[tuple[str, str]]:
+        """List engagements that have no accepted trace and are not held out, ordered by user, then time.
+
+        Args:
+            user_ids: Only engagements of these users; None: of all users.
+            holdout: Which engagements are held out.
+
+        Returns:
+            Pairs (user id, engagement id).
+        """
+        return await self._database.read(_list_untraced, user_ids, holdout)
+
+    async def list_gains(self, user_id: str, *, base_digest: str, prompt_version: str, limit: int) -> list[Gain]:
+        """List Gains of the user's newest unhinted personal candidates, whatever their verdict, newest first.
+
+        Closed questions count only where they were part of a batch: outside of a batch only correct answers have a
+        Gain, which would bias the mean upwards.
+
+        Args:
+            user_id: Whose candidates.
+            base_digest: Only candidates of this base model.
+            prompt_version: Only candidates of this version of the prompts.
+            limit: Maximum number of Gains.
+        """
+        return await self._database.read(_list_gains, user_id, base_digest, prompt_version, limit)
+
+    async def count_waiting(self) -> dict[str, int]:
+        """Count the traces that wait for training, by adapter key."""
+        return await self._database.read(_count_waiting)
+
+    async def requeue(self, trace_ids: Sequence[str]) -> int:
+        """Put dead traces back into the queue with all their attempts.
+
+        Returns:
+            How many of these traces were dead.
+        """
+        return await self._database.write(_requeue, trace_ids)
+
+
+async def _add(db: AsyncConnection, trace: Trace) -> Trace:
+    await must_exist(db, trace.user_id)
     if trace.engagement_id is not None:
-        await users.engagement(db, trace.user_id, trace.engagement_id)
+        await engagement_rows.get(db, trace.user_id, trace.engagement_id)
     await insert(db, [trace])
-    return await get(db, trace.id)
+    return await _get(db, trace.id)
 
 
-async def add_given(
-    db: AsyncConnection, user_id: str, new: Sequence[Trace], alike: Callable[[str], str], most: int
+async def _add_imported(
+    db: AsyncConnection, user_id: str, new: Sequence[Trace], fingerprint: Callable[[str], str], max_waiting: int
 ) -> Ingested:
-    await users.must_exist(db, user_id)
+    await must_exist(db, user_id)
     await advisory_lock(db, f"given traces of {user_id}")  # or two that bring the same would both store it
     wanted = dict.fromkeys(trace.engagement_id for trace in new)
     of_user = engagements.c.user_id == user_id
@@ -39,16 +179,16 @@ async def add_given(
     brought = or_(and_(*_for_the_queue()), traces.c.reason == "not_selected")
     mine = [traces.c.user_id == user_id, traces.c.engagement_id.in_(wanted), brought]
     query = select(traces.c.engagement_id, traces.c.thinking).where(*mine)
-    known = {(engagement_id, alike(thinking)) for engagement_id, thinking in await db.execute(query)}
+    known = {(engagement_id, fingerprint(thinking)) for engagement_id, thinking in await db.execute(query)}
     fresh: dict[tuple[str | None, str], Trace] = {}
     for trace in new:
-        if (said := (trace.engagement_id, alike(trace.thinking))) not in known:
+        if (said := (trace.engagement_id, fingerprint(trace.thinking))) not in known:
             fresh.setdefault(said, trace)
     if wait := sum(trace.state == "waiting" for trace in fresh.values()):
         key = f"user/{user_id}"
-        waiting = (await backlog(db)).get(key, 0)
-        if waiting + wait > most:
-            raise BacklogFull(key, waiting, most)
+        waiting = (await _count_waiting(db)).get(key, 0)
+        if waiting + wait > max_waiting:
+            raise BacklogFull(key, waiting, max_waiting)
     await insert(db, list(fresh.values()))
     return Ingested(created=len(fresh), unchanged=len(new) - len(fresh))
 
@@ -59,14 +199,14 @@ async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
         await db.execute(traces.insert(), rows)
 
 
-async def get(db: AsyncConnection, id: str) -> Trace:
-    found = await find(db, {"id": id})
+async def _get(db: AsyncConnection, id: str) -> Trace:
+    found = await _find(db, {"id": id})
     if not found:
         raise NotFound("trace", id)
     return found[0]
 
 
-async def find(
+async def _find(
     db: AsyncConnection, equal: Mapping[str, str | None], after: str | None = None, limit: int | None = None
 ) -> list[Trace]:
     """Traces whose columns equal those given (None: any), in the order of their ids."""
@@ -77,10 +217,10 @@ async def find(
     return await _load(db, query)
 
 
-async def of_lease(db: AsyncConnection, lease_id: str) -> list[Trace]:
+async def _list_of_lease(db: AsyncConnection, lease_id: str) -> list[Trace]:
     lease = await leases.get(db, lease_id)
     if lease.adapter.startswith("user/"):
-        return await find(db, {"lease_id": lease_id})
+        return await _find(db, {"lease_id": lease_id})
     return await _load(db, select(traces).where(traces.c.id.in_(lease.trace_ids)).order_by(traces.c.id))
 
 
@@ -90,16 +230,12 @@ async def _load(db: AsyncConnection, query: Select[Any]) -> list[Trace]:
     return [Trace.model_validate(dict(row) | {"versions": trained.get(row["id"], [])}) for row in rows]
 
 
-async def accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
+async def _list_accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
     query = select(traces.c.thinking).where(traces.c.user_id == user_id, *_for_the_queue())
     return set((await db.scalars(query)).all())
 
 
-async def rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) -> list[Trace]:
-    """Of each engagement the first blind personal trace that was accepted or rejected for `reasons`: the rejected ones.
-
-    Only the base model's or somebody's: an adapter must not learn from what adapters thought.
-    """
+async def _list_first_rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) -> list[Trace]:
     firsts = (
         select(func.min(traces.c.id))
         .where(
@@ -120,10 +256,12 @@ def _for_the_queue() -> list[Any]:
     return [traces.c.verdict == "accepted", traces.c.state != "kept"]
 
 
-async def untraced(db: AsyncConnection, user_ids: Sequence[str] | None, holdout: Holdout) -> list[tuple[str, str]]:
+async def _list_untraced(
+    db: AsyncConnection, user_ids: Sequence[str] | None, holdout: Holdout
+) -> list[tuple[str, str]]:
     mine = []
     if user_ids is not None:
-        await users.must_exist(db, *user_ids)
+        await must_exist(db, *user_ids)
         mine = [engagements.c.user_id.in_(user_ids)]
     accepted = select(traces.c.id).where(
         traces.c.user_id == engagements.c.user_id,
@@ -141,11 +279,36 @@ async def untraced(db: AsyncConnection, user_ids: Sequence[str] | None, holdout:
     return [(user_id, id) for user_id, id in await db.execute(query)]
 
 
-async def backlog(db: AsyncConnection) -> dict[str, int]:
+async def _list_gains(
+    db: AsyncConnection, user_id: str, base_digest: str, prompt_version: str, limit: int
+) -> list[Gain]:
+    made, gain = traces.c.provenance, traces.c.scores["gain"].as_float()
+    closed = traces.c.choice_logprobs.is_not(None)
+    query = (
+        select(traces.c.engagement_id, closed, gain)
+        .where(
+            traces.c.user_id == user_id,
+            traces.c.engagement_id.is_not(None),
+            traces.c.mode == "personal",
+            made["model"].as_string() == "base",
+            made["base_digest"].as_string() == base_digest,
+            made["prompt_version"].as_string() == prompt_version,
+            made["saw_answer"].as_boolean().is_(False),
+            gain.is_not(None),
+            # A batch's probe asks for the prior, so that wrong answers have a Gain too; alone, only right ones do.
+            or_(traces.c.batch_id.is_not(None), ~closed),
+        )
+        .order_by(traces.c.id.desc())
+        .limit(limit)
+    )
+    return [Gain(engagement_id, bool(is_closed), value) for engagement_id, is_closed, value in await db.execute(query)]
+
+
+async def _count_waiting(db: AsyncConnection) -> dict[str, int]:
     query = select(traces.c.adapter, func.count()).where(traces.c.state == "waiting").group_by(traces.c.adapter)
     return {adapter: count for adapter, count in await db.execute(query)}
 
 
-async def revive(db: AsyncConnection, ids: Sequence[str]) -> int:
+async def _requeue(db: AsyncConnection, ids: Sequence[str]) -> int:
     dead: list[Any] = [traces.c.id.in_(ids), traces.c.state == "dead"]
     return (await db.execute(update(traces).where(*dead).values(state="waiting", attempts=0))).rowcount

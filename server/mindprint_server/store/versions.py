@@ -1,23 +1,45 @@
-"""Adapters and their numbered versions, as they are stored. What answers is for `pointers` to say."""
+"""Versions: the numbered results of training an adapter."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import Adapter, Version
-from mindprint_server.store.database import advisory_lock
+from mindprint.types import Version
+from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import NotFound
 from mindprint_server.store.states import version_state
 from mindprint_server.store.tables import live_versions, version_numbers, versions
 
 
-async def next_version(db: AsyncConnection, key: str) -> int:
-    """Gives out a number, and with it an engine id, for good: a version that fails does not free them."""
+class VersionRepository:
+    """Reads versions and gives out their numbers. `LiveVersionRepository` says which of them answers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def allocate_number(self, key: str) -> int:
+        """Allocate the next version number of an adapter; no other call gets the same one."""
+        return await self._database.write(_allocate_number, key)
+
+    async def get_engine_id(self, key: str, version: int) -> int:
+        """Return the engine's id of a version: positive and unique over all adapters."""
+        return await self._database.read(_get_engine_id, key, version)
+
+    async def get(self, key: str, version: int) -> Version:
+        """Return a version of an adapter."""
+        return await self._database.read(get, key, version)
+
+    async def list_refs(self, *, with_files: bool = False) -> set[tuple[str, int]]:
+        """Return (adapter key, number) of all stored versions, or of those that have files."""
+        return await self._database.read(_list_refs, with_files)
+
+
+async def _allocate_number(db: AsyncConnection, key: str) -> int:
+    # The number and its engine id are never used again, also if the version fails.
     await advisory_lock(db, f"adapter {key}")
     newest = select(func.max(version_numbers.c.version)).where(version_numbers.c.adapter == key)
     number = (await db.scalar(newest) or 0) + 1
@@ -25,7 +47,7 @@ async def next_version(db: AsyncConnection, key: str) -> int:
     return number
 
 
-async def engine_id(db: AsyncConnection, key: str, number: int) -> int:
+async def _get_engine_id(db: AsyncConnection, key: str, number: int) -> int:
     numbered = version_numbers.c.adapter == key, version_numbers.c.version == number
     id = await db.scalar(select(version_numbers.c.engine_id).where(*numbered))
     if id is None:
@@ -40,24 +62,7 @@ async def get(db: AsyncConnection, key: str, number: int) -> Version:
     return found[0]
 
 
-async def adapter(db: AsyncConnection, key: str) -> Adapter:
-    """The adapter and its versions, oldest first. It exists from its first version on, also a refused one."""
-    found = await load(db, select_versions().where(versions.c.adapter == key))
-    if not found:
-        raise NotFound("adapter", key)
-    share = await db.scalar(select(live_versions.c.share).where(live_versions.c.adapter == key))
-    return _adapter(key, found, share)
-
-
-async def adapters(db: AsyncConnection) -> list[Adapter]:
-    grouped: dict[str, list[Version]] = defaultdict(list)
-    for version in await load(db, select_versions()):
-        grouped[version.adapter].append(version)
-    shares = {key: share for key, share in await db.execute(select(live_versions.c.adapter, live_versions.c.share))}
-    return [_adapter(key, found, shares.get(key)) for key, found in grouped.items()]
-
-
-async def known_versions(db: AsyncConnection, with_files: bool) -> set[tuple[str, int]]:
+async def _list_refs(db: AsyncConnection, with_files: bool) -> set[tuple[str, int]]:
     query = select(versions.c.adapter, versions.c.version)
     if with_files:
         query = query.where(versions.c.files)
@@ -81,8 +86,3 @@ async def load(db: AsyncConnection, query: Select[Any]) -> list[Version]:
         )
         for row in (await db.execute(query)).mappings()
     ]
-
-
-def _adapter(key: str, found: list[Version], share: float | None) -> Adapter:
-    numbers = {version.state: version.version for version in found}
-    return Adapter(key=key, live=numbers.get("live"), candidate=numbers.get("candidate"), share=share, versions=found)

@@ -13,7 +13,7 @@ from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
-from mindprint_server.store import Replay
+from mindprint_server.store import ClaimPolicy, Replay
 from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.training_data.samples import (
     allocate_evenly,
@@ -45,6 +45,12 @@ class LeaseService:
         self._memory = memory
         self._replays = replays
         self._metrics = ctx.metrics
+        self._claim_policy = ClaimPolicy(
+            max_attempts=ctx.settings.max_attempts,
+            holdout=ctx.settings.holdout,
+            start_from=ctx.settings.start_from,
+            cohort_min_traces=ctx.settings.cohort_min_traces,
+        )
 
     async def stop(self) -> None:
         """Ends what is being written in the background."""
@@ -58,24 +64,14 @@ class LeaseService:
         """Claims traces and brings their samples; None when no adapter has enough waiting."""
         s = self._settings
         self._replays.begin()
-        lease = await self._store.claim(
-            owner=request.owner,
-            adapter=request.adapter,
-            ttl_s=request.ttl_s,
-            min_traces=request.min_traces,
-            max_traces=request.max_traces,
-            max_attempts=s.max_attempts,
-            holdout=s.holdout,
-            start_from=s.start_from,
-            cohort_min_traces=s.cohort_min_traces,
-        )
+        lease = await self._store.leases.claim(request, self._claim_policy)
         if lease is None:
             return None
-        traces = await self._store.lease_traces(lease.id)
+        traces = await self._store.traces.list_of_lease(lease.id)
         timelines = {user_id: await self._memory.timeline(user_id) for user_id in sorted({t.user_id for t in traces})}
         fast = await self._fast(timelines, lease.held_out)
         rejected = await self._after_rejected(fast, timelines)
-        await self._store.note_samples(lease.id, engagements_of(fast), traces_of(rejected))
+        await self._store.leases.record_samples(lease.id, engagements_of(fast), traces_of(rejected))
         opening, answering = s.openings.get("personal", ""), answering_traces(traces, asked_by(rejected))
         learned = [slow_sample(t, opening, choices_of(t, timelines), answered=t.id in answering) for t in traces]
         samples = learned + fast + rejected
@@ -127,7 +123,7 @@ class LeaseService:
         real = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
         samples = []
         for user_id in engagements_of(fast):
-            for trace in await self._store.rejected(user_id, SCORE_REASONS):
+            for trace in await self._store.traces.list_first_rejected(user_id, SCORE_REASONS):
                 if answer := real.get((user_id, str(trace.engagement_id))):
                     samples.append(answer_sample(trace, answer, choices_of(trace, timelines)))
         return samples

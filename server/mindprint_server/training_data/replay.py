@@ -62,7 +62,7 @@ class ReplayBuffer:
     async def _write(self) -> bool:
         """Whether every question was gone through."""
         try:
-            self._there = await self._store.replays(self._engine.info().base_digest, PROMPT_VERSION)
+            self._there = await self._store.replays.list_all(self._engine.info().base_digest, PROMPT_VERSION)
             missing = set(range(len(QUESTIONS))) - {replay.position for replay in self._there}
             at_once = asyncio.Semaphore(self._settings.replay_at_once)
             async with asyncio.TaskGroup() as group:
@@ -78,7 +78,7 @@ class ReplayBuffer:
     async def _keep(self, place: int, at_once: asyncio.Semaphore) -> None:
         async with at_once:
             if (replay := await self._replay(place)) is not None:
-                self._there = await self._store.add_replays(self._engine.info().base_digest, PROMPT_VERSION, [replay])
+                self._there = await self._store.replays.add(self._engine.info().base_digest, PROMPT_VERSION, [replay])
 
     async def _replay(self, place: int) -> Replay | None:
         """The first candidate that neither loops nor is empty, with a whole answer; None: there was none."""

@@ -29,13 +29,14 @@ from mindprint.types import (
     Check,
     Engagement,
     Lease,
+    LeaseRequest,
     Manifest,
     Profile,
     Provenance,
     Trace,
     Version,
 )
-from mindprint_server.store import Store, new_id
+from mindprint_server.store import ClaimPolicy, Store, new_id
 from mindprint_server.store.batches import ItemResult
 from mindprint_server.store.tables import cohorts, metadata
 
@@ -205,7 +206,7 @@ class Make:
         return Version.model_validate(row | changes)
 
     async def user(self, store: Store, user: str, engagements: int = 3) -> None:
-        await store.add_engagements(user, [self.engagement(n) for n in range(engagements)])
+        await store.engagements.add(user, [self.engagement(n) for n in range(engagements)])
 
     async def finish(
         self,
@@ -219,16 +220,21 @@ class Make:
         seconds: float = 0.0,
     ) -> list[ItemResult]:
         """One item of a batch."""
-        return await store.finish_items([ItemResult(batch, user, engagement, outcome, traces)], {batch: seconds})
+        return await store.batches.finish_items(
+            [ItemResult(batch, user, engagement, outcome, traces)], {batch: seconds}
+        )
 
     async def waiting(self, store: Store, user: str, count: int) -> list[str]:
         """A user with so many waiting traces; their ids."""
         await self.user(store, user, 1)
-        return [(await store.add_trace(self.trace(user))).id for _ in range(count)]
+        return [(await store.traces.add(self.trace(user))).id for _ in range(count)]
 
     async def claim(self, store: Store, **changes: Any) -> Lease | None:
-        terms: dict[str, Any] = {"owner": "t", "adapter": None, "ttl_s": 60, "min_traces": 1, "max_traces": 100}
-        return await store.claim(**(terms | {"max_attempts": 3} | changes))
+        """A claim; `changes` are fields of `LeaseRequest` and `ClaimPolicy`, and `now`."""
+        now = changes.pop("now", None)
+        terms: dict[str, Any] = {"owner": "t", "max_traces": 100, "max_attempts": 3} | changes
+        request = {name: terms.pop(name) for name in LeaseRequest.model_fields if name in terms}
+        return await store.leases.claim(LeaseRequest.model_validate(request), ClaimPolicy(**terms), now=now)
 
     async def leased(self, store: Store, user: str = "ann", count: int = 2, **changes: Any) -> Lease:
         await self.waiting(store, user, count)
@@ -239,15 +245,17 @@ class Make:
     async def completed(self, store: Store, lease: Lease | None, digest: str = "d", **terms: Any) -> Version:
         """The version that comes of a lease."""
         assert lease is not None
-        return await store.complete(lease.id, await self._next(store, lease, digest), **terms)
+        return await store.publication.publish(lease.id, await self._next(store, lease, digest), **terms)
 
     async def refused(self, store: Store, lease: Lease | None, digest: str = "d", **changes: Any) -> Version:
         """The version of a lease that its gate refuses."""
         assert lease is not None
-        return await store.refuse(lease.id, await self._next(store, lease, digest, **changes), max_attempts=3)
+        return await store.publication.refuse(
+            lease.id, await self._next(store, lease, digest, **changes), max_attempts=3
+        )
 
     async def _next(self, store: Store, lease: Lease, digest: str, **changes: Any) -> Version:
-        return self.version(lease, await store.next_version(lease.adapter), digest, **changes)
+        return self.version(lease, await store.versions.allocate_number(lease.adapter), digest, **changes)
 
     async def trained(self, store: Store, user: str = "ann", digest: str = "d", **terms: Any) -> Version:
         """A new version of a user, of two new traces; live unless told otherwise."""
@@ -257,8 +265,8 @@ class Make:
         """A cohort of users with so many new waiting traces each; the traces' ids, by age."""
         ids = [id for user in users for id in await self.waiting(store, user, traces)]
         if name != EVERYONE:
-            await store.put_cohort(name, "")
-            await store.add_members(name, users)
+            await store.cohorts.put(name, "")
+            await store.cohorts.add_members(name, users)
         return ids
 
     async def cohort_claim(self, store: Store, name: str | None = EVERYONE, **changes: Any) -> Lease | None:

@@ -18,17 +18,17 @@ async def planned(store: Store, make: Any) -> str:
     """A batch with the items of PLAN; its id."""
     await make.user(store, "ann")
     await make.user(store, "bob")
-    batch, created = await store.add_batch(BatchRequest(mode="generic", seed=3), PLAN, max_open=1)
+    batch, created = await store.batches.add(BatchRequest(mode="generic", seed=3), PLAN, max_open=1)
     assert created
     return batch.id
 
 
 async def test_a_new_batch_has_all_to_do(store: Store, planned: str) -> None:
-    batch = await store.batch(planned)
+    batch = await store.batches.get(planned)
     assert (batch.state, batch.items, batch.done, batch.funnel) == ("queued", 4, 0, Funnel())
     assert batch.request == BatchRequest(mode="generic", seed=3)
-    assert await store.pending_items(planned) == PLAN
-    assert await store.batches() == await store.open_batches() == [batch]
+    assert await store.batches.list_pending_items(planned) == PLAN
+    assert await store.batches.list_newest() == await store.batches.list_open() == [batch]
 
 
 async def test_an_item_is_done_once(store: Store, other: Store, make: Any, planned: str) -> None:
@@ -37,11 +37,11 @@ async def test_an_item_is_done_once(store: Store, other: Store, make: Any, plann
     await make.finish(store, planned, "ann", "e2", traces=traces, outcome="accepted", seconds=2.0)
     for later in (store, other):
         await make.finish(later, planned, "ann", "e2", traces=again, outcome="rejected")
-    batch = await store.batch(planned)
-    assert [t.id for t in await store.traces(batch=planned)] == [t.id for t in traces]
+    batch = await store.batches.get(planned)
+    assert [t.id for t in await store.traces.find(batch=planned)] == [t.id for t in traces]
     assert (batch.done, batch.generated_tokens, batch.prompt_tokens, batch.cached_tokens) == (1, 20, 60, 40)
     assert batch.tokens_per_second == 10.0
-    assert await store.pending_items(planned) == PLAN[1:]
+    assert await store.batches.list_pending_items(planned) == PLAN[1:]
 
 
 async def test_of_two_runners_that_finish_an_item_at_once_one_counts(
@@ -52,21 +52,21 @@ async def test_of_two_runners_that_finish_an_item_at_once_one_counts(
         for s in (store, other)
     ]
     await asyncio.gather(*calls)
-    assert len(await store.traces()) == 1
-    assert (await store.batch(planned)).generated_tokens == 10
+    assert len(await store.traces.find()) == 1
+    assert (await store.batches.get(planned)).generated_tokens == 10
 
 
 async def test_items_finished_at_once_all_count(store: Store, other: Store, make: Any) -> None:
     await make.user(store, "ann", 24)
     plan = [("ann", f"e{n}") for n in range(24)]
-    batch, _ = await store.add_batch(BatchRequest(), plan, max_open=1)
+    batch, _ = await store.batches.add(BatchRequest(), plan, max_open=1)
     await asyncio.gather(
         *(
             make.finish((store, other)[n % 2], batch.id, user, id, traces=[make.trace(user, id)], outcome="accepted")
             for n, (user, id) in enumerate(plan)
         )
     )
-    batch = await store.batch(batch.id)
+    batch = await store.batches.get(batch.id)
     assert (batch.done, batch.generated_tokens, batch.funnel.generated) == (24, 240, 24)
 
 
@@ -74,8 +74,8 @@ async def test_an_item_that_fails_to_store_stays_pending(store: Store, make: Any
     twin = make.trace("ann", "e2")
     with pytest.raises(Exception, match=r"(?i)unique"):
         await make.finish(store, planned, "ann", "e2", traces=[twin, twin], outcome="accepted")
-    assert await store.pending_items(planned) == PLAN
-    assert await store.traces() == []
+    assert await store.batches.list_pending_items(planned) == PLAN
+    assert await store.traces.find() == []
 
 
 async def test_the_funnel_follows_the_traces(store: Store, make: Any, planned: str) -> None:
@@ -85,16 +85,16 @@ async def test_the_funnel_follows_the_traces(store: Store, make: Any, planned: s
         store, planned, "ann", "e0", traces=[make.trace("ann", "e0", "rejected", reason="loop")], outcome="rejected"
     )
     await make.finish(store, planned, "bob", "e1", traces=[], outcome="no_history")
-    batch = await store.batch(planned)
+    batch = await store.batches.get(planned)
     assert (batch.items, batch.done, batch.skipped) == (4, 3, {"no_history": 1})
     assert batch.funnel == Funnel(attempted=2, generated=5, rejected={"loop": 3, "wrong": 1}, accepted=1)
 
     lease = await make.claim(store)
-    await store.complete(lease.id, make.version(lease, await store.next_version(lease.adapter)))
-    funnel = (await store.batch(planned)).funnel
+    await store.publication.publish(lease.id, make.version(lease, await store.versions.allocate_number(lease.adapter)))
+    funnel = (await store.batches.get(planned)).funnel
     assert (funnel.accepted, funnel.trained, funnel.live) == (1, 1, 1)
-    await store.set_live(lease.adapter, None)
-    assert (await store.batch(planned)).funnel.live == 0
+    await store.live_versions.set_live(lease.adapter, None)
+    assert (await store.batches.get(planned)).funnel.live == 0
 
 
 async def test_items_are_committed_together(store: Store, make: Any, planned: str) -> None:
@@ -108,8 +108,8 @@ async def test_items_are_committed_together(store: Store, make: Any, planned: st
         ItemResult(planned, "bob", "e1", "accepted", [hinted]),
         ItemResult(planned, "bob", "e0", "no_history"),
     ]
-    assert await store.finish_items(items, {planned: 4.0}) == []
-    batch = await store.batch(planned)
+    assert await store.batches.finish_items(items, {planned: 4.0}) == []
+    batch = await store.batches.get(planned)
     assert (batch.done, batch.generated_tokens, batch.tokens_per_second) == (4, 40, 10.0)
     assert (batch.truncated, batch.hinted, batch.skipped) == (1, 1, {"no_history": 1})
 
@@ -117,74 +117,74 @@ async def test_items_are_committed_together(store: Store, make: Any, planned: st
 async def test_an_item_that_is_gone_takes_nobody_with_it(store: Store, make: Any, planned: str) -> None:
     gone = ItemResult(planned, "ann", "e1", "accepted", [make.trace("ann", "e1")])
     there = ItemResult(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")])
-    assert await store.finish_items([gone, there], {}) == [gone]
-    assert [trace.engagement_id for trace in await store.traces()] == ["e2"]
+    assert await store.batches.finish_items([gone, there], {}) == [gone]
+    assert [trace.engagement_id for trace in await store.traces.find()] == ["e2"]
 
 
 async def test_states_only_move_forward(store: Store, planned: str) -> None:
-    await store.start_batch(planned)
-    running = await store.batch(planned)
+    await store.batches.start(planned)
+    running = await store.batches.get(planned)
     assert running.state == "running"
     assert running.started_at is not None
-    await store.start_batch(planned)
-    assert await store.batch(planned) == running
-    cancelled = await store.cancel_batch(planned)
+    await store.batches.start(planned)
+    assert await store.batches.get(planned) == running
+    cancelled = await store.batches.cancel(planned)
     assert cancelled.state == "cancelled"
     assert cancelled.finished_at is not None
-    await store.finish_batch(planned, "done")
-    await store.start_batch(planned)
-    assert await store.cancel_batch(planned) == await store.batch(planned) == cancelled
-    assert await store.open_batches() == []
+    await store.batches.finish(planned, "done")
+    await store.batches.start(planned)
+    assert await store.batches.cancel(planned) == await store.batches.get(planned) == cancelled
+    assert await store.batches.list_open() == []
 
 
 async def test_a_batch_can_fail_with_a_reason(store: Store, planned: str) -> None:
-    await store.finish_batch(planned, "failed", "the engine died")
-    batch = await store.batch(planned)
+    await store.batches.finish(planned, "failed", "the engine died")
+    batch = await store.batches.get(planned)
     assert (batch.state, batch.error) == ("failed", "the engine died")
 
 
 async def test_the_same_key_brings_the_same_batch(store: Store, other: Store, make: Any) -> None:
     await make.user(store, "ann")
     request = BatchRequest(idempotency_key="k")
-    results = await asyncio.gather(*(s.add_batch(request, PLAN[:2], max_open=1) for s in (store, other) * 2))
+    results = await asyncio.gather(*(s.batches.add(request, PLAN[:2], max_open=1) for s in (store, other) * 2))
     assert sorted(created for _, created in results) == [False, False, False, True]
     assert len({batch.id for batch, _ in results}) == 1
     with pytest.raises(IdempotencyConflict, match="'k'"):
-        await store.add_batch(BatchRequest(idempotency_key="k", seed=1), PLAN[:2], max_open=9)
+        await store.batches.add(BatchRequest(idempotency_key="k", seed=1), PLAN[:2], max_open=9)
 
 
 async def test_the_queue_has_a_bound(store: Store, other: Store) -> None:
     results = await asyncio.gather(
-        *(s.add_batch(BatchRequest(), [], max_open=2) for s in (store, other) * 3), return_exceptions=True
+        *(s.batches.add(BatchRequest(), [], max_open=2) for s in (store, other) * 3), return_exceptions=True
     )
     assert sum(isinstance(r, QueueFull) for r in results) == 4
-    first, second = await store.open_batches()
-    await store.finish_batch(first.id, "done")
-    third, _ = await store.add_batch(BatchRequest(), [], max_open=2)
-    assert [b.id for b in await store.batches(2)] == [third.id, second.id]
-    assert [b.id for b in await store.open_batches()] == [second.id, third.id]
+    first, second = await store.batches.list_open()
+    await store.batches.finish(first.id, "done")
+    third, _ = await store.batches.add(BatchRequest(), [], max_open=2)
+    assert [b.id for b in await store.batches.list_newest(2)] == [third.id, second.id]
+    assert [b.id for b in await store.batches.list_open()] == [second.id, third.id]
 
 
 async def test_an_item_planned_twice_is_one_item(store: Store, make: Any) -> None:
     await make.user(store, "ann")
-    batch, _ = await store.add_batch(BatchRequest(), [("ann", "e1"), ("ann", "e0"), ("ann", "e1")], max_open=1)
-    assert await store.pending_items(batch.id) == [("ann", "e1"), ("ann", "e0")]
+    batch, _ = await store.batches.add(BatchRequest(), [("ann", "e1"), ("ann", "e0"), ("ann", "e1")], max_open=1)
+    assert await store.batches.list_pending_items(batch.id) == [("ann", "e1"), ("ann", "e0")]
 
 
 async def test_busy_seconds_add_up_over_restarts(store: Store, make: Any, planned: str) -> None:
-    assert (await store.batch(planned)).tokens_per_second == 0
+    assert (await store.batches.get(planned)).tokens_per_second == 0
     await make.finish(store, planned, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
-    await store.finish_items([], {planned: 1.5})
-    await store.finish_items([], {planned: 2.5})
-    assert (await store.batch(planned)).tokens_per_second == 2.5
+    await store.batches.finish_items([], {planned: 1.5})
+    await store.batches.finish_items([], {planned: 2.5})
+    assert (await store.batches.get(planned)).tokens_per_second == 2.5
 
 
 async def test_an_unknown_batch_is_not_found(store: Store) -> None:
     for call in (
-        store.batch("none"),
-        store.start_batch("none"),
-        store.finish_batch("none", "done"),
-        store.cancel_batch("none"),
+        store.batches.get("none"),
+        store.batches.start("none"),
+        store.batches.finish("none", "done"),
+        store.batches.cancel("none"),
     ):
         with pytest.raises(NotFound, match="batch 'none'"):
             await call

@@ -11,53 +11,53 @@ from mindprint_server.store import EveryoneStays, LeaseLost, NotFound, Store
 async def test_everyone_is_always_there(store: Store, make: Any) -> None:
     await make.user(store, "bob")
     await make.user(store, "ann")
-    everyone = await store.cohort("everyone")
+    everyone = await store.cohorts.get("everyone")
     assert (everyone.name, everyone.users, everyone.live) == ("everyone", 2, None)
-    assert await store.cohorts() == [everyone]
-    assert await store.cohort_users("everyone") == ["ann", "bob"]
-    assert await store.cohort_users("everyone", limit=1) == ["ann"]
-    assert {user.cohort for user in await store.users()} == {"everyone"}
-    assert (await store.put_cohort("everyone", "all of us")).description == "all of us"
+    assert await store.cohorts.list_all() == [everyone]
+    assert await store.cohorts.list_members("everyone") == ["ann", "bob"]
+    assert await store.cohorts.list_members("everyone", limit=1) == ["ann"]
+    assert {user.cohort for user in await store.users.list_page()} == {"everyone"}
+    assert (await store.cohorts.put("everyone", "all of us")).description == "all of us"
 
 
 async def test_users_move_between_cohorts(store: Store, make: Any) -> None:
     for user in ("ann", "bob", "carl"):
         await make.user(store, user)
-    made = await store.put_cohort("cooks", "who cook")
+    made = await store.cohorts.put("cooks", "who cook")
     assert (made.description, made.users) == ("who cook", 0)
-    again = await store.put_cohort("cooks", "")
+    again = await store.cohorts.put("cooks", "")
     assert (again.description, again.created_at) == ("", made.created_at)
-    assert (await store.add_members("cooks", ["bob", "ann", "ann"])).users == 2
-    assert (await store.user("ann")).cohort == "cooks"
-    assert await store.cohort_users("cooks") == ["ann", "bob"]
-    assert await store.cohort_users("everyone") == ["carl"]
+    assert (await store.cohorts.add_members("cooks", ["bob", "ann", "ann"])).users == 2
+    assert (await store.users.get("ann")).cohort == "cooks"
+    assert await store.cohorts.list_members("cooks") == ["ann", "bob"]
+    assert await store.cohorts.list_members("everyone") == ["carl"]
 
-    await store.put_cohort("bakers", "")
-    await store.add_members("bakers", ["ann"])
-    assert [(c.name, c.users) for c in await store.cohorts()] == [("bakers", 1), ("cooks", 1), ("everyone", 1)]
-    assert (await store.remove_member("bakers", "ann")).users == 0
-    assert await store.cohort_users("everyone") == ["ann", "carl"]
-    await store.delete_cohort("cooks")
-    assert (await store.user("bob")).cohort == "everyone"
-    assert [c.name for c in await store.cohorts()] == ["bakers", "everyone"]
+    await store.cohorts.put("bakers", "")
+    await store.cohorts.add_members("bakers", ["ann"])
+    assert [(c.name, c.users) for c in await store.cohorts.list_all()] == [("bakers", 1), ("cooks", 1), ("everyone", 1)]
+    assert (await store.cohorts.remove_member("bakers", "ann")).users == 0
+    assert await store.cohorts.list_members("everyone") == ["ann", "carl"]
+    await store.cohorts.delete("cooks")
+    assert (await store.users.get("bob")).cohort == "everyone"
+    assert [c.name for c in await store.cohorts.list_all()] == ["bakers", "everyone"]
 
 
 async def test_nobody_moves_when_one_is_unknown(store: Store, make: Any) -> None:
     await make.user(store, "ann")
-    await store.put_cohort("cooks", "")
+    await store.cohorts.put("cooks", "")
     with pytest.raises(NotFound, match="user 'zoe'"):
-        await store.add_members("cooks", ["ann", "zoe"])
-    assert (await store.cohort("cooks")).users == 0
+        await store.cohorts.add_members("cooks", ["ann", "zoe"])
+    assert (await store.cohorts.get("cooks")).users == 0
     with pytest.raises(NotFound, match="member of cohort 'cooks', 'ann'"):
-        await store.remove_member("cooks", "ann")
+        await store.cohorts.remove_member("cooks", "ann")
 
 
 async def test_everyone_is_not_joined_left_or_deleted(store: Store, make: Any) -> None:
     await make.user(store, "ann")
     for call in (
-        store.add_members("everyone", ["ann"]),
-        store.remove_member("everyone", "ann"),
-        store.delete_cohort("everyone"),
+        store.cohorts.add_members("everyone", ["ann"]),
+        store.cohorts.remove_member("everyone", "ann"),
+        store.cohorts.delete("everyone"),
     ):
         with pytest.raises(EveryoneStays, match="holds all who are in no other"):
             await call
@@ -66,11 +66,11 @@ async def test_everyone_is_not_joined_left_or_deleted(store: Store, make: Any) -
 async def test_an_unknown_cohort_is_not_found(store: Store, make: Any) -> None:
     await make.user(store, "ann")
     for call in (
-        store.cohort("none"),
-        store.cohort_users("none"),
-        store.add_members("none", ["ann"]),
-        store.remove_member("none", "ann"),
-        store.delete_cohort("none"),
+        store.cohorts.get("none"),
+        store.cohorts.list_members("none"),
+        store.cohorts.add_members("none", ["ann"]),
+        store.cohorts.remove_member("none", "ann"),
+        store.cohorts.delete("none"),
     ):
         with pytest.raises(NotFound, match="cohort 'none'"):
             await call
@@ -79,27 +79,29 @@ async def test_an_unknown_cohort_is_not_found(store: Store, make: Any) -> None:
 async def test_of_a_deletion_and_a_move_at_once_one_wins(store: Store, other: Store, make: Any) -> None:
     await make.user(store, "ann")
     for n in range(5):
-        await store.put_cohort(f"c{n}", "")
-        calls = [store.add_members(f"c{n}", ["ann"]), other.delete_cohort(f"c{n}")]
+        await store.cohorts.put(f"c{n}", "")
+        calls = [store.cohorts.add_members(f"c{n}", ["ann"]), other.cohorts.delete(f"c{n}")]
         moved, deleted = await asyncio.gather(*calls, return_exceptions=True)
         assert deleted is None
         assert isinstance(moved, NotFound) or moved.users == 1  # type: ignore[union-attr]
-        assert (await store.user("ann")).cohort == "everyone"
+        assert (await store.users.get("ann")).cohort == "everyone"
 
 
 async def test_a_deleted_cohort_serves_and_trains_no_more(store: Store, make: Any) -> None:
     await make.cohort(store, "cooks", "ann", "bob")
     version = await make.completed(store, await make.cohort_claim(store, "cooks"))
-    assert (await store.cohort("cooks")).live == version.version
+    assert (await store.cohorts.get("cooks")).live == version.version
     await make.waiting(store, "ann", 1)
     lease = await make.cohort_claim(store, "cooks")
-    await store.delete_cohort("cooks")
-    assert (await store.live_of("cohort/cooks")).live is None
-    assert (await store.adapter("cohort/cooks")).versions == [version.model_copy(update={"state": "standby"})]
+    await store.cohorts.delete("cooks")
+    assert (await store.live_versions.get("cohort/cooks")).live is None
+    assert (await store.adapters.get("cohort/cooks")).versions == [version.model_copy(update={"state": "standby"})]
     with pytest.raises(LeaseLost, match="released"):
         await make.completed(store, lease)
     assert await make.cohort_claim(store, "cooks") is None
-    assert (await store.serving("ann"))[0] == "cohort/everyone"
-    await store.put_cohort("cooks", "anew")
-    assert (await store.cohort("cooks")).live is None
-    assert await store.next_version("cohort/cooks") == 3  # the number that the lost upload was given is not free
+    assert (await store.live_versions.resolve_for_user("ann"))[0] == "cohort/everyone"
+    await store.cohorts.put("cooks", "anew")
+    assert (await store.cohorts.get("cooks")).live is None
+    assert (
+        await store.versions.allocate_number("cohort/cooks") == 3
+    )  # the number that the lost upload was given is not free

@@ -72,27 +72,32 @@ async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str
     newest = await database.read(lambda db: db.run_sync(shape))
     version = await make.trained(store)
     refused = await make.refused(store, await make.leased(store))
-    await store.add_profile(make.profile("ann"))
-    before = await store.traces(), await store.users(), await store.adapter("user/ann"), await store.cohorts()
+    await store.profiles.add(make.profile("ann"))
+    before = (
+        await store.traces.find(),
+        await store.users.list_page(),
+        await store.adapters.get("user/ann"),
+        await store.cohorts.list_all(),
+    )
     assert [t.versions for t in before[0]] == [["user/ann@1"]] * 2 + [["user/ann@2"]] * 2
     # What the older release has no room for: a cohort's member, and a candidate where nothing is live.
     await make.cohort(store, "cooks", "bob")
     await make.completed(store, await make.claim(store, adapter="user/bob"))
-    await store.set_live("user/bob", None)
-    await store.release_candidate("user/bob", 1, 0.1)
+    await store.live_versions.set_live("user/bob", None)
+    await store.live_versions.set_canary("user/bob", 1, 0.1)
 
     older = await migrated(downgrade, "0002")
     assert set(newest) - set(older) == {"cohorts", "trace_versions", "replays"}
     assert await migrated(upgrade, "head") == newest
-    assert (await store.user("bob")).cohort == "everyone"
-    assert (await store.live_of("user/bob")).candidate is None
+    assert (await store.users.get("bob")).cohort == "everyone"
+    assert (await store.live_versions.get("user/bob")).candidate is None
     traces, users, adapter, cohorts = before
-    assert [t for t in await store.traces() if t.user_id == "ann"] == traces
-    assert [u for u in await store.users() if u.id == "ann"] == users
+    assert [t for t in await store.traces.find() if t.user_id == "ann"] == traces
+    assert [u for u in await store.users.list_page() if u.id == "ann"] == users
     # A start is no longer known; whatever else a version was stays.
     assert [v.start for v in adapter.versions] == [None, f"user/ann@{version.version}"]
-    assert (await store.adapter("user/ann")).versions == [version, refused.model_copy(update={"start": None})]
-    assert [c.name for c in await store.cohorts()] == [c.name for c in cohorts]
+    assert (await store.adapters.get("user/ann")).versions == [version, refused.model_copy(update={"start": None})]
+    assert [c.name for c in await store.cohorts.list_all()] == [c.name for c in cohorts]
     assert await migrated(downgrade, "0002") == older
     await database.close()
 
@@ -119,10 +124,10 @@ def test_migrations_lie_in_the_package() -> None:
 async def test_opening_at_once_and_again_migrates_once(empty: str, make: Any) -> None:
     stores = await asyncio.gather(*(Store.open(empty) for _ in range(3)))
     await make.user(stores[0], "ann")
-    assert [u.id for u in await stores[1].users()] == ["ann"]
+    assert [u.id for u in await stores[1].users.list_page()] == ["ann"]
     await asyncio.gather(*(store.close() for store in stores))
     again = await Store.open(empty)
-    assert (await again.user("ann")).engagements == 3
+    assert (await again.users.get("ann")).engagements == 3
     await again.close()
 
 
@@ -209,13 +214,13 @@ async def test_a_writer_waits_for_its_turn_and_then_says_busy(store: Store, url:
 
     async def hold(db: AsyncConnection) -> None:
         await db.execute(users.insert(), {"id": "ann", "created_at": make.T0})
-        assert await hasty.users() == []  # readers do not wait
+        assert await hasty.users.list_page() == []  # readers do not wait
         with pytest.raises(Busy, match="try again"):
             await make.user(hasty, "ann")
 
     await store._database.write(hold)
     await make.user(hasty, "ann")
-    assert [(u.id, u.engagements) for u in await hasty.users()] == [("ann", 3)]
+    assert [(u.id, u.engagements) for u in await hasty.users.list_page()] == [("ann", 3)]
     await hasty.close()
 
 
@@ -225,8 +230,8 @@ async def test_a_call_that_gets_no_connection_says_busy(store: Store, url: str) 
         for _ in range(15):
             await all_of_them.enter_async_context(hasty._database.snapshot())
         with pytest.raises(Busy, match="every connection is in use"):
-            await hasty.users()
-    assert await hasty.users() == []
+            await hasty.users.list_page()
+    assert await hasty.users.list_page() == []
     await hasty.close()
 
 
@@ -245,7 +250,7 @@ async def test_a_time_without_a_zone_is_refused(store: Store, make: Any) -> None
 
 async def test_counts_and_pages_come_from_indexes(tmp_path: Path) -> None:
     store = await Store.open(f"sqlite+aiosqlite:///{tmp_path}/s.db")
-    batch, _ = await store.add_batch(BatchRequest(), [], max_open=1)
+    batch, _ = await store.batches.add(BatchRequest(), [], max_open=1)
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -260,11 +265,16 @@ async def test_counts_and_pages_come_from_indexes(tmp_path: Path) -> None:
         return "\n".join(str(row._mapping["detail"]) for step in steps for row in step)
 
     event.listen(store._database.engine.sync_engine, "before_cursor_execute", note)
-    for count in (store.funnel(), store.batch(batch.id), store.backlog(), store.untraced(None)):
+    for count in (
+        store.funnel.get(),
+        store.batches.get(batch.id),
+        store.traces.count_waiting(),
+        store.traces.list_untraced(None),
+    ):
         lines = [line for line in (await plan(count)).splitlines() if " traces " in line]
         assert lines
         assert all("COVERING INDEX" in line for line in lines), lines
-    for page in (store.traces(), store.traces(batch=batch.id), store.traces(user="ann")):
+    for page in (store.traces.find(), store.traces.find(batch=batch.id), store.traces.find(user="ann")):
         assert "TEMP B-TREE" not in await plan(page)
     await store.close()
 
@@ -278,7 +288,7 @@ async def test_a_cancelled_call_leaves_no_lock_behind(store: Store, make: Any) -
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await make.user(store, "ann")
-        assert {user.engagements for user in await store.users()} == {3}
+        assert {user.engagements for user in await store.users.list_page()} == {3}
 
 
 async def test_closing_waits_for_what_was_cancelled(empty: str, make: Any) -> None:
@@ -289,7 +299,7 @@ async def test_closing_waits_for_what_was_cancelled(empty: str, make: Any) -> No
     task.cancel()
     await store.close()
     again = await Store.open(empty)
-    assert (await again.user("ann")).engagements == 3
+    assert (await again.users.get("ann")).engagements == 3
     await again.close()
 
 
@@ -303,7 +313,7 @@ async def main(url, lease, version, when):
     store = await Store.open(url)
     if when == "before":
         event.listen(store._database.engine.sync_engine, "commit", lambda _: os._exit(9))
-    await store.complete(lease, Version.model_validate_json(version))
+    await store.publication.publish(lease, Version.model_validate_json(version))
     os._exit(9)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -313,20 +323,20 @@ asyncio.run(main(*sys.argv[1:]))
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_server_killed_at_the_commit_has_all_or_nothing(store: Store, url: str, make: Any, when: str) -> None:
     lease = await make.leased(store)
-    number = await store.next_version(lease.adapter)
+    number = await store.versions.allocate_number(lease.adapter)
     version = make.version(lease, number).model_dump_json()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", KILLED, url, lease.id, version, when),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert await process.wait() == 9
-    states = [(t.state, t.version) for t in await store.lease_traces(lease.id)]
+    states = [(t.state, t.version) for t in await store.traces.list_of_lease(lease.id)]
     if when == "before":
         assert states == [("leased", None)] * 2
-        assert await store.live(lease.adapter) is None
+        assert (await store.live_versions.get(lease.adapter)).live is None
         assert (await make.claim(store, now=lease.deadline)).trace_ids == lease.trace_ids
     else:
         assert states == [("trained", number)] * 2
-        live = await store.live(lease.adapter)
+        live = (await store.live_versions.get(lease.adapter)).live
         assert live is not None
         assert live.version == number

@@ -28,21 +28,23 @@ def test_folds_counts_of_the_database() -> None:
 
 
 async def test_counts_one_user_and_all(store: Store, make: Any) -> None:
-    assert await store.funnel() == Funnel()
+    assert await store.funnel.get() == Funnel()
     await make.trained(store, "ann", "d1")  # two traces of e0, in version 1
     await make.trained(store, "ann", "d2")  # two more, in version 2, the live one
     await make.user(store, "bob")
-    await store.add_trace(make.trace("bob", "e0"))
-    await store.add_trace(make.trace("bob", "e1", "rejected", reason="loop"))
-    await store.add_trace(make.trace("bob", "e1", "rejected", reason="wrong"))
-    await store.add_trace(make.trace("bob", None, "unjudged"))
+    await store.traces.add(make.trace("bob", "e0"))
+    await store.traces.add(make.trace("bob", "e1", "rejected", reason="loop"))
+    await store.traces.add(make.trace("bob", "e1", "rejected", reason="wrong"))
+    await store.traces.add(make.trace("bob", None, "unjudged"))
 
-    assert await store.funnel("ann") == Funnel(attempted=1, generated=4, accepted=4, trained=4, live=2)
-    assert await store.funnel("bob") == Funnel(attempted=2, generated=4, rejected={"loop": 1, "wrong": 1}, accepted=1)
-    assert await store.funnel() == Funnel(
+    assert await store.funnel.get("ann") == Funnel(attempted=1, generated=4, accepted=4, trained=4, live=2)
+    assert await store.funnel.get("bob") == Funnel(
+        attempted=2, generated=4, rejected={"loop": 1, "wrong": 1}, accepted=1
+    )
+    assert await store.funnel.get() == Funnel(
         attempted=3, generated=8, rejected={"loop": 1, "wrong": 1}, accepted=5, trained=4, live=2
     )
-    await store.set_live("user/ann", None)
-    assert (await store.funnel()).live == 0
+    await store.live_versions.set_live("user/ann", None)
+    assert (await store.funnel.get()).live == 0
     with pytest.raises(NotFound, match="user 'carl'"):
-        await store.funnel("carl")
+        await store.funnel.get("carl")

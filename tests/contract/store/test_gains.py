@@ -13,14 +13,14 @@ CLOSED = {"yes": -0.1, "no": -2.4}
 
 
 async def gains(store: Store, user: str = "ann", limit: int = 100) -> list[Gain]:
-    return await store.gains(user, base_digest="base", prompt_version="p1", limit=limit)
+    return await store.traces.list_gains(user, base_digest="base", prompt_version="p1", limit=limit)
 
 
 async def of_ann(store: Store, make: Any) -> str:
     """A batch about nine engagements of ann's."""
     await make.user(store, "ann", 9)
     items = [("ann", f"e{n}") for n in range(9)]
-    return (await store.add_batch(BatchRequest(), items, max_open=9))[0].id
+    return (await store.batches.add(BatchRequest(), items, max_open=9))[0].id
 
 
 async def test_whatever_the_verdict_the_newest_first(store: Store, make: Any) -> None:
@@ -35,7 +35,7 @@ async def test_whatever_the_verdict_the_newest_first(store: Store, make: Any) ->
         trace = make.trace(
             "ann", engagement, verdict, reason=reason, scores=scores, choice_logprobs=CLOSED, batch_id=batch
         )
-        await store.add_trace(trace)
+        await store.traces.add(trace)
     found = [Gain("e1", True, 0.5), Gain("e0", True, 0.125), Gain("e0", True, -0.25)]
     assert await gains(store) == found
     assert await gains(store, limit=2) == found[:2]
@@ -57,16 +57,16 @@ async def test_whatever_the_verdict_the_newest_first(store: Store, make: Any) ->
 )
 async def test_only_what_the_base_wrote_blind_counts(store: Store, make: Any, other: dict[str, Any]) -> None:
     usual = {"scores": {"gain": 1}, "choice_logprobs": CLOSED, "batch_id": await of_ann(store, make)}
-    trace = await store.add_trace(make.trace("ann", "e0", **usual))
+    trace = await store.traces.add(make.trace("ann", "e0", **usual))
     made = trace.provenance.model_copy(update=other.get("made", {}))
     changed = {name: value for name, value in other.items() if name != "made"}
-    await store.add_trace(make.trace("ann", "e1", **(usual | {"provenance": made} | changed)))
+    await store.traces.add(make.trace("ann", "e1", **(usual | {"provenance": made} | changed)))
     assert await gains(store) == [Gain("e0", True, 1.0)]
 
 
 async def test_of_closed_questions_only_those_of_batches(store: Store, make: Any) -> None:
     batch = await of_ann(store, make)
-    await store.add_trace(make.trace("ann", "e0", scores={"gain": 0.5}, choice_logprobs=CLOSED))
-    await store.add_trace(make.trace("ann", "e1", scores={"gain": 0.25}))
-    await store.add_trace(make.trace("ann", "e2", scores={"gain": 0.75}, batch_id=batch))
+    await store.traces.add(make.trace("ann", "e0", scores={"gain": 0.5}, choice_logprobs=CLOSED))
+    await store.traces.add(make.trace("ann", "e1", scores={"gain": 0.25}))
+    await store.traces.add(make.trace("ann", "e2", scores={"gain": 0.75}, batch_id=batch))
     assert await gains(store) == [Gain("e2", False, 0.75), Gain("e1", False, 0.25)]

@@ -60,7 +60,7 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
         @rule(user=USERS, count=st.integers(1, 3))
         def write(self, user: str, count: int) -> None:
             for _ in range(count):
-                self.made.add(self.run(self.store.add_trace(make.trace(user))).id)
+                self.made.add(self.run(self.store.traces.add(make.trace(user))).id)
 
         @rule(
             adapter=st.none() | ADAPTERS,
@@ -94,25 +94,25 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
         @rule(pick=st.integers(0), how=st.sampled_from(["heartbeat", "release", "complete", "refuse"]))
         def end(self, pick: int, how: str) -> None:
             lease = self.leases[pick % len(self.leases)]
-            holds = self.run(self.store.lease(lease.id))
+            holds = self.run(self.store.leases.get(lease.id))
             alive = holds.state == "active" and self.now < holds.deadline
             try:
                 if how == "heartbeat":
-                    self.run(self.store.heartbeat(lease.id, 2, now=self.now))
+                    self.run(self.store.leases.heartbeat(lease.id, 2, now=self.now))
                 elif how == "release":
-                    self.run(self.store.release(lease.id, now=self.now))
+                    self.run(self.store.leases.release(lease.id, now=self.now))
                     alive = alive or holds.state == "released"
                 else:
-                    number = self.run(self.store.next_version(lease.adapter))
+                    number = self.run(self.store.versions.allocate_number(lease.adapter))
                     version = make.version(lease, number, digest=lease.id)
                     if how == "refuse":
                         terms = {"max_attempts": MAX_ATTEMPTS, "now": self.now}
-                        stored = self.run(self.store.refuse(lease.id, version, **terms))
+                        stored = self.run(self.store.publication.refuse(lease.id, version, **terms))
                         alive = True  # also a repeat, which changes nothing
                     else:
                         share = 0.5 if pick % 2 else None
                         terms = {"candidate_share": share, "now": self.now}
-                        stored = self.run(self.store.complete(lease.id, version, **terms))
+                        stored = self.run(self.store.publication.publish(lease.id, version, **terms))
                         if alive:
                             assert not self.trained[lease.adapter].keys() & set(lease.trace_ids)
                             self.trained[lease.adapter] |= dict.fromkeys(lease.trace_ids, stored.version)
@@ -126,20 +126,24 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
 
         @rule(key=ADAPTERS, off=st.booleans())
         def take_out(self, key: str, off: bool) -> None:
-            if live := self.run(self.store.live(key)):
+            if live := self.run(self.store.live_versions.get(key)).live:
                 check = Check(name="loop rate", passed=False)
-                self.run(self.store.set_live(key, None) if off else self.store.withdraw(key, live.version, check))
+                self.run(
+                    self.store.live_versions.set_live(key, None)
+                    if off
+                    else self.store.live_versions.withdraw(key, live.version, check)
+                )
 
         @rule()
         def prune(self) -> None:
-            for adapter in self.run(self.store.adapters()):
-                for number in self.run(self.store.prunable(adapter.key, 0)):
-                    assert self.run(self.store.forget_files(adapter.key, number))
+            for adapter in self.run(self.store.adapters.list_all()):
+                for number in self.run(self.store.retention.list_prunable(adapter.key, 0)):
+                    assert self.run(self.store.retention.mark_files_removed(adapter.key, number))
 
         @precondition(lambda self: self.made)
         @rule()
         def revive(self) -> None:
-            self.run(self.store.revive(sorted(self.made)))
+            self.run(self.store.traces.requeue(sorted(self.made)))
 
         @rule()
         def restart(self) -> None:
@@ -148,7 +152,7 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
 
         @invariant()
         def every_trace_is_in_one_place(self) -> None:
-            traces = self.run(self.store.traces(limit=10_000))
+            traces = self.run(self.store.traces.find(limit=10_000))
             assert {t.id for t in traces} == self.made
             own = self.trained["user/ann"] | self.trained["user/bob"]
             assert {t.id: t.version for t in traces if t.version} == own
@@ -161,14 +165,14 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
         @invariant()
         def what_is_needed_has_files(self) -> None:
             starts = [(s.adapter, s.version) for s in (lease.start for lease in self.active()) if s]
-            with_files = self.run(self.store.known_versions(with_files=True))
+            with_files = self.run(self.store.versions.list_refs(with_files=True))
             assert with_files >= set(starts)
-            for adapter in self.run(self.store.adapters()):
+            for adapter in self.run(self.store.adapters.list_all()):
                 assert with_files >= {(adapter.key, n) for n in (adapter.live, adapter.candidate) if n}
                 assert (adapter.candidate is None) == (adapter.share is None)
 
         def active(self) -> list[Lease]:
-            found = [self.run(self.store.lease(lease.id)) for lease in self.leases]
+            found = [self.run(self.store.leases.get(lease.id)) for lease in self.leases]
             return [lease for lease in found if lease.state == "active"]
 
         def teardown(self) -> None:

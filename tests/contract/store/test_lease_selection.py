@@ -23,16 +23,16 @@ async def test_a_cohort_takes_traces_of_all_its_users_in_any_state(store: Store,
     trained = await make.trained(store, "ann")
     await make.leased(store, "bob", 1)
     waiting = await make.waiting(store, "carl", 1)
-    await store.add_trace(make.trace("carl", verdict="rejected"))
+    await store.traces.add(make.trace("carl", verdict="rejected"))
     await make.cohort(store, "cooks", "dora")
-    before = [(t.id, t.state, t.version) for t in await store.traces()]
+    before = [(t.id, t.state, t.version) for t in await store.traces.find()]
     lease = await make.cohort_claim(store)
     assert (lease.adapter, lease.attempt, lease.parent, lease.start) == (EVERYONE, 1, None, None)
     assert len(lease.trace_ids) == 4
     assert waiting[0] in lease.trace_ids
-    assert {t.user_id for t in await store.lease_traces(lease.id)} == {"ann", "bob", "carl"}
-    assert [(t.id, t.state, t.version) for t in await store.traces()] == before
-    assert await store.lease(lease.id) == lease
+    assert {t.user_id for t in await store.traces.list_of_lease(lease.id)} == {"ann", "bob", "carl"}
+    assert [(t.id, t.state, t.version) for t in await store.traces.find()] == before
+    assert await store.leases.get(lease.id) == lease
     assert trained.version == 1
 
 
@@ -80,7 +80,7 @@ async def test_a_claim_of_a_user_passes_over_cohorts(store: Store, make: Any) ->
 async def test_dead_traces_do_not_count(store: Store, make: Any) -> None:
     await make.leased(store, "ann", 1, ttl_s=1, now=make.T0)
     assert await make.claim(store, max_attempts=1, now=make.T0 + SECOND) is None
-    assert [t.state for t in await store.traces()] == ["dead"]
+    assert [t.state for t in await store.traces.find()] == ["dead"]
     assert await make.cohort_claim(store) is None
 
 
@@ -88,11 +88,14 @@ async def test_held_out_traces_do_not_count(store: Store, make: Any) -> None:
     await make.user(store, "ann", 10)
     await make.user(store, "bob", 2)
     for user, engagement in [("ann", "e8"), ("ann", "e9"), ("ann", "e0"), ("bob", "e1")]:
-        await store.add_trace(make.trace(user, engagement))
+        await store.traces.add(make.trace(user, engagement))
     holdout = Holdout(0.2, 5, 3)
     assert await make.cohort_claim(store, holdout=holdout, min_traces=3) is None
     lease = await make.cohort_claim(store, holdout=holdout)
-    assert [(t.user_id, t.engagement_id) for t in await store.lease_traces(lease.id)] == [("ann", "e0"), ("bob", "e1")]
+    assert [(t.user_id, t.engagement_id) for t in await store.traces.list_of_lease(lease.id)] == [
+        ("ann", "e0"),
+        ("bob", "e1"),
+    ]
     assert lease.held_out == {"ann": ["e8", "e9"]}
 
 
@@ -100,14 +103,14 @@ async def test_a_user_who_moves_brings_all_their_traces(store: Store, make: Any)
     ids = await make.cohort(store, "everyone", "ann")
     await make.completed(store, await make.cohort_claim(store))
     assert await make.cohort_claim(store) is None
-    await store.put_cohort("cooks", "")
-    await store.add_members("cooks", ["ann"])
+    await store.cohorts.put("cooks", "")
+    await store.cohorts.add_members("cooks", ["ann"])
     lease = await make.cohort_claim(store, "cooks")
     assert lease.trace_ids == ids
     await make.completed(store, lease)
-    await store.remove_member("cooks", "ann")
+    await store.cohorts.remove_member("cooks", "ann")
     assert await make.cohort_claim(store) is None
-    assert (await store.trace(ids[0])).versions == ["cohort/cooks@1", "cohort/everyone@1"]
+    assert (await store.traces.get(ids[0])).versions == ["cohort/cooks@1", "cohort/everyone@1"]
 
 
 async def test_of_claims_of_one_cohort_at_once_one_gets_it(store: Store, other: Store, make: Any) -> None:
@@ -121,7 +124,7 @@ async def test_a_users_and_a_cohorts_lease_do_not_touch_each_other(store: Store,
     mine, shared = await asyncio.gather(make.claim(store, adapter="user/ann"), make.cohort_claim(other))
     assert mine.trace_ids == shared.trace_ids == ids
     await asyncio.gather(make.completed(store, mine), make.completed(other, shared))
-    for trace in await store.traces():
+    for trace in await store.traces.find():
         assert (trace.state, trace.version, trace.versions) == ("trained", 1, ["cohort/everyone@1", "user/ann@1"])
     assert await make.claim(store, cohort_min_traces=1) is None
 
@@ -135,7 +138,7 @@ async def test_a_cohorts_lease_that_ran_out_is_tried_again_and_then_rests(store:
         with pytest.raises(LeaseLost, match="ran out"):
             await make.completed(store, lease, now=now)
     assert await make.cohort_claim(store, max_attempts=2, now=now) is None
-    assert (await store.trace(ids[0])).state == "waiting"
+    assert (await store.traces.get(ids[0])).state == "waiting"
     assert name(await make.cohort_claim(store, None, max_attempts=2, now=now)) == "user/ann"
     await make.waiting(store, "bob", 1)
     assert (await make.cohort_claim(store, max_attempts=2, now=now)).attempt == 1
@@ -147,9 +150,9 @@ async def test_what_is_refused_is_tried_again_with_the_same_traces(store: Store,
         lease = await make.cohort_claim(store, max_attempts=2)
         assert (lease.attempt, lease.trace_ids) == (attempt, ids)
         refused = await make.refused(store, lease)
-        assert await store.refuse(lease.id, refused, max_attempts=2) == refused
+        assert await store.publication.refuse(lease.id, refused, max_attempts=2) == refused
     assert await make.cohort_claim(store, max_attempts=2) is None
-    assert (await store.trace(ids[0])).versions == ["cohort/everyone@1", "cohort/everyone@2"]
+    assert (await store.traces.get(ids[0])).versions == ["cohort/everyone@1", "cohort/everyone@2"]
     last = await make.cohort_claim(store, max_attempts=3)
     assert last.attempt == 3
     await make.completed(store, last)
@@ -167,7 +170,7 @@ async def test_a_completion_clears_the_record(store: Store, make: Any) -> None:
 async def test_a_release_of_a_cohorts_lease_is_no_attempt(store: Store, make: Any) -> None:
     ids = await make.cohort(store, "everyone", "ann")
     lease = await make.cohort_claim(store)
-    await store.release(lease.id)
+    await store.leases.release(lease.id)
     again = await make.cohort_claim(store)
     assert (again.attempt, again.trace_ids) == (1, ids)
 
@@ -175,7 +178,7 @@ async def test_a_release_of_a_cohorts_lease_is_no_attempt(store: Store, make: An
 async def test_a_withdrawn_version_does_not_bring_its_traces_back(store: Store, make: Any, check: Any) -> None:
     await make.cohort(store, "everyone", "ann")
     version = await make.completed(store, await make.cohort_claim(store))
-    await store.withdraw(EVERYONE, version.version, check)
+    await store.live_versions.withdraw(EVERYONE, version.version, check)
     assert await make.cohort_claim(store) is None
 
 
@@ -183,13 +186,13 @@ async def test_training_starts_from_what_answers_for_the_user(store: Store, make
     await make.cohort(store, "cooks", "ann")
     lease = await make.claim(store, adapter="user/ann")
     assert (lease.start, lease.parent) == (None, None)
-    await store.release(lease.id)
+    await store.leases.release(lease.id)
 
     await make.cohort(store, "everyone", "bob")
     await make.completed(store, await make.cohort_claim(store), "shared")
     lease = await make.claim(store, adapter="user/ann")
     assert lease.start.model_dump() == {"adapter": EVERYONE, "version": 1, "digest": "shared"}
-    await store.release(lease.id)
+    await store.leases.release(lease.id)
 
     await make.completed(store, await make.cohort_claim(store, "cooks"), "cooks")
     lease = await make.claim(store, adapter="user/ann")
@@ -202,7 +205,7 @@ async def test_training_starts_from_what_answers_for_the_user(store: Store, make
     for start_from, adapter in starts.items():
         lease = await make.claim(store, adapter="user/ann", start_from=start_from)
         assert (lease.start and lease.start.adapter, lease.parent) == (adapter, 1)
-        await store.release(lease.id)
+        await store.leases.release(lease.id)
 
 
 @pytest.mark.parametrize(("start_from", "version"), [("parent", 1), ("cohort", 1), ("base", None)])
@@ -220,8 +223,8 @@ async def test_a_cohort_starts_from_its_own(store: Store, make: Any, start_from:
 
 async def test_what_fast_samples_were_of_is_noted_while_the_lease_holds(store: Store, make: Any) -> None:
     lease = await make.leased(store)
-    await store.note_samples(lease.id, {"ann": ["e0", "e1"]})
+    await store.leases.record_samples(lease.id, {"ann": ["e0", "e1"]})
     await make.completed(store, lease)
-    assert (await store.lineage("user/ann", 1)).fast == {"ann": ["e0", "e1"]}
+    assert (await store.lineage.get("user/ann", 1)).fast == {"ann": ["e0", "e1"]}
     with pytest.raises(LeaseLost, match="completed"):
-        await store.note_samples(lease.id, {})
+        await store.leases.record_samples(lease.id, {})

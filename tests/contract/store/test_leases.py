@@ -13,20 +13,20 @@ SECOND = timedelta(seconds=1)
 
 
 async def states(store: Store) -> list[str]:
-    return [trace.state for trace in await store.traces()]
+    return [trace.state for trace in await store.traces.find()]
 
 
 async def test_a_claim_takes_the_oldest_waiting_traces(store: Store, make: Any) -> None:
     ids = await make.waiting(store, "ann", 5)
-    await store.add_trace(make.trace("ann", verdict="rejected"))
+    await store.traces.add(make.trace("ann", verdict="rejected"))
     lease = await make.claim(store, adapter="user/ann", owner="me", ttl_s=90, max_traces=3, now=make.T0)
     assert lease.trace_ids == ids[:3]
     assert (lease.adapter, lease.owner, lease.state, lease.attempt) == ("user/ann", "me", "active", 1)
     assert lease.deadline == make.T0 + 90 * SECOND
     assert (lease.parent, lease.version, lease.samples) == (None, None, [])
     assert (lease.base_digest, lease.limits) == ("", LoraLimits(max_rank=0, target_modules=[]))
-    assert await store.lease(lease.id) == lease
-    assert [t.id for t in await store.lease_traces(lease.id)] == ids[:3]
+    assert await store.leases.get(lease.id) == lease
+    assert [t.id for t in await store.traces.list_of_lease(lease.id)] == ids[:3]
     assert await states(store) == ["leased"] * 3 + ["waiting"] * 2 + ["kept"]
 
 
@@ -68,7 +68,7 @@ async def test_trainers_that_claim_at_once_share_nothing(store: Store, other: St
     taken = [id for lease in leases for id in lease.trace_ids]
     assert len(set(taken)) == len(taken) == 6
     for lease in leases:
-        assert [t.id for t in await store.lease_traces(lease.id)] == lease.trace_ids
+        assert [t.id for t in await store.traces.list_of_lease(lease.id)] == lease.trace_ids
 
 
 async def test_of_trainers_that_want_one_adapter_one_gets_it(store: Store, other: Store, make: Any) -> None:
@@ -81,11 +81,11 @@ async def test_of_trainers_that_want_one_adapter_one_gets_it(store: Store, other
 
 async def test_a_heartbeat_extends(store: Store, make: Any) -> None:
     lease = await make.leased(store, ttl_s=60, now=make.T0)
-    later = await store.heartbeat(lease.id, 60, now=make.T0 + 59 * SECOND)
+    later = await store.leases.heartbeat(lease.id, 60, now=make.T0 + 59 * SECOND)
     assert later.deadline == make.T0 + 119 * SECOND
     assert await make.claim(store, now=make.T0 + 118 * SECOND) is None
     with pytest.raises(LeaseLost, match="ran out"):
-        await store.heartbeat(lease.id, 60, now=make.T0 + 119 * SECOND)
+        await store.leases.heartbeat(lease.id, 60, now=make.T0 + 119 * SECOND)
 
 
 async def test_an_expired_lease_is_claimable_with_one_more_attempt(store: Store, make: Any) -> None:
@@ -93,10 +93,10 @@ async def test_an_expired_lease_is_claimable_with_one_more_attempt(store: Store,
     second = await make.claim(store, owner="other", now=make.T0 + 60 * SECOND)
     assert second.trace_ids == first.trace_ids
     assert second.attempt == 2
-    assert (await store.lease(first.id)).state == "expired"
-    assert await store.lease_traces(first.id) == []
-    assert await store.lease(second.id) == second
-    for call in (store.heartbeat(first.id, 60, now=make.T0), store.release(first.id, now=make.T0)):
+    assert (await store.leases.get(first.id)).state == "expired"
+    assert await store.traces.list_of_lease(first.id) == []
+    assert await store.leases.get(second.id) == second
+    for call in (store.leases.heartbeat(first.id, 60, now=make.T0), store.leases.release(first.id, now=make.T0)):
         with pytest.raises(LeaseLost, match="expired"):
             await call
 
@@ -105,8 +105,8 @@ async def test_a_claim_of_one_adapter_ends_the_expired_leases_of_all(store: Stor
     lease = await make.leased(store, "ann", now=make.T0)
     await make.waiting(store, "bob", 1)
     await make.claim(store, adapter="user/bob", now=make.T0 + 60 * SECOND)
-    assert (await store.lease(lease.id)).state == "expired"
-    assert await store.backlog() == {"user/ann": 2}
+    assert (await store.leases.get(lease.id)).state == "expired"
+    assert await store.traces.count_waiting() == {"user/ann": 2}
 
 
 async def test_after_the_last_attempt_traces_are_dead_until_revived(store: Store, make: Any) -> None:
@@ -117,13 +117,13 @@ async def test_after_the_last_attempt_traces_are_dead_until_revived(store: Store
         assert lease.attempt == attempt
         now += SECOND
     assert await make.claim(store, max_attempts=2, now=now) is None
-    dead = await store.traces(state="dead")
+    dead = await store.traces.find(state="dead")
     assert [t.id for t in dead] == lease.trace_ids
-    assert await store.backlog() == {}
+    assert await store.traces.count_waiting() == {}
 
     waiting = await make.waiting(store, "bob", 1)
-    assert await store.revive([t.id for t in dead] + waiting + ["none"]) == 1
-    assert await store.revive([]) == 0
+    assert await store.traces.requeue([t.id for t in dead] + waiting + ["none"]) == 1
+    assert await store.traces.requeue([]) == 0
     again = await make.claim(store, adapter="user/ann", max_attempts=2, now=now)
     assert again.trace_ids == lease.trace_ids
     assert again.attempt == 1
@@ -137,29 +137,34 @@ async def test_attempts_are_counted_a_trace(store: Store, make: Any) -> None:
     assert (lease.trace_ids, lease.attempt) == (old + new, 2)
     last = await make.claim(store, max_attempts=2, now=make.T0 + 2 * SECOND)
     assert (last.trace_ids, last.attempt) == (new, 2)
-    assert [t.id for t in await store.traces(state="dead")] == old
+    assert [t.id for t in await store.traces.find(state="dead")] == old
 
 
 async def test_a_release_is_no_attempt(store: Store, make: Any) -> None:
     lease = await make.leased(store)
-    released = await store.release(lease.id)
+    released = await store.leases.release(lease.id)
     assert released.state == "released"
-    assert await store.release(lease.id) == released
+    assert await store.leases.release(lease.id) == released
     assert await states(store) == ["waiting", "waiting"]
     again = await make.claim(store)
     assert (again.trace_ids, again.attempt) == (lease.trace_ids, 1)
     with pytest.raises(LeaseLost, match="released"):
-        await store.heartbeat(lease.id, 60)
+        await store.leases.heartbeat(lease.id, 60)
 
 
 async def test_a_release_after_the_deadline_does_not_save_the_attempt(store: Store, make: Any) -> None:
     lease = await make.leased(store, ttl_s=60, now=make.T0)
     with pytest.raises(LeaseLost, match="ran out"):
-        await store.release(lease.id, now=make.T0 + 60 * SECOND)
+        await store.leases.release(lease.id, now=make.T0 + 60 * SECOND)
     assert (await make.claim(store, now=make.T0 + 60 * SECOND)).attempt == 2
 
 
 async def test_an_unknown_lease_is_not_found(store: Store) -> None:
-    for call in (store.lease("x"), store.lease_traces("x"), store.heartbeat("x", 60), store.release("x")):
+    for call in (
+        store.leases.get("x"),
+        store.traces.list_of_lease("x"),
+        store.leases.heartbeat("x", 60),
+        store.leases.release("x"),
+    ):
         with pytest.raises(NotFound, match="lease 'x'"):
             await call

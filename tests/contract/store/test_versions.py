@@ -15,81 +15,85 @@ KEY = "user/ann"
 async def test_completing_trains_the_traces_and_goes_live(store: Store, make: Any) -> None:
     lease = await make.leased(store)
     late = (await make.waiting(store, "ann", 1))[0]
-    number = await store.next_version(KEY)
+    number = await store.versions.allocate_number(KEY)
     sent = make.version(lease, number)
-    version = await store.complete(lease.id, sent)
+    version = await store.publication.publish(lease.id, sent)
     assert version == sent.model_copy(update={"state": "live"})
-    assert await store.live(KEY) == await store.version(KEY, number) == version
-    assert [(t.state, t.version) for t in await store.lease_traces(lease.id)] == [("trained", number)] * 2
-    assert (await store.trace(late)).state == "waiting"
-    done = await store.lease(lease.id)
+    assert (await store.live_versions.get(KEY)).live == await store.versions.get(KEY, number) == version
+    assert [(t.state, t.version) for t in await store.traces.list_of_lease(lease.id)] == [("trained", number)] * 2
+    assert (await store.traces.get(late)).state == "waiting"
+    done = await store.leases.get(lease.id)
     assert (done.state, done.version) == ("completed", number)
-    assert await store.known_versions() == {(KEY, number)}
+    assert await store.versions.list_refs() == {(KEY, number)}
 
 
 async def test_the_next_version_puts_the_former_on_standby(store: Store, make: Any) -> None:
     first = await make.trained(store, digest="a")
     second = await make.trained(store, digest="b")
     assert second.parent == first.version
-    adapter = await store.adapter(KEY)
+    adapter = await store.adapters.get(KEY)
     assert adapter.live == second.version
     assert [(v.version, v.state) for v in adapter.versions] == [(1, "standby"), (2, "live")]
     await make.trained(store, "bob", digest="c")
-    assert [a.key for a in await store.adapters()] == [KEY, "user/bob"]
-    assert (await store.adapters())[0] == adapter
+    assert [a.key for a in await store.adapters.list_all()] == [KEY, "user/bob"]
+    assert (await store.adapters.list_all())[0] == adapter
 
 
 async def test_completing_again_returns_what_is_stored(store: Store, make: Any) -> None:
     lease = await make.leased(store)
-    version = await store.complete(lease.id, make.version(lease, await store.next_version(KEY), "a"))
-    repeat = make.version(lease, await store.next_version(KEY), "a")
-    assert await store.complete(lease.id, repeat, now=lease.deadline + timedelta(days=1)) == version
+    version = await store.publication.publish(
+        lease.id, make.version(lease, await store.versions.allocate_number(KEY), "a")
+    )
+    repeat = make.version(lease, await store.versions.allocate_number(KEY), "a")
+    assert await store.publication.publish(lease.id, repeat, now=lease.deadline + timedelta(days=1)) == version
     with pytest.raises(LeaseLost, match="is stored, with digest a"):
-        await store.complete(lease.id, make.version(lease, repeat.version, "b"))
+        await store.publication.publish(lease.id, make.version(lease, repeat.version, "b"))
     with pytest.raises(LeaseLost):
-        await store.refuse(lease.id, repeat, max_attempts=3)
-    assert await store.known_versions() == {(KEY, version.version)}
+        await store.publication.refuse(lease.id, repeat, max_attempts=3)
+    assert await store.versions.list_refs() == {(KEY, version.version)}
 
 
 async def test_of_two_uploads_at_once_one_version_comes(store: Store, other: Store, make: Any) -> None:
     lease = await make.leased(store)
-    numbers = await asyncio.gather(*(s.next_version(KEY) for s in (store, other)))
-    uploads = [s.complete(lease.id, make.version(lease, n)) for s, n in zip((store, other), numbers, strict=True)]
+    numbers = await asyncio.gather(*(s.versions.allocate_number(KEY) for s in (store, other)))
+    uploads = [
+        s.publication.publish(lease.id, make.version(lease, n)) for s, n in zip((store, other), numbers, strict=True)
+    ]
     first, second = await asyncio.gather(*uploads)
     assert first == second
-    assert len(await store.known_versions()) == 1
+    assert len(await store.versions.list_refs()) == 1
 
 
 async def test_a_lost_lease_completes_nothing(store: Store, make: Any) -> None:
     lease = await make.leased(store, ttl_s=60, now=make.T0)
-    version = make.version(lease, await store.next_version(KEY))
+    version = make.version(lease, await store.versions.allocate_number(KEY))
     end = make.T0 + timedelta(seconds=60)
     with pytest.raises(LeaseLost, match="ran out"):
-        await store.complete(lease.id, version, now=end)
+        await store.publication.publish(lease.id, version, now=end)
     with pytest.raises(LeaseLost, match="ran out"):
-        await store.refuse(lease.id, version, max_attempts=3, now=end)
+        await store.publication.refuse(lease.id, version, max_attempts=3, now=end)
     again = await make.claim(store, now=end)
     with pytest.raises(LeaseLost, match="expired"):
-        await store.complete(lease.id, version, now=make.T0)
+        await store.publication.publish(lease.id, version, now=make.T0)
     with pytest.raises(NotFound, match="lease 'none'"):
-        await store.complete("none", version)
-    assert await store.known_versions() == set()
+        await store.publication.publish("none", version)
+    assert await store.versions.list_refs() == set()
     assert again.trace_ids == lease.trace_ids
 
 
 async def test_a_lease_completes_only_its_own_adapter(store: Store, make: Any) -> None:
     lease = await make.leased(store)
-    number = await store.next_version("user/bob")
+    number = await store.versions.allocate_number("user/bob")
     with pytest.raises(LeaseLost, match="user/ann, not of user/bob"):
-        await store.complete(lease.id, make.version(lease, number, adapter="user/bob"))
-    assert await store.known_versions() == set()
+        await store.publication.publish(lease.id, make.version(lease, number, adapter="user/bob"))
+    assert await store.versions.list_refs() == set()
 
 
-@pytest.mark.parametrize("end", ["complete", "refuse"])
+@pytest.mark.parametrize("end", ["publish", "refuse"])
 async def test_a_failure_before_the_commit_leaves_everything_as_it_was(store: Store, make: Any, end: str) -> None:
     lease = await make.leased(store)
-    before = await store.traces(), await store.lease(lease.id)
-    number = await store.next_version(KEY)
+    before = await store.traces.find(), await store.leases.get(lease.id)
+    number = await store.versions.allocate_number(KEY)
     version = make.version(lease, number)
     engine = store._database.engine.sync_engine
 
@@ -100,15 +104,15 @@ async def test_a_failure_before_the_commit_leaves_everything_as_it_was(store: St
     event.listen(engine, "commit", fail)
     try:
         with pytest.raises(RuntimeError, match="power cut"):
-            await getattr(store, end)(lease.id, version, **terms)
+            await getattr(store.publication, end)(lease.id, version, **terms)
     finally:
         event.remove(engine, "commit", fail)
 
-    assert (await store.traces(), await store.lease(lease.id)) == before
-    assert await store.known_versions() == set()
-    assert await store.live(KEY) is None
-    assert await store.next_version(KEY) == number + 1
-    assert (await store.complete(lease.id, version)).state == "live"
+    assert (await store.traces.find(), await store.leases.get(lease.id)) == before
+    assert await store.versions.list_refs() == set()
+    assert (await store.live_versions.get(KEY)).live is None
+    assert await store.versions.allocate_number(KEY) == number + 1
+    assert (await store.publication.publish(lease.id, version)).state == "live"
 
 
 async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_they_were(
@@ -120,8 +124,8 @@ async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_t
         await make.completed(store, await make.cohort_claim(store))
     await make.cohort(store, "everyone", "ann")
     lease = await make.cohort_claim(store)
-    version = make.version(lease, await store.next_version(key))
-    before = await store.traces(), await store.lease(lease.id), await store.adapter(key)
+    version = make.version(lease, await store.versions.allocate_number(key))
+    before = await store.traces.find(), await store.leases.get(lease.id), await store.adapters.get(key)
     engine = store._database.engine.sync_engine
 
     def fail(_connection: object) -> None:
@@ -130,95 +134,105 @@ async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_t
     event.listen(engine, "commit", fail)
     try:
         for call in (
-            store.complete(lease.id, version, candidate_share=0.1),
-            store.withdraw(key, 2, check),
-            store.forget_files(key, 1),
-            store.release_candidate(key, 1, 0.1),
+            store.publication.publish(lease.id, version, candidate_share=0.1),
+            store.live_versions.withdraw(key, 2, check),
+            store.retention.mark_files_removed(key, 1),
+            store.live_versions.set_canary(key, 1, 0.1),
         ):
             with pytest.raises(RuntimeError, match="power cut"):
                 await call
     finally:
         event.remove(engine, "commit", fail)
 
-    assert (await store.traces(), await store.lease(lease.id), await store.adapter(key)) == before
-    assert (await store.complete(lease.id, version, candidate_share=0.1)).state == "candidate"
+    assert (await store.traces.find(), await store.leases.get(lease.id), await store.adapters.get(key)) == before
+    assert (await store.publication.publish(lease.id, version, candidate_share=0.1)).state == "candidate"
 
 
 async def test_a_refused_version_is_kept_and_its_traces_wait_again(store: Store, make: Any) -> None:
     good = await make.trained(store, digest="good")
     lease = await make.leased(store)
-    sent = make.version(lease, await store.next_version(KEY), "bad")
-    refused = await store.refuse(lease.id, sent, max_attempts=2)
+    sent = make.version(lease, await store.versions.allocate_number(KEY), "bad")
+    refused = await store.publication.refuse(lease.id, sent, max_attempts=2)
     assert refused == sent.model_copy(update={"state": "refused"})
-    assert await store.refuse(lease.id, sent, max_attempts=2) == refused
-    assert (await store.lease(lease.id)).state == "released"
+    assert await store.publication.refuse(lease.id, sent, max_attempts=2) == refused
+    assert (await store.leases.get(lease.id)).state == "released"
     with pytest.raises(LeaseLost, match="was refused"):
-        await store.complete(lease.id, sent)
-    assert await store.live(KEY) == good
+        await store.publication.publish(lease.id, sent)
+    assert (await store.live_versions.get(KEY)).live == good
     again = await make.claim(store)
     assert (again.trace_ids, again.attempt) == (lease.trace_ids, 2)
-    await store.refuse(again.id, make.version(again, await store.next_version(KEY)), max_attempts=2)
-    assert [t.id for t in await store.traces(state="dead")] == lease.trace_ids
+    await store.publication.refuse(
+        again.id, make.version(again, await store.versions.allocate_number(KEY)), max_attempts=2
+    )
+    assert [t.id for t in await store.traces.find(state="dead")] == lease.trace_ids
 
 
 async def test_an_adapter_may_have_a_refused_version_only(store: Store, make: Any) -> None:
     lease = await make.leased(store)
-    await store.refuse(lease.id, make.version(lease, await store.next_version(KEY)), max_attempts=3)
-    adapter = await store.adapter(KEY)
+    await store.publication.refuse(
+        lease.id, make.version(lease, await store.versions.allocate_number(KEY)), max_attempts=3
+    )
+    adapter = await store.adapters.get(KEY)
     assert (adapter.live, [v.state for v in adapter.versions]) == (None, ["refused"])
     with pytest.raises(NothingToRollBack):
-        await store.rollback(KEY)
+        await store.live_versions.rollback(KEY)
 
 
 async def test_any_version_can_be_promoted_by_name(store: Store, make: Any) -> None:
     await make.trained(store, digest="a")
     lease = await make.leased(store)
-    await store.refuse(lease.id, make.version(lease, await store.next_version(KEY), "b"), max_attempts=9)
+    await store.publication.refuse(
+        lease.id, make.version(lease, await store.versions.allocate_number(KEY), "b"), max_attempts=9
+    )
     await make.trained(store, digest="c")
-    assert (await store.set_live(KEY, 1)).live == 1
-    promoted = await store.set_live(KEY, 2)
+    assert (await store.live_versions.set_live(KEY, 1)).live == 1
+    promoted = await store.live_versions.set_live(KEY, 2)
     assert [v.state for v in promoted.versions] == ["standby", "live", "standby"]
-    off = await store.set_live(KEY, None)
+    off = await store.live_versions.set_live(KEY, None)
     assert (off.live, [v.state for v in off.versions]) == (None, ["standby", "refused", "standby"])
-    assert await store.live(KEY) is None
-    assert (await store.user("ann")).live_version is None
-    assert await store.set_live(KEY, None) == off
+    assert (await store.live_versions.get(KEY)).live is None
+    assert (await store.users.get("ann")).live_version is None
+    assert await store.live_versions.set_live(KEY, None) == off
     with pytest.raises(NotFound, match="version 'user/ann@9'"):
-        await store.set_live(KEY, 9)
+        await store.live_versions.set_live(KEY, 9)
     with pytest.raises(NotFound, match="adapter 'user/bob'"):
-        await store.set_live("user/bob", None)
+        await store.live_versions.set_live("user/bob", None)
 
 
 async def test_a_rollback_passes_over_the_refused(store: Store, make: Any) -> None:
     await make.trained(store, digest="a")
     lease = await make.leased(store)
-    await store.refuse(lease.id, make.version(lease, await store.next_version(KEY), "b"), max_attempts=9)
+    await store.publication.refuse(
+        lease.id, make.version(lease, await store.versions.allocate_number(KEY), "b"), max_attempts=9
+    )
     await make.trained(store, digest="c")
     await make.trained(store, digest="d")
-    assert [(await store.rollback(KEY)).live for _ in range(2)] == [3, 1]
+    assert [(await store.live_versions.rollback(KEY)).live for _ in range(2)] == [3, 1]
     with pytest.raises(NothingToRollBack, match=KEY):
-        await store.rollback(KEY)
-    assert (await store.adapter(KEY)).live == 1
+        await store.live_versions.rollback(KEY)
+    assert (await store.adapters.get(KEY)).live == 1
     with pytest.raises(NotFound):
-        await store.rollback("user/bob")
+        await store.live_versions.rollback("user/bob")
 
 
 async def test_numbers_and_engine_ids_are_never_given_twice(store: Store, other: Store, make: Any) -> None:
-    given = await asyncio.gather(*(s.next_version(key) for s in (store, other) * 4 for key in (KEY, "user/bob")))
+    given = await asyncio.gather(
+        *(s.versions.allocate_number(key) for s in (store, other) * 4 for key in (KEY, "user/bob"))
+    )
     assert sorted(given) == sorted([*range(1, 9), *range(1, 9)])
-    ids = {await store.engine_id(key, n) for key in (KEY, "user/bob") for n in range(1, 9)}
+    ids = {await store.versions.get_engine_id(key, n) for key in (KEY, "user/bob") for n in range(1, 9)}
     assert len(ids) == 16
     assert min(ids) > 0
     await make.trained(store)
-    assert await store.next_version(KEY) == 10
-    assert await other.engine_id(KEY, 10) not in ids
+    assert await store.versions.allocate_number(KEY) == 10
+    assert await other.versions.get_engine_id(KEY, 10) not in ids
     with pytest.raises(NotFound, match="user/ann@11"):
-        await store.engine_id(KEY, 11)
+        await store.versions.get_engine_id(KEY, 11)
 
 
 async def test_the_unknown_is_not_found(store: Store) -> None:
-    assert await store.live(KEY) is None
-    assert await store.adapters() == []
-    for call in (store.adapter(KEY), store.version(KEY, 1), store.engine_id(KEY, 1)):
+    assert (await store.live_versions.get(KEY)).live is None
+    assert await store.adapters.list_all() == []
+    for call in (store.adapters.get(KEY), store.versions.get(KEY, 1), store.versions.get_engine_id(KEY, 1)):
         with pytest.raises(NotFound):
             await call

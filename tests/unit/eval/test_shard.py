@@ -15,6 +15,7 @@ import pytest
 
 from mindprint import AsyncMindprintClient, datasets
 from mindprint.local.console import Output
+from mindprint.types import LeaseRequest
 from mindprint_demo import synthetic
 from mindprint_eval import adapters
 from mindprint_eval.arms import BARE, BY_NAME, CHANGED, METHOD, Recipe
@@ -25,6 +26,7 @@ from mindprint_eval.shard import Found, Piece, Running
 from mindprint_server.app import create_app
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
+from mindprint_server.store import ClaimPolicy
 from mindprint_server.wiring import Container
 from samples import write_tensors
 from scripted import serving
@@ -80,8 +82,8 @@ def trained(services: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for key in keys:
             if await self._adapter(key) is not None:
                 continue
-            lease = await services.store.claim(
-                owner="t", adapter=key, ttl_s=60, min_traces=1, max_traces=99, max_attempts=1, cohort_min_traces=1
+            lease = await services.store.leases.claim(
+                LeaseRequest(owner="t", adapter=key, max_traces=99), ClaimPolicy(max_attempts=1, cohort_min_traces=1)
             )
             assert lease is not None, key
             await upload(services, lease, tmp_path, mark=next(marks) % 9)
@@ -175,11 +177,11 @@ async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
     cohort = pool["model"].rpartition("@")[0]
     assert trained[0] != cohort, "A9's are made first"
     of_pool = {user.user_id for user in piece.pool}
-    learned = (await services.store.lineage(cohort, 1)).traces
+    learned = (await services.store.lineage.get(cohort, 1)).traces
     assert {one.user_id.partition(".")[0] for one in learned} == of_pool
     for row in found.adapters:
         key, _, number = str(row["model"]).rpartition("@")
-        started = (await services.store.version(key, int(number))).start
+        started = (await services.store.versions.get(key, int(number))).start
         assert started == (pool["model"] if row["recipe"] == "cohort-first" else None)
     assert {row["user"] for row in found.adapters if row["recipe"] == "cohort-first"} == {
         user.user_id for user in piece.users

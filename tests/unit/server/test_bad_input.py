@@ -60,10 +60,10 @@ async def ended(services: Container, batch: Batch) -> Batch:
 
 async def about(services: Container, odd: Engagement, **request: Any) -> tuple[Batch, list[Trace]]:
     """A batch over two usual engagements and an odd one after them, and the traces of the odd one."""
-    await services.store.add_engagements("ann", [engagement(0), engagement(2), odd])
+    await services.store.engagements.add("ann", [engagement(0), engagement(2), odd])
     batch = await run(services, **request)
     assert (batch.state, batch.error, batch.done) == ("done", None, 3)
-    return batch, await services.store.traces(engagement=odd.id)
+    return batch, await services.store.traces.find(engagement=odd.id)
 
 
 def asked(prompt: str, response: str, choices: list[str] | None = None) -> Engagement:
@@ -88,12 +88,12 @@ def likes_yes(before: str, token: str) -> float:
 
 async def test_a_user_without_engagements_has_nothing_to_attempt_and_can_be_asked(serve: Open) -> None:
     services = await serve()
-    await services.store.add_engagements("eve", [])
+    await services.store.engagements.add("eve", [])
     batch = await run(services, users=["eve"])
     assert (batch.state, batch.items) == ("done", 0)
     trace = await services.writer.write_one(TraceRequest(user_id="eve", query="Tea?", choices=["yes", "no"]))
     assert "Nothing is known" in trace.prompt
-    await services.store.add_engagements("ann", [engagement(n) for n in range(4)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     assert (await run(services)).items == 4
 
 
@@ -107,10 +107,10 @@ def wordy(number: int) -> Engagement:
 
 async def test_a_memory_that_does_not_fit_loses_its_oldest_and_is_counted(serve: Open) -> None:
     services = await serve(Scripted(max_model_len=600), recency_k=20, recency_step=1)
-    await services.store.add_engagements("ann", [wordy(n) for n in range(20)])
+    await services.store.engagements.add("ann", [wordy(n) for n in range(20)])
     batch = await run(services)
     assert (batch.state, batch.skipped) == ("done", {"no_history": 1})
-    traces = await services.store.traces(limit=500)
+    traces = await services.store.traces.find(limit=500)
     cut = {trace.engagement_id for trace in traces if trace.provenance.memory_dropped}
     assert batch.truncated == len(cut) > 10
     for trace in traces:
@@ -124,10 +124,10 @@ async def test_a_memory_that_does_not_fit_loses_its_oldest_and_is_counted(serve:
 async def test_one_episode_longer_than_the_model_is_left_out(serve: Open) -> None:
     services = await serve(Scripted(max_model_len=600))
     long = engagement(0).model_copy(update={"prompt": "endless " * 3000})
-    await services.store.add_engagements("ann", [long, engagement(1)])
+    await services.store.engagements.add("ann", [long, engagement(1)])
     batch = await run(services)
     assert batch.truncated == 1
-    for trace in await services.store.traces():
+    for trace in await services.store.traces.find():
         assert trace.provenance.memory_dropped == 1
         assert "endless" not in trace.prompt
 
@@ -198,10 +198,10 @@ async def test_what_the_user_hardly_ever_answered_is_left_out(
 async def test_what_was_answered_later_is_no_precedent(serve: Open) -> None:
     services = await serve(Scripted(thinks=good), min_precedent=0.25)
     odd, later = asked("Walk?", "no", ["yes", "no"]), [engagement(n) for n in (11, 13, 15, 17)]
-    await services.store.add_engagements("ann", [engagement(0), engagement(2), odd, *later])
+    await services.store.engagements.add("ann", [engagement(0), engagement(2), odd, *later])
     await run(services)
-    assert await services.store.traces(engagement=later[-1].id)
-    assert not await services.store.traces(engagement=odd.id)
+    assert await services.store.traces.find(engagement=later[-1].id)
+    assert not await services.store.traces.find(engagement=odd.id)
 
 
 async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None:
@@ -312,7 +312,7 @@ async def test_odd_text_in_prompts_responses_and_choices(serve: Open, text: str)
     for trace in traces:
         assert not any(ord(character) < 32 and character not in "\n\t" for character in trace.prompt)
         assert "<|end|>" not in trace.prompt
-        assert (await services.store.trace(trace.id)).query == text
+        assert (await services.store.traces.get(trace.id)).query == text
     answers = [trace for trace in traces if trace.choice_logprobs is not None]
     assert all(trace.answer in (f"{text} 1", f"{text} 2") for trace in answers)
     assert batch.funnel.generated >= len(traces)
@@ -389,8 +389,8 @@ async def rows_of(services: Container, user: str) -> Counter[str]:
 
 async def test_a_user_erased_while_traces_are_written_leaves_nothing(serve: Open) -> None:
     services = await serve(Scripted(delay_s=0.01), batch_inflight=3)
-    await services.store.add_engagements("ann", [engagement(n) for n in range(12)])
-    await services.store.add_engagements("bob", [engagement(n) for n in range(6)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(12)])
+    await services.store.engagements.add("bob", [engagement(n) for n in range(6)])
     batch, _ = await services.batches.submit(BatchRequest(users=["ann", "bob"]))
     async for state in services.batches.watch(batch.id):
         if state.done >= 3:
@@ -407,8 +407,8 @@ async def test_a_user_erased_while_traces_are_written_leaves_nothing(serve: Open
 async def test_a_user_erased_while_its_profile_is_written_leaves_nothing(serve: Open) -> None:
     engine = Scripted(delay_s=0.2)
     services = await serve(engine)
-    await services.store.add_engagements("ann", [engagement(n) for n in range(12)])
-    await services.store.add_engagements("bob", [engagement(n) for n in range(3)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(12)])
+    await services.store.engagements.add("bob", [engagement(n) for n in range(3)])
     batch, _ = await services.batches.submit(BatchRequest())
     await engine.begun.wait()
     left = await erase(services, "ann")
@@ -421,8 +421,8 @@ async def test_a_user_erased_while_its_profile_is_written_leaves_nothing(serve: 
 
 async def test_a_neighbour_erased_meanwhile_harms_nobody(serve: Open) -> None:
     services = await serve(Scripted(likes_yes, good, delay_s=0.005), batch_inflight=1, **NO_BOUNDS)
-    await services.store.add_engagements("ann", [engagement(n, choices=["yes", "no"]) for n in range(12)])
-    await services.store.add_engagements("bob", [engagement(n) for n in range(6)])
+    await services.store.engagements.add("ann", [engagement(n, choices=["yes", "no"]) for n in range(12)])
+    await services.store.engagements.add("bob", [engagement(n) for n in range(6)])
     batch, _ = await services.batches.submit(BatchRequest(users=["ann"]))
     async for state in services.batches.watch(batch.id):
         if state.done >= 3:
@@ -463,7 +463,7 @@ async def test_what_the_cache_has_no_room_for_begins_behind_all_that_has_begun(
 
     engine = Listening()
     services = await serve(engine, probe=probe, profile_every=1000, **(NO_BOUNDS | {"give_up": 1.0}))
-    await services.store.add_engagements("ann", [engagement(0), engagement(2)])
+    await services.store.engagements.add("ann", [engagement(0), engagement(2)])
     assert (await run(services)).funnel.accepted == 1
     first = 2 if probe else 1
     assert engine.heard[:first] == [expected] * first

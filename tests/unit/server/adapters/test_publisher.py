@@ -41,7 +41,7 @@ async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gat
     ]
     await published(services, tmp_path)
     assert gate.seen == [("user/ann@1", None), ("user/ann@2", "user/ann@1")]
-    assert (await services.store.version(KEY, 2)).checks[1] == gate.checks[0]
+    assert (await services.store.versions.get(KEY, 2)).checks[1] == gate.checks[0]
 
 
 async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ async def test_a_version_that_fails_is_kept_and_never_served_unless_promoted(
     assert (error.value.status, error.value.code) == (422, "gate_failed")
     assert "collapse 0.41, bound 0.1 (thinking looped)" in error.value.message
     assert "score" not in error.value.message
-    version = await services.store.version(KEY, 1)
+    version = await services.store.versions.get(KEY, 1)
     assert (version.state, version.files) == ("refused", True)
     assert COLLAPSED in version.checks
     assert folders(services) == [1]
@@ -121,20 +121,20 @@ async def test_a_gate_that_breaks_leaves_nothing_and_the_trainer_may_try_again(
     assert folders(services) == []
     assert services.adapters.residents.loaded() == []
     with pytest.raises(NotFound):
-        await services.store.adapter(KEY)
-    assert (await services.store.lease(lease.id)).state == "active"
+        await services.store.adapters.get(KEY)
+    assert (await services.store.leases.get(lease.id)).state == "active"
 
 
 async def test_the_lease_is_kept_while_the_gate_examines(serve: Open, gate: Gate, tmp_path: Path) -> None:
     services = await serve(lease_extension_s=0.3)
     lease = await leased(services)
-    await services.store.heartbeat(lease.id, 0.3)
+    await services.store.leases.heartbeat(lease.id, 0.3)
     gate.held.clear()
     uploading = asyncio.create_task(upload(services, lease, tmp_path))
     await asyncio.sleep(0.6)
-    state: LeaseState = (await services.store.lease(lease.id)).state
+    state: LeaseState = (await services.store.leases.get(lease.id)).state
     assert state == "active"
-    assert (await services.store.lease(lease.id)).deadline > datetime.now(UTC)
+    assert (await services.store.leases.get(lease.id)).deadline > datetime.now(UTC)
     gate.held.set()
     assert (await uploading).state == "live"
 

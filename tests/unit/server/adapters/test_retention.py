@@ -32,7 +32,7 @@ async def test_only_the_newest_keep_their_files(serve: Open, tmp_path: Path) -> 
     for _ in range(4):
         await published(services, tmp_path)
     assert folders(services) == [1, 4, 5]
-    versions = (await services.store.adapter(KEY)).versions
+    versions = (await services.store.adapters.get(KEY)).versions
     assert [one.files for one in versions] == [True, False, False, True, True]
     for call in (
         answering(services, "user/ann@2"),
@@ -61,7 +61,7 @@ async def test_a_crash_between_forgetting_and_removing_is_made_good_at_the_next_
     services = await serve()
     for _ in range(2):
         await published(services, tmp_path)
-    assert await services.store.forget_files(KEY, 1)
+    assert await services.store.retention.mark_files_removed(KEY, 1)
     await services.adapters.start()
     assert folders(services) == [2]
 
@@ -78,10 +78,10 @@ async def test_files_that_go_while_a_request_waits_send_it_to_the_newer_version(
     asking = asyncio.create_task(answering(services))
     await engine.loading.wait()
     # Another replica publishes, and its retention knows nothing of this request.
-    second = await services.store.next_version(KEY)
+    second = await services.store.versions.allocate_number(KEY)
     await asyncio.to_thread(shutil.copytree, life._files.path(KEY, 1), life._files.path(KEY, second))
-    await services.store.complete(lease.id, first.model_copy(update={"version": second}))
-    assert await services.store.forget_files(KEY, 1)
+    await services.store.publication.publish(lease.id, first.model_copy(update={"version": second}))
+    assert await services.store.retention.mark_files_removed(KEY, 1)
     await asyncio.to_thread(life._files.remove, KEY, 1)
     engine.held.set()
     assert await asking == "user/ann@2"

@@ -12,7 +12,7 @@ import pytest
 from lives import KEY, Gate, Loader, Open, answering, counted, folders, lives
 from mindprint_server.exceptions import ApiError
 from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound, Store, StoreError
+from mindprint_server.store import NotFound, StoreError
 from uploads import published
 
 
@@ -41,7 +41,7 @@ async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(s
             assert adapter is not None
             assert adapter.version == 2
             await services.adapters.heard(adapter, "fine")
-        assert (await services.store.adapter(KEY)).live == (2 if number == 2 else 1)
+        assert (await services.store.adapters.get(KEY)).live == (2 if number == 2 else 1)
     assert await answering(services) == "user/ann@2"
     assert services.adapters.residents.loaded() == ["user/ann@2"]
 
@@ -54,7 +54,7 @@ async def test_a_candidate_that_does_badly_is_withdrawn(serve: Open, tmp_path: P
         async with services.adapters.use(KEY) as adapter:
             await services.adapters.heard(adapter, "collapsed")
     assert await answering(services) == "user/ann@1"
-    version = await services.store.version(KEY, 2)
+    version = await services.store.versions.get(KEY, 2)
     assert (version.state, version.checks[-1].name) == ("refused", "service_collapsed")
     assert services.adapters.residents.loaded() == ["user/ann@1"]
 
@@ -99,7 +99,7 @@ async def test_what_is_not_in_service_is_not_watched(serve: Open, tmp_path: Path
     async with services.adapters.use("user/ann@1") as adapter:
         await services.adapters.heard(adapter, "collapsed")
     await services.adapters.heard(None, "collapsed")
-    assert (await services.store.version(KEY, 1)).state == "standby"
+    assert (await services.store.versions.get(KEY, 1)).state == "standby"
 
 
 async def test_a_store_that_is_busy_spoils_no_answer(
@@ -111,7 +111,7 @@ async def test_a_store_that_is_busy_spoils_no_answer(
     async def busy(*_: object) -> None:
         raise StoreError("busy")
 
-    monkeypatch.setattr(Store, "withdraw", busy)
+    monkeypatch.setattr(services.store.live_versions, "withdraw", busy)
     async with services.adapters.use(KEY) as adapter:
         await services.adapters.heard(adapter, "collapsed")
     monkeypatch.undo()
@@ -130,7 +130,7 @@ async def test_a_live_version_that_cannot_be_loaded_leaves_the_answer_to_the_bas
     for _ in range(2):
         assert await answering(services) == "base"
     assert counted(services, "fallbacks_total", to="base") == 2
-    assert (await services.store.version(KEY, 1)).state == "refused"
+    assert (await services.store.versions.get(KEY, 1)).state == "refused"
     for call in (services.adapters.promote(KEY, 1), services.adapters.release(KEY, 1, 0.5)):
         with pytest.raises(ApiError) as error:
             await call
@@ -161,7 +161,7 @@ async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(se
         for key in keys:
             await published(services, tmp_path, key, user="ann" if key.startswith("cohort") else None)
         crowd = [asyncio.create_task(ask(model)) for model in [*keys, "user/dan"] * 3]
-        await services.store.add_engagements("dan", [])
+        await services.store.engagements.add("dan", [])
         for number in range(12):
             key = keys[number % 4]
             await published(services, tmp_path, key, user="ann" if key.startswith("cohort") else None)
@@ -170,7 +170,7 @@ async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(se
         await asyncio.gather(*crowd)
     assert set(seen) >= {f"{key}@1" for key in keys}
     for key in keys:
-        assert (await services.store.version(key, 3)).state != "live"
+        assert (await services.store.versions.get(key, 3)).state != "live"
     assert {len(folders(services, key)) for key in keys} <= {1, 2, 3}
 
 
@@ -179,17 +179,17 @@ async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(se
 
 async def test_a_user_without_a_version_is_served_by_the_cohort_else_by_the_base(serve: Open, tmp_path: Path) -> None:
     services = await serve()
-    await services.store.add_engagements("bob", [])
+    await services.store.engagements.add("bob", [])
     assert await answering(services, "user/bob") == "base"
     await published(services, tmp_path, "cohort/everyone", user="ann")
     assert await answering(services, "user/bob") == "cohort/everyone@1"
     assert await answering(services, "cohort/everyone") == "cohort/everyone@1"
-    await services.store.put_cohort("walkers", "")
-    await services.store.add_members("walkers", ["bob"])
+    await services.store.cohorts.put("walkers", "")
+    await services.store.cohorts.add_members("walkers", ["bob"])
     assert await answering(services, "user/bob") == "cohort/everyone@1", "the cohort has none yet"
     await published(services, tmp_path, "user/ann")
     assert await answering(services, "user/ann") == "user/ann@1"
-    await services.store.set_live("user/ann", None)
+    await services.store.live_versions.set_live("user/ann", None)
     assert await answering(services, "user/ann") == "cohort/everyone@1", "whoever moved the pointer"
     assert "user/ann@1" not in services.adapters.residents.loaded()
 

@@ -40,14 +40,14 @@ def gate(services: Container) -> Gate:
 
 @pytest.fixture(autouse=True)
 async def ann(services: Container) -> None:
-    await services.store.add_engagements("ann", [engagement(n + 200) for n in range(len(GAINS))])
+    await services.store.engagements.add("ann", [engagement(n + 200) for n in range(len(GAINS))])
 
 
 async def thought(services: Container, gains: list[float], choices: list[str] | None) -> None:
     """A batch of the base model's in which thinking about ann's engagements had these gains."""
     store = services.store
-    events = (await store.engagements("ann"))[: len(gains)]
-    batch, _ = await store.add_batch(BatchRequest(), [("ann", event.id) for event in events], max_open=9)
+    events = (await store.engagements.list_page("ann"))[: len(gains)]
+    batch, _ = await store.batches.add(BatchRequest(), [("ann", event.id) for event in events], max_open=9)
     made = Provenance(
         model="base", adapter_digest=None, base_digest=services.info().base_digest, prompt_version=PROMPT_VERSION,
         mode="personal", sampling={}, seed=1, engine="fake 1",
@@ -58,7 +58,7 @@ async def thought(services: Container, gains: list[float], choices: list[str] | 
             thinking="because", answer="yes", verdict="rejected", reason="gain", scores={"gain": gain}, provenance=made,
             choice_logprobs=choices and dict.fromkeys(choices, -0.7), created_at=datetime.now(UTC),
         )  # fmt: skip
-        await store.add_trace(trace)
+        await store.traces.add(trace)
 
 
 async def ask(services: Container, choices: list[str] | None = CLOSED, **request: Any) -> Trace:
@@ -115,7 +115,7 @@ async def test_a_batch_leaves_the_evidence_also_where_its_answers_are_wrong(
     engine.read_model_of(base_folder)
     changed = settings.model_copy(update={"probe": True, "data_dir": tmp_path / "other"})
     async with serving(changed, engine) as services:
-        await services.store.add_engagements("cat", [engagement(n) for n in range(19)])
+        await services.store.engagements.add("cat", [engagement(n) for n in range(19)])
         batch, _ = await services.batches.submit(BatchRequest(users=["cat"]))
         async for state in services.batches.watch(batch.id):
             batch = state
@@ -190,6 +190,6 @@ async def test_evidence_is_remembered_for_a_while(services: Container, monkeypat
     assert await mode() == "direct"
     now += 1
     assert await mode() == "personal"
-    await services.store.add_engagements("bob", [engagement(0)])
+    await services.store.engagements.add("bob", [engagement(0)])
     await remembering.routes("bob")
     assert len(remembering._known) == 1

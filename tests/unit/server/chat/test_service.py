@@ -121,8 +121,8 @@ async def room(settings: Settings, base_folder: Path, tmp_path: Path) -> AsyncIt
     async with AsyncExitStack() as stack:
         engine = Engine(base_folder)
         services = await stack.enter_async_context(serving(settings, engine))
-        await services.store.add_engagements("ann", [engagement(n + 100) for n in range(3)])
-        await services.store.add_engagements("bob", [engagement(0)])
+        await services.store.engagements.add("ann", [engagement(n + 100) for n in range(3)])
+        await services.store.engagements.add("bob", [engagement(0)])
         await published(services, tmp_path)
         yield Room(services, engine)
 
@@ -222,7 +222,7 @@ async def test_a_version_that_keeps_collapsing_is_withdrawn_and_nothing_is_lost(
     replies = [await room.ask() for _ in range(room.services.settings.watch_least + 3)]
     fallbacks = [reply["mindprint"]["fallback"] for reply in replies]
     assert fallbacks == ["base"] * room.services.settings.watch_least + [None] * 3
-    assert (await room.services.store.version("user/ann", 1)).state == "refused"
+    assert (await room.services.store.versions.get("user/ann", 1)).state == "refused"
     assert room.counted("versions_withdrawn_total", check="service_collapsed") == 1
     assert room.services.adapters.residents.loaded() == []
 
@@ -339,7 +339,7 @@ async def test_models_are_what_may_be_named(room: Room, tmp_path: Path) -> None:
         await published(services, tmp_path)
     await services.adapters.rollback("user/ann")
     await services.adapters.release("user/ann", 4, 0.1)
-    await services.store.forget_files("user/ann", 1)
+    await services.store.retention.mark_files_removed("user/ann", 1)
     cards = (await room.chat.models())["data"]
     assert {card["id"]: card["root"] for card in cards} == {
         "base": "base",

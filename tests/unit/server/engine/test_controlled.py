@@ -45,7 +45,7 @@ async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
             services = await stack.enter_async_context(serving(settings.model_copy(update=changes), engine))
             for user in ("ann", "bob"):
                 rows = [engagement(n).model_copy(update={"reason": f"because of {user}"}) for n in range(8)]
-                await services.store.add_engagements(user, rows)
+                await services.store.engagements.add(user, rows)
             return services
 
         yield open

@@ -127,7 +127,7 @@ class Room:
 
 @pytest.fixture(autouse=True)
 async def ann(store: Store) -> None:
-    await store.add_engagements("ann", [engagement(n) for n in range(COUNT)])
+    await store.engagements.add("ann", [engagement(n) for n in range(COUNT)])
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ async def test_a_version_that_is_worse_than_the_live_one_fails(room: Room) -> No
 
 
 async def test_an_open_answer_is_scored_by_the_token(room: Room) -> None:
-    await room.store.add_engagements("ben", [engagement(n, choices=[]) for n in range(5)])
+    await room.store.engagements.add("ben", [engagement(n, choices=[]) for n in range(5)])
     room.behaves(NEW, score=-3.0)
     found = await room.examine({"ben": ["e001", "e002", "e003", "e004"]})
     assert found["score_vs_base"].value == pytest.approx(-2.0)
@@ -259,7 +259,7 @@ async def test_the_score_after_thinking_decides_only_where_it_is_asked_to(store:
 
 
 async def test_what_thinking_gains_is_measured_for_each_kind_of_question(room: Room) -> None:
-    await room.store.add_engagements("ben", [engagement(n, choices=[]) for n in range(5)])
+    await room.store.engagements.add("ben", [engagement(n, choices=[]) for n in range(5)])
     room.behaves(NEW, score=-1.5, after=-0.5)
     found = await room.examine({"ben": ["e002", "e003", "e004"], **HELD})
     closed, open_ = found["thinking_gain_closed"], found["thinking_gain_open"]
@@ -300,7 +300,7 @@ async def test_engagements_that_are_gone_or_cannot_be_asked_are_left_out(room: R
         engagement(32, choices=[]).model_copy(update={"response": "<think>"}),
         engagement(33),
     ]
-    await room.store.add_engagements("ann", strange)
+    await room.store.engagements.add("ann", strange)
     found = await room.examine({"ann": [*HELD["ann"], "e030", "e031", "e032", "e033", "e034"]})
     assert found["score_vs_base"].detail.endswith("on 9 engagements")
 
@@ -330,6 +330,6 @@ def test_engagements_are_taken_from_each_user_in_turn_the_newest_first() -> None
 
 
 async def test_nothing_is_written_about_what_is_held_out(services: Container) -> None:
-    await services.store.add_engagements("ann", [engagement(n) for n in range(30)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(30)])
     batch, _ = await services.batches.submit(BatchRequest(users=["ann"]))
     assert batch.items == 27

@@ -18,7 +18,7 @@ from scripted import Scripted, serving
 
 async def fill(services: Container, user: str, count: int) -> None:
     """A history that no other user has."""
-    await services.store.add_engagements(
+    await services.store.engagements.add(
         user, [engagement(n).model_copy(update={"prompt": f"Does {user} walk number {n}?"}) for n in range(count)]
     )
 
@@ -45,7 +45,7 @@ async def test_some_users_may_be_done_before_others_have_their_profiles(settings
 async def test_of_the_modes_that_are_not_for_the_queue_one_of_each_is_enough(services: Container, mode: Mode) -> None:
     await fill(services, "ann", 5)
     batch = await finished(services, BatchRequest(mode=mode))
-    traces = await services.store.traces(batch=batch.id)
+    traces = await services.store.traces.find(batch=batch.id)
     assert Counter(trace.engagement_id for trace in traces) == {f"e{n:03d}": 1 for n in range(1, 5)}
 
 
@@ -60,23 +60,23 @@ async def test_a_batch_cancelled_as_it_begins_is_not_worked_on(
     services: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(services, "ann", 5)
-    start = services.store.start_batch
+    start = services.store.batches.start
 
     async def cancelled_before(id: str) -> None:
         await services.batches.cancel(id)
         await start(id)
 
-    monkeypatch.setattr(services.store, "start_batch", cancelled_before)
+    monkeypatch.setattr(services.store.batches, "start", cancelled_before)
     assert (await finished(services, BatchRequest())).state == "cancelled"
     await asyncio.sleep(0.1)
-    assert await services.store.traces() == []
+    assert await services.store.traces.find() == []
 
 
 async def test_a_database_that_is_busy_for_a_moment_does_not_stop_the_batches(
     services: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(services, "ann", 5)
-    look = services.store.open_batches
+    look = services.store.batches.list_open
     answers = iter([Busy("another process is writing")])
 
     async def busy_once() -> list[Batch]:
@@ -84,5 +84,5 @@ async def test_a_database_that_is_busy_for_a_moment_does_not_stop_the_batches(
             raise error
         return await look()
 
-    monkeypatch.setattr(services.store, "open_batches", busy_once)
+    monkeypatch.setattr(services.store.batches, "list_open", busy_once)
     assert (await finished(services, BatchRequest())).state == "done"

@@ -23,7 +23,7 @@ LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 async def fill(services: Container, user: str = "ann", count: int = 12) -> None:
-    await services.store.add_engagements(user, [engagement(n) for n in range(count)])
+    await services.store.engagements.add(user, [engagement(n) for n in range(count)])
 
 
 async def finished(services: Container, request: BatchRequest) -> Batch:
@@ -47,7 +47,7 @@ async def upload(services: Container, lease: Lease, folder: Path, *, mark: int =
     write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
     prompt, target = services.engine.tokenizer.encode("a prompt"), services.engine.tokenizer.encode(" yes")
     # The fake engine's answer depends on the version's name, which is the next number.
-    newest = max((v.version for a in await services.store.adapters() for v in a.versions), default=0)
+    newest = max((v.version for a in await services.store.adapters.list_all() for v in a.versions), default=0)
     ref = AdapterRef(lease.adapter, newest + 1, "", 99, folder)
 
     async def logprobs(adapter: AdapterRef | None) -> list[float]:
@@ -86,7 +86,7 @@ async def test_a_batch_attempts_every_engagement_once(services: Container) -> No
     batch = await finished(services, BatchRequest())
     assert (batch.state, batch.items, batch.done) == ("done", 12, 12)
     assert batch.skipped == {"no_history": 1}
-    traces = await services.store.traces(batch=batch.id)
+    traces = await services.store.traces.find(batch=batch.id)
     funnel = batch.funnel
     assert funnel.attempted == 11
     assert funnel.generated == len(traces) == funnel.accepted + sum(funnel.rejected.values())
@@ -103,7 +103,7 @@ async def test_a_batch_attempts_every_engagement_once(services: Container) -> No
 async def test_the_answer_may_be_shown_from_the_first_candidate_on(services: Container) -> None:
     await fill(services)
     batch = await finished(services, BatchRequest(blind=0))
-    traces = await services.store.traces(batch=batch.id)
+    traces = await services.store.traces.find(batch=batch.id)
     assert traces
     assert all(trace.provenance.saw_answer for trace in traces)
     assert batch.hinted == batch.funnel.accepted > 0
@@ -126,7 +126,7 @@ async def test_memory_is_never_later_than_the_query(settings: Settings, base_fol
     try:
         await fill(services, count=20)
         await finished(services, BatchRequest())
-        traces = await services.store.traces(limit=500)
+        traces = await services.store.traces.find(limit=500)
     finally:
         await close_container(services)
     assert traces
@@ -147,14 +147,14 @@ async def test_a_second_batch_attempts_only_what_has_no_accepted_trace(services:
     first = await finished(services, BatchRequest())
     second = await finished(services, BatchRequest(seed=1))
     assert second.items == 12 - len(
-        {t.engagement_id for t in await services.store.traces(batch=first.id, verdict="accepted")}
+        {t.engagement_id for t in await services.store.traces.find(batch=first.id, verdict="accepted")}
     )
 
 
 async def test_what_cannot_be_attempted_is_counted(services: Container) -> None:
     alike = engagement(2, choices=["<|end|>yes", "yes"])
     long = engagement(3).model_copy(update={"prompt": "word " * 5000})
-    await services.store.add_engagements("bob", [engagement(0), alike, long])
+    await services.store.engagements.add("bob", [engagement(0), alike, long])
     batch = await finished(services, BatchRequest(users=["bob"], candidates=1))
     assert batch.skipped == {"no_history": 1, "choices_alike": 1, "prompt_too_long": 1}
 
@@ -211,13 +211,13 @@ async def test_a_batch_goes_on_after_a_restart(settings: Settings, base_folder: 
     await close_container(services)
 
     services = await open_container(settings, engine=Slow(base_folder))
-    before = await services.store.batch(batch.id)
+    before = await services.store.batches.get(batch.id)
     assert before.state == "running"
     assert 5 <= before.done < 20
     async for state in services.batches.watch(before.id):
         batch = state
     assert (batch.state, batch.done) == ("done", 20)
-    per_engagement = Counter(t.engagement_id for t in await services.store.traces(batch=batch.id, limit=500))
+    per_engagement = Counter(t.engagement_id for t in await services.store.traces.find(batch=batch.id, limit=500))
     assert max(per_engagement.values()) <= settings.candidates
     await close_container(services)
 
@@ -230,7 +230,7 @@ async def test_a_cancelled_batch_stops_and_the_next_one_runs(settings: Settings,
     assert (await services.batches.cancel(first.id)).state == "cancelled"
     second = await finished(services, BatchRequest(seed=2))
     assert second.state == "done"
-    assert (await services.store.batch(first.id)).state == "cancelled"
+    assert (await services.store.batches.get(first.id)).state == "cancelled"
     await close_container(services)
 
 
@@ -259,7 +259,7 @@ async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Cont
     for seed in range(20):
         trace = await services.writer.write_one(TraceRequest(user_id="ann", engagement_id="e004", seed=seed))
         assert trace.state == ("waiting" if trace.verdict == "accepted" else "kept")
-        assert (await services.store.trace(trace.id)).thinking == trace.thinking
+        assert (await services.store.traces.get(trace.id)).thinking == trace.thinking
 
 
 @pytest.mark.parametrize("mode", ["direct", "generic"])
@@ -276,7 +276,7 @@ async def test_a_query_of_the_callers_is_only_answered(services: Container) -> N
     assert trace.choice_logprobs is not None
     assert trace.scores["target_logprob"] == trace.choice_logprobs["no"]
     with pytest.raises(NotFound):
-        await services.store.trace(trace.id)
+        await services.store.traces.get(trace.id)
 
 
 async def test_one_trace_that_cannot_be_written(services: Container) -> None:
@@ -319,7 +319,7 @@ async def test_an_upload_goes_live(services: Container, tmp_path: Path) -> None:
     assert (version.state, version.version) == ("live", 1)
     assert version.canary is not None
     assert version.canary.passed
-    traces = await services.store.traces(user="ann", state="trained")
+    traces = await services.store.traces.find(user="ann", state="trained")
     assert {t.id for t in traces} == set(lease.trace_ids)
     assert {t.version for t in traces} == {1}
     assert services.adapters.residents.loaded() == ["user/ann@1"]
@@ -344,10 +344,10 @@ async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services
     with pytest.raises(ApiError) as error:
         await upload(services, lease, tmp_path, honest=False)
     assert error.value.code == "canary_failed"
-    assert (await services.store.version("user/ann", 1)).state == "refused"
-    assert await services.store.live("user/ann") is None
+    assert (await services.store.versions.get("user/ann", 1)).state == "refused"
+    assert (await services.store.live_versions.get("user/ann")).live is None
     assert services.adapters.residents.loaded() == []
-    assert (await services.store.backlog())["user/ann"] == len(lease.trace_ids)
+    assert (await services.store.traces.count_waiting())["user/ann"] == len(lease.trace_ids)
     with pytest.raises(ApiError) as error:
         async with services.adapters.use("user/ann@1"):
             pass
@@ -356,14 +356,14 @@ async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services
 
 async def test_an_upload_without_its_lease_leaves_nothing(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
-    await services.store.release(lease.id)
+    await services.store.leases.release(lease.id)
     with pytest.raises(LeaseLost):
         await upload(services, lease, tmp_path)
     assert list((services.settings.data_dir / "adapters").glob("*/*/*")) == []
 
 
 async def second_version(services: Container, folder: Path) -> None:
-    await services.store.add_engagements("ann", [engagement(n) for n in range(12, 24)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(12, 24)])
     await finished(services, BatchRequest(seed=5))
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None

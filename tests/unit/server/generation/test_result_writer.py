@@ -26,6 +26,7 @@ class Slowly:
         self.gone: set[str] = set()
         self.failing: Exception | None = None
         self.told = 0
+        self.batches = self
 
     async def finish_items(self, done: Sequence[ItemResult], seconds: Mapping[str, float]) -> list[ItemResult]:
         self.calls.append(([item.engagement_id for item in done], dict(seconds)))

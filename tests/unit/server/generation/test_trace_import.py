@@ -21,7 +21,7 @@ LEAD = "This user's answer:"
 
 @pytest.fixture(autouse=True)
 async def ann(services: Container) -> None:
-    await services.store.add_engagements("ann", [engagement(n) for n in range(12)])
+    await services.store.engagements.add("ann", [engagement(n) for n in range(12)])
 
 
 def given(number: int, thinking: str | None = None, **more: Any) -> ImportedTrace:
@@ -36,13 +36,13 @@ def counts(done: Ingested) -> tuple[int, int]:
 async def refused(services: Container, *traces: ImportedTrace) -> tuple[int, str, str | None]:
     with pytest.raises(ApiError) as error:
         await services.given.take("ann", traces)
-    assert await services.store.traces() == [], "all or none"
+    assert await services.store.traces.find() == [], "all or none"
     return error.value.status, error.value.code, error.value.param
 
 
 async def test_a_given_trace_waits_as_a_written_one_does(services: Container) -> None:
     assert counts(await services.given.take("ann", [given(7, saw_answer=True, scores={"gain": 0.5})])) == (1, 0)
-    [trace] = await services.store.traces()
+    [trace] = await services.store.traces.find()
     assert (trace.verdict, trace.state, trace.mode, trace.engagement_id) == ("accepted", "waiting", "personal", "e007")
     assert (trace.answer, trace.scores, trace.finish) == ("no", {"gain": 0.5}, "")
     assert trace.prompt_tokens == len(services.engine.tokenizer.encode(trace.prompt))
@@ -54,7 +54,7 @@ async def test_a_given_trace_waits_as_a_written_one_does(services: Container) ->
 
 async def test_its_prompt_is_the_one_that_the_writer_reads(services: Container) -> None:
     await services.given.take("ann", [given(n) for n in range(1, 12)])
-    brought = {trace.engagement_id: trace for trace in await services.store.traces()}
+    brought = {trace.engagement_id: trace for trace in await services.store.traces.find()}
     assert brought["e003"].provenance.profile_version is None
     assert brought["e007"].provenance.profile_version == 1, "what is due is written first"
     for number in (3, 7, 11):
@@ -88,7 +88,7 @@ async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(servi
     brought = [given(7), given(8, selected=False), given(8, selected=False)]
     assert counts(await services.given.take("ann", brought)) == (2, 1)
     assert counts(await services.given.take("ann", brought)) == (0, 3)
-    [unselected] = await services.store.traces(verdict="rejected")
+    [unselected] = await services.store.traces.find(verdict="rejected")
     assert (unselected.state, unselected.reason) == ("kept", "not_selected")
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
@@ -105,7 +105,7 @@ async def test_the_same_again_changes_nothing(services: Container) -> None:
     same_words = given(5, given(5).thinking.upper() + " !")
     elsewhere = given(8, given(5).thinking)
     assert counts(await services.given.take("ann", [other_words, same_words, elsewhere])) == (2, 1)
-    assert len(await services.store.traces()) == 5
+    assert len(await services.store.traces.find()) == 5
     assert services.metrics.registry.get_sample_value("mindprint_traces_given_total") == 5
 
 
@@ -116,10 +116,10 @@ async def test_two_who_bring_the_same_at_once_store_it_once(services: Container)
 
 async def test_what_is_rejected_or_kept_may_be_brought(services: Container) -> None:
     await services.given.take("ann", [given(5)])
-    [trace] = await services.store.traces()
+    [trace] = await services.store.traces.find()
     for number, changes in enumerate(({"verdict": "rejected", "reason": "leak"}, {"mode": "generic"})):
         kept = {"id": f"kept-{number}", "engagement_id": "e006", "state": "kept", **changes}
-        await services.store.add_trace(trace.model_copy(update=kept))
+        await services.store.traces.add(trace.model_copy(update=kept))
     assert counts(await services.given.take("ann", [given(6, trace.thinking)])) == (1, 0)
 
 
@@ -164,7 +164,7 @@ async def test_what_does_not_fit_the_model(services: Container) -> None:
 
 async def test_a_long_one_takes_its_room_from_the_memory(services: Container) -> None:
     await services.given.take("ann", [given(9, "word " * 3850), given(10)])
-    long, short = await services.store.traces()
+    long, short = await services.store.traces.find()
     assert long.provenance.memory_dropped > short.provenance.memory_dropped == 0
 
 
@@ -173,7 +173,7 @@ async def test_more_than_may_wait_are_told_to_come_again(services: Container) ->
     await services.given.take("ann", [given(1), given(2)])
     with pytest.raises(BacklogFull, match="2 accepted traces wait for user/ann, of at most 3"):
         await services.given.take("ann", [given(3), given(4)])
-    assert len(await services.store.traces()) == 2
+    assert len(await services.store.traces.find()) == 2
     assert counts(await services.given.take("ann", [given(1), given(3)])) == (1, 1)
     assert counts(await services.given.take("ann", [given(1), given(3)])) == (0, 2), "nothing new needs no room"
 

@@ -321,7 +321,7 @@ async def test_nothing_recalled_is_as_late_as_the_query(
     memory = MemoryService(ServerContext(settings, store, FakeEngine(model_path=base_folder), Metrics()))
     user = uuid4().hex
     events = [engagement(n, day=day).model_copy(update={"prompt": texts[n]}) for n, day in enumerate(days)]
-    await store.add_engagements(user, events)
+    await store.engagements.add(user, events)
     asked = events[at % len(events)]
     earlier = {event.id for event in events if event.occurred_at < asked.occurred_at}
     later = asked.occurred_at + timedelta(days=9)
@@ -347,7 +347,7 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     chat = ChatService(
         ctx, memory=memory, adapters=adapters, auto=AutoModeSelector(ctx), admission=admission, backend=None
     )
-    await store.add_engagements("ann", Events(WALKS).all)
+    await store.engagements.add("ann", Events(WALKS).all)
     said = [{"role": "user", "content": "tax forms"}, {"role": "assistant", "content": "no"}]
     recalled = await chat._recalled([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
     assert recalled is not None

@@ -97,12 +97,13 @@ class Histories:
     def __init__(self, **histories: list[Engagement]) -> None:
         self.histories = histories
         self.asked = 0
+        self.users = self.engagements = self
 
-    async def neighbour_pool(self, user_id: str, *, limit: int) -> list[str]:
+    async def list_others(self, user_id: str, *, limit: int) -> list[str]:
         self.asked += 1
         return sorted(id for id in self.histories if id != user_id)[:limit]
 
-    async def history(self, user_id: str, *, before: None, limit: int) -> list[Engagement]:
+    async def list_history(self, user_id: str, *, before: None, limit: int) -> list[Engagement]:
         return self.histories.get(user_id, [])[-limit:]
 
 

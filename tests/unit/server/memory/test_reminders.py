@@ -24,7 +24,7 @@ async def test_thinking_begins_with_the_most_similar_case(reminded: Settings, ba
     lake = engagement(1).model_copy(update={"prompt": "A walk by the lake?"})
     tax = engagement(2).model_copy(update={"prompt": "Shall we do the tax forms?"})
     async with serving(reminded, FakeEngine(model_path=base_folder)) as services:
-        await services.store.add_engagements("ann", [lake, tax])
+        await services.store.engagements.add("ann", [lake, tax])
         ask = TraceRequest(user_id="ann", query="Another lake to walk by?", choices=["yes", "no"])
         trace = await services.writer.write_one(ask)
         assert f'shown: asked "A walk by the lake?", this user answered "{lake.response}". So' in trace.thinking
@@ -41,11 +41,11 @@ async def test_batches_write_such_thinking_and_never_recall_the_engagement_itsel
 ) -> None:
     events = [engagement(n).model_copy(update={"prompt": f"A walk by lake {n}?"}) for n in range(6)]
     async with serving(reminded, FakeEngine(model_path=base_folder)) as services:
-        await services.store.add_engagements("ann", events)
+        await services.store.engagements.add("ann", events)
         batch, _ = await services.batches.submit(BatchRequest(seed=1))
         async for state in services.batches.watch(batch.id):
             assert state.state != "failed", state.error
-        traces = await services.store.traces(user="ann", limit=100)
+        traces = await services.store.traces.find(user="ann", limit=100)
         assert traces
         by_id = {event.id: event for event in events}
         for trace in traces:
@@ -59,6 +59,6 @@ async def test_from_the_bare_think_a_learned_opening_says_nothing(reminded: Sett
         return "What this user has shown: yes it is", "stop"
 
     async with serving(reminded, Scripted(thinks=thinks)) as services:
-        await services.store.add_engagements("ann", [engagement(1)])
+        await services.store.engagements.add("ann", [engagement(1)])
         ask = TraceRequest(user_id="ann", query="A walk?", choices=["yes", "no"], opening="")
         assert (await services.writer.write_one(ask)).reason == "empty"

@@ -78,13 +78,13 @@ class Desk:
 async def fill(store: Store, traces: Mapping[str, int] = COUNTS) -> None:
     """Histories in which every user says who they are, and accepted traces of the first engagements of each."""
     for user, count in COUNTS.items():
-        await store.add_engagements(
+        await store.engagements.add(
             user,
             [engagement(n).model_copy(update={"reason": f"because {user} said so"}) for n in range(count)],
         )
     for user, count in traces.items():
         for n in range(count):
-            await store.add_trace(trace(user, f"e{n:03d}"))
+            await store.traces.add(trace(user, f"e{n:03d}"))
 
 
 def trace(user: str, engagement_id: str) -> Trace:
@@ -139,10 +139,10 @@ async def test_a_users_lease_brings_the_users_own_samples(store: Store) -> None:
 
 async def test_a_sample_says_what_may_be_answered_as_its_answer_is_written(store: Store) -> None:
     await fill(store, {})
-    await store.add_engagements("ann", [engagement(30).model_copy(update={"choices": None, "response": "my own"})])
+    await store.engagements.add("ann", [engagement(30).model_copy(update={"choices": None, "response": "my own"})])
     await rejection(store, "e000", "wrong_answer")
     for about in ("e000", "e001", "e030"):
-        await store.add_trace(trace("ann", about))
+        await store.traces.add(trace("ann", about))
     samples = (await Desk(store, holdout_share=0).claim("user/ann")).samples
     for sample in samples:
         open_ended = sample.engagement_id == "e030"
@@ -162,7 +162,7 @@ async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store
     for n, (opening, rest) in enumerate([("Shown:", " much"), (f"Shown:{cases}", ", yes"), ("Shown: all", " of it")]):
         one = trace("cat", f"e{n:03d}")
         made = one.provenance.model_copy(update={"sampling": {"answer_lead": "So:", "opening": opening}})
-        await store.add_trace(one.model_copy(update={"thinking": opening + rest, "provenance": made}))
+        await store.traces.add(one.model_copy(update={"thinking": opening + rest, "provenance": made}))
     parts = {s.engagement_id: (s.opening, s.recalled, s.thinking) for s in of("slow", await desk.claim("user/cat"))}
     assert parts == {
         "e000": ("Shown:", "", " much"),
@@ -175,7 +175,7 @@ async def rejection(store: Store, engagement_id: str, reason: str) -> str:
     """A blind candidate of ann's that was rejected; its id."""
     no: dict[str, Any] = {"verdict": "rejected", "reason": reason, "state": "kept", "answer": "maybe"}
     one = trace("ann", engagement_id).model_copy(update=no)
-    await store.add_trace(one)
+    await store.traces.add(one)
     return one.id
 
 
@@ -184,15 +184,15 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
     bad = await rejection(store, "e000", "loop")
     first = await rejection(store, "e000", "wrong_answer")
     await rejection(store, "e000", "low_gain")
-    await store.add_trace(trace("ann", "e000"))
-    await store.add_trace(trace("ann", "e001"))
+    await store.traces.add(trace("ann", "e000"))
+    await store.traces.add(trace("ann", "e001"))
     await rejection(store, "e001", "wrong_answer")
     await rejection(store, "e002", "loop")
     hinted = trace("ann", "e002")
     saw = hinted.provenance.model_copy(update={"saw_answer": True})
-    await store.add_trace(hinted.model_copy(update={"provenance": saw}))
+    await store.traces.add(hinted.model_copy(update={"provenance": saw}))
     lease = await Desk(store).claim("user/ann")
-    real = {e.id: f" {e.response}" for e in await store.engagements("ann")}
+    real = {e.id: f" {e.response}" for e in await store.engagements.list_page("ann")}
     taught = {(s.engagement_id, s.trace_id in lease.trace_ids): (s.thinking, s.answer) for s in of("slow", lease)}
     assert taught == {
         ("e000", False): ("", real["e000"]),
@@ -209,7 +209,7 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
 async def test_of_two_accepted_brothers_one_teaches_the_answer(store: Store) -> None:
     await fill(store, {})
     for about in ("e000", "e000", "e001"):
-        await store.add_trace(trace("ann", about))
+        await store.traces.add(trace("ann", about))
     taught = of("slow", await Desk(store).claim("user/ann"))
     assert [(sample.engagement_id, sample.thinking) for sample in taught] == [
         ("e000", "ann thinks"),
@@ -240,20 +240,20 @@ async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store)
         one = trace("ann", engagement_id)
         changes = {"verdict": "rejected", "reason": reason, "state": "kept", "answer": "maybe"}
         made = one.provenance.model_copy(update={"saw_answer": hinted})
-        await store.add_trace(one.model_copy(update={**changes, "provenance": made}))
+        await store.traces.add(one.model_copy(update={**changes, "provenance": made}))
         ids.append(one.id)
     of_adapter = trace("ann", "e003")
     made = of_adapter.provenance.model_copy(update={"model": "user/ann@1"})
     no: dict[str, Any] = {"verdict": "rejected", "reason": "wrong_answer", "state": "kept"}
-    await store.add_trace(of_adapter.model_copy(update={**no, "provenance": made}))
+    await store.traces.add(of_adapter.model_copy(update={**no, "provenance": made}))
     lease = await Desk(store).claim("user/ann")
     [after] = [sample for sample in of("slow", lease) if sample.trace_id not in lease.trace_ids]
     assert (after.engagement_id, after.trace_id) == ("e001", ids[3])
     assert after.prompt == "the memory of ann<think>\nann thinks\n</think>\nSo:"
-    [real] = [e.response for e in await store.engagements("ann") if e.id == "e001"]
+    [real] = [e.response for e in await store.engagements.list_page("ann") if e.id == "e001"]
     assert (after.opening, after.thinking, after.answer) == ("", "", f" {real}")
 
-    await store.release(lease.id)
+    await store.leases.release(lease.id)
     without = await Desk(store, answer_rejected=False).claim("user/ann")
     assert [sample.trace_id for sample in of("slow", without)] == without.trace_ids
 
@@ -307,15 +307,15 @@ async def test_what_is_learned_beside_the_traces_is_noted(store: Store, monkeypa
     rejected = {"verdict": "rejected", "reason": "low_gain", "state": "kept"}
     too_old, young = (trace("ann", id).model_copy(update=rejected) for id in ("e005", "e026"))
     for one in (too_old, young):
-        await store.add_trace(one)
+        await store.traces.add(one)
     noted: list[tuple[Any, ...]] = []
-    note = store.note_samples
+    note = store.leases.record_samples
 
     async def heard(*all_of_it: Any) -> None:
         noted.append(all_of_it)
         await note(*all_of_it)
 
-    monkeypatch.setattr(store, "note_samples", heard)
+    monkeypatch.setattr(store.leases, "record_samples", heard)
     lease = await Desk(store, max_fast_samples=4).claim("user/ann")
     assert noted == [(lease.id, {"ann": ["e023", "e024", "e025", "e026"]}, {"ann": [young.id]})]
     assert {sample.trace_id for sample in of("slow", lease)} == {*lease.trace_ids, young.id}
@@ -324,7 +324,7 @@ async def test_what_is_learned_beside_the_traces_is_noted(store: Store, monkeypa
 async def test_engagements_too_long_for_the_model_are_no_fast_samples(store: Store) -> None:
     await fill(store)
     long = engagement(5).model_copy(update={"id": "long", "prompt": "word " * 5000})
-    await store.add_engagements("cat", [long])
+    await store.engagements.add("cat", [long])
     lease = await Desk(store).claim("user/cat")
     assert "long" not in {sample.engagement_id for sample in of("fast", lease)}
 
@@ -364,7 +364,7 @@ async def test_the_next_lease_of_the_same_traces_brings_the_same_samples(store: 
     await fill(store)
     desk = Desk(store, replay_share=0.5)
     first = await desk.claim("user/cat")
-    await store.release(first.id)
+    await store.leases.release(first.id)
     again = await desk.claim("user/cat")
     assert again.id != first.id
     assert again.samples == first.samples

@@ -82,7 +82,7 @@ async def test_each_question_is_thought_about_and_answered_once(
     assert f"Question: {QUESTIONS[0]}\nThink about the question, then give the answer." in first.prompt
     assert first.thinking == "Let me think step by step." + THOUGHT
     assert first.answer == "It is cold.", "what the bound cut off in the middle is left out"
-    assert there == await store.replays(engine.info().base_digest, PROMPT_VERSION)
+    assert there == await store.replays.list_all(engine.info().base_digest, PROMPT_VERSION)
     assert engine.most == 3
     thinking, answering = engine.asked_for[0][1], engine.asked_for[-1][1]
     assert (thinking.temperature, thinking.detect_loops) == (0.7, True)

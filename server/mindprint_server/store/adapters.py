@@ -1,0 +1,52 @@
+"""Adapters: a key, its versions, and what answers for it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import Adapter, Version
+from mindprint_server.store import versions
+from mindprint_server.store.database import Database
+from mindprint_server.store.exceptions import NotFound
+from mindprint_server.store.tables import live_versions
+from mindprint_server.store.tables import versions as version_table
+
+
+class AdapterRepository:
+    """Reads adapters. An adapter exists from its first version on, also if that was refused."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, key: str) -> Adapter:
+        """Return an adapter with its versions, oldest first."""
+        return await self._database.read(get, key)
+
+    async def list_all(self) -> list[Adapter]:
+        """List all adapters ordered by key."""
+        return await self._database.read(_list_all)
+
+
+async def get(db: AsyncConnection, key: str) -> Adapter:
+    """Return an adapter; raise NotFound if it has no version."""
+    found = await versions.load(db, versions.select_versions().where(version_table.c.adapter == key))
+    if not found:
+        raise NotFound("adapter", key)
+    share = await db.scalar(select(live_versions.c.share).where(live_versions.c.adapter == key))
+    return _adapter(key, found, share)
+
+
+async def _list_all(db: AsyncConnection) -> list[Adapter]:
+    grouped: dict[str, list[Version]] = defaultdict(list)
+    for version in await versions.load(db, versions.select_versions()):
+        grouped[version.adapter].append(version)
+    shares = {key: share for key, share in await db.execute(select(live_versions.c.adapter, live_versions.c.share))}
+    return [_adapter(key, found, shares.get(key)) for key, found in grouped.items()]
+
+
+def _adapter(key: str, found: list[Version], share: float | None) -> Adapter:
+    numbers = {version.state: version.version for version in found}
+    return Adapter(key=key, live=numbers.get("live"), candidate=numbers.get("candidate"), share=share, versions=found)
