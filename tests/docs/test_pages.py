@@ -29,21 +29,6 @@ MADE = ("users.jsonl", "train.jsonl", "eval.jsonl", "result.json", "manifest.jso
 
 OUTSIDE = {"pg_dump", "histogram_quantile", "thinking_gain_closed", "thinking_gain_open"}
 """Words of other programs, and names that are put together at run time."""
-PENDING = {
-    "answer_prefix", "candidates_per_round", "dead_letter", "delimiter_weight", "early_stop_margin_nats",
-    "early_stop_score_margin", "low_answer_frequency", "max_concurrent_adapters", "max_pending_uploads",
-    "min_answer_frequency", "parallel_threads", "parity_tolerance_nats", "prefilter_by_prior", "prior_too_low",
-    "thinking_prefix", "unhinted_candidates", "watch_min_answers",
-    "PUT /v1/adapters/user/ann/canary",
-    "mindprint adapters canary user/ann@3 --share 0.1", "mindprint adapters canary user/ann --stop",
-    "mindprint batches create --exhaustive",
-    "mindprint_parity_checks_total",
-    "prompts/sanitize.py", "client/mindprint/types/keys.py", "server/mindprint_server/settings/",
-    "server/mindprint_server/settings/gate.py", "server/mindprint_server/settings/memory.py",
-    "server/mindprint_server/settings/verdicts.py", "trainer/mindprint_trainer/objective/weights.py",
-}  # fmt: skip
-"""Names that the pages use already and the code will have once settings and wire fields are renamed."""
-
 PAGES = pytest.mark.parametrize("page", doc_pages.pages(), ids=doc_pages.name)
 
 
@@ -65,7 +50,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
     if doc_pages.name(page) == GLOSSARY:
         pytest.skip("names old files")
     named = {code for code in doc_pages.inline_code(page) if FILE.fullmatch(code) or code.startswith(TOP)}
-    assert not [path for path in sorted(named - PENDING) if not _exists(path)]
+    assert not [path for path in sorted(named) if not _exists(path)]
 
 
 def _exists(path: str) -> bool:
@@ -132,7 +117,7 @@ def test_commands_that_are_shown_exist(page: Path) -> None:
         if block.language in ("console", "bash"):
             joined = block.code.replace("\\\n", " ")
             lines += re.findall(r"^(?:\$ )?(?:\w+=\S+ )*(?:\.venv/bin/)?(mindprint .*)$", joined, re.MULTILINE)
-    assert not [problem(line) for line in lines if line not in PENDING and problem(line)]
+    assert not [problem(line) for line in lines if problem(line)]
 
 
 # --- routes and names --------------------------------------------------------------
@@ -159,8 +144,7 @@ def test_routes_that_are_named_exist(page: Path) -> None:
     lost = [
         f"{method} {path}"
         for method, path in named
-        if f"{method} {path}" not in PENDING
-        and not any(method == known and pattern.fullmatch(path.rstrip(".")) for known, pattern in routes())
+        if not any(method == known and pattern.fullmatch(path.rstrip(".")) for known, pattern in routes())
     ]
     assert not lost
 
@@ -179,7 +163,7 @@ def test_names_in_backticks_stand_in_the_code(page: Path) -> None:
         pytest.skip("names old words, or examples of style")
     named = {word for code in doc_pages.inline_code(page) for word in WORD.findall(code)}
     known = words_of_the_code()
-    lost = [word for word in sorted(named - OUTSIDE - PENDING) if word not in known]
+    lost = [word for word in sorted(named - OUTSIDE) if word not in known]
     assert not [word for word in lost if not word.startswith("mindprint_")]
 
 
@@ -189,4 +173,4 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     known += [f"{metric}_bucket" for metric in known]
     packages = {path.name for path in ROOT.glob("*/mindprint_*")}
     named = set(METRIC.findall(page.read_text(encoding="utf-8"))) - packages
-    assert not sorted(named - set(known) - PENDING)
+    assert not sorted(named - set(known))
