@@ -175,7 +175,7 @@ class Writing:
         prompt = self.engine.tokenizer.encode(f"A letter from traveller number {number} to a friend at home:")
         began, first = time.perf_counter(), 0.0
         # As the server does: more adapters than slots wait here, and their wait counts.
-        async with self.engine.slots.hold(adapter):
+        async with self.engine.slots.acquire(adapter):
             outputs = self.engine.llm.generate(
                 {"prompt_token_ids": prompt},
                 params,

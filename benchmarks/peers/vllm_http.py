@@ -96,7 +96,7 @@ class HttpEngine:
     def info(self) -> EngineInfo:
         return self._info
 
-    def load_now(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         return EngineStats()
 
     async def generate(

@@ -74,7 +74,7 @@ async def test_the_engine_tells_what_it_is_doing(engine: VllmEngine) -> None:
     seen = []
     while not all(task.done() for task in tasks):
         await asyncio.sleep(0.01)
-        seen.append(engine.load_now())
+        seen.append(engine.stats())
     assert max(load.running for load in seen) == 16  # max_num_seqs
     assert max(load.waiting for load in seen) > 0
     assert 0 < max(load.kv_use for load in seen) <= 1

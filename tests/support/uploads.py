@@ -63,7 +63,9 @@ async def upload(
 
     async def logprobs(which: AdapterRef | None) -> list[float]:
         one_by_one = [
-            services.engine.next_logprobs([*prompt, *target[:n]], [token], adapter=which, priority=Priority.PROOF)
+            services.engine.next_logprobs(
+                [*prompt, *target[:n]], [token], adapter=which, priority=Priority.PARITY_CHECK
+            )
             for n, token in enumerate(target)
         ]
         return [value for [value] in await asyncio.gather(*one_by_one)]

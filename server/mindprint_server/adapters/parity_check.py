@@ -59,7 +59,7 @@ async def check_parity(
         for step, token in enumerate(item.target_ids):
             await lull()
             before = [*item.prompt_ids, *item.target_ids[:step]]
-            found += await engine.next_logprobs(before, [token], adapter=using, priority=Priority.PROOF)
+            found += await engine.next_logprobs(before, [token], adapter=using, priority=Priority.PARITY_CHECK)
         return found
 
     # One token after the other: whoever chats meanwhile waits for a step of the engine at most, and for a short one.

@@ -60,4 +60,6 @@ class PrefixPrefetcher:
         piece = self._settings.warm_step_tokens
         for end in range(piece, len(prompt) + piece, piece):
             await self._lull()
-            await self._engine.generate(prompt[:end], Sampling(max_tokens=1), adapter=adapter, priority=Priority.PROOF)
+            await self._engine.generate(
+                prompt[:end], Sampling(max_tokens=1), adapter=adapter, priority=Priority.PARITY_CHECK
+            )

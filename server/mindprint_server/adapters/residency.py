@@ -49,7 +49,7 @@ class AdapterResidency:
         self._serves = serves
         self._residents: dict[int, Resident] = {}
         self._asking: Counter[tuple[str, int]] = Counter()
-        self._line = SlotQueue(
+        self._slots = SlotQueue(
             SlotAllocator(ctx.settings.max_cpu_loras, ctx.settings.adapter_patience_s), self._unload_for_another
         )
         self._leaving: set[asyncio.Task[None]] = set()
@@ -68,13 +68,13 @@ class AdapterResidency:
         version = adapter.key, adapter.version
         self._asking[version] += 1
         try:
-            ticket = await self._enter(adapter)
+            request = await self._enter(adapter)
             try:
-                self._line.places.pin(adapter.engine_id, pinned)
+                self._slots.allocator.pin(adapter.engine_id, pinned)
                 await self._loaded(adapter)
                 yield adapter
             finally:
-                self._line.leave(ticket)
+                self._slots.release(request)
                 await self._leave_if_unserved(adapter.engine_id)
         finally:
             self._asking[version] -= 1
@@ -89,7 +89,7 @@ class AdapterResidency:
 
     async def pin(self, adapter: AdapterRef, pinned: bool) -> None:
         """A pinned version stays in the engine once it is there."""
-        self._line.places.pin(adapter.engine_id, pinned)
+        self._slots.allocator.pin(adapter.engine_id, pinned)
         await self._leave_if_unserved(adapter.engine_id)
 
     def loaded(self) -> list[str]:
@@ -108,15 +108,15 @@ class AdapterResidency:
         resident = self._residents.get(adapter.engine_id)
         hit = resident is not None and resident.loaded and resident.leaving is None
         try:
-            ticket = await self._line.enter(adapter.engine_id, wait_s=self._settings.adapter_wait_s)
+            request = await self._slots.acquire(adapter.engine_id, max_wait_s=self._settings.adapter_wait_s)
         except TimeoutError:
             self._metrics.adapter_requests.labels(outcome="busy").inc()
             message = f"every place in the engine has been in use for {self._settings.adapter_wait_s:g} s: retry"
             raise ApiError(503, "adapters_busy", message, retry_after=self._settings.retry_after_s) from None
-        outcome = "wait" if ticket.queued else "hit" if hit else "load"
+        outcome = "wait" if request.queued else "hit" if hit else "load"
         self._metrics.adapter_requests.labels(outcome=outcome).inc()
         self._metrics.adapter_wait_seconds.observe(time.monotonic() - began)
-        return ticket
+        return request
 
     async def _loaded(self, adapter: AdapterRef) -> None:
         resident = self._residents.get(adapter.engine_id)
@@ -140,8 +140,8 @@ class AdapterResidency:
         resident = self._residents.get(id)
         if resident is None:
             return
-        wanted = self._serves(resident.adapter) or self._line.places.pinned(id)
-        if (resident.failed or not wanted) and self._line.places.give_up(id):
+        wanted = self._serves(resident.adapter) or self._slots.allocator.is_pinned(id)
+        if (resident.failed or not wanted) and self._slots.allocator.begin_eviction(id):
             self._unload(id)
             assert resident.leaving is not None
             await asyncio.shield(resident.leaving)
@@ -173,7 +173,7 @@ class AdapterResidency:
                 if resident.loaded:
                     self._metrics.resident_adapters.dec()
                 del self._residents[id]
-            self._line.freed(id)
+            self._slots.finish_eviction(id)
 
 
 def _heard(task: asyncio.Task[None]) -> None:

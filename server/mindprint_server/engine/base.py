@@ -21,9 +21,9 @@ class Priority(IntEnum):
     """Lower goes first, as in vLLM's priority scheduling."""
 
     INTERACTIVE = 0
-    PROOF = 1
+    PARITY_CHECK = 1
     BATCH = 10
-    BEGIN = 11
+    BATCH_DEFERRED = 11
     """What the cache has no room for is begun behind all work on what has begun, whose prompts it would push out."""
 
 
@@ -143,7 +143,7 @@ class Engine(Protocol):
 
     def info(self) -> EngineInfo: ...
 
-    def load_now(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         """As of the engine's last step."""
         ...
 

@@ -76,7 +76,7 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         return self._info
 
-    def load_now(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         return EngineStats()
 
     async def generate(

@@ -1,10 +1,18 @@
-"""Places that adapters share out: who has one, who waits for one, who must make room. Pure: times come in as numbers.
+"""Fair sharing of a limited number of adapter slots.
 
-All users of an adapter share its place. Who asks for an adapter that has a place goes in at once; others wait in the
-order in which they came, and nobody who came later gets a place before them. While somebody waits, unused places are
-given up, the least recently used first. If all are in use for longer than `patience_s`, the one that was served longest
-is closed: its new users queue up like anybody else, and its place is free when its last user leaves. So nobody waits
-for ever, however busy the others are. Pinned places are given up only if every place is pinned.
+`SlotAllocator` decides which requests are admitted and which slots are evicted. It is pure: callers pass the time.
+`SlotQueue` lets asyncio tasks wait for these decisions. Two parts of the server use it: `AdapterResidency` for the
+adapters that the engine keeps loaded, and `ActiveAdapterLimiter` for the adapters of one engine step.
+
+Rules:
+
+- All requests of one adapter share one slot.
+- A request whose adapter has an open slot is admitted at once. Other requests wait in order of arrival, and no later
+  request gets a slot first.
+- While requests wait, idle slots are evicted, the least recently used first.
+- When every slot stays in use for longer than `max_starvation_s`, the slot with the oldest admission is closed. New
+  requests for its adapter join the queue, and the slot is evicted when its last request ends. This bounds every wait.
+- A pinned slot is evicted only when every slot is pinned.
 """
 
 from __future__ import annotations
@@ -20,205 +28,262 @@ from mindprint_server.engine.base import AdapterRef
 
 @dataclass(eq=False)
 class SlotRequest:
-    """One user of an adapter, waiting or inside."""
+    """One use of an adapter, waiting or admitted.
 
-    id: int
-    asked: float
-    inside: bool = False
+    Attributes:
+        adapter_id: Engine id of the adapter (`AdapterRef.engine_id`).
+        requested_at: Time of the request, in seconds of the caller's clock.
+        admitted: The request has its slot.
+        queued: On arrival no slot was free or about to become free.
+    """
+
+    adapter_id: int
+    requested_at: float
+    admitted: bool = False
     queued: bool = False
-    """Whether no place was free, nor about to be, when it asked."""
 
 
 @dataclass
 class Slot:
-    since: float
-    used: float
-    users: int = 0
+    """The slot of one adapter.
+
+    Attributes:
+        admitted_at: Time when the adapter got the slot.
+        last_used_at: Time of the newest admission or release.
+        active: Number of admitted requests.
+        pinned: Evict this slot only when every slot is pinned.
+        closed: Admit no new requests.
+        evicting: The adapter is being removed; the slot becomes free with `finish_eviction`.
+    """
+
+    admitted_at: float
+    last_used_at: float
+    active: int = 0
     pinned: bool = False
     closed: bool = False
-    """It takes no new users."""
-    leaving: bool = False
-    """It is being given up."""
+    evicting: bool = False
 
 
 class SlotAllocator:
-    def __init__(self, count: int, patience_s: float) -> None:
+    """Decides who is admitted and who is evicted. Pure: it keeps state but no clock.
+
+    Call `schedule` after every change and act on what it returns.
+
+    Args:
+        count: Number of slots, at least 1.
+        max_starvation_s: Seconds that a request waits before a slot in use is closed for it.
+    """
+
+    def __init__(self, count: int, max_starvation_s: float) -> None:
         self.count = count
-        self.patience_s = patience_s
-        self._places: dict[int, Slot] = {}
+        self.max_starvation_s = max_starvation_s
+        self._slots: dict[int, Slot] = {}
         self._queue: dict[SlotRequest, None] = {}
 
-    # --- what happens ---
+    # --- events ---
 
-    def ask(self, id: int, now: float) -> SlotRequest:
-        """A new user; `settle` lets it in."""
-        ticket = SlotRequest(id, now)
-        self._queue[ticket] = None
-        return ticket
+    def request(self, adapter_id: int, now: float) -> SlotRequest:
+        """Queue a new request. The next `schedule` may admit it."""
+        request = SlotRequest(adapter_id, now)
+        self._queue[request] = None
+        return request
 
-    def leave(self, ticket: SlotRequest, now: float) -> None:
-        """A user is done, or no longer wants to wait."""
-        if ticket.inside:
-            place = self._places[ticket.id]
-            place.users -= 1
-            place.used = now
+    def release(self, request: SlotRequest, now: float) -> None:
+        """End an admitted request, or withdraw one that still waits."""
+        if request.admitted:
+            slot = self._slots[request.adapter_id]
+            slot.active -= 1
+            slot.last_used_at = now
         else:
-            self._queue.pop(ticket, None)
+            self._queue.pop(request, None)
 
-    def pin(self, id: int, pinned: bool) -> None:
-        if place := self._places.get(id):
-            place.pinned = pinned
+    def pin(self, adapter_id: int, pinned: bool) -> None:
+        """Set or clear the pin of an adapter's slot. An adapter without a slot is ignored."""
+        if slot := self._slots.get(adapter_id):
+            slot.pinned = pinned
 
-    def give_up(self, id: int) -> bool:
-        """Begins to give up a place that nobody uses. False if it cannot be: then nothing changes."""
-        place = self._places.get(id)
-        if place is None or place.users or place.leaving:
+    def begin_eviction(self, adapter_id: int) -> bool:
+        """Mark an idle slot as being evicted. Return False, and change nothing, if the slot is in use or unknown."""
+        slot = self._slots.get(adapter_id)
+        if slot is None or slot.active or slot.evicting:
             return False
-        place.leaving = True
+        slot.evicting = True
         return True
 
-    def freed(self, id: int) -> None:
-        """A place that was given up is free."""
-        del self._places[id]
+    def finish_eviction(self, adapter_id: int) -> None:
+        """Free the slot of an adapter that has been removed."""
+        del self._slots[adapter_id]
 
-    # --- what follows ---
+    # --- decisions ---
 
-    def settle(self, now: float) -> tuple[list[SlotRequest], list[int]]:
-        """Who goes in now, and whose places are given up for those who wait: to be told `freed` once they are."""
+    def schedule(self, now: float) -> tuple[list[SlotRequest], list[int]]:
+        """Admit waiting requests and choose the slots to evict for the others.
+
+        Returns:
+            The requests admitted now, and the ids of the adapters to remove. Call `finish_eviction` for each of the
+            latter when it is removed.
+        """
         if not self._queue:
             return [], []
         admitted = self._admit(now)
         while self._reopen():
             admitted += self._admit(now)
-        wanting = self._wanting()
-        out = self._unused()[: max(0, len(wanting) - self._leaving())]
-        for id in out:
-            self._places[id].leaving = True
-        aged = sum(now - asked >= self.patience_s for asked in wanting.values())
-        for place in self._served_longest()[: max(0, aged - self._leaving() - len(self._closed()))]:
-            place.closed = True
-        soon = set(list(wanting)[: self._leaving()])
-        for ticket in self._queue:
-            ticket.queued |= ticket.id not in soon
-        return admitted, out
+        wanted = self._wanted()
+        evicted = self._evictable()[: max(0, len(wanted) - self._evicting())]
+        for adapter_id in evicted:
+            self._slots[adapter_id].evicting = True
+        starved = sum(now - requested_at >= self.max_starvation_s for requested_at in wanted.values())
+        for slot in self._oldest_in_use()[: max(0, starved - self._evicting() - len(self._closed()))]:
+            slot.closed = True
+        soon_free = set(list(wanted)[: self._evicting()])
+        for request in self._queue:
+            request.queued |= request.adapter_id not in soon_free
+        return admitted, evicted
 
-    def unused(self, id: int) -> bool:
-        return id in self._places and not self._places[id].users
-
-    def pinned(self, id: int) -> bool:
-        return id in self._places and self._places[id].pinned
-
-    # --- how ---
+    def is_pinned(self, adapter_id: int) -> bool:
+        """Return whether the adapter has a pinned slot."""
+        return adapter_id in self._slots and self._slots[adapter_id].pinned
 
     def _admit(self, now: float) -> list[SlotRequest]:
         admitted = []
-        for ticket in list(self._queue):
-            place = self._places.get(ticket.id)
-            if place is None and len(self._places) < self.count:
-                place = self._places[ticket.id] = Slot(since=now, used=now)
-            if place is not None and not place.closed and not place.leaving:
-                place.users += 1
-                place.used = now
-                ticket.inside = True
-                del self._queue[ticket]
-                admitted.append(ticket)
+        for request in list(self._queue):
+            slot = self._slots.get(request.adapter_id)
+            if slot is None and len(self._slots) < self.count:
+                slot = self._slots[request.adapter_id] = Slot(admitted_at=now, last_used_at=now)
+            if slot is not None and not slot.closed and not slot.evicting:
+                slot.active += 1
+                slot.last_used_at = now
+                request.admitted = True
+                del self._queue[request]
+                admitted.append(request)
         return admitted
 
-    def _wanting(self) -> dict[int, float]:
-        """Adapters that need a place they do not have, in order, with when each was first asked for."""
-        wanting: dict[int, float] = {}
-        for ticket in self._queue:
-            if ticket.id not in self._places or self._places[ticket.id].leaving:
-                wanting.setdefault(ticket.id, ticket.asked)
-        return wanting
+    def _wanted(self) -> dict[int, float]:
+        """Return the adapters that need a slot, in order of arrival, with the time of their first request."""
+        wanted: dict[int, float] = {}
+        for request in self._queue:
+            if request.adapter_id not in self._slots or self._slots[request.adapter_id].evicting:
+                wanted.setdefault(request.adapter_id, request.requested_at)
+        return wanted
 
     def _reopen(self) -> bool:
-        """Opens places that were closed for somebody who no longer waits. Whether there were any."""
+        """Open the slots that were closed for requests which no longer wait. Return whether there were any."""
         closed = self._closed()
-        needed = max(0, len(self._wanting()) - self._leaving())
-        for place in closed[needed:]:
-            place.closed = False
+        needed = max(0, len(self._wanted()) - self._evicting())
+        for slot in closed[needed:]:
+            slot.closed = False
         return len(closed) > needed
 
-    def _movable(self) -> dict[int, Slot]:
-        all_pinned = all(place.pinned for place in self._places.values())
+    def _candidates(self) -> dict[int, Slot]:
+        """Return the slots that may be evicted at some time: not pinned, unless all are."""
+        all_pinned = all(slot.pinned for slot in self._slots.values())
         return {
-            id: place for id, place in self._places.items() if not place.leaving and (all_pinned or not place.pinned)
+            adapter_id: slot
+            for adapter_id, slot in self._slots.items()
+            if not slot.evicting and (all_pinned or not slot.pinned)
         }
 
-    def _unused(self) -> list[int]:
-        """Those that may be given up now: closed ones first, then the least recently used."""
-        unused = [(not place.closed, place.used, id) for id, place in self._movable().items() if not place.users]
-        return [id for *_, id in sorted(unused)]
+    def _evictable(self) -> list[int]:
+        """Return the adapters that may be evicted now: closed ones first, then the least recently used."""
+        idle = [
+            (not slot.closed, slot.last_used_at, adapter_id)
+            for adapter_id, slot in self._candidates().items()
+            if not slot.active
+        ]
+        return [adapter_id for *_, adapter_id in sorted(idle)]
 
-    def _served_longest(self) -> list[Slot]:
-        used = [place for place in self._movable().values() if place.users and not place.closed]
-        return sorted(used, key=lambda place: place.since)
+    def _oldest_in_use(self) -> list[Slot]:
+        used = [slot for slot in self._candidates().values() if slot.active and not slot.closed]
+        return sorted(used, key=lambda slot: slot.admitted_at)
 
     def _closed(self) -> list[Slot]:
-        return [place for place in self._places.values() if place.closed and not place.leaving]
+        return [slot for slot in self._slots.values() if slot.closed and not slot.evicting]
 
-    def _leaving(self) -> int:
-        return sum(place.leaving for place in self._places.values())
+    def _evicting(self) -> int:
+        return sum(slot.evicting for slot in self._slots.values())
 
 
 class SlotQueue:
-    """Waits for `places`. `give_up` is told which adapter's place is to be given up; `freed` says that it is."""
+    """Lets asyncio tasks wait for a slot.
 
-    def __init__(self, places: SlotAllocator, give_up: Callable[[int], None]) -> None:
-        self.places = places
-        self._give_up = give_up
-        self._waiting: dict[SlotRequest, asyncio.Event] = {}
+    Args:
+        allocator: Decides who is admitted.
+        evict: Called with the id of an adapter to remove. Call `finish_eviction` once it is removed.
+    """
 
-    async def enter(self, id: int, *, wait_s: float | None = None) -> SlotRequest:
-        """Returns once inside; `leave` must follow. Raises TimeoutError after `wait_s` seconds."""
-        ticket = self.places.ask(id, time.monotonic())
-        turn = self._waiting[ticket] = asyncio.Event()
+    def __init__(self, allocator: SlotAllocator, evict: Callable[[int], None]) -> None:
+        self.allocator = allocator
+        self._evict = evict
+        self._admissions: dict[SlotRequest, asyncio.Event] = {}
+
+    async def acquire(self, adapter_id: int, *, max_wait_s: float | None = None) -> SlotRequest:
+        """Wait until the adapter has a slot. Every call must be followed by `release`.
+
+        Args:
+            adapter_id: Engine id of the adapter.
+            max_wait_s: Longest wait in seconds; None waits without a limit.
+
+        Raises:
+            TimeoutError: No slot came free within `max_wait_s`.
+        """
+        request = self.allocator.request(adapter_id, time.monotonic())
+        admission = self._admissions[request] = asyncio.Event()
         try:
-            self.settle()
-            async with asyncio.timeout(wait_s):
-                while not ticket.inside:
+            self._schedule()
+            async with asyncio.timeout(max_wait_s):
+                while not request.admitted:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(turn.wait(), self.places.patience_s)
-                    self.settle()  # by now it may have waited long enough for another one to make room
+                        await asyncio.wait_for(admission.wait(), self.allocator.max_starvation_s)
+                    self._schedule()  # by now the request may be starved, so that a slot in use is closed for it
         except BaseException:
-            self.leave(ticket)
+            self.release(request)
             raise
         finally:
-            del self._waiting[ticket]
-        return ticket
+            del self._admissions[request]
+        return request
 
-    def leave(self, ticket: SlotRequest) -> None:
-        self.places.leave(ticket, time.monotonic())
-        self.settle()
+    def release(self, request: SlotRequest) -> None:
+        """End the use of a slot."""
+        self.allocator.release(request, time.monotonic())
+        self._schedule()
 
-    def freed(self, id: int) -> None:
-        self.places.freed(id)
-        self.settle()
+    def finish_eviction(self, adapter_id: int) -> None:
+        """Give the slot of a removed adapter to the next request."""
+        self.allocator.finish_eviction(adapter_id)
+        self._schedule()
 
-    def settle(self) -> None:
-        admitted, out = self.places.settle(time.monotonic())
-        for ticket in admitted:
-            self._waiting[ticket].set()
-        for id in out:
-            self._give_up(id)
+    def _schedule(self) -> None:
+        admitted, evicted = self.allocator.schedule(time.monotonic())
+        for request in admitted:
+            self._admissions[request].set()
+        for adapter_id in evicted:
+            self._evict(adapter_id)
 
 
 class ActiveAdapterLimiter:
-    """At most `count` adapters are computed side by side. The base needs no slot."""
+    """Limits how many different adapters the engine computes at the same time.
 
-    def __init__(self, count: int, patience_s: float = 2.0) -> None:
-        # Nothing has to be unloaded: a slot that nobody uses is free at once.
-        self._line = SlotQueue(SlotAllocator(count, patience_s), give_up=lambda id: self._line.freed(id))
+    vLLM skips requests of further adapters silently, so that fairness must be kept here.
+
+    Args:
+        count: Number of adapters, at least 1.
+        max_starvation_s: Seconds after which a waiting adapter displaces the one that was admitted first.
+    """
+
+    def __init__(self, count: int, max_starvation_s: float = 2.0) -> None:
+        # Nothing has to be unloaded here: an evicted slot is free at once.
+        self._queue = SlotQueue(
+            SlotAllocator(count, max_starvation_s), evict=lambda adapter_id: self._queue.finish_eviction(adapter_id)
+        )
 
     @asynccontextmanager
-    async def hold(self, adapter: AdapterRef | None) -> AsyncIterator[None]:
-        """Waits while `count` other adapters are being computed; the adapter is one of them while the block runs."""
+    async def acquire(self, adapter: AdapterRef | None) -> AsyncIterator[None]:
+        """Hold a slot for the adapter while the block runs, waiting for one if needed. The base needs no slot."""
         if adapter is None:
             yield
             return
-        ticket = await self._line.enter(adapter.engine_id)
+        request = await self._queue.acquire(adapter.engine_id)
         try:
             yield
         finally:
-            self._line.leave(ticket)  # never awaited: the caller may be cancelled
+            self._queue.release(request)  # without await: the caller may be cancelled

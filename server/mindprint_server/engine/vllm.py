@@ -180,7 +180,7 @@ class VllmEngine:
             raise EngineDied("the engine is not running")
         return self._info
 
-    def load_now(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         return self._gauge.load
 
     # --- work ---
@@ -237,7 +237,7 @@ class VllmEngine:
             raise PromptTooLong(f"{len(prompt_ids)} prompt tokens and {room} to write exceed the model's {limit}")
         last = None
         try:
-            async with self.slots.hold(adapter):
+            async with self.slots.acquire(adapter):
                 stream: AsyncIterator[Any] = self.llm.generate(
                     {"prompt_token_ids": list(prompt_ids)},
                     params,

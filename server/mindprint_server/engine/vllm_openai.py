@@ -66,7 +66,7 @@ class VllmChat:
         except ValueError as error:
             raise ApiError(422, "validation_error", str(error)) from None
         async with AsyncExitStack() as held:
-            await held.enter_async_context(self._slots.hold(adapter))
+            await held.enter_async_context(self._slots.acquire(adapter))
             answer = await self._answer(request, adapter)
             if isinstance(answer, dict):
                 return answer

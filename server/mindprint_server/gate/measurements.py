@@ -113,7 +113,7 @@ class ModelMeasurements:
             detect_loops=True,
         )
         bare = prompt.ids + self._engine.tokenizer.encode(thinking.thinking_prefix(""))
-        written = await self._engine.generate(bare, sampling, adapter=adapter, priority=Priority.PROOF)
+        written = await self._engine.generate(bare, sampling, adapter=adapter, priority=Priority.PARITY_CHECK)
         text = thinking.finalize_thinking("", written.text, written.finish)
         return Thought(text, len(written.token_ids), collapsed(written, opening, s.answer_lead))
 
@@ -133,7 +133,7 @@ class ModelMeasurements:
         return self._prompts.build(question, mode, thinking_tokens=self._settings.gate_thinking_tokens)
 
     def _case(self, question: Question, adapter: AdapterRef | None) -> EngagementContext:
-        return EngagementContext(question, self._settings.gate_thinking_tokens, adapter, Priority.PROOF, set())
+        return EngagementContext(question, self._settings.gate_thinking_tokens, adapter, Priority.PARITY_CHECK, set())
 
 
 def collapsed(written: GenerationOutput, opening: str, lead: str) -> bool:

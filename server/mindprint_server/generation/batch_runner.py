@@ -172,7 +172,7 @@ class BatchRunner:
             self._spawn(job, self._prepare(job, todo))
 
     def _hand_out(self) -> None:
-        load = self._engine.load_now()
+        load = self._engine.stats()
         limit = self._inflight.observe(load)
         self._metrics.inflight.set(self._planner.running)
         self._metrics.see(load)

@@ -53,7 +53,7 @@ class CacheReservation:
 
     @property
     def priority(self) -> Priority:
-        return Priority.BEGIN if self.behind else Priority.BATCH
+        return Priority.BATCH_DEFERRED if self.behind else Priority.BATCH
 
     def began(self) -> None:
         """Its first request was answered: the others share the prompt."""

@@ -443,7 +443,9 @@ async def test_scores_far_under_their_bound_end_an_engagement(serve: Open, least
 
 
 @pytest.mark.parametrize("probe", [True, False])
-@pytest.mark.parametrize(("room", "expected"), [(None, Priority.BATCH), (10_000, Priority.BATCH), (10, Priority.BEGIN)])
+@pytest.mark.parametrize(
+    ("room", "expected"), [(None, Priority.BATCH), (10_000, Priority.BATCH), (10, Priority.BATCH_DEFERRED)]
+)
 async def test_what_the_cache_has_no_room_for_begins_behind_all_that_has_begun(
     serve: Open, probe: bool, room: int | None, expected: Priority
 ) -> None:

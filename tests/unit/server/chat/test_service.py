@@ -372,8 +372,8 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
         await entered.wait()
         return {"type": "http.disconnect"}
 
-    places = room.services.adapters.residents._line.places
-    places.count = 1
+    allocator = room.services.adapters.residents._slots.allocator
+    allocator.count = 1
     await published(room.services, tmp_path, "user/bob")
     async with room.services.adapters.use("user/bob"):
         body = {"model": "user/ann", "messages": [{"role": "user", "content": "A walk?"}]}

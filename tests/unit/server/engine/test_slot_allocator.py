@@ -8,143 +8,142 @@ from hypothesis import strategies as st
 
 from mindprint_server.engine.slots import SlotAllocator, SlotRequest
 
-PATIENCE = 5.0
+MAX_STARVATION_S = 5.0
 
 
-def inside(*tickets: SlotRequest) -> list[bool]:
-    return [ticket.inside for ticket in tickets]
+def admitted(*requests: SlotRequest) -> list[bool]:
+    return [request.admitted for request in requests]
 
 
 class Room:
-    """Places whose loads and unloads take no time, on a clock that the test moves."""
+    """Slots whose loads and unloads take no time, on a clock that the test moves."""
 
     def __init__(self, count: int) -> None:
-        self.places = SlotAllocator(count, PATIENCE)
+        self.allocator = SlotAllocator(count, MAX_STARVATION_S)
         self.now = 0.0
-        self.given_up: list[int] = []
+        self.evicted: list[int] = []
 
-    def settle(self) -> list[SlotRequest]:
-        admitted, out = self.places.settle(self.now)
+    def schedule(self) -> list[SlotRequest]:
+        admitted, out = self.allocator.schedule(self.now)
         while out:
-            self.given_up += out
+            self.evicted += out
             for id in out:
-                self.places.freed(id)
-            more, out = self.places.settle(self.now)
+                self.allocator.finish_eviction(id)
+            more, out = self.allocator.schedule(self.now)
             admitted += more
         return admitted
 
-    def ask(self, id: int) -> SlotRequest:
-        ticket = self.places.ask(id, self.now)
-        self.settle()
-        return ticket
+    def request(self, id: int) -> SlotRequest:
+        request = self.allocator.request(id, self.now)
+        self.schedule()
+        return request
 
-    def leave(self, *tickets: SlotRequest) -> None:
-        for ticket in tickets:
-            self.places.leave(ticket, self.now)
-        self.settle()
+    def release(self, *requests: SlotRequest) -> None:
+        for request in requests:
+            self.allocator.release(request, self.now)
+        self.schedule()
 
     def after(self, seconds: float) -> None:
         self.now += seconds
-        self.settle()
+        self.schedule()
 
 
 def test_the_least_recently_used_makes_room() -> None:
     room = Room(3)
     for id in (1, 2, 3):
-        room.leave(room.ask(id))
+        room.release(room.request(id))
         room.after(1)
-    room.leave(room.ask(1))
-    assert room.ask(4).inside
-    assert room.given_up == [2]
+    room.release(room.request(1))
+    assert room.request(4).admitted
+    assert room.evicted == [2]
 
 
 def test_what_is_used_or_pinned_stays() -> None:
     room = Room(3)
-    room.leave(room.ask(1))
-    room.places.pin(1, True)
-    used, other = room.ask(2), room.ask(3)
-    waiting = room.ask(4)
-    assert inside(waiting) == [False]
+    room.release(room.request(1))
+    room.allocator.pin(1, True)
+    used, other = room.request(2), room.request(3)
+    waiting = room.request(4)
+    assert admitted(waiting) == [False]
     assert waiting.queued
-    room.leave(other)
-    assert inside(waiting, used) == [True, True]
-    assert room.given_up == [3]
+    room.release(other)
+    assert admitted(waiting, used) == [True, True]
+    assert room.evicted == [3]
 
 
 def test_pins_that_fill_the_engine_yield() -> None:
     room = Room(2)
     for id in (1, 2):
-        room.leave(room.ask(id))
-        room.places.pin(id, True)
+        room.release(room.request(id))
+        room.allocator.pin(id, True)
         room.after(1)
-    assert room.ask(3).inside
-    assert room.given_up == [1]
-    assert room.places.pinned(2)
+    assert room.request(3).admitted
+    assert room.evicted == [1]
+    assert room.allocator.is_pinned(2)
 
 
 def test_who_comes_later_gets_no_place_before() -> None:
     room = Room(2)
-    first, second = room.ask(1), room.ask(2)
-    line = [room.ask(id) for id in (3, 4, 3)]
-    assert room.ask(1).inside, "a place is shared"
-    room.leave(second)
-    assert inside(*line) == [True, False, True]
-    room.leave(line[0])
-    assert inside(line[1]) == [False]
-    room.leave(line[2])
-    assert inside(line[1], first) == [True, True]
+    first, second = room.request(1), room.request(2)
+    line = [room.request(id) for id in (3, 4, 3)]
+    assert room.request(1).admitted, "a place is shared"
+    room.release(second)
+    assert admitted(*line) == [True, False, True]
+    room.release(line[0])
+    assert admitted(line[1]) == [False]
+    room.release(line[2])
+    assert admitted(line[1], first) == [True, True]
 
 
 def test_an_adapter_that_is_always_in_use_makes_room_in_the_end() -> None:
     room = Room(2)
-    busy = {1: room.ask(1), 2: room.ask(2)}
-    waiting = room.ask(3)
+    busy = {1: room.request(1), 2: room.request(2)}
+    waiting = room.request(3)
     for _ in range(20):
         room.after(1)
         for id in (1, 2):
-            before, busy[id] = busy[id], room.ask(id)
-            room.leave(before)
-        if waiting.inside:
+            before, busy[id] = busy[id], room.request(id)
+            room.release(before)
+        if waiting.admitted:
             break
-    assert waiting.inside
-    assert room.now <= PATIENCE + 2
-    assert room.given_up == [1], "the one served longest"
-    assert inside(busy[1]) == [False], "its new users queue up"
-    room.leave(waiting)
-    assert inside(busy[1]) == [True]
+    assert waiting.admitted
+    assert room.now <= MAX_STARVATION_S + 2
+    assert room.evicted == [1], "the one served longest"
+    assert admitted(busy[1]) == [False], "its new users queue up"
+    room.release(waiting)
+    assert admitted(busy[1]) == [True]
 
 
 def test_a_place_closed_for_somebody_who_left_opens_again() -> None:
     room = Room(1)
-    first, waiting = room.ask(1), room.ask(2)
-    room.after(PATIENCE)
-    late = room.ask(1)
-    assert inside(late) == [False]
-    room.leave(waiting)
-    assert inside(late, first) == [True, True]
-    assert room.given_up == []
+    first, waiting = room.request(1), room.request(2)
+    room.after(MAX_STARVATION_S)
+    late = room.request(1)
+    assert admitted(late) == [False]
+    room.release(waiting)
+    assert admitted(late, first) == [True, True]
+    assert room.evicted == []
 
 
 def test_giving_up_what_is_used_or_unknown_does_nothing() -> None:
     room = Room(1)
-    room.ask(1)
-    assert not room.places.give_up(1)
-    assert not room.places.give_up(2)
-    assert not room.places.unused(2)
+    room.request(1)
+    assert not room.allocator.begin_eviction(1)
+    assert not room.allocator.begin_eviction(2)
 
 
 def test_a_place_that_is_being_given_up_takes_nobody() -> None:
-    places = SlotAllocator(2, PATIENCE)
-    first = places.ask(1, 0)
-    assert places.settle(0) == ([first], [])
-    places.leave(first, 1)
-    assert places.give_up(1)
-    assert not places.give_up(1)
-    again = places.ask(1, 2)
-    assert places.settle(2) == ([], [])
+    allocator = SlotAllocator(2, MAX_STARVATION_S)
+    first = allocator.request(1, 0)
+    assert allocator.schedule(0) == ([first], [])
+    allocator.release(first, 1)
+    assert allocator.begin_eviction(1)
+    assert not allocator.begin_eviction(1)
+    again = allocator.request(1, 2)
+    assert allocator.schedule(2) == ([], [])
     assert not again.queued, "its place comes free"
-    places.freed(1)
-    assert places.settle(3) == ([again], [])
+    allocator.finish_eviction(1)
+    assert allocator.schedule(3) == ([again], [])
 
 
 asking = st.lists(st.tuples(st.integers(0, 5), st.floats(0, 3), st.floats(0.1, 4)), max_size=60)
@@ -164,35 +163,37 @@ def test_everybody_gets_a_place_in_order_and_in_time(
         heapq.heappush(events, (at, next(order), "ask", None, number))
     waiting: dict[SlotRequest, int] = {}
     users: dict[int, int] = {}
-    longest = PATIENCE + 6 * 4.0 * (1 + len(requests))
+    longest = MAX_STARVATION_S + 6 * 4.0 * (1 + len(requests))
 
     def step(admitted: list[SlotRequest]) -> None:
-        for ticket in admitted:
-            number = waiting.pop(ticket)
-            if ticket.id not in users:
-                earlier = {other.id for other, n in waiting.items() if n < number and other.id not in users}
+        for request in admitted:
+            number = waiting.pop(request)
+            if request.adapter_id not in users:
+                earlier = {
+                    other.adapter_id for other, n in waiting.items() if n < number and other.adapter_id not in users
+                }
                 assert not earlier, "nobody who came later gets a place before"
-            users[ticket.id] = users.get(ticket.id, 0) + 1
-            heapq.heappush(events, (room.now + requests[number][2], next(order), "done", ticket, number))
+            users[request.adapter_id] = users.get(request.adapter_id, 0) + 1
+            heapq.heappush(events, (room.now + requests[number][2], next(order), "done", request, number))
         assert len(users) <= count
 
     while events:
-        room.now, _, what, ticket, number = heapq.heappop(events)
+        room.now, _, what, request, number = heapq.heappop(events)
         if what == "ask":
-            ticket = room.places.ask(requests[number][0], room.now)
-            waiting[ticket] = number
-            heapq.heappush(events, (room.now + PATIENCE, next(order), "look", ticket, number))
+            request = room.allocator.request(requests[number][0], room.now)
+            waiting[request] = number
+            heapq.heappush(events, (room.now + MAX_STARVATION_S, next(order), "look", request, number))
             if number in leaves:
-                heapq.heappush(events, (room.now + 1, next(order), "leave", ticket, number))
+                heapq.heappush(events, (room.now + 1, next(order), "leave", request, number))
         elif what == "done":
-            assert ticket is not None
-            room.places.leave(ticket, room.now)
-            users[ticket.id] -= 1
-            if not users[ticket.id]:
-                del users[ticket.id]
-        elif what == "leave" and ticket in waiting:
-            del waiting[ticket]
-            room.places.leave(ticket, room.now)
-        step(room.settle())
+            assert request is not None
+            room.allocator.release(request, room.now)
+            users[request.adapter_id] -= 1
+            if not users[request.adapter_id]:
+                del users[request.adapter_id]
+        elif what == "leave" and request in waiting:
+            del waiting[request]
+            room.allocator.release(request, room.now)
+        step(room.schedule())
     assert waiting == {}, "nobody waits for ever"
     assert room.now <= at + longest

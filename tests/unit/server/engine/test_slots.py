@@ -17,7 +17,7 @@ async def test_one_adapter_more_than_slots_waits_until_one_is_done() -> None:
     slots, inside, go = ActiveAdapterLimiter(2), [], asyncio.Event()
 
     async def work(number: int | None) -> None:
-        async with slots.hold(None if number is None else ref(number)):
+        async with slots.acquire(None if number is None else ref(number)):
             inside.append(number)
             await go.wait()
 
@@ -33,7 +33,7 @@ async def test_who_is_cancelled_while_waiting_or_working_leaves_its_slot() -> No
     slots = ActiveAdapterLimiter(1)
 
     async def work(number: int) -> None:
-        async with slots.hold(ref(number)):
+        async with slots.acquire(ref(number)):
             await asyncio.sleep(60)
 
     working = asyncio.create_task(work(1))
@@ -44,20 +44,20 @@ async def test_who_is_cancelled_while_waiting_or_working_leaves_its_slot() -> No
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    async with asyncio.timeout(1), slots.hold(ref(3)):
+    async with asyncio.timeout(1), slots.acquire(ref(3)):
         pass
 
 
 async def test_adapters_that_are_always_busy_make_room_for_one_that_waits() -> None:
-    slots, stop = ActiveAdapterLimiter(2, patience_s=0.05), asyncio.Event()
+    slots, stop = ActiveAdapterLimiter(2, max_starvation_s=0.05), asyncio.Event()
 
     async def busy(number: int) -> None:
         while not stop.is_set():
-            async with slots.hold(ref(number)):
+            async with slots.acquire(ref(number)):
                 await asyncio.sleep(0.003)
 
     crowd = [asyncio.create_task(busy(1 + n % 2)) for n in range(6)]
     await asyncio.sleep(0.01)
-    async with asyncio.timeout(2), slots.hold(ref(3)):
+    async with asyncio.timeout(2), slots.acquire(ref(3)):
         stop.set()
     await asyncio.gather(*crowd)

@@ -155,7 +155,7 @@ async def test_a_version_like_the_base_passes(room: Room) -> None:
         "general": True,
     }
     assert found["score_vs_live"].detail == "no version is live"
-    assert room.engine.priorities == {Priority.PROOF}
+    assert room.engine.priorities == {Priority.PARITY_CHECK}
 
 
 async def test_a_version_that_knows_its_user_less_than_the_base_fails(room: Room) -> None:

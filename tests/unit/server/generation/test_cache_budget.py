@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mindprint_server.engine import Priority
 from mindprint_server.generation.concurrency import CacheBudget
 
-SOON, BEHIND = Priority.BATCH, Priority.BEGIN
+SOON, BEHIND = Priority.BATCH, Priority.BATCH_DEFERRED
 
 
 def test_what_fits_does_not_wait() -> None:

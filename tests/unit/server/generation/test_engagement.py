@@ -51,7 +51,7 @@ async def upload(services: Container, lease: Lease, folder: Path, *, mark: int =
     ref = AdapterRef(lease.adapter, newest + 1, "", 99, folder)
 
     async def logprobs(adapter: AdapterRef | None) -> list[float]:
-        return await services.engine.next_logprobs(prompt, target, adapter=adapter, priority=Priority.PROOF)
+        return await services.engine.next_logprobs(prompt, target, adapter=adapter, priority=Priority.PARITY_CHECK)
 
     ours, base = await logprobs(ref), await logprobs(None)
     item = CanaryItem(
