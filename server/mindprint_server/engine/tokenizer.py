@@ -1,4 +1,4 @@
-"""The model's tokenizer. What is read again and again, like a user's memory in each of its questions, is cut once."""
+"""The model's tokenizer, with a cache for texts that occur in many prompts, such as the memory of a user."""
 
 from __future__ import annotations
 
@@ -11,50 +11,56 @@ from cachetools import LRUCache
 
 from mindprint_server.engine.base import Message
 
-KEPT_TOKENS = 2**20
-"""Token ids that are remembered, of all texts together: 4 MiB, and about as much for the texts."""
+MAX_CACHED_TOKENS = 2**20
+"""Token ids in the cache, of all texts together: 4 MiB, and about as much for the texts."""
 
 
 class HFTokenizer:
-    """A transformers tokenizer, narrowed to what the server uses.
+    """A transformers tokenizer behind the `Tokenizer` protocol.
 
-    A text falls apart before each of its special tokens: what stands on one side of such a place has no influence on
-    the tokens of the other side. Whether the tokenizer at hand keeps to that is tried out once; if not, texts stay
-    whole.
+    Texts are split before each special token and every part is cached by itself. This gives the same ids only if text
+    on one side of a special token does not change the tokens on the other side. The constructor tests this with the
+    tokenizer at hand; where it does not hold, texts are tokenized whole.
+
+    Args:
+        tokenizer: A tokenizer of the transformers library.
+        max_cached_tokens: Number of token ids in the cache.
     """
 
-    def __init__(self, tokenizer: Any, kept_tokens: int = KEPT_TOKENS) -> None:
+    def __init__(self, tokenizer: Any, max_cached_tokens: int = MAX_CACHED_TOKENS) -> None:
         self._tokenizer = tokenizer
         self.eos_id: int = tokenizer.eos_token_id
         self.special: tuple[str, ...] = tuple(tokenizer.all_special_tokens)
-        self._kept: LRUCache[str, array[int]] = LRUCache(kept_tokens, getsizeof=lambda ids: len(ids) + 1)
+        self._cache: LRUCache[str, array[int]] = LRUCache(max_cached_tokens, getsizeof=lambda ids: len(ids) + 1)
         self._before_special = re.compile("(?=" + "|".join(map(re.escape, self.special)) + ")")
-        self._falls_apart = bool(self.special) and all(map(self._parts_at, self.special))
+        self._is_splittable = bool(self.special) and all(map(self._splits_before, self.special))
 
     def encode(self, text: str) -> list[int]:
+        """Tokenize `text` without adding special tokens."""
         ids: list[int] = []
-        for part in self._before_special.split(text) if self._falls_apart else [text]:
+        for part in self._before_special.split(text) if self._is_splittable else [text]:
             ids += self._ids(part)
         return ids
 
     def render(self, messages: Sequence[Message]) -> str:
+        """Apply the chat template, up to the beginning of the assistant's turn."""
         return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
     def _ids(self, part: str) -> array[int]:
-        if (known := self._kept.get(part)) is not None:
+        if (known := self._cache.get(part)) is not None:
             return known
-        ids = array("i", self._whole(part))
-        if len(ids) < self._kept.maxsize:
-            self._kept[part] = ids
+        ids = array("i", self._tokenize(part))
+        if len(ids) < self._cache.maxsize:
+            self._cache[part] = ids
         return ids
 
-    def _whole(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
 
-    def _parts_at(self, special: str) -> bool:
-        """Some special tokens take the white space before them along: then not."""
+    def _splits_before(self, special: str) -> bool:
+        """Test whether text can be split before this special token. Some tokens absorb the white space before them."""
         return all(
-            self._whole(before + special + after) == self._whole(before) + self._whole(special + after)
+            self._tokenize(before + special + after) == self._tokenize(before) + self._tokenize(special + after)
             for before in ("word", "word \n", f"word {special}")
             for after in ("", "word", " \nword")
         )

