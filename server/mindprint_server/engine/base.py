@@ -143,6 +143,7 @@ class EngineInfo:
         device: Name of the device.
         model_path: Folder of the base model.
         max_model_len: Longest sequence in tokens, prompt and output together.
+        base_digest: `sha256:<hex>` of the base model's files; it identifies the base of an adapter.
         cache_tokens: Capacity of the KV cache in tokens; None if unknown.
     """
 
