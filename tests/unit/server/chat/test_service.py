@@ -379,7 +379,7 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
         body = {"model": "user/ann", "messages": [{"role": "user", "content": "A walk?"}]}
         asking = asyncio.create_task(room.chat.completions(body, Request({"type": "http"}, receive)))
         async with asyncio.timeout(10):
-            while not room.services.adapters.residents.needs("user/ann", 1):
+            while not room.services.adapters.residents.needs("user/ann", 1):  # noqa: ASYNC110 (it has no event)
                 await asyncio.sleep(0.001)
         entered.set()
         with pytest.raises(ApiError) as error:
