@@ -40,7 +40,7 @@ from support.training_leases import DIGEST, lease, samples
 if TYPE_CHECKING:
     from mindprint_trainer.model.base_model import Base
     from mindprint_trainer.settings import Settings
-    from mindprint_trainer.training.multi_adapter import Hooks
+    from mindprint_trainer.training.multi_adapter import Callbacks
 
 ALONE, APART, TOGETHER = "a process each", "one by one", "together"
 WARM_UP = 2
@@ -80,21 +80,21 @@ def main(
     count, rounds = users or (4 if quick else 16), rounds or (1 if quick else 3)
 
     async def work(out: Output, report: Report) -> None:
-        from mindprint_trainer.process import ENVIRONMENT
+        from mindprint_trainer.process import TORCH_ENVIRONMENT
 
-        os.environ |= ENVIRONMENT  # as in the trainer's own process, before torch is loaded
+        os.environ |= TORCH_ENVIRONMENT  # as in the trainer's own process, before torch is loaded
         from transformers import AutoTokenizer
 
-        from mindprint_trainer.model.base_model import load
+        from mindprint_trainer.model.base_model import load_base_model
         from mindprint_trainer.settings import Settings
-        from mindprint_trainer.training.multi_adapter import Hooks
+        from mindprint_trainer.training.multi_adapter import Callbacks
         from mindprint_trainer.training.run import StepReport
 
         folder, settings = resolve(model), Settings(lanes=lanes or None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         people = datasets.read(data / name, users=count, engagements=1 + engagements, held_out=0)
         leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
-        base = load(folder, DIGEST, settings)
+        base = load_base_model(folder, DIGEST, settings)
         report.machine["device"] = device(base.device.type)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(exclusive_turn())
@@ -109,7 +109,7 @@ def main(
                 bar.update(bar.done, f"{running}, {step.adapter} {step.step}/{step.steps}")
 
             def trained(leases: Sequence[Lease], together: bool) -> ManyUsersRun:
-                return train_all(base, leases, settings, Hooks(tell=told), together=together)
+                return train_all(base, leases, settings, Callbacks(tell=told), together=together)
 
             async def by_processes() -> ManyUsersRun:
                 run = await train_each_alone(
@@ -160,23 +160,25 @@ def children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def train_all(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks, *, together: bool) -> ManyUsersRun:
+def train_all(
+    base: Base, leases: Sequence[Lease], settings: Settings, hooks: Callbacks, *, together: bool
+) -> ManyUsersRun:
     import torch
 
     from mindprint_trainer.training import parallel
-    from mindprint_trainer.training.multi_adapter import Job, Trained
+    from mindprint_trainer.training.multi_adapter import TrainedAdapter, TrainingJob
 
     if on_gpu := base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
     else:
         reset_peak_memory()
     began, cpu = time.perf_counter(), time.process_time()
-    jobs = [Job(one) for one in leases]
+    jobs = [TrainingJob(one) for one in leases]
     groups = [jobs] if together else [[job] for job in jobs]
-    made = {job: result for group in groups for job, result in parallel.run(base, group, settings, hooks)}
+    made = {job: result for group in groups for job, result in parallel.train_jobs(base, group, settings, hooks)}
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     peak = torch.cuda.max_memory_allocated(base.device) / 2**20 if on_gpu else peak_mib()
-    manifests = [result.manifest for job in jobs if isinstance(result := made[job], Trained)]
+    manifests = [result.manifest for job in jobs if isinstance(result := made[job], TrainedAdapter)]
     if len(manifests) < len(jobs):
         raise CannotMeasure("some adapters could not be trained")
     return ManyUsersRun(seconds, cpu_s, manifests, peak)

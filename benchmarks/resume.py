@@ -99,10 +99,10 @@ def main(
     wanted, count = kills or (5 if quick else 50), users or (3 if quick else 18)
 
     async def work(out: Output, report: Report) -> None:
-        from mindprint_trainer.process import ENVIRONMENT
+        from mindprint_trainer.process import TORCH_ENVIRONMENT
 
         people = datasets.read(data / name, users=count, engagements=engagements, held_out=0)
-        os.environ |= SERVER | ENVIRONMENT  # for the processes to come, and before torch is loaded
+        os.environ |= SERVER | TORCH_ENVIRONMENT  # for the processes to come, and before torch is loaded
         async with run_server(model, out) as server:
             report.machine["device"] = (await server.client.server.info()).device
             for person in people:
@@ -134,13 +134,17 @@ async def read_leases(server: Server, keys: Sequence[str]) -> list[Lease]:
 
 
 def train_uninterrupted(model: str, leases: Sequence[Lease], out: Output) -> list[UninterruptedRun]:
-    from mindprint_trainer.model.base_model import load
+    from mindprint_trainer.model.base_model import load_base_model
     from mindprint_trainer.settings import Settings
-    from mindprint_trainer.training.multi_adapter import Hooks, train
+    from mindprint_trainer.training.multi_adapter import Callbacks, train_adapter
     from mindprint_trainer.training.run import StepReport
 
     settings = Settings.model_validate(RECIPE)
-    base, made, told = load(resolve(model), leases[0].base_digest, settings), list[UninterruptedRun](), list[float]()
+    base, made, told = (
+        load_base_model(resolve(model), leases[0].base_digest, settings),
+        list[UninterruptedRun](),
+        list[float](),
+    )
 
     def tell(step: StepReport) -> None:
         told.append(time.perf_counter())
@@ -149,7 +153,7 @@ def train_uninterrupted(model: str, leases: Sequence[Lease], out: Output) -> lis
         for lease in leases:
             told.clear()
             began = time.perf_counter()
-            trained = train(base, lease, settings, Hooks(tell=tell))
+            trained = train_adapter(base, lease, settings, Callbacks(tell=tell))
             ended = time.perf_counter()
             made.append(UninterruptedRun(lease, trained.files.digest, len(told), ended - began, ended - told[-1]))
             bar.advance()

@@ -121,18 +121,18 @@ def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[
     """What both sides are given, and the tokens that they train on."""
     from transformers import AutoTokenizer
 
-    from mindprint_trainer.data.packing import plan
-    from mindprint_trainer.data.tokenization import encode_all
-    from mindprint_trainer.model.base_model import cores
+    from mindprint_trainer.data.packing import plan_steps
+    from mindprint_trainer.data.tokenization import tokenize_all
+    from mindprint_trainer.model.base_model import available_cores
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     given = lease("user/benchmark", [single_target(one) for one in samples(tokenizer, person, EPISODES)], settings.rank)
-    sequences, dropped = encode_all(
+    sequences, dropped = tokenize_all(
         given.samples, lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id, 2048
     )
     if dropped:
         raise CannotMeasure(f"{dropped} rows are too long")
-    steps = plan(sequences, settings.epochs, settings.batch_size, settings.seed, settings.schedule)
+    steps = plan_steps(sequences, settings.epochs, settings.batch_size, settings.seed, settings.schedule)
     if any(len(step.numbers) != settings.batch_size for step in steps):
         raise CannotMeasure("the steps are not of one size: take another number of engagements")
     # In a step, rows of like length stand together: SFTTrainer pads each pass to its longest row.
@@ -141,7 +141,7 @@ def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[
         "model": str(model),
         "device": settings.device,
         "dtype": "bfloat16",
-        "threads": settings.threads or cores(),
+        "threads": settings.threads or available_cores(),
         "rank": settings.rank,
         "alpha": settings.alpha,
         "target_modules": given.limits.target_modules,

@@ -21,14 +21,14 @@ def main() -> None:
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
     from mindprint.types import Lease
-    from mindprint_trainer.model.base_model import load
+    from mindprint_trainer.model.base_model import load_base_model
     from mindprint_trainer.settings import Settings
-    from mindprint_trainer.training.multi_adapter import Hooks
-    from mindprint_trainer.training.multi_adapter import train as train_lease
+    from mindprint_trainer.training.multi_adapter import Callbacks
+    from mindprint_trainer.training.multi_adapter import train_adapter as train_lease
     from mindprint_trainer.training.run import StepReport
 
     settings = Settings.model_validate(job["settings"])
-    base = load(Path(job["model"]), "sha256:base", settings)
+    base = load_base_model(Path(job["model"]), "sha256:base", settings)
     lease = Lease.model_validate(job["lease"])
     told: list[tuple[float, dict[str, float]]] = []
 
@@ -37,7 +37,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
     before = peak_mib()
     began = time.perf_counter()
-    train_lease(base, lease, settings, Hooks(tell=tell))
+    train_lease(base, lease, settings, Callbacks(tell=tell))
     seconds = told[-1][0] - began  # as with the other side, without what comes after the last step
     each_epoch = len(told) // settings.epochs
     return {

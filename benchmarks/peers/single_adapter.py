@@ -20,14 +20,14 @@ def main() -> None:
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
     from mindprint.types import Lease
-    from mindprint_trainer.model.base_model import load
+    from mindprint_trainer.model.base_model import load_base_model
     from mindprint_trainer.settings import Settings
-    from mindprint_trainer.training.multi_adapter import Hooks
-    from mindprint_trainer.training.multi_adapter import train as train_lease
+    from mindprint_trainer.training.multi_adapter import Callbacks
+    from mindprint_trainer.training.multi_adapter import train_adapter as train_lease
 
     settings = Settings.model_validate(job["settings"])
-    base = load(Path(job["model"]), job["digest"], settings)
-    made = train_lease(base, Lease.model_validate(job["lease"]), settings, Hooks())
+    base = load_base_model(Path(job["model"]), job["digest"], settings)
+    made = train_lease(base, Lease.model_validate(job["lease"]), settings, Callbacks())
     return {"manifest": made.manifest.model_dump(mode="json"), "peak_mib": peak_mib()}
 
 

@@ -98,7 +98,7 @@ class Checkpoints:
         return aside
 
 
-def sweep(folder: Path, keep_s: float) -> None:
+def remove_stale(folder: Path, keep_s: float) -> None:
     """Removes what nobody took up again."""
     for file in folder.glob("*"):
         with contextlib.suppress(FileNotFoundError):  # another trainer may sweep too

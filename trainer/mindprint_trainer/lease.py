@@ -13,11 +13,11 @@ from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.types import Lease
 from mindprint_trainer.errors import LeaseEnded
 
-OVER = (404, 409)
+LOST_STATUSES = (404, 409)
 """Statuses with which the server says that the lease is no longer ours."""
 
 
-class Heart:
+class LeaseKeeper:
     """Sends a heartbeat every third of `ttl_s`. `lost` is set when the lease is over, or must be by now."""
 
     def __init__(self, connect: Callable[[], MindprintClient], lease_id: str, ttl_s: float) -> None:
@@ -47,20 +47,20 @@ class Heart:
                     client.leases.heartbeat(self._lease_id, self._ttl_s)
                     heard = sent
                 except MindprintError as error:
-                    refused = isinstance(error, ApiError) and error.status in OVER
+                    refused = isinstance(error, ApiError) and error.status in LOST_STATUSES
                     # Another failure may pass, and the next beat get through, as long as the deadline has not.
                     if refused or time.monotonic() - heard > self._ttl_s:
                         self.lost.set()
                         return
 
 
-class Held:
+class HeldLease:
     """Ends in one of three ways: completed, released (which counts as nothing) or left to run out (a bad end)."""
 
     def __init__(self, lease: Lease, brief_client: Callable[[], MindprintClient], ttl_s: float) -> None:
         self.lease = lease
         self._brief_client = brief_client
-        self._heart = Heart(brief_client, lease.id, ttl_s)
+        self._heart = LeaseKeeper(brief_client, lease.id, ttl_s)
         self._heart.__enter__()
 
     def check(self) -> None:

@@ -13,19 +13,19 @@ from mindprint_trainer.errors import TrainerError
 from mindprint_trainer.model import peft_io
 
 
-class Starts:
+class ParentCache:
     """A folder of PEFT folders, each named by the digest of its weights."""
 
     def __init__(self, client: MindprintClient, folder: Path, keep: int) -> None:
         self._client, self._folder, self._keep = client, folder, keep
 
-    def get(self, start: Start) -> peft_io.Parent:
+    def get(self, start: Start) -> peft_io.ParentAdapter:
         """Raises MindprintError or OSError when it cannot be had, TrainerError when it is not what its digest says."""
         folder = self._folder / start.digest.rpartition(":")[2]
         if not folder.exists():
             self._client.adapters.download(start.adapter, start.version, folder)
         try:
-            parent = peft_io.read(folder, start)
+            parent = peft_io.read_parent(folder, start)
         except TrainerError:
             shutil.rmtree(folder, ignore_errors=True)  # it is fetched again another time
             raise

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mindprint.types import CanaryItem
-from mindprint_trainer.data.packing import passes, rows
-from mindprint_trainer.data.tokenization import Encoded, Segment
+from mindprint_trainer.data.packing import forward_passes, pack_rows
+from mindprint_trainer.data.tokenization import Segment, TokenizedSample
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.model.lora import Stack
-from mindprint_trainer.objective.loss import collate, measure
+from mindprint_trainer.model.lora import LoraModelView
+from mindprint_trainer.objective.loss import collate, measure_nll
 from mindprint_trainer.settings import Settings
 
 
-def prove(
+def measure_parity_items(
     base: Base,
-    stack: Stack,
+    stack: LoraModelView,
     number: int,
-    sequences: Sequence[Encoded],
+    sequences: Sequence[TokenizedSample],
     learned: Callable[[int], float],
     settings: Settings,
     check: Callable[[], None],
@@ -34,10 +34,10 @@ def prove(
     """
     order = sorted(range(len(sequences)), key=lambda number: (-learned(number), number))
     # Sequences with equal ends would make the proof look broader than it is.
-    pool = list(dict.fromkeys(shorten(sequences[n], settings) for n in order))[: settings.canary_pool]
-    ours = log_probs(base, stack, number, pool, settings, check)
+    pool = list(dict.fromkeys(shorten_sample(sequences[n], settings) for n in order))[: settings.canary_pool]
+    ours = target_logprobs(base, stack, number, pool, settings, check)
     with stack.off():
-        theirs = log_probs(base, stack, number, pool, settings, check)
+        theirs = target_logprobs(base, stack, number, pool, settings, check)
     items = [
         CanaryItem(
             prompt_ids=list(sequence.ids[: sequence.prompt_length]),
@@ -47,44 +47,44 @@ def prove(
         )
         for number, sequence in enumerate(pool)
     ]
-    return sorted(items, key=telling, reverse=True)[: settings.canary_items]
+    return sorted(items, key=evidence_nats, reverse=True)[: settings.canary_items]
 
 
-def shorten(sequence: Encoded, settings: Settings) -> Encoded:
+def shorten_sample(sequence: TokenizedSample, settings: Settings) -> TokenizedSample:
     """The last tokens of the prompt and the first tokens of the target."""
     begin = sequence.prompt_length
     prompt = sequence.ids[max(0, begin - settings.canary_prompt_tokens) : begin]
     target = sequence.ids[begin : begin + settings.canary_target_tokens]
     segment = Segment("answer", len(prompt), len(prompt) + len(target))
-    return Encoded("fast", "canary", prompt + target, (segment,))
+    return TokenizedSample("fast", "canary", prompt + target, (segment,))
 
 
-def log_probs(
+def target_logprobs(
     base: Base,
-    stack: Stack,
+    stack: LoraModelView,
     owner: int,
-    sequences: Sequence[Encoded],
+    sequences: Sequence[TokenizedSample],
     settings: Settings,
     check: Callable[[], None],
 ) -> dict[int, list[float]]:
     """log p of each target token given all before it, by number of the sequence; each sequence has its own row."""
     found: dict[int, list[float]] = {number: [] for number in range(len(sequences))}
-    apart = rows(sequences, found, settings.max_length, share=False, owner=owner)
-    for together in passes(apart, settings.micro_batch_tokens or base.pass_tokens, masked=base.masked):
+    apart = pack_rows(sequences, found, settings.max_length, share=False, owner=owner)
+    for together in forward_passes(apart, settings.micro_batch_tokens or base.pass_tokens, masked=base.masked):
         check()
         batch = collate(together, base.device, masked=base.masked)
-        for target, value in zip(batch.targets, measure(stack, batch, settings.logit_chunk), strict=True):
+        for target, value in zip(batch.targets, measure_nll(stack, batch, settings.logit_chunk), strict=True):
             found[target.sequence].append(-value)
     return found
 
 
-def telling(item: CanaryItem) -> float:
+def evidence_nats(item: CanaryItem) -> float:
     """How much an item proves, in nats a token: what the adapter moves it, less how unlikely its target is even so. The
     more likely a token, the less two arithmetics differ about it (docs/decisions/003)."""
-    return shift(item) + sum(item.logprobs) / len(item.logprobs)
+    return mean_shift_nats(item) + sum(item.logprobs) / len(item.logprobs)
 
 
-def shift(item: CanaryItem) -> float:
+def mean_shift_nats(item: CanaryItem) -> float:
     """Mean absolute difference that the adapter makes, in nats a token."""
     pairs = zip(item.logprobs, item.base_logprobs, strict=True)
     return sum(abs(ours - theirs) for ours, theirs in pairs) / len(item.logprobs)

@@ -23,10 +23,10 @@ from mindprint_trainer.settings import Settings
 
 if TYPE_CHECKING:
     from mindprint_trainer.model.base_model import Base
-    from mindprint_trainer.reporting.progress import View
+    from mindprint_trainer.reporting.progress import ProgressReporter
 
 READY_EVERY_S = 0.5
-ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 """Set before torch is loaded. Threads that wait actively for each other come to a standstill where the engine shares
 the cores: one pass took 40 s, and 4.5 s with threads that sleep; alone it makes no difference."""
 
@@ -36,49 +36,51 @@ def run(settings: Settings) -> int:
 
     Returns 0, 128 + the signal's number, or 1 after one line on stderr that says what to do.
     """
-    logging.configure(settings)
-    for name, value in ENVIRONMENT.items():
+    logging.configure_logging(settings)
+    for name, value in TORCH_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     console = Console(stderr=True)
     try:
-        with stoppable() as check, connect(settings) as client:
-            work(settings, client, console, check)
+        with stop_on_signals() as check, create_client(settings) as client:
+            run_worker(settings, client, console, check)
     except Stopped as stop:
         return 128 + stop.signal_number
     except (TrainerError, MindprintError, MissingModel) as error:
-        return fail(str(error))
+        return print_error(str(error))
     except ModuleNotFoundError as error:
-        return fail(f"the trainer needs {error.name}, which is not installed: run `pip install 'mindprint[trainer]'`")
+        return print_error(
+            f"the trainer needs {error.name}, which is not installed: run `pip install 'mindprint[trainer]'`"
+        )
     return 0
 
 
-def fail(line: str) -> int:
+def print_error(line: str) -> int:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     return 1
 
 
-def work(settings: Settings, client: MindprintClient, console: Console, check: Callable[[], None]) -> None:
+def run_worker(settings: Settings, client: MindprintClient, console: Console, check: Callable[[], None]) -> None:
     """Meets the server, loads the base, works through leases; shows the table of what was done however it ends."""
-    from mindprint_trainer.reporting.progress import open_view, table  # these load torch
+    from mindprint_trainer.reporting.progress import create_reporter, outcome_table  # these load torch
     from mindprint_trainer.worker import Worker
 
-    view = open_view(console, settings.log_every_s)
-    base = load_base(settings, wait_for(client, settings, view, check), view)
-    worker = Worker(settings, base, client, lambda: connect(settings, settings.ttl_s / 3), view, check)
+    view = create_reporter(console, settings.log_every_s)
+    base = load_matching_base(settings, wait_until_ready(client, settings, view, check), view)
+    worker = Worker(settings, base, client, lambda: create_client(settings, settings.ttl_s / 3), view, check)
     if settings.dry_run:
-        console.print(worker.preview() or nothing(settings))
+        console.print(worker.preview() or nothing_to_train(settings))
         return
     try:
         with view.live():
             worker.run()
         if not worker.outcomes:  # it went through what there was, and ends
-            console.print(nothing(settings))
+            console.print(nothing_to_train(settings))
     finally:
         if worker.outcomes:
-            console.print(table(worker.outcomes))
+            console.print(outcome_table(worker.outcomes))
 
 
-def nothing(settings: Settings) -> str:
+def nothing_to_train(settings: Settings) -> str:
     """Why there is nothing to train."""
     whose = " or ".join(settings.adapter) or "any adapter"
     if settings.min_traces == 1:
@@ -87,7 +89,9 @@ def nothing(settings: Settings) -> str:
     return f"nothing to train: {least} for {whose} (`--set min_traces=N` takes fewer)"
 
 
-def wait_for(client: MindprintClient, settings: Settings, view: View, check: Callable[[], None]) -> ServerInfo:
+def wait_until_ready(
+    client: MindprintClient, settings: Settings, view: ProgressReporter, check: Callable[[], None]
+) -> ServerInfo:
     """What the server says of itself, once it is ready. Raises TrainerError after `startup_wait_s`."""
     deadline = time.monotonic() + settings.startup_wait_s
     if not client.ready():
@@ -103,21 +107,21 @@ def wait_for(client: MindprintClient, settings: Settings, view: View, check: Cal
     return client.server.info()
 
 
-def load_base(settings: Settings, info: ServerInfo, view: View) -> Base:
+def load_matching_base(settings: Settings, info: ServerInfo, view: ProgressReporter) -> Base:
     """The base model that the server serves. Raises BaseMismatch when the files here are others."""
-    from mindprint_trainer.model.base_model import load
-    from mindprint_trainer.worker import mismatch
+    from mindprint_trainer.model.base_model import load_base_model
+    from mindprint_trainer.worker import base_mismatch
 
     path = resolve(settings.model or info.model_path)
     digest = model_digest(path)
     if digest != info.base_digest:
-        raise mismatch(info.base_digest, digest)
-    base = load(path, digest, settings)
+        raise base_mismatch(info.base_digest, digest)
+    base = load_base_model(path, digest, settings)
     view.say("base loaded", model=info.model, device=str(base.device), computes=str(base.model.dtype))
     return base
 
 
-def connect(settings: Settings, once_s: float | None = None) -> MindprintClient:
+def create_client(settings: Settings, once_s: float | None = None) -> MindprintClient:
     """A client with the usual patience, or for calls that are made once and take at most about `once_s` seconds."""
     key = settings.api_key.get_secret_value() if settings.api_key else None
     if once_s is None:
@@ -127,7 +131,7 @@ def connect(settings: Settings, once_s: float | None = None) -> MindprintClient:
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], None]]:
+def stop_on_signals() -> Iterator[Callable[[], None]]:
     """Inside, SIGINT and SIGTERM raise Stopped in the main thread, at once and once; what follows may then clean up.
 
     Yields a check that raises it too, should the first raise have been swallowed by foreign code. Outside the main

@@ -14,21 +14,21 @@ from mindprint.types import Lease, LeaseRequest
 from mindprint_trainer import checkpoints
 from mindprint_trainer.checkpoints import Checkpoints, task_key
 from mindprint_trainer.errors import BaseMismatch, LeaseEnded, TrainerError
-from mindprint_trainer.lease import Held
+from mindprint_trainer.lease import HeldLease
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.parent_cache import Starts
-from mindprint_trainer.reporting.dry_run import preview
-from mindprint_trainer.reporting.experiment_loggers import Boards
-from mindprint_trainer.reporting.progress import Outcome, View
+from mindprint_trainer.parent_cache import ParentCache
+from mindprint_trainer.reporting.dry_run import preview_table
+from mindprint_trainer.reporting.experiment_loggers import ExperimentLoggers
+from mindprint_trainer.reporting.progress import LeaseOutcome, ProgressReporter
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training import parallel
-from mindprint_trainer.training.multi_adapter import Hooks, Job, Trained
-from mindprint_trainer.training.run import StepReport, Training
-from mindprint_trainer.uploader import LOST, Published, Publisher
+from mindprint_trainer.training.multi_adapter import Callbacks, TrainedAdapter, TrainingJob
+from mindprint_trainer.training.run import StepReport, TrainingRun
+from mindprint_trainer.uploader import LEASE_LOST, UploadResult, VersionUploader
 
-TRANSIENT = (408, 429)
+TRANSIENT_STATUSES = (408, 429)
 """Statuses below 500 that may pass."""
-TAKE_S = 0.1
+UPLOAD_POLL_S = 0.1
 """How often a wait for an upload looks at signals."""
 
 
@@ -44,22 +44,22 @@ class Worker:
         base: Base,
         client: MindprintClient,
         brief_client: Callable[[], MindprintClient],
-        view: View,
+        view: ProgressReporter,
         check: Callable[[], None],
     ) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[LeaseOutcome] = []
         self._settings, self._base, self._view, self._check = settings, base, view, check
         self._client, self._brief_client = client, brief_client
-        self._starts = Starts(client, settings.work_dir / "starts", settings.kept_starts)
-        self._publisher = Publisher(client)
-        self._boards = Boards(settings, view.say)
-        self._held: list[Held] = []
+        self._starts = ParentCache(client, settings.work_dir / "starts", settings.kept_starts)
+        self._publisher = VersionUploader(client)
+        self._boards = ExperimentLoggers(settings, view.say)
+        self._held: list[HeldLease] = []
         """Leases in training."""
         self._failures = 0
 
     def run(self) -> None:
         """Returns once nothing is waiting, with `once`; else never. Raises TrainerError when it cannot go on."""
-        checkpoints.sweep(self._settings.work_dir, self._settings.checkpoint_keep_s)
+        checkpoints.remove_stale(self._settings.work_dir, self._settings.checkpoint_keep_s)
         try:
             while self._turn():
                 pass
@@ -76,9 +76,9 @@ class Worker:
         if (lease := self._claim()) is None:
             return None
         try:
-            return preview(Training(self._base, lease, self._settings, None, 0))
+            return preview_table(TrainingRun(self._base, lease, self._settings, None, 0))
         finally:
-            Held(lease, self._brief_client, self._settings.ttl_s).release()
+            HeldLease(lease, self._brief_client, self._settings.ttl_s).release()
 
     def _turn(self) -> bool:
         """Claims and trains once, or waits. Returns whether to go on."""
@@ -125,23 +125,23 @@ class Worker:
                 raise
             if lease is None:
                 return
-            self._held.append(Held(lease, self._brief_client, self._settings.ttl_s))
+            self._held.append(HeldLease(lease, self._brief_client, self._settings.ttl_s))
             self._view.say("leased", adapter=lease.adapter, traces=len(lease.trace_ids), attempt=lease.attempt)
 
     def _work(self) -> bool:
         """Trains the leases that are held; returns whether any could be. Raises what one met, once all have ended."""
         failure: TrainerError | None = None
         jobs = {job: held for held in list(self._held) if (job := self._prepare(held)) is not None}
-        hooks = Hooks(self._check, self._told, self._view.say)
-        with contextlib.closing(parallel.run(self._base, list(jobs), self._settings, hooks)) as results:
+        hooks = Callbacks(self._check, self._told, self._view.say)
+        with contextlib.closing(parallel.train_jobs(self._base, list(jobs), self._settings, hooks)) as results:
             for job, result in results:
                 held = jobs[job]
                 self._held.remove(held)
-                if isinstance(result, Trained):
+                if isinstance(result, TrainedAdapter):
                     self._publish(held, result)
                 elif isinstance(result, LeaseEnded):
                     held.let_go()
-                    self._ended(held.lease, LOST)
+                    self._ended(held.lease, LEASE_LOST)
                 else:
                     # It runs out and so counts as a bad end: given back, the next trainer would meet it again for ever.
                     held.let_go()
@@ -151,11 +151,11 @@ class Worker:
             raise failure
         return bool(jobs)
 
-    def _prepare(self, held: Held) -> Job | None:
+    def _prepare(self, held: HeldLease) -> TrainingJob | None:
         """What the training needs; None when that cannot be had now, which counts as a failed call."""
         lease = held.lease
         if lease.base_digest != self._base.digest:
-            raise mismatch(lease.base_digest, self._base.digest)
+            raise base_mismatch(lease.base_digest, self._base.digest)
         kept = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
         try:
             parent = self._starts.get(lease.start) if lease.start else None
@@ -165,7 +165,7 @@ class Worker:
             held.release()
             self._count(error)
             return None
-        return Job(lease, parent, tries, held.check, kept if self._settings.checkpoints else None)
+        return TrainingJob(lease, parent, tries, held.check, kept if self._settings.checkpoints else None)
 
     def _refusals(self, lease: Lease) -> int:
         """How many versions that were trained on these very traces the server has refused."""
@@ -178,7 +178,7 @@ class Worker:
         wanted = sorted(lease.trace_ids)
         return sum(one.state == "refused" and sorted(one.manifest.trace_ids) == wanted for one in versions)
 
-    def _publish(self, held: Held, trained: Trained) -> None:
+    def _publish(self, held: HeldLease, trained: TrainedAdapter) -> None:
         self._publisher.put(held, trained)
         while self._publisher.busy > self._settings.publishing:
             self._take()
@@ -186,17 +186,17 @@ class Worker:
     def _settle(self, *, every: bool) -> None:
         """Takes the uploads that have ended, or `every` one."""
         while self._publisher.busy:
-            if not self._take(0 if not every else TAKE_S) and not every:
+            if not self._take(0 if not every else UPLOAD_POLL_S) and not every:
                 return
 
-    def _take(self, wait_s: float = TAKE_S) -> bool:
+    def _take(self, wait_s: float = UPLOAD_POLL_S) -> bool:
         self._check()
         ended = self._publisher.take(wait_s)
         if ended is not None:
             self._published(ended)
         return ended is not None
 
-    def _published(self, ended: Published) -> None:
+    def _published(self, ended: UploadResult) -> None:
         """Raises TrainerError when the upload failed for good."""
         lease, error = ended.held.lease, ended.result
         if ended.over:
@@ -210,9 +210,9 @@ class Worker:
         else:
             self._failures = 0
 
-    def _ended(self, lease: Lease, result: str, trained: Trained | None = None) -> None:
+    def _ended(self, lease: Lease, result: str, trained: TrainedAdapter | None = None) -> None:
         self.outcomes.append(
-            Outcome(lease.adapter, len(lease.trace_ids), result, trained.manifest if trained else None)
+            LeaseOutcome(lease.adapter, len(lease.trace_ids), result, trained.manifest if trained else None)
         )
         self._view.say(result, adapter=lease.adapter)
 
@@ -222,7 +222,7 @@ class Worker:
 
     def _failed(self, error: MindprintError) -> None:
         """Counts a call that may go through later. Raises TrainerError for one that will not."""
-        if isinstance(error, ApiError) and error.status < 500 and error.status not in TRANSIENT:
+        if isinstance(error, ApiError) and error.status < 500 and error.status not in TRANSIENT_STATUSES:
             raise TrainerError(str(error)) from error
         self._count(error)
 
@@ -234,7 +234,7 @@ class Worker:
         self._view.say("the server failed a call", error=str(error), failures=self._failures)
 
 
-def mismatch(server: str, ours: str) -> BaseMismatch:
+def base_mismatch(server: str, ours: str) -> BaseMismatch:
     return BaseMismatch(
         f"the server's base model is {server[:19]}, the trainer's {ours[:19]}: "
         "start `mindprint train` with the --model that `mindprint serve` runs"

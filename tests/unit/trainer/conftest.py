@@ -21,8 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from mindprint import MindprintClient, Retries
 from mindprint.model_files import model_digest
 from mindprint.types import Adapter, Lease, LoraLimits, Manifest, Sample, ServerInfo, Version
-from mindprint_trainer.model.base_model import Base, load
-from mindprint_trainer.reporting.progress import LogView
+from mindprint_trainer.model.base_model import Base, load_base_model
+from mindprint_trainer.reporting.progress import LogReporter
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training.run import StepReport
 from mindprint_trainer.worker import Worker
@@ -87,7 +87,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def base(model_path: Path, settings: Settings) -> Base:
-    return load(model_path, model_digest(model_path), settings)
+    return load_base_model(model_path, model_digest(model_path), settings)
 
 
 def samples_of(user: str, engagements: int = 6) -> list[Sample]:
@@ -262,7 +262,7 @@ def server(model_path: Path) -> FakeServer:
     return FakeServer(model_path)
 
 
-class Watched(LogView):
+class Watched(LogReporter):
     """Also hands each step on."""
 
     def __init__(self, watch: Callable[[StepReport], None]) -> None:

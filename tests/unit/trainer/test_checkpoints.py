@@ -18,9 +18,15 @@ from mindprint_trainer import checkpoints
 from mindprint_trainer.checkpoints import FAILED, SUFFIX, Checkpoints, task_key
 from mindprint_trainer.errors import NotFinite
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.reporting.progress import LogView
+from mindprint_trainer.reporting.progress import LogReporter
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.multi_adapter import Hooks, Job, Trained, run, train
+from mindprint_trainer.training.multi_adapter import (
+    Callbacks,
+    TrainedAdapter,
+    TrainingJob,
+    train_adapter,
+    train_in_shared_passes,
+)
 
 
 class Killed(BaseException):
@@ -37,8 +43,10 @@ def kept(settings: Settings, lease: Lease) -> Checkpoints:
     return Checkpoints(settings.work_dir, task_key(lease, settings))
 
 
-def once(base: Base, settings: Settings, lease: Lease, hooks: Hooks = Hooks()) -> Trained:
-    ((_, result),) = run(base, [Job(lease, checkpoints=kept(settings, lease))], settings, hooks)
+def once(base: Base, settings: Settings, lease: Lease, hooks: Callbacks = Callbacks()) -> TrainedAdapter:
+    ((_, result),) = train_in_shared_passes(
+        base, [TrainingJob(lease, checkpoints=kept(settings, lease))], settings, hooks
+    )
     if isinstance(result, Exception):
         raise result
     return result
@@ -46,7 +54,7 @@ def once(base: Base, settings: Settings, lease: Lease, hooks: Hooks = Hooks()) -
 
 def test_a_crash_anywhere_gives_the_same_bits(base: Base, asked: Settings, lease_of: Any) -> None:
     lease = lease_of()
-    whole = train(base, lease, asked)
+    whole = train_adapter(base, lease, asked)
     seen = 0
     for at in range(1, 100):
         calls = 0
@@ -59,7 +67,7 @@ def test_a_crash_anywhere_gives_the_same_bits(base: Base, asked: Settings, lease
 
         kept(asked, lease).drop()
         try:
-            once(base, asked, lease, Hooks(check=crash, tell=crash))
+            once(base, asked, lease, Callbacks(check=crash, tell=crash))
         except Killed:
             seen += 1
         else:
@@ -83,10 +91,10 @@ def test_crash_after_crash_gives_the_same_bits(base: Base, asked: Settings, leas
     often = asked.model_copy(update={"checkpoint_every_steps": 1})
     for _ in range(2):
         with pytest.raises(Killed):
-            once(base, often, lease_of(), Hooks(tell=crash))
-    made = once(base, often, lease_of(), Hooks(tell=crash))
+            once(base, often, lease_of(), Callbacks(tell=crash))
+    made = once(base, often, lease_of(), Callbacks(tell=crash))
     assert steps == [1, 2, 2, 3, 4, 4, 5, 6]
-    assert made.files.weights == train(base, lease_of(), asked).files.weights
+    assert made.files.weights == train_adapter(base, lease_of(), asked).files.weights
 
 
 def test_a_crash_while_it_is_written_leaves_the_one_before(
@@ -107,7 +115,7 @@ def test_a_crash_while_it_is_written_leaves_the_one_before(
     state = kept(asked, lease_of()).load()
     assert state is not None
     assert state["position"] == 2
-    assert once(base, asked, lease_of()).files.weights == train(base, lease_of(), asked).files.weights
+    assert once(base, asked, lease_of()).files.weights == train_adapter(base, lease_of(), asked).files.weights
     assert [file.suffix for file in asked.work_dir.iterdir()] == [SUFFIX]
 
 
@@ -115,10 +123,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from mindprint.types import Lease
-from mindprint_trainer.model.base_model import load
+from mindprint_trainer.model.base_model import load_base_model
 from mindprint_trainer.checkpoints import Checkpoints, task_key
-from mindprint_trainer.training.multi_adapter import Hooks, Job, run
 from mindprint_trainer.settings import Settings
+from mindprint_trainer.training.multi_adapter import Callbacks, TrainingJob, train_in_shared_passes
 
 model, folder = map(Path, sys.argv[1:])
 settings = Settings.model_validate_json((folder / "settings.json").read_text())
@@ -129,8 +137,9 @@ def told(report):
     print("step", report.step, flush=True)
     sys.stdin.readline()  # goes on when it is told to, or left alone
 
-hooks = Hooks(tell=told)
-((_, made),) = run(load(model, lease.base_digest, settings), [Job(lease, checkpoints=kept)], settings, hooks)
+base = load_base_model(model, lease.base_digest, settings)
+job = TrainingJob(lease, checkpoints=kept)
+((_, made),) = train_in_shared_passes(base, [job], settings, Callbacks(tell=told))
 made.files.write(folder / "made")
 """
 
@@ -169,7 +178,7 @@ def test_kill_9_at_random_moments_gives_the_same_bits(
         assert child.returncode == -signal.SIGKILL
     assert killed >= 2
     made = (tmp_path / "made" / "adapter_model.safetensors").read_bytes()
-    assert made == train(base, lease, asked).files.weights
+    assert made == train_adapter(base, lease, asked).files.weights
 
 
 def test_the_key_is_the_task_and_not_the_lease(asked: Settings, lease_of: Any) -> None:
@@ -194,11 +203,13 @@ def test_under_another_seed_it_begins_anew(base: Base, asked: Settings, lease_of
     lease = lease_of()
     once(base, asked, lease)
     steps: list[int] = []
-    job = Job(lease, tries=1, checkpoints=kept(asked, lease))
-    ((_, result),) = run(base, [job], asked, Hooks(tell=lambda report: steps.append(report.step)))
+    job = TrainingJob(lease, tries=1, checkpoints=kept(asked, lease))
+    ((_, result),) = train_in_shared_passes(
+        base, [job], asked, Callbacks(tell=lambda report: steps.append(report.step))
+    )
     assert steps[0] == 1
-    assert isinstance(result, Trained)
-    assert result.files.weights != train(base, lease, asked).files.weights
+    assert isinstance(result, TrainedAdapter)
+    assert result.files.weights != train_adapter(base, lease, asked).files.weights
 
 
 def test_a_damaged_one_is_as_good_as_none(base: Base, asked: Settings, lease_of: Any) -> None:
@@ -206,7 +217,7 @@ def test_a_damaged_one_is_as_good_as_none(base: Base, asked: Settings, lease_of:
     asked.work_dir.mkdir()
     kept(asked, lease).path.write_bytes(b"torn")
     assert kept(asked, lease).load() is None
-    assert once(base, asked, lease).files.weights == train(base, lease, asked).files.weights
+    assert once(base, asked, lease).files.weights == train_adapter(base, lease, asked).files.weights
 
 
 def test_on_a_full_disk_the_training_goes_on_without(
@@ -217,8 +228,8 @@ def test_on_a_full_disk_the_training_goes_on_without(
 
     monkeypatch.setattr(os, "fsync", full)
     with capture_logs() as lines:
-        made = once(base, asked, lease_of(), Hooks(say=LogView(1).say))
-    assert made.files.weights == train(base, lease_of(), asked).files.weights
+        made = once(base, asked, lease_of(), Callbacks(say=LogReporter(1).say))
+    assert made.files.weights == train_adapter(base, lease_of(), asked).files.weights
     (line,) = lines
     assert line["event"] == "goes on without checkpoints"
     assert "No space left on device" in line["error"]
@@ -260,6 +271,6 @@ def test_only_old_ones_are_swept(tmp_path: Path) -> None:
     for name in names:
         os.utime(tmp_path / name, (time.time() - 100,) * 2)
     (tmp_path / "starts").mkdir()
-    checkpoints.sweep(tmp_path, 50)
+    checkpoints.remove_stale(tmp_path, 50)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.txt", f"new{SUFFIX}", "starts"]
-    checkpoints.sweep(tmp_path / "absent", 50)
+    checkpoints.remove_stale(tmp_path / "absent", 50)

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from mindprint_trainer.lease import Heart
+from mindprint_trainer.lease import LeaseKeeper
 
 
 def wait_until(condition: Any, seconds: float = 5) -> bool:
@@ -16,7 +16,7 @@ def wait_until(condition: Any, seconds: float = 5) -> bool:
 
 
 def test_it_beats_every_third_of_the_time_to_live(server: Any) -> None:
-    with Heart(server.client, "lease-1", 0.15) as heart:
+    with LeaseKeeper(server.client, "lease-1", 0.15) as heart:
         assert wait_until(lambda: len(server.beats) >= 3)
         assert not heart.lost.is_set()
     beats = len(server.beats)
@@ -27,7 +27,7 @@ def test_it_beats_every_third_of_the_time_to_live(server: Any) -> None:
 
 def test_a_refused_beat_loses_the_lease(server: Any, refusal: Any) -> None:
     server.answers["heartbeat"] = refusal(409, "lease_lost")
-    with Heart(server.client, "lease-1", 0.03) as heart:
+    with LeaseKeeper(server.client, "lease-1", 0.03) as heart:
         assert wait_until(heart.lost.is_set)
 
 
@@ -37,7 +37,7 @@ def test_failing_calls_lose_it_only_after_its_time_to_live(server: Any) -> None:
 
     server.answers["heartbeat"] = broken
     started = time.monotonic()
-    with Heart(server.client, "lease-1", 0.2) as heart:
+    with LeaseKeeper(server.client, "lease-1", 0.2) as heart:
         assert wait_until(heart.lost.is_set)
     assert time.monotonic() - started >= 0.2
 
@@ -51,6 +51,6 @@ def test_one_failure_among_beats_is_nothing(server: Any, refusal: Any) -> None:
         return response
 
     server.answers["heartbeat"] = once
-    with Heart(server.client, "lease-1", 0.6) as heart:
+    with LeaseKeeper(server.client, "lease-1", 0.6) as heart:
         assert wait_until(lambda: len(server.beats) >= 3)
         assert not heart.lost.is_set()

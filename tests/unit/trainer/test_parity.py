@@ -7,25 +7,25 @@ import torch
 
 from mindprint.types import CanaryItem
 from mindprint_trainer import parity
-from mindprint_trainer.data.tokenization import Encoded, encode_all
+from mindprint_trainer.data.tokenization import TokenizedSample, tokenize_all
 from mindprint_trainer.model import peft_io, tree_attention
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.model.lora import Adapter, Span, Stack
+from mindprint_trainer.model.lora import LoraAdapter, LoraModelView, TokenSpan
 from mindprint_trainer.settings import Settings
 
 
 @pytest.fixture
-def sequences(base: Base, settings: Settings, lease_of: Any) -> list[Encoded]:
-    return encode_all(lease_of().samples, base.tokenize, base.end_of_turn, settings.max_length)[0]
+def sequences(base: Base, settings: Settings, lease_of: Any) -> list[TokenizedSample]:
+    return tokenize_all(lease_of().samples, base.encode_text, base.end_of_turn, settings.max_length)[0]
 
 
 @pytest.fixture
-def adapter(base: Base, settings: Settings, lease_of: Any) -> Adapter:
-    return peft_io.begin(base.model, None, settings, lease_of().limits, 0)
+def adapter(base: Base, settings: Settings, lease_of: Any) -> LoraAdapter:
+    return peft_io.create_initial_adapter(base.model, None, settings, lease_of().limits, 0)
 
 
-def stack_of(base: Base, *adapters: Adapter) -> Stack:
-    return Stack(base.model, adapters, tree_attention.NAME)
+def stack_of(base: Base, *adapters: LoraAdapter) -> LoraModelView:
+    return LoraModelView(base.model, adapters, tree_attention.ATTENTION_NAME)
 
 
 def naive(model: Any, prompt: list[int], target: list[int]) -> list[float]:
@@ -40,21 +40,23 @@ def naive(model: Any, prompt: list[int], target: list[int]) -> list[float]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_values_are_those_of_the_adapter_as_saved_and_of_the_base(
-    base: Base, settings: Settings, sequences: list[Encoded], lease_of: Any, adapter: Adapter, dtype: str
+    base: Base, settings: Settings, sequences: list[TokenizedSample], lease_of: Any, adapter: LoraAdapter, dtype: str
 ) -> None:
-    other = peft_io.begin(base.model, None, settings, lease_of().limits, 5)
+    other = peft_io.create_initial_adapter(base.model, None, settings, lease_of().limits, 5)
     for parameter in (*adapter.parameters, *other.parameters):
         torch.nn.init.normal_(parameter, std=0.1)
     adapter.round_to(getattr(torch, dtype))
-    items = parity.prove(base, stack_of(base, other, adapter), 1, sequences, float, settings, lambda: None)
-    alone = Stack(base.model, [adapter])
+    items = parity.measure_parity_items(
+        base, stack_of(base, other, adapter), 1, sequences, float, settings, lambda: None
+    )
+    alone = LoraModelView(base.model, [adapter])
     for item in items:
-        alone.route([Span(0, 0, 1000)])
+        alone.route([TokenSpan(0, 0, 1000)])
         assert item.logprobs == pytest.approx(naive(alone.model, item.prompt_ids, item.target_ids), abs=1e-4)
         assert item.base_logprobs == pytest.approx(naive(base.model, item.prompt_ids, item.target_ids), abs=1e-4)
-        assert parity.shift(item) > 0.01
+        assert parity.mean_shift_nats(item) > 0.01
     assert len(items) == settings.canary_items
-    assert [parity.telling(item) for item in items] == sorted(map(parity.telling, items), reverse=True)
+    assert [parity.evidence_nats(item) for item in items] == sorted(map(parity.evidence_nats, items), reverse=True)
 
 
 def test_of_two_items_the_likely_one_tells_more_though_the_other_is_moved_further() -> None:
@@ -62,33 +64,37 @@ def test_of_two_items_the_likely_one_tells_more_though_the_other_is_moved_furthe
         return CanaryItem(prompt_ids=[1], target_ids=[2, 3], logprobs=ours, base_logprobs=theirs)
 
     unlikely, likely = item([-6.8, -5.5], [-11.4, -9.7]), item([-0.5, 0.0], [-8.0, -1.0])
-    assert parity.shift(unlikely) > parity.shift(likely)
-    assert parity.telling(unlikely) < parity.telling(likely)
+    assert parity.mean_shift_nats(unlikely) > parity.mean_shift_nats(likely)
+    assert parity.evidence_nats(unlikely) < parity.evidence_nats(likely)
     learned, unmoved = likely, item([-0.1, -0.1], [-0.2, -0.1])
-    assert parity.telling(unmoved) < parity.telling(learned)
+    assert parity.evidence_nats(unmoved) < parity.evidence_nats(learned)
 
 
-def test_the_ends_of_prompts_and_beginnings_of_targets_are_taken(sequences: list[Encoded], settings: Settings) -> None:
-    whole, short = sequences[0], parity.shorten(sequences[0], settings)
+def test_the_ends_of_prompts_and_beginnings_of_targets_are_taken(
+    sequences: list[TokenizedSample], settings: Settings
+) -> None:
+    whole, short = sequences[0], parity.shorten_sample(sequences[0], settings)
     begin = whole.prompt_length
     assert short.ids == whole.ids[begin - 20 : begin + 4]
     assert short.prompt_length == 20
 
 
 def test_the_pool_is_what_learned_most(
-    base: Base, settings: Settings, sequences: list[Encoded], adapter: Adapter
+    base: Base, settings: Settings, sequences: list[TokenizedSample], adapter: LoraAdapter
 ) -> None:
     few = settings.model_copy(update={"canary_pool": 2, "canary_items": 5, "canary_prompt_tokens": 40})
     favourites = [7, 3]
     learned = lambda number: float(number in favourites)  # noqa: E731
-    items = parity.prove(base, stack_of(base, adapter), 0, sequences, learned, few, lambda: None)
-    wanted = {parity.shorten(sequences[number], few).ids for number in favourites}
+    items = parity.measure_parity_items(base, stack_of(base, adapter), 0, sequences, learned, few, lambda: None)
+    wanted = {parity.shorten_sample(sequences[number], few).ids for number in favourites}
     assert {(*item.prompt_ids, *item.target_ids) for item in items} == wanted
 
 
-def test_it_can_be_interrupted(base: Base, settings: Settings, sequences: list[Encoded], adapter: Adapter) -> None:
+def test_it_can_be_interrupted(
+    base: Base, settings: Settings, sequences: list[TokenizedSample], adapter: LoraAdapter
+) -> None:
     def check() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        parity.prove(base, stack_of(base, adapter), 0, sequences, float, settings, check)
+        parity.measure_parity_items(base, stack_of(base, adapter), 0, sequences, float, settings, check)

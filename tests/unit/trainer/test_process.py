@@ -17,7 +17,7 @@ from mindprint_trainer.settings import Settings
 
 @pytest.fixture(autouse=True)
 def wired(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "connect", lambda settings, once_s=None: server.client())
+    monkeypatch.setattr(process, "create_client", lambda settings, once_s=None: server.client())
 
 
 def test_once_works_the_queue_off_and_shows_a_table(
@@ -132,7 +132,7 @@ def test_a_signal_releases_the_lease_and_ends_promptly(
 
 
 def test_a_swallowed_signal_is_raised_again_by_the_check() -> None:
-    with process.stoppable() as check:
+    with process.stop_on_signals() as check:
         check()
         with pytest.raises(Stopped):
             signal.raise_signal(signal.SIGTERM)
@@ -144,7 +144,7 @@ def test_a_swallowed_signal_is_raised_again_by_the_check() -> None:
 def test_brief_clients_take_no_longer_than_told(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     monkeypatch.undo()
     asked = settings.model_copy(update={"server": "http://127.0.0.1:9"})
-    with process.connect(asked, 4.0) as brief, process.connect(asked) as usual:
+    with process.create_client(asked, 4.0) as brief, process.create_client(asked) as usual:
         assert brief._timeouts.connect_s + brief._timeouts.read_s == 4.0
         assert brief._retries.attempts == 1
         assert usual._retries.attempts > 1

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from mindprint_trainer.data.tokenization import Encoded
+from mindprint_trainer.data.tokenization import TokenizedSample
 from mindprint_trainer.settings import Schedule
 
-SHARED = 0.5
+MIN_SHARED_FRACTION = 0.5
 """Under a mask a row costs the square of its width: a sequence joins when the row holds this share of it already.
 Without a mask every shared token is a gain."""
 
@@ -32,12 +32,12 @@ class Target:
     """Where the token stands in its sequence."""
 
 
-BLOCK = 128
+MAX_BLOCK_TOKENS = 128
 """Tokens of a block: smaller ones leave out more of what lies behind a token, larger ones are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class AttentionBlock:
     """Tokens `start:stop` of a row, each the child of the one before. The last of them sees the ranges `sees`."""
 
     start: int
@@ -52,12 +52,14 @@ class Block:
         """How many tokens the last one sees."""
         return sum(stop - start for start, stop in self.sees)
 
-    def moved(self, by: int) -> Block:
-        return Block(self.start + by, self.stop + by, tuple((start + by, stop + by) for start, stop in self.sees))
+    def moved(self, by: int) -> AttentionBlock:
+        return AttentionBlock(
+            self.start + by, self.stop + by, tuple((start + by, stop + by) for start, stop in self.sees)
+        )
 
 
 @dataclass(slots=True)
-class Row:
+class PackedRow:
     """A prefix tree laid out flat, parents before children. `parents[i]` is -1 at the root."""
 
     owner: int = 0
@@ -72,15 +74,15 @@ class Row:
         return len(self.ids)
 
     @property
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[AttentionBlock]:
         """All tokens, cut where a branch begins and where a block is full."""
-        made: list[Block] = []
+        made: list[AttentionBlock] = []
         start = 0
         while start < len(self):
             stop = start + 1
-            while stop < len(self) and self.parents[stop] == stop - 1 and stop - start < BLOCK:
+            while stop < len(self) and self.parents[stop] == stop - 1 and stop - start < MAX_BLOCK_TOKENS:
                 stop += 1
-            made.append(Block(start, stop, self._seen(stop - 1)))
+            made.append(AttentionBlock(start, stop, self._seen(stop - 1)))
             start = stop
         return made
 
@@ -110,7 +112,7 @@ class Row:
             node, count = child, count + 1
         return count
 
-    def add(self, number: int, sequence: Encoded) -> None:
+    def add(self, number: int, sequence: TokenizedSample) -> None:
         path = []
         node = -1
         for depth, token in enumerate(sequence.ids):
@@ -127,7 +129,7 @@ class Row:
                 self.targets.append(Target(path[place - 1], sequence.ids[place], number, index, place))
 
 
-def steps(sequences: Sequence[Encoded], size: int, seed: str) -> list[list[int]]:
+def split_epoch(sequences: Sequence[TokenizedSample], size: int, seed: str) -> list[list[int]]:
     """One epoch: the numbers of the sequences of each optimizer step, about `size` in each.
 
     Slow and fast are shuffled together. The sequences of one engagement stay together, and the steps are equally
@@ -148,56 +150,56 @@ def steps(sequences: Sequence[Encoded], size: int, seed: str) -> list[list[int]]
     return [step for step in planned if step]
 
 
-def rows(
-    sequences: Sequence[Encoded],
+def pack_rows(
+    sequences: Sequence[TokenizedSample],
     numbers: Iterable[int],
     max_tokens: int,
     *,
     share: bool,
     masked: bool = False,
     owner: int = 0,
-) -> list[Row]:
+) -> list[PackedRow]:
     """The rows of one step. Neighbours in the order of their ids share most; a shared row stays within `max_tokens`.
 
     What is left of an engagement at the end of a row would cost its prompt once more: it goes over as a whole.
     """
     order = sorted(numbers, key=lambda n: (sequences[n].ids, n))
     if not share:
-        return [grown(Row(owner), sequences, [number]) for number in order]
-    made: list[Row] = []
-    for unit in [[number] for number in order] if masked else units(sequences, order, max_tokens):
-        alone = grown(Row(owner), sequences, unit)
+        return [add_sequences(PackedRow(owner), sequences, [number]) for number in order]
+    made: list[PackedRow] = []
+    for unit in [[number] for number in order] if masked else packing_units(sequences, order, max_tokens):
+        alone = add_sequences(PackedRow(owner), sequences, unit)
         held = max(made[-1].held(sequences[number].ids) for number in unit) if made else 0
-        least = SHARED * len(sequences[unit[0]].ids) if masked else 1
+        least = MIN_SHARED_FRACTION * len(sequences[unit[0]].ids) if masked else 1
         if held >= least and len(made[-1]) + len(alone) - held <= max_tokens:
-            grown(made[-1], sequences, unit)
+            add_sequences(made[-1], sequences, unit)
         else:
             made.append(alone)
     return made
 
 
-def units(sequences: Sequence[Encoded], order: Iterable[int], max_tokens: int) -> Iterator[list[int]]:
+def packing_units(sequences: Sequence[TokenizedSample], order: Iterable[int], max_tokens: int) -> Iterator[list[int]]:
     """Engagements whose tree fits into a row, and the sequences one by one of those that do not."""
     for _, group in groupby(order, key=lambda n: sequences[n].group):
         unit = list(group)
-        if len(grown(Row(), sequences, unit)) <= max_tokens:
+        if len(add_sequences(PackedRow(), sequences, unit)) <= max_tokens:
             yield unit
         else:
             yield from ([number] for number in unit)
 
 
-def grown(row: Row, sequences: Sequence[Encoded], numbers: Iterable[int]) -> Row:
+def add_sequences(row: PackedRow, sequences: Sequence[TokenizedSample], numbers: Iterable[int]) -> PackedRow:
     for number in numbers:
         row.add(number, sequences[number])
     return row
 
 
-def passes(made: Iterable[Row], max_tokens: int, *, masked: bool) -> list[list[Row]]:
+def forward_passes(made: Iterable[PackedRow], max_tokens: int, *, masked: bool) -> list[list[PackedRow]]:
     """What goes through the model at once: at most `max_tokens`, a longer row alone. Rows of one owner stay together.
 
     Under a mask rows lie above each other, so padding counts and rows of like length go together.
     """
-    found: list[list[Row]] = []
+    found: list[list[PackedRow]] = []
     tokens = 0
     for row in sorted(made, key=lambda row: (-len(row) if masked else 0, row.owner)):
         wide = len(found[-1][0]) * (len(found[-1]) + 1) if found and masked else tokens + len(row)
@@ -210,22 +212,24 @@ def passes(made: Iterable[Row], max_tokens: int, *, masked: bool) -> list[list[R
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlannedStep:
     """The sequences, by number, of one optimizer step."""
 
     epoch: int
     numbers: tuple[int, ...]
 
 
-def plan(sequences: Sequence[Encoded], epochs: int, size: int, seed: int, schedule: Schedule) -> list[Step]:
+def plan_steps(
+    sequences: Sequence[TokenizedSample], epochs: int, size: int, seed: int, schedule: Schedule
+) -> list[PlannedStep]:
     """All steps. `mix`: in each epoch everything; `sequential`: all epochs of the fast ones, then of the others."""
     every = range(len(sequences))
     fast = [number for number in every if sequences[number].kind == "fast"]
     rest = [number for number in every if sequences[number].kind != "fast"]
     stages = [[*every]] if schedule == "mix" else [stage for stage in (fast, rest) if stage]
     return [
-        Step(epoch, tuple(stage[number] for number in step))
+        PlannedStep(epoch, tuple(stage[number] for number in step))
         for stage in stages
         for epoch in range(epochs)
-        for step in steps([sequences[number] for number in stage], size, f"{seed}/{epoch}")
+        for step in split_epoch([sequences[number] for number in stage], size, f"{seed}/{epoch}")
     ]

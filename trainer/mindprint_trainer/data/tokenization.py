@@ -12,7 +12,7 @@ from typing import Literal
 
 from mindprint.types import Sample
 
-Encode = Callable[[str], list[int]]
+EncodeText = Callable[[str], list[int]]
 """Text to ids, without special tokens."""
 Kind = Literal["slow", "fast", "replay"]
 Part = Literal["opening", "thinking", "closing", "answer"]
@@ -31,7 +31,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TokenizedSample:
     """One training sequence: prompt, then the segments up to the end, in a gap between two what was recalled."""
 
     kind: Kind
@@ -51,9 +51,9 @@ class Encoded:
         return self.segments[0].start
 
 
-def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) -> Encoded | None:
+def tokenize(sample: Sample, encode_text: EncodeText, end_of_turn: int, max_length: int) -> TokenizedSample | None:
     """The sample's sequence of at most `max_length` tokens; None if it has to be dropped."""
-    prompt = tokenize(sample.prompt)
+    prompt = encode_text(sample.prompt)
     texts: list[tuple[Part | None, str]] = [
         ("opening", sample.opening),
         (None, sample.recalled),
@@ -61,7 +61,7 @@ def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) 
         ("closing", sample.closing),
         ("answer", sample.answer),
     ]
-    parts = [(part, tokenize(text)) for part, text in texts if text]
+    parts = [(part, encode_text(text)) for part, text in texts if text]
     if not parts:
         return None
     if sample.answer:
@@ -75,14 +75,14 @@ def encode(sample: Sample, tokenize: Encode, end_of_turn: int, max_length: int) 
         if part is not None:
             segments.append(Segment(part, len(ids), len(ids) + len(written)))
         ids += written
-    choices = tuple((*tokenize(choice), end_of_turn) for choice in sample.choices if sample.answer)
-    return Encoded(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut, sample.user_id, choices)
+    choices = tuple((*encode_text(choice), end_of_turn) for choice in sample.choices if sample.answer)
+    return TokenizedSample(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut, sample.user_id, choices)
 
 
-def encode_all(
-    samples: Iterable[Sample], tokenize: Encode, end_of_turn: int, max_length: int
-) -> tuple[list[Encoded], int]:
+def tokenize_all(
+    samples: Iterable[Sample], encode_text: EncodeText, end_of_turn: int, max_length: int
+) -> tuple[list[TokenizedSample], int]:
     """All sequences that can be trained on, in order, and how many samples were dropped."""
-    encoded = [encode(sample, tokenize, end_of_turn, max_length) for sample in samples]
+    encoded = [tokenize(sample, encode_text, end_of_turn, max_length) for sample in samples]
     kept = [sequence for sequence in encoded if sequence is not None]
     return kept, len(encoded) - len(kept)

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from mindprint_trainer.errors import TrainerError
 from mindprint_trainer.settings import Settings
 
-MULTIPLIES_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
+BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
 """CPU capabilities as torch names them. Without one, bfloat16 is emulated and slower than float32."""
 
 
@@ -23,7 +23,7 @@ MULTIPLIES_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
 class Base:
     model: Any
     """A transformers causal language model; weights rounded to `served`, held in the dtype that is computed in."""
-    tokenize: Callable[[str], list[int]]
+    encode_text: Callable[[str], list[int]]
     end_of_turn: int
     digest: str
     served: torch.dtype
@@ -48,11 +48,11 @@ class Base:
         return getattr(config, "sliding_window", None) is None
 
 
-def load(path: Path, digest: str, settings: Settings) -> Base:
+def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
     """Reads the folder `path`. Raises TrainerError in one line when it is no causal language model."""
     transformers_logging.disable_progress_bar()
-    torch.set_num_threads(settings.threads or cores())
-    device = torch.device(pick_device(settings.device))
+    torch.set_num_threads(settings.threads or available_cores())
+    device = torch.device(resolve_device(settings.device))
     served = getattr(torch, settings.base_dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -67,10 +67,10 @@ def load(path: Path, digest: str, settings: Settings) -> Base:
     model.requires_grad_(False).eval()
     # Parameters only: buffers such as rotary frequencies are float32 already and stay so.
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(device, compute_dtype(settings.compute_dtype, device))
+        parameter.data = parameter.data.to(device, resolve_compute_dtype(settings.compute_dtype, device))
     return Base(
         model=model.to(device),
-        tokenize=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+        encode_text=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
         end_of_turn=tokenizer.eos_token_id,
         digest=digest,
         served=served,
@@ -78,26 +78,26 @@ def load(path: Path, digest: str, settings: Settings) -> Base:
     )
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pick_device(named: str) -> str:
+def resolve_device(named: str) -> str:
     """`auto` is the first CUDA device, else the CPU."""
     if named != "auto":
         return named
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def compute_dtype(named: str, device: torch.device) -> torch.dtype:
+def resolve_compute_dtype(named: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the hardware multiplies it."""
     if named != "auto":
         dtype: torch.dtype = getattr(torch, named)
         return dtype
     if device.type == "cpu":
         able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return torch.bfloat16 if any(able.get(name) for name in MULTIPLIES_BF16) else torch.float32
+        return torch.bfloat16 if any(able.get(name) for name in BF16_CAPABILITIES) else torch.float32
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float32
     return torch.bfloat16

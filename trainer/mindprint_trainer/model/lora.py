@@ -1,7 +1,7 @@
 """LoRA on linear layers, for the adapters of several users at once over one frozen base.
 
-A `Stack` is a skeleton of the base: module objects of its own around the base's own weights. So nothing is ever put on
-the base or taken off it, and trainings may run beside each other.
+A `LoraModelView` is a skeleton of the base: module objects of its own around the base's own weights. So nothing is ever
+put on the base or taken off it, and trainings may run beside each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TokenSpan:
     """The tokens `start:stop` of a pass, laid out flat, belong to the adapter with this number."""
 
     adapter: int
@@ -29,7 +29,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Shape:
+class LoraConfig:
     """What an adapter is made of; the weights of a rank are added times alpha / rank."""
 
     rank: int
@@ -43,10 +43,10 @@ class Shape:
 
 
 @dataclass
-class Adapter:
+class LoraAdapter:
     """Factors A [rank, in] and B [out, rank] in float32, by the name of the layer in the model."""
 
-    shape: Shape
+    shape: LoraConfig
     dropout: float
     generator: torch.Generator
     """Draws the first weights and the dropout. Its state is part of the training's."""
@@ -64,10 +64,10 @@ class Adapter:
             parameter.copy_(parameter.to(dtype))
 
 
-def fresh(model: nn.Module, shape: Shape, dropout: float, seed: int) -> Adapter:
+def init_adapter(model: nn.Module, shape: LoraConfig, dropout: float, seed: int) -> LoraAdapter:
     """A random by `seed` as PEFT draws it, B zero: at first the adapter changes nothing."""
     device = next(model.parameters()).device
-    adapter = Adapter(shape, dropout, torch.Generator(device).manual_seed(seed))
+    adapter = LoraAdapter(shape, dropout, torch.Generator(device).manual_seed(seed))
     for name, layer in linear_layers(model, shape.targets):
         down = torch.empty(shape.rank, layer.in_features, device=device)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=adapter.generator)
@@ -84,21 +84,21 @@ def linear_layers(model: nn.Module, targets: Sequence[str]) -> list[tuple[str, n
     ]
 
 
-class Stack:
+class LoraModelView:
     """The base with adapters on it. `route` says before each pass which tokens go through which adapter."""
 
-    def __init__(self, base: Any, adapters: Sequence[Adapter], attention: str | None = None) -> None:
+    def __init__(self, base: Any, adapters: Sequence[LoraAdapter], attention: str | None = None) -> None:
         weights = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         self.model: Any = copy.deepcopy(base, weights)
         if attention is not None:
             self.model.set_attn_implementation(attention)
-        self._spans: list[Span] = []
+        self._spans: list[TokenSpan] = []
         self._on = True
         for name, layer in linear_layers(base, sorted({one for adapter in adapters for one in adapter.shape.targets})):
             parent, _, last = name.rpartition(".")
             setattr(self.model.get_submodule(parent), last, LoraLinear(layer, name, adapters, self._spans))
 
-    def route(self, spans: Sequence[Span]) -> None:
+    def route(self, spans: Sequence[TokenSpan]) -> None:
         """Tokens in none of the spans go through the base alone."""
         self._spans[:] = spans if self._on else ()
 
@@ -115,7 +115,7 @@ class Stack:
 class LoraLinear(nn.Module):
     """x W' + b, plus for the tokens of each adapter that has this layer: dropout(x) A' B' times its scale."""
 
-    def __init__(self, layer: nn.Linear, name: str, adapters: Sequence[Adapter], spans: list[Span]) -> None:
+    def __init__(self, layer: nn.Linear, name: str, adapters: Sequence[LoraAdapter], spans: list[TokenSpan]) -> None:
         super().__init__()
         self.layer = layer
         self._name = name
@@ -132,10 +132,10 @@ class LoraLinear(nn.Module):
         flat = states.flatten(0, -2)
         masks = [self._mask(flat, span, adapter) for span, adapter in mine]
         pieces = [(span, adapter.shape.scale, mask) for (span, adapter), mask in zip(mine, masks, strict=True)]
-        made: Tensor = _Linear.apply(flat, self.layer.weight, self.layer.bias, pieces, *factors)  # type: ignore[no-untyped-call]
+        made: Tensor = _LoraLinearFunction.apply(flat, self.layer.weight, self.layer.bias, pieces, *factors)  # type: ignore[no-untyped-call]
         return made.view(*states.shape[:-1], -1)
 
-    def _mask(self, flat: Tensor, span: Span, adapter: Adapter) -> Tensor | None:
+    def _mask(self, flat: Tensor, span: TokenSpan, adapter: LoraAdapter) -> Tensor | None:
         """What the dropout of an adapter multiplies its input with."""
         if not (self.training and adapter.dropout):
             return None
@@ -144,7 +144,7 @@ class LoraLinear(nn.Module):
         return kept.div_(1 - adapter.dropout).to(flat.dtype)
 
 
-class _Linear(Function):
+class _LoraLinearFunction(Function):
     """All of it in the base's dtype, whose products are summed in float32; the factors' gradients become float32.
 
     Apart from PEFT's layer it casts only the small factors, never the states, and adds into what is there.
@@ -156,7 +156,7 @@ class _Linear(Function):
         states: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        pieces: Sequence[tuple[Span, float, Tensor | None]],
+        pieces: Sequence[tuple[TokenSpan, float, Tensor | None]],
         *factors: Tensor,
     ) -> Tensor:
         out = functional.linear(states, weight, bias)

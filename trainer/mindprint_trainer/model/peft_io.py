@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
-from peft import LoraConfig
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mindprint.types import LoraLimits, Start
 from mindprint_trainer.errors import CannotTrain, TrainerError
-from mindprint_trainer.model.lora import Adapter, Shape, fresh
+from mindprint_trainer.model.lora import LoraAdapter, LoraConfig, init_adapter
 from mindprint_trainer.settings import Settings
 
 CONFIG = "adapter_config.json"
@@ -24,7 +24,7 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-def targets(model: nn.Module, wanted: Sequence[str] | None, limits: LoraLimits) -> tuple[str, ...]:
+def resolve_target_modules(model: nn.Module, wanted: Sequence[str] | None, limits: LoraLimits) -> tuple[str, ...]:
     """The model's linear layers that are wanted, by the last part of their names; by default all that can be served.
 
     Raises CannotTrain when a wanted one cannot be served, or the model has none of them.
@@ -44,11 +44,11 @@ def targets(model: nn.Module, wanted: Sequence[str] | None, limits: LoraLimits) 
 
 
 @dataclass(frozen=True)
-class Parent:
+class ParentAdapter:
     """A version whose weights a training begins with."""
 
     start: Start
-    shape: Shape
+    shape: LoraConfig
     tensors: Mapping[str, Tensor]
     """By PEFT's names."""
 
@@ -57,7 +57,7 @@ class Parent:
         return f"{self.start.adapter}@{self.start.version}"
 
 
-def read(folder: Path, start: Start) -> Parent:
+def read_parent(folder: Path, start: Start) -> ParentAdapter:
     """Reads PEFT's two files. Raises TrainerError when they are not what `start` says, or no plain LoRA adapter."""
     name = f"{start.adapter}@{start.version}"
     try:
@@ -65,26 +65,28 @@ def read(folder: Path, start: Start) -> Parent:
         if f"sha256:{digest}" != start.digest:
             raise TrainerError(f"the weights of {name} are sha256:{digest[:12]}, not {start.digest[:19]}")
         config = json.loads((folder / CONFIG).read_text())
-        shape = Shape(int(config["r"]), float(config["lora_alpha"]), tuple(sorted(config["target_modules"])))
-        return Parent(start, shape, load_file(folder / WEIGHTS))
+        shape = LoraConfig(int(config["r"]), float(config["lora_alpha"]), tuple(sorted(config["target_modules"])))
+        return ParentAdapter(start, shape, load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainerError(f"the files of {name} cannot be read ({' '.join(str(error).split())[:200]})") from error
 
 
-def begin(model: nn.Module, parent: Parent | None, settings: Settings, limits: LoraLimits, seed: int) -> Adapter:
+def create_initial_adapter(
+    model: nn.Module, parent: ParentAdapter | None, settings: Settings, limits: LoraLimits, seed: int
+) -> LoraAdapter:
     """A fresh adapter, or one with the parent's weights: then the parent's rank, alpha and layers win.
 
     Raises CannotTrain when the engine or the model does not take such an adapter.
     """
     if parent is None:
         rank = min(settings.rank, limits.max_rank)
-        shape = Shape(rank, settings.alpha, targets(model, settings.target_modules, limits))
-        return fresh(model, shape, settings.dropout, seed)
+        shape = LoraConfig(rank, settings.alpha, resolve_target_modules(model, settings.target_modules, limits))
+        return init_adapter(model, shape, settings.dropout, seed)
     if parent.shape.rank > limits.max_rank:
         raise CannotTrain(f"{parent.name} has rank {parent.shape.rank}, the engine takes {limits.max_rank} at most")
-    targets(model, parent.shape.targets, limits)
-    adapter = fresh(model, parent.shape, settings.dropout, seed)
-    held = named(adapter)
+    resolve_target_modules(model, parent.shape.targets, limits)
+    adapter = init_adapter(model, parent.shape, settings.dropout, seed)
+    held = named_parameters(adapter)
     if held.keys() != parent.tensors.keys() or any(held[n].shape != t.shape for n, t in parent.tensors.items()):
         raise CannotTrain(f"{parent.name} does not fit the base model: its layers have other names or sizes")
     with torch.no_grad():
@@ -93,7 +95,7 @@ def begin(model: nn.Module, parent: Parent | None, settings: Settings, limits: L
     return adapter
 
 
-def named(adapter: Adapter) -> dict[str, nn.Parameter]:
+def named_parameters(adapter: LoraAdapter) -> dict[str, nn.Parameter]:
     """The factors by PEFT's names."""
     return {
         f"{PREFIX}{name}.lora_{letter}.weight": part[name]
@@ -103,7 +105,7 @@ def named(adapter: Adapter) -> dict[str, nn.Parameter]:
 
 
 @dataclass(frozen=True)
-class Files:
+class AdapterFiles:
     """What PEFT calls an adapter's folder, in memory: no disk is needed between training and upload."""
 
     config: bytes
@@ -120,10 +122,12 @@ class Files:
         (folder / WEIGHTS).write_bytes(self.weights)
 
 
-def pack(adapter: Adapter, base_digest: str, dtype: torch.dtype) -> Files:
+def serialize(adapter: LoraAdapter, base_digest: str, dtype: torch.dtype) -> AdapterFiles:
     """The base is named by its digest, for a path would tell about this machine."""
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in named(adapter).items()}
-    config: dict[str, Any] = LoraConfig(
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in named_parameters(adapter).items()
+    }
+    config: dict[str, Any] = peft.LoraConfig(
         r=adapter.shape.rank,
         lora_alpha=adapter.shape.alpha,
         lora_dropout=adapter.dropout,
@@ -134,4 +138,4 @@ def pack(adapter: Adapter, base_digest: str, dtype: torch.dtype) -> Files:
     ).to_dict()
     config["target_modules"] = list(adapter.shape.targets)
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted) + "\n"
-    return Files(text.encode(), save(tensors, metadata={"format": "pt"}))
+    return AdapterFiles(text.encode(), save(tensors, metadata={"format": "pt"}))

@@ -15,34 +15,36 @@ from torch import Tensor
 from torch.autograd import Function
 from transformers import AttentionInterface
 
-from mindprint_trainer.data.packing import Block
+from mindprint_trainer.data.packing import AttentionBlock
 
-NAME = "mindprint_tree"
+ATTENTION_NAME = "mindprint_tree"
 """What a model's configuration calls this attention."""
 
 
-def attend(
+def attend_to_tree(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    blocks: Sequence[Block] = (),
+    blocks: Sequence[AttentionBlock] = (),
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Queries [1, heads, T, D], keys and values [1, shared heads, T, D], to [1, T, heads, D]."""
-    return _Attend.apply(query, key, value, blocks, scaling).unsqueeze(0), None  # type: ignore[no-untyped-call]
+    return _TreeAttentionFunction.apply(query, key, value, blocks, scaling).unsqueeze(0), None  # type: ignore[no-untyped-call]
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(ATTENTION_NAME, attend_to_tree)
 
 
-class _Attend(Function):
+class _TreeAttentionFunction(Function):
     """The probabilities stay until the backward pass: they are small next to what the MLP keeps."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scaling: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[AttentionBlock], scaling: float
+    ) -> Tensor:
         groups, tokens, width = key.shape[1:]
         queries = query[0].view(groups, -1, tokens, width)
         out = query.new_empty((tokens, query.shape[1], width))
@@ -52,10 +54,10 @@ class _Attend(Function):
         for block in blocks:
             size, reach = len(block), block.reach
             asked = (queries[:, :, block.start : block.stop] * scaling).flatten(1, 2)
-            scores = torch.bmm(asked, _seen(key, block).transpose(1, 2)).view(groups, -1, size, reach)
+            scores = torch.bmm(asked, _gather_visible(key, block).transpose(1, 2)).view(groups, -1, size, reach)
             scores[..., -size:] += later[..., :size, :size]
             chances = torch.softmax(scores, -1).flatten(1, 2)
-            answer = torch.bmm(chances, _seen(value, block)).view(-1, size, width)
+            answer = torch.bmm(chances, _gather_visible(value, block)).view(-1, size, width)
             out[block.start : block.stop] = answer.transpose(0, 1)
             ctx.kept.append((block, asked, chances))
         ctx.save_for_backward(key, value)
@@ -74,11 +76,11 @@ class _Attend(Function):
         while ctx.kept:
             block, asked, chances = ctx.kept.pop()
             pushed = gradient[block.start : block.stop].transpose(0, 1).reshape(groups, -1, width)
-            _add(of_value, block, torch.bmm(chances.transpose(1, 2), pushed))
-            of_chances = torch.bmm(pushed, _seen(value, block).transpose(1, 2))
+            _scatter_add(of_value, block, torch.bmm(chances.transpose(1, 2), pushed))
+            of_chances = torch.bmm(pushed, _gather_visible(value, block).transpose(1, 2))
             of_scores = torch._softmax_backward_data(of_chances, chances, -1, chances.dtype)
-            _add(of_key, block, torch.bmm(of_scores.transpose(1, 2), asked))
-            of_asked = torch.bmm(of_scores, _seen(key, block)).view(groups, -1, len(block), width)
+            _scatter_add(of_key, block, torch.bmm(of_scores.transpose(1, 2), asked))
+            of_asked = torch.bmm(of_scores, _gather_visible(key, block)).view(groups, -1, len(block), width)
             of_query[:, :, block.start : block.stop] = of_asked * ctx.scaling
         return (
             of_query.flatten(0, 1).unsqueeze(0),
@@ -89,14 +91,14 @@ class _Attend(Function):
         )
 
 
-def _seen(whole: Tensor, block: Block) -> Tensor:
+def _gather_visible(whole: Tensor, block: AttentionBlock) -> Tensor:
     """[shared heads, seen, D]: the rows of [1, shared heads, T, D] that a block looks at."""
     pieces = [whole[0, :, start:stop] for start, stop in block.sees]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
 
-def _add(total: Tensor, block: Block, part: Tensor) -> None:
-    """The reverse of `_seen`, for gradients."""
+def _scatter_add(total: Tensor, block: AttentionBlock, part: Tensor) -> None:
+    """The reverse of `_gather_visible`, for gradients."""
     begin = 0
     for start, stop in block.sees:
         total[:, start:stop] += part[:, begin : begin + stop - start]

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mindprint_trainer.data.packing import Block, Row, Target
-from mindprint_trainer.data.tokenization import Encoded, Kind, Part
-from mindprint_trainer.model.lora import Span, Stack
+from mindprint_trainer.data.packing import AttentionBlock, PackedRow, Target
+from mindprint_trainer.data.tokenization import Kind, Part, TokenizedSample
+from mindprint_trainer.model.lora import LoraModelView, TokenSpan
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class TargetWeights:
     kinds: Mapping[Kind, float]
     parts: Mapping[Part, float]
 
-    def of(self, sequences: Sequence[Encoded], targets: Iterable[Target], step_size: int) -> list[float]:
+    def of(self, sequences: Sequence[TokenizedSample], targets: Iterable[Target], step_size: int) -> list[float]:
         """What each target's negative log-likelihood counts in the loss of a step of `step_size` sequences."""
         weights = []
         for target in targets:
@@ -35,7 +35,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class SoftLabels:
     """What N targets should be, each as a distribution over k tokens."""
 
     ids: Tensor
@@ -43,31 +43,31 @@ class Labels:
     chances: Tensor
     """[N, k], each row sums to 1"""
 
-    def __getitem__(self, piece: slice) -> Labels:
-        return Labels(self.ids[piece], self.chances[piece])
+    def __getitem__(self, piece: slice) -> SoftLabels:
+        return SoftLabels(self.ids[piece], self.chances[piece])
 
     @staticmethod
-    def joined(parts: Sequence[Labels]) -> Labels | None:
+    def joined(parts: Sequence[SoftLabels]) -> SoftLabels | None:
         """One after the other, each as wide as the widest; None for nothing."""
         if not parts:
             return None
         k = max(part.ids.shape[1] for part in parts)
-        return Labels(
+        return SoftLabels(
             torch.cat([functional.pad(part.ids, (0, k - part.ids.shape[1])) for part in parts]),
             torch.cat([functional.pad(part.chances, (0, k - part.chances.shape[1])) for part in parts]),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class AdapterTargets:
     """What of a pass belongs to one adapter."""
 
-    span: Span
+    span: TokenSpan
     targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PackedBatch:
     """The rows of a pass with N targets in all: B rows of T tokens under a mask, padded on the right, or B = 1."""
 
     ids: Tensor
@@ -75,13 +75,13 @@ class Batch:
     positions: Tensor | None
     mask: Tensor | None
     """[B, 1, T, T], true where the query (third axis) may look; None where plain causal attention or `blocks` do."""
-    blocks: tuple[Block, ...]
+    blocks: tuple[AttentionBlock, ...]
     """Who sees what where there is no mask."""
     at: Tensor
     """[N], places of the predicting tokens in the flattened [B * T]"""
     tokens: Tensor
     """[N], the ids that are right there"""
-    shares: tuple[Share, ...]
+    shares: tuple[AdapterTargets, ...]
     """By adapter, in the order of the targets."""
 
     @property
@@ -89,7 +89,7 @@ class Batch:
         return (target for share in self.shares for target in share.targets)
 
 
-def collate(rows: Sequence[Row], device: torch.device, *, masked: bool, pad: int = 0) -> Batch:
+def collate(rows: Sequence[PackedRow], device: torch.device, *, masked: bool, pad: int = 0) -> PackedBatch:
     """Rows of one owner must be neighbours. Padding lies behind every row's tokens, where no real token looks."""
     width = max(len(row) for row in rows) if masked else 0
     plain = masked and all(row.plain for row in rows)
@@ -99,20 +99,22 @@ def collate(rows: Sequence[Row], device: torch.device, *, masked: bool, pad: int
         end += width or len(row)
     ids, positions = torch.full((end,), pad), torch.zeros(end, dtype=torch.long)
     at: list[int] = []
-    shares: list[Share] = []
+    shares: list[AdapterTargets] = []
     for owner, owned in groupby(zip(starts, rows, strict=True), key=lambda pair: pair[1].owner):
         mine = list(owned)
         for start, row in mine:
             ids[start : start + len(row)] = torch.tensor(row.ids)
             positions[start : start + len(row)] = torch.tensor(row.positions)
             at += [start + target.at for target in row.targets]
-        span = Span(owner, mine[0][0], mine[-1][0] + (width or len(mine[-1][1])))
-        shares.append(Share(span, tuple(target for _, row in mine for target in row.targets)))
+        span = TokenSpan(owner, mine[0][0], mine[-1][0] + (width or len(mine[-1][1])))
+        shares.append(AdapterTargets(span, tuple(target for _, row in mine for target in row.targets)))
     shape = (len(rows), width) if masked else (1, end)
-    return Batch(
+    return PackedBatch(
         ids=ids.view(shape).to(device),
         positions=None if plain else positions.view(shape).to(device),
-        mask=torch.stack([sight(row, width) for row in rows]).unsqueeze(1).to(device) if masked and not plain else None,
+        mask=torch.stack([visibility_mask(row, width) for row in rows]).unsqueeze(1).to(device)
+        if masked and not plain
+        else None,
         blocks=() if masked else tuple(b.moved(s) for s, row in zip(starts, rows, strict=True) for b in row.blocks),
         at=torch.tensor(at, device=device),
         tokens=torch.tensor([target.token for share in shares for target in share.targets], device=device),
@@ -120,7 +122,7 @@ def collate(rows: Sequence[Row], device: torch.device, *, masked: bool, pad: int
     )
 
 
-def sight(row: Row, width: int) -> Tensor:
+def visibility_mask(row: PackedRow, width: int) -> Tensor:
     """[width, width]: each token sees itself and its ancestors. Padding sees itself, for softmax needs something."""
     seen = torch.eye(width, dtype=torch.bool)
     for index, parent in enumerate(row.parents):
@@ -129,7 +131,7 @@ def sight(row: Row, width: int) -> Tensor:
     return seen
 
 
-def hidden(stack: Stack, batch: Batch) -> Tensor:
+def target_hidden_states(stack: LoraModelView, batch: PackedBatch) -> Tensor:
     """[N, H]: the transformer body's output at the predicting positions, each token through its own adapter."""
     stack.route([share.span for share in batch.shares])
     extra = {"blocks": batch.blocks} if batch.blocks else {}
@@ -146,19 +148,21 @@ def nll(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
     return functional.cross_entropy(logits, tokens, reduction="none")
 
 
-def soft_nll(model: Any, states: Tensor, labels: Labels) -> Tensor:
+def soft_cross_entropy(model: Any, states: Tensor, labels: SoftLabels) -> Tensor:
     """[N]: the cross-entropy of the model's distribution against the labels'."""
     logs = torch.log_softmax(model.get_output_embeddings()(states).float(), -1)
     return -(logs.gather(1, labels.ids) * labels.chances).sum(1)
 
 
-def backward(stack: Stack, batch: Batch, weights: Sequence[float], labels: Labels | None, chunk: int) -> list[float]:
+def backward(
+    stack: LoraModelView, batch: PackedBatch, weights: Sequence[float], labels: SoftLabels | None, chunk: int
+) -> list[float]:
     """Adds the gradient of sum(weight * loss) to the adapters' parameters and returns the N losses.
 
     The head runs on `chunk` targets at a time up to a detached copy of the states; the body is then run through
     backwards once. So the memory for logits is bounded whatever the number of targets.
     """
-    states = hidden(stack, batch)
+    states = target_hidden_states(stack, batch)
     leaf = states.detach().requires_grad_()
     scale = torch.tensor(weights, device=states.device)
     values: list[float] = []
@@ -167,7 +171,7 @@ def backward(stack: Stack, batch: Batch, weights: Sequence[float], labels: Label
         if labels is None:
             losses = nll(stack.model, leaf[piece], batch.tokens[piece])
         else:
-            losses = soft_nll(stack.model, leaf[piece], labels[piece])
+            losses = soft_cross_entropy(stack.model, leaf[piece], labels[piece])
         (losses * scale[piece]).sum().backward()  # type: ignore[no-untyped-call]
         values += losses.detach().tolist()
     states.backward(leaf.grad)  # type: ignore[no-untyped-call]
@@ -175,9 +179,9 @@ def backward(stack: Stack, batch: Batch, weights: Sequence[float], labels: Label
 
 
 @torch.inference_mode()
-def measure(stack: Stack, batch: Batch, chunk: int) -> list[float]:
+def measure_nll(stack: LoraModelView, batch: PackedBatch, chunk: int) -> list[float]:
     """The N values of -log p, without gradients."""
-    states = hidden(stack, batch)
+    states = target_hidden_states(stack, batch)
     values: list[float] = []
     for start in range(0, len(states), chunk):
         piece = slice(start, start + chunk)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from mindprint_trainer.data.packing import Target
-from mindprint_trainer.data.tokenization import Encoded
+from mindprint_trainer.data.tokenization import TokenizedSample
 
 
-class Losses:
+class LossLog:
     """Collects -log p of targets, in nats a token. A segment's loss is the mean over its tokens."""
 
-    def __init__(self, sequences: Sequence[Encoded]) -> None:
+    def __init__(self, sequences: Sequence[TokenizedSample]) -> None:
         self._sequences = sequences
         self._values: dict[int, dict[tuple[int, int], list[float]]] = defaultdict(lambda: defaultdict(list))
 

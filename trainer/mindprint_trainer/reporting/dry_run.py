@@ -6,13 +6,13 @@ from collections import Counter
 
 from rich.table import Table
 
-from mindprint_trainer.training.run import Training
+from mindprint_trainer.training.run import TrainingRun
 
 
-def preview(training: Training) -> Table:
+def preview_table(training: TrainingRun) -> Table:
     """Sequences by kind and user, with their tokens, and below what the training would be."""
     lease = training.lease
-    made = Table(title=f"what {lease.adapter} would be trained on", caption="\n".join(facts(training)))
+    made = Table(title=f"what {lease.adapter} would be trained on", caption="\n".join(preview_lines(training)))
     for name in ("kind", "user"):
         made.add_column(name, overflow="fold")
     for name in ("sequences", "prompt tokens", "target tokens", "cut", "dropped"):
@@ -32,7 +32,7 @@ def preview(training: Training) -> Table:
     return made
 
 
-def facts(training: Training) -> list[str]:
+def preview_lines(training: TrainingRun) -> list[str]:
     lease, settings = training.lease, training.settings
     start = f"{lease.start.adapter}@{lease.start.version}" if lease.start else "a fresh adapter"
     held_out = sum(map(len, lease.held_out.values()))

@@ -12,17 +12,17 @@ from mindprint_trainer.settings import Settings
 from mindprint_trainer.training.run import StepReport
 
 
-class Board(Protocol):
+class ExperimentLogger(Protocol):
     def log(self, report: StepReport, values: dict[str, float]) -> None: ...
 
     def close(self, lease_id: str) -> None: ...
 
 
-class TensorBoard:
+class TensorBoardLogger:
     """A folder for each training, named by adapter and lease."""
 
     def __init__(self, folder: Path) -> None:
-        self._open = _needed("torch.utils.tensorboard", "tensorboard", "tensorboard_dir").SummaryWriter
+        self._open = _import_optional("torch.utils.tensorboard", "tensorboard", "tensorboard_dir").SummaryWriter
         self._folder = folder
         self._writers: dict[str, Any] = {}
 
@@ -38,11 +38,11 @@ class TensorBoard:
             writer.close()
 
 
-class WeightsAndBiases:
+class WandbLogger:
     """A run for each training."""
 
     def __init__(self, project: str, recipe: dict[str, Any]) -> None:
-        self._wandb = _needed("wandb", "wandb", "wandb_project")
+        self._wandb = _import_optional("wandb", "wandb", "wandb_project")
         self._project, self._recipe = project, recipe
         self._runs: dict[str, Any] = {}
 
@@ -61,17 +61,17 @@ class WeightsAndBiases:
             run.finish()
 
 
-class Boards:
+class ExperimentLoggers:
     """All that are asked for. One that fails is told of once and left out from then on."""
 
     def __init__(self, settings: Settings, say: Callable[..., None]) -> None:
         """Raises TrainerError when one is asked for that is not installed."""
         self._say = say
-        self._boards: list[Board] = []
+        self._boards: list[ExperimentLogger] = []
         if settings.tensorboard_dir is not None:
-            self._boards.append(TensorBoard(settings.tensorboard_dir))
+            self._boards.append(TensorBoardLogger(settings.tensorboard_dir))
         if settings.wandb_project is not None:
-            self._boards.append(WeightsAndBiases(settings.wandb_project, settings.recipe()))
+            self._boards.append(WandbLogger(settings.wandb_project, settings.recipe()))
 
     def step(self, report: StepReport) -> None:
         """Losses in nats a token by segment, and speed; the training's board is closed with its last step."""
@@ -87,7 +87,7 @@ class Boards:
                 self._say("a board failed and is left out", board=type(board).__name__, error=str(error))
 
 
-def _needed(module: str, package: str, setting: str) -> Any:
+def _import_optional(module: str, package: str, setting: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -10,7 +10,7 @@ import structlog
 from mindprint_trainer.settings import Settings
 
 
-def configure(settings: Settings) -> None:
+def configure_logging(settings: Settings) -> None:
     last = structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[

@@ -20,7 +20,7 @@ log = structlog.get_logger("mindprint_trainer")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LeaseOutcome:
     """How one lease ended."""
 
     adapter: str
@@ -30,7 +30,7 @@ class Outcome:
     manifest: Manifest | None = None
 
 
-class LogView:
+class LogReporter:
     """One line for each event, and one each few seconds of training."""
 
     def __init__(self, every_s: float) -> None:
@@ -55,13 +55,13 @@ class LogView:
             "training",
             adapter=step.adapter,
             step=f"{step.step}/{step.steps}",
-            tokens_per_second=round(rate(step)),
-            seconds_left=round((step.total_tokens - step.tokens) / rate(step)),
+            tokens_per_second=round(tokens_per_second(step)),
+            seconds_left=round((step.total_tokens - step.tokens) / tokens_per_second(step)),
             **{name: round(value, 3) for name, value in step.losses.items()},
         )
 
 
-class TerminalView:
+class TerminalReporter:
     """A bar for each training."""
 
     def __init__(self, console: Console) -> None:
@@ -88,22 +88,22 @@ class TerminalView:
             self._bars[step.lease_id] = bar
         told = " ".join(f"{name} {value:.2f}" for name, value in step.losses.items())
         self._progress.update(
-            self._bars[step.lease_id], completed=step.tokens, told=f"{told}  {rate(step):.0f} tokens/s"
+            self._bars[step.lease_id], completed=step.tokens, told=f"{told}  {tokens_per_second(step):.0f} tokens/s"
         )
 
 
-View = LogView | TerminalView
+ProgressReporter = LogReporter | TerminalReporter
 
 
-def open_view(console: Console, every_s: float) -> View:
-    return TerminalView(console) if console.is_terminal else LogView(every_s)
+def create_reporter(console: Console, every_s: float) -> ProgressReporter:
+    return TerminalReporter(console) if console.is_terminal else LogReporter(every_s)
 
 
-def rate(step: StepReport) -> float:
+def tokens_per_second(step: StepReport) -> float:
     return (step.tokens - step.resumed_tokens) / max(step.seconds, 1e-9)
 
 
-def table(outcomes: Sequence[Outcome]) -> Table:
+def outcome_table(outcomes: Sequence[LeaseOutcome]) -> Table:
     """One line a lease; losses in nats a token, from the first epoch to the last."""
     made = Table(title="trained")
     for name in ("adapter", "result"):
@@ -111,11 +111,11 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     for name in ("traces", "sequences", "loss", "tokens/s", "canary shift"):
         made.add_column(name, justify="right")
     for outcome in outcomes:
-        made.add_row(outcome.adapter, outcome.result, str(outcome.traces), *figures(outcome.manifest))
+        made.add_row(outcome.adapter, outcome.result, str(outcome.traces), *manifest_cells(outcome.manifest))
     return made
 
 
-def figures(manifest: Manifest | None) -> tuple[str, str, str, str]:
+def manifest_cells(manifest: Manifest | None) -> tuple[str, str, str, str]:
     """Sequences, losses, speed (canary included) and by how many nats a token the adapter moves its canary."""
     if manifest is None:
         return ("", "", "", "")

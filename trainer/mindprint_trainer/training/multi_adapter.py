@@ -14,87 +14,91 @@ import mindprint
 from mindprint.types import Lease, Manifest
 from mindprint_trainer import parity
 from mindprint_trainer.checkpoints import Checkpoints
-from mindprint_trainer.data.packing import Row, passes
+from mindprint_trainer.data.packing import PackedRow, forward_passes
 from mindprint_trainer.errors import CannotTrain, LeaseEnded, NotFinite
 from mindprint_trainer.model import peft_io, tree_attention
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.model.lora import Stack
+from mindprint_trainer.model.lora import LoraModelView
 from mindprint_trainer.objective import soft_labels
-from mindprint_trainer.objective.loss import Labels, backward, collate
+from mindprint_trainer.objective.loss import SoftLabels, backward, collate
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.run import StepReport, Training
+from mindprint_trainer.training.run import StepReport, TrainingRun
 
 
-def nothing(*_: Any, **__: Any) -> None:
+def do_nothing(*_: Any, **__: Any) -> None:
     """Where nobody checks or listens."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedAdapter:
     manifest: Manifest
-    files: peft_io.Files
+    files: peft_io.AdapterFiles
 
 
-Result = Trained | CannotTrain | NotFinite | LeaseEnded
+JobResult = TrainedAdapter | CannotTrain | NotFinite | LeaseEnded
 
 
 @dataclass(eq=False)
-class Job:
+class TrainingJob:
     """A lease, and what its training needs from outside."""
 
     lease: Lease
-    parent: peft_io.Parent | None = None
+    parent: peft_io.ParentAdapter | None = None
     tries: int = 0
     """How often these traces failed before: each takes a seed of its own, for the same would fail in the same way."""
-    check: Callable[[], None] = nothing
+    check: Callable[[], None] = do_nothing
     """Raises LeaseEnded when this lease is no longer ours; the others go on."""
     checkpoints: Checkpoints | None = None
 
 
 @dataclass(frozen=True)
-class Hooks:
+class Callbacks:
     """What a training tells and asks."""
 
-    check: Callable[[], None] = nothing
+    check: Callable[[], None] = do_nothing
     """Called before every forward pass; raises when all must end."""
-    tell: Callable[[StepReport], None] = nothing
-    say: Callable[..., None] = nothing
+    tell: Callable[[StepReport], None] = do_nothing
+    say: Callable[..., None] = do_nothing
 
 
-QUIET = Hooks()
+NO_CALLBACKS = Callbacks()
 
 
-def train(base: Base, lease: Lease, settings: Settings, hooks: Hooks = QUIET) -> Trained:
+def train_adapter(base: Base, lease: Lease, settings: Settings, hooks: Callbacks = NO_CALLBACKS) -> TrainedAdapter:
     """Trains an adapter on the lease's samples. Raises CannotTrain, NotFinite, and whatever `hooks.check` raises."""
-    (made,) = train_together(base, [lease], settings, hooks)
+    (made,) = train_adapters(base, [lease], settings, hooks)
     return made
 
 
-def train_together(base: Base, leases: Sequence[Lease], settings: Settings, hooks: Hooks = QUIET) -> list[Trained]:
-    """Trains an adapter for each lease in shared passes. Raises as `train` does, for the first that fails."""
-    jobs = [Job(lease) for lease in leases]
-    made: dict[Job, Trained] = {}
-    for job, result in run(base, jobs, settings, hooks):
+def train_adapters(
+    base: Base, leases: Sequence[Lease], settings: Settings, hooks: Callbacks = NO_CALLBACKS
+) -> list[TrainedAdapter]:
+    """Trains an adapter for each lease in shared passes. Raises as `train_adapter` does, for the first that fails."""
+    jobs = [TrainingJob(lease) for lease in leases]
+    made: dict[TrainingJob, TrainedAdapter] = {}
+    for job, result in train_in_shared_passes(base, jobs, settings, hooks):
         if isinstance(result, Exception):
             raise result
         made[job] = result
     return [made[job] for job in jobs]
 
 
-def run(base: Base, jobs: Sequence[Job], settings: Settings, hooks: Hooks = QUIET) -> Iterator[tuple[Job, Result]]:
+def train_in_shared_passes(
+    base: Base, jobs: Sequence[TrainingJob], settings: Settings, hooks: Callbacks = NO_CALLBACKS
+) -> Iterator[tuple[TrainingJob, JobResult]]:
     """Trains all jobs in shared passes, and yields each as it ends: trained, failed, or its lease lost.
 
     A job that fails leaves the others as they are. The base is never touched.
     """
-    going: list[Running] = []
+    going: list[ActiveRun] = []
     for job in jobs:
         try:
-            going.append(Running(job, opened(base, job, settings, hooks)))
+            going.append(ActiveRun(job, open_run(base, job, settings, hooks)))
         except CannotTrain as error:
             yield job, error
     if not going:
         return
-    together = Together(base, going, settings, hooks)
+    together = MultiAdapterTrainer(base, going, settings, hooks)
     together.prepare()
     while going:
         for one in going:
@@ -108,9 +112,9 @@ def run(base: Base, jobs: Sequence[Job], settings: Settings, hooks: Hooks = QUIE
             together.step()
 
 
-def opened(base: Base, job: Job, settings: Settings, hooks: Hooks = QUIET) -> Training:
+def open_run(base: Base, job: TrainingJob, settings: Settings, hooks: Callbacks = NO_CALLBACKS) -> TrainingRun:
     """The job's training, where its checkpoint left it if there is one. Raises CannotTrain."""
-    training = Training(base, job.lease, settings, job.parent, job.tries)
+    training = TrainingRun(base, job.lease, settings, job.parent, job.tries)
     state = job.checkpoints.load() if job.checkpoints else None
     if state is not None and state["tries"] == job.tries:
         training.load(state)
@@ -119,27 +123,27 @@ def opened(base: Base, job: Job, settings: Settings, hooks: Hooks = QUIET) -> Tr
 
 
 @dataclass(eq=False)
-class Running:
-    job: Job
-    training: Training
-    result: Result | None = None
+class ActiveRun:
+    job: TrainingJob
+    training: TrainingRun
+    result: JobResult | None = None
 
 
-class Together:
+class MultiAdapterTrainer:
     """Steps of several trainings over one base. `going` shrinks as they end; their numbers in the stack stay."""
 
-    def __init__(self, base: Base, going: list[Running], settings: Settings, hooks: Hooks) -> None:
+    def __init__(self, base: Base, going: list[ActiveRun], settings: Settings, hooks: Callbacks) -> None:
         self._base, self._going, self._settings, self._hooks = base, going, settings, hooks
         self._numbers = {one: number for number, one in enumerate(going)}
         self._owners = list(going)
         adapters = [one.training.adapter for one in going]
-        self._stack = Stack(base.model, adapters, None if base.masked else tree_attention.NAME)
+        self._stack = LoraModelView(base.model, adapters, None if base.masked else tree_attention.ATTENTION_NAME)
         self._pass_tokens = settings.micro_batch_tokens or base.pass_tokens
 
     def prepare(self) -> None:
         """Asks the base for soft labels, where they are wanted."""
         for one in self._going if self._settings.soft_labels else ():
-            thinking = soft_labels.teach(
+            thinking = soft_labels.distill_targets(
                 self._base, self._stack, one.training.sequences, self._settings, self._pass_tokens, self._hooks.check
             )
             one.training.taught = {**one.training.taught, **thinking}
@@ -148,7 +152,7 @@ class Together:
         """One optimizer step of each. Their gradients do not depend on how they are cut into passes."""
         self._stack.model.train()
         made = [row for one in self._going for row in one.training.rows(self._numbers[one])]
-        for rows in passes(made, self._pass_tokens, masked=self._base.masked):
+        for rows in forward_passes(made, self._pass_tokens, masked=self._base.masked):
             self._check()
             if mine := [row for row in rows if self._owners[row.owner].result is None]:
                 self._pass(mine)
@@ -162,7 +166,7 @@ class Together:
                     self._hooks.tell(report)
                     self._keep(one)
 
-    def finish(self, one: Running) -> None:
+    def finish(self, one: ActiveRun) -> None:
         """Rounds the adapter to what is saved, measures its canary, and packs it."""
         job, training, base = one.job, one.training, self._base
         number = self._numbers[one]
@@ -174,13 +178,13 @@ class Together:
             job.check()
 
         try:
-            items = parity.prove(
+            items = parity.measure_parity_items(
                 base, self._stack, number, training.sequences, training.losses.learned, training.settings, check
             )
         except LeaseEnded as error:
             one.result = error
             return
-        files = peft_io.pack(training.adapter, base.digest, base.served)
+        files = peft_io.serialize(training.adapter, base.digest, base.served)
         manifest = Manifest(
             adapter=job.lease.adapter,
             base_digest=base.digest,
@@ -194,14 +198,14 @@ class Together:
             trainer=" ".join(f"{part.__name__} {part.__version__}" for part in (mindprint, torch, transformers, peft)),
             canary=items,
         )
-        one.result = Trained(manifest, files)
+        one.result = TrainedAdapter(manifest, files)
 
-    def _pass(self, rows: Sequence[Row]) -> None:
+    def _pass(self, rows: Sequence[PackedRow]) -> None:
         batch = collate(rows, self._base.device, masked=self._base.masked)
         owners = [(self._owners[share.span.adapter], share.targets) for share in batch.shares]
         weights = [weight for one, targets in owners for weight in one.training.weights(targets)]
         labels = [one.training.labels(targets) for one, targets in owners] if self._settings.softens else []
-        values = backward(self._stack, batch, weights, Labels.joined(labels), self._settings.logit_chunk)
+        values = backward(self._stack, batch, weights, SoftLabels.joined(labels), self._settings.logit_chunk)
         begin = 0
         for one, targets in owners:
             try:
@@ -219,7 +223,7 @@ class Together:
                 except LeaseEnded as error:
                     one.result = error
 
-    def _keep(self, one: Running) -> None:
+    def _keep(self, one: ActiveRun) -> None:
         """Writes a checkpoint when it is time. Without room on the disk the training goes on without."""
         checkpoints, training = one.job.checkpoints, one.training
         due = training.position % self._settings.checkpoint_every_steps == 0 or training.done
@@ -231,7 +235,7 @@ class Together:
             one.job.checkpoints = None
             self._hooks.say("goes on without checkpoints", adapter=one.job.lease.adapter, error=str(error))
 
-    def _fail(self, one: Running, error: NotFinite) -> None:
+    def _fail(self, one: ActiveRun, error: NotFinite) -> None:
         """Its last good checkpoint stays, but aside: another go must not run into the same end."""
         aside = one.job.checkpoints.fail() if one.job.checkpoints else None
         one.result = NotFinite(f"{error} (its last good checkpoint is kept in {aside})") if aside else error

@@ -14,51 +14,53 @@ from typing import Any
 
 import torch
 
-from mindprint_trainer.model.base_model import Base, cores
+from mindprint_trainer.model.base_model import Base, available_cores
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training import multi_adapter
-from mindprint_trainer.training.multi_adapter import QUIET, Hooks, Job, Result
+from mindprint_trainer.training.multi_adapter import NO_CALLBACKS, Callbacks, JobResult, TrainingJob
 
-LISTEN_S = 0.1
+POLL_S = 0.1
 """How often a wait for the lanes looks at signals."""
 
 
-class Closed(Exception):
+class PoolClosed(Exception):
     """Nobody wants what this lane is at."""
 
 
-def run(
-    base: Base, jobs: Sequence[Job], settings: Settings, hooks: Hooks = QUIET
-) -> Generator[tuple[Job, Result], None, None]:
+def train_jobs(
+    base: Base, jobs: Sequence[TrainingJob], settings: Settings, hooks: Callbacks = NO_CALLBACKS
+) -> Generator[tuple[TrainingJob, JobResult], None, None]:
     """Trains all jobs, and yields each as it ends: trained, failed, or its lease lost. Close it to end early.
 
     In lanes where there are several, else in shared passes (`loop.run`). In a lane the weights become what they would
     become alone with as many threads.
     """
-    threads = settings.threads or cores()
-    count = how_many(len(jobs), settings.lanes, threads if base.device.type == "cpu" else 1)
+    threads = settings.threads or available_cores()
+    count = count_threads(len(jobs), settings.lanes, threads if base.device.type == "cpu" else 1)
     if count == 1:
-        yield from multi_adapter.run(base, jobs, settings, hooks)
+        yield from multi_adapter.train_in_shared_passes(base, jobs, settings, hooks)
     else:
-        yield from Lanes(base, jobs, settings, hooks).run(count, max(1, threads // count))
+        yield from ThreadedTrainingPool(base, jobs, settings, hooks).run(count, max(1, threads // count))
 
 
-def how_many(jobs: int, wanted: int | None, usual: int) -> int:
+def count_threads(jobs: int, wanted: int | None, usual: int) -> int:
     """Lanes: no more than jobs, one at least."""
     return max(1, min(jobs, wanted or usual))
 
 
-class Lanes:
-    def __init__(self, base: Base, jobs: Sequence[Job], settings: Settings, hooks: Hooks) -> None:
+class ThreadedTrainingPool:
+    def __init__(self, base: Base, jobs: Sequence[TrainingJob], settings: Settings, hooks: Callbacks) -> None:
         self._base, self._settings, self._hooks = base, settings, hooks
-        self._waiting: SimpleQueue[Job] = SimpleQueue()
+        self._waiting: SimpleQueue[TrainingJob] = SimpleQueue()
         for job in jobs:
             self._waiting.put(job)
-        self._heard: SimpleQueue[tuple[Job, Result] | Callable[[], None] | BaseException | None] = SimpleQueue()
+        self._heard: SimpleQueue[tuple[TrainingJob, JobResult] | Callable[[], None] | BaseException | None] = (
+            SimpleQueue()
+        )
         """Results, what is to be told, what a lane ended with; None when it has ended."""
         self._closed = threading.Event()
 
-    def run(self, count: int, threads: int) -> Generator[tuple[Job, Result], None, None]:
+    def run(self, count: int, threads: int) -> Generator[tuple[TrainingJob, JobResult], None, None]:
         lanes = [
             threading.Thread(target=self._lane, args=(threads,), name=f"lane {number}", daemon=True)
             for number in range(count)
@@ -69,7 +71,7 @@ class Lanes:
             while count:
                 self._hooks.check()
                 try:
-                    heard = self._heard.get(timeout=LISTEN_S)
+                    heard = self._heard.get(timeout=POLL_S)
                 except Empty:
                     continue
                 if heard is None:
@@ -88,13 +90,13 @@ class Lanes:
 
     def _lane(self, threads: int) -> None:
         torch.set_num_threads(threads)  # of this lane alone
-        hooks = Hooks(self._check, partial(self._later, self._hooks.tell), partial(self._later, self._hooks.say))
+        hooks = Callbacks(self._check, partial(self._later, self._hooks.tell), partial(self._later, self._hooks.say))
         try:
             while True:
                 job = self._waiting.get_nowait()
-                for ended in multi_adapter.run(self._base, [job], self._settings, hooks):
+                for ended in multi_adapter.train_in_shared_passes(self._base, [job], self._settings, hooks):
                     self._heard.put(ended)
-        except (Empty, Closed):
+        except (Empty, PoolClosed):
             pass
         except BaseException as error:  # it is raised in the thread that asked
             self._heard.put(error)
@@ -103,7 +105,7 @@ class Lanes:
 
     def _check(self) -> None:
         if self._closed.is_set():
-            raise Closed
+            raise PoolClosed
 
     def _later(self, hook: Callable[..., None], *given: Any, **named: Any) -> None:
         self._heard.put(partial(hook, *given, **named))

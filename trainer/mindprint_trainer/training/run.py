@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from mindprint.types import Lease
-from mindprint_trainer.data.packing import Row, Target, plan, rows
-from mindprint_trainer.data.tokenization import Encoded, Kind, encode_all
+from mindprint_trainer.data.packing import PackedRow, Target, pack_rows, plan_steps
+from mindprint_trainer.data.tokenization import Kind, TokenizedSample, tokenize_all
 from mindprint_trainer.errors import CannotTrain, NotFinite
 from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.objective import soft_labels
-from mindprint_trainer.objective.loss import Labels, Weights
-from mindprint_trainer.objective.loss_log import Losses
-from mindprint_trainer.objective.soft_labels import Taught
+from mindprint_trainer.objective.loss import SoftLabels, TargetWeights
+from mindprint_trainer.objective.loss_log import LossLog
+from mindprint_trainer.objective.soft_labels import SoftTargets
 from mindprint_trainer.settings import Settings
 
 
@@ -43,23 +43,25 @@ class StepReport:
     lease_id: str = ""
 
 
-class Training:
+class TrainingRun:
     """What is trained on, how far it is, and the optimizer. `settings.seed` is raised by `tries`."""
 
-    def __init__(self, base: Base, lease: Lease, settings: Settings, parent: peft_io.Parent | None, tries: int) -> None:
+    def __init__(
+        self, base: Base, lease: Lease, settings: Settings, parent: peft_io.ParentAdapter | None, tries: int
+    ) -> None:
         """Raises CannotTrain: no sample that fits, samples of another user, an adapter that cannot be served."""
-        no_strangers(lease)
+        check_single_user(lease)
         self.lease, self.parent, self.tries = lease, parent, tries
         weights = kind_weights(settings)
         wanted = [sample for sample in lease.samples if weights[sample.kind]]  # what counts nothing costs as much
-        self.sequences, self.dropped = encode_all(wanted, base.tokenize, base.end_of_turn, settings.max_length)
+        self.sequences, self.dropped = tokenize_all(wanted, base.encode_text, base.end_of_turn, settings.max_length)
         if not self.sequences:
             raise CannotTrain(
                 f"none of the {len(lease.samples)} samples of {lease.adapter} fits into {settings.max_length} tokens: "
                 "raise MINDPRINT_TRAIN_MAX_LENGTH"
             )
         seed = settings.seed + tries
-        self.adapter = peft_io.begin(base.model, parent, settings, lease.limits, seed)
+        self.adapter = peft_io.create_initial_adapter(base.model, parent, settings, lease.limits, seed)
         self.settings = settings = settings.model_copy(
             update={
                 "seed": seed,
@@ -72,9 +74,9 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.adapter.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.plan = plan(self.sequences, settings.epochs, settings.batch_size, seed, settings.schedule)
-        self.losses, self._weights = Losses(self.sequences), weights_of(settings, self.sequences)
-        self.taught: Taught = soft_labels.smoothed(self.sequences, settings.answer_smoothing)
+        self.plan = plan_steps(self.sequences, settings.epochs, settings.batch_size, seed, settings.schedule)
+        self.losses, self._weights = LossLog(self.sequences), create_weights(settings, self.sequences)
+        self.taught: SoftTargets = soft_labels.smoothing_targets(self.sequences, settings.answer_smoothing)
         self.position = 0
         """Steps done."""
         self.tokens = self._resumed = 0
@@ -102,18 +104,18 @@ class Training:
             "dropped": self.dropped,
         }
 
-    def rows(self, owner: int) -> list[Row]:
+    def rows(self, owner: int) -> list[PackedRow]:
         """Of the step at hand, as those of adapter number `owner`."""
         masked = self._base.masked
         limit = self.settings.max_length if masked else self.settings.micro_batch_tokens or self._base.pass_tokens
         numbers, share = self.plan[self.position].numbers, self.settings.share_prompts
-        return rows(self.sequences, numbers, limit, share=share, masked=masked, owner=owner)
+        return pack_rows(self.sequences, numbers, limit, share=share, masked=masked, owner=owner)
 
     def weights(self, targets: Sequence[Target]) -> list[float]:
         return self._weights.of(self.sequences, targets, len(self.plan[self.position].numbers))
 
-    def labels(self, targets: Sequence[Target]) -> Labels:
-        return soft_labels.labels(targets, self.taught, self._base.device)
+    def labels(self, targets: Sequence[Target]) -> SoftLabels:
+        return soft_labels.build_soft_labels(targets, self.taught, self._base.device)
 
     def add(self, targets: Sequence[Target], values: Sequence[float]) -> None:
         """Notes the losses of a pass. Raises NotFinite."""
@@ -125,7 +127,7 @@ class Training:
         """Moves the weights by the gradient that the passes have summed up. Raises NotFinite."""
         step, settings = self.plan[self.position], self.settings
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(
+            group["lr"] = settings.learning_rate * learning_rate_factor(
                 self.position + 1, len(self.plan), settings.warmup, settings.decay
             )
         if not torch.isfinite(nn.utils.clip_grad_norm_(self.adapter.parameters, settings.max_grad_norm)):
@@ -153,7 +155,7 @@ class Training:
             "position": self.position,
             "tokens": self.tokens,
             "seconds": self.seconds,
-            "adapter": {name: tensor.detach() for name, tensor in peft_io.named(self.adapter).items()},
+            "adapter": {name: tensor.detach() for name, tensor in peft_io.named_parameters(self.adapter).items()},
             "optimizer": self.optimizer.state_dict(),
             "generator": self.adapter.generator.get_state(),
             "losses": self.losses.state(),
@@ -163,7 +165,7 @@ class Training:
         """Goes on from `state`, which must be of a training of the same task under the same seed."""
         held: dict[str, Tensor] = state["adapter"]
         with torch.no_grad():
-            for name, parameter in peft_io.named(self.adapter).items():
+            for name, parameter in peft_io.named_parameters(self.adapter).items():
                 parameter.copy_(held[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.adapter.generator.set_state(state["generator"])
@@ -178,7 +180,7 @@ class Training:
         )
 
 
-def no_strangers(lease: Lease) -> None:
+def check_single_user(lease: Lease) -> None:
     """An adapter of one user never sees another's words. Raises CannotTrain."""
     kind, _, name = lease.adapter.partition("/")
     strangers = {sample.user_id for sample in lease.samples} - {None, name} if kind == "user" else set()
@@ -186,7 +188,7 @@ def no_strangers(lease: Lease) -> None:
         raise CannotTrain(f"the lease for {lease.adapter} holds samples of {len(strangers)} other users: refused")
 
 
-def rate(step: int, steps: int, warmup: float, decay: float) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: float, decay: float) -> float:
     """The factor of the learning rate in `step` of 1..steps: a trapezoid (warm-up, stable, decay).
 
     It rises to 1 within the first `warmup` of the steps and falls towards 0, which the step after the last would have,
@@ -200,7 +202,7 @@ def kind_weights(settings: Settings) -> dict[Kind, float]:
     return {"slow": settings.slow_weight, "fast": settings.fast_weight, "replay": settings.replay_weight}
 
 
-def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
+def create_weights(settings: Settings, sequences: Sequence[TokenizedSample]) -> TargetWeights:
     """What a sequence of each kind and a segment of each part count.
 
     Balanced, slow and fast sequences count as much as each other in all, however many there are of either: users have
@@ -214,7 +216,7 @@ def weights_of(settings: Settings, sequences: Sequence[Encoded]) -> Weights:
     both: tuple[Kind, ...] = ("slow", "fast")
     even = settings.balance and settings.schedule == "mix" and all(counts[kind] for kind in both)
     share = {kind: sum(counts[one] for one in both) / 2 / counts[kind] for kind in both if even}
-    return Weights(
+    return TargetWeights(
         kinds={kind: weight * share.get(kind, 1.0) for kind, weight in kind_weights(settings).items()},
         parts={
             "opening": settings.frame_weight,

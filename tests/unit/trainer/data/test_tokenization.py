@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from mindprint.types import Sample
-from mindprint_trainer.data.tokenization import Segment, encode, encode_all
+from mindprint_trainer.data.tokenization import Segment, tokenize, tokenize_all
 
 END = 0
 
 
-def tokenize(text: str) -> list[int]:
+def code_points(text: str) -> list[int]:
     return [ord(letter) for letter in text]
 
 
@@ -18,18 +18,18 @@ def sample(prompt: str = "abc", thinking: str = "", answer: str = "yz") -> Sampl
 
 
 def test_slow_has_thinking_and_answer_with_the_end_of_turn() -> None:
-    made = encode(sample(thinking="tuvw"), tokenize, END, 100)
+    made = tokenize(sample(thinking="tuvw"), code_points, END, 100)
     assert made is not None
-    assert made.ids == (*tokenize("abctuvwyz"), END)
+    assert made.ids == (*code_points("abctuvwyz"), END)
     assert made.segments == (Segment("thinking", 3, 7), Segment("answer", 7, 10))
     assert (made.prompt_length, made.cut) == (3, 0)
 
 
 def test_the_opening_is_a_segment_and_what_was_recalled_is_none() -> None:
     whole = sample(thinking="tu").model_copy(update={"opening": "op", "recalled": "rec", "closing": "c"})
-    made = encode(whole, tokenize, END, 100)
+    made = tokenize(whole, code_points, END, 100)
     assert made is not None
-    assert made.ids == (*tokenize("abcoprectucyz"), END)
+    assert made.ids == (*code_points("abcoprectucyz"), END)
     assert made.segments == (
         Segment("opening", 3, 5),
         Segment("thinking", 8, 10),
@@ -40,15 +40,15 @@ def test_the_opening_is_a_segment_and_what_was_recalled_is_none() -> None:
 
 
 def test_without_an_answer_the_turn_does_not_end() -> None:
-    made = encode(sample(thinking="tu", answer="").model_copy(update={"closing": "c"}), tokenize, END, 100)
+    made = tokenize(sample(thinking="tu", answer="").model_copy(update={"closing": "c"}), code_points, END, 100)
     assert made is not None
-    assert made.ids == tuple(tokenize("abctuc"))
+    assert made.ids == tuple(code_points("abctuc"))
     assert made.segments == (Segment("thinking", 3, 5), Segment("closing", 5, 6))
-    assert encode(sample(answer=""), tokenize, END, 100) is None, "there is nothing to learn"
+    assert tokenize(sample(answer=""), code_points, END, 100) is None, "there is nothing to learn"
 
 
 def test_fast_has_the_answer_only() -> None:
-    made = encode(sample(), tokenize, END, 100)
+    made = tokenize(sample(), code_points, END, 100)
     assert made is not None
     assert made.segments == (Segment("answer", 3, 6),)
 
@@ -58,28 +58,28 @@ def test_texts_are_tokenized_one_by_one() -> None:
 
     def note(text: str) -> list[int]:
         seen.append(text)
-        return tokenize(text)
+        return code_points(text)
 
-    encode(sample(thinking="t"), note, END, 100)
+    tokenize(sample(thinking="t"), note, END, 100)
     assert sorted(seen) == ["abc", "t", "yz"]
 
 
 def test_the_prompt_is_cut_from_the_left_and_the_target_is_kept() -> None:
-    made = encode(sample(thinking="t"), tokenize, END, 6)
+    made = tokenize(sample(thinking="t"), code_points, END, 6)
     assert made is not None
-    assert made.ids == (*tokenize("bctyz"), END)
+    assert made.ids == (*code_points("bctyz"), END)
     assert made.segments == (Segment("thinking", 2, 3), Segment("answer", 3, 6))
     assert made.cut == 1
 
 
 def test_a_target_that_does_not_fit_with_one_prompt_token_is_dropped_and_counted() -> None:
     fits, too_long, no_prompt = sample(answer="y"), sample(answer="yz"), sample(prompt="")
-    kept, dropped = encode_all([too_long, fits, no_prompt], tokenize, END, 3)
-    assert [made.ids for made in kept] == [(*tokenize("cy"), END)]
+    kept, dropped = tokenize_all([too_long, fits, no_prompt], code_points, END, 3)
+    assert [made.ids for made in kept] == [(*code_points("cy"), END)]
     assert dropped == 2
 
 
 def test_whose_it_is_stays_known() -> None:
-    made = encode(sample().model_copy(update={"user_id": "anna"}), tokenize, END, 100)
+    made = tokenize(sample().model_copy(update={"user_id": "anna"}), code_points, END, 100)
     assert made is not None
     assert made.user_id == "anna"

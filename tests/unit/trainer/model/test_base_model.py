@@ -9,21 +9,21 @@ import torch
 
 from mindprint_trainer.errors import TrainerError
 from mindprint_trainer.model import base_model as module
-from mindprint_trainer.model.base_model import Base, compute_dtype, load
+from mindprint_trainer.model.base_model import Base, load_base_model, resolve_compute_dtype
 from mindprint_trainer.settings import Settings
 
 CPU = torch.device("cpu")
 
 
 def test_text_becomes_ids_without_special_tokens(base: Base) -> None:
-    assert len(base.tokenize("tea")) == 3
-    assert base.tokenize("") == []
+    assert len(base.encode_text("tea")) == 3
+    assert base.encode_text("") == []
     assert base.end_of_turn == 256
 
 
 def test_weights_are_rounded_to_what_is_served_and_frozen(model_path: Path, settings: Settings) -> None:
-    stored = load(model_path, "d", settings.model_copy(update={"base_dtype": "float32"})).model.state_dict()
-    wide = load(model_path, "d", settings.model_copy(update={"base_dtype": "bfloat16"}))
+    stored = load_base_model(model_path, "d", settings.model_copy(update={"base_dtype": "float32"})).model.state_dict()
+    wide = load_base_model(model_path, "d", settings.model_copy(update={"base_dtype": "bfloat16"}))
     assert {parameter.dtype for parameter in wide.model.parameters()} == {torch.float32}
     assert wide.served == torch.bfloat16
     assert not any(parameter.requires_grad for parameter in wide.model.parameters())
@@ -33,11 +33,11 @@ def test_weights_are_rounded_to_what_is_served_and_frozen(model_path: Path, sett
 
 
 def test_bfloat16_is_computed_in_only_where_the_hardware_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compute_dtype("bfloat16", CPU) == torch.bfloat16
+    assert resolve_compute_dtype("bfloat16", CPU) == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "amx_bf16": False}, raising=False)
-    assert compute_dtype("auto", CPU) == torch.float32
+    assert resolve_compute_dtype("auto", CPU) == torch.float32
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    assert compute_dtype("auto", CPU) == torch.bfloat16
+    assert resolve_compute_dtype("auto", CPU) == torch.bfloat16
 
 
 def test_trees_are_for_models_whose_layers_see_everything(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,20 +55,20 @@ def test_a_folder_that_is_no_model_gets_one_line(model_path: Path, settings: Set
     shutil.copytree(model_path, broken)
     (broken / "config.json").write_text('{"model_type": "no such thing"}')
     with pytest.raises(TrainerError, match=r"cannot be loaded .* name another with --model") as caught:
-        load(broken, "d", settings)
+        load_base_model(broken, "d", settings)
     assert "\n" not in str(caught.value)
 
 
 def test_threads_follow_the_setting(model_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    load(model_path, "d", settings)
-    load(model_path, "d", settings.model_copy(update={"threads": None}))
-    assert asked == [1, module.cores()]
+    load_base_model(model_path, "d", settings)
+    load_base_model(model_path, "d", settings.model_copy(update={"threads": None}))
+    assert asked == [1, module.available_cores()]
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     available: Any = lambda: True  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_available", available)
-    assert module.pick_device("auto") == "cuda"
-    assert module.pick_device("cpu") == "cpu"
+    assert module.resolve_device("auto") == "cuda"
+    assert module.resolve_device("cpu") == "cpu"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from mindprint.types import LoraLimits
 from mindprint_trainer.model import peft_io, tree_attention
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.model.lora import Adapter, Shape, Span, Stack, fresh, linear_layers
+from mindprint_trainer.model.lora import LoraAdapter, LoraConfig, LoraModelView, TokenSpan, init_adapter, linear_layers
 from mindprint_trainer.settings import Settings
 
 LIMITS = LoraLimits(max_rank=8, target_modules=["q_proj", "v_proj", "down_proj"])
@@ -22,11 +22,11 @@ IDS = torch.arange(40).unsqueeze(0)
 
 
 @pytest.fixture
-def adapter(base: Base, settings: Settings) -> Adapter:
-    return moved(peft_io.begin(base.model, None, settings, LIMITS, 1))
+def adapter(base: Base, settings: Settings) -> LoraAdapter:
+    return moved(peft_io.create_initial_adapter(base.model, None, settings, LIMITS, 1))
 
 
-def moved(adapter: Adapter) -> Adapter:
+def moved(adapter: LoraAdapter) -> LoraAdapter:
     """With B at zero nothing would show."""
     with torch.no_grad():
         for parameter in adapter.parameters:
@@ -39,46 +39,48 @@ def logits(model: Any) -> Tensor:
     return found
 
 
-def test_forward_and_gradient_are_those_of_peft(base: Base, adapter: Adapter, model_path: Path, tmp_path: Path) -> None:
-    peft_io.pack(adapter, base.digest, torch.float32).write(tmp_path)
+def test_forward_and_gradient_are_those_of_peft(
+    base: Base, adapter: LoraAdapter, model_path: Path, tmp_path: Path
+) -> None:
+    peft_io.serialize(adapter, base.digest, torch.float32).write(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(plain, str(tmp_path), is_trainable=True)
-    stack = Stack(base.model, [adapter])
-    stack.route([Span(0, 0, 40)])
+    stack = LoraModelView(base.model, [adapter])
+    stack.route([TokenSpan(0, 0, 40)])
     ours, wanted = logits(stack.model), logits(theirs)
     torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=1e-4)
     ours.square().mean().backward()  # type: ignore[no-untyped-call]
     wanted.square().mean().backward()  # type: ignore[no-untyped-call]
     gradients = {name.replace(".default", ""): one.grad for name, one in theirs.named_parameters() if one.requires_grad}
-    assert gradients.keys() == peft_io.named(adapter).keys()
-    for name, parameter in peft_io.named(adapter).items():
+    assert gradients.keys() == peft_io.named_parameters(adapter).keys()
+    for name, parameter in peft_io.named_parameters(adapter).items():
         torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-4, rtol=1e-3)
 
 
 def test_first_weights_are_drawn_as_peft_draws_them(base: Base) -> None:
-    shape = Shape(4, 8, ("q_proj",))
-    adapter = fresh(base.model, shape, 0, 3)
+    shape = LoraConfig(4, 8, ("q_proj",))
+    adapter = init_adapter(base.model, shape, 0, 3)
     bound = 1 / 64**0.5
     (name, down), *_ = adapter.down.items()
     assert name.endswith("q_proj")
     assert down.abs().max() <= bound
     assert down.abs().max() > 0.9 * bound
     assert not any(tensor.any() for tensor in adapter.up.values())
-    assert torch.equal(down, fresh(base.model, shape, 0, 3).down[name])
-    assert not torch.equal(down, fresh(base.model, shape, 0, 4).down[name])
+    assert torch.equal(down, init_adapter(base.model, shape, 0, 3).down[name])
+    assert not torch.equal(down, init_adapter(base.model, shape, 0, 4).down[name])
 
 
 def test_drawing_leaves_the_common_random_state_alone(base: Base, settings: Settings) -> None:
     before = torch.random.get_rng_state()
-    peft_io.begin(base.model, None, settings, LIMITS, 1)
+    peft_io.create_initial_adapter(base.model, None, settings, LIMITS, 1)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_the_base_is_untouched_and_shares_its_weights(base: Base, adapter: Adapter) -> None:
+def test_the_base_is_untouched_and_shares_its_weights(base: Base, adapter: LoraAdapter) -> None:
     before = logits(base.model)
     names = [f"{name}: {type(module).__name__}" for name, module in base.model.named_modules()]
-    stack = Stack(base.model, [adapter], tree_attention.NAME)
-    stack.route([Span(0, 0, 40)])
+    stack = LoraModelView(base.model, [adapter], tree_attention.ATTENTION_NAME)
+    stack.route([TokenSpan(0, 0, 40)])
     held = {id(tensor) for tensor in base.model.parameters()}
     assert {id(tensor) for tensor in stack.model.parameters()} == held
     assert names == [f"{name}: {type(module).__name__}" for name, module in base.model.named_modules()]
@@ -86,27 +88,27 @@ def test_the_base_is_untouched_and_shares_its_weights(base: Base, adapter: Adapt
     assert base.model.config._attn_implementation == "sdpa"
 
 
-def test_with_the_adapters_off_the_bits_are_the_base_s(base: Base, adapter: Adapter) -> None:
-    stack = Stack(base.model, [adapter])
+def test_with_the_adapters_off_the_bits_are_the_base_s(base: Base, adapter: LoraAdapter) -> None:
+    stack = LoraModelView(base.model, [adapter])
     before = logits(base.model)
     with stack.off():
-        stack.route([Span(0, 0, 40)])
+        stack.route([TokenSpan(0, 0, 40)])
         assert torch.equal(logits(stack.model), before)
-    stack.route([Span(0, 0, 40)])
+    stack.route([TokenSpan(0, 0, 40)])
     assert not torch.equal(logits(stack.model), before)
 
 
-def test_each_token_goes_through_its_own_adapter(base: Base, settings: Settings, adapter: Adapter) -> None:
+def test_each_token_goes_through_its_own_adapter(base: Base, settings: Settings, adapter: LoraAdapter) -> None:
     narrow = LoraLimits(max_rank=2, target_modules=["q_proj", "up_proj"])
-    other = moved(peft_io.begin(base.model, None, settings, narrow, 2))
-    pair = Stack(base.model, [adapter, other])
+    other = moved(peft_io.create_initial_adapter(base.model, None, settings, narrow, 2))
+    pair = LoraModelView(base.model, [adapter, other])
     layers = dict(linear_layers(base.model, ["q_proj", "up_proj", "down_proj"]))
     for name, layer in layers.items():
         states = torch.randn(10, layer.in_features)
-        pair.route([Span(1, 2, 5), Span(0, 5, 9)])
+        pair.route([TokenSpan(1, 2, 5), TokenSpan(0, 5, 9)])
         got = pair.model.get_submodule(name)(states)
         want = layer(states)
-        for span in (Span(1, 2, 5), Span(0, 5, 9)):
+        for span in (TokenSpan(1, 2, 5), TokenSpan(0, 5, 9)):
             one = (adapter, other)[span.adapter]
             if name in one.down:
                 here = slice(span.start, span.stop)
@@ -114,10 +116,10 @@ def test_each_token_goes_through_its_own_adapter(base: Base, settings: Settings,
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 
-def test_dropout_only_in_training_and_drawn_by_the_adapter_s_own_generator(base: Base, adapter: Adapter) -> None:
+def test_dropout_only_in_training_and_drawn_by_the_adapter_s_own_generator(base: Base, adapter: LoraAdapter) -> None:
     adapter.dropout = 0.5
-    stack = Stack(base.model, [adapter])
-    stack.route([Span(0, 0, 40)])
+    stack = LoraModelView(base.model, [adapter])
+    stack.route([TokenSpan(0, 0, 40)])
     stack.model.eval()
     assert torch.equal(logits(stack.model), logits(stack.model))
     stack.model.train()
@@ -132,15 +134,15 @@ def test_dropout_only_in_training_and_drawn_by_the_adapter_s_own_generator(base:
 
 def test_the_gradient_of_dropout_is_exact(base: Base, settings: Settings) -> None:
     """Against autograd through the definition, with the same mask."""
-    shape = Shape(2, 4, ("q_proj",))
-    adapter = moved(fresh(base.model, shape, 0.5, 1))
-    stack = Stack(base.model, [adapter])
+    shape = LoraConfig(2, 4, ("q_proj",))
+    adapter = moved(init_adapter(base.model, shape, 0.5, 1))
+    stack = LoraModelView(base.model, [adapter])
     stack.model.train()
     name, layer = linear_layers(base.model, ["q_proj"])[0]
     module = stack.model.get_submodule(name)
     states = torch.randn(6, layer.in_features, requires_grad=True)
     state = adapter.generator.get_state()
-    stack.route([Span(0, 1, 5)])
+    stack.route([TokenSpan(0, 1, 5)])
     module(states).square().sum().backward()
     got = [states.grad, adapter.down[name].grad, adapter.up[name].grad]
     states.grad = adapter.down[name].grad = adapter.up[name].grad = None

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import Sample
-from mindprint_trainer.data.tokenization import encode_all
+from mindprint_trainer.data.tokenization import tokenize_all
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.objective import soft_labels
-from mindprint_trainer.objective.loss import Labels
-from mindprint_trainer.objective.soft_labels import smooth, smoothed_answer
+from mindprint_trainer.objective.loss import SoftLabels
+from mindprint_trainer.objective.soft_labels import answer_token_probs, smooth_answer
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.multi_adapter import train
+from mindprint_trainer.training.multi_adapter import train_adapter
 
 END = 0
 CHOICES = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=4), min_size=1, max_size=5, unique_by=tuple).map(
@@ -29,7 +29,7 @@ def test_the_real_answer_keeps_its_share_and_what_is_after_each_token_sums_to_on
     choices: list[tuple[int, ...]], share: float, data: st.DataObject
 ) -> None:
     answer = data.draw(st.sampled_from(choices))
-    steps = list(smooth(answer, choices, share))
+    steps = list(smooth_answer(answer, choices, share))
     assert len(steps) == len(answer)
     assert all(sum(chances.values()) == pytest.approx(1) for chances in steps)
     whole = math.prod(chances[token] for chances, token in zip(steps, answer, strict=True))
@@ -37,7 +37,7 @@ def test_the_real_answer_keeps_its_share_and_what_is_after_each_token_sums_to_on
 
 
 def test_only_where_choices_part_something_is_left_open() -> None:
-    steps = list(smooth((5, 6, END), [(5, 6, END), (5, 7, END), (8, END), (5, 6, 9, END)], 0.4))
+    steps = list(smooth_answer((5, 6, END), [(5, 6, END), (5, 7, END), (8, END), (5, 6, 9, END)], 0.4))
     assert steps == [
         {5: pytest.approx(0.9), 8: pytest.approx(0.1)},
         {6: pytest.approx(0.8 / 0.9), 7: pytest.approx(0.1 / 0.9)},
@@ -61,23 +61,25 @@ def closed(choices: Sequence[str] = (" tea", " coffee"), **changes: Any) -> Samp
     ids=["an open answer", "no smoothing", "thinking alone", "a single choice"],
 )
 def test_nothing_is_left_open(base: Base, sample: Sample, share: float) -> None:
-    ((sequence,), _) = encode_all([sample], base.tokenize, base.end_of_turn, 100)
-    assert smoothed_answer(sequence, share) == {}
+    ((sequence,), _) = tokenize_all([sample], base.encode_text, base.end_of_turn, 100)
+    assert answer_token_probs(sequence, share) == {}
 
 
 def test_places_are_those_of_the_answer(base: Base) -> None:
-    ((sequence,), _) = encode_all([closed()], base.tokenize, base.end_of_turn, 100)
-    tea, coffee = base.tokenize("t") + base.tokenize("c")
+    ((sequence,), _) = tokenize_all([closed()], base.encode_text, base.end_of_turn, 100)
+    tea, coffee = base.encode_text("t") + base.encode_text("c")
     behind_the_space = sequence.segments[-1].start + 1
-    assert smoothed_answer(sequence, 0.3) == {behind_the_space: {tea: pytest.approx(0.85), coffee: pytest.approx(0.15)}}
-    ids, chances = soft_labels.smoothed([sequence], 0.3)[0, behind_the_space]
+    assert answer_token_probs(sequence, 0.3) == {
+        behind_the_space: {tea: pytest.approx(0.85), coffee: pytest.approx(0.15)}
+    }
+    ids, chances = soft_labels.smoothing_targets([sequence], 0.3)[0, behind_the_space]
     assert dict(zip(ids.tolist(), chances.tolist(), strict=True)) == pytest.approx({tea: 0.85, coffee: 0.15})
 
 
 def test_labels_of_several_adapters_are_as_wide_as_the_widest() -> None:
-    narrow = Labels(torch.tensor([[4]]), torch.tensor([[1.0]]))
-    wide = Labels(torch.tensor([[5, 6]]), torch.tensor([[0.5, 0.5]]))
-    joined = Labels.joined([narrow, wide])
+    narrow = SoftLabels(torch.tensor([[4]]), torch.tensor([[1.0]]))
+    wide = SoftLabels(torch.tensor([[5, 6]]), torch.tensor([[0.5, 0.5]]))
+    joined = SoftLabels.joined([narrow, wide])
     assert joined is not None
     assert (joined.ids.tolist(), joined.chances.tolist()) == ([[4, 0], [5, 6]], [[1.0, 0.0], [0.5, 0.5]])
 
@@ -86,10 +88,10 @@ def test_an_adapter_trained_long_stays_less_certain(base: Base, settings: Settin
     """The least that the loss can be is the entropy of what was asked for: nearly none without smoothing."""
     lease = lease_of(samples=[closed(user_id="anna", engagement_id=f"e{n}") for n in range(4)])
     asked = settings.model_copy(update={"epochs": 40, "learning_rate": 1e-2, "answer_smoothing": 0.0})
-    sure = train(base, lease, asked).manifest
-    smooth = train(base, lease, asked.model_copy(update={"answer_smoothing": 0.4})).manifest
+    sure = train_adapter(base, lease, asked).manifest
+    smooth = train_adapter(base, lease, asked.model_copy(update={"answer_smoothing": 0.4})).manifest
     assert smooth.settings["answer_smoothing"] == 0.4
-    tokens = len(base.tokenize(" tea")) + 1
+    tokens = len(base.encode_text(" tea")) + 1
     least = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2)) / tokens
     assert sure.losses["fast_answer_last"] < least / 2
     assert smooth.losses["fast_answer_last"] == pytest.approx(least, rel=0.2)

@@ -8,29 +8,29 @@ import pytest
 import torch
 from torch import nn
 
-from mindprint_trainer.data.packing import passes, rows
-from mindprint_trainer.data.tokenization import Encoded, Part, Segment, encode_all
+from mindprint_trainer.data.packing import forward_passes, pack_rows
+from mindprint_trainer.data.tokenization import Part, Segment, TokenizedSample, tokenize_all
 from mindprint_trainer.model import peft_io, tree_attention
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.model.lora import Adapter, Span, Stack
-from mindprint_trainer.objective.loss import Weights, backward, collate, measure
+from mindprint_trainer.model.lora import LoraAdapter, LoraModelView, TokenSpan
+from mindprint_trainer.objective.loss import TargetWeights, backward, collate, measure_nll
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.run import weights_of
+from mindprint_trainer.training.run import create_weights
 
-WEIGHTS = Weights(
+WEIGHTS = TargetWeights(
     kinds={"slow": 0.7, "fast": 1.3, "replay": 0.4},
     parts={"thinking": 0.5, "answer": 2.0},
 )
 
 
 @pytest.fixture
-def sequences(base: Base, settings: Settings, lease_of: Any) -> list[Encoded]:
-    made, dropped = encode_all(lease_of().samples, base.tokenize, base.end_of_turn, settings.max_length)
+def sequences(base: Base, settings: Settings, lease_of: Any) -> list[TokenizedSample]:
+    made, dropped = tokenize_all(lease_of().samples, base.encode_text, base.end_of_turn, settings.max_length)
     assert dropped == 0
     return made
 
 
-def naive(model: Any, sequences: list[Encoded]) -> torch.Tensor:
+def naive(model: Any, sequences: list[TokenizedSample]) -> torch.Tensor:
     """The definition, word for word."""
     total = torch.zeros(())
     for sequence in sequences:
@@ -44,11 +44,18 @@ def naive(model: Any, sequences: list[Encoded]) -> torch.Tensor:
 
 
 def ours(
-    stack: Stack, base: Base, sequences: list[Encoded], *, tokens: int, chunk: int, share: bool, masked: bool
+    stack: LoraModelView,
+    base: Base,
+    sequences: list[TokenizedSample],
+    *,
+    tokens: int,
+    chunk: int,
+    share: bool,
+    masked: bool,
 ) -> float:
     total = 0.0
-    made = rows(sequences, range(len(sequences)), tokens, share=share, masked=masked)
-    for together in passes(made, tokens, masked=masked):
+    made = pack_rows(sequences, range(len(sequences)), tokens, share=share, masked=masked)
+    for together in forward_passes(made, tokens, masked=masked):
         batch = collate(together, base.device, masked=masked, pad=99)
         counts = WEIGHTS.of(sequences, batch.targets, len(sequences))
         values = backward(stack, batch, counts, None, chunk)
@@ -56,7 +63,7 @@ def ours(
     return total
 
 
-def gradients(adapter: Adapter) -> list[torch.Tensor]:
+def gradients(adapter: LoraAdapter) -> list[torch.Tensor]:
     taken = []
     for parameter in adapter.parameters:
         assert parameter.grad is not None
@@ -72,22 +79,22 @@ def gradients(adapter: Adapter) -> list[torch.Tensor]:
 def test_loss_and_gradient_are_those_of_the_definition(
     base: Base,
     settings: Settings,
-    sequences: list[Encoded],
+    sequences: list[TokenizedSample],
     tokens: int,
     chunk: int,
     share: bool,
     masked: bool,
     lease_of: Any,
 ) -> None:
-    adapter = peft_io.begin(base.model, None, settings, lease_of().limits, 1)
+    adapter = peft_io.create_initial_adapter(base.model, None, settings, lease_of().limits, 1)
     for parameter in adapter.parameters:  # with B at zero, A would have no gradient
         nn.init.normal_(parameter, std=0.05)
-    plain = Stack(base.model, [adapter])
-    plain.route([Span(0, 0, 10_000)])
+    plain = LoraModelView(base.model, [adapter])
+    plain.route([TokenSpan(0, 0, 10_000)])
     wanted = naive(plain.model, sequences)
     wanted.backward()  # type: ignore[no-untyped-call]
     wanted_gradients = gradients(adapter)
-    stack = Stack(base.model, [adapter], None if masked else tree_attention.NAME)
+    stack = LoraModelView(base.model, [adapter], None if masked else tree_attention.ATTENTION_NAME)
     got = ours(stack, base, sequences, tokens=tokens, chunk=chunk, share=share, masked=masked)
     got_gradients = gradients(adapter)
     assert got == pytest.approx(wanted.item(), abs=1e-5)
@@ -95,62 +102,67 @@ def test_loss_and_gradient_are_those_of_the_definition(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_sharing_saves_tokens(sequences: list[Encoded]) -> None:
+def test_sharing_saves_tokens(sequences: list[TokenizedSample]) -> None:
     every = range(len(sequences))
-    shared = sum(map(len, rows(sequences, every, 4000, share=True)))
-    assert shared < 0.7 * sum(map(len, rows(sequences, every, 4000, share=False)))
+    shared = sum(map(len, pack_rows(sequences, every, 4000, share=True)))
+    assert shared < 0.7 * sum(map(len, pack_rows(sequences, every, 4000, share=False)))
 
 
 def test_each_segment_counts_as_much_however_long_it_is() -> None:
-    slow = Encoded("slow", "e", tuple(range(12)), (Segment("thinking", 2, 10), Segment("answer", 10, 12)))
-    (row,) = rows([slow], [0], 100, share=True)
-    weights = Weights(kinds={"slow": 1}, parts={"thinking": 1, "answer": 1}).of([slow], row.targets, 4)
+    slow = TokenizedSample("slow", "e", tuple(range(12)), (Segment("thinking", 2, 10), Segment("answer", 10, 12)))
+    (row,) = pack_rows([slow], [0], 100, share=True)
+    weights = TargetWeights(kinds={"slow": 1}, parts={"thinking": 1, "answer": 1}).of([slow], row.targets, 4)
     assert weights == [1 / 8 / 4] * 8 + [1 / 2 / 4] * 2
 
 
-def test_prompt_tokens_are_no_targets(sequences: list[Encoded]) -> None:
-    (row,) = rows(sequences, [0], 1000, share=False)
+def test_prompt_tokens_are_no_targets(sequences: list[TokenizedSample]) -> None:
+    (row,) = pack_rows(sequences, [0], 1000, share=False)
     first, last = sequences[0].segments[0].start, len(sequences[0].ids)
     assert [target.at for target in row.targets] == list(range(first - 1, last - 1))
     assert [target.token for target in row.targets] == list(sequences[0].ids[first:])
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Encoded], masked: bool) -> None:
+def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[TokenizedSample], masked: bool) -> None:
     every = range(len(sequences))
-    plain, stack = Stack(base.model, []), Stack(base.model, [], None if masked else tree_attention.NAME)
+    plain, stack = (
+        LoraModelView(base.model, []),
+        LoraModelView(base.model, [], None if masked else tree_attention.ATTENTION_NAME),
+    )
     for pad in (0, 99):
-        batch = collate(rows(sequences, every, 10_000, share=True), base.device, masked=masked, pad=pad)
-        values = measure(stack, batch, 1024)
+        batch = collate(pack_rows(sequences, every, 10_000, share=True), base.device, masked=masked, pad=pad)
+        values = measure_nll(stack, batch, 1024)
         for number in every:
-            (row,) = rows(sequences, [number], 10_000, share=False)
-            alone = measure(plain, collate([row], base.device, masked=True), 1024)
+            (row,) = pack_rows(sequences, [number], 10_000, share=False)
+            alone = measure_nll(plain, collate([row], base.device, masked=True), 1024)
             among = [v for v, target in zip(values, batch.targets, strict=True) if target.sequence == number]
             assert among == pytest.approx(alone, abs=1e-4)
 
 
-def of_kinds(part: Part = "answer", **counts: int) -> list[Encoded]:
+def of_kinds(part: Part = "answer", **counts: int) -> list[TokenizedSample]:
     segment = (Segment(part, 1, 2),)
-    return [Encoded(kind, "e", (1, 2), segment) for kind, count in counts.items() for _ in range(count)]  # type: ignore[arg-type]
+    return [TokenizedSample(kind, "e", (1, 2), segment) for kind, count in counts.items() for _ in range(count)]  # type: ignore[arg-type]
 
 
 def test_settings_become_weights(settings: Settings) -> None:
     settings = settings.model_copy(update={"slow_weight": 2.0, "thinking_weight": 0.25, "balance": False})
-    weights = weights_of(settings, of_kinds(slow=1, fast=9))
+    weights = create_weights(settings, of_kinds(slow=1, fast=9))
     assert weights.kinds == {"slow": 2.0, "fast": 1.0, "replay": 1.0}
     assert weights.parts == {"opening": 1.0, "thinking": 0.25, "closing": 1.0, "answer": 1.0}
 
 
 def test_slow_and_fast_count_alike_whatever_their_numbers(settings: Settings) -> None:
     balanced = settings.model_copy(update={"balance": True})
-    kinds = weights_of(balanced, of_kinds(slow=2, fast=8, replay=1)).kinds
+    kinds = create_weights(balanced, of_kinds(slow=2, fast=8, replay=1)).kinds
     assert kinds == {"slow": 2.5, "fast": 0.625, "replay": 1.0}
     assert 2 * kinds["slow"] == 8 * kinds["fast"] == 5.0
     apart = of_kinds(slow=2, fast=8) + of_kinds("thinking", slow=2)
-    assert weights_of(balanced, apart).kinds["slow"] == 2.5, "thinking and answer of two, each in a sequence of its own"
+    assert create_weights(balanced, apart).kinds["slow"] == 2.5, (
+        "thinking and answer of two, each in a sequence of its own"
+    )
     more = of_kinds(slow=1, fast=8) + of_kinds("thinking", slow=4)
-    assert weights_of(balanced, more).kinds == {"slow": 1.5, "fast": 0.75, "replay": 1.0}
+    assert create_weights(balanced, more).kinds == {"slow": 1.5, "fast": 0.75, "replay": 1.0}
     alone = {"slow": 1.0, "fast": 1.0, "replay": 1.0}
-    assert weights_of(balanced, of_kinds(fast=8)).kinds == alone
+    assert create_weights(balanced, of_kinds(fast=8)).kinds == alone
     one_after_the_other = balanced.model_copy(update={"schedule": "sequential"})
-    assert weights_of(one_after_the_other, of_kinds(slow=2, fast=8)).kinds == alone
+    assert create_weights(one_after_the_other, of_kinds(slow=2, fast=8)).kinds == alone

@@ -7,9 +7,9 @@ from rich.console import Console
 
 from mindprint.types import Sample, Start
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.reporting.dry_run import preview
+from mindprint_trainer.reporting.dry_run import preview_table
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.run import Training
+from mindprint_trainer.training.run import TrainingRun
 
 
 def test_it_counts_samples_tokens_and_what_is_lost_by_kind_and_user(
@@ -22,9 +22,9 @@ def test_it_counts_samples_tokens_and_what_is_lost_by_kind_and_user(
     long_prompt = lease.samples[1].model_copy(update={"prompt": "x" * 300})
     replay = Sample(kind="replay", engagement_id="r", prompt="What is tea?", thinking="Hm.", answer=" A drink.")
     lease.samples = [too_long, long_prompt, *lease.samples[2:], replay]
-    training = Training(base, lease, settings, None, 0)
+    training = TrainingRun(base, lease, settings, None, 0)
     out = io.StringIO()
-    Console(file=out, width=120).print(preview(training))
+    Console(file=out, width=120).print(preview_table(training))
     rows = {}
     for line in out.getvalue().splitlines():
         cells = [cell.strip() for cell in line.strip("│").split("│")]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mindprint_trainer.errors import TrainerError
-from mindprint_trainer.reporting.experiment_loggers import Boards
+from mindprint_trainer.reporting.experiment_loggers import ExperimentLoggers
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training.run import StepReport
 
@@ -58,7 +58,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
 
 
 def test_tensorboard_gets_a_folder_for_each_training(made: list[Recorder], settings: Settings, tmp_path: Path) -> None:
-    boards = Boards(settings.model_copy(update={"tensorboard_dir": tmp_path}), nobody)
+    boards = ExperimentLoggers(settings.model_copy(update={"tensorboard_dir": tmp_path}), nobody)
     boards.step(REPORT)
     boards.step(replace(REPORT, lease_id="l2"))
     boards.step(replace(REPORT, step=2))
@@ -72,7 +72,7 @@ def test_tensorboard_gets_a_folder_for_each_training(made: list[Recorder], setti
 
 
 def test_weights_and_biases_gets_a_run_for_each_training(made: list[Recorder], settings: Settings) -> None:
-    boards = Boards(settings.model_copy(update={"wandb_project": "mine"}), nobody)
+    boards = ExperimentLoggers(settings.model_copy(update={"wandb_project": "mine"}), nobody)
     boards.step(REPORT)
     boards.step(replace(REPORT, step=2))
     (run,) = made
@@ -82,7 +82,7 @@ def test_weights_and_biases_gets_a_run_for_each_training(made: list[Recorder], s
 
 
 def test_none_is_loaded_unless_asked_for(settings: Settings) -> None:
-    Boards(settings, nobody).step(REPORT)
+    ExperimentLoggers(settings, nobody).step(REPORT)
     assert "wandb" not in sys.modules
 
 
@@ -91,14 +91,14 @@ def test_one_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TrainerError, match="TENSORBOARD_DIR needs tensorboard, which is not installed"):
-        Boards(settings.model_copy(update={"tensorboard_dir": tmp_path}), nobody)
+        ExperimentLoggers(settings.model_copy(update={"tensorboard_dir": tmp_path}), nobody)
 
 
 def test_one_that_fails_is_told_of_once_and_left_out(
     made: list[Recorder], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, dict[str, Any]]] = []
-    boards = Boards(
+    boards = ExperimentLoggers(
         settings.model_copy(update={"wandb_project": "p"}), lambda event, **more: told.append((event, more))
     )
 
@@ -108,4 +108,4 @@ def test_one_that_fails_is_told_of_once_and_left_out(
     monkeypatch.setattr(sys.modules["wandb"], "init", broken)
     boards.step(REPORT)
     boards.step(replace(REPORT, step=2))
-    assert told == [("a board failed and is left out", {"board": "WeightsAndBiases", "error": "no network"})]
+    assert told == [("a board failed and is left out", {"board": "WandbLogger", "error": "no network"})]

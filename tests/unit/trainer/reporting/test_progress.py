@@ -7,7 +7,13 @@ from rich.console import Console
 from structlog.testing import capture_logs
 
 from mindprint.types import CanaryItem, Manifest
-from mindprint_trainer.reporting.progress import LogView, Outcome, TerminalView, open_view, table
+from mindprint_trainer.reporting.progress import (
+    LeaseOutcome,
+    LogReporter,
+    TerminalReporter,
+    create_reporter,
+    outcome_table,
+)
 from mindprint_trainer.training.run import StepReport
 
 MANIFEST = Manifest(
@@ -30,12 +36,12 @@ def report(step: int) -> StepReport:
 
 
 def test_there_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
-    assert isinstance(open_view(Console(file=io.StringIO(), force_terminal=True), 5), TerminalView)
-    assert isinstance(open_view(Console(file=io.StringIO()), 5), LogView)
+    assert isinstance(create_reporter(Console(file=io.StringIO(), force_terminal=True), 5), TerminalReporter)
+    assert isinstance(create_reporter(Console(file=io.StringIO()), 5), LogReporter)
 
 
 def test_lines_come_now_and_then_and_at_the_end() -> None:
-    view = LogView(every_s=3600)
+    view = LogReporter(every_s=3600)
     with capture_logs() as lines, view.live():
         for step in range(1, 5):
             view.step(report(step))
@@ -49,7 +55,7 @@ def test_lines_come_now_and_then_and_at_the_end() -> None:
 
 def test_the_bar_shows_loss_and_speed() -> None:
     out = io.StringIO()
-    view = TerminalView(Console(file=out, force_terminal=True, width=120))
+    view = TerminalReporter(Console(file=out, force_terminal=True, width=120))
     with view.live():
         for step in range(1, 5):
             view.step(report(step))
@@ -61,8 +67,8 @@ def test_the_bar_shows_loss_and_speed() -> None:
 
 def test_the_table_has_a_line_for_each_lease() -> None:
     out = io.StringIO()
-    outcomes = [Outcome("user/anna", 1, "version 1", MANIFEST), Outcome("user/ben", 7, "the lease was lost")]
-    Console(file=out, width=140).print(table(outcomes))
+    outcomes = [LeaseOutcome("user/anna", 1, "version 1", MANIFEST), LeaseOutcome("user/ben", 7, "the lease was lost")]
+    Console(file=out, width=140).print(outcome_table(outcomes))
     anna = next(line for line in out.getvalue().splitlines() if "user/anna" in line)
     assert [cell.strip() for cell in anna.strip("│").split("│")] == [
         "user/anna",
@@ -78,8 +84,8 @@ def test_the_table_has_a_line_for_each_lease() -> None:
 
 def test_trainings_side_by_side_have_lines_and_bars_of_their_own() -> None:
     other = replace(report(1), adapter="user/ben", lease_id="b")
-    view, out = LogView(every_s=3600), io.StringIO()
-    bars = TerminalView(Console(file=out, force_terminal=True, width=120))
+    view, out = LogReporter(every_s=3600), io.StringIO()
+    bars = TerminalReporter(Console(file=out, force_terminal=True, width=120))
     with capture_logs() as lines, bars.live():
         for one in (report(1), other, report(2), replace(other, step=2)):
             view.step(one)
@@ -91,6 +97,6 @@ def test_trainings_side_by_side_have_lines_and_bars_of_their_own() -> None:
 
 def test_speed_and_time_left_count_from_where_a_training_was_taken_up() -> None:
     with capture_logs() as lines:
-        LogView(every_s=0).step(replace(report(3), seconds=1.0, resumed_tokens=200))
+        LogReporter(every_s=0).step(replace(report(3), seconds=1.0, resumed_tokens=200))
     assert lines[0]["tokens_per_second"] == 100
     assert lines[0]["seconds_left"] == 1

@@ -12,11 +12,18 @@ from mindprint.types import Lease, LoraLimits, Manifest, Sample, Start
 from mindprint_trainer.errors import CannotTrain, LeaseEnded, NotFinite
 from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.model.lora import Shape
+from mindprint_trainer.model.lora import LoraConfig
 from mindprint_trainer.objective import loss
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.multi_adapter import Hooks, Job, Trained, run, train, train_together
-from mindprint_trainer.training.run import StepReport, rate
+from mindprint_trainer.training.multi_adapter import (
+    Callbacks,
+    TrainedAdapter,
+    TrainingJob,
+    train_adapter,
+    train_adapters,
+    train_in_shared_passes,
+)
+from mindprint_trainer.training.run import StepReport, learning_rate_factor
 
 LeaseOf = Callable[..., Lease]
 Weights = dict[str, torch.Tensor]
@@ -26,15 +33,15 @@ Go = Callable[..., tuple[Manifest, Weights]]
 @pytest.fixture
 def go(base: Base, settings: Settings) -> Go:
     def trained(lease: Lease, **changes: Any) -> tuple[Manifest, Weights]:
-        made = train(base, lease, settings.model_copy(update=changes))
+        made = train_adapter(base, lease, settings.model_copy(update=changes))
         return made.manifest, load(made.files.weights)
 
     return trained
 
 
-def only(base: Base, settings: Settings, job: Job) -> Weights:
-    ((_, result),) = run(base, [job], settings)
-    assert isinstance(result, Trained)
+def only(base: Base, settings: Settings, job: TrainingJob) -> Weights:
+    ((_, result),) = train_in_shared_passes(base, [job], settings)
+    assert isinstance(result, TrainedAdapter)
     found: Weights = load(result.files.weights)
     return found
 
@@ -74,10 +81,10 @@ def test_no_token_of_another_user_enters_an_adapter_s_batch(
 ) -> None:
     """Each token that goes through an adapter is looked at, one by one and together."""
     seen: list[tuple[str, str]] = []
-    original = loss.hidden
+    original = loss.target_hidden_states
     owners: list[str] = []
 
-    def watched(stack: Any, batch: loss.Batch) -> torch.Tensor:
+    def watched(stack: Any, batch: loss.PackedBatch) -> torch.Tensor:
         flat = batch.ids.flatten().tolist()
         covered = [place for share in batch.shares for place in range(share.span.start, share.span.stop)]
         assert covered == list(range(len(flat)))
@@ -86,12 +93,12 @@ def test_no_token_of_another_user_enters_an_adapter_s_batch(
             seen.append((owners[share.span.adapter], text))
         return original(stack, batch)
 
-    monkeypatch.setattr(loss, "hidden", watched)
-    held = {name: "".join(map(chr, base.tokenize(name))) for name in ("anna", "ben", "carl")}
+    monkeypatch.setattr(loss, "target_hidden_states", watched)
+    held = {name: "".join(map(chr, base.encode_text(name))) for name in ("anna", "ben", "carl")}
     owners[:] = ["anna"]
-    train(base, lease_of("anna"), settings)
+    train_adapter(base, lease_of("anna"), settings)
     owners[:] = ["ben", "anna", "carl"]
-    train_together(base, [lease_of(name) for name in owners], settings)
+    train_adapters(base, [lease_of(name) for name in owners], settings)
     assert {owner for owner, _ in seen} == set(held)
     for owner, text in seen:
         assert not any(mark in text for name, mark in held.items() if name != owner)
@@ -114,7 +121,7 @@ def test_the_seed_decides_and_another_try_takes_another(
     assert same(one, go(lease_of(), seed=3)[1])
     assert same(one, go(lease_of(attempt=2), seed=3)[1])
     assert not same(one, go(lease_of(), seed=4)[1])
-    again = only(base, settings.model_copy(update={"seed": 3}), Job(lease_of(), tries=1))
+    again = only(base, settings.model_copy(update={"seed": 3}), TrainingJob(lease_of(), tries=1))
     assert same(again, go(lease_of(), seed=4)[1])
 
 
@@ -142,19 +149,19 @@ def test_masked_and_block_wise_passes_train_alike(go: Go, lease_of: LeaseOf, mon
 
 
 def test_a_training_starts_from_its_parent(go: Go, base: Base, settings: Settings, lease_of: LeaseOf) -> None:
-    made = train(base, lease_of("anna"), settings)
+    made = train_adapter(base, lease_of("anna"), settings)
     start = Start(adapter="cohort/all", version=3, digest=f"sha256:{made.files.digest}")
-    shape = Shape(4, 8, tuple(sorted(lease_of().limits.target_modules)))
-    parent = peft_io.Parent(start, shape, load(made.files.weights))
+    shape = LoraConfig(4, 8, tuple(sorted(lease_of().limits.target_modules)))
+    parent = peft_io.ParentAdapter(start, shape, load(made.files.weights))
     lease = lease_of("ben", start=start)
-    ((_, result),) = run(base, [Job(lease, parent)], settings.model_copy(update={"rank": 2}))
-    assert isinstance(result, Trained)
+    ((_, result),) = train_in_shared_passes(base, [TrainingJob(lease, parent)], settings.model_copy(update={"rank": 2}))
+    assert isinstance(result, TrainedAdapter)
     assert result.manifest.settings["start"] == "cohort/all@3"
     assert result.manifest.settings["rank"] == 4
     assert go(lease_of("ben"))[0].settings["start"] is None
     still = settings.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0, "epochs": 1})
-    ((_, result),) = run(base, [Job(lease, parent)], still)
-    assert isinstance(result, Trained)
+    ((_, result),) = train_in_shared_passes(base, [TrainingJob(lease, parent)], still)
+    assert isinstance(result, TrainedAdapter)
     for name, tensor in load(result.files.weights).items():
         torch.testing.assert_close(tensor, parent.tensors[name], atol=1e-6, rtol=1e-5)
 
@@ -169,8 +176,8 @@ def test_adapters_trained_together_are_those_trained_apart(
     leases = [lease_of(name, **({"limits": limits} if name == "carl" else {})) for name in names]
     leases[1].samples = leases[1].samples[:4]
     before = answers(base)
-    for lease, made in zip(leases, train_together(base, leases, asked), strict=True):
-        alone = train(base, lease, asked)
+    for lease, made in zip(leases, train_adapters(base, leases, asked), strict=True):
+        alone = train_adapter(base, lease, asked)
         assert made.manifest.losses == pytest.approx(alone.manifest.losses, abs=2e-3)
         assert (made.manifest.adapter, made.manifest.tokens) == (lease.adapter, alone.manifest.tokens)
         weights = load(alone.files.weights)
@@ -189,30 +196,30 @@ def test_one_that_ends_leaves_the_others_as_they_are(base: Base, settings: Setti
             raise LeaseEnded
 
     jobs = [
-        Job(lease_of("anna")),
-        Job(lease_of("ben"), check=lost),
-        Job(lease_of("carl", samples=[Sample(kind="fast", engagement_id="e", prompt="", answer="x")] * 2)),
+        TrainingJob(lease_of("anna")),
+        TrainingJob(lease_of("ben"), check=lost),
+        TrainingJob(lease_of("carl", samples=[Sample(kind="fast", engagement_id="e", prompt="", answer="x")] * 2)),
     ]
-    ended = {job.lease.adapter: result for job, result in run(base, jobs, settings)}
+    ended = {job.lease.adapter: result for job, result in train_in_shared_passes(base, jobs, settings)}
     assert isinstance(ended["user/ben"], LeaseEnded)
     assert isinstance(ended["user/carl"], CannotTrain)
     result = ended["user/anna"]
-    assert isinstance(result, Trained)
-    alone = train(base, lease_of("anna"), settings)
+    assert isinstance(result, TrainedAdapter)
+    alone = train_adapter(base, lease_of("anna"), settings)
     assert result.manifest.losses == pytest.approx(alone.manifest.losses, abs=2e-3)
 
 
 def test_a_loss_that_is_not_a_number_ends_one_and_not_the_others(
     base: Base, settings: Settings, lease_of: LeaseOf
 ) -> None:
-    torn = train(base, lease_of("anna"), settings)
+    torn = train_adapter(base, lease_of("anna"), settings)
     weights = {name: torch.full_like(tensor, float("nan")) for name, tensor in load(torn.files.weights).items()}
-    shape = Shape(4, 8, tuple(sorted(lease_of().limits.target_modules)))
-    parent = peft_io.Parent(Start(adapter="user/ben", version=1, digest="d"), shape, weights)
-    jobs = [Job(lease_of("anna")), Job(lease_of("ben"), parent)]
-    ended = {job.lease.adapter: result for job, result in run(base, jobs, settings)}
+    shape = LoraConfig(4, 8, tuple(sorted(lease_of().limits.target_modules)))
+    parent = peft_io.ParentAdapter(Start(adapter="user/ben", version=1, digest="d"), shape, weights)
+    jobs = [TrainingJob(lease_of("anna")), TrainingJob(lease_of("ben"), parent)]
+    ended = {job.lease.adapter: result for job, result in train_in_shared_passes(base, jobs, settings)}
     assert isinstance(ended["user/ben"], NotFinite)
-    assert isinstance(result := ended["user/anna"], Trained)
+    assert isinstance(result := ended["user/anna"], TrainedAdapter)
     assert result.manifest.losses == pytest.approx(torn.manifest.losses, abs=2e-3)
 
 
@@ -239,7 +246,7 @@ def test_the_manifest_says_what_was_done(go: Go, lease_of: LeaseOf, base: Base) 
 
 def test_progress_is_told_after_each_step(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
     told: list[StepReport] = []
-    manifest = train(base, lease_of(), settings, Hooks(tell=told.append)).manifest
+    manifest = train_adapter(base, lease_of(), settings, Callbacks(tell=told.append)).manifest
     assert [report.step for report in told] == list(range(1, 10))
     assert {report.steps for report in told} == {9}
     assert {report.lease_id for report in told} == {"lease-anna"}
@@ -250,7 +257,7 @@ def test_progress_is_told_after_each_step(base: Base, settings: Settings, lease_
 def test_a_loss_that_is_not_a_number_stops_it(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
     wild = settings.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(NotFinite, match="user/anna was not finite in step"):
-        train(base, lease_of(), wild)
+        train_adapter(base, lease_of(), wild)
 
 
 def test_a_check_ends_it_between_two_passes(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
@@ -261,7 +268,7 @@ def test_a_check_ends_it_between_two_passes(base: Base, settings: Settings, leas
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(base, lease_of(), settings, Hooks(check))
+        train_adapter(base, lease_of(), settings, Callbacks(check))
     assert next(calls) == 4
 
 
@@ -273,9 +280,9 @@ def test_a_lease_with_nothing_that_fits_is_refused(go: Go, lease_of: LeaseOf) ->
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
-    assert [rate(step, 20, 0.2, 0) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert rate(20, 20, 0.2, 0) == 1
-    assert rate(1, 5, 0.1, 0) == rate(1, 5, 0, 0) == 1
-    assert [rate(step, 8, 0.25, 0.5) for step in range(1, 9)] == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]
-    assert [rate(step, 4, 1, 1) for step in range(1, 5)] == [0.25, 0.5, 0.5, 0.25]
-    assert rate(1, 1, 1, 1) == 1
+    assert [learning_rate_factor(step, 20, 0.2, 0) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert learning_rate_factor(20, 20, 0.2, 0) == 1
+    assert learning_rate_factor(1, 5, 0.1, 0) == learning_rate_factor(1, 5, 0, 0) == 1
+    assert [learning_rate_factor(step, 8, 0.25, 0.5) for step in range(1, 9)] == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert [learning_rate_factor(step, 4, 1, 1) for step in range(1, 5)] == [0.25, 0.5, 0.5, 0.25]
+    assert learning_rate_factor(1, 1, 1, 1) == 1

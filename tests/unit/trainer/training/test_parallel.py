@@ -13,8 +13,8 @@ from mindprint_trainer.checkpoints import Checkpoints, task_key
 from mindprint_trainer.errors import CannotTrain, LeaseEnded, Stopped
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.multi_adapter import Hooks, Job, Trained, train
-from mindprint_trainer.training.parallel import how_many, run
+from mindprint_trainer.training.multi_adapter import Callbacks, TrainedAdapter, TrainingJob, train_adapter
+from mindprint_trainer.training.parallel import count_threads, train_jobs
 from mindprint_trainer.training.run import StepReport
 
 LeaseOf = Callable[..., Lease]
@@ -33,11 +33,11 @@ def no_lane_stays() -> Iterator[None]:
 
 
 def test_there_are_as_many_lanes_as_jobs_at_most() -> None:
-    assert how_many(jobs=3, wanted=None, usual=2) == 2
-    assert how_many(jobs=3, wanted=None, usual=8) == 3
-    assert how_many(jobs=3, wanted=1, usual=8) == 1
-    assert how_many(jobs=1, wanted=4, usual=8) == 1
-    assert how_many(jobs=0, wanted=None, usual=8) == 1
+    assert count_threads(jobs=3, wanted=None, usual=2) == 2
+    assert count_threads(jobs=3, wanted=None, usual=8) == 3
+    assert count_threads(jobs=3, wanted=1, usual=8) == 1
+    assert count_threads(jobs=1, wanted=4, usual=8) == 1
+    assert count_threads(jobs=0, wanted=None, usual=8) == 1
 
 
 def test_a_lane_s_adapters_are_those_trained_alone(base: Base, two: Settings, lease_of: LeaseOf) -> None:
@@ -53,12 +53,12 @@ def test_a_lane_s_adapters_are_those_trained_alone(base: Base, two: Settings, le
 
         return check
 
-    jobs = [Job(lease_of(name), check=meeting(name)) for name in NAMES]
-    ended = {job.lease.adapter: result for job, result in run(base, jobs, two)}
+    jobs = [TrainingJob(lease_of(name), check=meeting(name)) for name in NAMES]
+    ended = {job.lease.adapter: result for job, result in train_jobs(base, jobs, two)}
     assert met == {"anna", "ben"}
     for name in NAMES:
-        alone, result = train(base, lease_of(name), two), ended[f"user/{name}"]
-        assert isinstance(result, Trained)
+        alone, result = train_adapter(base, lease_of(name), two), ended[f"user/{name}"]
+        assert isinstance(result, TrainedAdapter)
         weights = load(alone.files.weights)
         assert all(torch.equal(tensor, weights[name]) for name, tensor in load(result.files.weights).items())
         assert result.manifest.losses == alone.manifest.losses
@@ -73,8 +73,8 @@ def test_whoever_asked_is_told_in_the_own_thread(base: Base, two: Settings, leas
         told.append(report)
         where.add(threading.current_thread().name)
 
-    jobs = [Job(lease_of(name)) for name in NAMES]
-    for job, _ in run(base, jobs, two, Hooks(tell=tell)):
+    jobs = [TrainingJob(lease_of(name)) for name in NAMES]
+    for job, _ in train_jobs(base, jobs, two, Callbacks(tell=tell)):
         last = [report for report in told if report.lease_id == job.lease.id][-1]
         assert last.step == last.steps  # all of its steps were told before it
     assert where == {threading.current_thread().name}
@@ -87,23 +87,23 @@ def test_one_that_ends_leaves_the_others_as_they_are(base: Base, two: Settings, 
 
     empty = [Sample(kind="fast", engagement_id="e", prompt="", answer="x")] * 2
     jobs = [
-        Job(lease_of("ben"), check=lost),
-        Job(lease_of("carl", samples=empty)),
-        Job(lease_of("anna")),
+        TrainingJob(lease_of("ben"), check=lost),
+        TrainingJob(lease_of("carl", samples=empty)),
+        TrainingJob(lease_of("anna")),
     ]
-    ended = {job.lease.adapter: result for job, result in run(base, jobs, two)}
+    ended = {job.lease.adapter: result for job, result in train_jobs(base, jobs, two)}
     assert isinstance(ended["user/ben"], LeaseEnded)
     assert isinstance(ended["user/carl"], CannotTrain)
-    assert isinstance(ended["user/anna"], Trained)
+    assert isinstance(ended["user/anna"], TrainedAdapter)
 
 
 def test_what_nobody_expected_ends_all_lanes_and_is_raised(base: Base, two: Settings, lease_of: LeaseOf) -> None:
     def broken() -> None:
         raise RuntimeError("out of memory")
 
-    jobs = [Job(lease_of("anna")), Job(lease_of("ben"), check=broken), Job(lease_of("carl"))]
+    jobs = [TrainingJob(lease_of("anna")), TrainingJob(lease_of("ben"), check=broken), TrainingJob(lease_of("carl"))]
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(run(base, jobs, two))
+        list(train_jobs(base, jobs, two))
 
 
 def test_a_signal_ends_all_lanes(base: Base, two: Settings, lease_of: LeaseOf) -> None:
@@ -114,7 +114,7 @@ def test_a_signal_ends_all_lanes(base: Base, two: Settings, lease_of: LeaseOf) -
             raise Stopped(15)
 
     with pytest.raises(Stopped):
-        list(run(base, [Job(lease_of(name)) for name in NAMES], two, Hooks(check, told.append)))
+        list(train_jobs(base, [TrainingJob(lease_of(name)) for name in NAMES], two, Callbacks(check, told.append)))
     assert len(told) < 3 * 9
 
 
@@ -127,23 +127,23 @@ def test_a_crash_in_lanes_gives_the_same_bits(base: Base, two: Settings, lease_o
         if len(told) == 5:
             raise KeyboardInterrupt
 
-    def jobs() -> list[Job]:
+    def jobs() -> list[TrainingJob]:
         leases = [lease_of(name) for name in NAMES]
-        return [Job(lease, checkpoints=Checkpoints(often.work_dir, task_key(lease, often))) for lease in leases]
+        return [TrainingJob(lease, checkpoints=Checkpoints(often.work_dir, task_key(lease, often))) for lease in leases]
 
     with pytest.raises(KeyboardInterrupt):
-        list(run(base, jobs(), often, Hooks(tell=crash)))
+        list(train_jobs(base, jobs(), often, Callbacks(tell=crash)))
     told.clear()
-    ended = {job.lease.adapter: result for job, result in run(base, jobs(), often, Hooks(tell=told.append))}
+    ended = {job.lease.adapter: result for job, result in train_jobs(base, jobs(), often, Callbacks(tell=told.append))}
     assert len(told) < 3 * 9  # what was done before is not done again
     for name in NAMES:
-        assert isinstance(result := ended[f"user/{name}"], Trained)
-        assert result.files.weights == train(base, lease_of(name), often).files.weights
+        assert isinstance(result := ended[f"user/{name}"], TrainedAdapter)
+        assert result.files.weights == train_adapter(base, lease_of(name), often).files.weights
 
 
 def test_who_wants_no_more_closes_it(base: Base, two: Settings, lease_of: LeaseOf) -> None:
     done: list[str] = []
-    with closing(run(base, [Job(lease_of(name)) for name in NAMES], two)) as results:
+    with closing(train_jobs(base, [TrainingJob(lease_of(name)) for name in NAMES], two)) as results:
         for job, _ in results:
             done.append(job.lease.adapter)
             break

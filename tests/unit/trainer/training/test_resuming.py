@@ -15,7 +15,7 @@ from mindprint_trainer.checkpoints import SUFFIX
 from mindprint_trainer.errors import NotFinite, Stopped, TrainerError
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.multi_adapter import train
+from mindprint_trainer.training.multi_adapter import train_adapter
 from mindprint_trainer.worker import Worker
 
 LeaseOf = Callable[..., Lease]
@@ -101,7 +101,7 @@ def test_an_upload_that_breaks_off_is_made_again_from_the_last_step(
     worker.run()
     assert server.released == ["lease-anna"]
     assert [lease_id for lease_id, *_ in server.completed] == ["lease-2"]
-    assert server.completed[0][3] == train(base, lease_of("anna"), settings).files.weights
+    assert server.completed[0][3] == train_adapter(base, lease_of("anna"), settings).files.weights
     assert list(settings.work_dir.glob(f"*{SUFFIX}")) == []
 
 
@@ -122,7 +122,7 @@ def test_uploads_that_fail_again_and_again_end_the_process(
 def test_a_training_starts_from_the_version_that_the_lease_names(
     server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, base: Base
 ) -> None:
-    made = train(base, lease_of("all", adapter="cohort/all"), settings).files
+    made = train_adapter(base, lease_of("all", adapter="cohort/all"), settings).files
     server.files["cohort/all", 3] = (made.config, made.weights)
     start = Start(adapter="cohort/all", version=3, digest=f"sha256:{made.digest}")
     server.queue = [lease_of("anna", start=start), lease_of("ben", start=start)]
@@ -135,7 +135,7 @@ def test_a_training_starts_from_the_version_that_the_lease_names(
 def test_a_start_that_cannot_be_had_gives_the_lease_back_and_is_tried_again(
     server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, base: Base, refusal: Any
 ) -> None:
-    made = train(base, lease_of("all", adapter="cohort/all"), settings).files
+    made = train_adapter(base, lease_of("all", adapter="cohort/all"), settings).files
     server.files["cohort/all", 3] = (made.config, made.weights)
     start = Start(adapter="cohort/all", version=3, digest=f"sha256:{made.digest}")
     gone = Start(adapter="cohort/all", version=3, digest="sha256:feed")
@@ -168,7 +168,7 @@ def test_a_crashed_training_goes_on_under_a_new_lease_of_the_same_traces(
     steps: list[int] = []
     make(checkpoint_every_steps=2, watch=lambda report: steps.append(report.step)).run()
     assert steps == [5, 6, 7, 8, 9]
-    assert server.completed[0][3] == train(base, lease_of(), settings).files.weights
+    assert server.completed[0][3] == train_adapter(base, lease_of(), settings).files.weights
     assert list(settings.work_dir.glob(f"*{SUFFIX}")) == []
 
 
