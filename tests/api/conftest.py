@@ -158,7 +158,7 @@ class FakeAdapters:
         self.taken.append((config, size))
         if self.refusal is not None:
             raise self.refusal
-        number = await self.store.versions.allocate_number(manifest.adapter)
+        number = (await self.store.versions.allocate(manifest.adapter)).version
         version = Version(
             adapter=manifest.adapter, version=number, state="live", digest=manifest.weights_sha256, base_digest="b",
             traces=1, manifest=manifest, created_at=NOW,

@@ -25,7 +25,7 @@ async def two_versions(
             LeaseRequest(owner="t", adapter="user/ann", max_traces=9), ClaimPolicy(max_attempts=3)
         )
         assert lease is not None
-        number = await services.store.versions.allocate_number("user/ann")
+        number = (await services.store.versions.allocate("user/ann")).version
         version = Version(
             adapter="user/ann", version=number, state="live", digest=f"d{n}", base_digest="b", traces=1,
             manifest=manifest(), created_at=datetime.now(UTC),

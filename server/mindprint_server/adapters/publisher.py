@@ -19,7 +19,7 @@ from mindprint_server.admission import Lull
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.exceptions import ApiError
-from mindprint_server.store import LeaseLost, NotFound, StoreError
+from mindprint_server.store import LeaseLost, NotFound, StoreError, VersionRecord
 
 log = structlog.get_logger(__name__)
 
@@ -98,14 +98,15 @@ class VersionPublisher:
             return await self._again(lease, digest, manifest)
         await asyncio.to_thread(self._check, lease, manifest, config, weights)
 
-        number = await self._store.versions.allocate_number(lease.adapter)
+        number, engine_id = await self._store.versions.allocate(lease.adapter)
         manifest_json = manifest.model_dump_json(indent=1)
         await asyncio.to_thread(
             self._files.write, lease.adapter, number, weights=weights, config=config, manifest=manifest_json
         )
-        version = Version(
+        version = VersionRecord(
             adapter=lease.adapter,
             version=number,
+            engine_id=engine_id,
             state="live",
             digest=digest,
             base_digest=manifest.base_digest,
@@ -159,12 +160,12 @@ class VersionPublisher:
                 "adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again"
             )
 
-    async def _enter(self, lease: Lease, version: Version) -> Version:
+    async def _enter(self, lease: Lease, version: VersionRecord) -> VersionRecord:
         """Proves the version in the engine and stores it, live or as the candidate. Raises ApiError if it fails."""
         async with AsyncExitStack() as held:
             try:
                 # No pointer names it yet: if anything below fails, it leaves the engine with this block.
-                adapter = await held.enter_async_context(self._residents.hold(await self._ref(version)))
+                adapter = await held.enter_async_context(self._residents.hold(self._files.ref(version)))
             except (ValueError, OSError) as error:
                 raise ApiError(422, "adapter_load", str(error)) from error
             version = await self._prove(version, adapter)
@@ -185,12 +186,7 @@ class VersionPublisher:
             await self._moved(version.adapter)
         return version
 
-    async def _ref(self, version: Version) -> AdapterRef:
-        key, number = version.adapter, version.version
-        engine_id = await self._store.versions.get_engine_id(key, number)
-        return AdapterRef(key, number, version.digest, engine_id, self._files.path(key, number))
-
-    async def _prove(self, version: Version, adapter: AdapterRef) -> Version:
+    async def _prove(self, version: VersionRecord, adapter: AdapterRef) -> VersionRecord:
         tolerance = self._settings.canary_tolerance
         result = await parity_check.check_parity(
             self._engine,
@@ -211,7 +207,7 @@ class VersionPublisher:
         )
         return judged(version.model_copy(update={"canary": result}), [check])
 
-    async def _examine(self, version: Version, adapter: AdapterRef, lease: Lease) -> Version:
+    async def _examine(self, version: VersionRecord, adapter: AdapterRef, lease: Lease) -> VersionRecord:
         """What the gate finds, beside what answers now."""
         if self._gate is None:
             return version
@@ -231,7 +227,7 @@ class VersionPublisher:
         )
         if pointers.live is None:
             return None
-        ref = await self._ref(pointers.live)
+        ref = self._files.ref(pointers.live)
         try:
             return await held.enter_async_context(self._residents.hold(ref, pinned=pointers.live.pinned))
         except (ValueError, OSError) as error:
@@ -276,7 +272,7 @@ class VersionPublisher:
 # --- pure --------------------------------------------------------------------------
 
 
-def judged(version: Version, checks: Sequence[Check]) -> Version:
+def judged(version: VersionRecord, checks: Sequence[Check]) -> VersionRecord:
     """The version with these checks too; refused if one of them failed."""
     state = "refused" if any(check.passed is False for check in checks) else version.state
     return version.model_copy(update={"checks": [*version.checks, *checks], "state": state})

@@ -21,7 +21,7 @@ from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.exceptions import ApiError
-from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRefused
+from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRecord, VersionRefused
 
 log = structlog.get_logger(__name__)
 TRIES = 3
@@ -115,12 +115,12 @@ class AdapterService:
                     raise
                 log.error("the base answers for a version that cannot be loaded", why=error.message)
                 self._metrics.fallbacks.labels(to="base").inc()
-                await self.heard(await self._ref(version), "failed")
+                await self.heard(self._files.ref(version), "failed")
                 return None
         log.error("the base answers: the version in service has no files", adapter=key)
         return None
 
-    async def _named(self, key: str, number: int) -> Version:
+    async def _named(self, key: str, number: int) -> VersionRecord:
         version = await self._store.versions.get(key, number)
         await self._refresh(key)
         if version.state == "refused":
@@ -129,7 +129,7 @@ class AdapterService:
             raise FilesGone(key, number)
         return version
 
-    async def _answering(self, model: str) -> Version | None:
+    async def _answering(self, model: str) -> VersionRecord | None:
         kind, _, name = model.partition("/")
         if kind == "base":
             return None
@@ -147,19 +147,14 @@ class AdapterService:
             return pointers.candidate
         return pointers.live
 
-    async def _load(self, version: Version, held: AsyncExitStack) -> AdapterRef:
-        ref = await self._ref(version)
+    async def _load(self, version: VersionRecord, held: AsyncExitStack) -> AdapterRef:
+        ref = self._files.ref(version)
         try:
             return await held.enter_async_context(self.residents.hold(ref, pinned=version.pinned))
         except (ValueError, OSError) as error:
             if not (await self._store.versions.get(ref.key, ref.version)).files:
                 raise FilesGone(ref.key, ref.version) from error
             raise Unusable(ref.name, str(error)) from error
-
-    async def _ref(self, version: Version) -> AdapterRef:
-        key, number = version.adapter, version.version
-        engine_id = await self._store.versions.get_engine_id(key, number)
-        return AdapterRef(key, number, version.digest, engine_id, self._files.path(key, number))
 
     def _serves(self, adapter: AdapterRef) -> bool:
         return adapter.version in self._serving.get(adapter.key, ())
@@ -209,7 +204,7 @@ class AdapterService:
     async def pin(self, key: str, version: int, pinned: bool) -> Version:
         """A pinned version keeps its files and, once loaded, its place in the engine."""
         stored = await self._store.retention.pin(key, version, pinned)
-        await self.residents.pin(await self._ref(stored), pinned)
+        await self.residents.pin(self._files.ref(stored), pinned)
         return stored
 
     async def download(self, key: str, version: int) -> IO[bytes]:
@@ -221,7 +216,7 @@ class AdapterService:
         except FileNotFoundError:
             raise FilesGone(key, version) from None
 
-    async def _with_files(self, key: str, number: int) -> Version:
+    async def _with_files(self, key: str, number: int) -> VersionRecord:
         version = await self._store.versions.get(key, number)
         if not version.files:
             raise FilesGone(key, number)

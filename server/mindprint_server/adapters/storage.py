@@ -14,7 +14,8 @@ from typing import IO
 import structlog
 
 from mindprint_server.adapters.residency import AdapterResidency
-from mindprint_server.store import Store
+from mindprint_server.engine import AdapterRef
+from mindprint_server.store import Store, VersionRecord
 
 PIECE = 1 << 20
 
@@ -54,6 +55,11 @@ class AdapterFiles:
 
     def path(self, key: str, version: int) -> Path:
         return (self._root / key / f"{version:06d}").absolute()
+
+    def ref(self, version: VersionRecord) -> AdapterRef:
+        """Return what the engine needs to load a version."""
+        path = self.path(version.adapter, version.version)
+        return AdapterRef(version.adapter, version.version, version.digest, version.engine_id, path)
 
     def write(self, key: str, version: int, *, weights: Path, config: bytes, manifest: str) -> Path:
         """Moves the uploaded weights in. Raises FileExistsError rather than touch a version that is there."""

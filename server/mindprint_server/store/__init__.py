@@ -24,6 +24,7 @@ from mindprint_server.store.live_versions import Pointers
 from mindprint_server.store.replays import Replay
 from mindprint_server.store.store import Store
 from mindprint_server.store.traces import Gain
+from mindprint_server.store.versions import VersionRecord
 
 __all__ = [
     "AlreadyLive",
@@ -44,6 +45,7 @@ __all__ = [
     "Replay",
     "Store",
     "StoreError",
+    "VersionRecord",
     "VersionRefused",
     "new_id",
 ]

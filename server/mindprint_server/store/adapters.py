@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -47,6 +48,8 @@ async def _list_all(db: AsyncConnection) -> list[Adapter]:
     return [_adapter(key, found, shares.get(key)) for key, found in grouped.items()]
 
 
-def _adapter(key: str, found: list[Version], share: float | None) -> Adapter:
+def _adapter(key: str, found: Sequence[Version], share: float | None) -> Adapter:
     numbers = {version.state: version.version for version in found}
-    return Adapter(key=key, live=numbers.get("live"), candidate=numbers.get("candidate"), share=share, versions=found)
+    return Adapter(
+        key=key, live=numbers.get("live"), candidate=numbers.get("candidate"), share=share, versions=list(found)
+    )

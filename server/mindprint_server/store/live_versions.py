@@ -14,14 +14,15 @@ from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database, advisory_lock, insert_new
 from mindprint_server.store.exceptions import AlreadyLive, FilesGone, NothingToRollBack, VersionRefused
 from mindprint_server.store.tables import live_versions, users, versions
+from mindprint_server.store.versions import VersionRecord
 
 
 @dataclass(frozen=True)
 class Pointers:
     """What answers for an adapter: `share` of the requests, more than 0 and less than 1, go to the candidate."""
 
-    live: Version | None = None
-    candidate: Version | None = None
+    live: VersionRecord | None = None
+    candidate: VersionRecord | None = None
     share: float | None = None
 
 

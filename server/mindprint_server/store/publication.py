@@ -13,6 +13,7 @@ from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database
 from mindprint_server.store.exceptions import LeaseLost
 from mindprint_server.store.tables import versions
+from mindprint_server.store.versions import VersionRecord
 
 
 class PublicationRepository:
@@ -23,7 +24,7 @@ class PublicationRepository:
 
     async def publish(
         self, lease_id: str, version: Version, *, candidate_share: float | None = None, now: datetime | None = None
-    ) -> Version:
+    ) -> VersionRecord:
         """Store an accepted version, make it live, and mark the lease's traces as trained: all together, or nothing.
 
         A repeated call with the same digest returns what is stored. An earlier candidate is on standby afterwards.
@@ -41,7 +42,7 @@ class PublicationRepository:
 
     async def refuse(
         self, lease_id: str, version: Version, *, max_attempts: int, now: datetime | None = None
-    ) -> Version:
+    ) -> VersionRecord:
         """Store a refused version; the lease's traces wait again, or are dead after `max_attempts` leases.
 
         A repeated call with the same digest returns what is stored.
@@ -60,28 +61,30 @@ class PublicationRepository:
 
 async def _publish(
     db: AsyncConnection, lease_id: str, version: Version, candidate_share: float | None, now: datetime
-) -> Version:
+) -> VersionRecord:
     stored = await _stored(db, lease_id, version, refused=False)
-    if stored is None:
-        await _store(db, lease_id, version, now, refused=False)
-        await leases.end(db, lease_id, "completed", version.version)
-        await leases.train(db, lease_id, version.version)
-        await live_versions.publish(db, version.adapter, version.version, candidate_share)
-        stored = version
-    return await version_rows.get(db, stored.adapter, stored.version)
+    if stored is not None:
+        return stored
+    await _store(db, lease_id, version, now, refused=False)
+    await leases.end(db, lease_id, "completed", version.version)
+    await leases.train(db, lease_id, version.version)
+    await live_versions.publish(db, version.adapter, version.version, candidate_share)
+    return await version_rows.get(db, version.adapter, version.version)
 
 
-async def _refuse(db: AsyncConnection, lease_id: str, version: Version, max_attempts: int, now: datetime) -> Version:
+async def _refuse(
+    db: AsyncConnection, lease_id: str, version: Version, max_attempts: int, now: datetime
+) -> VersionRecord:
     stored = await _stored(db, lease_id, version, refused=True)
-    if stored is None:
-        await _store(db, lease_id, version, now, refused=True)
-        await leases.end(db, lease_id, "released")
-        await leases.put_back(db, lease_id, max_attempts)
-        stored = version
-    return await version_rows.get(db, stored.adapter, stored.version)
+    if stored is not None:
+        return stored
+    await _store(db, lease_id, version, now, refused=True)
+    await leases.end(db, lease_id, "released")
+    await leases.put_back(db, lease_id, max_attempts)
+    return await version_rows.get(db, version.adapter, version.version)
 
 
-async def _stored(db: AsyncConnection, lease_id: str, version: Version, *, refused: bool) -> Version | None:
+async def _stored(db: AsyncConnection, lease_id: str, version: Version, *, refused: bool) -> VersionRecord | None:
     """What this lease brought already, if this call repeats that one."""
     lease = await leases.locked(db, lease_id)
     row = (await db.execute(select(versions).where(versions.c.lease_id == lease_id))).mappings().one_or_none()

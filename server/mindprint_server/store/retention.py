@@ -11,6 +11,7 @@ from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import FilesGone
 from mindprint_server.store.tables import leases, versions
+from mindprint_server.store.versions import VersionRecord
 
 
 class RetentionRepository:
@@ -19,7 +20,7 @@ class RetentionRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def pin(self, key: str, version: int, pinned: bool) -> Version:
+    async def pin(self, key: str, version: int, pinned: bool) -> VersionRecord:
         """Pin or unpin a version; a pinned version keeps its files.
 
         Raises:
@@ -45,7 +46,7 @@ class RetentionRepository:
         return await self._database.write(_mark_files_removed, key, version)
 
 
-async def _pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> Version:
+async def _pin(db: AsyncConnection, key: str, number: int, pinned: bool) -> VersionRecord:
     await advisory_lock(db, f"adapter {key}")
     version = await version_rows.get(db, key, number)
     if pinned and not version.files:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from pydantic import Field
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,21 +16,31 @@ from mindprint_server.store.states import version_state
 from mindprint_server.store.tables import live_versions, version_numbers, versions
 
 
+class AllocatedVersion(NamedTuple):
+    """A version number of an adapter, with its id in the engine."""
+
+    version: int
+    engine_id: int
+
+
+class VersionRecord(Version):
+    """A version with what only the server needs to know about it."""
+
+    engine_id: int = Field(exclude=True)
+    """Identifies the version in the engine: positive and unique over all adapters. Never part of a reply."""
+
+
 class VersionRepository:
-    """Reads versions and gives out their numbers. `LiveVersionRepository` says which of them answers."""
+    """Reads versions and allocates their numbers. `LiveVersionRepository` says which of them answers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def allocate_number(self, key: str) -> int:
-        """Allocate the next version number of an adapter; no other call gets the same one."""
-        return await self._database.write(_allocate_number, key)
+    async def allocate(self, key: str) -> AllocatedVersion:
+        """Allocate the next version number of an adapter; no other call gets the same number or engine id."""
+        return await self._database.write(_allocate, key)
 
-    async def get_engine_id(self, key: str, version: int) -> int:
-        """Return the engine's id of a version: positive and unique over all adapters."""
-        return await self._database.read(_get_engine_id, key, version)
-
-    async def get(self, key: str, version: int) -> Version:
+    async def get(self, key: str, version: int) -> VersionRecord:
         """Return a version of an adapter."""
         return await self._database.read(get, key, version)
 
@@ -38,24 +49,17 @@ class VersionRepository:
         return await self._database.read(_list_refs, with_files)
 
 
-async def _allocate_number(db: AsyncConnection, key: str) -> int:
+async def _allocate(db: AsyncConnection, key: str) -> AllocatedVersion:
     # The number and its engine id are never used again, also if the version fails.
     await advisory_lock(db, f"adapter {key}")
     newest = select(func.max(version_numbers.c.version)).where(version_numbers.c.adapter == key)
     number = (await db.scalar(newest) or 0) + 1
-    await db.execute(version_numbers.insert(), {"adapter": key, "version": number, "created_at": datetime.now(UTC)})
-    return number
+    row = {"adapter": key, "version": number, "created_at": datetime.now(UTC)}
+    engine_id = await db.scalar(version_numbers.insert().values(row).returning(version_numbers.c.engine_id))
+    return AllocatedVersion(number, int(engine_id))
 
 
-async def _get_engine_id(db: AsyncConnection, key: str, number: int) -> int:
-    numbered = version_numbers.c.adapter == key, version_numbers.c.version == number
-    id = await db.scalar(select(version_numbers.c.engine_id).where(*numbered))
-    if id is None:
-        raise NotFound("version", f"{key}@{number}")
-    return int(id)
-
-
-async def get(db: AsyncConnection, key: str, number: int) -> Version:
+async def get(db: AsyncConnection, key: str, number: int) -> VersionRecord:
     found = await load(db, select_versions().where(versions.c.adapter == key, versions.c.version == number))
     if not found:
         raise NotFound("version", f"{key}@{number}")
@@ -70,18 +74,20 @@ async def _list_refs(db: AsyncConnection, with_files: bool) -> set[tuple[str, in
 
 
 def select_versions() -> Select[Any]:
-    """Versions beside what their adapter's pointers say, by key and number."""
+    """Select versions with their engine ids and the pointers of their adapters, ordered by key and number."""
+    same_version = (version_numbers.c.adapter == versions.c.adapter) & (version_numbers.c.version == versions.c.version)
+    numbered = versions.join(version_numbers, same_version)
     pointers = live_versions.c.version.label("live"), live_versions.c.candidate
     return (
-        select(versions, *pointers)
-        .select_from(versions.outerjoin(live_versions, live_versions.c.adapter == versions.c.adapter))
+        select(versions, version_numbers.c.engine_id, *pointers)
+        .select_from(numbered.outerjoin(live_versions, live_versions.c.adapter == versions.c.adapter))
         .order_by(versions.c.adapter, versions.c.version)
     )
 
 
-async def load(db: AsyncConnection, query: Select[Any]) -> list[Version]:
+async def load(db: AsyncConnection, query: Select[Any]) -> list[VersionRecord]:
     return [
-        Version.model_validate(
+        VersionRecord.model_validate(
             dict(row) | {"state": version_state(row["version"], row["live"], row["refused"], row["candidate"])}
         )
         for row in (await db.execute(query)).mappings()

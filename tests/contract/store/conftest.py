@@ -255,7 +255,7 @@ class Make:
         )
 
     async def _next(self, store: Store, lease: Lease, digest: str, **changes: Any) -> Version:
-        return self.version(lease, await store.versions.allocate_number(lease.adapter), digest, **changes)
+        return self.version(lease, (await store.versions.allocate(lease.adapter)).version, digest, **changes)
 
     async def trained(self, store: Store, user: str = "ann", digest: str = "d", **terms: Any) -> Version:
         """A new version of a user, of two new traces; live unless told otherwise."""

@@ -90,7 +90,9 @@ async def test_the_funnel_follows_the_traces(store: Store, make: Any, planned: s
     assert batch.funnel == Funnel(attempted=2, generated=5, rejected={"loop": 3, "wrong": 1}, accepted=1)
 
     lease = await make.claim(store)
-    await store.publication.publish(lease.id, make.version(lease, await store.versions.allocate_number(lease.adapter)))
+    await store.publication.publish(
+        lease.id, make.version(lease, (await store.versions.allocate(lease.adapter)).version)
+    )
     funnel = (await store.batches.get(planned)).funnel
     assert (funnel.accepted, funnel.trained, funnel.live) == (1, 1, 1)
     await store.live_versions.set_live(lease.adapter, None)

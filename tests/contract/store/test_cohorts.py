@@ -103,5 +103,5 @@ async def test_a_deleted_cohort_serves_and_trains_no_more(store: Store, make: An
     await store.cohorts.put("cooks", "anew")
     assert (await store.cohorts.get("cooks")).live is None
     assert (
-        await store.versions.allocate_number("cohort/cooks") == 3
-    )  # the number that the lost upload was given is not free
+        await store.versions.allocate("cohort/cooks")
+    ).version == 3  # the number that the lost upload was given is not free

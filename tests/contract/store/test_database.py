@@ -323,7 +323,7 @@ asyncio.run(main(*sys.argv[1:]))
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_server_killed_at_the_commit_has_all_or_nothing(store: Store, url: str, make: Any, when: str) -> None:
     lease = await make.leased(store)
-    number = await store.versions.allocate_number(lease.adapter)
+    number = (await store.versions.allocate(lease.adapter)).version
     version = make.version(lease, number).model_dump_json()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", KILLED, url, lease.id, version, when),

@@ -103,7 +103,7 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
                     self.run(self.store.leases.release(lease.id, now=self.now))
                     alive = alive or holds.state == "released"
                 else:
-                    number = self.run(self.store.versions.allocate_number(lease.adapter))
+                    number = self.run(self.store.versions.allocate(lease.adapter)).version
                     version = make.version(lease, number, digest=lease.id)
                     if how == "refuse":
                         terms = {"max_attempts": MAX_ATTEMPTS, "now": self.now}

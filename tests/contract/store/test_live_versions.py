@@ -153,7 +153,7 @@ async def test_a_refused_version_that_was_promoted_can_be_withdrawn(store: Store
 
 async def test_a_completion_that_repeats_after_a_withdrawal_is_still_one(store: Store, make: Any, check: Check) -> None:
     lease = await make.leased(store)
-    sent = make.version(lease, await store.versions.allocate_number(KEY))
+    sent = make.version(lease, (await store.versions.allocate(KEY)).version)
     await store.publication.publish(lease.id, sent)
     await store.live_versions.withdraw(KEY, 1, check)
     assert (await store.publication.publish(lease.id, sent)).state == "refused"

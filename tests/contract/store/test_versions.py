@@ -15,10 +15,10 @@ KEY = "user/ann"
 async def test_completing_trains_the_traces_and_goes_live(store: Store, make: Any) -> None:
     lease = await make.leased(store)
     late = (await make.waiting(store, "ann", 1))[0]
-    number = await store.versions.allocate_number(KEY)
+    number = (await store.versions.allocate(KEY)).version
     sent = make.version(lease, number)
     version = await store.publication.publish(lease.id, sent)
-    assert version == sent.model_copy(update={"state": "live"})
+    assert version.model_dump() == sent.model_copy(update={"state": "live"}).model_dump()
     assert (await store.live_versions.get(KEY)).live == await store.versions.get(KEY, number) == version
     assert [(t.state, t.version) for t in await store.traces.list_of_lease(lease.id)] == [("trained", number)] * 2
     assert (await store.traces.get(late)).state == "waiting"
@@ -42,9 +42,9 @@ async def test_the_next_version_puts_the_former_on_standby(store: Store, make: A
 async def test_completing_again_returns_what_is_stored(store: Store, make: Any) -> None:
     lease = await make.leased(store)
     version = await store.publication.publish(
-        lease.id, make.version(lease, await store.versions.allocate_number(KEY), "a")
+        lease.id, make.version(lease, (await store.versions.allocate(KEY)).version, "a")
     )
-    repeat = make.version(lease, await store.versions.allocate_number(KEY), "a")
+    repeat = make.version(lease, (await store.versions.allocate(KEY)).version, "a")
     assert await store.publication.publish(lease.id, repeat, now=lease.deadline + timedelta(days=1)) == version
     with pytest.raises(LeaseLost, match="is stored, with digest a"):
         await store.publication.publish(lease.id, make.version(lease, repeat.version, "b"))
@@ -55,9 +55,10 @@ async def test_completing_again_returns_what_is_stored(store: Store, make: Any) 
 
 async def test_of_two_uploads_at_once_one_version_comes(store: Store, other: Store, make: Any) -> None:
     lease = await make.leased(store)
-    numbers = await asyncio.gather(*(s.versions.allocate_number(KEY) for s in (store, other)))
+    allocated = await asyncio.gather(*(s.versions.allocate(KEY) for s in (store, other)))
     uploads = [
-        s.publication.publish(lease.id, make.version(lease, n)) for s, n in zip((store, other), numbers, strict=True)
+        s.publication.publish(lease.id, make.version(lease, n))
+        for s, (n, _) in zip((store, other), allocated, strict=True)
     ]
     first, second = await asyncio.gather(*uploads)
     assert first == second
@@ -66,7 +67,7 @@ async def test_of_two_uploads_at_once_one_version_comes(store: Store, other: Sto
 
 async def test_a_lost_lease_completes_nothing(store: Store, make: Any) -> None:
     lease = await make.leased(store, ttl_s=60, now=make.T0)
-    version = make.version(lease, await store.versions.allocate_number(KEY))
+    version = make.version(lease, (await store.versions.allocate(KEY)).version)
     end = make.T0 + timedelta(seconds=60)
     with pytest.raises(LeaseLost, match="ran out"):
         await store.publication.publish(lease.id, version, now=end)
@@ -83,7 +84,7 @@ async def test_a_lost_lease_completes_nothing(store: Store, make: Any) -> None:
 
 async def test_a_lease_completes_only_its_own_adapter(store: Store, make: Any) -> None:
     lease = await make.leased(store)
-    number = await store.versions.allocate_number("user/bob")
+    number = (await store.versions.allocate("user/bob")).version
     with pytest.raises(LeaseLost, match="user/ann, not of user/bob"):
         await store.publication.publish(lease.id, make.version(lease, number, adapter="user/bob"))
     assert await store.versions.list_refs() == set()
@@ -93,7 +94,7 @@ async def test_a_lease_completes_only_its_own_adapter(store: Store, make: Any) -
 async def test_a_failure_before_the_commit_leaves_everything_as_it_was(store: Store, make: Any, end: str) -> None:
     lease = await make.leased(store)
     before = await store.traces.find(), await store.leases.get(lease.id)
-    number = await store.versions.allocate_number(KEY)
+    number = (await store.versions.allocate(KEY)).version
     version = make.version(lease, number)
     engine = store._database.engine.sync_engine
 
@@ -111,7 +112,7 @@ async def test_a_failure_before_the_commit_leaves_everything_as_it_was(store: St
     assert (await store.traces.find(), await store.leases.get(lease.id)) == before
     assert await store.versions.list_refs() == set()
     assert (await store.live_versions.get(KEY)).live is None
-    assert await store.versions.allocate_number(KEY) == number + 1
+    assert (await store.versions.allocate(KEY)).version == number + 1
     assert (await store.publication.publish(lease.id, version)).state == "live"
 
 
@@ -124,7 +125,7 @@ async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_t
         await make.completed(store, await make.cohort_claim(store))
     await make.cohort(store, "everyone", "ann")
     lease = await make.cohort_claim(store)
-    version = make.version(lease, await store.versions.allocate_number(key))
+    version = make.version(lease, (await store.versions.allocate(key)).version)
     before = await store.traces.find(), await store.leases.get(lease.id), await store.adapters.get(key)
     engine = store._database.engine.sync_engine
 
@@ -151,9 +152,9 @@ async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_t
 async def test_a_refused_version_is_kept_and_its_traces_wait_again(store: Store, make: Any) -> None:
     good = await make.trained(store, digest="good")
     lease = await make.leased(store)
-    sent = make.version(lease, await store.versions.allocate_number(KEY), "bad")
+    sent = make.version(lease, (await store.versions.allocate(KEY)).version, "bad")
     refused = await store.publication.refuse(lease.id, sent, max_attempts=2)
-    assert refused == sent.model_copy(update={"state": "refused"})
+    assert refused.model_dump() == sent.model_copy(update={"state": "refused"}).model_dump()
     assert await store.publication.refuse(lease.id, sent, max_attempts=2) == refused
     assert (await store.leases.get(lease.id)).state == "released"
     with pytest.raises(LeaseLost, match="was refused"):
@@ -162,7 +163,7 @@ async def test_a_refused_version_is_kept_and_its_traces_wait_again(store: Store,
     again = await make.claim(store)
     assert (again.trace_ids, again.attempt) == (lease.trace_ids, 2)
     await store.publication.refuse(
-        again.id, make.version(again, await store.versions.allocate_number(KEY)), max_attempts=2
+        again.id, make.version(again, (await store.versions.allocate(KEY)).version), max_attempts=2
     )
     assert [t.id for t in await store.traces.find(state="dead")] == lease.trace_ids
 
@@ -170,7 +171,7 @@ async def test_a_refused_version_is_kept_and_its_traces_wait_again(store: Store,
 async def test_an_adapter_may_have_a_refused_version_only(store: Store, make: Any) -> None:
     lease = await make.leased(store)
     await store.publication.refuse(
-        lease.id, make.version(lease, await store.versions.allocate_number(KEY)), max_attempts=3
+        lease.id, make.version(lease, (await store.versions.allocate(KEY)).version), max_attempts=3
     )
     adapter = await store.adapters.get(KEY)
     assert (adapter.live, [v.state for v in adapter.versions]) == (None, ["refused"])
@@ -182,7 +183,7 @@ async def test_any_version_can_be_promoted_by_name(store: Store, make: Any) -> N
     await make.trained(store, digest="a")
     lease = await make.leased(store)
     await store.publication.refuse(
-        lease.id, make.version(lease, await store.versions.allocate_number(KEY), "b"), max_attempts=9
+        lease.id, make.version(lease, (await store.versions.allocate(KEY)).version, "b"), max_attempts=9
     )
     await make.trained(store, digest="c")
     assert (await store.live_versions.set_live(KEY, 1)).live == 1
@@ -203,7 +204,7 @@ async def test_a_rollback_passes_over_the_refused(store: Store, make: Any) -> No
     await make.trained(store, digest="a")
     lease = await make.leased(store)
     await store.publication.refuse(
-        lease.id, make.version(lease, await store.versions.allocate_number(KEY), "b"), max_attempts=9
+        lease.id, make.version(lease, (await store.versions.allocate(KEY)).version, "b"), max_attempts=9
     )
     await make.trained(store, digest="c")
     await make.trained(store, digest="d")
@@ -216,23 +217,29 @@ async def test_a_rollback_passes_over_the_refused(store: Store, make: Any) -> No
 
 
 async def test_numbers_and_engine_ids_are_never_given_twice(store: Store, other: Store, make: Any) -> None:
-    given = await asyncio.gather(
-        *(s.versions.allocate_number(key) for s in (store, other) * 4 for key in (KEY, "user/bob"))
-    )
-    assert sorted(given) == sorted([*range(1, 9), *range(1, 9)])
-    ids = {await store.versions.get_engine_id(key, n) for key in (KEY, "user/bob") for n in range(1, 9)}
+    given = await asyncio.gather(*(s.versions.allocate(key) for s in (store, other) * 4 for key in (KEY, "user/bob")))
+    assert sorted(one.version for one in given) == sorted([*range(1, 9), *range(1, 9)])
+    ids = {one.engine_id for one in given}
     assert len(ids) == 16
     assert min(ids) > 0
-    await make.trained(store)
-    assert await store.versions.allocate_number(KEY) == 10
-    assert await other.versions.get_engine_id(KEY, 10) not in ids
-    with pytest.raises(NotFound, match="user/ann@11"):
-        await store.versions.get_engine_id(KEY, 11)
+    trained = await make.trained(store)
+    assert (trained.version, trained.engine_id in ids) == (9, False)
+    last = await other.versions.allocate(KEY)
+    assert (last.version, last.engine_id in ids) == (10, False)
+
+
+async def test_stored_version_has_the_engine_id_that_was_allocated(store: Store, make: Any) -> None:
+    lease = await make.leased(store)
+    number, engine_id = await store.versions.allocate(KEY)
+    stored = await store.publication.publish(lease.id, make.version(lease, number))
+    assert stored.engine_id == engine_id
+    assert (await store.live_versions.get(KEY)).live == stored
+    assert "engine_id" not in stored.model_dump()
 
 
 async def test_the_unknown_is_not_found(store: Store) -> None:
     assert (await store.live_versions.get(KEY)).live is None
     assert await store.adapters.list_all() == []
-    for call in (store.adapters.get(KEY), store.versions.get(KEY, 1), store.versions.get_engine_id(KEY, 1)):
+    for call in (store.adapters.get(KEY), store.versions.get(KEY, 1)):
         with pytest.raises(NotFound):
             await call

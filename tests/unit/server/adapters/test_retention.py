@@ -78,7 +78,7 @@ async def test_files_that_go_while_a_request_waits_send_it_to_the_newer_version(
     asking = asyncio.create_task(answering(services))
     await engine.loading.wait()
     # Another replica publishes, and its retention knows nothing of this request.
-    second = await services.store.versions.allocate_number(KEY)
+    second = (await services.store.versions.allocate(KEY)).version
     await asyncio.to_thread(shutil.copytree, life._files.path(KEY, 1), life._files.path(KEY, second))
     await services.store.publication.publish(lease.id, first.model_copy(update={"version": second}))
     assert await services.store.retention.mark_files_removed(KEY, 1)
