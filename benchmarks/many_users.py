@@ -92,7 +92,7 @@ def main(
 
         folder, settings = resolve(model), Settings(lanes=lanes or None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        people = datasets.read(data / name, users=count, engagements=1 + engagements, held_out=0)
+        people = datasets.load_users(data / name, users=count, engagements=1 + engagements, held_out=0)
         leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
         base = load_base_model(folder, DIGEST, settings)
         report.machine["device"] = device(base.device.type)

@@ -70,7 +70,8 @@ def main(
     async def work(out: Output, report: Report) -> None:
         folder = data / "unvotes"
         histories = {
-            k: datasets.read(folder, users=max(people), engagements=k + step - 1 + each, held_out=0) for k in recalled
+            k: datasets.load_users(folder, users=max(people), engagements=k + step - 1 + each, held_out=0)
+            for k in recalled
         }
         async with run_engine(settings, out, report) as engine:
             found: list[CacheComparison] = []

@@ -66,7 +66,7 @@ def main(
     )
 
     async def work(out: Output, report: Report) -> None:
-        people = datasets.read(
+        people = datasets.load_users(
             data / name, users=sizes.users + sizes.stories, engagements=TRIES * sizes.each, held_out=QUESTIONS
         )
         chatting, fresh = people[: sizes.users], people[sizes.users :]

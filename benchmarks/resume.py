@@ -33,7 +33,7 @@ from mindprint.local.console import Output
 from mindprint.local.processes import Child
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Adapter, Lease, LeaseRequest
-from mindprint_demo.trace_accounting import Accounting, account
+from mindprint_demo.trace_accounting import TraceAccounting, account_for_traces
 from support.harness import CannotMeasure, JsonFile, Quick, Report, measure
 from support.server import Server, run_batch, run_server
 
@@ -101,7 +101,7 @@ def main(
     async def work(out: Output, report: Report) -> None:
         from mindprint_trainer.process import TORCH_ENVIRONMENT
 
-        people = datasets.read(data / name, users=count, engagements=engagements, held_out=0)
+        people = datasets.load_users(data / name, users=count, engagements=engagements, held_out=0)
         os.environ |= SERVER | TORCH_ENVIRONMENT  # for the processes to come, and before torch is loaded
         async with run_server(model, out) as server:
             report.machine["device"] = (await server.client.server.info()).device
@@ -115,7 +115,9 @@ def main(
             runs.append(await train_without_kills(server, wanted, out))
             traces = [await server.client.traces.get(id) for one in unbroken for id in one.lease.trace_ids]
             adapters = (await server.client.adapters.list()).adapters
-            report_runs(report, unbroken, runs, adapters, account(traces, adapters), time.monotonic() - began)
+            report_runs(
+                report, unbroken, runs, adapters, account_for_traces(traces, adapters), time.monotonic() - began
+            )
 
     measure(__doc__, "about three minutes" if quick else "about a quarter of an hour on two cores", json_file, work)
 
@@ -272,7 +274,7 @@ def report_runs(
     unbroken: Sequence[UninterruptedRun],
     runs: Sequence[Sequence[Event]],
     adapters: Sequence[Adapter],
-    books: Accounting,
+    books: TraceAccounting,
     seconds: float,
 ) -> None:
     for phase, times in phases(runs).most_common():

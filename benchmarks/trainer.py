@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mindprint import datasets
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Sample
@@ -63,7 +63,7 @@ def main(
     async def work(out: Output, report: Report) -> None:
         folder = resolve(model)
         report.machine["device"] = device(on)
-        (person,) = datasets.read(data / "unvotes", users=1, engagements=EPISODES + count, held_out=0)
+        (person,) = datasets.load_users(data / "unvotes", users=1, engagements=EPISODES + count, held_out=0)
         job, tokens = prepare(folder, settings, person)
 
         async def side(script: str) -> TrainerRun:
@@ -117,7 +117,7 @@ def single_target(sample: Sample) -> Sample:
     )
 
 
-def prepare(model: Path, settings: Settings, person: UserRecords) -> tuple[dict[str, Any], int]:
+def prepare(model: Path, settings: Settings, person: UserDataset) -> tuple[dict[str, Any], int]:
     """What both sides are given, and the tokens that they train on."""
     from transformers import AutoTokenizer
 

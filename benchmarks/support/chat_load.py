@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from support.harness import CannotMeasure
 
 PATIENCE = 4
@@ -34,7 +34,7 @@ class ChatReply:
 class ChatLoad:
     """Chat requests at a steady rate, for the users in turn."""
 
-    def __init__(self, http: httpx.AsyncClient, people: Sequence[UserRecords], rate: float, tokens: int) -> None:
+    def __init__(self, http: httpx.AsyncClient, people: Sequence[UserDataset], rate: float, tokens: int) -> None:
         self._http = http
         self._rate = rate
         self._tokens = tokens

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mindprint import AsyncMindprintClient
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.types import LeaseRequest
 from support.constant_adapters import ConstantAdapter
@@ -20,7 +20,7 @@ from support.server import TRIES, Server, engagements_of_part, run_batch
 LEASE_S = 300.0
 
 
-async def write_traces(server: Server, people: Sequence[UserRecords], each: int, count: int, out: Output) -> deque[str]:
+async def write_traces(server: Server, people: Sequence[UserDataset], each: int, count: int, out: Output) -> deque[str]:
     """Has traces written until there are enough; returns whose version each publication is. Raises CannotMeasure."""
     accepted: dict[str, int] = {}
     for part in range(TRIES):

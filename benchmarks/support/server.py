@@ -14,7 +14,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 
 from mindprint import AsyncMindprintClient
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.local.processes import Child, Processes, free_port
 from mindprint.model_files import resolve
@@ -89,7 +89,7 @@ async def run_server(model: str, out: Output, *, gate: bool = False) -> AsyncIte
             yield Server(processes, child, client, http)
 
 
-def engagements_of_part(person: UserRecords, part: int, each: int) -> Sequence[Engagement]:
+def engagements_of_part(person: UserDataset, part: int, each: int) -> Sequence[Engagement]:
     return person.engagements[part * each : (part + 1) * each]
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from support.chat_load import chat
 from support.harness import CannotMeasure
@@ -39,7 +39,7 @@ class TimeToLive:
         return self.without_training_s + self.training_s
 
 
-async def measure_time_to_live(server: Server, person: UserRecords, each: int, out: Output) -> TimeToLive:
+async def measure_time_to_live(server: Server, person: UserDataset, each: int, out: Output) -> TimeToLive:
     """A new user: engagements, traces, a real trainer, and the first answer of the version. Raises CannotMeasure."""
     user_id, key, client = person.user_id, f"user/{person.user_id}", server.client
     for part in range(TRIES):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.types import Lease, LoraLimits, Mode, Sample
 
 EPISODES = 5
@@ -16,7 +16,7 @@ DIGEST = "sha256:base"
 """Of the base model, which is not compared with any server's."""
 
 
-def samples(tokenizer: Any, person: UserRecords, begin: int) -> list[Sample]:
+def samples(tokenizer: Any, person: UserDataset, begin: int) -> list[Sample]:
     """A fast and a slow sample of each engagement from number `begin` on; those before it are only remembered.
 
     Prompts are the server's. The thinking is put together from the user's earlier answers, for only its length matters

@@ -41,7 +41,7 @@ def slices(folder: Path, *, users: int, each: int, rounds: int, warm_up: int) ->
 
     Users are named apart, round by round, and bring only that round's part of their history. Raises BadRecords.
     """
-    people = datasets.read(folder, users=users, engagements=each * rounds + warm_up, held_out=0)
+    people = datasets.load_users(folder, users=users, engagements=each * rounds + warm_up, held_out=0)
     parts = [slice(0, warm_up)] + [slice(warm_up + r * each, warm_up + (r + 1) * each) for r in range(rounds)]
     return [
         Slice({f"r{number}-{person.user_id}": person.engagements[part] for person in people})

@@ -19,20 +19,20 @@ from pydantic import ValidationError
 
 from mindprint.types import Engagement, as_utc
 
-Kind = Literal["closed", "rating", "open", "ranking"]
+QuestionKind = Literal["closed", "rating", "open", "ranking"]
 """`rating`: the choices are numbers. `ranking`: they are candidates, and where the real one stands counts."""
-FILES = ("users.jsonl", "train.jsonl", "eval.jsonl")
+FILE_NAMES = ("users.jsonl", "train.jsonl", "eval.jsonl")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Where records without times begin: only their order matters."""
 _TICK = timedelta(microseconds=1)
 
 
-class BadRecords(Exception):
+class DatasetError(Exception):
     """The folder cannot be used. The message is one line: file, line number, what is wrong."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutQuestion:
     """A later question of a user, never shown to the service before it is scored."""
 
     id: str
@@ -45,17 +45,17 @@ class HeldOut:
     """Whether the same question was put to the user before; None if the records do not say."""
     best: str | None = None
     """What the user's hidden rule answers without noise, where the users were made."""
-    kind: Kind = "closed"
+    kind: QuestionKind = "closed"
     """How an answer is measured."""
 
 
 @dataclass(frozen=True)
-class UserRecords:
+class UserDataset:
     """Both in the order of time; every `occurred_at` is later than the one before, and held-out rows are last."""
 
     user_id: str
     engagements: list[Engagement]
-    held_out: list[HeldOut]
+    held_out: list[HeldOutQuestion]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Row:
     data: dict[str, Any]
 
 
-def read(
+def load_users(
     folder: Path,
     *,
     users: int = 4,
@@ -74,15 +74,15 @@ def read(
     ids: Sequence[str] = (),
     fewer: bool = False,
     open_too: bool = False,
-) -> list[UserRecords]:
+) -> list[UserDataset]:
     """The newest `engagements` train rows and a sample of `held_out` eval rows for the users named, or the first ones.
 
     Without `ids`, users with too few rows are passed over; with `fewer`, everybody who has an engagement is taken, and
     may have no held-out row at all. With `open_too`, questions may come without choices. Raises BadRecords.
     """
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = [name for name in FILE_NAMES if not (folder / name).is_file()]
     if missing:
-        raise BadRecords(f"{folder} has no {' and no '.join(missing)}: name a folder with {', '.join(FILES)}")
+        raise DatasetError(f"{folder} has no {' and no '.join(missing)}: name a folder with {', '.join(FILE_NAMES)}")
     people = {_text(row, "user_id"): row for row in _lines(folder / "users.jsonl")}
     train, later = _by_user(folder / "train.jsonl"), _by_user(folder / "eval.jsonl")
     least = (1, 0) if fewer else (engagements, held_out)
@@ -99,10 +99,10 @@ def read(
     ]
 
 
-def users(folder: Path) -> list[str]:
+def list_user_ids(folder: Path) -> list[str]:
     """All users, in the order of the file. Raises BadRecords."""
     if not (folder / "users.jsonl").is_file():
-        raise BadRecords(f"{folder} has no users.jsonl: name a folder with {', '.join(FILES)}")
+        raise DatasetError(f"{folder} has no users.jsonl: name a folder with {', '.join(FILE_NAMES)}")
     return [_text(row, "user_id") for row in _lines(folder / "users.jsonl")]
 
 
@@ -117,35 +117,35 @@ def _choose(
     ids: Sequence[str],
 ) -> list[str]:
     if unknown := [name for name in ids if name not in people]:
-        raise BadRecords(
+        raise DatasetError(
             f"{folder / 'users.jsonl'} has no user {unknown[0]!r}: it has {', '.join(list(people)[:8])} ..."
         )
     fit = [n for n in ids or people if len(train[n]) >= engagements and len(later[n]) >= held_out]
     wanted = len(ids) or users
     if len(fit) < wanted:
-        raise BadRecords(
+        raise DatasetError(
             f"{folder} has {len(fit)} of {wanted} users with {engagements} rows in train.jsonl "
             f"and {held_out} in eval.jsonl: ask for fewer"
         )
     return fit[:wanted]
 
 
-def _records(user_id: str, person: _Row, train: Sequence[_Row], later: Sequence[_Row], open_too: bool) -> UserRecords:
+def _records(user_id: str, person: _Row, train: Sequence[_Row], later: Sequence[_Row], open_too: bool) -> UserDataset:
     history = person.data.get("history")
     if not isinstance(history, list):
-        raise BadRecords(f"{person.where}: history is no list")
+        raise DatasetError(f"{person.where}: history is no list")
     clock: datetime | None = None
     past: list[Engagement] = []
     for row in train:
         clock = _after(clock, _time(row))
         past.append(_engagement(row, history, clock))
     if len({e.id for e in past}) != len(past):
-        raise BadRecords(f"{train[0].where.rpartition(':')[0]}: user {user_id!r} has two rows of the same id")
-    rows: list[HeldOut] = []
+        raise DatasetError(f"{train[0].where.rpartition(':')[0]}: user {user_id!r} has two rows of the same id")
+    rows: list[HeldOutQuestion] = []
     for row in later:
         clock = _after(clock, _time(row))
         rows.append(_held_out(row, clock, open_too))
-    return UserRecords(user_id, past, rows)
+    return UserDataset(user_id, past, rows)
 
 
 def _engagement(row: _Row, history: list[Any], when: datetime) -> Engagement:
@@ -162,7 +162,7 @@ def _engagement(row: _Row, history: list[Any], when: datetime) -> Engagement:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadRecords(f"{row.where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}") from None
+        raise DatasetError(f"{row.where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}") from None
 
 
 def _reason(history: list[Any], place: object, query: str) -> str | None:
@@ -174,20 +174,20 @@ def _reason(history: list[Any], place: object, query: str) -> str | None:
     return reason if isinstance(reason, str) and reason else None
 
 
-def _held_out(row: _Row, when: datetime, open_too: bool) -> HeldOut:
+def _held_out(row: _Row, when: datetime, open_too: bool) -> HeldOutQuestion:
     choices, target, best = row.data.get("choices"), _text(row, "target"), row.data.get("best")
     if choices is not None or not open_too:
         if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-            raise BadRecords(f"{row.where}: choices is no list of two or more texts")
+            raise DatasetError(f"{row.where}: choices is no list of two or more texts")
         if target not in choices:
-            raise BadRecords(f"{row.where}: target {target!r} is not among the choices {choices}")
+            raise DatasetError(f"{row.where}: target {target!r} is not among the choices {choices}")
     kind = row.data.get("kind", "open" if choices is None else "closed")
-    if kind not in get_args(Kind) or (choices is None) != (kind == "open"):
-        raise BadRecords(
-            f"{row.where}: kind {kind!r} is none of {', '.join(get_args(Kind))}, or does not fit the choices"
+    if kind not in get_args(QuestionKind) or (choices is None) != (kind == "open"):
+        raise DatasetError(
+            f"{row.where}: kind {kind!r} is none of {', '.join(get_args(QuestionKind))}, or does not fit the choices"
         )
     seen = next((row.data[key] for key in ("seen", "seen_title", "seen_topic") if key in row.data), None)
-    return HeldOut(
+    return HeldOutQuestion(
         id=_text(row, "id"),
         query=_text(row, "query"),
         choices=choices,
@@ -218,13 +218,13 @@ def _time(row: _Row) -> datetime | None:
     try:
         return as_utc(datetime.fromisoformat(stamp))
     except (TypeError, ValueError):
-        raise BadRecords(f"{row.where}: timestamp {stamp!r} is no ISO time") from None
+        raise DatasetError(f"{row.where}: timestamp {stamp!r} is no ISO time") from None
 
 
 def _text(row: _Row, key: str) -> str:
     value = row.data.get(key)
     if not isinstance(value, str) or not value:
-        raise BadRecords(f"{row.where}: {key} is missing or no text")
+        raise DatasetError(f"{row.where}: {key} is missing or no text")
     return value
 
 
@@ -243,7 +243,7 @@ def _lines(file: Path) -> Iterator[_Row]:
             try:
                 data = json.loads(line)
             except ValueError as error:
-                raise BadRecords(f"{file}:{number}: no JSON ({error})") from None
+                raise DatasetError(f"{file}:{number}: no JSON ({error})") from None
             if not isinstance(data, dict):
-                raise BadRecords(f"{file}:{number}: a JSON object is needed")
+                raise DatasetError(f"{file}:{number}: a JSON object is needed")
             yield _Row(f"{file}:{number}", data)

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 
 from mindprint import gate_report
 from mindprint.async_client import AsyncMindprintClient
-from mindprint.datasets import HeldOut, UserRecords
+from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.exceptions import MindprintError
 from mindprint.types import Adapter, Batch, Engagement, Version
-from mindprint_demo.errors import DemoFailed
+from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.scoring import ask
+from mindprint_demo.scoring import build_request
 
 if TYPE_CHECKING:
-    from mindprint_demo.pipeline import Stages
+    from mindprint_demo.pipeline import DemoPipeline
 
-ASK_EVERY_S = 3.0
+QUESTION_INTERVAL_S = 3.0
 """Between two questions to the live version: without a pause they would take the cores from the training."""
 
 
 @dataclass
-class Collapse:
+class CollapseResult:
     """What became of it."""
 
     user_id: str
@@ -64,51 +64,53 @@ class Collapse:
         return found + [f"while {self.user_id} was trained: {failure}" for failure in self.failures[:3]]
 
 
-async def run(stages: Stages, users: Sequence[UserRecords], adapters: Mapping[str, Adapter]) -> Collapse:
+async def run_collapse(
+    stages: DemoPipeline, users: Sequence[UserDataset], adapters: Mapping[str, Adapter]
+) -> CollapseResult:
     """`users` have a live version each. The one with the most traces is taken. Raises ProcessDied, MindprintError."""
-    live = {user.user_id: live_of(adapters[user.user_id]) for user in users}
+    live = {user.user_id: live_version(adapters[user.user_id]) for user in users}
     user = max(users, key=lambda user: live[user.user_id].traces)
-    collapse = Collapse(user.user_id, live[user.user_id])
+    collapse = CollapseResult(user.user_id, live[user.user_id])
     try:
-        await stages.client.users.add_engagements(user.user_id, later_engagements(user))
+        await stages.client.users.add_engagements(user.user_id, held_out_as_engagements(user))
         collapse.batches.append(await stages.write_traces([user], stages.options.seed + 1))
         await _train(stages, user, collapse)
         await stages.train([user])
         newest = (await stages.client.adapters.get(collapse.live.adapter)).versions[-1]
         collapse.later = newest if newest.version > (collapse.version or collapse.live).version else None
-    except DemoFailed as error:
+    except DemoError as error:
         collapse.failed = str(error)
     return collapse
 
 
-async def _train(stages: Stages, user: UserRecords, collapse: Collapse) -> None:
+async def _train(stages: DemoPipeline, user: UserDataset, collapse: CollapseResult) -> None:
     """Until a version has been through the gate. Meanwhile the live one is asked a question every few seconds."""
     key, client, timeout_s = collapse.live.adapter, stages.client, stages.options.train_timeout_s
     before = {version.version for version in (await client.adapters.get(key)).versions}
-    trainer = stages.start_trainer("collapse", environment(stages.options, key))
+    trainer = stages.start_trainer("collapse", answers_only_settings(stages.options, key))
     deadline = time.monotonic() + timeout_s
     rows = cycle(user.held_out)
     with stages.out.bar("collapsed adapter") as bar:
         while collapse.version is None:
             trainer.check()
-            await probe(client, collapse, next(rows))
+            await ask_live_version(client, collapse, next(rows))
             adapter = await client.adapters.get(key)
             collapse.version = next((v for v in adapter.versions if v.version not in before), None)
             collapse.live_after = adapter.live
             bar.update(collapse.answered, f"{collapse.answered} questions answered meanwhile; {trainer.doing()}")
             if time.monotonic() > deadline:
-                raise DemoFailed(f"no version was made by answers only in {timeout_s:.0f} s: {trainer.log}")
-            await asyncio.sleep(ASK_EVERY_S)
+                raise DemoError(f"no version was made by answers only in {timeout_s:.0f} s: {trainer.log}")
+            await asyncio.sleep(QUESTION_INTERVAL_S)
         bar.finish(f"version {collapse.version.version} {collapse.version.state}")
     await stages.stop(trainer)
     for row in user.held_out:
-        await probe(client, collapse, row)
+        await ask_live_version(client, collapse, row)
 
 
-async def probe(client: AsyncMindprintClient, collapse: Collapse, row: HeldOut) -> None:
+async def ask_live_version(client: AsyncMindprintClient, collapse: CollapseResult, row: HeldOutQuestion) -> None:
     """One question to whatever is live."""
     try:
-        trace = await client.traces.create(ask(collapse.user_id, row, "direct", "adapter"))
+        trace = await client.traces.create(build_request(collapse.user_id, row, "direct", "adapter"))
     except MindprintError as error:
         collapse.failures.append(f"{row.id}: {error}")
         return
@@ -118,7 +120,7 @@ async def probe(client: AsyncMindprintClient, collapse: Collapse, row: HeldOut) 
         collapse.failures.append(f"{row.id}: {trace.provenance.model} answered")
 
 
-def environment(options: DemoOptions, key: str) -> dict[str, str]:
+def answers_only_settings(options: DemoOptions, key: str) -> dict[str, str]:
     """The ordinary objective alone: answers without thinking, nothing that keeps thinking alive."""
     return {
         "MINDPRINT_TRAIN_ADAPTER": key,
@@ -129,7 +131,7 @@ def environment(options: DemoOptions, key: str) -> dict[str, str]:
     }
 
 
-def later_engagements(user: UserRecords) -> list[Engagement]:
+def held_out_as_engagements(user: UserDataset) -> list[Engagement]:
     """The held-out questions with the answers that the user really gave."""
     return [
         Engagement(
@@ -143,5 +145,5 @@ def later_engagements(user: UserRecords) -> list[Engagement]:
     ]
 
 
-def live_of(adapter: Adapter) -> Version:
+def live_version(adapter: Adapter) -> Version:
     return next(version for version in adapter.versions if version.version == adapter.live)

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mindprint.datasets import HeldOut, UserRecords
+from mindprint.datasets import HeldOutQuestion, UserDataset
 
 RESAMPLES = 2000
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Answered:
+class ScoredAnswer:
     """One held-out question as one arm answered it."""
 
     row: str
@@ -53,16 +53,16 @@ class Comparison:
     logprob: Change
 
 
-Pair = tuple[Answered, Answered]
+AnswerPair = tuple[ScoredAnswer, ScoredAnswer]
 
 
-def pairs(before: Iterable[Answered], after: Iterable[Answered]) -> list[Pair]:
+def pair_answers(before: Iterable[ScoredAnswer], after: Iterable[ScoredAnswer]) -> list[AnswerPair]:
     """The rows that both arms answered, in the order of the first."""
     found = {answer.row: answer for answer in after}
     return [(answer, found[answer.row]) for answer in before if answer.row in found]
 
 
-def compare(users: Sequence[Sequence[Pair]]) -> Comparison | None:
+def compare_arms(users: Sequence[Sequence[AnswerPair]]) -> Comparison | None:
     """The mean over users of each user's mean over rows; one user is the plain case. None without any row.
 
     The interval is a paired bootstrap over rows within each user, so it speaks for these users, not for others.
@@ -78,7 +78,7 @@ def compare(users: Sequence[Sequence[Pair]]) -> Comparison | None:
 
 
 def _change(users: Sequence[Sequence[tuple[float, float]]]) -> Change:
-    low, high = interval([[after - before for before, after in rows] for rows in users])
+    low, high = bootstrap_interval([[after - before for before, after in rows] for rows in users])
     return Change(
         before=fmean(fmean(before for before, _ in rows) for rows in users),
         after=fmean(fmean(after for _, after in rows) for rows in users),
@@ -87,15 +87,17 @@ def _change(users: Sequence[Sequence[tuple[float, float]]]) -> Change:
     )
 
 
-def interval(users: Sequence[Sequence[float]], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    users: Sequence[Sequence[float]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
     """Bounds of the macro mean of paired differences: a bootstrap at LEVEL, the same each time."""
     rng = random.Random(seed)
     means = sorted(fmean(fmean(rng.choices(rows, k=len(rows))) for rows in users) for _ in range(resamples))
-    tail = round((1 - LEVEL) / 2 * resamples)
+    tail = round((1 - CONFIDENCE) / 2 * resamples)
     return means[tail], means[-1 - tail]
 
 
-def commonest(user: UserRecords) -> float:
+def majority_accuracy(user: UserDataset) -> float:
     """Accuracy of always giving the answer, among a row's choices, that the user gave most often before."""
     counts = Counter(engagement.response for engagement in user.engagements)
     return _share(
@@ -103,7 +105,7 @@ def commonest(user: UserRecords) -> float:
     )
 
 
-def hidden_rule(rows: Sequence[HeldOut]) -> float | None:
+def hidden_rule_accuracy(rows: Sequence[HeldOutQuestion]) -> float | None:
     """Accuracy of the user's own rule without noise: what could be reached. None where the rule is not known."""
     known = [row for row in rows if row.best is not None]
     return _share(row.best == row.target for row in known) if known else None

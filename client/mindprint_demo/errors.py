@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class DemoFailed(Exception):
+class DemoError(Exception):
     """The demo cannot go on. The message says why."""

@@ -11,35 +11,35 @@ from rich.text import Text
 
 from mindprint import gate_report
 from mindprint.types import Adapter, Version
-from mindprint_demo.collapse import Collapse
+from mindprint_demo.collapse import CollapseResult
 
 
-def versions_of(adapters: Iterable[Adapter]) -> list[Version]:
+def list_versions(adapters: Iterable[Adapter]) -> list[Version]:
     return [version for adapter in adapters for version in adapter.versions]
 
 
-def refused(adapters: Iterable[Adapter]) -> list[Version]:
-    return [version for version in versions_of(adapters) if version.state == "refused"]
+def refused_versions(adapters: Iterable[Adapter]) -> list[Version]:
+    return [version for version in list_versions(adapters) if version.state == "refused"]
 
 
-def name_of(version: Version) -> str:
+def version_name(version: Version) -> str:
     return f"{version.adapter}@{version.version}"
 
 
-def why_refused(version: Version) -> str:
+def describe_refusal(version: Version) -> str:
     """`user/anna@2: collapse, general`"""
     names = ", ".join(name.replace("_", " ") for name in gate_report.failed(version))
-    return f"{name_of(version)}: {names or 'no check failed'}"
+    return f"{version_name(version)}: {names or 'no check failed'}"
 
 
-def table(title: str, versions: Iterable[Version]) -> Table:
+def checks_table(title: str, versions: Iterable[Version]) -> Table:
     """A section for each version: figure, bound and verdict of every check."""
     made = Table(title=title, title_justify="left")
     for column in ("version", "state", "check", "figure", "bound", "verdict", "detail"):
         right = column in ("figure", "bound")
         made.add_column(column, justify="right" if right else "left", no_wrap=column != "detail", overflow="fold")
     for version in versions:
-        first = [name_of(version), version.state]
+        first = [version_name(version), version.state]
         for row in gate_report.rows(gate_report.examined(version)) or [("none", None, None, "not judged", "")]:
             # As text: a detail is no markup.
             made.add_row(*map(Text, first), *(Text(cell or "") for cell in row))
@@ -48,45 +48,47 @@ def table(title: str, versions: Iterable[Version]) -> Table:
     return made
 
 
-def of_collapse(collapse: Collapse) -> Iterator[RenderableType]:
+def collapse_tables(collapse: CollapseResult) -> Iterator[RenderableType]:
     """The gate's table of the collapsed version, and what happened around it."""
     if collapse.version is not None:
-        yield table(f"{collapse.user_id}, trained by answers only", [collapse.version])
-    yield Text(story(collapse) + "\n")
+        yield checks_table(f"{collapse.user_id}, trained by answers only", [collapse.version])
+    yield Text(describe_collapse(collapse) + "\n")
 
 
-def story(collapse: Collapse) -> str:
-    live = name_of(collapse.live)
+def describe_collapse(collapse: CollapseResult) -> str:
+    live = version_name(collapse.live)
     asked = collapse.answered + len(collapse.failures)
     told = [f"Meanwhile {live} answered {collapse.answered} of {asked} questions."]
     if (version := collapse.version) is None:
         return f"No version was made by answers only: {collapse.failed}. {told[0]}"
     if version.state == "refused":
-        told.insert(0, f"The gate refused {why_refused(version)}.")
+        told.insert(0, f"The gate refused {describe_refusal(version)}.")
         if collapse.live_after == collapse.live.version:
             told.append(f"{live} stayed live.")
     else:
-        told.insert(0, f"THE GATE LET {name_of(version)} PASS.")
+        told.insert(0, f"THE GATE LET {version_name(version)} PASS.")
     if collapse.later is not None:
-        told.append(f"Of the same traces the ordinary trainer made {name_of(collapse.later)}: {collapse.later.state}.")
+        told.append(
+            f"Of the same traces the ordinary trainer made {version_name(collapse.later)}: {collapse.later.state}."
+        )
     return " ".join(told)
 
 
 def checks_json(version: Version) -> dict[str, Any]:
     return {
-        "version": name_of(version),
+        "version": version_name(version),
         "state": version.state,
         "checks": [check.model_dump(mode="json") for check in gate_report.examined(version)],
     }
 
 
-def collapse_json(collapse: Collapse | None) -> dict[str, Any] | None:
+def collapse_json(collapse: CollapseResult | None) -> dict[str, Any] | None:
     """Without the manifests, which hold log-probabilities of the traces' tokens."""
     if collapse is None:
         return None
     return {
         "user": collapse.user_id,
-        "live": name_of(collapse.live),
+        "live": version_name(collapse.live),
         "live_after": collapse.live_after,
         "answered": collapse.answered,
         "failures": collapse.failures,

@@ -11,22 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindprint import AsyncMindprintClient
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.local.processes import Child, Processes
 from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerInfo, Trace, TraceState
 from mindprint_demo import collapse
-from mindprint_demo.errors import DemoFailed
+from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.scoring import Arm, Scores, score
-from mindprint_demo.trace_accounting import Accounting, account
+from mindprint_demo.scoring import Arm, ArmScores, score_arm
+from mindprint_demo.trace_accounting import TraceAccounting, account_for_traces
 
 POLL_S = 0.5
-THOROUGH = {"THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
+EXHAUSTIVE_SETTINGS = {"THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
 """Of a server whose users have few engagements, so that every trace counts (docs/decisions/006)."""
-SETTINGS = {"HOLDOUT_SHARE": "0.2", **THOROUGH}
+SERVER_SETTINGS = {"HOLDOUT_SHARE": "0.2", **EXHAUSTIVE_SETTINGS}
 """Of the demo's server. Short histories: of a tenth the gate could say too little."""
-TOGETHER = "4"
+MAX_CONCURRENT_ADAPTERS = "4"
 """Adapters that the trainer takes at once: on a CPU each is trained on a core of its own (docs/decisions/011)."""
 TRAINER_STOP_S = 10.0
 _FIELD = re.compile(r"(\w+)=(\S+)")
@@ -36,31 +36,31 @@ _FAILED = re.compile(r'^mindprint_requests_total\{(?P<labels>.*status="[45]\d\d"
 
 
 @dataclass
-class Results:
+class DemoResults:
     """All that a demo found out."""
 
-    users: list[UserRecords]
+    users: list[UserDataset]
     info: ServerInfo
     batch: Batch
     funnels: dict[str, Funnel]
     tokens: dict[str, int]
     """Thinking tokens generated, by user."""
-    before: Scores
-    after: Scores
+    before: ArmScores
+    after: ArmScores
     adapters: dict[str, Adapter]
     """By user."""
     cohorts: list[Adapter]
-    accounting: Accounting
+    accounting: TraceAccounting
     failed_requests: int
     """Error replies that the server gave to anybody, and questions that got no answer."""
     trainer_killed: str | None
     """What the trainer was doing when it was killed."""
     seconds: dict[str, float] = field(default_factory=dict)
-    collapse: collapse.Collapse | None = None
+    collapse: collapse.CollapseResult | None = None
 
 
 @dataclass
-class Stages:
+class DemoPipeline:
     """What the stages share."""
 
     options: DemoOptions
@@ -73,7 +73,7 @@ class Stages:
     def modes(self) -> tuple[Mode, ...]:
         return ("direct", "personal") if self.options.thinking else ("direct",)
 
-    async def run(self, users: list[UserRecords]) -> Results:
+    async def run(self, users: list[UserDataset]) -> DemoResults:
         """From the first engagement to the last score. Raises DemoFailed, ProcessDied and MindprintError."""
         info = await self.client.server.info()
         with self._timed("engagements"):
@@ -91,7 +91,7 @@ class Stages:
             after = await self.score(adapted, "adapter", "held-out questions, adapters")
         traces = await self.traces(batch)
         cohorts = await self.cohorts()
-        results = Results(
+        results = DemoResults(
             users=users,
             info=info,
             batch=batch,
@@ -103,22 +103,22 @@ class Stages:
             after=after,
             adapters=adapters,
             cohorts=cohorts,
-            accounting=account(accepted(traces), adapters.values(), cohorts),
+            accounting=account_for_traces(accepted_traces(traces), adapters.values(), cohorts),
             failed_requests=0,
             trainer_killed=killed,
             seconds=self.seconds,
         )
         if self.options.collapse and adapted:
             with self._timed("collapse"):
-                results.collapse = await collapse.run(self, adapted, adapters)
+                results.collapse = await collapse.run_collapse(self, adapted, adapters)
             traces += [trace for batch in results.collapse.batches for trace in await self.traces(batch)]
             known = await self.adapters(users)
-            results.accounting = account(accepted(traces), known.values(), cohorts)
-        failed = failed_requests(await self.client.server.metrics())
+            results.accounting = account_for_traces(accepted_traces(traces), known.values(), cohorts)
+        failed = count_failed_requests(await self.client.server.metrics())
         results.failed_requests = failed + len(before.failures) + len(after.failures)
         return results
 
-    async def ingest(self, users: Sequence[UserRecords]) -> None:
+    async def ingest(self, users: Sequence[UserDataset]) -> None:
         with self.out.bar("engagements", len(users)) as bar:
             stored = 0
             for user in users:
@@ -128,7 +128,7 @@ class Stages:
                 bar.advance()
             bar.finish(f"{stored} of {len(users)} users stored")
 
-    async def write_traces(self, users: Sequence[UserRecords], seed: int) -> Batch:
+    async def write_traces(self, users: Sequence[UserDataset], seed: int) -> Batch:
         """One durable batch over these users, followed until its end. Another one takes another seed."""
         request = BatchRequest(
             users=[user.user_id for user in users],
@@ -139,24 +139,24 @@ class Stages:
         with self.out.bar("traces", batch.items) as bar:
             async for state in self.client.batches.watch(batch.id):
                 batch = state
-                bar.update(batch.done, written(batch))
+                bar.update(batch.done, batch_progress(batch))
             if batch.state != "done":
-                raise DemoFailed(f"the batch ended as {batch.state}: {batch.error or 'no reason given'}")
+                raise DemoError(f"the batch ended as {batch.state}: {batch.error or 'no reason given'}")
             if not batch.funnel.accepted:
-                raise DemoFailed("no trace was accepted, so there is nothing to train on: ask for more engagements")
-            bar.finish(written(batch))
+                raise DemoError("no trace was accepted, so there is nothing to train on: ask for more engagements")
+            bar.finish(batch_progress(batch))
         return batch
 
-    async def score(self, users: Sequence[UserRecords], arm: Arm, title: str) -> Scores:
+    async def score(self, users: Sequence[UserDataset], arm: Arm, title: str) -> ArmScores:
         total = sum(len(user.held_out) for user in users) * len(self.modes)
         with self.out.bar(title, total) as bar:
-            scores = await score(
+            scores = await score_arm(
                 self.client, users, self.modes, arm, in_flight=self.options.in_flight, tick=bar.advance
             )
             bar.finish(f"{total - len(scores.failures)} of {total} answered")
         return scores
 
-    async def train(self, users: Sequence[UserRecords]) -> str | None:
+    async def train(self, users: Sequence[UserDataset]) -> str | None:
         """Runs the trainer until no accepted trace waits. Returns what it was doing if it was killed on the way."""
         killed: str | None = None
         trainer = self.start_trainer()
@@ -170,14 +170,14 @@ class Stages:
                 idle = 0 if leased or await self._any("waiting") else idle + 1
                 known = (await self.client.adapters.list()).adapters
                 live = sum(a.live is not None for a in known if a.key.startswith("user/"))
-                bar.update(live, training(trainer.doing()) or "the trainer starts")
+                bar.update(live, training_progress(trainer.doing()) or "the trainer starts")
                 now = (await self.client.server.funnel()).trained, sum(len(adapter.versions) for adapter in known)
                 if now != last:
                     moved, last = time.monotonic(), now
                 if time.monotonic() - moved > self.options.train_timeout_s:
-                    raise DemoFailed(f"no version was made in {self.options.train_timeout_s:.0f} s: {trainer.log}")
+                    raise DemoError(f"no version was made in {self.options.train_timeout_s:.0f} s: {trainer.log}")
                 if self.options.kill_trainer and killed is None and leased and trainer.doing().startswith("training"):
-                    killed = training(trainer.doing())
+                    killed = training_progress(trainer.doing())
                     trainer.kill()
                     self.out.say(f"trainer killed (kill -9) while {killed}; started again")
                     trainer = self.start_trainer()
@@ -185,7 +185,7 @@ class Stages:
         await self.stop(trainer)
         return killed
 
-    async def adapters(self, users: Sequence[UserRecords]) -> dict[str, Adapter]:
+    async def adapters(self, users: Sequence[UserDataset]) -> dict[str, Adapter]:
         known = {adapter.key: adapter for adapter in (await self.client.adapters.list()).adapters}
         return {user.user_id: known[key] for user in users if (key := f"user/{user.user_id}") in known}
 
@@ -207,7 +207,7 @@ class Stages:
                 "MINDPRINT_TRAIN_WORK_DIR": str(self.processes.folder / name),
                 "MINDPRINT_TRAIN_LOG_EVERY_S": "1",
                 "MINDPRINT_TRAIN_MIN_TRACES": "1",  # whatever there is: the gate says what it is worth
-                "MINDPRINT_TRAIN_TOGETHER": TOGETHER,
+                "MINDPRINT_TRAIN_TOGETHER": MAX_CONCURRENT_ADAPTERS,
                 **(settings or {}),
             },
         )
@@ -235,7 +235,7 @@ async def start_server(
     url: str,
     port: int,
     timeout_s: float,
-    settings: Mapping[str, str] = SETTINGS,
+    settings: Mapping[str, str] = SERVER_SETTINGS,
 ) -> Child:
     """Starts the server on the data in the processes' folder, if there is any, and waits until it takes requests.
 
@@ -260,20 +260,20 @@ async def start_server(
             while not await client.ready():
                 server.check()
                 if time.monotonic() > deadline:
-                    raise DemoFailed(f"the server was not ready after {timeout_s:.0f} s: see {server.log}")
+                    raise DemoError(f"the server was not ready after {timeout_s:.0f} s: see {server.log}")
                 bar.update(0, server.doing())
                 await asyncio.sleep(POLL_S)
             bar.finish("ready")
     return server
 
 
-def written(batch: Batch) -> str:
+def batch_progress(batch: Batch) -> str:
     """What a batch has brought so far, in one line."""
     funnel = batch.funnel
     return f"{funnel.accepted} accepted of {funnel.generated}, {batch.tokens_per_second:.0f} tokens/s"
 
 
-def training(event: str) -> str:
+def training_progress(event: str) -> str:
     """The trainer's last event, in fewer words while it trains."""
     told = dict(_FIELD.findall(event))
     if not event.startswith("training") or not {"adapter", "step", "tokens_per_second"} <= told.keys():
@@ -281,11 +281,11 @@ def training(event: str) -> str:
     return f"training {told['adapter']}, step {told['step']}, {told['tokens_per_second']} tokens/s"
 
 
-def accepted(traces: Iterable[Trace]) -> list[Trace]:
+def accepted_traces(traces: Iterable[Trace]) -> list[Trace]:
     return [trace for trace in traces if trace.verdict == "accepted"]
 
 
-def failed_requests(metrics: str) -> int:
+def count_failed_requests(metrics: str) -> int:
     """Error replies counted by the server, less those of `/readyz` from before it was ready and the gate's refusals."""
     return sum(
         int(float(m["count"]))

@@ -10,31 +10,39 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.types import Adapter, Funnel, Mode, Version
 from mindprint_demo import gate_tables
-from mindprint_demo.comparison import Change, Comparison, Pair, commonest, compare, hidden_rule, pairs
-from mindprint_demo.pipeline import Results
+from mindprint_demo.comparison import (
+    AnswerPair,
+    Change,
+    Comparison,
+    compare_arms,
+    hidden_rule_accuracy,
+    majority_accuracy,
+    pair_answers,
+)
+from mindprint_demo.pipeline import DemoResults
 
-WAYS: dict[Mode, str] = {"direct": "answering directly", "personal": "after personal thinking"}
+MODE_LABELS: dict[Mode, str] = {"direct": "answering directly", "personal": "after personal thinking"}
 
 
-def tables(results: Results) -> Iterator[RenderableType]:
+def result_tables(results: DemoResults) -> Iterator[RenderableType]:
     """Everything that is printed at the end, in order."""
-    yield made(results)
-    if versions := gate_tables.versions_of([*results.cohorts, *results.adapters.values()]):
-        yield gate_tables.table("What the gate found", versions)
+    yield production_table(results)
+    if versions := gate_tables.list_versions([*results.cohorts, *results.adapters.values()]):
+        yield gate_tables.checks_table("What the gate found", versions)
     modes: tuple[Mode, ...] = ("direct", "personal")
     for mode in modes:
         if any(results.before.of(user.user_id, mode) for user in results.users):
-            yield changed(results, mode)
-            yield Text(sentence(results, mode) + "\n")
+            yield change_table(results, mode)
+            yield Text(summary_sentence(results, mode) + "\n")
     if results.collapse is not None:
-        yield from gate_tables.of_collapse(results.collapse)
-    yield closing(results)
+        yield from gate_tables.collapse_tables(results.collapse)
+    yield closing_lines(results)
 
 
-def made(results: Results) -> Table:
+def production_table(results: DemoResults) -> Table:
     """One line a user: engagements, funnel by reason, adapter and its proof; the whole server last."""
     table = Table(title="What was made", title_justify="left")
     names = (
@@ -59,7 +67,7 @@ def made(results: Results) -> Table:
             str(len(user.engagements)),
             *funnel_cells(funnel),
             adapter_cell(results.adapters.get(user.user_id)),
-            canary(version),
+            parity_cell(version),
             f"{results.tokens[user.user_id]:,}",
         )
     table.add_section()
@@ -81,7 +89,7 @@ def funnel_cells(funnel: Funnel) -> tuple[str, str, str, str]:
     return str(funnel.generated), rejected, str(funnel.accepted), str(funnel.trained)
 
 
-def canary(version: Version | None) -> str:
+def parity_cell(version: Version | None) -> str:
     """The engine against the trainer, and against the base, in nats a token."""
     if version is None or version.canary is None:
         return ""
@@ -93,7 +101,7 @@ def canary(version: Version | None) -> str:
 def adapter_cell(adapter: Adapter | None) -> str:
     if version := live_version(adapter):
         return f"v{version.version}"
-    return "refused" if adapter and gate_tables.refused([adapter]) else "none"
+    return "refused" if adapter and gate_tables.refused_versions([adapter]) else "none"
 
 
 def live_version(adapter: Adapter | None) -> Version | None:
@@ -102,28 +110,28 @@ def live_version(adapter: Adapter | None) -> Version | None:
     return next(version for version in adapter.versions if version.version == adapter.live)
 
 
-def changed(results: Results, mode: Mode) -> Table:
+def change_table(results: DemoResults, mode: Mode) -> Table:
     """Held-out score before and after, a line a user."""
-    known = any(hidden_rule(user.held_out) is not None for user in results.users)
+    known = any(hidden_rule_accuracy(user.held_out) is not None for user in results.users)
     legend = "commonest: right by always giving the answer that the user gave most often before"
     if known:
         legend += "\nrule: right by the user's own hidden rule without noise, the most that can be reached"
-    table = Table(title=f"Held-out questions, {WAYS[mode]}: base model to adapter", title_justify="left")
+    table = Table(title=f"Held-out questions, {MODE_LABELS[mode]}: base model to adapter", title_justify="left")
     table.caption, table.caption_justify = legend, "left"
     names = ("user", "questions", "right", "log p, real answer", "difference (95 %)", "verdict", "commonest")
     for name in (*names, "rule") if known else names:
         table.add_column(name, justify="left" if name in ("user", "verdict") else "right", no_wrap="95" in name)
     for user in results.users:
-        rule = hidden_rule(user.held_out)
+        rule = hidden_rule_accuracy(user.held_out)
         table.add_row(
             user.user_id,
-            *change_cells(compare([pairs_of(results, user, mode)])),
-            percent(commonest(user)),
-            *([percent(rule)] if rule is not None else []),
+            *change_cells(compare_arms([user_pairs(results, user, mode)])),
+            format_percent(majority_accuracy(user)),
+            *([format_percent(rule)] if rule is not None else []),
         )
-    scored = sum(bool(pairs_of(results, user, mode)) for user in results.users)
+    scored = sum(bool(user_pairs(results, user, mode)) for user in results.users)
     table.add_section()
-    table.add_row(f"mean of {scored}", *change_cells(total(results, mode)))
+    table.add_row(f"mean of {scored}", *change_cells(overall_comparison(results, mode)))
     return table
 
 
@@ -133,27 +141,27 @@ def change_cells(comparison: Comparison | None) -> tuple[str, str, str, str, str
     accuracy, logprob = comparison.accuracy, comparison.logprob
     return (
         str(comparison.rows),
-        f"{percent(accuracy.before)} to {percent(accuracy.after)}",
+        f"{format_percent(accuracy.before)} to {format_percent(accuracy.after)}",
         f"{logprob.before:.2f} to {logprob.after:.2f}",
         f"{logprob.difference:+.2f} ({logprob.low:+.2f} to {logprob.high:+.2f})",
         logprob.verdict,
     )
 
 
-def sentence(results: Results, mode: Mode) -> str:
+def summary_sentence(results: DemoResults, mode: Mode) -> str:
     """What the sample allows to say about all users together, and no more."""
-    comparison = total(results, mode)
+    comparison = overall_comparison(results, mode)
     if comparison is None:
         return "No user has both scores, so nothing can be said."
     return (
-        f"Over {comparison.rows} questions, {WAYS[mode]}: the log-probability of the real answer "
-        f"{said(comparison.logprob, 'nats', 2)}; "
-        f"the share of right answers {said(comparison.accuracy, 'points', 0, 100)}. "
+        f"Over {comparison.rows} questions, {MODE_LABELS[mode]}: the log-probability of the real answer "
+        f"{describe_change(comparison.logprob, 'nats', 2)}; "
+        f"the share of right answers {describe_change(comparison.accuracy, 'points', 0, 100)}. "
         "The intervals are for these users, not for users at large."
     )
 
 
-def said(change: Change, unit: str, digits: int, scale: float = 1.0) -> str:
+def describe_change(change: Change, unit: str, digits: int, scale: float = 1.0) -> str:
     low, high, difference = (f"{x * scale:+.{digits}f}" for x in (change.low, change.high, change.difference))
     size = f"by {difference} {unit} (95 % interval {low} to {high})"
     if change.verdict == "no telling":
@@ -161,7 +169,7 @@ def said(change: Change, unit: str, digits: int, scale: float = 1.0) -> str:
     return f"got {change.verdict} {size}, beyond chance"
 
 
-def closing(results: Results) -> Text:
+def closing_lines(results: DemoResults) -> Text:
     """Failures, accounting, profiles that differed, and times."""
     books = results.accounting
     lines = [
@@ -171,9 +179,9 @@ def closing(results: Results) -> Text:
     ]
     if books.in_cohorts:
         lines.append(f"of these, trained in a cohort's adapter as well: {books.in_cohorts}")
-    refused = gate_tables.refused([*results.cohorts, *results.adapters.values()])
+    refused = gate_tables.refused_versions([*results.cohorts, *results.adapters.values()])
     lines.append(f"versions refused by the gate: {len(refused)}")
-    lines += [f"  {gate_tables.why_refused(version)}" for version in refused]
+    lines += [f"  {gate_tables.describe_refusal(version)}" for version in refused]
     if results.trainer_killed:
         lines.append(f"the trainer was killed while {results.trainer_killed}, and started again")
     if moved := sum(
@@ -185,7 +193,7 @@ def closing(results: Results) -> Text:
     return Text("\n".join(lines))
 
 
-def problems(results: Results) -> list[str]:
+def find_problems(results: DemoResults) -> list[str]:
     """Why the demo has not done its job, for the exit code; empty if it has.
 
     To refuse a version is the gate's job; but a canary that fails says that an adapter did not reach the engine.
@@ -193,9 +201,9 @@ def problems(results: Results) -> list[str]:
     found = list(results.accounting.problems)
     if results.failed_requests:
         found.append(f"{results.failed_requests} requests failed")
-    for version in gate_tables.versions_of([*results.cohorts, *results.adapters.values()]):
+    for version in gate_tables.list_versions([*results.cohorts, *results.adapters.values()]):
         if version.canary is not None and not version.canary.passed:
-            found.append(f"{gate_tables.name_of(version)} was refused: its canary failed")
+            found.append(f"{gate_tables.version_name(version)} was refused: its canary failed")
     if not any(live_version(adapter) for adapter in results.adapters.values()):
         found.append("no adapter is live")
     if results.collapse is not None:
@@ -203,7 +211,7 @@ def problems(results: Results) -> list[str]:
     return found
 
 
-def as_json(results: Results) -> dict[str, Any]:
+def results_json(results: DemoResults) -> dict[str, Any]:
     """The same figures for programs. Times in seconds, log-probabilities in nats."""
     modes: tuple[Mode, ...] = ("direct", "personal")
     rows = []
@@ -217,48 +225,48 @@ def as_json(results: Results) -> dict[str, Any]:
                 "generated_tokens": results.tokens[user.user_id],
                 "version": version.version if version else None,
                 "canary": version.canary.model_dump() if version and version.canary else None,
-                "gate": [gate_tables.checks_json(v) for v in gate_tables.versions_of(adapters_of(results, user))],
-                "commonest_answer": commonest(user),
-                "hidden_rule": hidden_rule(user.held_out),
-                "scores": {mode: json_of(compare([pairs_of(results, user, mode)])) for mode in modes},
+                "gate": [gate_tables.checks_json(v) for v in gate_tables.list_versions(user_adapters(results, user))],
+                "commonest_answer": majority_accuracy(user),
+                "hidden_rule": hidden_rule_accuracy(user.held_out),
+                "scores": {mode: comparison_json(compare_arms([user_pairs(results, user, mode)])) for mode in modes},
             }
         )
     return {
         # Not the model's folder: a kept run says nothing of the machine's paths.
         "server": results.info.model_dump(exclude={"model", "model_path"}),
         "rows": rows,
-        "totals": {mode: json_of(total(results, mode)) for mode in modes},
+        "totals": {mode: comparison_json(overall_comparison(results, mode)) for mode in modes},
         "batch": results.batch.model_dump(mode="json"),
-        "cohorts": [gate_tables.checks_json(version) for version in gate_tables.versions_of(results.cohorts)],
+        "cohorts": [gate_tables.checks_json(version) for version in gate_tables.list_versions(results.cohorts)],
         "collapse": gate_tables.collapse_json(results.collapse),
         "accounting": asdict(results.accounting),
         "failed_requests": results.failed_requests,
         "trainer_killed": results.trainer_killed,
         "seconds": results.seconds,
-        "problems": problems(results),
+        "problems": find_problems(results),
     }
 
 
-def adapters_of(results: Results, user: UserRecords) -> list[Adapter]:
+def user_adapters(results: DemoResults, user: UserDataset) -> list[Adapter]:
     """The user's own, if there is one."""
     return [results.adapters[user.user_id]] if user.user_id in results.adapters else []
 
 
-def json_of(comparison: Comparison | None) -> dict[str, Any] | None:
+def comparison_json(comparison: Comparison | None) -> dict[str, Any] | None:
     return None if comparison is None else asdict(comparison)
 
 
-def total(results: Results, mode: Mode) -> Comparison | None:
-    return compare([pairs_of(results, user, mode) for user in results.users])
+def overall_comparison(results: DemoResults, mode: Mode) -> Comparison | None:
+    return compare_arms([user_pairs(results, user, mode) for user in results.users])
 
 
-def pairs_of(results: Results, user: UserRecords, mode: Mode) -> list[Pair]:
-    return pairs(results.before.of(user.user_id, mode), results.after.of(user.user_id, mode))
+def user_pairs(results: DemoResults, user: UserDataset, mode: Mode) -> list[AnswerPair]:
+    return pair_answers(results.before.of(user.user_id, mode), results.after.of(user.user_id, mode))
 
 
-def all_pairs(results: Results, user: UserRecords) -> list[Pair]:
-    return pairs_of(results, user, "direct") + pairs_of(results, user, "personal")
+def all_pairs(results: DemoResults, user: UserDataset) -> list[AnswerPair]:
+    return user_pairs(results, user, "direct") + user_pairs(results, user, "personal")
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     return f"{share:.0%}"

@@ -19,9 +19,9 @@ from mindprint import AsyncMindprintClient, MindprintError, datasets, doctor, mo
 from mindprint.local.console import Output, opened
 from mindprint.local.processes import Child, ProcessDied, Processes, free_port
 from mindprint_demo import report, synthetic
-from mindprint_demo.errors import DemoFailed
+from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.pipeline import POLL_S, Results, Stages, start_server
+from mindprint_demo.pipeline import POLL_S, DemoPipeline, DemoResults, start_server
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -38,15 +38,15 @@ def run_demo(options: DemoOptions) -> int:
         except (KeyboardInterrupt, asyncio.CancelledError):
             out.say("all processes have been stopped")
             return INTERRUPTED
-        except (datasets.BadRecords, model_files.MissingModel, DemoFailed, ProcessDied, MindprintError) as error:
+        except (datasets.DatasetError, model_files.MissingModel, DemoError, ProcessDied, MindprintError) as error:
             out.say(f"error: {error}")
             return 1
 
 
 def _run(options: DemoOptions, out: Output) -> int:
     if missing := doctor.missing_packages():
-        raise DemoFailed(f"{', '.join(missing)} not installed: run `make setup`")
-    folder = new_folder(options.work_dir, options.keep_runs)
+        raise DemoError(f"{', '.join(missing)} not installed: run `make setup`")
+    folder = create_run_folder(options.work_dir, options.keep_runs)
     users = _users(options, folder)
     out.say(Panel(Text(_introduction(options, users, folder)), title="Mindprint demo", title_align="left"))
     with Processes(folder) as processes:
@@ -55,24 +55,26 @@ def _run(options: DemoOptions, out: Output) -> int:
         except (KeyboardInterrupt, asyncio.CancelledError):
             out.say("interrupted: stopping all processes")
             raise
-    for table in report.tables(results):
+    for table in report.result_tables(results):
         out.say(table)
     if options.json_file is not None:
         options.json_file.parent.mkdir(parents=True, exist_ok=True)
         options.json_file.write_text(json.dumps(_document(options, results), indent=2) + "\n", encoding="utf-8")
-    problems = report.problems(results)
+    problems = report.find_problems(results)
     for problem in problems:
         out.say(f"problem: {problem}")
     return 1 if problems else 0
 
 
-async def _loop(options: DemoOptions, out: Output, processes: Processes, users: list[datasets.UserRecords]) -> Results:
+async def _loop(
+    options: DemoOptions, out: Output, processes: Processes, users: list[datasets.UserDataset]
+) -> DemoResults:
     model = await _model(options.model, processes, out)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     server = await start_server(processes, out, model, url, port, options.start_timeout_s)
     async with AsyncMindprintClient(url) as client:
-        return await while_running(server, Stages(options, out, client, processes).run(users))
+        return await while_running(server, DemoPipeline(options, out, client, processes).run(users))
 
 
 async def _model(name: str, processes: Processes, out: Output) -> Path:
@@ -118,12 +120,12 @@ async def interruptible(work: Coroutine[Any, Any, T]) -> T:
     return await task
 
 
-def _users(options: DemoOptions, folder: Path) -> list[datasets.UserRecords]:
+def _users(options: DemoOptions, folder: Path) -> list[datasets.UserDataset]:
     data = options.data
     if data is None:
         data = folder / "data"
-        synthetic.write(data, options.users, options.engagements, options.held_out, options.seed)
-    return datasets.read(
+        synthetic.write_dataset(data, options.users, options.engagements, options.held_out, options.seed)
+    return datasets.load_users(
         data,
         users=options.users,
         engagements=options.engagements,
@@ -133,7 +135,7 @@ def _users(options: DemoOptions, folder: Path) -> list[datasets.UserRecords]:
     )
 
 
-def _introduction(options: DemoOptions, users: list[datasets.UserRecords], folder: Path) -> str:
+def _introduction(options: DemoOptions, users: list[datasets.UserDataset], folder: Path) -> str:
     source = f"records of {options.data}" if options.data else f"users made from seed {options.seed}"
     return (
         f"{len(users)} users ({', '.join(user.user_id for user in users)}), {source}\n"
@@ -143,7 +145,7 @@ def _introduction(options: DemoOptions, users: list[datasets.UserRecords], folde
     )
 
 
-def new_folder(work_dir: Path, keep: int) -> Path:
+def create_run_folder(work_dir: Path, keep: int) -> Path:
     """A new folder for this run; of the older ones the newest `keep - 1` stay."""
     older = sorted(work_dir.glob("run-*"))
     for folder in older[: max(0, len(older) - max(keep, 1) + 1)]:
@@ -153,7 +155,7 @@ def new_folder(work_dir: Path, keep: int) -> Path:
     return folder
 
 
-def _document(options: DemoOptions, results: Results) -> dict[str, Any]:
+def _document(options: DemoOptions, results: DemoResults) -> dict[str, Any]:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     return {
         "name": "demo",
@@ -162,5 +164,5 @@ def _document(options: DemoOptions, results: Results) -> dict[str, Any]:
         "machine": doctor.machine(),
         "versions": doctor.versions(),
         "options": settings,
-        **report.as_json(results),
+        **report.results_json(results),
     }

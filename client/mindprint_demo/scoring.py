@@ -8,28 +8,28 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mindprint.async_client import AsyncMindprintClient
-from mindprint.datasets import HeldOut, UserRecords
+from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.exceptions import MindprintError
 from mindprint.types import Mode, Trace, TraceRequest
-from mindprint_demo.comparison import Answered
+from mindprint_demo.comparison import ScoredAnswer
 
 Arm = Literal["base", "adapter"]
 
 
 @dataclass
-class Scores:
+class ArmScores:
     """Answers by user and mode, of one arm."""
 
     arm: Arm
-    answers: dict[tuple[str, Mode], list[Answered]] = field(default_factory=dict)
+    answers: dict[tuple[str, Mode], list[ScoredAnswer]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     """One line for each question that got no answer."""
 
-    def of(self, user_id: str, mode: Mode) -> list[Answered]:
+    def of(self, user_id: str, mode: Mode) -> list[ScoredAnswer]:
         return self.answers.get((user_id, mode), [])
 
 
-def ask(user_id: str, row: HeldOut, mode: Mode, arm: Arm) -> TraceRequest:
+def build_request(user_id: str, row: HeldOutQuestion, mode: Mode, arm: Arm) -> TraceRequest:
     """The request of one question: greedy, with the user's memory as it is at the time of the question."""
     return TraceRequest(
         user_id=user_id,
@@ -43,11 +43,11 @@ def ask(user_id: str, row: HeldOut, mode: Mode, arm: Arm) -> TraceRequest:
     )
 
 
-def answered(row: HeldOut, trace: Trace) -> Answered:
+def score_trace(row: HeldOutQuestion, trace: Trace) -> ScoredAnswer:
     """Raises MindprintError if the reply does not score the choices."""
     if trace.choice_logprobs is None or row.target not in trace.choice_logprobs:
         raise MindprintError(f"the reply about {row.id} does not score the choices")
-    return Answered(
+    return ScoredAnswer(
         row=row.id,
         right=trace.answer == row.target,
         logprob=trace.choice_logprobs[row.target],
@@ -55,23 +55,23 @@ def answered(row: HeldOut, trace: Trace) -> Answered:
     )
 
 
-async def score(
+async def score_arm(
     client: AsyncMindprintClient,
-    users: Sequence[UserRecords],
+    users: Sequence[UserDataset],
     modes: Sequence[Mode],
     arm: Arm,
     *,
     in_flight: int,
     tick: Callable[[], None],
-) -> Scores:
+) -> ArmScores:
     """All held-out rows of `users` in all `modes`, `in_flight` at once; rows stay in order. `tick` after each."""
     gate = asyncio.Semaphore(in_flight)
-    scores = Scores(arm)
+    scores = ArmScores(arm)
 
-    async def one(user_id: str, row: HeldOut, mode: Mode) -> Answered | None:
+    async def one(user_id: str, row: HeldOutQuestion, mode: Mode) -> ScoredAnswer | None:
         async with gate:
             try:
-                return answered(row, await client.traces.create(ask(user_id, row, mode, arm)))
+                return score_trace(row, await client.traces.create(build_request(user_id, row, mode, arm)))
             except MindprintError as error:
                 scores.failures.append(f"{arm} {mode} {row.id}: {error}")
                 return None

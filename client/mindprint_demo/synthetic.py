@@ -1,8 +1,8 @@
 """Users made from a seed, whose hidden preferences are known: a ground truth that real records never have.
 
-Each user weighs the kind and the traits of what is on offer. Asked to choose among two or three described options
-the user takes the one of highest utility plus noise, and sometimes says which attribute decided. The folder that
-`write` makes has the format of the real record sets (`mindprint.datasets`), and `rules.json` with the hidden weights.
+Each user has weights for the kinds and traits of the options on offer. A question shows two or three options. The user
+takes the option with the highest utility plus noise, and sometimes names the attribute that decided. `write_dataset`
+makes a folder in the format of `mindprint.datasets`, with `rules.json` for the hidden weights.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Rule:
+class PreferenceRule:
     """A user's hidden preferences: a weight for each kind and each trait of one domain."""
 
     user_id: str
@@ -80,7 +80,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SyntheticChoice:
     """One question, what the user took, and the attribute that the user names as the reason, if any."""
 
     options: tuple[Option, ...]
@@ -96,20 +96,22 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class MadeUser:
-    rule: Rule
-    history: tuple[Choice, ...]
-    held_out: tuple[Choice, ...]
+class SyntheticUser:
+    rule: PreferenceRule
+    history: tuple[SyntheticChoice, ...]
+    held_out: tuple[SyntheticChoice, ...]
 
 
-def generate(users: int, engagements: int, held_out: int, seed: int, *, noise: float = NOISE) -> list[MadeUser]:
+def generate_users(
+    users: int, engagements: int, held_out: int, seed: int, *, noise: float = NOISE
+) -> list[SyntheticUser]:
     """The same users for the same seed; a user does not depend on how many others there are."""
     return [_user(f"demo-{n:02d}", DOMAINS[n % len(DOMAINS)], engagements, held_out, seed, noise) for n in range(users)]
 
 
-def write(folder: Path, users: int, engagements: int, held_out: int, seed: int) -> list[MadeUser]:
+def write_dataset(folder: Path, users: int, engagements: int, held_out: int, seed: int) -> list[SyntheticUser]:
     """Write users.jsonl, train.jsonl, eval.jsonl and rules.json into `folder`, and return what was written."""
-    made = generate(users, engagements, held_out, seed)
+    made = generate_users(users, engagements, held_out, seed)
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / "users.jsonl", (_user_row(user) for user in made))
     _write_lines(folder / "train.jsonl", (row for user in made for row in _rows(user, user.history, "t")))
@@ -118,11 +120,11 @@ def write(folder: Path, users: int, engagements: int, held_out: int, seed: int) 
     return made
 
 
-def _user(user_id: str, domain: Domain, engagements: int, held_out: int, seed: int, noise: float) -> MadeUser:
+def _user(user_id: str, domain: Domain, engagements: int, held_out: int, seed: int, noise: float) -> SyntheticUser:
     rng = random.Random(f"mindprint/{seed}/{user_id}")
-    rule = Rule(user_id, domain.question, _weights(domain, rng), noise)
+    rule = PreferenceRule(user_id, domain.question, _weights(domain, rng), noise)
     choices = tuple(_choice(rule, domain, START + timedelta(days=day), rng) for day in range(engagements + held_out))
-    return MadeUser(rule, choices[:engagements], choices[engagements:])
+    return SyntheticUser(rule, choices[:engagements], choices[engagements:])
 
 
 def _weights(domain: Domain, rng: random.Random) -> dict[str, float]:
@@ -137,13 +139,13 @@ def _weights(domain: Domain, rng: random.Random) -> dict[str, float]:
     return weights
 
 
-def _choice(rule: Rule, domain: Domain, at: datetime, rng: random.Random) -> Choice:
+def _choice(rule: PreferenceRule, domain: Domain, at: datetime, rng: random.Random) -> SyntheticChoice:
     kinds = rng.sample(domain.kinds, rng.choice((2, 3)))
     options = tuple(Option(kind, tuple(rng.choice(pair) for pair in domain.traits)) for kind in kinds)
     felt = {option: rule.utility(option) + rng.gauss(0.0, rule.noise) for option in options}
     taken = max(options, key=lambda option: felt[option])
     *first, last = (option.described() for option in options)
-    return Choice(
+    return SyntheticChoice(
         options=options,
         taken=taken,
         best=rule.best(options),
@@ -153,7 +155,7 @@ def _choice(rule: Rule, domain: Domain, at: datetime, rng: random.Random) -> Cho
     )
 
 
-def _reason(rule: Rule, taken: Option, options: Sequence[Option]) -> str:
+def _reason(rule: PreferenceRule, taken: Option, options: Sequence[Option]) -> str:
     """Names what speaks most for the option taken, next to what the others have in its place."""
 
     def edge(place: int) -> float:
@@ -165,7 +167,7 @@ def _reason(rule: Rule, taken: Option, options: Sequence[Option]) -> str:
     return f"I like {taken.kind}." if decided == 0 else f"I like it {taken.attributes()[decided]}."
 
 
-def _user_row(user: MadeUser) -> dict[str, Any]:
+def _user_row(user: SyntheticUser) -> dict[str, Any]:
     history = [
         {"prompt": choice.prompt, "response": choice.taken.kind, "timestamp": choice.at.isoformat()}
         | ({"reason": choice.reason} if choice.reason else {})
@@ -180,7 +182,7 @@ def _user_row(user: MadeUser) -> dict[str, Any]:
     }
 
 
-def _rows(user: MadeUser, choices: Sequence[Choice], letter: str) -> Iterable[dict[str, Any]]:
+def _rows(user: SyntheticUser, choices: Sequence[SyntheticChoice], letter: str) -> Iterable[dict[str, Any]]:
     for n, choice in enumerate(choices):
         yield {
             "id": f"{user.rule.user_id}/{letter}{n:04d}",

@@ -10,7 +10,7 @@ from mindprint.types import Adapter, Trace
 
 
 @dataclass(frozen=True)
-class Accounting:
+class TraceAccounting:
     """Counts of accepted traces; `problems` is empty when the books balance."""
 
     accepted: int
@@ -25,7 +25,9 @@ class Accounting:
         return not self.problems
 
 
-def account(accepted: Iterable[Trace], adapters: Iterable[Adapter], cohorts: Iterable[Adapter] = ()) -> Accounting:
+def account_for_traces(
+    accepted: Iterable[Trace], adapters: Iterable[Adapter], cohorts: Iterable[Adapter] = ()
+) -> TraceAccounting:
     """Holds the traces' own states against the manifests of the users' adapters.
 
     Versions that the gate refused do not count; one that was live before it was withdrawn does. A cohort learns from
@@ -55,4 +57,4 @@ def account(accepted: Iterable[Trace], adapters: Iterable[Adapter], cohorts: Ite
         if trace.state not in ("trained", "dead"):
             problems.append(f"{trace_id} is still {trace.state}")
     states = Counter(trace.state for trace in traces.values())
-    return Accounting(len(traces), states["trained"], states["dead"], len(shared.keys() & traces.keys()), problems)
+    return TraceAccounting(len(traces), states["trained"], states["dead"], len(shared.keys() & traces.keys()), problems)

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mindprint import ApiError, AsyncMindprintClient, gate_report
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.local.processes import Child, Processes
 from mindprint.types import Adapter, BatchRequest, ImportedTrace, Trace, Version
-from mindprint_demo.pipeline import POLL_S, training, written
+from mindprint_demo.pipeline import POLL_S, batch_progress, training_progress
 from mindprint_eval.arms import Recipe
-from mindprint_eval.config import CannotEvaluate, EvalOptions
-from mindprint_eval.training_sets import nothing_of, trainee
+from mindprint_eval.config import EvalOptions, EvaluationError
+from mindprint_eval.training_sets import placeholder_trace, training_user_id
 
-CHUNK = 500
+REQUEST_CHUNK = 500
 """Engagements, or traces, of one request."""
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltAdapter:
     """An adapter, or why there is none."""
 
     model: str | None
@@ -58,7 +58,7 @@ class Made:
         }
 
 
-class Maker:
+class AdapterBuilder:
     def __init__(
         self, options: EvalOptions, out: Output, client: AsyncMindprintClient, processes: Processes, seed: int
     ) -> None:
@@ -67,14 +67,14 @@ class Maker:
 
     # --- what is trained on ---
 
-    async def ingest(self, users: Sequence[UserRecords]) -> None:
+    async def ingest(self, users: Sequence[UserDataset]) -> None:
         """Sending the same again changes nothing."""
         for user in users:
             await self._ingest(user.user_id, user)
 
-    async def _ingest(self, name: str, user: UserRecords) -> None:
-        for start in range(0, len(user.engagements), CHUNK):
-            await self._client.users.add_engagements(name, user.engagements[start : start + CHUNK])
+    async def _ingest(self, name: str, user: UserDataset) -> None:
+        for start in range(0, len(user.engagements), REQUEST_CHUNK):
+            await self._client.users.add_engagements(name, user.engagements[start : start + REQUEST_CHUNK])
 
     async def write(self, title: str, users: Sequence[str], **how: Any) -> list[Trace]:
         """Every candidate of one batch over these users. The same batch is not written twice."""
@@ -83,13 +83,13 @@ class Maker:
         with self._out.bar(title, batch.items) as bar:
             async for state in self._client.batches.watch(batch.id):
                 batch = state
-                bar.update(batch.done, written(batch))
+                bar.update(batch.done, batch_progress(batch))
             if batch.state != "done":
-                raise CannotEvaluate(f"the batch ended as {batch.state}: {batch.error or 'no reason given'}")
-            bar.finish(written(batch))
+                raise EvaluationError(f"the batch ended as {batch.state}: {batch.error or 'no reason given'}")
+            bar.finish(batch_progress(batch))
         return [trace async for trace in self._client.batches.results(batch.id)]
 
-    async def twin(self, user: UserRecords, name: str) -> str:
+    async def twin(self, user: UserDataset, name: str) -> str:
         """The same history under another name, for traces or training of its own."""
         await self._ingest(name, user)
         return name
@@ -99,24 +99,24 @@ class Maker:
     async def adapters(
         self,
         recipe: Recipe,
-        users: Sequence[UserRecords],
+        users: Sequence[UserDataset],
         lessons: Mapping[str, Sequence[ImportedTrace]],
-        after: Made | None = None,
-    ) -> dict[str, Made]:
+        after: BuiltAdapter | None = None,
+    ) -> dict[str, BuiltAdapter]:
         """One adapter a user, by user, each from the cohort's adapter `after`; those that are there already are not
         made again."""
         keys: dict[str, str] = {}
-        made: dict[str, Made] = {}
+        made: dict[str, BuiltAdapter] = {}
         objective = self._objective(recipe)
         if after is not None and after.model is None:
             return {user.user_id: replace(after, why=f"to start from: {after.why}") for user in users}
         for user in users:
             taught = self._taught(recipe, user, lessons)
             if not taught:
-                made[user.user_id] = Made(None, None, "no_adapter", no_lessons(recipe))
+                made[user.user_id] = BuiltAdapter(None, None, "no_adapter", no_training_set_message(recipe))
                 continue
             content = [objective, _content(taught), *([after.digest] if after else [])]
-            name = trainee(user.user_id, recipe.name, content)
+            name = training_user_id(user.user_id, recipe.name, content)
             keys[user.user_id] = f"user/{name}"
             await self._teach(name, user, taught)
             if after is not None:
@@ -125,35 +125,35 @@ class Maker:
         return made | {user_id: await self._made(key) for user_id, key in keys.items()}
 
     async def pooled(
-        self, recipe: Recipe, pool: Sequence[UserRecords], lessons: Mapping[str, Sequence[ImportedTrace]]
-    ) -> Made:
+        self, recipe: Recipe, pool: Sequence[UserDataset], lessons: Mapping[str, Sequence[ImportedTrace]]
+    ) -> BuiltAdapter:
         """One adapter of all these users."""
         if not pool:
-            return Made(None, None, "no_adapter", "the records have no other users to train it on")
+            return BuiltAdapter(None, None, "no_adapter", "the records have no other users to train it on")
         objective = self._objective(recipe)
         taught = {user.user_id: self._taught(recipe, user, lessons) for user in pool}
         if not any(taught.values()):
-            return Made(None, None, "no_adapter", no_lessons(recipe))
+            return BuiltAdapter(None, None, "no_adapter", no_training_set_message(recipe))
         content = [objective, {user_id: _content(some) for user_id, some in taught.items()}]
-        name = trainee("pool", recipe.name, content)
+        name = training_user_id("pool", recipe.name, content)
         await self._client.cohorts.put(name, f"for an evaluation: {recipe.what}")
         for user in pool:
             if taught[user.user_id]:
-                member = trainee(user.user_id, recipe.name, content)
+                member = training_user_id(user.user_id, recipe.name, content)
                 await self._teach(member, user, taught[user.user_id])
                 await self._client.cohorts.add_members(name, [member])
         await self._train(recipe, [f"cohort/{name}"], objective)
         return await self._made(f"cohort/{name}")
 
     def _taught(
-        self, recipe: Recipe, user: UserRecords, lessons: Mapping[str, Sequence[ImportedTrace]]
+        self, recipe: Recipe, user: UserDataset, lessons: Mapping[str, Sequence[ImportedTrace]]
     ) -> Sequence[ImportedTrace]:
-        return nothing_of(user.engagements[0].id) if recipe.lessons == "none" else lessons[user.user_id]
+        return placeholder_trace(user.engagements[0].id) if recipe.lessons == "none" else lessons[user.user_id]
 
-    async def _teach(self, name: str, user: UserRecords, lessons: Sequence[ImportedTrace]) -> None:
+    async def _teach(self, name: str, user: UserDataset, lessons: Sequence[ImportedTrace]) -> None:
         await self._ingest(name, user)
-        for start in range(0, len(lessons), CHUNK):
-            await self._client.traces.add(name, lessons[start : start + CHUNK])
+        for start in range(0, len(lessons), REQUEST_CHUNK):
+            await self._client.traces.add(name, lessons[start : start + REQUEST_CHUNK])
 
     def _objective(self, recipe: Recipe) -> dict[str, str]:
         return {"SEED": str(self._seed), **self._options.objective, **recipe.objective}
@@ -183,10 +183,10 @@ class Maker:
                 count = sum([await self._adapter(key) is not None for key in open_])
                 if count != done:
                     done, moved = count, time.monotonic()
-                bar.update(count, training(trainer.doing()) or "the trainer starts")
+                bar.update(count, training_progress(trainer.doing()) or "the trainer starts")
                 if time.monotonic() - moved > self._options.train_timeout_s:
-                    raise CannotEvaluate(f"no version in {self._options.train_timeout_s:.0f} s: see {trainer.log}")
-            ended_well(trainer)
+                    raise EvaluationError(f"no version in {self._options.train_timeout_s:.0f} s: see {trainer.log}")
+            check_trainer_exit(trainer)
             bar.finish(f"{sum([await self._adapter(key) is not None for key in open_])} trained")
 
     async def _adapter(self, key: str) -> Adapter | None:
@@ -197,29 +197,29 @@ class Maker:
                 return None
             raise
 
-    async def _made(self, key: str) -> Made:
+    async def _made(self, key: str) -> BuiltAdapter:
         adapter = await self._adapter(key)
         if adapter is None or not adapter.versions:
-            return Made(None, None, "no_adapter", f"no version of {key} was made: see the trainer's log")
+            return BuiltAdapter(None, None, "no_adapter", f"no version of {key} was made: see the trainer's log")
         newest = adapter.versions[-1]
         if adapter.live is None:
             speaks = ", ".join(gate_report.failed(newest)) or "no reason given"
-            return Made(None, None, "refused", f"{key}@{newest.version}: {speaks}", newest)
+            return BuiltAdapter(None, None, "refused", f"{key}@{newest.version}: {speaks}", newest)
         live = next(version for version in adapter.versions if version.version == adapter.live)
-        return Made(f"{key}@{live.version}", live.digest, "live", "", live)
+        return BuiltAdapter(f"{key}@{live.version}", live.digest, "live", "", live)
 
 
 def _content(lessons: Sequence[ImportedTrace]) -> list[dict[str, Any]]:
     return [lesson.model_dump(mode="json") for lesson in lessons]
 
 
-def ended_well(trainer: Child) -> None:
+def check_trainer_exit(trainer: Child) -> None:
     """Raises CannotEvaluate for a trainer that gave up."""
     if trainer.code:
-        raise CannotEvaluate(
+        raise EvaluationError(
             f"the trainer ended with code {trainer.code}: see {trainer.log}\n" + "\n".join(trainer.tail(8))
         )
 
 
-def no_lessons(recipe: Recipe) -> str:
+def no_training_set_message(recipe: Recipe) -> str:
     return "fewer than two traces to shuffle" if recipe.lessons == "shuffled" else "no trace was accepted"

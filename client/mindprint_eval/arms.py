@@ -8,13 +8,13 @@ from typing import Literal
 
 from mindprint.types import Mode
 
-Whose = Literal["own", "nearest", "random", "none"]
+MemoryOwner = Literal["own", "nearest", "random", "none"]
 """`nearest`, `random`: another user of the same piece of the evaluation."""
-Lessons = Literal["selected", "hinted", "shuffled", "none"]
+TrainingSet = Literal["selected", "hinted", "shuffled", "none"]
 """Which traces an adapter learns from. `selected`: what the service accepts, blind first. `hinted`: PRIME's five steps.
 `shuffled`: the selected thinking, each under another engagement of the same user."""
 
-FAST = {"SLOW_WEIGHT": "0", "REPLAY_WEIGHT": "0"}
+FAST_OBJECTIVE = {"SLOW_WEIGHT": "0", "REPLAY_WEIGHT": "0"}
 """The ordinary objective alone."""
 
 
@@ -24,7 +24,7 @@ class Recipe:
 
     name: str
     what: str
-    lessons: Lessons
+    lessons: TrainingSet
     objective: Mapping[str, str] = field(default_factory=dict)
     """Settings of the trainer that differ from its defaults."""
     pooled: bool = False
@@ -42,14 +42,14 @@ class Arm:
     mode: Mode
     recipe: str | None = None
     """Of the adapter that answers; None is the base."""
-    memory: Whose = "own"
-    adapter_of: Whose = "own"
+    memory: MemoryOwner = "own"
+    adapter_of: MemoryOwner = "own"
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("fast", "answers without thinking", "none", FAST),
+        Recipe("fast", "answers without thinking", "none", FAST_OBJECTIVE),
         Recipe(
             "distilled",
             "hinted traces and answers, no selection beyond right answers",
@@ -58,7 +58,7 @@ RECIPES = {
         ),
         Recipe("selected", "selected traces, answers, and generic traces as replay", "selected"),
         Recipe("shuffled", "as selected, with the thinking shuffled", "shuffled"),
-        Recipe("pooled", "answers of other users, without thinking", "none", FAST, pooled=True),
+        Recipe("pooled", "answers of other users, without thinking", "none", FAST_OBJECTIVE, pooled=True),
         Recipe("cohort", "selected traces, answers and replay of other users", "selected", pooled=True),
         Recipe("cohort-first", "as selected, from the cohort's adapter", "selected", after="cohort"),
     )
@@ -102,13 +102,13 @@ ARMS = {
         ),
     )
 }
-BY_NAME = ("cohort", "cohort-A9")
+OPTIONAL_ARMS = ("cohort", "cohort-A9")
 """Not of the method's own: asked only where they are named."""
-METHOD = tuple(name for name in ARMS if name not in BY_NAME)
+METHOD_ARMS = tuple(name for name in ARMS if name not in OPTIONAL_ARMS)
 
-BARE = ("A2", "A3", "A6", "A7", "A9", *BY_NAME)
+BARE_THINKING_ARMS = ("A2", "A3", "A6", "A7", "A9", *OPTIONAL_ARMS)
 """Arms whose thinking is also measured from the bare `<think>`, where no opening sentence hides a loss."""
-CHANGED = ("A3", "A9")
+PERTURBED_ARMS = ("A3", "A9")
 """Arms whose thinking is changed, to see whether the answer follows it."""
-GENERAL = ("A1", "A4", "A5", "A8", "A9-direct")
+GENERAL_QUESTION_ARMS = ("A1", "A4", "A5", "A8", "A9-direct")
 """Arms that are asked general questions: the base, and one for each recipe that an arm of the method has."""

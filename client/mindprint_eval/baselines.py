@@ -15,12 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import linear_kernel
 from sklearn.pipeline import make_pipeline
 
-from mindprint.datasets import HeldOut, UserRecords
+from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.types import Engagement
 from mindprint_eval.results import Outcome
 
-NAMES = ("majority", "copy", "tfidf")
-NOTHING_PAST = "no past answer is among the choices"
+BASELINES = ("majority", "copy", "tfidf")
+NO_PAST_ANSWER = "no past answer is among the choices"
 NO_CHOICES = "an open question has no choices"
 ONE_CLASS = "one class only: majority"
 
@@ -36,7 +36,9 @@ _Rival = Callable[[str, Sequence[str]], _Said]
 """Of a query and its choices, none if it is open. Called only where `_cannot` has nothing against it."""
 
 
-def rivals(users: Sequence[UserRecords], seed: int, tokens: Callable[[str], int] = lambda answer: 1) -> list[Outcome]:
+def answer_with_baselines(
+    users: Sequence[UserDataset], seed: int, tokens: Callable[[str], int] = lambda answer: 1
+) -> list[Outcome]:
     """Every held-out question as each rival answers it; `tokens` gives the length of an answer in the model's tokens.
 
     majority: the user's commonest answer; its log-probabilities are of frequencies with one added to each choice.
@@ -54,7 +56,7 @@ def rivals(users: Sequence[UserRecords], seed: int, tokens: Callable[[str], int]
     ]
 
 
-def _of(user: UserRecords, seed: int) -> Iterator[tuple[str, Sequence[Engagement], _Rival]]:
+def _of(user: UserDataset, seed: int) -> Iterator[tuple[str, Sequence[Engagement], _Rival]]:
     """Each with the engagements that it goes by."""
     closed = [e for e in user.engagements if e.choices]
     yield "majority", closed, _majority(closed)
@@ -112,7 +114,7 @@ def _cannot(name: str, past: Sequence[Engagement], choices: Sequence[str]) -> st
     """Why; empty if it can."""
     if not choices and name != "copy":
         return NO_CHOICES
-    return "" if any(not choices or e.response in choices for e in past) else NOTHING_PAST
+    return "" if any(not choices or e.response in choices for e in past) else NO_PAST_ANSWER
 
 
 def _outcome(
@@ -120,7 +122,7 @@ def _outcome(
     past: Sequence[Engagement],
     say: _Rival,
     user: str,
-    row: HeldOut,
+    row: HeldOutQuestion,
     seed: int,
     tokens: Callable[[str], int],
 ) -> Outcome:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mindprint_eval.arms import METHOD
+from mindprint_eval.arms import METHOD_ARMS
 from mindprint_eval.training_sets import Thresholds
 
-Part = Literal["all", "tune", "report"]
+UserPart = Literal["all", "tune", "report"]
 
 
-class CannotEvaluate(Exception):
+class EvaluationError(Exception):
     """The message says why, and what to do."""
 
 
@@ -24,7 +24,7 @@ class EvalOptions:
     users: int = 4
     ids: tuple[str, ...] = ()
     """These users of `data`, in place of the first `users`."""
-    part: Part = "all"
+    part: UserPart = "all"
     """`tune` takes every other user of the records for choosing settings, `report` the rest, for the figures."""
     rows: int = 20
     """Later questions to each user."""
@@ -38,7 +38,7 @@ class EvalOptions:
     """Users who share a server, and among whom the nearest is looked for; a group with a seed is what is resumed."""
     pool: int = 2
     """Users beside them whose answers train the pooled adapter."""
-    arms: tuple[str, ...] = METHOD
+    arms: tuple[str, ...] = METHOD_ARMS
     thresholds: Thresholds = field(default_factory=Thresholds)
     objective: Mapping[str, str] = field(default_factory=dict)
     """Settings of the trainer, by name without prefix, for all recipes."""

@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from mindprint import AsyncMindprintClient
 from mindprint.exceptions import MindprintError
 from mindprint.local.console import Output
-from mindprint_eval.config import CannotEvaluate
-from mindprint_eval.requests import Asked, key_of, outcome_of, reply_of, unanswered
-from mindprint_eval.response_cache import Book
+from mindprint_eval.config import EvaluationError
+from mindprint_eval.requests import EvalRequest, answered_outcome, cache_key, response_of, unanswered_outcome
+from mindprint_eval.response_cache import ResponseCache
 from mindprint_eval.results import Outcome
 
 
-class Asker:
+class RequestExecutor:
     """`memories`: digests of the users' histories. `base`: all of the server that decides its replies."""
 
     def __init__(
         self,
         client: AsyncMindprintClient,
         out: Output,
-        book: Book,
+        book: ResponseCache,
         memories: Mapping[str, str],
         base: Mapping[str, str],
         seed: int,
@@ -33,7 +33,7 @@ class Asker:
         self._at_once = asyncio.Semaphore(in_flight)
         self._last = 0.0
 
-    async def ask(self, title: str, questions: Sequence[Asked]) -> list[Outcome]:
+    async def ask(self, title: str, questions: Sequence[EvalRequest]) -> list[Outcome]:
         """In the order of the questions. An error becomes an outcome. Raises CannotEvaluate if the base changed."""
         if not questions:
             return []
@@ -47,32 +47,34 @@ class Asker:
             bar.finish(f"{answered} of {len(questions)} answered, {len(questions) - new} of them before")
         return outcomes
 
-    def _key(self, asked: Asked) -> str:
-        return key_of(asked, self._memories, self._base)
+    def _key(self, asked: EvalRequest) -> str:
+        return cache_key(asked, self._memories, self._base)
 
-    async def _one(self, asked: Asked, tick: Callable[[], None]) -> Outcome:
+    async def _one(self, asked: EvalRequest, tick: Callable[[], None]) -> Outcome:
         async with self._at_once:
             try:
                 return await self._answer(asked)
             except MindprintError as error:
-                return unanswered(asked, self._seed, "failed", str(error))
+                return unanswered_outcome(asked, self._seed, "failed", str(error))
             finally:
                 tick()
 
-    async def _answer(self, asked: Asked) -> Outcome:
+    async def _answer(self, asked: EvalRequest) -> Outcome:
         key = self._key(asked)
         if (reply := self._book.get(key)) is None:
             trace = await self._client.traces.create(asked.request)
             made_by = trace.provenance
             if made_by.base_digest != self._base["digest"]:
-                raise CannotEvaluate(
+                raise EvaluationError(
                     f"the base model's digest was {self._base['digest'][:19]} and is {made_by.base_digest[:19]}: "
                     "what was measured before does not belong to it; start again with another --out"
                 )
             if made_by.adapter_digest != asked.digest:
-                return unanswered(asked, self._seed, "failed", f"{made_by.model} answered in the adapter's place")
+                return unanswered_outcome(
+                    asked, self._seed, "failed", f"{made_by.model} answered in the adapter's place"
+                )
             now = time.monotonic()
-            reply = reply_of(trace, now - self._last)
+            reply = response_of(trace, now - self._last)
             self._last = now
             self._book.put([(key, reply)])
-        return outcome_of(asked, reply, self._seed)
+        return answered_outcome(asked, reply, self._seed)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mindprint_eval import results
-from mindprint_eval.config import CannotEvaluate
-from mindprint_eval.report.analysis import RIVALS
+from mindprint_eval.config import EvaluationError
+from mindprint_eval.report.analysis import BASELINES
 
-SAME = (
+MUST_MATCH = (
     "data",
     "data_digest",
     "part",
@@ -29,30 +29,30 @@ SAME = (
 """Entries of evaluation.json that must be equal, or what was measured does not belong together."""
 
 
-def join(folders: Sequence[Path], out: Path) -> Path:
+def merge_evaluations(folders: Sequence[Path], out: Path) -> Path:
     """The tables of all `folders` as one evaluation in `out`, which is made. Returns it. Raises CannotEvaluate."""
     if out.exists():
-        raise CannotEvaluate(f"{out} is there already: name a folder for --out that is not")
+        raise EvaluationError(f"{out} is there already: name a folder for --out that is not")
     documents = [_document(folder) for folder in folders]
-    document = joined(documents)
+    document = merge_documents(documents)
     tables = {name: [folder / f"{name}.jsonl.gz" for folder in folders] for name in ("outcomes", "candidates")}
     if lacking := [path for paths in tables.values() for path in paths if not path.exists()]:
-        raise CannotEvaluate(f"{lacking[0]} is missing: an evaluation is joined with its tables")
+        raise EvaluationError(f"{lacking[0]} is missing: an evaluation is joined with its tables")
     out.mkdir(parents=True)
-    results.write_lines(_each_once(_lines(tables["outcomes"])), out / "outcomes.jsonl.gz")
-    results.write_lines(_lines(tables["candidates"]), out / "candidates.jsonl.gz")
+    results.write_ndjson(_each_once(_lines(tables["outcomes"])), out / "outcomes.jsonl.gz")
+    results.write_ndjson(_lines(tables["candidates"]), out / "candidates.jsonl.gz")
     questions = [path for folder in folders if (path := folder / "questions.jsonl.gz").exists()]
-    results.write_lines(_lines(questions), out / "questions.jsonl.gz")
+    results.write_ndjson(_lines(questions), out / "questions.jsonl.gz")
     (out / "evaluation.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return out
 
 
-def joined(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One evaluation.json for all of them; `joined` tells what each was. Raises CannotEvaluate. Pure."""
+def merge_documents(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One evaluation.json for all of them; `merge_documents` tells what each was. Raises CannotEvaluate. Pure."""
     first, *others = documents
     for other in others:
-        if unlike := [name for name in SAME if first.get(name) != other.get(name)]:
-            raise CannotEvaluate(
+        if unlike := [name for name in MUST_MATCH if first.get(name) != other.get(name)]:
+            raise EvaluationError(
                 f"they differ in {', '.join(unlike)}: only evaluations of the same data, model, arms and settings "
                 "belong together"
             )
@@ -61,7 +61,7 @@ def joined(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         mine = set(product(document["users"], document["seeds"]))
         if twice := sorted(met & mine):
             user, seed = twice[0]
-            raise CannotEvaluate(f"{user} with seed {seed} is in two of them: name each user and seed once")
+            raise EvaluationError(f"{user} with seed {seed} is in two of them: name each user and seed once")
         met |= mine
     return {
         **first,
@@ -80,21 +80,21 @@ def joined(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _document(folder: Path) -> dict[str, Any]:
     path = folder / "evaluation.json"
     if not path.exists():
-        raise CannotEvaluate(f"{folder} has no evaluation.json: it is no evaluation, or one that has not ended")
+        raise EvaluationError(f"{folder} has no evaluation.json: it is no evaluation, or one that has not ended")
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for path in paths:
-        yield from results.lines(path)
+        yield from results.read_ndjson(path)
 
 
 def _each_once(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A rival's answer once, though every evaluation of the same user has it: it knows no seed."""
     met = set()
     for row in rows:
-        if row["arm"] in RIVALS:
+        if row["arm"] in BASELINES:
             key = (row["measure"], row["arm"], row["user"], row["item"])
             if key in met:
                 continue

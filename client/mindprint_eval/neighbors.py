@@ -6,12 +6,12 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 
 _WORD = re.compile(r"\w+")
 
 
-def others(users: Sequence[UserRecords], seed: int) -> dict[str, Mapping[str, str]]:
+def find_other_users(users: Sequence[UserDataset], seed: int) -> dict[str, Mapping[str, str]]:
     """For each user `nearest` and `random` among the rest, as far as there are any; they differ where they can.
 
     The nearest gives the likest answers to the likest questions: cosine over TF-IDF of words next to answers.
@@ -33,7 +33,7 @@ def others(users: Sequence[UserRecords], seed: int) -> dict[str, Mapping[str, st
     return found
 
 
-def _answered(user: UserRecords) -> list[str]:
+def _answered(user: UserDataset) -> list[str]:
     return [
         f"{word}={e.response}" if e.choices else word
         for e in user.engagements

@@ -6,35 +6,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mindprint.datasets import HeldOut
+from mindprint.datasets import HeldOutQuestion
 from mindprint.general_questions import QUESTIONS
 from mindprint.types import Trace, TraceRequest
-from mindprint_eval.arms import Arm, Whose
-from mindprint_eval.response_cache import digest
+from mindprint_eval.arms import Arm, MemoryOwner
+from mindprint_eval.response_cache import content_digest
 from mindprint_eval.results import Measure, Outcome
 
-BARE_TOKENS = 128
+BARE_MAX_TOKENS = 128
 """Tokens after which a bare thinking counts as never closed: as the gate has it, twice what most need."""
 FILLER = "..."
 """Stands for every word of a thinking whose content is taken away."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalRequest:
     """A question with what its outcome has to say of it."""
 
     measure: Measure
     arm: str
     user: str
-    row: HeldOut
+    row: HeldOutQuestion
     request: TraceRequest
     digest: str | None
     """Of the adapter that has to answer; None is the base."""
 
 
-def ask(
-    measure: Measure, arm: Arm, user: str, row: HeldOut, model: str, digest: str | None, memory: str, **how: Any
-) -> Asked:
+def build_request(
+    measure: Measure, arm: Arm, user: str, row: HeldOutQuestion, model: str, digest: str | None, memory: str, **how: Any
+) -> EvalRequest:
     """`memory` as a request names it: own, none, or user/<id>. `how`: fields of the request beside the question's."""
     request = TraceRequest(
         user_id=user,
@@ -47,20 +47,20 @@ def ask(
         memory=memory,
         **how,
     )
-    return Asked(measure, arm.name, user, row, request, digest)
+    return EvalRequest(measure, arm.name, user, row, request, digest)
 
 
-def greedy() -> dict[str, Any]:
+def greedy_params() -> dict[str, Any]:
     """How an arm's own answer is asked for: the same answer every time."""
     return {"temperature": 0.0}
 
 
-def bare(row: HeldOut) -> dict[str, Any]:
+def bare_thinking_params(row: HeldOutQuestion) -> dict[str, Any]:
     """Thinking from the bare `<think>`, sampled as the service samples, with a seed of the question's own."""
-    return {"opening": "", "max_thinking_tokens": BARE_TOKENS, "seed": int(digest(row.id)[:7], 16)}
+    return {"opening": "", "max_thinking_tokens": BARE_MAX_TOKENS, "seed": int(content_digest(row.id)[:7], 16)}
 
 
-def changed(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outcome, str]]:
+def perturb_thinking(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outcome, str]]:
     """Other thinking for each answer of one arm and user: the first half, as many fillers, the next question's."""
     thought = [answer for answer in answers if answer.outcome == "answered"]
     for place, answer in enumerate(thought):
@@ -71,7 +71,7 @@ def changed(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outcome, str]
             yield "other_trace", answer, thought[(place + 1) % len(thought)].thinking
 
 
-def general(of: HeldOut, count: int) -> list[HeldOut]:
+def general_questions(of: HeldOutQuestion, count: int) -> list[HeldOutQuestion]:
     """The first `count` general questions, as questions at the time of another one."""
     return [
         replace(
@@ -81,12 +81,12 @@ def general(of: HeldOut, count: int) -> list[HeldOut]:
     ]
 
 
-def because(prompt: str, response: str) -> str:
+def rationale_query(prompt: str, response: str) -> str:
     """Asks for the reason of an answer that was given."""
     return f"{prompt}\nThis user answered: {response}. Why?"
 
 
-def memory_of(whose: Whose, others: Mapping[str, str]) -> str | None:
+def memory_param(whose: MemoryOwner, others: Mapping[str, str]) -> str | None:
     """As a request names it; None where there is no such other user."""
     if whose in ("own", "none"):
         return whose
@@ -96,7 +96,7 @@ def memory_of(whose: Whose, others: Mapping[str, str]) -> str | None:
 # --- replies ---------------------------------------------------------------------------
 
 
-def key_of(asked: Asked, memories: Mapping[str, str], base: Mapping[str, str]) -> str:
+def cache_key(asked: EvalRequest, memories: Mapping[str, str], base: Mapping[str, str]) -> str:
     """What decides the reply: the question, the memory that it is put to, the adapter, the base and its settings.
 
     The name of the adapter does not: the same weights answer the same. `memories`: digests of histories by user.
@@ -104,10 +104,10 @@ def key_of(asked: Asked, memories: Mapping[str, str], base: Mapping[str, str]) -
     request = asked.request.model_dump(mode="json", exclude={"user_id", "model", "memory"})
     whose = asked.request.memory
     memory = memories[asked.user] if whose == "own" else memories.get(whose.removeprefix("user/"), whose)
-    return digest({"request": request, "memory": memory, "adapter": asked.digest, "base": base})
+    return content_digest({"request": request, "memory": memory, "adapter": asked.digest, "base": base})
 
 
-def reply_of(trace: Trace, seconds: float) -> dict[str, Any]:
+def response_of(trace: Trace, seconds: float) -> dict[str, Any]:
     """Of a reply, what an outcome needs."""
     return {
         "answer": trace.answer,
@@ -123,26 +123,26 @@ def reply_of(trace: Trace, seconds: float) -> dict[str, Any]:
     }
 
 
-def outcome_of(asked: Asked, reply: Mapping[str, Any], seed: int) -> Outcome:
+def answered_outcome(asked: EvalRequest, reply: Mapping[str, Any], seed: int) -> Outcome:
     """What a question was answered with."""
     right = reply["answer"].strip() == asked.row.target.strip() if asked.row.choices else None
     return Outcome(**_known(asked, seed), outcome="answered", why="", right=right, **reply)
 
 
-def unanswered(asked: Asked, seed: int, outcome: str, why: str) -> Outcome:
-    return Outcome(**_known(asked, seed), **NOTHING, outcome=outcome, why=why)  # type: ignore[arg-type]
+def unanswered_outcome(asked: EvalRequest, seed: int, outcome: str, why: str) -> Outcome:
+    return Outcome(**_known(asked, seed), **EMPTY_RESPONSE, outcome=outcome, why=why)  # type: ignore[arg-type]
 
 
-def not_asked(arm: Arm, user: str, row: HeldOut | None, seed: int, outcome: str, why: str) -> Outcome:
+def skipped_outcome(arm: Arm, user: str, row: HeldOutQuestion | None, seed: int, outcome: str, why: str) -> Outcome:
     """A question that could not even be put, or that there is none of."""
     known: dict[str, Any] = {"measure": "answer", "arm": arm.name, "seed": seed, "user": user}
     about: dict[str, Any] = {"item": "", "kind": "closed", "seen": None, "target": ""}
     if row is not None:
         about = {"item": row.id, "kind": row.kind, "seen": row.seen, "target": row.target}
-    return Outcome(**known, **about, **NOTHING, outcome=outcome, why=why)  # type: ignore[arg-type]
+    return Outcome(**known, **about, **EMPTY_RESPONSE, outcome=outcome, why=why)  # type: ignore[arg-type]
 
 
-NOTHING: dict[str, Any] = {
+EMPTY_RESPONSE: dict[str, Any] = {
     "answer": "",
     "right": None,
     "logprob": None,
@@ -157,7 +157,7 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def _known(asked: Asked, seed: int) -> dict[str, Any]:
+def _known(asked: EvalRequest, seed: int) -> dict[str, Any]:
     return {
         "measure": asked.measure,
         "arm": asked.arm,

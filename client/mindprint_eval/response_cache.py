@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 
-def digest(content: Any) -> str:
+def content_digest(content: Any) -> str:
     """Of anything that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-class Book:
+class ResponseCache:
     """Use as a context manager. One writer at a time."""
 
     def __init__(self, path: Path) -> None:

@@ -16,8 +16,8 @@ Measure = Literal["answer", "bare", "general", "early_end", "filler", "other_tra
 """`answer`: the arm's own way. `bare`: thinking from the bare `<think>`, sampled. `general`: a fixed question about
 nobody. `early_end`, `filler`, `other_trace`: the arm's answer after its thinking was changed. `reason`: how likely the
 reason is that the user wrote. `likeness`: how near thinking is to a reason that a user wrote, by embeddings."""
-Kind = Literal["closed", "rating", "open", "ranking"]
-Became = Literal["answered", "no_adapter", "refused", "failed"]
+QuestionKind = Literal["closed", "rating", "open", "ranking"]
+Status = Literal["answered", "no_adapter", "refused", "failed"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Outcome:
     seed: int
     user: str
     item: str
-    kind: Kind
+    kind: QuestionKind
     seen: bool | None
     """Whether the same question was put to the user before; None if the records do not say."""
-    outcome: Became
+    outcome: Status
     why: str
     """Where it was not answered."""
     target: str
@@ -57,20 +57,20 @@ class Outcome:
 COLUMNS = tuple(field.name for field in fields(Outcome))
 
 
-def write(rows: Iterable[Outcome], path: Path) -> None:
+def write_outcomes(rows: Iterable[Outcome], path: Path) -> None:
     """As gzipped NDJSON; the same rows make the same bytes."""
-    write_lines((asdict(row) for row in rows), path)
+    write_ndjson((asdict(row) for row in rows), path)
 
 
-def read(path: Path) -> pd.DataFrame:
+def read_outcomes(path: Path) -> pd.DataFrame:
     """All rows, with the columns of `Outcome` whether there are rows or not."""
     import pandas as pd
 
-    table = pd.DataFrame(list(lines(path)), columns=list(COLUMNS))
+    table = pd.DataFrame(list(read_ndjson(path)), columns=list(COLUMNS))
     return table.astype({"logprob": float, "seconds": float, "cosine": float})
 
 
-def write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+def write_ndjson(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Gzipped NDJSON that holds no time of writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as stream, gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
@@ -78,8 +78,8 @@ def write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
             packed.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """What `write_lines` wrote."""
+def read_ndjson(path: Path) -> Iterator[dict[str, Any]]:
+    """What `write_ndjson` wrote."""
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)

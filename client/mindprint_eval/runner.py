@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from mindprint import AsyncMindprintClient, MindprintError, datasets, doctor, model_files
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.local.processes import ProcessDied, Processes, free_port
 from mindprint.types import ServerInfo
-from mindprint_demo.errors import DemoFailed
-from mindprint_demo.pipeline import THOROUGH, start_server
+from mindprint_demo.errors import DemoError
+from mindprint_demo.pipeline import EXHAUSTIVE_SETTINGS, start_server
 from mindprint_demo.run import interruptible, while_running
 from mindprint_eval import results
 from mindprint_eval.arms import ARMS
-from mindprint_eval.baselines import rivals
-from mindprint_eval.config import CannotEvaluate, EvalOptions
-from mindprint_eval.response_cache import Book, digest
-from mindprint_eval.shard import Found, Piece, Running, recipes_of
+from mindprint_eval.baselines import answer_with_baselines
+from mindprint_eval.config import EvalOptions, EvaluationError
+from mindprint_eval.response_cache import ResponseCache, content_digest
+from mindprint_eval.shard import EvalShard, ShardResult, ShardRunner, recipes_for
 
 NEVER = "1000000"
 EXPECTED = (
-    CannotEvaluate,
-    datasets.BadRecords,
+    EvaluationError,
+    datasets.DatasetError,
     model_files.MissingModel,
-    DemoFailed,
+    DemoError,
     ProcessDied,
     MindprintError,
 )
@@ -49,7 +49,7 @@ def run_eval(options: EvalOptions) -> int:
         out.say("interrupted: start it again, and it goes on from here")
         return 130
     except Exception as error:
-        cause = first(error)
+        cause = root_cause(error)
         if not isinstance(cause, EXPECTED):
             raise
         out.say(f"error: {cause}")
@@ -57,15 +57,15 @@ def run_eval(options: EvalOptions) -> int:
 
 
 async def _run(options: EvalOptions, out: Output) -> int:
-    users, pool = chosen(options)
-    all_pieces = list(pieces(options, users, pool))
+    users, pool = select_users(options)
+    all_pieces = list(split_into_shards(options, users, pool))
     out.say(
         f"{len(users)} users, {options.rows} rows, {options.engagements} engagements each, "
         f"{options.seeds} seed(s): {len(all_pieces)} piece(s) in {options.out}"
     )
     model = await asyncio.to_thread(model_files.resolve, options.model)
     found, infos = [], []
-    with Book(options.out / "answers.jsonl") as book:
+    with ResponseCache(options.out / "answers.jsonl") as book:
         for number, piece in enumerate(all_pieces, 1):
             out.say(
                 f"piece {number} of {len(all_pieces)}: {', '.join(u.user_id for u in piece.users)}, seed {piece.seed}"
@@ -73,30 +73,32 @@ async def _run(options: EvalOptions, out: Output) -> int:
             one, info = await _piece(options, out, book, piece, model)
             found.append(one)
             infos.append(info)
-    folder = write(options, users, found, infos[0])
+    folder = write_evaluation(options, users, found, infos[0])
     from mindprint_eval.report import summary
     from mindprint_eval.report.build import write_report
 
     page = await asyncio.to_thread(write_report, folder)
-    for table in await asyncio.to_thread(summary.tables, folder):
+    for table in await asyncio.to_thread(summary.summary_tables, folder):
         out.say(table)
     out.say(f"report: {page}")
     return 0
 
 
-async def _piece(options: EvalOptions, out: Output, book: Book, piece: Piece, model: Path) -> tuple[Found, ServerInfo]:
+async def _piece(
+    options: EvalOptions, out: Output, book: ResponseCache, piece: EvalShard, model: Path
+) -> tuple[ShardResult, ServerInfo]:
     settings = server_settings(options)
-    folder = options.out / "pieces" / digest([piece.histories, piece.seed, settings, str(model)])[:12]
+    folder = options.out / "pieces" / content_digest([piece.histories, piece.seed, settings, str(model)])[:12]
     folder.mkdir(parents=True, exist_ok=True)
     # The server stays down if there is nothing to ask it.
-    done = folder / f"done-{digest(_decides(options, piece))[:12]}.json"
+    done = folder / f"done-{content_digest(_decides(options, piece))[:12]}.json"
     if done.exists():
         kept = json.loads(done.read_text(encoding="utf-8"))
         info = ServerInfo.model_validate(kept["info"])
         _same_base(options, info)
         out.say(f"done before, taken from {done}")
         rows = [results.Outcome(**row) for row in kept["outcomes"]]
-        return Found(rows, kept["candidates"], kept["adapters"]), info
+        return ShardResult(rows, kept["candidates"], kept["adapters"]), info
     with Processes(folder) as processes:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
@@ -104,7 +106,7 @@ async def _piece(options: EvalOptions, out: Output, book: Book, piece: Piece, mo
         async with AsyncMindprintClient(url) as client:
             info = await client.server.info()
             _same_base(options, info)
-            running = Running(options, out, client, processes, book, piece, info, settings)
+            running = ShardRunner(options, out, client, processes, book, piece, info, settings)
             found = await while_running(server, running.run())
     if not any(row.outcome == "failed" and row.item for row in found.outcomes):
         kept = {"info": info.model_dump(mode="json"), **asdict(found)}
@@ -121,27 +123,29 @@ def _same_base(options: EvalOptions, info: ServerInfo) -> None:
         note.write_text(json.dumps(now) + "\n", encoding="utf-8")
     before = json.loads(note.read_text(encoding="utf-8"))
     if before["base_digest"] != now["base_digest"]:
-        raise CannotEvaluate(
+        raise EvaluationError(
             f"{options.out} was begun with the base model {before['base_digest'][:19]}, and the server's is "
             f"{now['base_digest'][:19]}: what was measured does not belong together; take another --out"
         )
 
 
-def write(options: EvalOptions, users: Sequence[UserRecords], found: Sequence[Found], info: ServerInfo) -> Path:
+def write_evaluation(
+    options: EvalOptions, users: Sequence[UserDataset], found: Sequence[ShardResult], info: ServerInfo
+) -> Path:
     """The tables of all pieces as one evaluation. Returns its folder."""
     folder = options.out
     rows = [row for piece in found for row in piece.outcomes]
-    rows += rivals(list(users), 0)  # they know no chance: one seed is all
-    results.write(rows, folder / "outcomes.jsonl.gz")
-    results.write_lines((row for piece in found for row in piece.candidates), folder / "candidates.jsonl.gz")
+    rows += answer_with_baselines(list(users), 0)  # they know no chance: one seed is all
+    results.write_outcomes(rows, folder / "outcomes.jsonl.gz")
+    results.write_ndjson((row for piece in found for row in piece.candidates), folder / "candidates.jsonl.gz")
     questions = ({"user": u.user_id, "item": row.id, "query": row.query} for u in users for row in u.held_out)
-    results.write_lines(questions, folder / "questions.jsonl.gz")
+    results.write_ndjson(questions, folder / "questions.jsonl.gz")
     document = {
         "name": "eval",
         "command": " ".join(["mindprint", *sys.argv[1:]]),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": options.data.name,
-        "data_digest": data_digest(options.data),
+        "data_digest": dataset_digest(options.data),
         "part": options.part,
         "users": [user.user_id for user in users],
         "rows": options.rows,
@@ -173,22 +177,22 @@ def write(options: EvalOptions, users: Sequence[UserRecords], found: Sequence[Fo
 # --- pure -------------------------------------------------------------------------------
 
 
-def chosen(options: EvalOptions) -> tuple[list[UserRecords], list[UserRecords]]:
+def select_users(options: EvalOptions) -> tuple[list[UserDataset], list[UserDataset]]:
     """The users who are asked, and others whose answers train the pooled adapter. Raises BadRecords."""
     if not options.ids:
-        there = datasets.users(options.data)
+        there = datasets.list_user_ids(options.data)
         part = {"all": there, "tune": there[::2], "report": there[1::2]}[options.part]
         ids = part[: options.users]
         if len(ids) < options.users:
-            raise datasets.BadRecords(
+            raise datasets.DatasetError(
                 f"{options.data} has {len(ids)} users in part {options.part!r}: ask for fewer than {options.users}"
             )
     else:
-        there, ids = datasets.users(options.data), list(options.ids)
+        there, ids = datasets.list_user_ids(options.data), list(options.ids)
     rest = [user for user in there if user not in ids]
 
-    def read(names: Sequence[str]) -> list[UserRecords]:
-        return datasets.read(
+    def read(names: Sequence[str]) -> list[UserDataset]:
+        return datasets.load_users(
             options.data,
             ids=names,
             engagements=options.engagements,
@@ -200,11 +204,13 @@ def chosen(options: EvalOptions) -> tuple[list[UserRecords], list[UserRecords]]:
     return read(ids), read(rest[: options.pool]) if options.pool and rest else []
 
 
-def pieces(options: EvalOptions, users: Sequence[UserRecords], pool: list[UserRecords]) -> Iterator[Piece]:
+def split_into_shards(
+    options: EvalOptions, users: Sequence[UserDataset], pool: list[UserDataset]
+) -> Iterator[EvalShard]:
     """Groups of users, all of them with the first seed before any with the next."""
     for seed in options.numbers:
         for start in range(0, len(users), options.group):
-            yield Piece(list(users[start : start + options.group]), pool, seed)
+            yield EvalShard(list(users[start : start + options.group]), pool, seed)
 
 
 def server_settings(options: EvalOptions) -> dict[str, str]:
@@ -213,9 +219,9 @@ def server_settings(options: EvalOptions) -> dict[str, str]:
     another but where a recipe says so: nobody else is in a cohort that has one. No engagement is left out or given up
     for being unlikely, unless the caller's variables or options say otherwise."""
     variables = {name.removeprefix("MINDPRINT_"): value for name, value in os.environ.items() if _of_server(name)}
-    recipes = recipes_of([ARMS[name] for name in options.arms])
+    recipes = recipes_for([ARMS[name] for name in options.arms])
     return {
-        **THOROUGH,
+        **EXHAUSTIVE_SETTINGS,
         **variables,
         "HOLDOUT_SHARE": "0",
         "COHORT_MIN_TRACES": NEVER,
@@ -243,22 +249,22 @@ def _of_server(name: str) -> bool:
     return name.startswith("MINDPRINT_") and not name.startswith(ELSEWHERE)
 
 
-def _decides(options: EvalOptions, piece: Piece) -> list[Any]:
+def _decides(options: EvalOptions, piece: EvalShard) -> list[Any]:
     """What decides the outcomes of a piece beside its histories and its server's settings."""
     questions = [[user.user_id, [row.id for row in user.held_out]] for user in piece.users]
     decides = [questions, options.arms, asdict(options.thresholds), dict(options.objective), options.general]
     return [*decides, str(options.embeddings)] if options.embeddings else decides
 
 
-def data_digest(folder: Path) -> str:
+def dataset_digest(folder: Path) -> str:
     """Of the three files of records."""
     found = hashlib.sha256()
-    for name in datasets.FILES:
+    for name in datasets.FILE_NAMES:
         found.update((folder / name).read_bytes())
     return "sha256:" + found.hexdigest()
 
 
-def first(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The error itself, or of several the one that a person is told."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

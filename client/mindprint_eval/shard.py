@@ -13,49 +13,58 @@ from functools import partial
 from typing import Any
 
 from mindprint import AsyncMindprintClient
-from mindprint.datasets import HeldOut, UserRecords
+from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.local.console import Output
 from mindprint.local.processes import Processes
 from mindprint.types import ImportedTrace, ServerInfo, Trace
 from mindprint_eval import arms, training_sets
-from mindprint_eval.adapters import Made, Maker
+from mindprint_eval.adapters import AdapterBuilder, BuiltAdapter
 from mindprint_eval.arms import ARMS, RECIPES, Arm, Recipe
 from mindprint_eval.config import EvalOptions
-from mindprint_eval.executor import Asker
+from mindprint_eval.executor import RequestExecutor
 from mindprint_eval.metrics import embedding_similarity, human_rationales
-from mindprint_eval.neighbors import others
-from mindprint_eval.requests import Asked, ask, bare, changed, general, greedy, memory_of, not_asked
-from mindprint_eval.response_cache import Book, digest
+from mindprint_eval.neighbors import find_other_users
+from mindprint_eval.requests import (
+    EvalRequest,
+    bare_thinking_params,
+    build_request,
+    general_questions,
+    greedy_params,
+    memory_param,
+    perturb_thinking,
+    skipped_outcome,
+)
+from mindprint_eval.response_cache import ResponseCache, content_digest
 from mindprint_eval.results import Outcome
 
 POOL = "pool"
 """Whose adapter the pooled one is listed as."""
-BASE = Made("base", None, "live", "")
+BASE = BuiltAdapter("base", None, "live", "")
 
 
 @dataclass(frozen=True)
-class Piece:
+class EvalShard:
     """Users who are asked, users whose answers train the pooled adapter, and the seed."""
 
-    users: list[UserRecords]
-    pool: list[UserRecords]
+    users: list[UserDataset]
+    pool: list[UserDataset]
     seed: int
 
     @property
-    def everybody(self) -> list[UserRecords]:
+    def everybody(self) -> list[UserDataset]:
         return [*self.users, *self.pool]
 
     @property
     def histories(self) -> dict[str, str]:
         """Digests, by user."""
         return {
-            user.user_id: digest([engagement.model_dump(mode="json") for engagement in user.engagements])
+            user.user_id: content_digest([engagement.model_dump(mode="json") for engagement in user.engagements])
             for user in self.everybody
         }
 
 
 @dataclass
-class Found:
+class ShardResult:
     """What came of a piece."""
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -63,7 +72,7 @@ class Found:
     adapters: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Running:
+class ShardRunner:
     """A piece on its server."""
 
     def __init__(
@@ -72,30 +81,30 @@ class Running:
         out: Output,
         client: AsyncMindprintClient,
         processes: Processes,
-        book: Book,
-        piece: Piece,
+        book: ResponseCache,
+        piece: EvalShard,
         info: ServerInfo,
         settings: Mapping[str, str],
     ) -> None:
         self._options, self._piece = options, piece
-        self._maker = Maker(options, out, client, processes, piece.seed)
+        self._maker = AdapterBuilder(options, out, client, processes, piece.seed)
         base = {
             "digest": info.base_digest,
             "prompt": info.prompt_version,
             "engine": info.engine,
-            "settings": digest(dict(settings)),
+            "settings": content_digest(dict(settings)),
         }
-        self._asker = Asker(client, out, book, piece.histories, base, piece.seed, options.in_flight)
-        self._others = others(piece.users, piece.seed)
+        self._asker = RequestExecutor(client, out, book, piece.histories, base, piece.seed, options.in_flight)
+        self._others = find_other_users(piece.users, piece.seed)
         self._arms = [ARMS[name] for name in options.arms]
-        self._made: dict[tuple[str, str], Made] = {}
+        self._made: dict[tuple[str, str], BuiltAdapter] = {}
         self._lessons: dict[str, dict[str, list[ImportedTrace]]] = {}
-        self.found = Found()
+        self.found = ShardResult()
 
-    async def run(self) -> Found:
+    async def run(self) -> ShardResult:
         """Raises CannotEvaluate, ProcessDied, MindprintError."""
         await self._maker.ingest(self._piece.everybody)
-        wanted = recipes_of(self._arms)
+        wanted = recipes_for(self._arms)
         await self._teach({recipe.lessons for recipe in wanted}, pool={r.lessons for r in wanted if r.pooled})
         for recipe in wanted:
             await self._make(recipe)
@@ -113,12 +122,13 @@ class Running:
         if wanted & {"selected", "shuffled"}:
             written = await self._maker.write("traces, selected", [user.user_id for user in users])
             chosen = {
-                user.user_id: training_sets.selected(_of(written, user.user_id), self._options.thresholds)
+                user.user_id: training_sets.select_accepted(_of(written, user.user_id), self._options.thresholds)
                 for user in users
             }
             self._lessons["selected"] = chosen
             self._lessons["shuffled"] = {
-                user: training_sets.shuffled(lessons, f"{self._piece.seed}/{user}") for user, lessons in chosen.items()
+                user: training_sets.shuffle_thinking(lessons, f"{self._piece.seed}/{user}")
+                for user, lessons in chosen.items()
             }
             self._note("selected", written, chosen)
             if "selected" in pool:
@@ -128,7 +138,7 @@ class Running:
             written = await self._maker.write("traces, hinted", list(twins.values()), blind=0, hints=True)
             by_user = {name: _of(written, twin) for name, twin in twins.items()}
             right = await self._right_at_once(by_user)
-            chosen = {name: training_sets.hinted(by_user[name], right[name]) for name in twins}
+            chosen = {name: training_sets.select_hinted(by_user[name], right[name]) for name in twins}
             self._lessons["hinted"] = chosen
             back = [t.model_copy(update={"user_id": name}) for name, traces in by_user.items() for t in traces]
             self._note("distilled", back, chosen)
@@ -136,7 +146,7 @@ class Running:
     async def _selected_of_pool(self) -> dict[str, list[ImportedTrace]]:
         pool = [user.user_id for user in self._piece.pool]
         written = await self._maker.write("traces, selected, of the pool", pool) if pool else []
-        return {user: training_sets.selected(_of(written, user), self._options.thresholds) for user in pool}
+        return {user: training_sets.select_accepted(_of(written, user), self._options.thresholds) for user in pool}
 
     async def _right_at_once(self, candidates: Mapping[str, Sequence[Trace]]) -> dict[str, dict[str, bool]]:
         """Whether the base answers these engagements rightly without thinking, by user and engagement."""
@@ -145,8 +155,10 @@ class Running:
             written = {trace.engagement_id for trace in candidates[user.user_id]}
             for e in user.engagements:
                 if e.id in written and e.choices:
-                    row = HeldOut(e.id, e.prompt, e.choices, e.response, e.occurred_at)
-                    asked.append(ask("answer", ARMS["A1"], user.user_id, row, "base", None, "own", temperature=0.0))
+                    row = HeldOutQuestion(e.id, e.prompt, e.choices, e.response, e.occurred_at)
+                    asked.append(
+                        build_request("answer", ARMS["A1"], user.user_id, row, "base", None, "own", temperature=0.0)
+                    )
         found: dict[str, dict[str, bool]] = {user.user_id: {} for user in self._piece.users}
         for outcome in await self._asker.ask("engagements, answered at once", asked):
             found[outcome.user][outcome.item] = bool(outcome.right)
@@ -175,24 +187,26 @@ class Running:
             self._made[recipe.name, user] = one
             self.found.adapters.append(one.row(recipe.name, self._piece.seed, user))
 
-    def _of(self, arm: Arm, user: str) -> Made:
+    def _of(self, arm: Arm, user: str) -> BuiltAdapter:
         """The adapter that answers for a user in an arm."""
         if arm.recipe is None:
             return BASE
         if RECIPES[arm.recipe].pooled:
             return self._made[arm.recipe, POOL]
         whose = user if arm.adapter_of == "own" else self._others[user].get(arm.adapter_of)
-        return self._made[arm.recipe, whose] if whose else Made(None, None, "no_adapter", "there is no other user")
+        return (
+            self._made[arm.recipe, whose] if whose else BuiltAdapter(None, None, "no_adapter", "there is no other user")
+        )
 
     # --- questions ---
 
     async def _ask(self, arm: Arm) -> None:
         """The arm's own answers, then whatever else is measured of it."""
-        asked: list[Asked] = []
+        asked: list[EvalRequest] = []
         for user in self._piece.users:
             if not user.held_out:
                 self.found.outcomes.append(
-                    not_asked(arm, user.user_id, None, self._piece.seed, "failed", "no held-out questions")
+                    skipped_outcome(arm, user.user_id, None, self._piece.seed, "failed", "no held-out questions")
                 )
             for row in user.held_out:
                 asked += self._question(arm, user.user_id, row)
@@ -202,36 +216,36 @@ class Running:
         more = self._bare(arm, rows) + self._changed(arm, rows, answers) + self._general(arm)
         self.found.outcomes += await self._asker.ask(f"{arm.name}, its thinking and general questions", more)
 
-    def _question(self, arm: Arm, user: str, row: HeldOut) -> list[Asked]:
-        made, memory = self._of(arm, user), memory_of(arm.memory, self._others[user])
+    def _question(self, arm: Arm, user: str, row: HeldOutQuestion) -> list[EvalRequest]:
+        made, memory = self._of(arm, user), memory_param(arm.memory, self._others[user])
         if made.model is None or memory is None:
             outcome, why = ("no_adapter", "there is no other user") if made.model else (made.outcome, made.why)
-            self.found.outcomes.append(not_asked(arm, user, row, self._piece.seed, outcome, why))
+            self.found.outcomes.append(skipped_outcome(arm, user, row, self._piece.seed, outcome, why))
             return []
-        return [ask("answer", arm, user, row, made.model, made.digest, memory, **greedy())]
+        return [build_request("answer", arm, user, row, made.model, made.digest, memory, **greedy_params())]
 
-    def _bare(self, arm: Arm, answered: Sequence[Asked]) -> list[Asked]:
-        if arm.name not in arms.BARE:
+    def _bare(self, arm: Arm, answered: Sequence[EvalRequest]) -> list[EvalRequest]:
+        if arm.name not in arms.BARE_THINKING_ARMS:
             return []
-        return [self._again("bare", one, **bare(one.row)) for one in answered]
+        return [self._again("bare", one, **bare_thinking_params(one.row)) for one in answered]
 
-    def _changed(self, arm: Arm, answered: Sequence[Asked], answers: Sequence[Outcome]) -> list[Asked]:
-        if arm.name not in arms.CHANGED:
+    def _changed(self, arm: Arm, answered: Sequence[EvalRequest], answers: Sequence[Outcome]) -> list[EvalRequest]:
+        if arm.name not in arms.PERTURBED_ARMS:
             return []
         questions = {(one.user, one.row.id): one for one in answered}
         return [
             self._again(measure, questions[answer.user, answer.item], thinking=thinking)
             for user in self._piece.users
-            for measure, answer, thinking in changed([a for a in answers if a.user == user.user_id])
+            for measure, answer, thinking in perturb_thinking([a for a in answers if a.user == user.user_id])
         ]
 
-    def _again(self, measure: Any, one: Asked, **how: Any) -> Asked:
+    def _again(self, measure: Any, one: EvalRequest, **how: Any) -> EvalRequest:
         arm, request = ARMS[one.arm], one.request
-        return ask(measure, arm, one.user, one.row, request.model, one.digest, request.memory, **how)
+        return build_request(measure, arm, one.user, one.row, request.model, one.digest, request.memory, **how)
 
-    def _general(self, arm: Arm) -> list[Asked]:
+    def _general(self, arm: Arm) -> list[EvalRequest]:
         """Once for each adapter; the base's and the pooled one's answers are the same for every user."""
-        if arm.name not in arms.GENERAL:
+        if arm.name not in arms.GENERAL_QUESTION_ARMS:
             return []
         asked = []
         shared = arm.recipe is None or RECIPES[arm.recipe].pooled
@@ -239,30 +253,32 @@ class Running:
             made = self._of(arm, user.user_id)
             if made.model is None or not user.held_out:
                 continue
-            for row in general(user.held_out[0], self._options.general):
+            for row in general_questions(user.held_out[0], self._options.general):
                 how: dict[str, Any] = {"show_choices": False, "temperature": 0.0}
-                asked.append(ask("general", arm, user.user_id, row, made.model, made.digest, "none", **how))
+                asked.append(build_request("general", arm, user.user_id, row, made.model, made.digest, "none", **how))
         return asked
 
     async def _reasons(self) -> None:
         """How close the selected traces come to what the users wrote themselves."""
         lessons = self._lessons.get("selected", {})
         told = [
-            about for user in self._piece.users for about in human_rationales.told(user, lessons.get(user.user_id, []))
+            about
+            for user in self._piece.users
+            for about in human_rationales.collect_rationales(user, lessons.get(user.user_id, []))
         ]
         generic = await self._asker.ask(
-            "generic thinking about reasons", [human_rationales.generic(one) for one in told]
+            "generic thinking about reasons", [human_rationales.generic_thinking_request(one) for one in told]
         )
-        questions = human_rationales.questions(told, generic)
+        questions = human_rationales.rationale_requests(told, generic)
         self.found.outcomes += await self._asker.ask("written reasons", questions)
         if told and self._options.embeddings is not None:
-            embed = partial(embedding_similarity.embed, self._options.embeddings)
+            embed = partial(embedding_similarity.embed_texts, self._options.embeddings)
             self.found.outcomes += await asyncio.to_thread(
-                embedding_similarity.cosines, told, generic, self._piece.seed, embed
+                embedding_similarity.similarity_outcomes, told, generic, self._piece.seed, embed
             )
 
 
-def recipes_of(asked: Sequence[Arm]) -> list[Recipe]:
+def recipes_for(asked: Sequence[Arm]) -> list[Recipe]:
     """The recipes of these arms, each once and behind the one that it starts from."""
     found: dict[str, Recipe] = {}
     for arm in asked:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindprint.types import SCORE_REASONS, ImportedTrace, Trace
-from mindprint_eval.response_cache import digest
+from mindprint_eval.response_cache import content_digest
 
 CORRECT_ANSWER_REASONS = ("low_gain", "low_anchor", "hindsight")
 """Reasons of candidates whose answer was right: only a score spoke against them."""
@@ -22,7 +22,7 @@ class Thresholds:
     anchor: float | None = None
 
 
-def selected(candidates: Sequence[Trace], bounds: Thresholds) -> list[ImportedTrace]:
+def select_accepted(candidates: Sequence[Trace], bounds: Thresholds) -> list[ImportedTrace]:
     """What the service accepted, or what passes other bounds: of each engagement the first. Before it, where the first
     sound blind one is another, that one: as not selected, for the answer after it."""
     accepted = {trace.id for trace in _first(t for t in candidates if _passes(t, bounds))}
@@ -32,19 +32,20 @@ def selected(candidates: Sequence[Trace], bounds: Thresholds) -> list[ImportedTr
         t for t in candidates if not t.provenance.saw_answer and (t.verdict == "accepted" or t.reason in SCORE_REASONS)
     )
     wanted = accepted | {trace.id for trace in _first(sound)}
-    return [given(trace, selected=trace.id in accepted) for trace in candidates if trace.id in wanted]
+    return [as_imported_trace(trace, selected=trace.id in accepted) for trace in candidates if trace.id in wanted]
 
 
-def hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[ImportedTrace]:
+def select_hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[ImportedTrace]:
     """PRIME's steps 3 to 5: of the engagements that the base answers rightly at once, the first trace whose writer saw
     the answer and which leads there. An open answer, which is neither right nor wrong, passes."""
     leads = (t for t in candidates if t.verdict == "accepted" or t.reason in CORRECT_ANSWER_REASONS)
     return [
-        given(t) for t in _first(t for t in leads if t.provenance.saw_answer and right.get(str(t.engagement_id), True))
+        as_imported_trace(t)
+        for t in _first(t for t in leads if t.provenance.saw_answer and right.get(str(t.engagement_id), True))
     ]
 
 
-def shuffled(lessons: Sequence[ImportedTrace], seed: str) -> list[ImportedTrace]:
+def shuffle_thinking(lessons: Sequence[ImportedTrace], seed: str) -> list[ImportedTrace]:
     """Each thinking under another engagement of the same user, selected ones among themselves; empty where there are
     not two of those. A single one that was not selected has nowhere to go and is left out."""
     if sum(lesson.selected for lesson in lessons) < 2:
@@ -63,12 +64,12 @@ def shuffled(lessons: Sequence[ImportedTrace], seed: str) -> list[ImportedTrace]
     ]
 
 
-def nothing_of(engagement_id: str) -> list[ImportedTrace]:
+def placeholder_trace(engagement_id: str) -> list[ImportedTrace]:
     """A lease needs a trace; training that gives thinking no weight never looks at it."""
     return [ImportedTrace(engagement_id=engagement_id, thinking="Nothing is learned from this.")]
 
 
-def given(trace: Trace, *, selected: bool = True) -> ImportedTrace:
+def as_imported_trace(trace: Trace, *, selected: bool = True) -> ImportedTrace:
     assert trace.engagement_id is not None
     return ImportedTrace(
         engagement_id=trace.engagement_id,
@@ -97,9 +98,9 @@ def candidate_row(trace: Trace, seed: int, recipe: str, used: bool) -> dict[str,
     }
 
 
-def trainee(user_id: str, recipe: str, content: Any) -> str:
+def training_user_id(user_id: str, recipe: str, content: Any) -> str:
     """The name of the user who is trained in a user's place: other content, another name."""
-    return f"{user_id[:40]}.{recipe}-{digest(content)[:8]}"
+    return f"{user_id[:40]}.{recipe}-{content_digest(content)[:8]}"
 
 
 def _passes(trace: Trace, bounds: Thresholds) -> bool:

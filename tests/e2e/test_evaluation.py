@@ -49,12 +49,12 @@ def evaluate(folder: Path, model: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_evaluation_runs_through_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    synthetic.write(tmp_path / "data", 2, 6, 2, 0)
+    synthetic.write_dataset(tmp_path / "data", 2, 6, 2, 0)
     model = make_model(tmp_path / "model")
     first = evaluate(tmp_path, model)
     assert first.returncode == 0, first.stdout + first.stderr
 
-    table = results.read(tmp_path / "eval" / "outcomes.jsonl.gz")
+    table = results.read_outcomes(tmp_path / "eval" / "outcomes.jsonl.gz")
     answers = table[table["measure"] == "answer"]
     assert set(ARMS) <= set(answers["arm"])
     assert set(Counter(answers["arm"]).values()) == {4}  # the rivals' too: two users with two questions each
@@ -70,4 +70,4 @@ def test_an_evaluation_runs_through_and_goes_on_where_it_was(tmp_path: Path) -> 
     again = evaluate(tmp_path, model)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "done before" in again.stdout
-    assert results.read(tmp_path / "eval" / "outcomes.jsonl.gz").equals(table)
+    assert results.read_outcomes(tmp_path / "eval" / "outcomes.jsonl.gz").equals(table)

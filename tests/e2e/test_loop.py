@@ -18,7 +18,7 @@ from doc_pages import DOCS, README
 from mindprint import MindprintClient, MindprintError, Retries
 from mindprint.local.processes import Child, Processes, free_port
 from mindprint.types import BatchRequest, TraceRequest
-from mindprint_demo.trace_accounting import account
+from mindprint_demo.trace_accounting import account_for_traces
 from samples import engagement
 from tiny import TARGETS, make_model
 
@@ -160,7 +160,7 @@ def test_the_loop_survives_what_kills_its_processes(world: World) -> None:
         assert client.traces.list(state="leased", limit=1).traces
         world.trainer()
         until(lambda: client.server.funnel().trained == len(accepted), 240)
-        books = account([client.traces.get(trace.id) for trace in accepted], client.adapters.list().adapters)
+        books = account_for_traces([client.traces.get(trace.id) for trace in accepted], client.adapters.list().adapters)
         assert books.balanced, books
         assert client.server.funnel().live == len(accepted)
 

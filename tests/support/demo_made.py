@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from mindprint.datasets import HeldOut, UserRecords
+from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.types import (
     Adapter,
     Batch,
@@ -24,23 +24,23 @@ from mindprint.types import (
     Version,
     VersionState,
 )
-from mindprint_demo.comparison import Answered
-from mindprint_demo.pipeline import Results
-from mindprint_demo.scoring import Arm, Scores
-from mindprint_demo.trace_accounting import account
+from mindprint_demo.comparison import ScoredAnswer
+from mindprint_demo.pipeline import DemoResults
+from mindprint_demo.scoring import Arm, ArmScores
+from mindprint_demo.trace_accounting import account_for_traces
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def person(user_id: str, *, best: str | None = "a", held_out: int = 4) -> UserRecords:
-    return UserRecords(
+def person(user_id: str, *, best: str | None = "a", held_out: int = 4) -> UserDataset:
+    return UserDataset(
         user_id,
         [
             Engagement(id=f"{user_id}/t{n}", prompt="?", response="ab"[n % 3 > 0], occurred_at=NOW, choices=["a", "b"])
             for n in range(6)
         ],
         [
-            HeldOut(f"{user_id}/e{n}", f"q{n}", ["a", "b"], "a", NOW + timedelta(days=n), best=best)
+            HeldOutQuestion(f"{user_id}/e{n}", f"q{n}", ["a", "b"], "a", NOW + timedelta(days=n), best=best)
             for n in range(held_out)
         ],
     )
@@ -132,15 +132,15 @@ def adapter(*versions: Version) -> Adapter:
     return Adapter(key=versions[0].adapter, live=live[-1] if live else None, versions=list(versions))
 
 
-def scores(arm: Arm, users: Sequence[UserRecords], logprob: float, right: bool) -> Scores:
-    made = Scores(arm)
+def scores(arm: Arm, users: Sequence[UserDataset], logprob: float, right: bool) -> ArmScores:
+    made = ArmScores(arm)
     for user in users:
         for mode in ("direct", "personal"):
-            made.answers[user.user_id, mode] = [Answered(row.id, right, logprob, 1) for row in user.held_out]
+            made.answers[user.user_id, mode] = [ScoredAnswer(row.id, right, logprob, 1) for row in user.held_out]
     return made
 
 
-def results(*, failed: int = 0) -> Results:
+def results(*, failed: int = 0) -> DemoResults:
     """Two users; only the first one has an adapter."""
     users = [person("u-0"), person("u-1")]
     kept = [trace("t1"), trace("t2")]
@@ -157,7 +157,7 @@ def results(*, failed: int = 0) -> Results:
         tokens_per_second=123.4,
         created_at=NOW,
     )
-    return Results(
+    return DemoResults(
         users=users,
         info=ServerInfo(
             mindprint="0",
@@ -177,7 +177,7 @@ def results(*, failed: int = 0) -> Results:
         after=scores("adapter", users[:1], -0.25, True),
         adapters=adapters,
         cohorts=[],
-        accounting=account(kept, adapters.values()),
+        accounting=account_for_traces(kept, adapters.values()),
         failed_requests=failed,
         trainer_killed=None,
         seconds={"traces": 12.0},

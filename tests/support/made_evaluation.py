@@ -70,11 +70,11 @@ def write(folder: Path, table: pd.DataFrame, *, queries: bool = True, **changes:
     folder.mkdir(parents=True, exist_ok=True)
     users = list(dict.fromkeys(table["user"])) or ["ann"]
     rows = json.loads(table.to_json(orient="records"))
-    results.write_lines(rows, folder / "outcomes.jsonl.gz")
-    results.write_lines(candidates(users), folder / "candidates.jsonl.gz")
+    results.write_ndjson(rows, folder / "outcomes.jsonl.gz")
+    results.write_ndjson(candidates(users), folder / "candidates.jsonl.gz")
     if queries:
         asked = table.loc[table["measure"] == "answer", ["user", "item"]].drop_duplicates().to_dict("records")
-        results.write_lines(({**row, "query": QUERY} for row in asked), folder / "questions.jsonl.gz")
+        results.write_ndjson(({**row, "query": QUERY} for row in asked), folder / "questions.jsonl.gz")
     document = about(users, list(dict.fromkeys(table["arm"]))) | changes
     (folder / "evaluation.json").write_text(json.dumps(document))
     return folder

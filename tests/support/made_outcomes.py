@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from mindprint_eval.arms import BARE, CHANGED, GENERAL
+from mindprint_eval.arms import BARE_THINKING_ARMS, GENERAL_QUESTION_ARMS, PERTURBED_ARMS
 from mindprint_eval.results import COLUMNS, Outcome
 
 
@@ -112,14 +112,14 @@ def _of_user(arm: str, run: int, user: str, items: int, kind: str, lacks: bool, 
             continue
         yield answer
         changed = asdict(answer)
-        if arm in BARE:
+        if arm in BARE_THINKING_ARMS:
             yield Outcome(**{**changed, "measure": "bare", **_bare(way, f"{seed}/bare/{arm}/{run}/{user}/{number}")})
-        if arm in CHANGED:
+        if arm in PERTURBED_ARMS:
             for measure, rate in (("early_end", 0.5), ("filler", 0.3), ("other_trace", 0.4)):
                 dice = random.Random(f"{seed}/{measure}/{arm}/{run}/{user}/{number}")
                 told = f"not {answer.answer}" if dice.random() < rate else answer.answer
                 yield Outcome(**{**changed, "measure": measure, "answer": told, "right": told == answer.target})
-    if arm in GENERAL and not (lacks and way.adapter):
+    if arm in GENERAL_QUESTION_ARMS and not (lacks and way.adapter):
         for number in range(4):
             logprob = -0.3 - random.Random(f"{seed}/general/{number}").random() - 0.02 * way.lift
             yield outcome(

@@ -75,9 +75,9 @@ def demo_data(
     seed: Seed = 0,
 ) -> None:
     """Make users with hidden preferences, their engagements, and later questions to score on."""
-    from mindprint_demo.synthetic import write
+    from mindprint_demo.synthetic import write_dataset
 
-    write(folder, users, engagements, held_out, seed)
+    write_dataset(folder, users, engagements, held_out, seed)
     typer.echo(f"{users} users with {engagements} engagements and {held_out} later questions each: {folder}")
     typer.echo(f"`mindprint demo --data {folder}` runs the loop on them")
 

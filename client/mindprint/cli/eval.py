@@ -59,11 +59,11 @@ def run(
 
     Started again with the same --out it goes on, and asks, writes and trains only what is new.
     """
-    from mindprint_eval.arms import ARMS, METHOD
+    from mindprint_eval.arms import ARMS, METHOD_ARMS
     from mindprint_eval.config import EvalOptions
     from mindprint_eval.training_sets import Thresholds
 
-    names = tuple(name.strip() for name in arms.split(",")) if arms else METHOD
+    names = tuple(name.strip() for name in arms.split(",")) if arms else METHOD_ARMS
     if unknown := [name for name in names if name not in ARMS]:
         raise Fail(f"there is no arm {unknown[0]!r}: the arms are {', '.join(ARMS)}", code=2)
     if which not in ("all", "tune", "report"):
@@ -112,11 +112,11 @@ def join(
 
     So an evaluation of many hours can be spread over days and machines.
     """
-    from mindprint_eval.config import CannotEvaluate
+    from mindprint_eval.config import EvaluationError
 
     try:
-        part("mindprint_eval.merge", *WHAT).join(folders, out)
-    except CannotEvaluate as error:
+        part("mindprint_eval.merge", *WHAT).merge_evaluations(folders, out)
+    except EvaluationError as error:
         raise Fail(str(error), code=2) from error
     typer.echo(f"report: {part('mindprint_eval.report.build', *WHAT).write_report(out)}")
 

@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from mindprint_eval.config import CannotEvaluate
-from mindprint_eval.metrics.human_rationales import Told, beside
-from mindprint_eval.requests import NOTHING
+from mindprint_eval.config import EvaluationError
+from mindprint_eval.metrics.human_rationales import HumanRationale, with_alternatives
+from mindprint_eval.requests import EMPTY_RESPONSE
 from mindprint_eval.results import Outcome
 
-EMBEDDED_TOKENS = 256
+MAX_TOKENS = 256
 """What is read of a text: small embedding models are trained on no more."""
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """From texts to a row of unit length each."""
 
 
-def cosines(told: Sequence[Told], generic: Sequence[Outcome], seed: int, embed: Embed) -> list[Outcome]:
+def similarity_outcomes(
+    told: Sequence[HumanRationale], generic: Sequence[Outcome], seed: int, embed: Embed
+) -> list[Outcome]:
     """Of each trace: its user's reason with the trace (`L-trace`) and with generic thinking (`L-generic`), the next
-    user's reason with the trace (`L-other`). Pure, but for `embed`."""
+    user's reason with the trace (`L-other`). Pure, but for `embed_texts`."""
     compared = list(_compared(told, generic))
     texts = list(dict.fromkeys(text for *_, thinking, reason in compared for text in (thinking, reason)))
     vectors = dict(zip(texts, embed(texts), strict=True))
@@ -32,9 +34,11 @@ def cosines(told: Sequence[Told], generic: Sequence[Outcome], seed: int, embed: 
     ]
 
 
-def _compared(told: Sequence[Told], generic: Sequence[Outcome]) -> Iterator[tuple[str, Told, str, str]]:
+def _compared(
+    told: Sequence[HumanRationale], generic: Sequence[Outcome]
+) -> Iterator[tuple[str, HumanRationale, str, str]]:
     """Arm, trace, thinking, reason. Thinking that is empty is not like anything."""
-    for one, general, foreign in beside(told, generic):
+    for one, general, foreign in with_alternatives(told, generic):
         yield "L-trace", one, one.thinking, one.reason
         if general is not None and general.strip():
             yield "L-generic", one, general, one.reason
@@ -42,8 +46,8 @@ def _compared(told: Sequence[Told], generic: Sequence[Outcome]) -> Iterator[tupl
             yield "L-other", one, one.thinking, foreign
 
 
-def _outcome(arm: str, one: Told, thinking: str, reason: str, seed: int, cosine: float) -> Outcome:
-    found = {**NOTHING, "thinking": thinking, "cosine": round(cosine, 5)}
+def _outcome(arm: str, one: HumanRationale, thinking: str, reason: str, seed: int, cosine: float) -> Outcome:
+    found = {**EMPTY_RESPONSE, "thinking": thinking, "cosine": round(cosine, 5)}
     return Outcome(
         measure="likeness",
         arm=arm,
@@ -59,14 +63,14 @@ def _outcome(arm: str, one: Told, thinking: str, reason: str, seed: int, cosine:
     )
 
 
-def embed(folder: Path, texts: Sequence[str]) -> np.ndarray:
+def embed_texts(folder: Path, texts: Sequence[str]) -> np.ndarray:
     """By the model in `folder`, the mean over a text's tokens. A text without tokens gets zeros. Raises
     CannotEvaluate."""
     tokenizer, model = _loaded(folder)
     import torch
 
-    room = getattr(model.config, "max_position_embeddings", EMBEDDED_TOKENS)
-    limit = min(EMBEDDED_TOKENS, tokenizer.model_max_length, room)
+    room = getattr(model.config, "max_position_embeddings", MAX_TOKENS)
+    limit = min(MAX_TOKENS, tokenizer.model_max_length, room)
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     with torch.inference_mode():
         for vector, text in zip(vectors, texts, strict=True):
@@ -84,7 +88,7 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
-        raise CannotEvaluate(
+        raise EvaluationError(
             f"--embeddings needs {error.name or error}, which is not installed: "
             "run `pip install 'mindprint[trainer]'`, or go without --embeddings"
         ) from error
@@ -94,6 +98,6 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
         return tokenizer, AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
-        raise CannotEvaluate(
+        raise EvaluationError(
             f"the embedding model in {folder} cannot be loaded ({why}): name another with --embeddings, or go without"
         ) from error

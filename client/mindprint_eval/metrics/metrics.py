@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score
 from mindprint.thinking_text import ANSWER_LEAD, LEAST_WORDS, OPENINGS, own_words
 from mindprint_eval.arms import ARMS
 
-REFERENCE = {
+DIRECT_REFERENCE = {
     "A2": "A1",
     "A3": "A1",
     "A6": "A5",
@@ -30,44 +30,44 @@ REFERENCE = {
     "C3-none": "A9-direct",
 }
 """Of an arm that thinks, the one with the same adapter that answers at once."""
-OTHERS = {"nearest": "C3-nearest", "random": "C3-random", "none": "C3-none"}
+ANCHOR_ARMS = {"nearest": "C3-nearest", "random": "C3-random", "none": "C3-none"}
 """The arms that are A9 before another memory."""
-CHANGES = ("early_end", "filler", "other_trace")
-SCALE = (1.0, 2.0, 3.0, 4.0, 5.0)
+PERTURBATIONS = ("early_end", "filler", "other_trace")
+DEFAULT_RATING_SCALE = (1.0, 2.0, 3.0, 4.0, 5.0)
 """Of a rating whose choices are not in the table: LaMP's."""
-USER = ["arm", "seed", "user"]
-QUESTION = ["seed", "user", "item"]
+USER_KEY = ["arm", "seed", "user"]
+QUESTION_KEY = ["seed", "user", "item"]
 SCORES = ["accuracy", "macro_f1", "logprob", "logprob_token", "mae", "rmse", "rouge1", "rougeL"]
 THINKING = ["items", "missing", "collapse", "loops", "empties", "unclosed", "median_tokens", "length_ratio"]
 RANKS = ["hit1", "hit3", "mrr", "dcg"]
 
 
-def asked(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """The questions of a measure, with a column `answered`. A row without an item stands for no question."""
+def select_questions(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The questions of a measure, with a column `select_answered`. A row without an item stands for no question."""
     rows = table[(table["measure"] == measure) & (table["item"] != "")].reset_index(drop=True)
     return rows.assign(answered=rows["outcome"] == "answered")
 
 
-def answered(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    rows = asked(table, measure)
+def select_answered(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    rows = select_questions(table, measure)
     return rows[rows["answered"]].reset_index(drop=True)
 
 
-def paired(table: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame:
+def pair_answers(table: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame:
     """The questions that both arms answered: seed, user, item, tokens, and `difference`, of one minus the other.
 
     Raises ValueError (pandas' MergeError) if an arm has a question twice.
     """
-    rows = answered(table, "answer")
+    rows = select_answered(table, "answer")
     rows = rows.assign(figure=rows[metric].astype(float)).dropna(subset=["figure"])
-    mine = rows.loc[rows["arm"] == one, [*QUESTION, "tokens", "figure"]]
-    theirs = rows.loc[rows["arm"] == other, [*QUESTION, "figure"]]
-    both = mine.merge(theirs, on=QUESTION, suffixes=("", "_other"), validate="one_to_one")
+    mine = rows.loc[rows["arm"] == one, [*QUESTION_KEY, "tokens", "figure"]]
+    theirs = rows.loc[rows["arm"] == other, [*QUESTION_KEY, "figure"]]
+    both = mine.merge(theirs, on=QUESTION_KEY, suffixes=("", "_other"), validate="one_to_one")
     both["difference"] = both["figure"] - both["figure_other"]
-    return both[[*QUESTION, "tokens", "difference"]]
+    return both[[*QUESTION_KEY, "tokens", "difference"]]
 
 
-def per_user(table: pd.DataFrame) -> pd.DataFrame:
+def scores_by_user(table: pd.DataFrame) -> pd.DataFrame:
     """arm, seed, user, items, missing, and SCORES and RANKS as means over the user's answered questions.
 
     accuracy: where it is known what is right. macro_f1 (closed): over the labels among the user's real answers.
@@ -76,47 +76,49 @@ def per_user(table: pd.DataFrame) -> pd.DataFrame:
     digits. hit1, hit3, mrr, dcg (rankings): by the rank of the real answer among the choices, those as likely first.
     Raises ValueError if the real answer to a rating is no number.
     """
-    rows = asked(table, "answer")
+    rows = select_questions(table, "answer")
     scored = rows[rows["answered"]].reset_index(drop=True)
-    counts = rows.assign(items=rows["answered"], missing=~rows["answered"].astype(bool)).groupby(USER)
-    means = _figures(scored).join(scored[USER]).groupby(USER).mean()
+    counts = rows.assign(items=rows["answered"], missing=~rows["answered"].astype(bool)).groupby(USER_KEY)
+    means = _figures(scored).join(scored[USER_KEY]).groupby(USER_KEY).mean()
     means["rmse"] = np.sqrt(means["rmse"])
-    closed = scored[scored["kind"] == "closed"].groupby(USER)
-    f1 = pd.DataFrame([(*key, _macro_f1(group)) for key, group in closed], columns=[*USER, "macro_f1"])
-    found = counts[["items", "missing"]].sum().astype(int).join(means).join(f1.set_index(USER))
-    return found.reset_index()[[*USER, "items", "missing", *SCORES, *RANKS]]
+    closed = scored[scored["kind"] == "closed"].groupby(USER_KEY)
+    f1 = pd.DataFrame([(*key, _macro_f1(group)) for key, group in closed], columns=[*USER_KEY, "macro_f1"])
+    found = counts[["items", "missing"]].sum().astype(int).join(means).join(f1.set_index(USER_KEY))
+    return found.reset_index()[[*USER_KEY, "items", "missing", *SCORES, *RANKS]]
 
 
-def gains(table: pd.DataFrame) -> pd.DataFrame:
+def gain_by_user(table: pd.DataFrame) -> pd.DataFrame:
     """arm, seed, user, items, gain: what thinking adds over REFERENCE, in nats a token of the real answer (`method.md`:
     Gain, here of the model that answers)."""
-    found = [_per_token(table, arm, reference).assign(arm=arm) for arm, reference in REFERENCE.items()]
-    return pd.concat(found, ignore_index=True)[[*USER, "items", "gain"]]
+    found = [_per_token(table, arm, reference).assign(arm=arm) for arm, reference in DIRECT_REFERENCE.items()]
+    return pd.concat(found, ignore_index=True)[[*USER_KEY, "items", "gain"]]
 
 
-def anchors(table: pd.DataFrame) -> pd.DataFrame:
+def anchor_by_user(table: pd.DataFrame) -> pd.DataFrame:
     """seed, user, nearest, random, none: how much more A9 gains before the user's own memory than before another's or
     none, in nats a token. All these arms' gains are over A9-direct, which therefore drops out."""
-    found = {name: _per_token(table, "A9", arm).set_index(["seed", "user"])["gain"] for name, arm in OTHERS.items()}
+    found = {
+        name: _per_token(table, "A9", arm).set_index(["seed", "user"])["gain"] for name, arm in ANCHOR_ARMS.items()
+    }
     return pd.DataFrame(found).rename_axis(["seed", "user"]).reset_index()
 
 
-def thinking(table: pd.DataFrame) -> pd.DataFrame:
+def bare_thinking(table: pd.DataFrame) -> pd.DataFrame:
     """arm, items, missing, collapse, loops, empties, unclosed, median_tokens, length_ratio of the bare `<think>`.
 
     Shares are over all questions of all users and seeds. length_ratio: the median over A3's, which is the base's, on
     the questions to users that both have.
     """
-    rows = asked(table, "bare")
+    rows = select_questions(table, "bare")
     base = rows[rows["answered"] & (rows["arm"] == "A3")]
     found = [{"arm": arm, **_thinking(group, base)} for arm, group in rows.groupby("arm")]
     return pd.DataFrame(found, columns=["arm", *THINKING])
 
 
-def general(table: pd.DataFrame) -> pd.DataFrame:
+def general_scores(table: pd.DataFrame) -> pd.DataFrame:
     """arm, items, missing, score, difference: the probability of the right answers to the general questions, in
     percent, and by how many points it is above the base's (A1) at the same questions."""
-    rows = asked(table, "general")
+    rows = select_questions(table, "general")
     rows["score"] = np.exp(rows["logprob"].astype(float).where(rows["answered"])) * 100
     base = rows[rows["arm"] == "A1"].groupby("item")["score"].mean()
     rows["difference"] = rows["score"] - rows["item"].map(base).astype(float)
@@ -127,19 +129,21 @@ def faithfulness(table: pd.DataFrame) -> pd.DataFrame:
     """arm, items, missing, early_end, filler, other_trace: the share of answers that became another one when the
     thinking before them was changed so. Where it is high, the answer follows from the thinking. Counts are over all
     three changes; missing is also what has no answer of the arm's own to compare with."""
-    own = answered(table, "answer")[[*USER, "item", "answer"]]
+    own = select_answered(table, "answer")[[*USER_KEY, "item", "answer"]]
     found = []
-    for change in CHANGES:
-        rows = asked(table, change).merge(own, on=[*USER, "item"], how="left", suffixes=("", "_own"), validate="m:1")
+    for change in PERTURBATIONS:
+        rows = select_questions(table, change).merge(
+            own, on=[*USER_KEY, "item"], how="left", suffixes=("", "_own"), validate="m:1"
+        )
         rows["answered"] &= rows["answer_own"].notna()
         differs = (rows["answer"] != rows["answer_own"]).astype(float)
         found.append(rows.assign(**{change: differs.where(rows["answered"])}))
-    return _counted(pd.concat(found, ignore_index=True), list(CHANGES))
+    return _counted(pd.concat(found, ignore_index=True), list(PERTURBATIONS))
 
 
 def cost(table: pd.DataFrame) -> pd.DataFrame:
     """arm, questions, thinking_tokens, prompt_tokens, seconds: means over the answered questions."""
-    rows = answered(table, "answer")
+    rows = select_answered(table, "answer")
     figures = ["thinking_tokens", "prompt_tokens", "seconds"]
     grouped = rows.astype(dict.fromkeys(figures, float)).groupby("arm")
     return grouped[figures].mean().assign(questions=grouped.size()).reset_index()[["arm", "questions", *figures]]
@@ -175,7 +179,7 @@ def _each(rows: pd.DataFrame, figure: Callable[[Mapping[str, Any]], float]) -> p
 
 
 def _distance(answer: str, target: str, choices: Mapping[str, float] | None) -> float:
-    scale = [float(choice) for choice in choices] if isinstance(choices, Mapping) else SCALE
+    scale = [float(choice) for choice in choices] if isinstance(choices, Mapping) else DEFAULT_RATING_SCALE
     real = float(target)
     try:
         told = float(answer)
@@ -203,7 +207,7 @@ def _macro_f1(rows: pd.DataFrame) -> float:
 
 def _per_token(table: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     """seed, user, items, gain."""
-    pairs = paired(table, one, other, "logprob")
+    pairs = pair_answers(table, one, other, "logprob")
     pairs["gain"] = pairs["difference"] / pairs["tokens"].astype(float)
     return pairs.groupby(["seed", "user"])["gain"].agg(items="size", gain="mean").reset_index()
 

@@ -17,12 +17,12 @@ from scipy.stats import bootstrap, permutation_test
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from mindprint_eval.metrics.metrics import paired
+from mindprint_eval.metrics.metrics import pair_answers
 
-Metric = Literal["right", "logprob"]
+ComparedMetric = Literal["right", "logprob"]
 """`right`: a share from 0 to 1. `logprob`: nats of the real answer."""
-METRICS: tuple[Metric, ...] = ("right", "logprob")
-PAIRS = (
+COMPARED_METRICS: tuple[ComparedMetric, ...] = ("right", "logprob")
+COMPARED_PAIRS = (
     ("A2", "A1"),
     ("A6", "A5"),
     ("A6", "A3"),
@@ -43,9 +43,9 @@ PAIRS = (
     ("A5", "A4"),
 )
 """What is compared, decided before there were figures: the correction for many comparisons counts these."""
-OF_COHORT = (("cohort-A9", "A9"), ("cohort-A9", "cohort"), ("cohort-A9", "A4"), ("cohort-A9", "A5"))
+COHORT_PAIRS = (("cohort-A9", "A9"), ("cohort-A9", "cohort"), ("cohort-A9", "A4"), ("cohort-A9", "A5"))
 """Compared, and counted, where that arm was asked."""
-LEVEL = 0.95
+CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
 
@@ -61,7 +61,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """One arm minus another, in the metric's unit. All but the names and counts is NaN where nothing can be paired."""
 
     one: str
@@ -80,7 +80,7 @@ class Comparison:
     level of the interval. NaN for one user, or for users who do not differ."""
 
 
-def interval(values: pd.Series, seed: int = 0) -> Interval:
+def bootstrap_interval(values: pd.Series, seed: int = 0) -> Interval:
     """Of figures by user; a user without one (NaN) is left out. Percentile bootstrap over users, the same each time.
 
     With under ten users it is too narrow: read it beside `p`. Where all figures are equal, so are the bounds.
@@ -92,39 +92,41 @@ def interval(values: pd.Series, seed: int = 0) -> Interval:
     if _alike(known):
         return Interval(mean, mean, mean, len(known))
     found = bootstrap(
-        (known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=_rng(seed)
+        (known,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=_rng(seed)
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high), len(known))
 
 
-def compare(table: pd.DataFrame, one: str, other: str, metric: Metric, seed: int = 0) -> Comparison:
+def compare_arms(table: pd.DataFrame, one: str, other: str, metric: ComparedMetric, seed: int = 0) -> ArmComparison:
     """On the questions that both arms answered: the mean over seeds, then over a user's questions, then over users.
 
     Raises ValueError if an arm has a question twice.
     """
-    pairs = paired(table, one, other, metric)
+    pairs = pair_answers(table, one, other, metric)
     items = pairs.groupby(["user", "item"])["difference"].mean()
     users = items.groupby("user").mean()
-    mean = interval(users, seed)
+    mean = bootstrap_interval(users, seed)
     p, smallest = _p(users, seed), _smallest(users)
-    return Comparison(one, other, metric, mean.mean, mean.low, mean.high, p, len(users), len(items), smallest)
+    return ArmComparison(one, other, metric, mean.mean, mean.low, mean.high, p, len(users), len(items), smallest)
 
 
-def named(arms: Collection[str]) -> tuple[tuple[str, str], ...]:
+def pairs_for(arms: Collection[str]) -> tuple[tuple[str, str], ...]:
     """The pairs that an evaluation of these arms compares."""
-    return PAIRS + tuple(pair for pair in OF_COHORT if pair[0] in arms)
+    return COMPARED_PAIRS + tuple(pair for pair in COHORT_PAIRS if pair[0] in arms)
 
 
-def family(
-    table: pd.DataFrame, pairs: Sequence[tuple[str, str]] = PAIRS, metrics: Sequence[Metric] = METRICS
+def compare_pairs(
+    table: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]] = COMPARED_PAIRS,
+    metrics: Sequence[ComparedMetric] = COMPARED_METRICS,
 ) -> pd.DataFrame:
     """The fields of Comparison and `p_holm`, a row for each pair and metric. Holm's correction is within a metric, over
     the pairs that have a p."""
-    found = [asdict(compare(table, one, other, metric)) for metric in metrics for one, other in pairs]
-    frame = pd.DataFrame(found, columns=[field.name for field in fields(Comparison)])
+    found = [asdict(compare_arms(table, one, other, metric)) for metric in metrics for one, other in pairs]
+    frame = pd.DataFrame(found, columns=[field.name for field in fields(ArmComparison)])
     frame["p_holm"] = math.nan
     for _, known in frame.dropna(subset=["p"]).groupby("metric"):
-        frame.loc[known.index, "p_holm"] = multipletests(known["p"], alpha=1 - LEVEL, method="holm")[1]
+        frame.loc[known.index, "p_holm"] = multipletests(known["p"], alpha=1 - CONFIDENCE, method="holm")[1]
     return frame
 
 
@@ -142,7 +144,7 @@ def _p(differences: pd.Series, seed: int) -> float:
 def _smallest(differences: pd.Series) -> float:
     if len(differences) < 2 or _alike(differences.to_numpy(float)):
         return math.nan
-    effect = TTestPower().solve_power(nobs=len(differences), alpha=1 - LEVEL, power=POWER)
+    effect = TTestPower().solve_power(nobs=len(differences), alpha=1 - CONFIDENCE, power=POWER)
     return float(differences.std(ddof=1) * effect)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from mindprint_eval.report import analysis, examples
-from mindprint_eval.report.analysis import Findings
+from mindprint_eval.report.analysis import Analysis
 from mindprint_eval.report.figures import style
-from mindprint_eval.report.figures.captions import plates
+from mindprint_eval.report.figures.captions import report_figures
 from mindprint_eval.report.tables import arms, comparisons, model, provenance
 
 TITLES = (
@@ -32,19 +32,19 @@ TITLES = (
     "Settings, versions, digests",
 )
 TABLES = ("evaluation.json", "outcomes.jsonl.gz", "candidates.jsonl.gz", "questions.jsonl.gz")
-ELSEWHERE = ("arms", "adapters", "settings", "machine", "versions", "name", "command")
+SHOWN_ELSEWHERE = ("arms", "adapters", "settings", "machine", "versions", "name", "command")
 """Entries of evaluation.json that do not stand in the table of what was run."""
 
 
 def write_report(folder: Path) -> Path:
     """Returns the path of report.html. Raises FileNotFoundError where the folder is no evaluation's."""
-    shown = context(analysis.read(folder), folder)
+    shown = template_context(analysis.load_analysis(folder), folder)
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     for plate in shown["plates"]:
         file = figures / f"{plate.name}.svg"
         if plate.drawn:
-            file.write_text(style.alone(plate.drawn), encoding="utf-8")
+            file.write_text(style.standalone_svg(plate.drawn), encoding="utf-8")
         else:
             file.unlink(missing_ok=True)  # of an earlier report
     for name in ("report.md", "report.html"):
@@ -53,14 +53,14 @@ def write_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def context(found: Findings, folder: Path) -> dict[str, Any]:
+def template_context(found: Analysis, folder: Path) -> dict[str, Any]:
     """What both templates show."""
     about, adapters = found.about, found.about.get("adapters", [])
     return {
         "name": about.get("name", folder.name),
         "made_at": about.get("made_at", "an unknown time"),
         "titles": TITLES,
-        "asked": [asked(found), *comparisons.sample(found)],
+        "asked": [describe_sample(found), *comparisons.sample_notes(found)],
         "claims": arms.claims_table(found),
         "arms": [
             arms.arms_table(found),
@@ -69,14 +69,14 @@ def context(found: Findings, folder: Path) -> dict[str, Any]:
             arms.kinds_table(found),
         ],
         "comparisons": [comparisons.comparison_table(found), comparisons.anchor_table(found)],
-        "plates": plates(found),
+        "plates": report_figures(found),
         "faithfulness": [
             comparisons.faithfulness_table(found),
-            comparisons.reasons_table(found),
-            *comparisons.likeness_tables(found),
+            comparisons.rationale_table(found),
+            *comparisons.similarity_tables(found),
         ],
-        "rule": examples.RULE,
-        "chosen": examples.choose(found.outcomes, about.get("users", []), found.queries),
+        "rule": examples.SELECTION_RULE,
+        "chosen": examples.select_examples(found.outcomes, about.get("users", []), found.queries),
         "no_traces": f"Not measured: no user has questions that both {examples.ONE} and {examples.OTHER} answered.",
         "whats": found.whats,
         "making": [
@@ -86,20 +86,22 @@ def context(found: Findings, folder: Path) -> dict[str, Any]:
         ],
         "adapters": provenance.adapter_table(adapters),
         "settings": [
-            provenance.settings_table("Run", {name: value for name, value in about.items() if name not in ELSEWHERE}),
+            provenance.settings_table(
+                "Run", {name: value for name, value in about.items() if name not in SHOWN_ELSEWHERE}
+            ),
             *(
                 provenance.settings_table(part.capitalize(), about.get(part) or {})
                 for part in ("settings", "machine", "versions")
             ),
-            provenance.settings_table("SHA-256 of the tables", digests(folder)),
+            provenance.settings_table("SHA-256 of the tables", table_digests(folder)),
         ],
         "command": about.get("command") or "not recorded",
-        "recompute": recompute(folder),
-        "figure": model.figure,
+        "recompute": recompute_command(folder),
+        "figure": model.format_number,
     }
 
 
-def asked(found: Findings) -> str:
+def describe_sample(found: Analysis) -> str:
     """What the evaluation was, in a few sentences."""
     about, answers = found.about, found.answers
     questions = len(answers[["user", "item"]].drop_duplicates())
@@ -119,14 +121,14 @@ def _count(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
-def digests(folder: Path) -> dict[str, str]:
+def table_digests(folder: Path) -> dict[str, str]:
     return {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() if (folder / name).exists() else "not there"
         for name in TABLES
     }
 
 
-def recompute(folder: Path) -> str:
+def recompute_command(folder: Path) -> str:
     """To be run beside the folder."""
     return f"mindprint eval report {shlex.quote(folder.resolve().name)}"
 
@@ -140,22 +142,22 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"md": markdown, "fenced": fenced, "together": together}
+    made.filters |= {"md": escape_markdown, "fenced": fence_text, "together": keep_percent_together}
     return made
 
 
-def markdown(text: object) -> str:
+def escape_markdown(text: object) -> str:
     """One line that is read as it stands: no markup, no HTML, no end of a table's cell."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     return re.sub(r"([\\`*|_]|\[(?=[^\]]*\]\())", r"\\\1", line)
 
 
-def together(text: str) -> str:
+def keep_percent_together(text: str) -> str:
     """No line breaks between a number and its percent sign."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def fenced(text: str) -> str:
+def fence_text(text: str) -> str:
     """As a block that the text cannot end."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}text\n{text.rstrip()}\n{fence}"

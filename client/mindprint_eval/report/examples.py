@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 ONE, OTHER = "A9", "A3"
-SHOWN = ("A2", "A3", "A6", "A9")
-USERS = 2
+SHOWN_ARMS = ("A2", "A3", "A6", "A9")
+MAX_USERS = 2
 PLACES = ("largest", "median", "smallest")
-RULE = (
-    f"For each of the first {USERS} users, in the order of the evaluation, the questions with the largest, the median "
-    f"and the smallest difference in the real answer's log-probability between {ONE} and {OTHER} (mean over the seeds "
-    "in which both answered; of two middle ones the lower; ties by the question's id). "
+SELECTION_RULE = (
+    f"For each of the first {MAX_USERS} users, in the order of the evaluation, the questions with the largest, the "
+    f"median and the smallest difference in the real answer's log-probability between {ONE} and {OTHER} (mean over "
+    "the seeds in which both answered; of two middle ones the lower; ties by the question's id). "
     "The seed shown is the first in which both answered."
 )
 
@@ -24,7 +24,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Shown:
+class ArmExample:
     """What one arm made of the question; `outcome` is `not measured` where the table has no such row."""
 
     arm: str
@@ -39,7 +39,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Example:
     user: str
     item: str
     place: str
@@ -50,15 +50,15 @@ class Chosen:
     """None where the evaluation did not keep it."""
     choices: list[str]
     target: str
-    shown: list[Shown]
+    shown: list[ArmExample]
 
 
-def choose(outcomes: pd.DataFrame, users: Sequence[str], queries: Mapping[Key, str]) -> list[Chosen]:
-    """By `RULE`. Users whom both arms answered nothing are passed over; few questions make fewer places."""
+def select_examples(outcomes: pd.DataFrame, users: Sequence[str], queries: Mapping[Key, str]) -> list[Example]:
+    """By `SELECTION_RULE`. Users whom both arms answered nothing are passed over; few questions make fewer places."""
     answers = outcomes[outcomes["measure"] == "answer"]
     differences = _differences(answers)
-    found: list[Chosen] = []
-    for user in [name for name in users if (differences["user"] == name).any()][:USERS]:
+    found: list[Example] = []
+    for user in [name for name in users if (differences["user"] == name).any()][:MAX_USERS]:
         own = differences[differences["user"] == user]
         means = own.groupby("item", sort=True)["difference"].mean().sort_values(kind="stable")
         for place, item in _places([str(name) for name in means.index]):
@@ -87,10 +87,10 @@ def _places(ascending: Sequence[str]) -> list[tuple[str, str]]:
 
 def _chosen(
     rows: pd.DataFrame, key: Key, place: str, difference: float, seed: int, queries: Mapping[Key, str]
-) -> Chosen:
+) -> Example:
     by_arm: dict[str, dict[str, Any]] = {str(row["arm"]): row for row in rows.to_dict("records")}
     first = by_arm[ONE]
-    return Chosen(
+    return Example(
         user=key[0],
         item=key[1],
         place=place,
@@ -99,14 +99,14 @@ def _chosen(
         query=queries.get(key),
         choices=list(first["choices"]) if isinstance(first["choices"], dict) else [],
         target=str(first["target"]),
-        shown=[_shown(arm, by_arm.get(arm)) for arm in SHOWN],
+        shown=[_shown(arm, by_arm.get(arm)) for arm in SHOWN_ARMS],
     )
 
 
-def _shown(arm: str, row: Mapping[str, Any] | None) -> Shown:
+def _shown(arm: str, row: Mapping[str, Any] | None) -> ArmExample:
     if row is None:
-        return Shown(arm, "not measured")
-    return Shown(
+        return ArmExample(arm, "not measured")
+    return ArmExample(
         arm,
         outcome=str(row["outcome"]),
         why=str(row["why"]),

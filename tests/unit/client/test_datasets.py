@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mindprint.datasets import BadRecords, read, users
+from mindprint.datasets import DatasetError, list_user_ids, load_users
 
 Row = dict[str, Any]
 Change = Callable[[Row], None]
@@ -50,7 +50,7 @@ def put(key: str, value: object) -> Change:
 
 
 def test_takes_the_newest_train_rows_with_reasons_from_the_history(tmp_path: Path) -> None:
-    first, second = read(folder(tmp_path), users=2, engagements=3, held_out=2)
+    first, second = load_users(folder(tmp_path), users=2, engagements=3, held_out=2)
     assert (first.user_id, second.user_id) == ("u-0", "u-1")
     assert [(e.id, e.prompt, e.reason) for e in first.engagements] == [
         (f"u-0/t{n}", f"q{n}", f"r{n}") for n in (1, 2, 3)
@@ -59,7 +59,7 @@ def test_takes_the_newest_train_rows_with_reasons_from_the_history(tmp_path: Pat
 
 
 def test_times_rise_strictly_and_keep_the_order(tmp_path: Path) -> None:
-    user = read(folder(tmp_path), users=1, engagements=4, held_out=5)[0]
+    user = load_users(folder(tmp_path), users=1, engagements=4, held_out=5)[0]
     times = [e.occurred_at for e in user.engagements] + [row.asked_at for row in user.held_out]
     assert all(before < after for before, after in pairwise(times))
     day = datetime(2020, 1, 1, tzinfo=UTC)
@@ -68,7 +68,7 @@ def test_times_rise_strictly_and_keep_the_order(tmp_path: Path) -> None:
 
 def test_times_that_go_back_do_not_change_the_order(tmp_path: Path) -> None:
     edit(folder(tmp_path) / "train.jsonl", 3, put("timestamp", "1999-01-01T10:00:00+02:00"))
-    times = [e.occurred_at for e in read(tmp_path, users=1, engagements=4, held_out=1)[0].engagements]
+    times = [e.occurred_at for e in load_users(tmp_path, users=1, engagements=4, held_out=1)[0].engagements]
     assert times == sorted(set(times))
 
 
@@ -78,7 +78,7 @@ def test_records_without_times_keep_their_order(tmp_path: Path, stamp: float | N
     for file, rows in (("train", 4), ("eval", 5)):
         for line in range(1, rows + 1):
             edit(tmp_path / f"{file}.jsonl", line, put("timestamp", stamp))
-    user = read(tmp_path, users=1, engagements=4, held_out=5)[0]
+    user = load_users(tmp_path, users=1, engagements=4, held_out=5)[0]
     assert [e.id for e in user.engagements] == [f"u-0/t{n}" for n in range(4)]
     times = [e.occurred_at for e in user.engagements] + [row.asked_at for row in user.held_out]
     assert times == sorted(set(times))
@@ -86,7 +86,7 @@ def test_records_without_times_keep_their_order(tmp_path: Path, stamp: float | N
 
 def test_the_sample_of_held_out_rows_goes_by_seed_and_keeps_the_order(tmp_path: Path) -> None:
     folder(tmp_path, held_out=40)
-    users = [read(tmp_path, users=1, engagements=1, held_out=6, seed=seed)[0] for seed in (1, 1, 2)]
+    users = [load_users(tmp_path, users=1, engagements=1, held_out=6, seed=seed)[0] for seed in (1, 1, 2)]
     found = [[row.id for row in user.held_out] for user in users]
     assert found[0] == found[1] != found[2]
     assert found[0] == sorted(found[0], key=lambda name: int(name.removeprefix("u-0/e")))
@@ -97,34 +97,34 @@ def test_the_sample_of_held_out_rows_goes_by_seed_and_keeps_the_order(tmp_path: 
 )
 def test_the_seen_flag_is_kept_where_there_is_one(tmp_path: Path, key: str, value: object, seen: bool | None) -> None:
     edit(folder(tmp_path, users=1, held_out=1) / "eval.jsonl", 1, put(key, value))
-    assert read(tmp_path, users=1, engagements=1, held_out=1)[0].held_out[0].seen is seen
+    assert load_users(tmp_path, users=1, engagements=1, held_out=1)[0].held_out[0].seen is seen
 
 
 def test_users_can_be_named(tmp_path: Path) -> None:
-    assert [user.user_id for user in read(folder(tmp_path), engagements=1, held_out=1, ids=["u-1"])] == ["u-1"]
-    with pytest.raises(BadRecords, match=r"users\.jsonl has no user 'u-9': it has u-0, u-1"):
-        read(tmp_path, ids=["u-9"])
+    assert [user.user_id for user in load_users(folder(tmp_path), engagements=1, held_out=1, ids=["u-1"])] == ["u-1"]
+    with pytest.raises(DatasetError, match=r"users\.jsonl has no user 'u-9': it has u-0, u-1"):
+        load_users(tmp_path, ids=["u-9"])
 
 
 def test_a_reason_of_the_row_itself_comes_first(tmp_path: Path) -> None:
     edit(folder(tmp_path, users=1) / "train.jsonl", 4, put("reason", "own"))
-    assert read(tmp_path, users=1, engagements=1, held_out=1)[0].engagements[0].reason == "own"
+    assert load_users(tmp_path, users=1, engagements=1, held_out=1)[0].engagements[0].reason == "own"
 
 
 def test_no_reason_where_the_history_tells_of_something_else(tmp_path: Path) -> None:
     edit(folder(tmp_path, users=1) / "train.jsonl", 4, put("history_upto", 0))
-    assert read(tmp_path, users=1, engagements=1, held_out=1)[0].engagements[0].reason is None
+    assert load_users(tmp_path, users=1, engagements=1, held_out=1)[0].engagements[0].reason is None
 
 
 def test_a_folder_without_the_files(tmp_path: Path) -> None:
     (tmp_path / "users.jsonl").touch()
-    with pytest.raises(BadRecords, match=r"has no train\.jsonl and no eval\.jsonl: name a folder with"):
-        read(tmp_path)
+    with pytest.raises(DatasetError, match=r"has no train\.jsonl and no eval\.jsonl: name a folder with"):
+        load_users(tmp_path)
 
 
 def test_too_few_rows(tmp_path: Path) -> None:
-    with pytest.raises(BadRecords, match=r"has 0 of 2 users with 9 rows in train\.jsonl .*: ask for fewer"):
-        read(folder(tmp_path), users=2, engagements=9, held_out=1)
+    with pytest.raises(DatasetError, match=r"has 0 of 2 users with 9 rows in train\.jsonl .*: ask for fewer"):
+        load_users(folder(tmp_path), users=2, engagements=9, held_out=1)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_what_is_wrong_is_named_with_file_and_line(
     tmp_path: Path, file: str, line: int, change: Change, message: str
 ) -> None:
     edit(folder(tmp_path, users=1, held_out=1) / f"{file}.jsonl", line, change)
-    with pytest.raises(BadRecords, match=message) as caught:
-        read(tmp_path, users=1, engagements=4, held_out=1)
+    with pytest.raises(DatasetError, match=message) as caught:
+        load_users(tmp_path, users=1, engagements=4, held_out=1)
     assert "\n" not in str(caught.value)
 
 
@@ -158,42 +158,42 @@ def test_lines_that_are_no_objects(tmp_path: Path, line: bytes, message: str) ->
     folder(tmp_path)
     with (tmp_path / "eval.jsonl").open("ab") as stream:
         stream.write(b"\n" + line)
-    with pytest.raises(BadRecords, match=rf"eval\.jsonl:12: .*{message}"):
-        read(tmp_path, users=1, engagements=1, held_out=1)
+    with pytest.raises(DatasetError, match=rf"eval\.jsonl:12: .*{message}"):
+        load_users(tmp_path, users=1, engagements=1, held_out=1)
 
 
 def test_an_evaluation_takes_users_with_fewer_rows_or_none(tmp_path: Path) -> None:
     there = folder(tmp_path, held_out=2)
     rows = (there / "eval.jsonl").read_text().splitlines()
     (there / "eval.jsonl").write_text("".join(row + "\n" for row in rows if "u-1" not in row))
-    first, second = read(there, users=2, engagements=9, held_out=5, fewer=True)
+    first, second = load_users(there, users=2, engagements=9, held_out=5, fewer=True)
     assert (len(first.engagements), len(first.held_out)) == (4, 2)
     assert (len(second.engagements), second.held_out) == (4, [])
-    assert users(there) == ["u-0", "u-1"]
+    assert list_user_ids(there) == ["u-0", "u-1"]
 
 
 def test_open_questions_and_other_kinds_are_taken_where_they_can_be_measured(tmp_path: Path) -> None:
     there = folder(tmp_path, users=1, held_out=3)
     edit(there / "eval.jsonl", 1, lambda row: row.pop("choices"))
     edit(there / "eval.jsonl", 2, put("kind", "ranking"))
-    [user] = read(there, users=1, engagements=2, held_out=3, open_too=True)
+    [user] = load_users(there, users=1, engagements=2, held_out=3, open_too=True)
     assert [(row.kind, row.choices) for row in user.held_out] == [
         ("open", None),
         ("ranking", ["yes", "no"]),
         ("closed", ["yes", "no"]),
     ]
-    with pytest.raises(BadRecords, match="choices is no list"):
-        read(there, users=1, engagements=2, held_out=3)
+    with pytest.raises(DatasetError, match="choices is no list"):
+        load_users(there, users=1, engagements=2, held_out=3)
 
 
 @pytest.mark.parametrize("kind", ["open", "essay", 7])
 def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, kind: object) -> None:
     there = folder(tmp_path, users=1)
     edit(there / "eval.jsonl", 1, put("kind", kind))
-    with pytest.raises(BadRecords, match=r"eval\.jsonl:1: kind"):
-        read(there, users=1, engagements=2, held_out=3, open_too=True)
+    with pytest.raises(DatasetError, match=r"eval\.jsonl:1: kind"):
+        load_users(there, users=1, engagements=2, held_out=3, open_too=True)
 
 
 def test_users_need_their_file(tmp_path: Path) -> None:
-    with pytest.raises(BadRecords, match=r"has no users\.jsonl"):
-        users(tmp_path)
+    with pytest.raises(DatasetError, match=r"has no users\.jsonl"):
+        list_user_ids(tmp_path)

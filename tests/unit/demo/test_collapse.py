@@ -30,8 +30,8 @@ from mindprint.types import (
 from mindprint_demo import collapse as collapsing
 from mindprint_demo import pipeline as staging
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.pipeline import Results, Stages
-from mindprint_demo.report import as_json, problems, tables
+from mindprint_demo.pipeline import DemoPipeline, DemoResults
+from mindprint_demo.report import find_problems, result_tables, results_json
 
 ROUNDS = 3
 """Looks at the server until a trainer has its version."""
@@ -160,23 +160,23 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collapsing, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(collapsing, "QUESTION_INTERVAL_S", 0.0)
     monkeypatch.setattr(staging, "POLL_S", 0.001)
 
 
-def stages(world: World, **options: Any) -> Stages:
+def stages(world: World, **options: Any) -> DemoPipeline:
     out = Output(Console(file=io.StringIO(), width=118))
-    return Stages(DemoOptions(**{"collapse": True, **options}), out, cast(Any, world), cast(Any, world))
+    return DemoPipeline(DemoOptions(**{"collapse": True, **options}), out, cast(Any, world), cast(Any, world))
 
 
-async def played(world: World, **options: Any) -> collapsing.Collapse:
+async def played(world: World, **options: Any) -> collapsing.CollapseResult:
     users = [person("u-0")]
-    return await collapsing.run(stages(world, **options), users, {"u-0": adapter(*world.versions)})
+    return await collapsing.run_collapse(stages(world, **options), users, {"u-0": adapter(*world.versions)})
 
 
-def shown(made: Results) -> str:
+def shown(made: DemoResults) -> str:
     console = Console(file=io.StringIO(), width=118)
-    for table in tables(made):
+    for table in result_tables(made):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -202,7 +202,7 @@ async def test_the_whole_demo_keeps_its_books() -> None:
     assert (found.accounting.accepted, found.accounting.trained, found.accounting.problems) == (2, 2, [])
     assert found.failed_requests == 0
     assert found.collapse is not None
-    assert problems(found) == []
+    assert find_problems(found) == []
     assert found.adapters["u-0"].live == 1, "the tables are about what was scored"
 
 
@@ -285,8 +285,8 @@ async def test_what_is_told_of_it() -> None:
     assert "The gate refused user/u-0@2: collapse." in told
     assert f"Meanwhile user/u-0@1 answered {answered} of {answered} questions. user/u-0@1 stayed live." in told
     assert "Of the same traces the ordinary trainer made user/u-0@3: live." in told
-    assert problems(made) == []
-    document = as_json(made)["collapse"]
+    assert find_problems(made) == []
+    document = results_json(made)["collapse"]
     assert (document["gate"]["state"], document["later"]["version"]) == ("refused", "user/u-0@3")
 
 
@@ -294,4 +294,4 @@ async def test_a_collapse_that_passed_is_told_and_fails_the_demo() -> None:
     made = results()
     made.collapse = await played(World(refuse=False))
     assert "THE GATE LET user/u-0@2 PASS" in shown(made)
-    assert problems(made)[0].startswith("the gate let user/u-0@2 pass")
+    assert find_problems(made)[0].startswith("the gate let user/u-0@2 pass")

@@ -6,13 +6,13 @@ import json
 from rich.console import Console
 
 from demo_made import COLLAPSED, THINKS, UNSEEN, adapter, results, version
-from mindprint_demo.pipeline import Results
-from mindprint_demo.report import as_json, problems, tables
+from mindprint_demo.pipeline import DemoResults
+from mindprint_demo.report import find_problems, result_tables, results_json
 
 
-def shown(made: Results) -> str:
+def shown(made: DemoResults) -> str:
     console = Console(file=io.StringIO(), width=118)
-    for table in tables(made):
+    for table in result_tables(made):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -87,11 +87,11 @@ def test_another_profile_is_noted() -> None:
 
 
 def test_problems_decide_the_exit_code() -> None:
-    assert problems(results()) == []
-    assert problems(results(failed=1)) == ["1 requests failed"]
+    assert find_problems(results()) == []
+    assert find_problems(results(failed=1)) == ["1 requests failed"]
     made = results()
     made.adapters = {"u-0": adapter(version(["t1", "t2"], state="refused", passed=False))}
-    assert problems(made) == ["user/u-0@1 was refused: its canary failed", "no adapter is live"]
+    assert find_problems(made) == ["user/u-0@1 was refused: its canary failed", "no adapter is live"]
 
 
 def test_a_refusal_by_the_gate_is_told_and_is_no_failure() -> None:
@@ -101,7 +101,7 @@ def test_a_refusal_by_the_gate_is_told_and_is_no_failure() -> None:
     made.adapters["u-1"] = adapter(version([], 1, "u-1", state="refused", checks=[COLLAPSED]))
     made.cohorts = [adapter(version(["t1"], 4, key="cohort/everyone", checks=[THINKS]))]
     text = shown(made)
-    assert problems(made) == []
+    assert find_problems(made) == []
     assert "versions refused by the gate: 2" in text
     assert "user/u-0@2: collapse" in text
     assert "refused" in line_of(text, "u-1", "12 wrong answer")
@@ -109,12 +109,12 @@ def test_a_refusal_by_the_gate_is_told_and_is_no_failure() -> None:
     assert "1.000" in line_of(text, "collapse", "FAILED", "the base [1]")
     assert "not judged" in line_of(text, "personal live", "2 engagements held out")
     assert line_of(text, "cohort/everyone@4", "canary", "passed")
-    assert as_json(made)["rows"][0]["gate"][1]["checks"][1]["name"] == "collapse"
-    assert as_json(made)["cohorts"][0]["version"] == "cohort/everyone@4"
+    assert results_json(made)["rows"][0]["gate"][1]["checks"][1]["name"] == "collapse"
+    assert results_json(made)["cohorts"][0]["version"] == "cohort/everyone@4"
 
 
 def test_the_document_is_json() -> None:
-    document = json.loads(json.dumps(as_json(results()), allow_nan=False))
+    document = json.loads(json.dumps(results_json(results()), allow_nan=False))
     first, second = document["rows"]
     assert first["scores"]["direct"]["logprob"] == {"before": -1.0, "after": -0.25, "low": 0.75, "high": 0.75}
     assert (first["version"], first["canary"]["passed"]) == (1, True)

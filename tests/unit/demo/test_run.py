@@ -12,8 +12,8 @@ from mindprint import doctor
 from mindprint.exceptions import MindprintError
 from mindprint.local.processes import Child, ProcessDied
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.pipeline import failed_requests, training
-from mindprint_demo.run import new_folder, run_demo, while_running
+from mindprint_demo.pipeline import count_failed_requests, training_progress
+from mindprint_demo.run import create_run_folder, run_demo, while_running
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_a_failure_of_the_work_is_its_own(sleeper: Child) -> None:
 
 def test_every_run_has_its_folder_and_old_ones_go(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    folders = [new_folder(tmp_path, keep=2) for _ in range(4)]
+    folders = [create_run_folder(tmp_path, keep=2) for _ in range(4)]
     assert len(set(folders)) == 4
     assert sorted(tmp_path.iterdir()) == [tmp_path / "mine", *folders[2:]]
 
@@ -86,7 +86,7 @@ mindprint_requests_total{method="POST",route="/v1/leases",status="204"} 5.0
 mindprint_requests_total{method="GET",route="/v1/users/{user_id}",status="404"} 1.0
 mindprint_requests_created{method="GET",route="/v1/users/{user_id}",status="404"} 1.7e9
 """
-    assert failed_requests(metrics) == 3
+    assert count_failed_requests(metrics) == 3
 
 
 def test_what_the_gate_refuses_is_no_failed_request() -> None:
@@ -94,11 +94,11 @@ def test_what_the_gate_refuses_is_no_failed_request() -> None:
 mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="503"} 1.0
 mindprint_requests_total{method="POST",route="/v1/traces",status="422"} 4.0
 """
-    assert failed_requests(metrics) == 5
+    assert count_failed_requests(metrics) == 5
 
 
 def test_what_the_trainer_does_in_few_words() -> None:
     event = "training adapter=user/u-0 fast_answer=1.2 seconds_left=3 step=2/5 tokens_per_second=210"
-    assert training(event) == "training user/u-0, step 2/5, 210 tokens/s"
-    assert training("leased adapter=user/u-0") == "leased adapter=user/u-0"
-    assert training("") == ""
+    assert training_progress(event) == "training user/u-0, step 2/5, 210 tokens/s"
+    assert training_progress("leased adapter=user/u-0") == "leased adapter=user/u-0"
+    assert training_progress("") == ""

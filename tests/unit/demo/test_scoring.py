@@ -8,7 +8,7 @@ import pytest
 from demo_made import person, trace
 from mindprint.exceptions import ApiError, MindprintError
 from mindprint.types import Trace, TraceRequest
-from mindprint_demo.scoring import answered, ask, score
+from mindprint_demo.scoring import build_request, score_arm, score_trace
 
 
 class Writer:
@@ -35,7 +35,7 @@ class Writer:
 async def test_every_question_is_put_once_in_every_mode_and_a_few_at_once() -> None:
     users, ticks = [person("u-0"), person("u-1")], []
     writer: Any = Writer()
-    scores = await score(writer, users, ("direct", "personal"), "base", in_flight=3, tick=lambda: ticks.append(1))
+    scores = await score_arm(writer, users, ("direct", "personal"), "base", in_flight=3, tick=lambda: ticks.append(1))
     assert len(ticks) == len(writer.asked) == 16
     assert len({(r.user_id, r.query, r.mode) for r in writer.asked}) == 16
     assert writer.most == 3
@@ -45,7 +45,7 @@ async def test_every_question_is_put_once_in_every_mode_and_a_few_at_once() -> N
 
 async def test_a_failure_is_kept_and_the_others_go_on() -> None:
     writer: Any = Writer("q2")
-    scores = await score(writer, [person("u-0")], ("direct",), "adapter", in_flight=8, tick=lambda: None)
+    scores = await score_arm(writer, [person("u-0")], ("direct",), "adapter", in_flight=8, tick=lambda: None)
     assert [a.row for a in scores.of("u-0", "direct")] == ["u-0/e0", "u-0/e1", "u-0/e3"]
     assert scores.failures == ["adapter direct u-0/e2: the queue is full (429 busy)"]
     assert scores.of("u-0", "personal") == []
@@ -53,7 +53,7 @@ async def test_a_failure_is_kept_and_the_others_go_on() -> None:
 
 def test_what_is_asked() -> None:
     row = person("u-0").held_out[1]
-    base, adapted = ask("u-0", row, "direct", "base"), ask("u-0", row, "personal", "adapter")
+    base, adapted = build_request("u-0", row, "direct", "base"), build_request("u-0", row, "personal", "adapter")
     assert (base.model, adapted.model) == ("base", "user/u-0")
     assert (base.temperature, base.asked_at, base.target, base.choices) == (0.0, row.asked_at, "a", ["a", "b"])
     assert adapted.mode == "personal"
@@ -61,7 +61,7 @@ def test_what_is_asked() -> None:
 
 def test_what_is_noted_of_an_answer() -> None:
     row = person("u-0").held_out[0]
-    found = answered(row, trace("x", target=-0.25))
+    found = score_trace(row, trace("x", target=-0.25))
     assert (found.row, found.right, found.logprob, found.profile_version) == ("u-0/e0", True, -0.25, 1)
     with pytest.raises(MindprintError, match="u-0/e0 does not score the choices"):
-        answered(row, trace("x"))
+        score_trace(row, trace("x"))

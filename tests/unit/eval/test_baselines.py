@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_outcomes import table
-from mindprint.datasets import HeldOut, UserRecords
+from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.types import Engagement
-from mindprint_eval.baselines import NAMES, NO_CHOICES, NOTHING_PAST, ONE_CLASS, rivals
+from mindprint_eval.baselines import BASELINES, NO_CHOICES, NO_PAST_ANSWER, ONE_CLASS, answer_with_baselines
 from mindprint_eval.metrics import metrics
 from mindprint_eval.results import Outcome
 from samples import START
@@ -26,23 +26,23 @@ PAST = [
 
 
 def person(
-    said: Sequence[tuple[str, str]] = PAST, choices: list[str] | None = CHOICES, asked: Sequence[HeldOut] = ()
-) -> UserRecords:
+    said: Sequence[tuple[str, str]] = PAST, choices: list[str] | None = CHOICES, asked: Sequence[HeldOutQuestion] = ()
+) -> UserDataset:
     past = [
         Engagement(id=f"t{n}", prompt=prompt, response=answer, occurred_at=START, choices=choices)
         for n, (prompt, answer) in enumerate(said)
     ]
-    return UserRecords("ann", past, list(asked))
+    return UserDataset("ann", past, list(asked))
 
 
 def question(
     query: str = "Should taxes on bread rise?", target: str = "disagree", choices: list[str] | None = CHOICES
-) -> HeldOut:
-    return HeldOut("e0", query, choices, target, START, seen=False, kind="closed" if choices else "open")
+) -> HeldOutQuestion:
+    return HeldOutQuestion("e0", query, choices, target, START, seen=False, kind="closed" if choices else "open")
 
 
-def answered(user: UserRecords) -> dict[str, Outcome]:
-    return {row.arm: row for row in rivals([user], 0)}
+def answered(user: UserDataset) -> dict[str, Outcome]:
+    return {row.arm: row for row in answer_with_baselines([user], 0)}
 
 
 def test_the_majority_by_hand() -> None:
@@ -59,7 +59,7 @@ def test_of_answers_as_common_the_first_choice() -> None:
 
 def test_only_answers_among_the_choices_count() -> None:
     found = answered(person(asked=[question(target="agree", choices=["agree", "maybe"])]))
-    assert [found[name].answer for name in NAMES] == ["agree"] * 3
+    assert [found[name].answer for name in BASELINES] == ["agree"] * 3
     assert found["majority"].logprob == pytest.approx(math.log(3 / 4))
 
 
@@ -99,16 +99,16 @@ def test_one_class_falls_back_to_the_majority_and_says_so() -> None:
 
 def test_where_nothing_is_known_of_the_choices_nothing_is_answered() -> None:
     for user in (person([], asked=[question()]), person(asked=[question(target="x", choices=["x", "y"])])):
-        for row in rivals([user], 0):
+        for row in answer_with_baselines([user], 0):
             assert (row.outcome, row.why, row.answer, row.right, row.logprob) == (
                 "failed",
-                NOTHING_PAST,
+                NO_PAST_ANSWER,
                 "",
                 None,
                 None,
             )
     open_past = person(choices=None, asked=[question()])
-    assert [answered(open_past)[name].outcome for name in NAMES] == ["failed", "answered", "failed"]
+    assert [answered(open_past)[name].outcome for name in BASELINES] == ["failed", "answered", "failed"]
 
 
 def test_open_questions_can_only_be_copied() -> None:
@@ -121,18 +121,20 @@ def test_open_questions_can_only_be_copied() -> None:
 
 def test_users_do_not_see_each_other_and_may_have_no_questions() -> None:
     ann = person(asked=[question()])
-    bob = UserRecords("bob", person([("Should taxes on bread rise?", "pass")] * 9).engagements, [])
-    assert rivals([ann, bob], 0) == rivals([ann], 0) == rivals([bob, ann], 0)
+    bob = UserDataset("bob", person([("Should taxes on bread rise?", "pass")] * 9).engagements, [])
+    assert (
+        answer_with_baselines([ann, bob], 0) == answer_with_baselines([ann], 0) == answer_with_baselines([bob, ann], 0)
+    )
 
 
 def test_what_the_rows_say_of_themselves() -> None:
-    rows = rivals([person(asked=[question()])], 3, tokens=len)
-    assert [row.arm for row in rows] == list(NAMES)
+    rows = answer_with_baselines([person(asked=[question()])], 3, tokens=len)
+    assert [row.arm for row in rows] == list(BASELINES)
     assert {(row.measure, row.seed, row.user, row.item, row.seen, row.tokens) for row in rows} == {
         ("answer", 3, "ann", "e0", False, len("disagree"))
     }
-    assert rivals([person(asked=[question()])], 0)[0].tokens == 1
-    assert list(metrics.per_user(table(rows))["items"]) == [1, 1, 1]
+    assert answer_with_baselines([person(asked=[question()])], 0)[0].tokens == 1
+    assert list(metrics.scores_by_user(table(rows))["items"]) == [1, 1, 1]
 
 
 @given(
@@ -141,7 +143,7 @@ def test_what_the_rows_say_of_themselves() -> None:
 )
 @settings(max_examples=25)
 def test_probabilities_add_up_whatever_was_said(said: list[tuple[str, str]], target: str) -> None:
-    for row in rivals([person(said, asked=[question("b c", target)])], 0):
+    for row in answer_with_baselines([person(said, asked=[question("b c", target)])], 0):
         assert row.outcome == "answered"
         if row.choices is not None:
             assert sum(map(math.exp, row.choices.values())) == pytest.approx(1)

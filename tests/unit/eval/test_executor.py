@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from mindprint import ApiError
-from mindprint.datasets import HeldOut
+from mindprint.datasets import HeldOutQuestion
 from mindprint.local.console import Output
 from mindprint.types import Provenance, Trace, TraceRequest
 from mindprint_eval.arms import ARMS
-from mindprint_eval.config import CannotEvaluate
-from mindprint_eval.executor import Asker
-from mindprint_eval.requests import Asked, ask
-from mindprint_eval.response_cache import Book
-from mindprint_eval.runner import first
+from mindprint_eval.config import EvaluationError
+from mindprint_eval.executor import RequestExecutor
+from mindprint_eval.requests import EvalRequest, build_request
+from mindprint_eval.response_cache import ResponseCache
+from mindprint_eval.runner import root_cause
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -41,18 +41,18 @@ class Server:
         )  # fmt: skip
 
 
-def question(number: int, digest: str | None = None) -> Asked:
-    row = HeldOut(f"{number}", f"Question {number}?", ["yes", "no"], "yes", NOW)
-    return ask("answer", ARMS["A1"], "ann", row, "base", digest, "own")
+def question(number: int, digest: str | None = None) -> EvalRequest:
+    row = HeldOutQuestion(f"{number}", f"Question {number}?", ["yes", "no"], "yes", NOW)
+    return build_request("answer", ARMS["A1"], "ann", row, "base", digest, "own")
 
 
-def asker(server: Any, book: Book) -> Asker:
-    return Asker(server, Output(), book, {"ann": "m"}, {"digest": "b"}, seed=0, in_flight=2)
+def asker(server: Any, book: ResponseCache) -> RequestExecutor:
+    return RequestExecutor(server, Output(), book, {"ann": "m"}, {"digest": "b"}, seed=0, in_flight=2)
 
 
 async def test_only_new_questions_are_put(tmp_path: Path) -> None:
     server = Server()
-    with Book(tmp_path / "b.jsonl") as book:
+    with ResponseCache(tmp_path / "b.jsonl") as book:
         first_time = await asker(server, book).ask("A1", [question(1), question(2)])
         second = await asker(server, book).ask("A1", [question(2), question(3), question(1)])
     assert [request.query for request in server.asked] == ["Question 1?", "Question 2?", "Question 3?"]
@@ -64,7 +64,7 @@ async def test_only_new_questions_are_put(tmp_path: Path) -> None:
 async def test_an_error_is_an_outcome_and_is_asked_again(tmp_path: Path) -> None:
     server = Server()
     server.error = ApiError("too long", status=422, code="prompt_too_long")
-    with Book(tmp_path / "b.jsonl") as book:
+    with ResponseCache(tmp_path / "b.jsonl") as book:
         [row] = await asker(server, book).ask("A1", [question(1)])
         assert (row.outcome, row.right) == ("failed", None)
         assert "too long" in row.why
@@ -74,17 +74,17 @@ async def test_an_error_is_an_outcome_and_is_asked_again(tmp_path: Path) -> None
 
 
 async def test_a_base_that_changed_half_way_ends_the_evaluation(tmp_path: Path) -> None:
-    with Book(tmp_path / "b.jsonl") as book:
+    with ResponseCache(tmp_path / "b.jsonl") as book:
         with pytest.raises(ExceptionGroup) as raised:
             await asker(Server(base_digest="other"), book).ask("A1", [question(1)])
-        cause = first(raised.value)
-        assert isinstance(cause, CannotEvaluate)
+        cause = root_cause(raised.value)
+        assert isinstance(cause, EvaluationError)
         assert "the base model's digest was b and is other" in str(cause)
         assert len(book) == 0
 
 
 async def test_an_answer_of_another_adapter_does_not_count(tmp_path: Path) -> None:
-    with Book(tmp_path / "b.jsonl") as book:
+    with ResponseCache(tmp_path / "b.jsonl") as book:
         [row] = await asker(Server(adapter_digest=None), book).ask("A5", [question(1, digest="sha256:wanted")])
         assert (row.outcome, row.why) == ("failed", "base answered in the adapter's place")
         assert len(book) == 0

@@ -12,8 +12,8 @@ from made_outcomes import made
 from mindprint.cli.errors import Fail
 from mindprint.cli.eval import app
 from mindprint_eval import merge, results
-from mindprint_eval.config import CannotEvaluate
-from mindprint_eval.merge import join
+from mindprint_eval.config import EvaluationError
+from mindprint_eval.merge import merge_evaluations
 from mindprint_eval.report import analysis
 
 
@@ -28,8 +28,8 @@ def two(tmp_path: Path) -> list[Path]:
 
 
 def test_the_whole_is_what_one_evaluation_of_all_users_would_be(two: list[Path], tmp_path: Path) -> None:
-    whole = analysis.read(join(two, tmp_path / "deep" / "whole"))
-    at_once = analysis.read(evaluation(tmp_path / "at-once", ("ann", "ben", "cat")))
+    whole = analysis.load_analysis(merge_evaluations(two, tmp_path / "deep" / "whole"))
+    at_once = analysis.load_analysis(evaluation(tmp_path / "at-once", ("ann", "ben", "cat")))
     assert whole.about["users"] == ["ann", "ben", "cat"]
     order = ["measure", "arm", "user", "item"]
     got, wanted = (f.outcomes.sort_values(order, ignore_index=True) for f in (whole, at_once))
@@ -44,7 +44,7 @@ def test_it_tells_what_each_was(two: list[Path], tmp_path: Path) -> None:
     document = json.loads((two[1] / "evaluation.json").read_text())
     later = document | {"made_at": "2026-02-01T00:00:00+00:00", "command": "mindprint eval of two"}
     (two[1] / "evaluation.json").write_text(json.dumps(later))
-    about = analysis.read(join(two, tmp_path / "whole")).about
+    about = analysis.load_analysis(merge_evaluations(two, tmp_path / "whole")).about
     assert about["made_at"] == "2026-02-01T00:00:00+00:00"
     assert [one["command"] for one in about["joined"]] == [document["command"], "mindprint eval of two"]
 
@@ -53,12 +53,14 @@ def test_another_seed_of_the_same_users_brings_no_second_answer_of_a_rival(tmp_p
     folders = [evaluation(tmp_path / f"seed-{seed}", ("ann",), (seed,)) for seed in (0, 1)]
     rival = {"measure": "answer", "arm": "majority", "seed": 0, "user": "ann", "item": "i"}
     for folder in folders:
-        rows = list(results.lines(folder / "outcomes.jsonl.gz"))
-        results.write_lines([*rows, rows[0] | rival], folder / "outcomes.jsonl.gz")
-    whole = analysis.read(join(folders, tmp_path / "whole"))
+        rows = list(results.read_ndjson(folder / "outcomes.jsonl.gz"))
+        results.write_ndjson([*rows, rows[0] | rival], folder / "outcomes.jsonl.gz")
+    whole = analysis.load_analysis(merge_evaluations(folders, tmp_path / "whole"))
     assert whole.about["seeds"] == [0, 1]
     assert (whole.outcomes["arm"] == "majority").sum() == 1
-    assert (whole.outcomes["arm"] == "A9").sum() == 2 * (analysis.read(folders[0]).outcomes["arm"] == "A9").sum()
+    assert (whole.outcomes["arm"] == "A9").sum() == 2 * (
+        analysis.load_analysis(folders[0]).outcomes["arm"] == "A9"
+    ).sum()
 
 
 @pytest.mark.parametrize(
@@ -70,23 +72,23 @@ def test_another_seed_of_the_same_users_brings_no_second_answer_of_a_rival(tmp_p
 )
 def test_what_does_not_belong_together_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folders = [evaluation(tmp_path / "one", ("ann",)), evaluation(tmp_path / "two", ("ben",), **changes)]
-    with pytest.raises(CannotEvaluate, match=message):
-        join(folders, tmp_path / "whole")
+    with pytest.raises(EvaluationError, match=message):
+        merge_evaluations(folders, tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
 
 
 def test_nobody_counts_twice(two: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(CannotEvaluate, match="ann with seed 0 is in two of them"):
-        join([*two, evaluation(tmp_path / "three", ("ann",))], tmp_path / "whole")
+    with pytest.raises(EvaluationError, match="ann with seed 0 is in two of them"):
+        merge_evaluations([*two, evaluation(tmp_path / "three", ("ann",))], tmp_path / "whole")
 
 
 def test_a_folder_without_its_tables_is_refused(two: list[Path], tmp_path: Path) -> None:
     (two[1] / "candidates.jsonl.gz").unlink()
-    with pytest.raises(CannotEvaluate, match=r"candidates\.jsonl\.gz is missing"):
-        join(two, tmp_path / "whole")
+    with pytest.raises(EvaluationError, match=r"candidates\.jsonl\.gz is missing"):
+        merge_evaluations(two, tmp_path / "whole")
     (two[1] / "evaluation.json").unlink()
-    with pytest.raises(CannotEvaluate, match=r"has no evaluation\.json"):
-        join(two, tmp_path / "whole")
+    with pytest.raises(EvaluationError, match=r"has no evaluation\.json"):
+        merge_evaluations(two, tmp_path / "whole")
 
 
 def test_the_command_writes_the_report_and_overwrites_nothing(two: list[Path], tmp_path: Path) -> None:
@@ -99,4 +101,4 @@ def test_the_command_writes_the_report_and_overwrites_nothing(two: list[Path], t
 
 
 def test_what_must_be_equal_is_in_every_evaluation(two: list[Path]) -> None:
-    assert set(merge.SAME) - {"data_digest"} <= set(json.loads((two[0] / "evaluation.json").read_text()))
+    assert set(merge.MUST_MATCH) - {"data_digest"} <= set(json.loads((two[0] / "evaluation.json").read_text()))

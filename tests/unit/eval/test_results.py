@@ -15,21 +15,21 @@ ROW = Outcome(
 
 def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
     rows = [ROW, replace(ROW, item="2", outcome="refused", why="gate", right=None, logprob=None, choices=None)]
-    results.write(rows, tmp_path / "t.jsonl.gz")
-    table = results.read(tmp_path / "t.jsonl.gz")
+    results.write_outcomes(rows, tmp_path / "t.jsonl.gz")
+    table = results.read_outcomes(tmp_path / "t.jsonl.gz")
     assert list(table.columns) == list(results.COLUMNS)
-    assert [Outcome(**row) for row in results.lines(tmp_path / "t.jsonl.gz")] == rows
+    assert [Outcome(**row) for row in results.read_ndjson(tmp_path / "t.jsonl.gz")] == rows
     assert table["logprob"].isna().tolist() == [False, True]
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
-    results.write([ROW], tmp_path / "one.gz")
-    results.write([ROW], tmp_path / "other.gz")
+    results.write_outcomes([ROW], tmp_path / "one.gz")
+    results.write_outcomes([ROW], tmp_path / "other.gz")
     assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "other.gz").read_bytes()
 
 
 def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
-    results.write([], tmp_path / "t.jsonl.gz")
-    table = results.read(tmp_path / "t.jsonl.gz")
+    results.write_outcomes([], tmp_path / "t.jsonl.gz")
+    table = results.read_outcomes(tmp_path / "t.jsonl.gz")
     assert len(table) == 0
     assert list(table.columns) == list(results.COLUMNS)

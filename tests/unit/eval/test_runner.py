@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from mindprint.datasets import BadRecords
+from mindprint.datasets import DatasetError
 from mindprint.types import LoraLimits, ServerInfo
 from mindprint_demo import synthetic
 from mindprint_eval import runner
-from mindprint_eval.config import CannotEvaluate, EvalOptions
-from mindprint_eval.shard import Found
+from mindprint_eval.config import EvalOptions, EvaluationError
+from mindprint_eval.shard import ShardResult
 from mindprint_eval.training_sets import Thresholds
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    synthetic.write(tmp_path / "data", 8, 6, 3, 0)
+    synthetic.write_dataset(tmp_path / "data", 8, 6, 3, 0)
     return tmp_path / "data"
 
 
@@ -30,35 +30,35 @@ def names(users: Any) -> list[str]:
 
 
 def test_the_parts_of_the_users_do_not_meet(data: Path) -> None:
-    tune, _ = runner.chosen(options(data, part="tune", users=4))
-    report, _ = runner.chosen(options(data, part="report", users=4))
-    everybody, _ = runner.chosen(options(data, part="all", users=8))
+    tune, _ = runner.select_users(options(data, part="tune", users=4))
+    report, _ = runner.select_users(options(data, part="report", users=4))
+    everybody, _ = runner.select_users(options(data, part="all", users=8))
     assert not set(names(tune)) & set(names(report))
     assert {*names(tune), *names(report)} == set(names(everybody))
 
 
 def test_the_pool_is_of_users_whom_nobody_is_asked_about(data: Path) -> None:
-    users, pool = runner.chosen(options(data, users=3, pool=4))
+    users, pool = runner.select_users(options(data, users=3, pool=4))
     assert len(pool) == 4
     assert not set(names(users)) & set(names(pool))
-    assert runner.chosen(options(data, users=8))[1] == []
+    assert runner.select_users(options(data, users=8))[1] == []
 
 
 def test_more_users_than_there_are_are_refused(data: Path) -> None:
-    with pytest.raises(BadRecords, match="has 4 users in part 'tune': ask for fewer than 5"):
-        runner.chosen(options(data, part="tune", users=5))
+    with pytest.raises(DatasetError, match="has 4 users in part 'tune': ask for fewer than 5"):
+        runner.select_users(options(data, part="tune", users=5))
 
 
 def test_pieces_are_groups_of_users_for_each_seed(data: Path) -> None:
     chosen = options(data, users=5, group=2, seeds=2)
-    users, pool = runner.chosen(chosen)
-    found = [(piece.seed, len(piece.users)) for piece in runner.pieces(chosen, users, pool)]
+    users, pool = runner.select_users(chosen)
+    found = [(piece.seed, len(piece.users)) for piece in runner.split_into_shards(chosen, users, pool)]
     assert found == [(0, 2), (0, 2), (0, 1), (1, 2), (1, 2), (1, 1)]
 
 
 def test_later_seeds_can_be_run_alone(data: Path) -> None:
     chosen = options(data, users=2, seeds=2, first_seed=1)
-    assert [piece.seed for piece in runner.pieces(chosen, *runner.chosen(chosen))] == [1, 2]
+    assert [piece.seed for piece in runner.split_into_shards(chosen, *runner.select_users(chosen))] == [1, 2]
 
 
 def test_the_server_measures_and_does_not_interfere(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +81,8 @@ def test_no_engagement_is_left_out_for_being_unlikely_but_where_that_is_asked_fo
 
 
 def test_other_thresholds_leave_a_piece_s_store_and_ask_anew(data: Path) -> None:
-    users, pool = runner.chosen(options(data, users=2))
-    [piece] = runner.pieces(options(data, users=2), users, pool)
+    users, pool = runner.select_users(options(data, users=2))
+    [piece] = runner.split_into_shards(options(data, users=2), users, pool)
     before = runner._decides(options(data), piece)
     assert runner._decides(options(data), piece) == before
     assert runner._decides(options(data, thresholds=Thresholds(gain=0.1)), piece) != before
@@ -101,14 +101,14 @@ def test_a_base_model_that_changed_is_refused(data: Path) -> None:
     chosen.out.mkdir()
     runner._same_base(chosen, info("sha256:one"))
     runner._same_base(chosen, info("sha256:one"))
-    with pytest.raises(CannotEvaluate, match="begun with the base model sha256:one"):
+    with pytest.raises(EvaluationError, match="begun with the base model sha256:one"):
         runner._same_base(chosen, info("sha256:two"))
 
 
 def test_the_document_says_what_was_run(data: Path) -> None:
     chosen = options(data, users=2)
-    users, _ = runner.chosen(chosen)
-    folder = runner.write(chosen, users, [Found()], info("sha256:one"))
+    users, _ = runner.select_users(chosen)
+    folder = runner.write_evaluation(chosen, users, [ShardResult()], info("sha256:one"))
     document = json.loads((folder / "evaluation.json").read_text())
     assert document["users"] == names(users)
     assert document["data_digest"].startswith("sha256:")

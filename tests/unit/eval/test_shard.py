@@ -18,11 +18,11 @@ from mindprint.local.console import Output
 from mindprint.types import LeaseRequest
 from mindprint_demo import synthetic
 from mindprint_eval import adapters
-from mindprint_eval.arms import BARE, BY_NAME, CHANGED, METHOD, Recipe
+from mindprint_eval.arms import BARE_THINKING_ARMS, METHOD_ARMS, OPTIONAL_ARMS, PERTURBED_ARMS, Recipe
 from mindprint_eval.config import EvalOptions
-from mindprint_eval.response_cache import Book
+from mindprint_eval.response_cache import ResponseCache
 from mindprint_eval.results import Outcome
-from mindprint_eval.shard import Found, Piece, Running
+from mindprint_eval.shard import EvalShard, ShardResult, ShardRunner
 from mindprint_server.app import create_app
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
@@ -66,10 +66,10 @@ async def services(tmp_path: Path, base_folder: Path) -> AsyncIterator[Container
 
 
 @pytest.fixture
-def piece(tmp_path: Path) -> Piece:
-    synthetic.write(tmp_path / "data", 5, 12, ROWS, 0)
-    everybody = datasets.read(tmp_path / "data", users=5, engagements=12, held_out=ROWS)
-    return Piece(everybody[:3], everybody[3:], seed=1)
+def piece(tmp_path: Path) -> EvalShard:
+    synthetic.write_dataset(tmp_path / "data", 5, 12, ROWS, 0)
+    everybody = datasets.load_users(tmp_path / "data", users=5, engagements=12, held_out=ROWS)
+    return EvalShard(everybody[:3], everybody[3:], seed=1)
 
 
 @pytest.fixture
@@ -89,33 +89,33 @@ def trained(services: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             await upload(services, lease, tmp_path, mark=next(marks) % 9)
             made.append(key)
 
-    monkeypatch.setattr(adapters.Maker, "_train", train)
+    monkeypatch.setattr(adapters.AdapterBuilder, "_train", train)
     return made
 
 
-async def run(services: Container, tmp_path: Path, piece: Piece, **changes: Any) -> tuple[Found, int]:
+async def run(services: Container, tmp_path: Path, piece: EvalShard, **changes: Any) -> tuple[ShardResult, int]:
     """What is found, and how many questions were new."""
     options = replace(EvalOptions(data=tmp_path / "data", out=tmp_path / "eval", general=2), **changes)
     transport = httpx.ASGITransport(create_app(services.settings, services=services))
     processes: Any = SimpleNamespace(folder=tmp_path)
-    with Book(tmp_path / "answers.jsonl") as book:
+    with ResponseCache(tmp_path / "answers.jsonl") as book:
         before = len(book)
         async with AsyncMindprintClient("http://test", transport=transport) as client:
             info = await client.server.info()
-            running = Running(options, Output(), client, processes, book, piece, info, {})
+            running = ShardRunner(options, Output(), client, processes, book, piece, info, {})
             return await running.run(), len(book) - before
 
 
-def answers(found: Found) -> list[Outcome]:
+def answers(found: ShardResult) -> list[Outcome]:
     return [row for row in found.outcomes if row.measure == "answer"]
 
 
 async def test_every_arm_answers_every_question_or_says_why_not(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     counts = Counter((row.arm, row.user, row.item) for row in answers(found))
-    wanted = {(arm, user.user_id, row.id) for arm in METHOD for user in piece.users for row in user.held_out}
+    wanted = {(arm, user.user_id, row.id) for arm in METHOD_ARMS for user in piece.users for row in user.held_out}
     assert set(counts) == wanted
     assert set(counts.values()) == {1}
     assert all(row.why for row in found.outcomes if row.outcome != "answered")
@@ -126,12 +126,17 @@ async def test_every_arm_answers_every_question_or_says_why_not(
 
 
 async def test_thinking_is_measured_bare_and_changed(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     thought = {row.arm for row in answers(found) if row.outcome == "answered"}
-    bare = set(BARE) - set(BY_NAME)
-    for measure, arms in (("bare", bare), ("filler", CHANGED), ("early_end", CHANGED), ("other_trace", CHANGED)):
+    bare = set(BARE_THINKING_ARMS) - set(OPTIONAL_ARMS)
+    for measure, arms in (
+        ("bare", bare),
+        ("filler", PERTURBED_ARMS),
+        ("early_end", PERTURBED_ARMS),
+        ("other_trace", PERTURBED_ARMS),
+    ):
         assert {row.arm for row in found.outcomes if row.measure == measure} == thought & set(arms)
     assert Counter(row.item for row in found.outcomes if row.arm == "A1" and row.measure == "general") == {
         "general/0": 1,
@@ -140,7 +145,7 @@ async def test_thinking_is_measured_bare_and_changed(
 
 
 async def test_a_second_run_asks_and_trains_nothing(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     first, new = await run(services, tmp_path, piece)
     once = list(trained)
@@ -153,7 +158,7 @@ async def test_a_second_run_asks_and_trains_nothing(
 
 
 async def test_adapters_answer_before_the_memories_that_the_arms_name(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     asked: list[Any] = []
     write = services.writer.write_one
@@ -170,9 +175,9 @@ async def test_adapters_answer_before_the_memories_that_the_arms_name(
 
 
 async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
-    found, _ = await run(services, tmp_path, piece, arms=("A9", *BY_NAME))
+    found, _ = await run(services, tmp_path, piece, arms=("A9", *OPTIONAL_ARMS))
     [pool] = [row for row in found.adapters if row["recipe"] == "cohort"]
     cohort = pool["model"].rpartition("@")[0]
     assert trained[0] != cohort, "A9's are made first"
@@ -186,11 +191,11 @@ async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
     assert {row["user"] for row in found.adapters if row["recipe"] == "cohort-first"} == {
         user.user_id for user in piece.users
     }
-    assert {(row.arm, row.outcome) for row in answers(found)} == {(arm, "answered") for arm in ("A9", *BY_NAME)}
+    assert {(row.arm, row.outcome) for row in answers(found)} == {(arm, "answered") for arm in ("A9", *OPTIONAL_ARMS)}
 
 
 async def test_without_a_cohort_s_adapter_nobody_starts_from_it(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, replace(piece, pool=[]), arms=("cohort-A9",))
     assert {(row.outcome, row.why) for row in answers(found)} == {
@@ -199,7 +204,7 @@ async def test_without_a_cohort_s_adapter_nobody_starts_from_it(
 
 
 async def test_a_user_without_questions_is_not_silently_left_out(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     lonely = replace(piece, users=[replace(piece.users[0], held_out=[])], pool=[])
     found, _ = await run(services, tmp_path, lonely, arms=("A1", "A4", "C1"))
@@ -209,7 +214,7 @@ async def test_a_user_without_questions_is_not_silently_left_out(
 
 
 async def test_arms_that_need_other_users_say_so_where_there_are_none(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str]
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     alone = replace(piece, users=piece.users[:1], pool=[])
     found, _ = await run(services, tmp_path, alone, arms=("A4", "C1", "C3-nearest"))
@@ -220,16 +225,16 @@ async def test_arms_that_need_other_users_say_so_where_there_are_none(
 
 
 async def test_a_refused_adapter_answers_nothing_and_is_told(
-    services: Container, tmp_path: Path, piece: Piece, trained: list[str], monkeypatch: pytest.MonkeyPatch
+    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = adapters.Maker._made
+    made = adapters.AdapterBuilder._made
 
-    async def refused(self: Any, key: str) -> adapters.Made:
+    async def refused(self: Any, key: str) -> adapters.BuiltAdapter:
         if ".fast-" in key:
-            return adapters.Made(None, None, "refused", f"{key}@1: collapse")
+            return adapters.BuiltAdapter(None, None, "refused", f"{key}@1: collapse")
         return await made(self, key)
 
-    monkeypatch.setattr(adapters.Maker, "_made", refused)
+    monkeypatch.setattr(adapters.AdapterBuilder, "_made", refused)
     found, _ = await run(services, tmp_path, piece, arms=("A5", "A6", "A8"))
     by_arm = {arm: {row.outcome for row in answers(found) if row.arm == arm} for arm in ("A5", "A6")}
     assert by_arm == {"A5": {"refused"}, "A6": {"refused"}}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import ImportedTrace, Provenance, Trace
-from mindprint_eval.training_sets import Thresholds, hinted, selected, shuffled, trainee
+from mindprint_eval.training_sets import Thresholds, select_accepted, select_hinted, shuffle_thinking, training_user_id
 
 numbers = count()
 
@@ -31,7 +31,7 @@ def ids(lessons: list[ImportedTrace]) -> list[str]:
 
 def test_by_default_the_service_has_decided() -> None:
     traces = [candidate("a", gain=-1.0), candidate("b", "low_gain", gain=0.9), candidate("a", gain=3.0)]
-    assert ids(selected(traces, Thresholds())) == ["a"]
+    assert ids(select_accepted(traces, Thresholds())) == ["a"]
 
 
 def test_the_answer_is_learned_after_the_first_sound_blind_thinking() -> None:
@@ -47,7 +47,7 @@ def test_the_answer_is_learned_after_the_first_sound_blind_thinking() -> None:
         candidate("e", "low_anchor"),
         candidate("e", saw=True),
     ]
-    lessons = selected(traces, Thresholds())
+    lessons = select_accepted(traces, Thresholds())
     assert [(one.engagement_id, one.selected, one.saw_answer) for one in lessons] == [
         ("a", True, False),
         ("b", False, False),
@@ -56,7 +56,7 @@ def test_the_answer_is_learned_after_the_first_sound_blind_thinking() -> None:
         ("e", False, False),
         ("e", True, True),
     ], "one that was not selected comes before the accepted one, as it was drawn"
-    assert selected(traces[1:6], Thresholds()) == [], "without a lesson nothing is trained"
+    assert select_accepted(traces[1:6], Thresholds()) == [], "without a lesson nothing is trained"
 
 
 def test_other_bounds_judge_the_stored_scores_anew() -> None:
@@ -66,9 +66,9 @@ def test_other_bounds_judge_the_stored_scores_anew() -> None:
         candidate("c", "low_anchor", gain=0.5, anchor=-0.3),
         candidate("d", "loop"),
     ]
-    assert ids(selected(traces, Thresholds(gain=-0.2, anchor=0.0))) == ["a", "b"]
-    assert ids(selected(traces, Thresholds(gain=0.05))) == ["a", "c"]
-    assert ids(selected(traces, Thresholds(gain=-1.0, anchor=-1.0))) == ["a", "b", "c"]
+    assert ids(select_accepted(traces, Thresholds(gain=-0.2, anchor=0.0))) == ["a", "b"]
+    assert ids(select_accepted(traces, Thresholds(gain=0.05))) == ["a", "c"]
+    assert ids(select_accepted(traces, Thresholds(gain=-1.0, anchor=-1.0))) == ["a", "b", "c"]
 
 
 def test_hinted_lessons_lead_to_the_answer_of_what_the_base_knew() -> None:
@@ -80,17 +80,17 @@ def test_hinted_lessons_lead_to_the_answer_of_what_the_base_knew() -> None:
         candidate("e", saw=True),
         candidate("open", saw=True),
     ]
-    assert ids(hinted(traces, {"a": True, "b": True, "c": True, "d": True, "e": False})) == ["a", "b", "open"]
+    assert ids(select_hinted(traces, {"a": True, "b": True, "c": True, "d": True, "e": False})) == ["a", "b", "open"]
 
 
 @given(st.integers(2, 12), st.text(max_size=5))
 def test_shuffled_thinking_is_never_its_own(count: int, seed: str) -> None:
     lessons = [ImportedTrace(engagement_id=f"e{n}", thinking=f"thinking {n}") for n in range(count)]
-    moved = shuffled(lessons, seed)
+    moved = shuffle_thinking(lessons, seed)
     assert ids(moved) == ids(lessons)
     assert sorted(one.thinking for one in moved) == sorted(one.thinking for one in lessons)
     assert all(one.thinking != other.thinking for one, other in zip(moved, lessons, strict=True))
-    assert shuffled(lessons, seed) == moved
+    assert shuffle_thinking(lessons, seed) == moved
 
 
 def test_selected_thinking_is_shuffled_among_itself() -> None:
@@ -100,20 +100,20 @@ def test_selected_thinking_is_shuffled_among_itself() -> None:
         ImportedTrace(engagement_id="a", thinking="a"),
         ImportedTrace(engagement_id="b", thinking="b"),
     ]
-    assert [(one.engagement_id, one.thinking, one.selected) for one in shuffled(lessons, "0")] == [
+    assert [(one.engagement_id, one.thinking, one.selected) for one in shuffle_thinking(lessons, "0")] == [
         ("a", "b", True),
         ("b", "a", True),
     ]
     lessons.append(ImportedTrace(engagement_id="b", thinking="b first", selected=False))
-    moved = {(one.engagement_id, one.selected): one.thinking for one in shuffled(lessons, "0")}
+    moved = {(one.engagement_id, one.selected): one.thinking for one in shuffle_thinking(lessons, "0")}
     assert moved == {("a", False): "b first", ("a", True): "b", ("b", True): "a", ("b", False): "a first"}
 
 
 def test_one_trace_cannot_be_shuffled() -> None:
-    assert shuffled([ImportedTrace(engagement_id="e", thinking="z")], "0") == []
+    assert shuffle_thinking([ImportedTrace(engagement_id="e", thinking="z")], "0") == []
 
 
 def test_other_lessons_train_another_user() -> None:
-    assert trainee("ann", "fast", [1]) == trainee("ann", "fast", [1])
-    assert trainee("ann", "fast", [1]) != trainee("ann", "fast", [2])
-    assert len(trainee("a" * 64, "distilled", [1])) <= 64
+    assert training_user_id("ann", "fast", [1]) == training_user_id("ann", "fast", [1])
+    assert training_user_id("ann", "fast", [1]) != training_user_id("ann", "fast", [2])
+    assert len(training_user_id("a" * 64, "distilled", [1])) <= 64

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from mindprint_eval.arms import ARMS, METHOD
+from mindprint_eval.arms import ARMS, METHOD_ARMS
 from mindprint_eval.metrics import metrics
 from mindprint_eval.metrics.statistics import Interval
-from mindprint_eval.report.analysis import Findings, of_arm, over_users
+from mindprint_eval.report.analysis import Analysis, arm_value, mean_over_users
 from mindprint_eval.report.figures import plots, style
 from mindprint_eval.report.figures.plots import Point
-from mindprint_eval.report.tables.provenance import funnels
+from mindprint_eval.report.tables.provenance import funnel_counts
 
-MEMORIES = {"own": "A9", **metrics.OTHERS}
+MEMORIES = {"own": "A9", **metrics.ANCHOR_ARMS}
 
 
 @dataclass(frozen=True)
-class Plate:
+class ReportFigure:
     name: str
     title: str
     caption: str
@@ -28,19 +28,22 @@ class Plate:
     """What is said in place of a plot."""
 
 
-def plates(found: Findings) -> list[Plate]:
+def report_figures(found: Analysis) -> list[ReportFigure]:
     return [collapse(found), swaps(found), lengths(found), funnel(found), cost(found)]
 
 
-def collapse(found: Findings) -> Plate:
+def collapse(found: Analysis) -> ReportFigure:
     points = [
         Point(
-            arm, _look(arm), _wide(_collapse(found, arm), 100), _wide(over_users(found.per_user, arm, "accuracy"), 100)
+            arm,
+            _look(arm),
+            _wide(_collapse(found, arm), 100),
+            _wide(mean_over_users(found.per_user, arm, "accuracy"), 100),
         )
         for arm in found.arms
         if arm in set(found.thinking["arm"])
     ]
-    majority = over_users(found.per_user, "majority", "accuracy").mean * 100
+    majority = mean_over_users(found.per_user, "majority", "accuracy").mean * 100
     return _plate(
         "collapse",
         "Accuracy against collapse",
@@ -50,7 +53,7 @@ def collapse(found: Findings) -> Plate:
     )
 
 
-def swaps(found: Findings) -> Plate:
+def swaps(found: Analysis) -> ReportFigure:
     rows = found.per_user[found.per_user["arm"].isin(MEMORIES.values())].dropna(subset=["logprob"])
     users = rows.pivot_table(index="user", columns="arm", values="logprob")
     there = {name: arm for name, arm in MEMORIES.items() if arm in users.columns}
@@ -63,14 +66,14 @@ def swaps(found: Findings) -> Plate:
         + (f" Not measured: {', '.join(absent)}." if absent else ""),
         plots.profile_swaps(
             users[list(there.values())],
-            {name: over_users(found.per_user, arm, "logprob") for name, arm in there.items()},
+            {name: mean_over_users(found.per_user, arm, "logprob") for name, arm in there.items()},
         ),
         f"fewer than two of {', '.join(MEMORIES.values())} have answers",
     )
 
 
-def lengths(found: Findings) -> Plate:
-    rows = metrics.answered(found.outcomes, "bare")
+def lengths(found: Analysis) -> ReportFigure:
+    rows = metrics.select_answered(found.outcomes, "bare")
     by_arm = {arm: [int(n) for n in rows.loc[rows["arm"] == arm, "thinking_tokens"]] for arm in found.arms}
     return _plate(
         "lengths",
@@ -82,20 +85,25 @@ def lengths(found: Findings) -> Plate:
     )
 
 
-def funnel(found: Findings) -> Plate:
+def funnel(found: Analysis) -> ReportFigure:
     return _plate(
         "funnel",
         "From candidates to lessons",
         "Each candidate is rejected for one reason, or accepted. Hinted: its writer saw the real answer. Trained: an "
         "adapter of this recipe learned from it.",
-        plots.funnel(funnels(found.candidates)),
+        plots.funnel(funnel_counts(found.candidates)),
         "the tables have no candidates",
     )
 
 
-def cost(found: Findings) -> Plate:
+def cost(found: Analysis) -> ReportFigure:
     points = [
-        Point(arm, _look(arm), _exact(of_arm(found.cost, arm, "seconds")), over_users(found.per_user, arm, "logprob"))
+        Point(
+            arm,
+            _look(arm),
+            _exact(arm_value(found.cost, arm, "seconds")),
+            mean_over_users(found.per_user, arm, "logprob"),
+        )
         for arm in found.arms
         if not arm.startswith("C")
     ]
@@ -104,29 +112,29 @@ def cost(found: Findings) -> Plate:
         "Cost against gain",
         "Up and to the left is better. Seconds are of the machine, shared by the questions under way; lines are 95 % "
         "intervals over users. Controls, which cost what A9 costs, are left out.",
-        plots.cost_against_gain(points, "seconds", over_users(found.per_user, "majority", "logprob").mean),
+        plots.cost_against_gain(points, "seconds", mean_over_users(found.per_user, "majority", "logprob").mean),
         "no arm has answers with a known log-probability",
     )
 
 
-def _plate(name: str, title: str, caption: str, figure: Figure | None, lacks: str) -> Plate:
-    drawn = style.svg(figure, name, title) if figure is not None else None
-    return Plate(name, title, caption, drawn, f"Not measured: {lacks}.")
+def _plate(name: str, title: str, caption: str, figure: Figure | None, lacks: str) -> ReportFigure:
+    drawn = style.to_svg(figure, name, title) if figure is not None else None
+    return ReportFigure(name, title, caption, drawn, f"Not measured: {lacks}.")
 
 
-def _absent(found: Findings, shown: set[str]) -> str:
-    thinking = [arm for arm in METHOD if ARMS[arm].mode != "direct" and arm not in shown]
+def _absent(found: Analysis, shown: set[str]) -> str:
+    thinking = [arm for arm in METHOD_ARMS if ARMS[arm].mode != "direct" and arm not in shown]
     return f" Not measured from the bare <think>: {', '.join(thinking)}." if thinking else ""
 
 
-def _look(arm: str) -> style.Look:
-    return style.look(arm, ARMS[arm].recipe if arm in ARMS else None)
+def _look(arm: str) -> style.ArmStyle:
+    return style.arm_style(arm, ARMS[arm].recipe if arm in ARMS else None)
 
 
-def _collapse(found: Findings, arm: str) -> Interval:
+def _collapse(found: Analysis, arm: str) -> Interval:
     """Of all bare thinkings together, as in the table of arms; its bounds are those of the mean over users."""
-    by_user = over_users(found.collapse_by_user, arm, "collapse")
-    return Interval(of_arm(found.thinking, arm, "collapse"), by_user.low, by_user.high, by_user.users)
+    by_user = mean_over_users(found.collapse_by_user, arm, "collapse")
+    return Interval(arm_value(found.thinking, arm, "collapse"), by_user.low, by_user.high, by_user.users)
 
 
 def _wide(found: Interval, scale: float) -> Interval:

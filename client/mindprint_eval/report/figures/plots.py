@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mindprint_eval.metrics.statistics import Interval
 from mindprint_eval.report.figures import style
-from mindprint_eval.report.figures.style import INK, LOOKS, QUIET, Look, Mark
+from mindprint_eval.report.figures.style import ARM_STYLES, INK, QUIET, ArmStyle, PointLabel
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Point:
     """One arm; an interval without bounds is drawn as the point alone."""
 
     arm: str
-    look: Look
+    look: ArmStyle
     x: Interval
     y: Interval
 
@@ -42,8 +42,8 @@ def profile_swaps(users: pd.DataFrame, means: Mapping[str, Interval]) -> Figure 
     """
     if len(means) < 2:
         return None
-    with style.style():
-        figure, (axes,) = style.new(3.0)
+    with style.figure_style():
+        figure, (axes,) = style.new_figure(3.0)
         places = range(len(means))
         for _, line in users.iterrows():
             axes.plot(places, line.to_numpy(), color=QUIET, linewidth=0.6, alpha=0.6)
@@ -58,13 +58,13 @@ def profile_swaps(users: pd.DataFrame, means: Mapping[str, Interval]) -> Figure 
     return figure
 
 
-def thinking_lengths(lengths: Mapping[str, Sequence[int]], looks: Mapping[str, Look]) -> Figure | None:
+def thinking_lengths(lengths: Mapping[str, Sequence[int]], looks: Mapping[str, ArmStyle]) -> Figure | None:
     """Tokens of every bare thinking: a box from quartile to quartile, whiskers to the 5th and 95th percentile."""
     measured = {arm: tokens for arm, tokens in lengths.items() if len(tokens)}
     if not measured:
         return None
-    with style.style():
-        figure, (axes,) = style.new(0.8 + 0.34 * len(measured))
+    with style.figure_style():
+        figure, (axes,) = style.new_figure(0.8 + 0.34 * len(measured))
         boxes = axes.boxplot(
             list(measured.values()),
             orientation="horizontal",
@@ -94,10 +94,10 @@ def funnel(counts: Mapping[str, pd.DataFrame]) -> Figure | None:
     counts = {recipe: frame for recipe, frame in counts.items() if frame.to_numpy().sum()}
     if not counts:
         return None
-    with style.style():
+    with style.figure_style():
         stages = [len(frame) for frame in counts.values()]
         height = 0.5 * len(counts) + 0.22 * sum(stages)
-        figure, panels = style.new(height, 2, len(counts), sharex="row", sharey="row", height_ratios=stages)
+        figure, panels = style.new_figure(height, 2, len(counts), sharex="row", sharey="row", height_ratios=stages)
         for row, (recipe, frame) in enumerate(counts.items()):
             for axes, column in zip(panels[2 * row : 2 * row + 2], ("blind", "hinted"), strict=True):
                 _bars(axes, frame[column], f"{recipe}: {column}")
@@ -132,26 +132,26 @@ def _scatter(
     points = [p for p in points if not math.isnan(p.x.mean) and not math.isnan(p.y.mean)]
     if not points:
         return None
-    with style.style():
-        figure, (axes,) = style.new(3.9)
+    with style.figure_style():
+        figure, (axes,) = style.new_figure(3.9)
         for point in points:
             _interval_lines(axes, point.x.mean, point.y.mean, point.x, point.y, point.look.colour, 0.9)
             axes.plot(point.x.mean, point.y.mean, point.look.marker, color=point.look.colour, markersize=6)
         axes.margins(0.08, 0.12)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        marks = [Mark(p.arm, p.x.mean, p.y.mean, _ends(p)) for p in points]
+        marks = [PointLabel(p.arm, p.x.mean, p.y.mean, _ends(p)) for p in points]
         if majority is not None and not math.isnan(majority):
             axes.axhline(majority, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
         furthest = max(p.x.mean for p in points)
         axes.set_xlim(*((-4, 104) if whole else (-0.04 * furthest, 1.1 * furthest)))
         _legend(axes, points, majority)
-        style.label(axes, marks)
+        style.place_labels(axes, marks)
     return figure
 
 
 def _legend(axes: Axes, points: Sequence[Point], majority: float | None) -> None:
-    for shown in (one for one in LOOKS if any(p.look == one for p in points)):
+    for shown in (one for one in ARM_STYLES if any(p.look == one for p in points)):
         axes.plot([], [], shown.marker, color=shown.colour, label=shown.name)
     if majority is not None and not math.isnan(majority):
         axes.plot([], [], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), label="always the commonest answer")

@@ -46,26 +46,26 @@ STYLE: dict[str, Any] = {
     "savefig.facecolor": "none",
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
-FOLLOW = "<style>svg{color:#1c1c1c}@media(prefers-color-scheme:dark){svg{color:#dcdcdc}}</style>"
+COLOR_SCHEME_CSS = "<style>svg{color:#1c1c1c}@media(prefers-color-scheme:dark){svg{color:#dcdcdc}}</style>"
 """For an SVG that is opened by itself: no page around it says what colour text has."""
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmStyle:
     name: str
     colour: str
     marker: str
 
 
-UNTRAINED = Look("untrained", "#7f7f7f", "o")
-FAST = Look("trained on answers alone", "#d55e00", "s")
-DISTILLED = Look("the five steps", "#3a82c4", "^")
-SELECTED = Look("our selection", "#009068", "D")
-CONTROL = Look("controls", "#b565a0", "X")
-LOOKS = (UNTRAINED, FAST, DISTILLED, SELECTED, CONTROL)
+UNTRAINED = ArmStyle("untrained", "#7f7f7f", "o")
+FAST = ArmStyle("trained on answers alone", "#d55e00", "s")
+DISTILLED = ArmStyle("the five steps", "#3a82c4", "^")
+SELECTED = ArmStyle("our selection", "#009068", "D")
+CONTROL = ArmStyle("controls", "#b565a0", "X")
+ARM_STYLES = (UNTRAINED, FAST, DISTILLED, SELECTED, CONTROL)
 
 
-def look(arm: str, recipe: str | None) -> Look:
+def arm_style(arm: str, recipe: str | None) -> ArmStyle:
     """By what the arm's adapter learned from; controls (C1 to C3) stand apart whatever it was."""
     if arm.startswith("C"):
         return CONTROL
@@ -74,21 +74,21 @@ def look(arm: str, recipe: str | None) -> Look:
     return {None: UNTRAINED, "distilled": DISTILLED}.get(recipe, FAST)
 
 
-def new(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+def new_figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure of `height` inches. Call it, and draw, inside `style()`."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.flat)
 
 
-def style() -> Any:
+def figure_style() -> Any:
     return matplotlib.rc_context(STYLE)
 
 
-def svg(figure: Figure, name: str, title: str) -> str:
+def to_svg(figure: Figure, name: str, title: str) -> str:
     """One `<svg>` to stand in a page: no header, ids that begin with `name`, the title for those who cannot see it."""
     written = io.StringIO()
-    with style():
+    with figure_style():
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     drawn = written.getvalue()
     drawn = drawn[drawn.index("<svg") :].rstrip()
@@ -98,14 +98,14 @@ def svg(figure: Figure, name: str, title: str) -> str:
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def alone(drawn: str) -> str:
+def standalone_svg(drawn: str) -> str:
     """The same as a file: its colours follow the viewer's light or dark."""
     end = drawn.index(">") + 1
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{drawn[:end]}\n {FOLLOW}{drawn[end:]}\n'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{drawn[:end]}\n {COLOR_SCHEME_CSS}{drawn[end:]}\n'
 
 
 @dataclass(frozen=True)
-class Mark:
+class PointLabel:
     """A point to be labelled, with the ends of its interval lines, in the units of the axes."""
 
     text: str
@@ -119,7 +119,7 @@ SIDES = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
 """Where a label may stand, in this order: right, above right, ..."""
 
 
-def label(axes: Axes, marks: Sequence[Mark]) -> None:
+def place_labels(axes: Axes, marks: Sequence[PointLabel]) -> None:
     """Each text beside its point where it covers no point, line or other text; far ones get a leader.
 
     Limits of the axes must be set. Where there is no free place, the text stands in the last one tried.
@@ -156,7 +156,7 @@ def _offset(radius: float, side: tuple[int, int], size: tuple[float, float], uni
     return side[0] * (away + size[0] / 2), side[1] * (away + size[1] / 2)
 
 
-def _covered(axes: Axes, mark: Mark, unit: float) -> Iterable[Bbox]:
+def _covered(axes: Axes, mark: PointLabel, unit: float) -> Iterable[Bbox]:
     to_pixels = axes.transData.transform
     x, y = to_pixels((mark.x, mark.y))
     yield Bbox.from_extents(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit)

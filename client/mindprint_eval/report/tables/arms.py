@@ -6,96 +6,111 @@ import math
 
 import pandas as pd
 
-from mindprint_eval.arms import ARMS, BARE, GENERAL, METHOD
-from mindprint_eval.metrics.metrics import REFERENCE, per_user
-from mindprint_eval.report.analysis import Findings, of_arm, over_users
-from mindprint_eval.report.tables.model import APART, GAP, Cell, Group, Table, bounds, columns, mean, number, text
+from mindprint_eval.arms import ARMS, BARE_THINKING_ARMS, GENERAL_QUESTION_ARMS, METHOD_ARMS
+from mindprint_eval.metrics.metrics import DIRECT_REFERENCE, scores_by_user
+from mindprint_eval.report.analysis import Analysis, arm_value, mean_over_users
+from mindprint_eval.report.tables.model import (
+    NOT_APPLICABLE_CELL,
+    NOT_MEASURED_CELL,
+    Cell,
+    RowGroup,
+    Table,
+    format_interval,
+    make_columns,
+    mean_cell,
+    number_cell,
+    text_cell,
+)
 
-SAYS = {True: "held", False: "did not hold", None: "cannot be said"}
+RESULT_WORDS = {True: "held", False: "did not hold", None: "cannot be said"}
 
 
-def claims_table(found: Findings) -> Table:
+def claims_table(found: Analysis) -> Table:
     rows = [
         [
-            text(claim.name),
-            Cell(SAYS[claim.holds]),
-            text(claim.text),
-            number(claim.value, 3, sign=True),
-            text(claim.detail),
+            text_cell(claim.name),
+            Cell(RESULT_WORDS[claim.holds]),
+            text_cell(claim.text),
+            number_cell(claim.value, 3, sign=True),
+            text_cell(claim.detail),
         ]
         for claim in found.claims
     ]
     titles = ("claim", "the tables say", "what must hold", "value", "in full")
-    heads = columns(*titles, texts=("the tables say", "what must hold", "in full"))
-    return Table("Claims", heads, [Group("", rows)])
+    heads = make_columns(*titles, texts=("the tables say", "what must hold", "in full"))
+    return Table("Claims", heads, [RowGroup("", rows)])
 
 
-def arms_table(found: Findings) -> Table:
-    heads = columns(
+def arms_table(found: Analysis) -> Table:
+    heads = make_columns(
         "arm", "what", "accuracy, %", "macro-F1", "log-probability, nats", "Gain, nats a token", "collapse, bare, %",
         "length ratio", "general score, %", "thinking tokens", "seconds", "missing", texts=("what",),
     )  # fmt: skip
     groups = [
-        Group("", [_arm(found, arm) for arm in found.arms]),
-        Group("Rivals, which use no language model", [_arm(found, rival) for rival in found.rivals]),
+        RowGroup("", [_arm(found, arm) for arm in found.arms]),
+        RowGroup("Rivals, which use no language model", [_arm(found, rival) for rival in found.rivals]),
     ]
     return Table("Arms", heads, [group for group in groups if group.rows], _arm_notes(found))
 
 
-def _arm(found: Findings, arm: str) -> list[Cell]:
+def _arm(found: Analysis, arm: str) -> list[Cell]:
     known = ARMS.get(arm)
     thinks = known is not None and known.mode != "direct"
     model = arm not in found.rivals
     own = found.per_user[found.per_user["arm"] == arm]
     asked = int((own["items"] + own["missing"]).sum())
     return [
-        text(arm),
-        text(found.whats.get(arm)),
-        mean(over_users(found.per_user, arm, "accuracy"), 1, scale=100),
-        number(over_users(found.per_user, arm, "macro_f1").mean),
+        text_cell(arm),
+        text_cell(found.whats.get(arm)),
+        mean_cell(mean_over_users(found.per_user, arm, "accuracy"), 1, scale=100),
+        number_cell(mean_over_users(found.per_user, arm, "macro_f1").mean),
         _logprob(found.per_user, arm),
-        mean(over_users(found.gains, arm, "gain"), 3, sign=True) if arm in REFERENCE else APART,
-        _collapse(found, arm) if thinks else APART,
-        number(of_arm(found.thinking, arm, "length_ratio")) if thinks else APART,
-        _general(found, arm) if model else APART,
-        number(of_arm(found.cost, arm, "thinking_tokens"), 0) if thinks else APART,
-        number(of_arm(found.cost, arm, "seconds")) if model else APART,
-        text(f"{int(own['missing'].sum())} of {asked}") if asked else GAP,
+        mean_cell(mean_over_users(found.gains, arm, "gain"), 3, sign=True)
+        if arm in DIRECT_REFERENCE
+        else NOT_APPLICABLE_CELL,
+        _collapse(found, arm) if thinks else NOT_APPLICABLE_CELL,
+        number_cell(arm_value(found.thinking, arm, "length_ratio")) if thinks else NOT_APPLICABLE_CELL,
+        _general(found, arm) if model else NOT_APPLICABLE_CELL,
+        number_cell(arm_value(found.cost, arm, "thinking_tokens"), 0) if thinks else NOT_APPLICABLE_CELL,
+        number_cell(arm_value(found.cost, arm, "seconds")) if model else NOT_APPLICABLE_CELL,
+        text_cell(f"{int(own['missing'].sum())} of {asked}") if asked else NOT_MEASURED_CELL,
     ]
 
 
 def _logprob(frame: pd.DataFrame, arm: str) -> Cell:
-    return APART if arm == "copy" else mean(over_users(frame, arm, "logprob"))  # it gives an answer, no probability
+    return (
+        NOT_APPLICABLE_CELL if arm == "copy" else mean_cell(mean_over_users(frame, arm, "logprob"))
+    )  # it gives an answer, no probability
 
 
-def _collapse(found: Findings, arm: str) -> Cell:
+def _collapse(found: Analysis, arm: str) -> Cell:
     """Collapse over all bare thinkings, with the interval of its mean over users: users have as many each."""
-    by_user = over_users(found.collapse_by_user, arm, "collapse")
-    below = bounds(by_user.low, by_user.high, 1, scale=100) if by_user.users > 1 else "one user"
-    return number(of_arm(found.thinking, arm, "collapse"), 1, scale=100, below=below)
+    by_user = mean_over_users(found.collapse_by_user, arm, "collapse")
+    below = format_interval(by_user.low, by_user.high, 1, scale=100) if by_user.users > 1 else "one user"
+    return number_cell(arm_value(found.thinking, arm, "collapse"), 1, scale=100, below=below)
 
 
-def _general(found: Findings, arm: str) -> Cell:
+def _general(found: Analysis, arm: str) -> Cell:
     """An adapter is asked once for all arms that it answers for; so is the base."""
     known = ARMS.get(arm)
-    same = [other for other in GENERAL if known is not None and ARMS[other].recipe == known.recipe]
+    same = [other for other in GENERAL_QUESTION_ARMS if known is not None and ARMS[other].recipe == known.recipe]
     for other in dict.fromkeys([arm, *same]):
-        score = of_arm(found.general, other, "score")
+        score = arm_value(found.general, other, "score")
         if not math.isnan(score):
-            return number(score, 1, below="" if other == arm else f"as {other}")
-    return GAP
+            return number_cell(score, 1, below="" if other == arm else f"as {other}")
+    return NOT_MEASURED_CELL
 
 
-def _arm_notes(found: Findings) -> list[str]:
-    absent = [arm for arm in METHOD if arm not in found.arms]
-    bare = [arm for arm in found.arms if arm in ARMS and ARMS[arm].mode != "direct" and arm not in BARE]
+def _arm_notes(found: Analysis) -> list[str]:
+    absent = [arm for arm in METHOD_ARMS if arm not in found.arms]
+    bare = [arm for arm in found.arms if arm in ARMS and ARMS[arm].mode != "direct" and arm not in BARE_THINKING_ARMS]
     notes = [
         "Means over users of each user's mean over questions and seeds; below them 95 % intervals, a bootstrap over "
         "users. An arm that lacks a user's answers is a mean over the others: arms are compared below, on the same "
         "questions. Gain is over the same adapter answering at once. Collapse and length ratio are of thinking from "
         "the bare <think>; the ratio is to A3's median. General score: probability of the right answers to fixed "
         "questions about nobody. Thinking tokens and seconds are means a question; seconds are of the machine, shared "
-        f"by the questions under way. A dash ({APART.text}) means that a measure does not apply."
+        f"by the questions under way. A dash ({NOT_APPLICABLE_CELL.text}) means that a measure does not apply."
     ]
     if bare:
         notes.append(f"The bare <think> is not asked of {', '.join(bare)}: not measured.")
@@ -106,15 +121,15 @@ def _arm_notes(found: Findings) -> list[str]:
     return notes
 
 
-def seen_table(found: Findings) -> Table:
+def seen_table(found: Analysis) -> Table:
     """Questions that the user was asked before, and new ones."""
     said = found.answers["seen"].astype(object)
     seen, new = (found.answers[said.map(lambda one, way=way: one is way).astype(bool)] for way in (True, False))
-    parts = [per_user(seen), per_user(new)]
+    parts = [scores_by_user(seen), scores_by_user(new)]
     rows = [
         [
-            text(arm),
-            *(mean(over_users(part, arm, "accuracy"), 1, scale=100) for part in parts),
+            text_cell(arm),
+            *(mean_cell(mean_over_users(part, arm, "accuracy"), 1, scale=100) for part in parts),
             *(_logprob(part, arm) for part in parts),
         ]
         for arm in [*found.arms, *found.rivals]
@@ -122,31 +137,31 @@ def seen_table(found: Findings) -> Table:
     known = len(seen) + len(new)
     return Table(
         "Questions that were put to the user before, and new ones",
-        columns("arm", "accuracy, seen, %", "accuracy, new, %", "log-probability, seen", "log-probability, new"),
-        [Group("", rows)] if known else [],
+        make_columns("arm", "accuracy, seen, %", "accuracy, new, %", "log-probability, seen", "log-probability, new"),
+        [RowGroup("", rows)] if known else [],
         [f"{len(seen)} questions were seen and {len(new)} new, over all arms and seeds."],
         "Not measured: the records do not say which questions were put to the user before.",
     )
 
 
-KINDS = {
+KIND_METRICS = {
     "mae": "MAE", "rmse": "RMSE", "rouge1": "ROUGE-1", "rougeL": "ROUGE-L",
     "hit1": "Hit@1", "hit3": "Hit@3", "mrr": "MRR", "dcg": "DCG", "logprob_token": "log-probability a token",
 }  # fmt: skip
 
 
-def kinds_table(found: Findings) -> Table:
+def kinds_table(found: Analysis) -> Table:
     """What only ratings, open answers and rankings have."""
-    there = [name for name in KINDS if found.per_user[name].notna().any()]
+    there = [name for name in KIND_METRICS if found.per_user[name].notna().any()]
     other = there if set(there) - {"logprob_token"} else []
     rows = [
-        [text(arm), *(number(over_users(found.per_user, arm, name).mean) for name in other)]
+        [text_cell(arm), *(number_cell(mean_over_users(found.per_user, arm, name).mean) for name in other)]
         for arm in [*found.arms, *found.rivals]
     ]
     return Table(
         "Ratings, open answers and rankings",
-        columns("arm", *(KINDS[name] for name in other)),
-        [Group("", rows)] if other else [],
+        make_columns("arm", *(KIND_METRICS[name] for name in other)),
+        [RowGroup("", rows)] if other else [],
         ["A rating that is no number on the scale counts as the farthest from the real one."] if "mae" in other else [],
         "All questions have closed choices; these measures do not apply.",
     )

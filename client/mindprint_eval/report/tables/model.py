@@ -29,7 +29,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """Rows that belong together; the heading is empty where the first group needs none."""
 
     heading: str
@@ -42,7 +42,7 @@ class Table:
 
     caption: str
     columns: list[Column]
-    groups: list[Group]
+    groups: list[RowGroup]
     notes: list[str] = field(default_factory=list)
     empty: str = f"{NOT_MEASURED.capitalize()}: the tables have no rows of this."
 
@@ -55,16 +55,16 @@ class Table:
         return " ".join(["num"] * self.columns[place].numeric + ["gap"] * cell.gap) or None
 
 
-GAP = Cell(NOT_MEASURED, gap=True)
-APART = Cell("\N{EN DASH}")
+NOT_MEASURED_CELL = Cell(NOT_MEASURED, gap=True)
+NOT_APPLICABLE_CELL = Cell("\N{EN DASH}")
 """Where a measure does not apply: the thinking of an arm that does not think."""
 
 
-def text(value: object, below: str = "") -> Cell:
-    return Cell(str(value), below) if value is not None and value != "" else APART
+def text_cell(value: object, below: str = "") -> Cell:
+    return Cell(str(value), below) if value is not None and value != "" else NOT_APPLICABLE_CELL
 
 
-def figure(value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> str:
+def format_number(value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> str:
     """With a true minus, and none before a zero."""
     if value is None or math.isnan(value):
         return NOT_MEASURED
@@ -72,32 +72,34 @@ def figure(value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bo
     return shown.replace("-", MINUS)
 
 
-def number(value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bool = False, below: str = "") -> Cell:
+def number_cell(
+    value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bool = False, below: str = ""
+) -> Cell:
     if value is None or math.isnan(value):
-        return GAP
-    return Cell(figure(value, digits, scale=scale, sign=sign), below)
+        return NOT_MEASURED_CELL
+    return Cell(format_number(value, digits, scale=scale, sign=sign), below)
 
 
-def bounds(low: float, high: float, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> str:
+def format_interval(low: float, high: float, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> str:
     if math.isnan(low) or math.isnan(high):
         return "no interval"
-    ends = (figure(end, digits, scale=scale, sign=sign) for end in (low, high))
+    ends = (format_number(end, digits, scale=scale, sign=sign) for end in (low, high))
     return f"[{', '.join(ends)}]"
 
 
-def mean(found: Interval, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> Cell:
+def mean_cell(found: Interval, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> Cell:
     """With its interval under it."""
-    below = bounds(found.low, found.high, digits, scale=scale, sign=sign) if found.users > 1 else "one user"
-    return number(found.mean, digits, scale=scale, sign=sign, below=below)
+    below = format_interval(found.low, found.high, digits, scale=scale, sign=sign) if found.users > 1 else "one user"
+    return number_cell(found.mean, digits, scale=scale, sign=sign, below=below)
 
 
-def probability(p: float | None) -> Cell:
+def p_value_cell(p: float | None) -> Cell:
     """To three digits, as p values are read."""
     if p is None or math.isnan(p):
-        return GAP
+        return NOT_MEASURED_CELL
     return Cell("< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
-def columns(*titles: str, texts: Sequence[str] = ()) -> list[Column]:
+def make_columns(*titles: str, texts: Sequence[str] = ()) -> list[Column]:
     """All numeric but the first and those named in `texts`."""
     return [Column(title, numeric=place > 0 and title not in texts) for place, title in enumerate(titles)]

@@ -9,9 +9,17 @@ from typing import Any
 import pandas as pd
 
 from mindprint_eval.arms import RECIPES
-from mindprint_eval.report.tables.model import APART, Cell, Group, Table, columns, number, text
+from mindprint_eval.report.tables.model import (
+    NOT_APPLICABLE_CELL,
+    Cell,
+    RowGroup,
+    Table,
+    make_columns,
+    number_cell,
+    text_cell,
+)
 
-SCORES = {
+SCORE_TITLES = {
     "gain": "Gain",
     "anchor": "Anchor, nearest",
     "anchor_random": "Anchor, random",
@@ -25,13 +33,13 @@ CANDIDATE_COLUMNS = (
     "verdict",
     "reason",
     "hinted",
-    *SCORES,
+    *SCORE_TITLES,
     "thinking_tokens",
     "used",
 )
 
 
-def funnels(candidates: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def funnel_counts(candidates: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """By recipe: a row a stage (candidates, each reason for rejection, accepted, trained), blind and hinted.
 
     The reasons stand in one order in all recipes, the commonest of all candidates first.
@@ -58,18 +66,24 @@ def _funnel(rows: pd.DataFrame, reasons: Sequence[str]) -> pd.DataFrame:
 
 
 def funnel_table(candidates: pd.DataFrame) -> Table:
-    rows: list[Group] = []
-    for recipe, counts in funnels(candidates).items():
+    rows: list[RowGroup] = []
+    for recipe, counts in funnel_counts(candidates).items():
         own = candidates[candidates["recipe"] == recipe]
         whole = counts.loc["candidates"]
         cells = [
-            [text(stage), text(blind), _share(blind, whole["blind"]), text(hinted), _share(hinted, whole["hinted"])]
+            [
+                text_cell(stage),
+                text_cell(blind),
+                _share(blind, whole["blind"]),
+                text_cell(hinted),
+                _share(hinted, whole["hinted"]),
+            ]
             for stage, blind, hinted in counts.itertuples()
         ]
-        rows.append(Group(f"{recipe}: {_yield(own)}", cells))
+        rows.append(RowGroup(f"{recipe}: {_yield(own)}", cells))
     return Table(
         "What became of the candidates",
-        columns("stage", "blind", "%", "hinted", "%"),
+        make_columns("stage", "blind", "%", "hinted", "%"),
         rows,
         [
             "Hinted: the writer saw the real answer. Trained: an adapter of this recipe learned from it, of an "
@@ -80,7 +94,7 @@ def funnel_table(candidates: pd.DataFrame) -> Table:
 
 
 def _share(count: int, whole: int) -> Cell:
-    return number(count / whole, 1, scale=100) if whole else APART
+    return number_cell(count / whole, 1, scale=100) if whole else NOT_APPLICABLE_CELL
 
 
 def _yield(rows: pd.DataFrame) -> str:
@@ -92,18 +106,24 @@ def _yield(rows: pd.DataFrame) -> str:
 
 def score_table(candidates: pd.DataFrame) -> Table:
     """Medians of the scores, for accepted and rejected candidates, blind and hinted."""
-    groups: list[Group] = []
+    groups: list[RowGroup] = []
     for recipe, rows in candidates.groupby("recipe", sort=False):
         cells: list[list[Cell]] = []
         for name, verdict in (("accepted", True), ("rejected", False)):
             for how, hinted in (("blind", False), ("hinted", True)):
                 of = rows[((rows["verdict"] == "accepted") == verdict) & (rows["hinted"].astype(bool) == hinted)]
                 if len(of):
-                    cells.append([text(f"{name}, {how}"), text(len(of)), *(_median(of[score]) for score in SCORES)])
-        groups.append(Group(str(recipe), cells))
+                    cells.append(
+                        [
+                            text_cell(f"{name}, {how}"),
+                            text_cell(len(of)),
+                            *(_median(of[score]) for score in SCORE_TITLES),
+                        ]
+                    )
+        groups.append(RowGroup(str(recipe), cells))
     return Table(
         "Scores of the candidates: median, and how many have the score",
-        columns("candidates", "count", *SCORES.values()),
+        make_columns("candidates", "count", *SCORE_TITLES.values()),
         groups,
         ["Nats a token. A candidate that a cheap test rejects is not scored."],
         "Not measured: candidates.jsonl.gz has no rows.",
@@ -112,7 +132,11 @@ def score_table(candidates: pd.DataFrame) -> Table:
 
 def _median(values: pd.Series[Any]) -> Cell:
     values = pd.to_numeric(values).dropna()
-    return number(float(values.median()), 3, sign=True, below=f"n = {len(values)}") if len(values) else number(None)
+    return (
+        number_cell(float(values.median()), 3, sign=True, below=f"n = {len(values)}")
+        if len(values)
+        else number_cell(None)
+    )
 
 
 def adapter_summary(adapters: Sequence[Mapping[str, Any]]) -> Table:
@@ -120,12 +144,12 @@ def adapter_summary(adapters: Sequence[Mapping[str, Any]]) -> Table:
     by_recipe = {a["recipe"]: [b for b in adapters if b["recipe"] == a["recipe"]] for a in adapters}
     rows = [
         [
-            text(recipe),
-            text(len(own)),
-            *(text(sum(a["state"] == state for a in own)) for state in ("live", "refused", "no_adapter")),
-            text(sum(a.get("traces") or 0 for a in own)),
-            text(f"{sum(a.get('tokens') or 0 for a in own):,}"),
-            number(sum(a.get("seconds") or 0.0 for a in own), 0),
+            text_cell(recipe),
+            text_cell(len(own)),
+            *(text_cell(sum(a["state"] == state for a in own)) for state in ("live", "refused", "no_adapter")),
+            text_cell(sum(a.get("traces") or 0 for a in own)),
+            text_cell(f"{sum(a.get('tokens') or 0 for a in own):,}"),
+            number_cell(sum(a.get("seconds") or 0.0 for a in own), 0),
         ]
         for recipe, own in by_recipe.items()
     ]
@@ -134,8 +158,8 @@ def adapter_summary(adapters: Sequence[Mapping[str, Any]]) -> Table:
     )
     return Table(
         "Adapters by recipe",
-        columns("recipe", "wanted", "live", "refused", "none made", "traces", "tokens trained", "seconds"),
-        [Group("", rows)],
+        make_columns("recipe", "wanted", "live", "refused", "none made", "traces", "tokens trained", "seconds"),
+        [RowGroup("", rows)],
         [*(why or ["Every adapter that was wanted went live."]), *_no_lessons(by_recipe)],
         "Not measured: no adapter was wanted.",
     )
@@ -149,22 +173,22 @@ def _no_lessons(recipes: Iterable[str]) -> list[str]:
 def adapter_table(adapters: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         [
-            text(f"{a['recipe']}, {a['user']}, seed {a['seed']}"),
-            text(a["state"].replace("_", " ")),
-            text(a.get("why")),
-            text(a.get("traces")),
-            text(_pairs(a.get("samples") or {})),
-            text(f"{a.get('tokens') or 0:,}"),
-            number(a.get("seconds"), 0),
-            text(_pairs(a.get("losses") or {})),
+            text_cell(f"{a['recipe']}, {a['user']}, seed {a['seed']}"),
+            text_cell(a["state"].replace("_", " ")),
+            text_cell(a.get("why")),
+            text_cell(a.get("traces")),
+            text_cell(_pairs(a.get("samples") or {})),
+            text_cell(f"{a.get('tokens') or 0:,}"),
+            number_cell(a.get("seconds"), 0),
+            text_cell(_pairs(a.get("losses") or {})),
         ]
         for a in adapters
     ]
-    head = columns(
+    head = make_columns(
         "recipe, user, seed", "state", "why", "traces", "samples", "tokens", "seconds", "losses",
         texts=("state", "why", "samples", "losses"),
     )  # fmt: skip
-    return Table("Every adapter", head, [Group("", rows)], [], "Not measured: no adapter was wanted.")
+    return Table("Every adapter", head, [RowGroup("", rows)], [], "Not measured: no adapter was wanted.")
 
 
 def missing_table(outcomes: pd.DataFrame) -> Table:
@@ -173,18 +197,18 @@ def missing_table(outcomes: pd.DataFrame) -> Table:
     keys = ["measure", "arm", "outcome", "why"]
     rows = [
         [
-            text(arm),
-            text(measure),
-            text(str(outcome).replace("_", " ")),
-            text(why),
-            text(int((of["item"] != "").sum()) or "none was put"),
+            text_cell(arm),
+            text_cell(measure),
+            text_cell(str(outcome).replace("_", " ")),
+            text_cell(why),
+            text_cell(int((of["item"] != "").sum()) or "none was put"),
         ]
         for (measure, arm, outcome, why), of in lost.groupby(keys, sort=False)
     ]
     return Table(
         "Questions without an answer, and why",
-        columns("arm", "measure", "outcome", "why", "questions", texts=("measure", "outcome", "why")),
-        [Group("", rows)],
+        make_columns("arm", "measure", "outcome", "why", "questions", texts=("measure", "outcome", "why")),
+        [RowGroup("", rows)],
         [],
         "None is missing: every question of the tables was answered.",
     )
@@ -192,9 +216,9 @@ def missing_table(outcomes: pd.DataFrame) -> Table:
 
 def settings_table(caption: str, values: Mapping[str, Any]) -> Table:
     """Names and values; what has parts is shown as JSON."""
-    rows = [[text(name), text(_plain(value))] for name, value in values.items()]
+    rows = [[text_cell(name), text_cell(_plain(value))] for name, value in values.items()]
     return Table(
-        caption, columns("name", "value", texts=("value",)), [Group("", rows)], [], f"{caption}: not recorded."
+        caption, make_columns("name", "value", texts=("value",)), [RowGroup("", rows)], [], f"{caption}: not recorded."
     )
 
 

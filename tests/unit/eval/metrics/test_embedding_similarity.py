@@ -14,22 +14,24 @@ from typer.testing import CliRunner
 
 from made_outcomes import outcome, unanswered
 from mindprint.cli import app
-from mindprint.datasets import UserRecords
+from mindprint.datasets import UserDataset
 from mindprint.types import Engagement, ImportedTrace
-from mindprint_eval.config import CannotEvaluate, EvalOptions
+from mindprint_eval.config import EvalOptions, EvaluationError
 from mindprint_eval.metrics import embedding_similarity
-from mindprint_eval.metrics.human_rationales import Told
-from mindprint_eval.requests import Asked
+from mindprint_eval.metrics.human_rationales import HumanRationale
+from mindprint_eval.requests import EvalRequest
 from mindprint_eval.results import Outcome
-from mindprint_eval.shard import Found, Piece, Running
+from mindprint_eval.shard import EvalShard, ShardResult, ShardRunner
 from tiny import make_model
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VECTORS = {"quiet": (1.0, 0.0), "loud": (0.0, 1.0), "both": (0.6, 0.8)}
 
 
-def told(user: str, thinking: str, reason: str) -> Told:
-    return Told(user, Engagement(id=f"{user}/0", prompt="?", response="A", occurred_at=NOW, reason=reason), thinking)
+def told(user: str, thinking: str, reason: str) -> HumanRationale:
+    return HumanRationale(
+        user, Engagement(id=f"{user}/0", prompt="?", response="A", occurred_at=NOW, reason=reason), thinking
+    )
 
 
 def thought(thinking: str) -> Outcome:
@@ -56,7 +58,7 @@ class Fake:
 def test_a_reason_is_compared_with_the_trace_and_generic_thinking_and_the_trace_with_another_s() -> None:
     fake = Fake()
     people = [told("ann", "both", "quiet"), told("bob", "loud", "loud")]
-    found = embedding_similarity.cosines(people, [thought("loud"), thought("both")], 3, fake)
+    found = embedding_similarity.similarity_outcomes(people, [thought("loud"), thought("both")], 3, fake)
     assert by_arm(found, "ann") == {"L-trace": 0.6, "L-generic": 0.0, "L-other": 0.8}
     assert by_arm(found, "bob") == {"L-trace": 1.0, "L-generic": 0.8, "L-other": 0.0}
     assert sorted(fake.asked) == ["both", "loud", "quiet"]
@@ -67,7 +69,7 @@ def test_a_reason_is_compared_with_the_trace_and_generic_thinking_and_the_trace_
 
 @pytest.mark.parametrize("generic", [unanswered("failed"), thought(" \n")])
 def test_without_generic_thinking_or_another_user_those_are_left_out(generic: Outcome) -> None:
-    found = embedding_similarity.cosines([told("ann", "both", "quiet")], [generic], 0, Fake())
+    found = embedding_similarity.similarity_outcomes([told("ann", "both", "quiet")], [generic], 0, Fake())
     assert by_arm(found, "ann") == {"L-trace": 0.6}
 
 
@@ -79,7 +81,7 @@ def test_embeddings_are_means_over_tokens_of_unit_length(tmp_path: Path) -> None
     from transformers import AutoModel, AutoTokenizer
 
     folder = make_model(tmp_path / "model")
-    vectors = embedding_similarity.embed(folder, ["a walk", "", "tax forms" * 200, "a walk"])
+    vectors = embedding_similarity.embed_texts(folder, ["a walk", "", "tax forms" * 200, "a walk"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 0, 1, 1], atol=1e-5)
     assert vectors[0].tolist() == vectors[3].tolist()
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -91,15 +93,15 @@ def test_embeddings_are_means_over_tokens_of_unit_length(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CannotEvaluate, match=r"cannot be loaded .*: name another with --embeddings, or go without"):
-        embedding_similarity.embed(tmp_path, ["a"])
+    with pytest.raises(EvaluationError, match=r"cannot be loaded .*: name another with --embeddings, or go without"):
+        embedding_similarity.embed_texts(tmp_path, ["a"])
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])
 def test_without_the_libraries(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(CannotEvaluate, match=f"--embeddings needs {name}, which is not installed: run `pip install"):
-        embedding_similarity.embed(tmp_path, ["a"])
+    with pytest.raises(EvaluationError, match=f"--embeddings needs {name}, which is not installed: run `pip install"):
+        embedding_similarity.embed_texts(tmp_path, ["a"])
 
 
 # --- in an evaluation ---
@@ -108,25 +110,25 @@ def test_without_the_libraries(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 async def reasons_of(tmp_path: Path, embeddings: Path | None, reason: str | None = "quiet") -> list[Outcome]:
     """What a piece of one user finds of reasons, with an asker whose every answer thinks "both"."""
 
-    async def ask(_: str, questions: Sequence[Asked]) -> list[Outcome]:
+    async def ask(_: str, questions: Sequence[EvalRequest]) -> list[Outcome]:
         return [outcome(measure="reason", arm=one.arm, thinking="both") for one in questions]
 
     e = Engagement(id="1", prompt="?", response="A", occurred_at=NOW, reason=reason)
     running: Any = SimpleNamespace(
         _lessons={"selected": {"ann": [ImportedTrace(engagement_id="1", thinking="loud")]}},
-        _piece=Piece([UserRecords("ann", [e], [])], [], seed=1),
+        _piece=EvalShard([UserDataset("ann", [e], [])], [], seed=1),
         _asker=SimpleNamespace(ask=ask),
         _options=EvalOptions(data=tmp_path, embeddings=embeddings),
-        found=Found(),
+        found=ShardResult(),
     )
-    await Running._reasons(running)
+    await ShardRunner._reasons(running)
     found: list[Outcome] = running.found.outcomes
     return [row for row in found if row.measure == "likeness"]
 
 
 async def test_a_piece_compares_them_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake()
-    monkeypatch.setattr(embedding_similarity, "embed", lambda folder, texts: fake(texts))
+    monkeypatch.setattr(embedding_similarity, "embed_texts", lambda folder, texts: fake(texts))
     found = await reasons_of(tmp_path, tmp_path)
     assert by_arm(found, "ann") == {"L-trace": 0.0, "L-generic": 0.6}
     assert {row.seed for row in found} == {1}
@@ -135,7 +137,7 @@ async def test_a_piece_compares_them_in_a_thread(tmp_path: Path, monkeypatch: py
 
 
 async def test_nothing_is_embedded_unasked_or_without_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_similarity, "embed", None)
+    monkeypatch.setattr(embedding_similarity, "embed_texts", None)
     assert await reasons_of(tmp_path, None) == []
     assert await reasons_of(tmp_path, tmp_path, reason=None) == []
 

@@ -16,18 +16,18 @@ from mindprint_eval.results import Outcome
 
 EMPTY = table([])
 TABLES = (
-    metrics.per_user,
-    metrics.gains,
-    metrics.anchors,
-    metrics.thinking,
-    metrics.general,
+    metrics.scores_by_user,
+    metrics.gain_by_user,
+    metrics.anchor_by_user,
+    metrics.bare_thinking,
+    metrics.general_scores,
     metrics.faithfulness,
     metrics.cost,
 )
 
 
 def one_user(*rows: Outcome) -> pd.Series:
-    found = metrics.per_user(table(rows))
+    found = metrics.scores_by_user(table(rows))
     assert len(found) == 1
     return found.iloc[0]
 
@@ -97,11 +97,11 @@ def test_what_was_not_answered_is_counted_and_in_no_mean(state: str) -> None:
 
 
 def test_a_user_without_questions_is_no_row() -> None:
-    assert len(metrics.per_user(table([unanswered("no_adapter", item="")]))) == 0
+    assert len(metrics.scores_by_user(table([unanswered("no_adapter", item="")]))) == 0
 
 
 def test_every_seed_is_a_row() -> None:
-    found = metrics.per_user(made(arms=("A1",), users=("ann",), seeds=(0, 1, 2)))
+    found = metrics.scores_by_user(made(arms=("A1",), users=("ann",), seeds=(0, 1, 2)))
     assert list(found["seed"]) == [0, 1, 2]
 
 
@@ -139,7 +139,7 @@ def test_a_scale_of_its_own() -> None:
 
 def test_a_real_rating_that_is_no_number_is_an_error() -> None:
     with pytest.raises(ValueError, match="good"):
-        metrics.per_user(table([rating("4", "good")]))
+        metrics.scores_by_user(table([rating("4", "good")]))
 
 
 def test_open_answers() -> None:
@@ -195,12 +195,12 @@ def test_gain_is_over_the_same_adapter_without_thinking_in_nats_a_token() -> Non
         unanswered("failed", arm="A8", item="c"),
         outcome(arm="A6", item="a", logprob=-9.0),
     ]
-    found = metrics.gains(table(rows))
+    found = metrics.gain_by_user(table(rows))
     assert found.to_dict("records") == [{"arm": "A7", "seed": 0, "user": "ann", "items": 2, "gain": -0.5}]
 
 
 def test_gains_are_of_the_same_seed() -> None:
-    assert metrics.gains(table([outcome(arm="A1", seed=0), outcome(arm="A2", seed=1)])).empty
+    assert metrics.gain_by_user(table([outcome(arm="A1", seed=0), outcome(arm="A2", seed=1)])).empty
 
 
 def test_anchor_is_what_the_user_s_own_memory_adds() -> None:
@@ -210,7 +210,7 @@ def test_anchor_is_what_the_user_s_own_memory_adds() -> None:
         outcome(arm="C3-nearest", logprob=-2.0, tokens=2),
         outcome(arm="C3-none", logprob=-0.5, tokens=2),
     ]
-    found, gains = metrics.anchors(table(rows)), metrics.gains(table(rows)).set_index("arm")["gain"]
+    found, gains = metrics.anchor_by_user(table(rows)), metrics.gain_by_user(table(rows)).set_index("arm")["gain"]
     assert list(found.columns) == ["seed", "user", "nearest", "random", "none"]
     assert found.iloc[0][["nearest", "none"]].tolist() == [0.5, -0.25]
     assert math.isnan(found.iloc[0]["random"])
@@ -219,7 +219,7 @@ def test_anchor_is_what_the_user_s_own_memory_adds() -> None:
 
 def test_a_question_twice_is_an_error() -> None:
     with pytest.raises(ValueError, match="not unique"):
-        metrics.paired(table([outcome(), outcome(), outcome(arm="A5")]), "A1", "A5", "right")
+        metrics.pair_answers(table([outcome(), outcome(), outcome(arm="A5")]), "A1", "A5", "right")
 
 
 # --- thinking --------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_collapse_and_its_causes() -> None:
         ("f", "stop", None, 20),
         ("g", "stop", "loop", 60),
     )
-    found = metrics.thinking(table([*rows, unanswered("failed", measure="bare", arm="A6", item="h")])).iloc[0]
+    found = metrics.bare_thinking(table([*rows, unanswered("failed", measure="bare", arm="A6", item="h")])).iloc[0]
     assert (found["items"], found["missing"]) == (7, 1)
     assert found["collapse"] == pytest.approx(5 / 7)
     assert (found["loops"], found["empties"], found["unclosed"]) == pytest.approx((2 / 7, 1 / 7, 1 / 7))
@@ -257,14 +257,14 @@ def test_what_only_leads_an_answer_in_is_empty_whatever_was_written_of_it() -> N
     """As in tables that were written before the server counted so."""
     rows = bare("A6", ("a", "stop", None, 9), thinking=f"{OPENINGS['personal']} {ANSWER_LEAD} yes")
     rows += bare("A6", ("b", "stop", None, 9), thinking=f"{ANSWER_LEAD} yes, for they walk by the lake")
-    found = metrics.thinking(table(rows)).iloc[0]
+    found = metrics.bare_thinking(table(rows)).iloc[0]
     assert (found["collapse"], found["empties"]) == (0.5, 0.5)
 
 
 def test_lengths_are_compared_on_the_same_questions() -> None:
     base = bare("A3", ("a", "stop", None, 10), ("b", "stop", None, 20), ("c", "stop", None, 1000))
     rows = base + bare("A9", ("a", "stop", None, 15), ("b", "stop", None, 30), ("x", "stop", None, 1000))
-    found = metrics.thinking(table(rows))
+    found = metrics.bare_thinking(table(rows))
     assert of_arm(found, "A9")["length_ratio"] == 1.5
     assert of_arm(found, "A3")["length_ratio"] == 1
 
@@ -273,7 +273,7 @@ def test_no_ratio_to_a_base_that_thinks_nothing_or_elsewhere() -> None:
     rows = (
         bare("A3", ("a", "stop", "empty", 0)) + bare("A9", ("a", "stop", None, 15)) + bare("A6", ("z", "stop", None, 5))
     )
-    assert metrics.thinking(table(rows)).set_index("arm")["length_ratio"].isna().all()
+    assert metrics.bare_thinking(table(rows)).set_index("arm")["length_ratio"].isna().all()
 
 
 # --- general, faithfulness, cost -------------------------------------------------------
@@ -287,12 +287,12 @@ def test_general_is_against_the_base_on_the_same_questions() -> None:
         asked("A1", "g0", 0.5), asked("A1", "g0", 0.7, "bob"), asked("A1", "g1", 0.2),
         asked("A5", "g0", 0.5), asked("A5", "g2", 0.1), unanswered("failed", measure="general", arm="A5", item="g1"),
     ]  # fmt: skip
-    found = of_arm(metrics.general(table(rows)), "A5")
+    found = of_arm(metrics.general_scores(table(rows)), "A5")
     assert (found["items"], found["missing"]) == (2, 1)
     assert found["score"] == pytest.approx(30)
     assert found["difference"] == pytest.approx(-10)
-    assert of_arm(metrics.general(table(rows)), "A1")["difference"] == pytest.approx(0)
-    assert math.isnan(of_arm(metrics.general(table(rows[3:])), "A5")["difference"])
+    assert of_arm(metrics.general_scores(table(rows)), "A1")["difference"] == pytest.approx(0)
+    assert math.isnan(of_arm(metrics.general_scores(table(rows[3:])), "A5")["difference"])
 
 
 def test_faithfulness_is_how_often_the_answer_changes() -> None:
@@ -328,7 +328,7 @@ def test_cost_is_a_mean_over_answered_questions() -> None:
 @pytest.mark.parametrize("kind", ["closed", "rating", "open", "ranking"])
 def test_made_up_tables_of_every_kind(kind: str) -> None:
     rows = made(kind=kind, items=3, without_adapter=("eve",))
-    found = metrics.per_user(rows).set_index(["arm", "seed", "user"])
+    found = metrics.scores_by_user(rows).set_index(["arm", "seed", "user"])
     assert found.loc[("A9", 0, "eve"), "missing"] == 3
     assert found.loc[("A9", 1, "ann"), "items"] == 3
     named = {"closed": "macro_f1", "rating": "rmse", "open": "rougeL", "ranking": "dcg"}[kind]

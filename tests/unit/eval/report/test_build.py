@@ -11,10 +11,18 @@ import made_evaluation
 from made_outcomes import made, outcome, table, unanswered
 from mindprint_eval.arms import ARMS
 from mindprint_eval.metrics import metrics
-from mindprint_eval.metrics.statistics import OF_COHORT, PAIRS
+from mindprint_eval.metrics.statistics import COHORT_PAIRS, COMPARED_PAIRS
 from mindprint_eval.report import analysis, build
 from mindprint_eval.report.tables import arms, comparisons
-from mindprint_eval.report.tables.model import NOT_MEASURED, Cell, Table, bounds, figure, number, probability
+from mindprint_eval.report.tables.model import (
+    NOT_MEASURED,
+    Cell,
+    Table,
+    format_interval,
+    format_number,
+    number_cell,
+    p_value_cell,
+)
 
 VOID = {"meta", "link", "br", "hr", "img"}
 
@@ -118,7 +126,7 @@ def test_what_users_wrote_is_text_in_names_and_reasons_too(tmp_path: Path) -> No
 
 
 def test_a_block_cannot_be_ended_by_its_text() -> None:
-    assert build.fenced("a ```` b") == "`````text\na ```` b\n`````"
+    assert build.fence_text("a ```` b") == "`````text\na ```` b\n`````"
 
 
 def test_the_same_tables_make_the_same_bytes(whole: Path) -> None:
@@ -130,9 +138,9 @@ def test_the_same_tables_make_the_same_bytes(whole: Path) -> None:
 
 
 def test_figures_are_those_of_the_tables(whole: Path) -> None:
-    found = analysis.read(whole)
+    found = analysis.load_analysis(whole)
     a9 = row(arms.arms_table(found), "A9")
-    accuracy = metrics.per_user(found.outcomes).query("arm == 'A9'").groupby("user")["accuracy"].mean().mean()
+    accuracy = metrics.scores_by_user(found.outcomes).query("arm == 'A9'").groupby("user")["accuracy"].mean().mean()
     assert a9["accuracy, %"].text == f"{100 * accuracy:.1f}"
     assert a9["missing"].text == "16 of 80"
     assert a9["general score, %"] == Cell(a9["general score, %"].text, "as A9-direct")
@@ -142,9 +150,11 @@ def test_figures_are_those_of_the_tables(whole: Path) -> None:
 
 
 def test_claims_are_told_in_words(whole: Path, minimal: Path) -> None:
-    told = [group[1].text for group in arms.claims_table(analysis.read(whole)).groups[0].rows]
+    told = [group[1].text for group in arms.claims_table(analysis.load_analysis(whole)).groups[0].rows]
     assert "held" in told
-    assert {cells[1].text for cells in arms.claims_table(analysis.read(minimal)).groups[0].rows} == {"cannot be said"}
+    assert {cells[1].text for cells in arms.claims_table(analysis.load_analysis(minimal)).groups[0].rows} == {
+        "cannot be said"
+    }
 
 
 def test_the_missing_are_counted_with_their_reasons(whole: Path) -> None:
@@ -158,7 +168,7 @@ def test_what_was_run_and_how_to_run_it_again(whole: Path) -> None:
     text = page(whole, "report.md")
     assert "mindprint eval --data records" in text
     assert "base\\_digest | sha256:00" in text
-    assert build.digests(whole)["outcomes.jsonl.gz"] in text
+    assert build.table_digests(whole)["outcomes.jsonl.gz"] in text
     assert "mindprint eval report made" in text
 
 
@@ -181,7 +191,7 @@ def test_a_gap_is_stated(minimal: Path) -> None:
     ):
         assert gap in text
     assert sorted(path.name for path in (minimal / "figures").iterdir()) == ["cost.svg"]
-    a3 = row(arms.arms_table(analysis.read(minimal)), "A3")
+    a3 = row(arms.arms_table(analysis.load_analysis(minimal)), "A3")
     assert (a3["collapse, bare, %"].text, a3["accuracy, %"].below) == (NOT_MEASURED, "one user")
 
 
@@ -201,31 +211,31 @@ def test_a_figure_of_an_earlier_report_goes(whole: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(("kind", "column"), [("rating", "MAE"), ("open", "ROUGE-L"), ("ranking", "Hit@1")])
 def test_other_kinds_of_questions(tmp_path: Path, kind: str, column: str) -> None:
     table = made(arms=("A1", "A9", "A9-direct"), users=("ann", "bob"), kind=kind)
-    found = analysis.read(made_evaluation.write(tmp_path / "made", table))
+    found = analysis.load_analysis(made_evaluation.write(tmp_path / "made", table))
     assert row(arms.kinds_table(found), "A9")[column].text != NOT_MEASURED
     build.write_report(tmp_path / "made")
 
 
 def test_whether_the_sample_is_enough(whole: Path, minimal: Path) -> None:
-    [told] = comparisons.sample(analysis.read(whole))
+    [told] = comparisons.sample_notes(analysis.load_analysis(whole))
     assert "enough for some comparisons only" in told
     assert "With 5 users the test of signs gives no p below 0.062" in told
-    [said] = comparisons.sample(analysis.read(minimal))
+    [said] = comparisons.sample_notes(analysis.load_analysis(minimal))
     assert said == "Whether the sample is enough cannot be said: no named pair of arms answered the same questions."
 
 
 def test_one_user_shows_no_spread(tmp_path: Path) -> None:
     folder = made_evaluation.write(tmp_path / "made", made(arms=("A1", "A5"), users=("ann",)))
-    [told] = comparisons.sample(analysis.read(folder))
+    [told] = comparisons.sample_notes(analysis.load_analysis(folder))
     assert "one user shows no spread over users" in told
-    row(comparisons.comparison_table(analysis.read(folder)), "A5 \N{MINUS SIGN} A1")
+    row(comparisons.comparison_table(analysis.load_analysis(folder)), "A5 \N{MINUS SIGN} A1")
 
 
 def test_comparisons(whole: Path) -> None:
-    found = comparisons.comparison_table(analysis.read(whole))
-    assert found.rows == len(PAIRS)
+    found = comparisons.comparison_table(analysis.load_analysis(whole))
+    assert found.rows == len(COMPARED_PAIRS)
     assert row(found, "A9 \N{MINUS SIGN} A3")["users"].text == "4"
-    assert set(comparisons.ASKS) == {*PAIRS, *OF_COHORT}
+    assert set(comparisons.PAIR_QUESTIONS) == {*COMPARED_PAIRS, *COHORT_PAIRS}
 
 
 def test_reasons_that_users_wrote(tmp_path: Path) -> None:
@@ -235,18 +245,18 @@ def test_reasons_that_users_wrote(tmp_path: Path) -> None:
         for arm, logprob in logprobs.items()
         for user in ("ann", "bob")
     ]
-    found = analysis.read(made_evaluation.write(tmp_path / "made", table(rows)))
-    cells = comparisons.reasons_table(found).groups[0].rows
+    found = analysis.load_analysis(made_evaluation.write(tmp_path / "made", table(rows)))
+    cells = comparisons.rationale_table(found).groups[0].rows
     assert [row[1].text for row in cells] == ["+1.000", "+0.250", "+0.750", "+0.250", "+0.750"]
     assert found.arms == [arm for arm in ARMS if arm in logprobs]
 
 
 def test_numbers() -> None:
-    assert figure(-0.004) == "0.00"
-    assert figure(-0.26, 1, sign=True) == "\N{MINUS SIGN}0.3"
-    assert figure(0.5, 1, scale=100, sign=True) == "+50.0"
-    assert number(float("nan")).gap
-    assert number(None).text == NOT_MEASURED
-    assert bounds(-0.1, 0.2) == "[\N{MINUS SIGN}0.10, 0.20]"
-    assert bounds(float("nan"), 0.2) == "no interval"
-    assert (probability(0.0004).text, probability(0.04).text, probability(None).gap) == ("< 0.001", "0.040", True)
+    assert format_number(-0.004) == "0.00"
+    assert format_number(-0.26, 1, sign=True) == "\N{MINUS SIGN}0.3"
+    assert format_number(0.5, 1, scale=100, sign=True) == "+50.0"
+    assert number_cell(float("nan")).gap
+    assert number_cell(None).text == NOT_MEASURED
+    assert format_interval(-0.1, 0.2) == "[\N{MINUS SIGN}0.10, 0.20]"
+    assert format_interval(float("nan"), 0.2) == "no interval"
+    assert (p_value_cell(0.0004).text, p_value_cell(0.04).text, p_value_cell(None).gap) == ("< 0.001", "0.040", True)

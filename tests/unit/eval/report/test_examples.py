@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from made_outcomes import outcome, table, unanswered
-from mindprint_eval.report.examples import Chosen, choose
+from mindprint_eval.report.examples import Example, select_examples
 from mindprint_eval.results import Outcome
 
 
@@ -19,11 +19,11 @@ def rows(differences: Mapping[str, float], user: str = "ann") -> list[Outcome]:
     return [row for item, difference in differences.items() for row in pair(item, difference, user)]
 
 
-def chosen(*made: Outcome, users: tuple[str, ...] = ("ann",)) -> list[Chosen]:
-    return choose(table(made), users, {})
+def chosen(*made: Outcome, users: tuple[str, ...] = ("ann",)) -> list[Example]:
+    return select_examples(table(made), users, {})
 
 
-def places(found: list[Chosen]) -> list[tuple[str, str, str]]:
+def places(found: list[Example]) -> list[tuple[str, str, str]]:
     return [(one.user, one.place, one.item) for one in found]
 
 
@@ -61,7 +61,7 @@ def test_the_first_two_users_who_have_both() -> None:
 
 def test_nothing_without_the_two_arms() -> None:
     assert chosen(outcome(arm="A9")) == []
-    assert choose(table([]), [], {}) == []
+    assert select_examples(table([]), [], {}) == []
 
 
 def test_what_each_arm_made_of_it() -> None:
@@ -70,7 +70,7 @@ def test_what_each_arm_made_of_it() -> None:
         unanswered("refused", arm="A6", item="a"),
         *pair("a", 0.5),
     ]
-    [found] = choose(table(made), ["ann"], {("ann", "a"): "Walk?"})
+    [found] = select_examples(table(made), ["ann"], {("ann", "a"): "Walk?"})
     assert (found.query, found.target) == ("Walk?", "agree")
     a2, a3, a6, a9 = found.shown
     assert (a2.arm, a2.flaw, a2.right, a2.logprob, a2.thinking) == ("A2", "loop", False, -2.0, "so so so")
@@ -93,4 +93,4 @@ def test_other_measures_are_no_answers() -> None:
 def test_choices_are_those_of_the_question() -> None:
     made: pd.DataFrame = table(pair("a", 0.5))
     made["choices"] = [{"agree": -0.5, "pass": -1.0}] * 2
-    assert choose(made, ["ann"], {})[0].choices == ["agree", "pass"]
+    assert select_examples(made, ["ann"], {})[0].choices == ["agree", "pass"]

@@ -5,7 +5,7 @@ import pytest
 
 from made_outcomes import made, outcome, table
 from mindprint_eval.metrics import metrics, statistics
-from mindprint_eval.report.hypotheses import Claim, claims
+from mindprint_eval.report.hypotheses import Hypothesis, check_hypotheses
 
 NAMES = (
     "A6 collapses",
@@ -20,8 +20,10 @@ NAMES = (
 )
 
 
-def of(rows: pd.DataFrame) -> dict[str, Claim]:
-    return {claim.name: claim for claim in claims(metrics.thinking(rows), statistics.family(rows))}
+def of(rows: pd.DataFrame) -> dict[str, Hypothesis]:
+    return {
+        claim.name: claim for claim in check_hypotheses(metrics.bare_thinking(rows), statistics.compare_pairs(rows))
+    }
 
 
 def thinking(**collapse: float) -> pd.DataFrame:
@@ -29,7 +31,7 @@ def thinking(**collapse: float) -> pd.DataFrame:
 
 
 def compared(one: str, other: str, metric: str, low: float, high: float, users: int = 8) -> pd.DataFrame:
-    known = statistics.Comparison(one, other, metric, (low + high) / 2, low, high, 0.5, users, 20, 0.1)
+    known = statistics.ArmComparison(one, other, metric, (low + high) / 2, low, high, 0.5, users, 20, 0.1)
     return pd.DataFrame([vars(known)]).assign(p_holm=0.75)
 
 
@@ -67,14 +69,14 @@ def test_one_user_gives_no_interval_and_so_no_verdict() -> None:
 
 @pytest.mark.parametrize(("a6", "holds"), [(0.25, True), (0.249, False), (1.0, True), (0.0, False)])
 def test_a_collapse_has_to_be_large(a6: float, holds: bool) -> None:
-    claim = claims(thinking(A3=0.05, A6=a6), NOTHING)[0]
+    claim = check_hypotheses(thinking(A3=0.05, A6=a6), NOTHING)[0]
     assert (claim.holds, claim.bound) == (holds, 0.2)
     assert claim.value == pytest.approx(a6 - 0.05)
 
 
 @pytest.mark.parametrize(("a7", "holds"), [(0.15, True), (0.151, False), (0.0, True)])
 def test_thinking_that_is_kept(a7: float, holds: bool) -> None:
-    assert claims(thinking(A3=0.1, A7=a7), NOTHING)[1].holds is holds
+    assert check_hypotheses(thinking(A3=0.1, A7=a7), NOTHING)[1].holds is holds
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_where_an_interval_ends(
     pair: tuple[str, str], metric: str, place: int, low: float, high: float, above: bool, reaches: bool, below: bool,
     verdict: str,
 ) -> None:  # fmt: skip
-    claim = claims(thinking(), compared(*pair, metric, low, high))[place]
+    claim = check_hypotheses(thinking(), compared(*pair, metric, low, high))[place]
     assert claim.holds is {3: above, 6: reaches, 7: reaches, 8: below}[place]
     assert claim.value == (low if place == 3 else high)
     assert claim.detail.startswith(f"{pair[0]} {verdict}")
@@ -107,13 +109,13 @@ def test_where_an_interval_ends(
 
 
 def test_another_metric_does_not_decide() -> None:
-    assert claims(thinking(), compared("A9", "A1", "right", 0.1, 0.2))[3].holds is None
+    assert check_hypotheses(thinking(), compared("A9", "A1", "right", 0.1, 0.2))[3].holds is None
 
 
 def test_the_detail_says_how_much_and_of_whom() -> None:
-    claim = claims(thinking(), compared("A9", "A1", "logprob", 0.1, 0.3))[3]
+    claim = check_hypotheses(thinking(), compared("A9", "A1", "logprob", 0.1, 0.3))[3]
     assert claim.detail == "A9 better: +0.20 nats [+0.10, +0.30]; p 0.750 after Holm, 8 users, 20 questions"
-    claim = claims(thinking(), compared("A9", "A1", "logprob", -0.1, 0.1))[3]
+    claim = check_hypotheses(thinking(), compared("A9", "A1", "logprob", -0.1, 0.1))[3]
     assert claim.detail.endswith(", 8 users, 20 questions, which would show 0.10 nats")
 
 

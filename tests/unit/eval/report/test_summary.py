@@ -13,7 +13,7 @@ from mindprint_eval.report import summary
 
 def shown(folder: Path) -> str:
     console = Console(width=160, record=True, file=io.StringIO())
-    for table in summary.tables(folder):
+    for table in summary.summary_tables(folder):
         console.print(table)
     return console.export_text()
 
@@ -26,6 +26,6 @@ def test_every_arm_and_claim_has_a_row(tmp_path: Path) -> None:
 
 
 def test_figures_that_are_not_there_are_gaps() -> None:
-    assert summary.figure(float("nan"), 100, 0) == summary.GAP
-    assert summary.figure(0.125, 100, 1) == "12.5"
-    assert pytest.approx(float(summary.figure(-1.234, 1, 2))) == -1.23
+    assert summary.format_number(float("nan"), 100, 0) == summary.GAP
+    assert summary.format_number(0.125, 100, 1) == "12.5"
+    assert pytest.approx(float(summary.format_number(-1.234, 1, 2))) == -1.23

@@ -12,14 +12,14 @@ from matplotlib.text import Annotation
 from mindprint_eval.metrics.statistics import Interval
 from mindprint_eval.report.figures import plots, style
 from mindprint_eval.report.figures.plots import Point
-from mindprint_eval.report.figures.style import LOOKS, SELECTED, UNTRAINED
+from mindprint_eval.report.figures.style import ARM_STYLES, SELECTED, UNTRAINED
 
 NAN = math.nan
 PAGES = ("#ffffff", "#fdfdfc", "#151618", "#000000")
 
 
 def point(arm: str, x: float, y: float, spread: float = 0.1) -> Point:
-    return Point(arm, style.look(arm, None), Interval(x, NAN, NAN, 0), Interval(y, y - spread, y + spread, 5))
+    return Point(arm, style.arm_style(arm, None), Interval(x, NAN, NAN, 0), Interval(y, y - spread, y + spread, 5))
 
 
 def scatter(*points: Point) -> Figure:
@@ -29,7 +29,7 @@ def scatter(*points: Point) -> Figure:
 
 
 def words(figure: Figure) -> str:
-    return style.svg(figure, "f", "a plot")
+    return style.to_svg(figure, "f", "a plot")
 
 
 def luminance(colour: str) -> float:
@@ -38,15 +38,15 @@ def luminance(colour: str) -> float:
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
-@pytest.mark.parametrize("look", LOOKS, ids=lambda look: look.name)
+@pytest.mark.parametrize("look", ARM_STYLES, ids=lambda look: look.name)
 @pytest.mark.parametrize("page", PAGES)
-def test_marks_stand_out_from_light_and_dark_pages(look: style.Look, page: str) -> None:
+def test_marks_stand_out_from_light_and_dark_pages(look: style.ArmStyle, page: str) -> None:
     light, dark = sorted((luminance(look.colour), luminance(page)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3
 
 
 def test_no_colour_or_shape_stands_for_two_things() -> None:
-    assert len({look.marker for look in LOOKS}) == len({look.colour for look in LOOKS}) == len(LOOKS)
+    assert len({look.marker for look in ARM_STYLES}) == len({look.colour for look in ARM_STYLES}) == len(ARM_STYLES)
 
 
 def test_the_same_data_make_the_same_bytes() -> None:
@@ -65,7 +65,7 @@ def test_an_svg_follows_the_page_around_it() -> None:
 
 
 def test_an_svg_by_itself_follows_the_viewer() -> None:
-    file = style.alone(words(scatter(point("A1", 1, -1.2))))
+    file = style.standalone_svg(words(scatter(point("A1", 1, -1.2))))
     assert "prefers-color-scheme:dark" in file
     ElementTree.fromstring(file.encode())
 
@@ -107,10 +107,10 @@ def test_the_legend_names_what_is_there() -> None:
 
 
 def test_looks() -> None:
-    looks = [style.look(*a).name for a in (("A3", None), ("A6", "fast"), ("A4", "pooled"), ("A7", "distilled"))]
+    looks = [style.arm_style(*a).name for a in (("A3", None), ("A6", "fast"), ("A4", "pooled"), ("A7", "distilled"))]
     assert looks == ["untrained", "trained on answers alone", "trained on answers alone", "the five steps"]
-    assert style.look("A9", "selected") == SELECTED
-    assert style.look("C3-none", "selected").name == "controls"
+    assert style.arm_style("A9", "selected") == SELECTED
+    assert style.arm_style("C3-none", "selected").name == "controls"
 
 
 def test_profile_swaps() -> None:

@@ -29,7 +29,9 @@ def rows(*arms: str, users: tuple[str, ...] = ("ann", "bob")) -> list[Outcome]:
 
 
 def shown(folder: Path, found: list[Outcome]) -> list[list[tuple[str, str]]]:
-    [made_table] = comparisons.likeness_tables(analysis.read(made_evaluation.write(folder / "made", table(found))))
+    [made_table] = comparisons.similarity_tables(
+        analysis.load_analysis(made_evaluation.write(folder / "made", table(found)))
+    )
     return [[(cell.text, cell.below) for cell in row] for row in made_table.groups[0].rows]
 
 
@@ -63,8 +65,8 @@ def test_the_report_shows_likeness_only_where_it_was_measured(tmp_path: Path) ->
 @pytest.mark.parametrize("count", [0, 2])
 def test_tables_from_before_likeness_was_measured(count: int, tmp_path: Path) -> None:
     old = [{name: value for name, value in asdict(outcome()).items() if name != "cosine"}] * count
-    results.write_lines(old, tmp_path / "t.jsonl.gz")
-    found = results.read(tmp_path / "t.jsonl.gz")
+    results.write_ndjson(old, tmp_path / "t.jsonl.gz")
+    found = results.read_outcomes(tmp_path / "t.jsonl.gz")
     assert found["cosine"].isna().tolist() == [True] * count
     assert found["cosine"].dtype == float
     assert [Outcome(**row) for row in old] == [outcome()] * count
