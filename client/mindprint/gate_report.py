@@ -36,7 +36,7 @@ def in_short(version: Version) -> str | None:
     return f"passed; not judged: {', '.join(open_)}" if open_ else "passed"
 
 
-def rows(checks: Iterable[Check]) -> list[tuple[str, str | None, str | None, str, str]]:
+def check_rows(checks: Iterable[Check]) -> list[tuple[str, str | None, str | None, str, str]]:
     """Name, figure, bound, verdict and detail of each."""
     return [
         (check.name.replace("_", " "), figure(check.value), figure(check.bound), verdict(check), check.detail)

@@ -40,7 +40,7 @@ def checks_table(title: str, versions: Iterable[Version]) -> Table:
         made.add_column(column, justify="right" if right else "left", no_wrap=column != "detail", overflow="fold")
     for version in versions:
         first = [version_name(version), version.state]
-        for row in gate_report.rows(gate_report.examined(version)) or [("none", None, None, "not judged", "")]:
+        for row in gate_report.check_rows(gate_report.examined(version)) or [("none", None, None, "not judged", "")]:
             # As text: a detail is no markup.
             made.add_row(*map(Text, first), *(Text(cell or "") for cell in row))
             first = ["", ""]

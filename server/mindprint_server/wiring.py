@@ -16,6 +16,7 @@ from mindprint_server.chat.service import Backend, ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import Engine
 from mindprint_server.gate import Gate
+from mindprint_server.gate.measurements import ModelMeasurements
 from mindprint_server.generation.batch_runner import BatchRunner
 from mindprint_server.generation.candidate import Writer
 from mindprint_server.generation.engagement import EngagementProcessor
@@ -82,7 +83,8 @@ async def open_container(
         questions = QuestionBuilder(ctx, memory=memory)
         judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=NeighborIndex(ctx))
         admission = AdmissionController(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
-        gate = Gate(ctx, prompts=prompts, questions=questions, memory=memory, judge=judge)
+        measurements = ModelMeasurements(ctx, prompts=prompts, judge=judge)
+        gate = Gate(ctx, questions=questions, memory=memory, measurements=measurements)
         warmer = PrefixPrefetcher(ctx, memory=memory, lull=admission.lull)
         adapters = AdapterService(ctx, admission=admission, gate=gate, warmer=warmer)
         await adapters.start()

@@ -118,13 +118,13 @@ async def test_auto_goes_by_the_gains_that_a_batch_measured(
     api: AsyncOpenAI, services: Container, monkeypatch: pytest.MonkeyPatch, wanted: float, mode: str
 ) -> None:
     """What random weights gain by thinking is anyone's guess, so that the bound decides."""
-    monkeypatch.setattr(services.auto, "_rule", replace(services.auto._rule, min_gain=wanted))
+    monkeypatch.setattr(services.auto, "_thresholds", replace(services.auto._thresholds, min_gain=wanted))
     await services.store.engagements.add("ann", [engagement(n, choices=[]) for n in range(18)])
     batch, _ = await services.batches.submit(BatchRequest())
     async for state in services.batches.watch(batch.id):
         batch = state
     assert batch.state == "done"
-    known = (await services.auto.routes("ann")).open
+    known = (await services.auto.explain("ann")).open
     assert (known.mode, known.items) == (mode, 17), "nothing is known before the first one"
 
     extra = {"mode": "auto"}

@@ -31,7 +31,7 @@ class Gate:
         self.held = asyncio.Event()
         self.held.set()
 
-    async def examine(
+    async def evaluate(
         self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
     ) -> list[Check]:
         self.seen.append((candidate.name, live.name if live else None))

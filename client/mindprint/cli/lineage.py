@@ -33,7 +33,9 @@ def why(
     print_facts(_facts(lineage))
     typer.secho("\nthe gate", bold=True)
     columns = ("check", "figure", "bound", "verdict", "detail")
-    print_rows(columns, gate_report.rows(gate_report.examined(lineage.version)), empty="no gate has seen it", fold=True)
+    print_rows(
+        columns, gate_report.check_rows(gate_report.examined(lineage.version)), empty="no gate has seen it", fold=True
+    )
     typer.secho("\nlearned from", bold=True)
     _print_traces(lineage, traces)
     learned = {(trace.user_id, trace.engagement_id) for trace in lineage.traces}

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 class Examiner(Protocol):
     """The gate, as far as it is needed here."""
 
-    async def examine(
+    async def evaluate(
         self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
     ) -> list[Check]:
         """What it finds, on engagements (by user) that no training saw. Both versions are in the engine."""
@@ -213,7 +213,7 @@ class VersionPublisher:
             return version
         async with AsyncExitStack() as held:
             live = await self._serving(version.adapter, held) if self._settings.max_cpu_loras > 1 else None
-            checks = await self._gate.examine(adapter, live, lease.held_out)
+            checks = await self._gate.evaluate(adapter, live, lease.held_out)
         log.info("gate", adapter=adapter.name, checks={check.name: check.value for check in checks})
         return judged(version, checks)
 

@@ -66,7 +66,7 @@ async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
 @router.get("/{user_id}/route")
 async def route(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
     """Whether `mode: auto` thinks first about this user's queries, with choices and without, and what says so."""
-    return await services.auto.routes(user_id)
+    return await services.auto.explain(user_id)
 
 
 @router.post("/{user_id}/traces")

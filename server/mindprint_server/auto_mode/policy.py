@@ -1,14 +1,14 @@
-"""Does thinking pay? What `mode: auto` makes of the gains that were measured on one user's questions. Pure.
+"""Pure rules of `mode: auto`: does thinking pay for this user and this kind of question?
 
-A gain is the log-probability of the real answer after thinking, less that of the same answer given at once. Two sources
-know some, and only the one of the model that would answer counts:
+The evidence is the gain of a question: log p of the real answer after thinking, minus log p without thinking. Two
+sources measure gains. Only those of the model that would answer count:
 
-- the gate, of a user's own version: on the user's held-out engagements, after the version's own thinking from the bare
-  `<think>`; in nats, of open answers a token;
-- the verdicts, of the base model: Gain, in nats a token, of what was written blind, whatever became of it. Later
-  candidates of an engagement are drawn only where the first was rejected, so that the first one with a Gain counts.
-  A batch leaves out what its probe finds out of reach (docs/decisions/006): of closed questions this is the gain on
-  those worth thinking about, and flatters the others.
+- The gate measures a user's own version on held-out engagements, after thinking from the bare `<think>` tag. The unit
+  is nats, and nats a token for open answers.
+- The verdicts measure the base model: Gain of unhinted candidates, whatever their verdict, in nats a token. Later
+  candidates of an engagement exist only because the first was rejected, so only the first one with a Gain counts. A
+  batch skips closed questions that its pre-filter finds hopeless (docs/decisions/006): the gain is that of the
+  questions worth thinking about, and flatters the others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from mindprint.types import AutoModeDecision, Check, Mode, QueryKind, RouteReason
-from mindprint_server.gate.checks import thinking_gain_name
+from mindprint_server.gate.checks import thinking_gain_check_name
 from mindprint_server.statistics import margin
 from mindprint_server.store import Gain
 
@@ -28,7 +28,14 @@ Unit = Literal["nats", "nats a token"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """The gains of one user's questions of one kind, one for each question, as far as their mean and its noise go."""
+    """Summary of the gains of one user's questions of one kind.
+
+    Attributes:
+        items: Number of questions.
+        mean: Mean gain; 0 without questions.
+        deviation: Standard deviation of the gains; 0 for fewer than two.
+        unit: Unit of the gains.
+    """
 
     items: int
     mean: float
@@ -36,7 +43,8 @@ class Evidence:
     unit: Unit
 
     @classmethod
-    def of(cls, gains: Sequence[float], unit: Unit) -> Evidence:
+    def from_gains(cls, gains: Sequence[float], unit: Unit) -> Evidence:
+        """Summarize gains, one per question."""
         return cls(
             items=len(gains),
             mean=fmean(gains) if gains else 0.0,
@@ -44,34 +52,47 @@ class Evidence:
             unit=unit,
         )
 
-    def low(self, confidence: float) -> float | None:
-        """Student's one-sided lower bound of the mean; None of fewer than two."""
+    def lower_bound(self, confidence: float) -> float | None:
+        """Return Student's one-sided lower bound of the mean gain; None for fewer than two questions."""
         return self.mean - margin(self.items, self.deviation, confidence) if self.items > 1 else None
 
 
 @dataclass(frozen=True)
-class Rule:
+class AutoModeThresholds:
+    """When thinking counts as paying.
+
+    Attributes:
+        min_items: Number of questions whose gain must be known.
+        confidence: One-sided confidence of the lower bound, above 0.5 and below 1.
+        min_gain: The lower bound must lie above this, in the unit of the evidence.
+    """
+
     min_items: int
     confidence: float
     min_gain: float
-    """In the unit of the evidence."""
 
 
-def route(kind: QueryKind, evidence: Evidence, rule: Rule) -> AutoModeDecision:
-    """`personal` where enough questions show, beyond noise, that thinking gains more than `rule.min_gain`."""
-    low = evidence.low(rule.confidence)
+def decide(kind: QueryKind, evidence: Evidence, thresholds: AutoModeThresholds) -> AutoModeDecision:
+    """Choose `personal` if the evidence shows, beyond noise, that thinking gains enough; else `direct`.
+
+    Args:
+        kind: Kind of the questions, for the explanation.
+        evidence: Gains of the model that would answer.
+        thresholds: When thinking counts as paying.
+    """
+    low = evidence.lower_bound(thresholds.confidence)
     mode: Mode = "direct"
     reason: RouteReason = "not_shown"
-    if low is None or evidence.items < rule.min_items:
+    if low is None or evidence.items < thresholds.min_items:
         reason = "too_few"
-        why = f"{kind} questions whose gain is known: {evidence.items}, wanted: {rule.min_items}"
+        why = f"{kind} questions whose gain is known: {evidence.items}, wanted: {thresholds.min_items}"
     else:
-        if low > rule.min_gain:
+        if low > thresholds.min_gain:
             mode, reason = "personal", "pays"
         why = (
             f"{'thinking pays' if mode == 'personal' else 'not shown to pay'}: mean gain {evidence.mean:+.3f} "
-            f"{evidence.unit} on {evidence.items} {kind} questions, with {100 * rule.confidence:g} % confidence "
-            f"{low:+.3f} at least, above {rule.min_gain:g} wanted"
+            f"{evidence.unit} on {evidence.items} {kind} questions, with {100 * thresholds.confidence:g} % confidence "
+            f"{low:+.3f} at least, above {thresholds.min_gain:g} wanted"
         )
     return AutoModeDecision(
         mode=mode,
@@ -84,8 +105,16 @@ def route(kind: QueryKind, evidence: Evidence, rule: Rule) -> AutoModeDecision:
     )
 
 
-def unmeasured(user_id: str | None, model: str) -> AutoModeDecision | None:
-    """The route where there is nothing to go by; None where there may be. `model`: `base`, or a version's name."""
+def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision | None:
+    """Choose `direct` where no evidence can exist: no user, a cohort's version, or another user's version.
+
+    Args:
+        user_id: The user who is asked about; None if nobody is.
+        model: What would answer: `base`, or the name of a version.
+
+    Returns:
+        The decision, or None if there may be evidence.
+    """
     key = model.partition("@")[0]
     if key.startswith("cohort/"):
         return AutoModeDecision(
@@ -100,16 +129,16 @@ def unmeasured(user_id: str | None, model: str) -> AutoModeDecision | None:
     return None
 
 
-def examined(checks: Iterable[Check], kind: QueryKind) -> Evidence:
-    """What the gate measured of a version; nothing where it was not examined, or before this was measured."""
-    found = {check.name: check for check in checks}.get(thinking_gain_name(kind))
+def gate_evidence(checks: Iterable[Check], kind: QueryKind) -> Evidence:
+    """Read the evidence from the gate's checks of a version. It is empty if the gate did not measure the gain."""
+    found = {check.name: check for check in checks}.get(thinking_gain_check_name(kind))
     unit: Unit = "nats" if kind == "closed" else "nats a token"
     if found is None or found.value is None or found.items is None:
-        return Evidence.of([], unit)
+        return Evidence.from_gains([], unit)
     return Evidence(found.items, found.value, found.deviation or 0.0, unit)
 
 
-def judged(newest_first: Iterable[Gain], kind: QueryKind) -> Evidence:
-    """What the verdicts measured of the base model: of each engagement the first candidate among these."""
+def trace_evidence(newest_first: Iterable[Gain], kind: QueryKind) -> Evidence:
+    """Summarize the gains of the base model: for each engagement its first candidate among these."""
     firsts = {one.engagement_id: one.gain for one in newest_first if one.closed == (kind == "closed")}
-    return Evidence.of(list(firsts.values()), "nats a token")
+    return Evidence.from_gains(list(firsts.values()), "nats a token")

@@ -1,7 +1,7 @@
-"""`mode: auto`: finds the evidence that the router goes by, and remembers what came of it.
+"""Chooses the mode of `mode: auto` requests, from evidence that it reads from the store and caches.
 
-Both kinds of a user's queries are remembered together, under the name of what answers them: a pointer that moves to
-another version leads to that one's own evidence at once.
+The decisions for both kinds of questions are cached per user and model. Another live version has another name, so a
+pointer that moves leads to the evidence of that version at once.
 """
 
 from __future__ import annotations
@@ -19,69 +19,92 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.prompts.templates import PROMPT_VERSION
 
-NEWEST = 200
-"""Candidates of the base model whose Gain is looked at."""
-REMEMBERED = 4096
-"""Users, each with what answers, whose routes are kept; what was looked at longest ago is forgotten first."""
+MAX_TRACES = 200
+"""Newest candidates of the base model whose Gain is evidence."""
+MAX_CACHED_DECISIONS = 4096
+"""Cached pairs of user and model; the least recently used is dropped first."""
 
 
 class AutoModeSelector:
+    """Decides for each request whether to think first.
+
+    Args:
+        ctx: Settings, store, engine and metrics of the server.
+        clock: Returns seconds; tests replace it.
+    """
+
     def __init__(self, ctx: ServerContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = ctx.store
         self._engine = ctx.engine
         self._metrics = ctx.metrics
-        self._rule = policy.Rule(ctx.settings.auto_min_items, ctx.settings.auto_confidence, ctx.settings.auto_min_gain)
-        self._known: TTLCache[tuple[str, str], AutoModeDecisions] = TTLCache(
-            REMEMBERED, ctx.settings.auto_refresh_s, clock
+        self._thresholds = policy.AutoModeThresholds(
+            ctx.settings.auto_min_items, ctx.settings.auto_confidence, ctx.settings.auto_min_gain
+        )
+        self._cache: TTLCache[tuple[str, str], AutoModeDecisions] = TTLCache(
+            MAX_CACHED_DECISIONS, ctx.settings.auto_refresh_s, clock
         )
 
-    async def settle(
+    async def select(
         self, wanted: AskedMode, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind
     ) -> tuple[Mode, str | None]:
-        """The mode of a query that `adapter` (None: the base) is about to answer, and why, where that was left open."""
+        """Choose the mode of a request that is about to be answered.
+
+        Args:
+            wanted: The mode that the caller asked for.
+            user_id: The user whose memory is used; None without one.
+            adapter: The version that answers; None is the base model.
+            kind: Kind of the question.
+
+        Returns:
+            The mode, and the reason if `wanted` is `auto`.
+        """
         if wanted != "auto":
             return wanted, None
-        route = await self._choose(user_id, adapter, kind)
-        self._metrics.routes.labels(mode=route.mode, reason=route.reason).inc()
-        return route.mode, route.why
+        decision = await self._decide(user_id, adapter, kind)
+        self._metrics.routes.labels(mode=decision.mode, reason=decision.reason).inc()
+        return decision.mode, decision.why
 
-    async def _choose(self, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind) -> AutoModeDecision:
+    async def _decide(self, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind) -> AutoModeDecision:
         model = adapter.name if adapter else "base"
-        if (route := policy.unmeasured(user_id, model)) is not None:
-            return route
+        if (decision := policy.decide_without_evidence(user_id, model)) is not None:
+            return decision
         assert user_id is not None
-        routes = await self._routes(user_id, model)
-        return routes.closed if kind == "closed" else routes.open
+        decisions = await self._get_decisions(user_id, model)
+        return decisions.closed if kind == "closed" else decisions.open
 
-    async def routes(self, user_id: str) -> AutoModeDecisions:
-        """`GET /v1/users/{id}/route`, for what is live. Raises NotFound."""
+    async def explain(self, user_id: str) -> AutoModeDecisions:
+        """Return what `mode: auto` does for a user with the live version, and why.
+
+        Raises:
+            NotFound: There is no such user.
+        """
         await self._store.users.get(user_id)
         key, pointers = await self._store.live_versions.resolve_for_user(user_id)
         model = f"{key}@{pointers.live.version}" if pointers.live else "base"
-        if (route := policy.unmeasured(user_id, model)) is not None:
-            return AutoModeDecisions(user_id=user_id, model=model, closed=route, open=route)
-        return await self._routes(user_id, model)
+        if (decision := policy.decide_without_evidence(user_id, model)) is not None:
+            return AutoModeDecisions(user_id=user_id, model=model, closed=decision, open=decision)
+        return await self._get_decisions(user_id, model)
 
-    async def _routes(self, user_id: str, model: str) -> AutoModeDecisions:
-        if (known := self._known.get((user_id, model))) is not None:
+    async def _get_decisions(self, user_id: str, model: str) -> AutoModeDecisions:
+        if (known := self._cache.get((user_id, model))) is not None:
             return known
-        routes = self._known[user_id, model] = await self._find(user_id, model)
-        return routes
+        decisions = self._cache[user_id, model] = await self._read_decisions(user_id, model)
+        return decisions
 
-    async def _find(self, user_id: str, model: str) -> AutoModeDecisions:
+    async def _read_decisions(self, user_id: str, model: str) -> AutoModeDecisions:
         key, _, number = model.partition("@")
-        measured: Callable[[QueryKind], Evidence]
+        evidence: Callable[[QueryKind], Evidence]
         if number:
             version = await self._store.versions.get(key, int(number))
-            measured = partial(policy.examined, version.checks)
+            evidence = partial(policy.gate_evidence, version.checks)
         else:
             gains = await self._store.traces.list_gains(
-                user_id, base_digest=self._engine.info().base_digest, prompt_version=PROMPT_VERSION, limit=NEWEST
+                user_id, base_digest=self._engine.info().base_digest, prompt_version=PROMPT_VERSION, limit=MAX_TRACES
             )
-            measured = partial(policy.judged, gains)
+            evidence = partial(policy.trace_evidence, gains)
         return AutoModeDecisions(
             user_id=user_id,
             model=model,
-            closed=policy.route("closed", measured("closed"), self._rule),
-            open=policy.route("open", measured("open"), self._rule),
+            closed=policy.decide("closed", evidence("closed"), self._thresholds),
+            open=policy.decide("open", evidence("open"), self._thresholds),
         )

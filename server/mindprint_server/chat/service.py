@@ -161,7 +161,7 @@ class ChatService:
             recalling.cancel()
             await asyncio.gather(recalling, return_exceptions=True)
         kind, name = whose(model)
-        mode, route = await self._auto.settle(wanted, name if kind == "user" else None, adapter, "open")
+        mode, route = await self._auto.select(wanted, name if kind == "user" else None, adapter, "open")
         answer = replace(await self._answer(body, messages, memory, mode, adapter), route=route)
         if isinstance(answer.content, dict) or answer.outcome != "fine":
             await self._adapters.heard(adapter, answer.outcome)

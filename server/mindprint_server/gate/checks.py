@@ -1,11 +1,13 @@
-"""From what was measured to what the gate says of it. Pure.
+"""Pure functions that turn the gate's measurements into checks.
 
-Candidate and reference are measured on the same prompts, so what is judged is the mean of the paired differences. Of a
-handful of items two points are less than one item, and a mean wavers by chance alone: a bound counts as crossed only
-where the mean lies beyond it by more than its noise (the one-sided Student bound of the mean). Sixteen thinkings refuse
-under 4 % of the versions that collapse no more often than the base, whatever its rate, and practically all whose
-thinking is gone where the base's is not: differences that all point one way have no noise, however few they are. What
-writes a few words and the answer instead of thinking is not collapsed by that definition; its length gives it away.
+Candidate and reference answer the same prompts, so each check looks at the mean of paired differences. With few items
+two percentage points are less than one item, and a mean varies by chance. A bound therefore counts as crossed only if
+the mean lies beyond it by more than the margin of the mean (`statistics.margin_of_mean`, one-sided).
+
+With sixteen thinking samples this refuses less than 4 % of the versions that collapse exactly as often as the base,
+at any rate. It refuses nearly every version whose thinking is gone where the base still thinks: differences that all
+have the same sign have no margin, however few they are. A version that writes a few words and the answer is not
+collapsed by this definition; the length ratio finds it.
 """
 
 from __future__ import annotations
@@ -16,107 +18,160 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from mindprint.types import Check, QueryKind
-from mindprint_server.statistics import noise
+from mindprint_server.statistics import margin_of_mean
 
 
 @dataclass(frozen=True)
-class Thought:
-    """One thinking that was written for the gate."""
+class ThinkingSample:
+    """One thinking that was generated for the gate.
+
+    Attributes:
+        text: The thinking. It may be cut to its last whole sentence.
+        tokens: Number of generated tokens, before any cut.
+        collapsed: It loops, never ends, or says next to nothing (method: collapse rate).
+    """
 
     text: str
     tokens: int
-    """As written; the text may be cut to its last whole sentence."""
     collapsed: bool
-    """It loops, never closed, or says next to nothing (`method.md`: Collapse rate)."""
 
 
-def score(
+def check_score(
     name: str,
     candidate: Sequence[float],
     reference: Sequence[float],
     *,
-    least: int,
+    min_items: int,
     slack: float,
     confidence: float,
     decides: bool = True,
 ) -> Check:
-    """Personal scores (nats) item by item: fails when the candidate's are lower by more than `slack`, beyond noise.
+    """Check that the candidate's personal scores are not lower than the reference's.
 
-    `value` is the mean difference, `bound` the lowest that passes. Fewer than `least` items are not judged.
+    Args:
+        name: Name of the check.
+        candidate: Scores in nats, one per held-out engagement.
+        reference: Scores of the base or the live version on the same engagements.
+        min_items: Number of engagements below which nothing is decided.
+        slack: Nats by which the mean may be lower, in addition to the margin.
+        confidence: One-sided confidence.
+        decides: Whether a low mean fails the check, or is only reported.
+
+    Returns:
+        A check whose value is the mean difference and whose bound is the lowest mean that passes.
     """
-    if len(candidate) < least:
-        return Check(name=name, detail=f"{len(candidate)} engagements held out, {least} wanted")
+    if len(candidate) < min_items:
+        return Check(name=name, detail=f"{len(candidate)} engagements held out, {min_items} wanted")
     differences = [a - b for a, b in zip(candidate, reference, strict=True)]
     if not all(map(math.isfinite, differences)):
         return Check(name=name, passed=False, detail="a score is not finite")
-    value, bound = fmean(differences), -slack - noise(differences, confidence)
+    value, bound = fmean(differences), -slack - margin_of_mean(differences, confidence)
     detail = f"{fmean(candidate):.3f} against {fmean(reference):.3f} nats on {len(candidate)} engagements"
     if not decides:
         return Check(name=name, value=value, bound=bound, detail=f"{detail}; reported only")
     return Check(name=name, value=value, bound=bound, passed=value >= bound, detail=detail)
 
 
-def thinking_gain(kind: QueryKind, gains: Sequence[float], *, confidence: float) -> Check:
-    """How much likelier the candidate finds each real answer after its own thinking than at once: nats, of an open
-    answer a token. It decides nothing here: `mode: auto` goes by it."""
-    name = thinking_gain_name(kind)
+def check_thinking_gain(kind: QueryKind, gains: Sequence[float], *, confidence: float) -> Check:
+    """Report how much the candidate's own thinking raises the log-probability of the real answers.
+
+    The check never fails a version. `mode: auto` decides by its figures.
+
+    Args:
+        kind: Kind of the questions.
+        gains: log p after thinking minus log p without, one per engagement: nats, and nats a token for open answers.
+        confidence: One-sided confidence of the margin in the detail.
+    """
+    name = thinking_gain_check_name(kind)
     if not all(map(math.isfinite, gains)):
         return Check(name=name, detail="a score is not finite")
-    told = (
-        f"give or take {noise(gains, confidence):.3f}" if len(gains) > 1 else "and a single one says nothing of noise"
+    spread = (
+        f"give or take {margin_of_mean(gains, confidence):.3f}"
+        if len(gains) > 1
+        else "and a single one says nothing of noise"
     )
     return Check(
         name=name,
         value=fmean(gains),
         items=len(gains),
         deviation=stdev(gains) if len(gains) > 1 else None,
-        detail=f"mean gain on {len(gains)} engagements, {told}; reported only",
+        detail=f"mean gain on {len(gains)} engagements, {spread}; reported only",
     )
 
 
-def thinking_gain_name(kind: QueryKind) -> str:
+def thinking_gain_check_name(kind: QueryKind) -> str:
+    """Return the name of the check that reports the thinking gain of a kind of questions."""
     return f"thinking_gain_{kind}"
 
 
-def collapse(candidate: Sequence[Thought], base: Sequence[Thought], *, rise: float, confidence: float) -> Check:
-    """Collapse rates, 0 to 1: fails when the candidate's is above the base's by more than `rise`, beyond noise."""
-    ours, theirs = ([float(t.collapsed) for t in thoughts] for thoughts in (candidate, base))
+def check_collapse(
+    candidate: Sequence[ThinkingSample], base: Sequence[ThinkingSample], *, max_rise: float, confidence: float
+) -> Check:
+    """Check that the candidate's thinking does not collapse more often than the base's.
+
+    Args:
+        candidate: Thinking samples of the candidate.
+        base: Thinking samples of the base model for the same prompts.
+        max_rise: How much the collapse rate may be higher, 0 to 1, in addition to the margin.
+        confidence: One-sided confidence.
+    """
+    ours, theirs = ([float(sample.collapsed) for sample in samples] for samples in (candidate, base))
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     value = fmean(ours)
-    # A bound above 1 says that the base collapses too often, or that too little was written, to show any rise.
-    bound = min(1.0, fmean(theirs) + rise + noise(differences, confidence))
+    # A bound above 1 means that no rise could be shown: the base collapses too often, or there are too few samples.
+    bound = min(1.0, fmean(theirs) + max_rise + margin_of_mean(differences, confidence))
     detail = f"{sum(ours):.0f} of {len(ours)} thinkings, the base {sum(theirs):.0f}"
     return Check(name="collapse", value=value, bound=bound, passed=value <= bound, detail=detail)
 
 
-def length_ratio(
-    candidate: Sequence[Thought], base: Sequence[Thought], *, least: float, most: float, confidence: float
+def check_length_ratio(
+    candidate: Sequence[ThinkingSample],
+    base: Sequence[ThinkingSample],
+    *,
+    min_ratio: float,
+    max_ratio: float,
+    confidence: float,
 ) -> Check:
-    """Median thinking lengths: fails when the candidate's over the base's is outside `least` to `most`, beyond noise.
+    """Check that the candidate thinks neither much shorter nor much longer than the base.
 
-    The noise is that of the logarithms of the paired ratios: lengths differ by factors.
+    The margin is that of the logarithms of the paired ratios, because lengths differ by factors.
+
+    Args:
+        candidate: Thinking samples of the candidate.
+        base: Thinking samples of the base model for the same prompts.
+        min_ratio: Least ratio of the median lengths.
+        max_ratio: Largest ratio of the median lengths.
+        confidence: One-sided confidence.
     """
-    ours, theirs = ([t.tokens for t in thoughts] for thoughts in (candidate, base))
+    ours, theirs = ([sample.tokens for sample in samples] for samples in (candidate, base))
     if not median(theirs):
         return Check(name="length_ratio", detail="the base writes no thinking")
     value = median(ours) / median(theirs)
     logs = [math.log(max(a, 1) / max(b, 1)) for a, b in zip(ours, theirs, strict=True)]
-    wide = math.exp(noise(logs, confidence))
-    bound = least / wide if value < 1 else most * wide
+    factor = math.exp(margin_of_mean(logs, confidence))
+    bound = min_ratio / factor if value < 1 else max_ratio * factor
     return Check(
         name="length_ratio",
         value=value,
         bound=bound if math.isfinite(bound) else None,
-        passed=least / wide <= value <= most * wide,
-        detail=f"median of {median(ours):g} tokens, the base {median(theirs):g}; {least:g} to {most:g} allowed",
+        passed=min_ratio / factor <= value <= max_ratio * factor,
+        detail=(
+            f"median of {median(ours):g} tokens, the base {median(theirs):g}; {min_ratio:g} to {max_ratio:g} allowed"
+        ),
     )
 
 
-def general(candidate: float, base: float, *, drop: float) -> Check:
-    """Scores on the general questions, 0 to 100: fails when the candidate's is more than `drop` under the base's."""
+def check_general(candidate: float, base: float, *, max_drop: float) -> Check:
+    """Check that the candidate still answers general questions about as well as the base.
+
+    Args:
+        candidate: Score of the candidate on the general questions, 0 to 100.
+        base: Score of the base model.
+        max_drop: Points by which the candidate may be lower.
+    """
     if not math.isfinite(candidate):
         return Check(name="general", passed=False, detail="a score is not finite")
-    bound = base - drop
+    bound = base - max_drop
     return Check(
         name="general", value=candidate, bound=bound, passed=candidate >= bound, detail=f"the base has {base:.1f}"
     )

@@ -1,6 +1,6 @@
-"""Asks the engine what the gate wants to know of one model, be it a version or the base (no adapter).
+"""Measures one model for the gate: a version, or the base model (no adapter).
 
-What the base does never changes, so that it is remembered for the next version's examination.
+Measurements of the base model never change. They are cached, so that the next version needs only its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mindprint.thinking_text import LEAST_WORDS, own_words
 from mindprint.types import Mode
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
-from mindprint_server.gate.checks import Thought
+from mindprint_server.gate.checks import ThinkingSample
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
@@ -28,23 +28,34 @@ from mindprint_server.verdicts.likelihood import Likelihood
 from mindprint_server.verdicts.verifier import CandidateVerifier
 
 T = TypeVar("T")
-GENERAL = tuple(Question("", q.query, q.choices, q.right, RecalledMemory(), None) for q in QUESTIONS)
-"""The general questions, put to the memory of nobody."""
-REMEMBERED = 2048
-"""Figures of the base that are kept."""
+GENERAL_QUESTIONS = tuple(Question("", q.query, q.choices, q.right, RecalledMemory(), None) for q in QUESTIONS)
+"""The general questions, with an empty memory."""
+MAX_CACHED_MEASUREMENTS = 2048
+"""Cached measurements of the base model."""
 
 
 class ModelMeasurements:
+    """Scores answers and generates thinking with one version, or with the base model.
+
+    Every version that is passed in must be loaded in the engine. All methods raise EngineDied if the engine dies. One
+    limit (`gate_at_once`) bounds the engine requests of all evaluations together.
+
+    Args:
+        ctx: Settings and engine of the server.
+        prompts: Builds the prompts.
+        judge: Computes log-probabilities of answers.
+    """
+
     def __init__(self, ctx: ServerContext, *, prompts: PromptBuilder, judge: CandidateVerifier) -> None:
         self._settings = ctx.settings
         self._engine = ctx.engine
         self._prompts = prompts
         self._judge = judge
-        self._at_once = asyncio.Semaphore(ctx.settings.gate_at_once)
-        self._base: LRUCache[tuple[Any, ...], Any] = LRUCache(REMEMBERED)
+        self._limit = asyncio.Semaphore(ctx.settings.gate_at_once)
+        self._base_cache: LRUCache[tuple[Any, ...], Any] = LRUCache(MAX_CACHED_MEASUREMENTS)
 
-    def can_ask(self, question: Question) -> bool:
-        """Whether it fits the model, has an answer, and has choices that the model can tell apart."""
+    def can_measure(self, question: Question) -> bool:
+        """Return whether a question fits the model, has an answer, and has choices with different tokens."""
         try:
             self._prompt(question, "direct")
             self._prompt(question, "personal")
@@ -55,92 +66,124 @@ class ModelMeasurements:
             return False
         return self._prompts.unfit(question) is None
 
-    async def scores(self, questions: Sequence[Question], adapter: AdapterRef | None) -> list[float]:
-        """log p of each real answer given at once, in nats: over the choices, or a token of an open one."""
+    async def score_direct(self, questions: Sequence[Question], adapter: AdapterRef | None) -> list[float]:
+        """Score the real answers without thinking.
 
-        async def one(question: Question) -> float:
+        Args:
+            questions: Questions with their real answers.
+            adapter: A loaded version; None is the base model.
+
+        Returns:
+            log p of each real answer in nats: normalized over the choices, or the mean per token of an open answer.
+        """
+
+        async def score(question: Question) -> float:
             key = ("score", self._prompt(question, "direct").text, question.target)
-            case = self._case(question, adapter)
+            case = self._context(question, adapter)
             return _score(question, await self._measure(adapter, key, lambda: self._judge.prior(case, "self")))
 
-        return list(await asyncio.gather(*map(one, questions)))
+        return list(await asyncio.gather(*map(score, questions)))
 
-    async def general(self, adapter: AdapterRef | None) -> list[float]:
-        """Probability of the right answer to each general question, over the choices.
+    async def score_general(self, adapter: AdapterRef | None) -> list[float]:
+        """Return the probability of the right answer to each general question, over its choices.
 
-        The choices are not shown: a small model that has to pick from a list answers by the list. The default model
-        gets 59 of 100 points this way, and 30 with the choices in the prompt, where chance gets 25.
+        The prompt does not list the choices: a small model that must pick from a list goes by the list. The default
+        model reaches 59 of 100 points this way, and 30 with the choices in the prompt, where chance gives 25.
         """
-        hidden = [replace(question, show_choices=False) for question in GENERAL]
-        return [math.exp(score) for score in await self.scores(hidden, adapter)]
+        hidden = [replace(question, show_choices=False) for question in GENERAL_QUESTIONS]
+        return [math.exp(score) for score in await self.score_direct(hidden, adapter)]
 
-    async def scores_after(
-        self, questions: Sequence[Question], thoughts: Sequence[Thought], adapter: AdapterRef | None
+    async def score_after_thinking(
+        self, questions: Sequence[Question], samples: Sequence[ThinkingSample], adapter: AdapterRef | None
     ) -> list[float]:
-        """The same, given after each question's thought."""
+        """Score the real answers after thinking.
 
-        async def one(question: Question, thought: Thought) -> float:
-            key = ("after", self._prompt(question, "personal").text, thought.text, question.target)
-            case = self._case(question, adapter)
-            after = await self._measure(adapter, key, lambda: self._judge.after(case, "self", "personal", thought.text))
+        Args:
+            questions: Questions with their real answers.
+            samples: The thinking before each answer, in the order of `questions`; further samples are ignored.
+            adapter: A loaded version; None is the base model.
+
+        Returns:
+            log p of each real answer, in the unit of `score_direct`.
+        """
+
+        async def score(question: Question, sample: ThinkingSample) -> float:
+            key = ("after", self._prompt(question, "personal").text, sample.text, question.target)
+            case = self._context(question, adapter)
+            after = await self._measure(adapter, key, lambda: self._judge.after(case, "self", "personal", sample.text))
             return _score(question, after)
 
-        return list(await asyncio.gather(*map(one, questions, thoughts)))
+        return list(await asyncio.gather(*map(score, questions, samples)))
 
-    async def thoughts(
+    async def generate_thinking(
         self, questions: Sequence[Question], mode: Mode, adapter: AdapterRef | None, *, count: int
-    ) -> list[Thought]:
-        """`count` thinkings from the bare `<think>`, the first ones one for each question, seeded by their place."""
+    ) -> list[ThinkingSample]:
+        """Generate thinking from the bare `<think>` tag.
 
-        async def one(seed: int) -> Thought:
+        Args:
+            questions: The questions; sample n is about question n modulo their number.
+            mode: `generic` or `personal`.
+            adapter: A loaded version; None is the base model.
+            count: Number of samples. Sample n has seed n.
+        """
+
+        async def sample(seed: int) -> ThinkingSample:
             prompt = self._prompt(questions[seed % len(questions)], mode)
-            opening = self._settings.openings.get(mode, "")
+            prefix = self._settings.openings.get(mode, "")
             return await self._measure(
-                adapter, ("think", prompt.text, seed), lambda: self._think(prompt, opening, seed, adapter)
+                adapter, ("think", prompt.text, seed), lambda: self._think(prompt, prefix, seed, adapter)
             )
 
-        return list(await asyncio.gather(*map(one, range(count))))
+        return list(await asyncio.gather(*map(sample, range(count))))
 
-    async def _think(self, prompt: Prompt, opening: str, seed: int, adapter: AdapterRef | None) -> Thought:
-        s = self._settings
+    async def _think(self, prompt: Prompt, prefix: str, seed: int, adapter: AdapterRef | None) -> ThinkingSample:
+        settings = self._settings
         sampling = Sampling(
-            max_tokens=s.gate_thinking_tokens,
-            temperature=s.temperature,
-            top_p=s.top_p,
-            min_p=s.min_p if s.temperature else 0.0,
-            seed=seed if s.temperature else None,
+            max_tokens=settings.gate_thinking_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            min_p=settings.min_p if settings.temperature else 0.0,
+            seed=seed if settings.temperature else None,
             stop=(thinking.STOP,),
             detect_loops=True,
         )
-        bare = prompt.ids + self._engine.tokenizer.encode(thinking.thinking_prefix(""))
-        written = await self._engine.generate(bare, sampling, adapter=adapter, priority=Priority.PARITY_CHECK)
-        text = thinking.finalize_thinking("", written.text, written.finish)
-        return Thought(text, len(written.token_ids), collapsed(written, opening, s.answer_lead))
+        ids = prompt.ids + self._engine.tokenizer.encode(thinking.thinking_prefix(""))
+        generated = await self._engine.generate(ids, sampling, adapter=adapter, priority=Priority.PARITY_CHECK)
+        text = thinking.finalize_thinking("", generated.text, generated.finish)
+        return ThinkingSample(text, len(generated.token_ids), is_collapsed(generated, prefix, settings.answer_lead))
 
     async def _measure(
         self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[T]]
     ) -> T:
-        if adapter is None and key in self._base:
-            known: T = self._base[key]
+        if adapter is None and key in self._base_cache:
+            known: T = self._base_cache[key]
             return known
-        async with self._at_once:
-            figure = await measure()
+        async with self._limit:
+            value = await measure()
         if adapter is None:
-            self._base[key] = figure
-        return figure
+            self._base_cache[key] = value
+        return value
 
     def _prompt(self, question: Question, mode: Mode) -> Prompt:
         return self._prompts.build(question, mode, thinking_tokens=self._settings.gate_thinking_tokens)
 
-    def _case(self, question: Question, adapter: AdapterRef | None) -> EngagementContext:
+    def _context(self, question: Question, adapter: AdapterRef | None) -> EngagementContext:
         return EngagementContext(question, self._settings.gate_thinking_tokens, adapter, Priority.PARITY_CHECK, set())
 
 
-def collapsed(written: GenerationOutput, opening: str, lead: str) -> bool:
-    """`method.md`: it loops, never closed, or is under five words of its own, which a learned opening's are not."""
-    if written.finish != "stop" or checks.loops(written.text):
+def is_collapsed(generated: GenerationOutput, prefix: str, answer_lead: str) -> bool:
+    """Return whether thinking collapsed (method: collapse rate).
+
+    It did if it loops, never ends, or has fewer than five words of its own.
+
+    Args:
+        generated: The thinking, generated from the bare `<think>` tag.
+        prefix: The thinking prefix of the mode. Its words do not count: an adapter learns to write them.
+        answer_lead: The words before an answer. They do not count either.
+    """
+    if generated.finish != "stop" or checks.loops(generated.text):
         return True
-    return own_words(written.text, opening, lead) < LEAST_WORDS
+    return own_words(generated.text, prefix, answer_lead) < LEAST_WORDS
 
 
 def _score(question: Question, found: Likelihood) -> float:

@@ -220,7 +220,7 @@ class Writer:
 
     async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:
         s = self._settings
-        mode, route = await self._auto.settle(request.mode, request.user_id, adapter, question.kind)
+        mode, route = await self._auto.select(request.mode, request.user_id, adapter, question.kind)
         given = None if request.thinking is None else self._prompts.clean(request.thinking)
         budget = request.max_thinking_tokens or s.max_thinking_tokens
         if given is not None:  # a longer one takes the room that it needs, at the cost of the memory

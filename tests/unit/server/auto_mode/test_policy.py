@@ -11,28 +11,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import AutoModeDecision, Check
-from mindprint_server.auto_mode.policy import Evidence, Rule, examined, judged, route, unmeasured
+from mindprint_server.auto_mode.policy import (
+    AutoModeThresholds,
+    Evidence,
+    decide,
+    decide_without_evidence,
+    gate_evidence,
+    trace_evidence,
+)
 from mindprint_server.gate import checks
-from mindprint_server.statistics import noise
+from mindprint_server.statistics import margin_of_mean
 from mindprint_server.store import Gain
 
-RULE = Rule(min_items=4, confidence=0.9, min_gain=0.0)
+RULE = AutoModeThresholds(min_items=4, confidence=0.9, min_gain=0.0)
 gains_of = st.lists(st.floats(-20, 20), max_size=40)
-rules = st.builds(Rule, st.integers(2, 20), st.floats(0.55, 0.99), st.floats(0, 2))
+rules = st.builds(AutoModeThresholds, st.integers(2, 20), st.floats(0.55, 0.99), st.floats(0, 2))
 
 
-def found(gains: list[float], rule: Rule = RULE) -> AutoModeDecision:
-    return route("closed", Evidence.of(gains, "nats"), rule)
+def found(gains: list[float], rule: AutoModeThresholds = RULE) -> AutoModeDecision:
+    return decide("closed", Evidence.from_gains(gains, "nats"), rule)
 
 
 # --- the rule ---
 
 
 @given(gains_of, rules)
-def test_it_thinks_just_where_enough_questions_show_beyond_noise_that_it_pays(gains: list[float], rule: Rule) -> None:
+def test_it_thinks_just_where_enough_questions_show_beyond_noise_that_it_pays(
+    gains: list[float], rule: AutoModeThresholds
+) -> None:
     took = found(gains, rule)
     enough = len(gains) >= rule.min_items
-    low = fmean(gains) - noise(gains, rule.confidence) if len(gains) > 1 else -math.inf
+    low = fmean(gains) - margin_of_mean(gains, rule.confidence) if len(gains) > 1 else -math.inf
     assert (took.mode == "personal") == (enough and low > rule.min_gain) == (took.reason == "pays")
     assert (took.reason == "too_few") == (not enough)
     assert took.items == len(gains)
@@ -40,19 +49,19 @@ def test_it_thinks_just_where_enough_questions_show_beyond_noise_that_it_pays(ga
 
 
 @given(gains_of, rules)
-def test_it_never_thinks_where_the_mean_gain_is_no_gain(gains: list[float], rule: Rule) -> None:
+def test_it_never_thinks_where_the_mean_gain_is_no_gain(gains: list[float], rule: AutoModeThresholds) -> None:
     if found(gains, rule).mode == "personal":
         assert fmean(gains) > rule.min_gain
 
 
 @given(gains_of, rules, st.floats(0, 10))
-def test_more_gain_never_speaks_against_thinking(gains: list[float], rule: Rule, more: float) -> None:
+def test_more_gain_never_speaks_against_thinking(gains: list[float], rule: AutoModeThresholds, more: float) -> None:
     if found(gains, rule).mode == "personal":
         assert found([gain + more + 1e-6 for gain in gains], rule).mode == "personal"
 
 
 @given(gains_of, rules)
-def test_what_it_says_can_be_sent(gains: list[float], rule: Rule) -> None:
+def test_what_it_says_can_be_sent(gains: list[float], rule: AutoModeThresholds) -> None:
     took = found(gains, rule)
     assert AutoModeDecision.model_validate_json(took.model_dump_json()) == took
 
@@ -85,8 +94,8 @@ def test_figures_are_there_only_where_something_was_measured() -> None:
 
 
 def test_a_gain_may_be_asked_for_that_is_worth_the_tokens() -> None:
-    assert found([0.2] * 9, Rule(4, 0.9, 0.1)).mode == "personal"
-    assert found([0.2] * 9, Rule(4, 0.9, 0.2)).mode == "direct", "above it, not at it"
+    assert found([0.2] * 9, AutoModeThresholds(4, 0.9, 0.1)).mode == "personal"
+    assert found([0.2] * 9, AutoModeThresholds(4, 0.9, 0.2)).mode == "direct", "above it, not at it"
 
 
 # --- where there is nothing to go by ---
@@ -104,7 +113,7 @@ def test_a_gain_may_be_asked_for_that_is_worth_the_tokens() -> None:
     ],
 )
 def test_what_was_not_measured_on_this_user_is_direct(user: str | None, model: str, reason: str | None) -> None:
-    took = unmeasured(user, model)
+    took = decide_without_evidence(user, model)
     assert (took and took.reason) == reason
     assert took is None or (took.mode == "direct" and took.why)
 
@@ -114,15 +123,15 @@ def test_what_was_not_measured_on_this_user_is_direct(user: str | None, model: s
 
 def test_the_gates_figures_are_the_evidence_as_it_was_measured() -> None:
     gains = [0.4, 0.5, -0.6, 0.5]
-    check = checks.thinking_gain("closed", gains, confidence=0.95)
+    check = checks.check_thinking_gain("closed", gains, confidence=0.95)
     stored = Check.model_validate_json(check.model_dump_json())
-    assert examined([Check(name="collapse"), stored], "closed") == Evidence.of(gains, "nats")
-    assert examined([stored], "open") == Evidence.of([], "nats a token")
+    assert gate_evidence([Check(name="collapse"), stored], "closed") == Evidence.from_gains(gains, "nats")
+    assert gate_evidence([stored], "open") == Evidence.from_gains([], "nats a token")
 
 
 @pytest.mark.parametrize("check", [{}, {"value": 1.0}, {"items": 4}, {"name": "score", "value": 1.0, "items": 4}])
 def test_a_version_of_which_nothing_was_measured_has_no_evidence(check: dict[str, Any]) -> None:
-    assert examined([Check.model_validate({"name": "thinking_gain_open"} | check)], "open").items == 0
+    assert gate_evidence([Check.model_validate({"name": "thinking_gain_open"} | check)], "open").items == 0
 
 
 # --- evidence of the base ---
@@ -133,6 +142,6 @@ def test_of_each_engagement_the_first_candidate_counts() -> None:
         Gain("e2", True, 0.7), Gain("e1", True, 0.9), Gain("e1", True, 0.1), Gain("e1", True, -0.5),
         Gain("e3", False, 9.0),
     ]  # fmt: skip
-    assert judged(newest_first, "closed") == Evidence.of([0.7, -0.5], "nats a token")
-    assert judged(newest_first, "open") == Evidence.of([9.0], "nats a token")
-    assert judged([], "open") == Evidence.of([], "nats a token")
+    assert trace_evidence(newest_first, "closed") == Evidence.from_gains([0.7, -0.5], "nats a token")
+    assert trace_evidence(newest_first, "open") == Evidence.from_gains([9.0], "nats a token")
+    assert trace_evidence([], "open") == Evidence.from_gains([], "nats a token")

@@ -90,7 +90,7 @@ async def test_the_base_thinks_about_the_kind_of_query_where_its_traces_gained(
     assert thinks.provenance.route is not None
     assert thinks.provenance.route.startswith("thinking pays: mean gain +0.500 nats a token on 16 ")
     assert took(services, "personal", "pays") == took(services, "direct", "too_few") == 1
-    routes = await services.auto.routes("ann")
+    routes = await services.auto.explain("ann")
     mine, other = (routes.closed, routes.open) if choices else (routes.open, routes.closed)
     assert (routes.model, mine.mode, mine.items, mine.unit) == ("base", "personal", 16, "nats a token")
     assert mine.mean == pytest.approx(0.5)
@@ -120,7 +120,7 @@ async def test_a_batch_leaves_the_evidence_also_where_its_answers_are_wrong(
         async for state in services.batches.watch(batch.id):
             batch = state
         assert (batch.state, batch.skipped) == ("done", {"no_history": 1})
-        found = (await services.auto.routes("cat")).closed
+        found = (await services.auto.explain("cat")).closed
         assert (found.mode, found.reason, found.items) == (mode, reason, 18)
         assert (await ask(services, user_id="cat", query="walk number 1?")).mode == mode
 
@@ -136,11 +136,11 @@ async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains
     services: Container, gate: Gate, tmp_path: Path
 ) -> None:
     await thought(services, LOSSES, CLOSED)
-    gate.checks = [checks.thinking_gain("closed", GAINS, confidence=0.95)]
+    gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path)
     for model, mode in (("user/ann", "personal"), ("user/ann@1", "personal"), ("base", "direct")):
         assert (await ask(services, model=model)).mode == mode
-    routes = await services.auto.routes("ann")
+    routes = await services.auto.explain("ann")
     assert (routes.model, routes.closed.mode, routes.closed.unit) == ("user/ann@1", "personal", "nats")
     assert (routes.open.reason, routes.open.items) == ("too_few", 0), "the base's evidence is not the version's"
     assert took(services, "personal", "pays") == 2
@@ -148,29 +148,29 @@ async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains
 
 
 async def test_a_pointer_that_moves_takes_its_routes_with_it(services: Container, gate: Gate, tmp_path: Path) -> None:
-    gate.checks = [checks.thinking_gain("closed", GAINS, confidence=0.95)]
+    gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path)
     assert (await ask(services, model="user/ann")).mode == "personal"
-    gate.checks = [checks.thinking_gain("closed", LOSSES, confidence=0.95)]
+    gate.checks = [checks.check_thinking_gain("closed", LOSSES, confidence=0.95)]
     await published(services, tmp_path)
     assert (await ask(services, model="user/ann")).mode == "direct"
     await services.adapters.rollback("user/ann")
     assert (await ask(services, model="user/ann")).mode == "personal"
-    assert (await services.auto.routes("ann")).closed.mode == "personal"
+    assert (await services.auto.explain("ann")).closed.mode == "personal"
     await services.adapters.promote("user/ann", None)
     assert (await ask(services, model="user/ann")).mode == "direct"
-    assert (await services.auto.routes("ann")).model == "base"
+    assert (await services.auto.explain("ann")).model == "base"
 
 
 async def test_what_was_not_measured_on_this_user_is_direct(services: Container, gate: Gate, tmp_path: Path) -> None:
     await thought(services, GAINS, CLOSED)
-    gate.checks = [checks.thinking_gain("closed", GAINS, confidence=0.95)]
+    gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path, "cohort/everyone", user="ann")
     await published(services, tmp_path, "user/bob")
     for model, reason in (("user/ann", "cohort"), ("cohort/everyone", "cohort"), ("user/bob", "other_user")):
         assert (await ask(services, model=model)).mode == "direct", model
         assert took(services, "direct", reason) >= 1
-    routes = await services.auto.routes("ann")
+    routes = await services.auto.explain("ann")
     assert (routes.model, routes.closed.reason, routes.open.reason) == ("cohort/everyone@1", "cohort", "cohort")
     assert (await ask(services, model="base")).mode == "personal", "the base was measured on ann"
 
@@ -182,7 +182,7 @@ async def test_evidence_is_remembered_for_a_while(services: Container, monkeypat
     remembering = AutoModeSelector(ctx, clock=lambda: now)
 
     async def mode() -> str:
-        return (await remembering.settle("auto", "ann", None, "closed"))[0]
+        return (await remembering.select("auto", "ann", None, "closed"))[0]
 
     assert await mode() == "direct"
     await thought(services, GAINS, CLOSED)
@@ -191,5 +191,5 @@ async def test_evidence_is_remembered_for_a_while(services: Container, monkeypat
     now += 1
     assert await mode() == "personal"
     await services.store.engagements.add("bob", [engagement(0)])
-    await remembering.routes("bob")
-    assert len(remembering._known) == 1
+    await remembering.explain("bob")
+    assert len(remembering._cache) == 1

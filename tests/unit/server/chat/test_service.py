@@ -233,7 +233,7 @@ async def test_a_version_that_keeps_collapsing_is_withdrawn_and_nothing_is_lost(
 def examined(room: Room, gains: list[float], kind: QueryKind = "open") -> None:
     """The next version's gate finds this of its thinking."""
     gate = Gate()
-    gate.checks = [checks.thinking_gain(kind, gains, confidence=0.95)]
+    gate.checks = [checks.check_thinking_gain(kind, gains, confidence=0.95)]
     room.services.adapters._intake._gate = gate
 
 

@@ -17,7 +17,8 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.gate import Gate
-from mindprint_server.gate.gate import in_turn
+from mindprint_server.gate.gate import interleave_newest_first
+from mindprint_server.gate.measurements import ModelMeasurements
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
@@ -116,13 +117,14 @@ class Room:
         prompts = PromptBuilder(self.settings, self.engine.tokenizer, max_model_len=self.engine.info().max_model_len)
         questions = QuestionBuilder(ctx, memory=memory)
         judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=NeighborIndex(ctx))
-        self.gate = Gate(ctx, prompts=prompts, questions=questions, memory=memory, judge=judge)
+        measurements = ModelMeasurements(ctx, prompts=prompts, judge=judge)
+        self.gate = Gate(ctx, questions=questions, memory=memory, measurements=measurements)
 
     def behaves(self, adapter: AdapterRef | None, **how: Any) -> None:
         self.engine.by_name[adapter.name if adapter else "base"] = Model(**how)
 
-    async def examine(self, held_out: dict[str, list[str]] = HELD, live: AdapterRef | None = None) -> dict[str, Check]:
-        return {check.name: check for check in await self.gate.examine(NEW, live, held_out)}
+    async def evaluate(self, held_out: dict[str, list[str]] = HELD, live: AdapterRef | None = None) -> dict[str, Check]:
+        return {check.name: check for check in await self.gate.evaluate(NEW, live, held_out)}
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +142,7 @@ def failed(found: dict[str, Check]) -> set[str]:
 
 
 async def test_a_version_like_the_base_passes(room: Room) -> None:
-    found = await room.examine()
+    found = await room.evaluate()
     assert list(found) == [
         "score_vs_base", "score_vs_live", "score_thinking_vs_base", "thinking_gain_closed", "collapse", "length_ratio",
         "general",
@@ -160,7 +162,7 @@ async def test_a_version_like_the_base_passes(room: Room) -> None:
 
 async def test_a_version_that_knows_its_user_less_than_the_base_fails(room: Room) -> None:
     room.behaves(NEW, score=-3.0)
-    found = await room.examine()
+    found = await room.evaluate()
     assert failed(found) == {"score_vs_base"}
     # Over two choices: log(e^-3 / (e^-3 + e^-1)) less log(1/2).
     assert found["score_vs_base"].value == pytest.approx(-2.127 + 0.693, abs=0.001)
@@ -168,7 +170,7 @@ async def test_a_version_that_knows_its_user_less_than_the_base_fails(room: Room
 
 async def test_a_version_that_is_worse_than_the_live_one_fails(room: Room) -> None:
     room.behaves(LIVE, score=0.0)
-    found = await room.examine(live=LIVE)
+    found = await room.evaluate(live=LIVE)
     assert failed(found) == {"score_vs_live"}
     assert found["score_vs_base"].passed is True
 
@@ -176,7 +178,7 @@ async def test_a_version_that_is_worse_than_the_live_one_fails(room: Room) -> No
 async def test_an_open_answer_is_scored_by_the_token(room: Room) -> None:
     await room.store.engagements.add("ben", [engagement(n, choices=[]) for n in range(5)])
     room.behaves(NEW, score=-3.0)
-    found = await room.examine({"ben": ["e001", "e002", "e003", "e004"]})
+    found = await room.evaluate({"ben": ["e001", "e002", "e003", "e004"]})
     assert found["score_vs_base"].value == pytest.approx(-2.0)
 
 
@@ -192,7 +194,7 @@ async def test_an_open_answer_is_scored_by_the_token(room: Room) -> None:
 @pytest.mark.parametrize("held", [8, 4, 1])
 async def test_a_version_that_can_no_longer_think_fails(room: Room, loss: dict[str, Any], held: int) -> None:
     room.behaves(NEW, **loss)
-    found = await room.examine({"ann": HELD["ann"][-held:]})
+    found = await room.evaluate({"ann": HELD["ann"][-held:]})
     assert "collapse" in failed(found)
     assert found["collapse"].value == 1.0
     assert room.engine.thinking_on == {"somebody": 32}, "of few engagements several each"
@@ -202,7 +204,7 @@ async def test_a_version_that_can_no_longer_think_fails(room: Room, loss: dict[s
 async def test_where_nothing_is_held_out_it_thinks_about_what_it_learned_from(room: Room, key: str) -> None:
     new = replace(NEW, key=key)
     room.behaves(new, finish="loop")
-    found = {check.name: check for check in await room.gate.examine(new, None, {})}
+    found = {check.name: check for check in await room.gate.evaluate(new, None, {})}
     assert failed(found) == {"collapse"}
     assert room.engine.thinking_on == {"somebody": 32}
     assert found["score_vs_base"].detail == "0 engagements held out, 4 wanted"
@@ -211,21 +213,21 @@ async def test_where_nothing_is_held_out_it_thinks_about_what_it_learned_from(ro
 async def test_where_nothing_can_be_asked_it_thinks_about_general_questions(room: Room) -> None:
     new = replace(NEW, key="user/nobody")
     room.behaves(new, finish="loop")
-    found = {check.name: check for check in await room.gate.examine(new, None, {})}
+    found = {check.name: check for check in await room.gate.evaluate(new, None, {})}
     assert failed(found) == {"collapse"}
     assert room.engine.thinking_on == {"nobody": 32}
 
 
 async def test_a_version_that_thinks_much_less_or_more_than_the_base_fails(room: Room) -> None:
     room.behaves(NEW, thought="walks by the lake often")
-    assert failed(await room.examine()) == {"length_ratio"}
+    assert failed(await room.evaluate()) == {"length_ratio"}
     room.behaves(NEW, thought=f"{THOUGHT}, {THOUGHT}")
-    assert failed(await room.examine()) == {"length_ratio"}
+    assert failed(await room.evaluate()) == {"length_ratio"}
 
 
 async def test_a_version_that_forgets_what_everybody_knows_fails(room: Room) -> None:
     room.behaves(NEW, general=-1.0)
-    found = await room.examine()
+    found = await room.evaluate()
     assert failed(found) == {"general"}
     assert "the base has" in found["general"].detail
 
@@ -239,7 +241,7 @@ async def test_general_questions_are_asked_without_their_choices(room: Room) -> 
         return await ask(prompt_ids, *args, **kwargs)
 
     room.engine.next_logprobs = heard  # type: ignore[method-assign]
-    await room.examine({})
+    await room.evaluate({})
     assert prompts
     assert not any("Choices:" in prompt for prompt in prompts)
 
@@ -247,7 +249,7 @@ async def test_general_questions_are_asked_without_their_choices(room: Room) -> 
 async def test_the_score_after_thinking_decides_only_where_it_is_asked_to(store: Store) -> None:
     room = Room(store)
     room.behaves(NEW, after=-9.0)
-    found = await room.examine()
+    found = await room.evaluate()
     assert failed(found) == set()
     reported = found["score_thinking_vs_base"]
     assert reported.value is not None
@@ -255,13 +257,13 @@ async def test_the_score_after_thinking_decides_only_where_it_is_asked_to(store:
     assert reported.value < reported.bound
     strict = Room(store, gate_thinking_decides=True)
     strict.behaves(NEW, after=-9.0)
-    assert failed(await strict.examine()) == {"score_thinking_vs_base"}
+    assert failed(await strict.evaluate()) == {"score_thinking_vs_base"}
 
 
 async def test_what_thinking_gains_is_measured_for_each_kind_of_question(room: Room) -> None:
     await room.store.engagements.add("ben", [engagement(n, choices=[]) for n in range(5)])
     room.behaves(NEW, score=-1.5, after=-0.5)
-    found = await room.examine({"ben": ["e002", "e003", "e004"], **HELD})
+    found = await room.evaluate({"ben": ["e002", "e003", "e004"], **HELD})
     closed, open_ = found["thinking_gain_closed"], found["thinking_gain_open"]
     assert (closed.items, open_.items) == (8, 3)
     # Over two choices, the other one at -1: log(e^-.5 / (e^-.5 + e^-1)) less log(e^-1.5 / (e^-1.5 + e^-1)).
@@ -271,25 +273,25 @@ async def test_what_thinking_gains_is_measured_for_each_kind_of_question(room: R
 
 
 async def test_without_held_out_questions_no_gain_is_measured(room: Room) -> None:
-    assert not any("gain" in name for name in await room.examine({}))
+    assert not any("gain" in name for name in await room.evaluate({}))
 
 
 async def test_the_base_is_asked_once(room: Room) -> None:
-    await room.examine()
+    await room.evaluate()
     before = room.engine.calls["base"]
-    await room.examine()
+    await room.evaluate()
     assert room.engine.calls["base"] == before > 0
 
 
 async def test_what_is_asked_at_once_is_bounded(store: Store) -> None:
     room = Room(store, gate_at_once=3)
-    await asyncio.gather(room.examine(), room.examine(live=LIVE))
+    await asyncio.gather(room.evaluate(), room.evaluate(live=LIVE))
     assert room.engine.most == 3, "also over examinations at the same time"
 
 
 async def test_at_most_so_many_engagements(store: Store) -> None:
     room = Room(store, gate_items=5)
-    found = await room.examine()
+    found = await room.evaluate()
     assert found["score_vs_base"].detail.endswith("on 5 engagements")
 
 
@@ -301,18 +303,18 @@ async def test_engagements_that_are_gone_or_cannot_be_asked_are_left_out(room: R
         engagement(33),
     ]
     await room.store.engagements.add("ann", strange)
-    found = await room.examine({"ann": [*HELD["ann"], "e030", "e031", "e032", "e033", "e034"]})
+    found = await room.evaluate({"ann": [*HELD["ann"], "e030", "e031", "e032", "e033", "e034"]})
     assert found["score_vs_base"].detail.endswith("on 9 engagements")
 
 
 async def test_a_gate_that_is_off_asks_nothing(store: Store) -> None:
     room = Room(store, gate=False)
-    assert await room.examine() == {}
+    assert await room.evaluate() == {}
     assert not room.engine.calls
 
 
 async def test_an_examination_that_is_given_up_leaves_nothing_running(room: Room) -> None:
-    examination = asyncio.create_task(room.examine())
+    examination = asyncio.create_task(room.evaluate())
     await room.engine.thinks_now.wait()
     examination.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -324,7 +326,7 @@ async def test_an_examination_that_is_given_up_leaves_nothing_running(room: Room
 
 def test_engagements_are_taken_from_each_user_in_turn_the_newest_first() -> None:
     held = {"cat": ["c1"], "ann": ["a1", "a2", "a3"], "ben": ["b1", "b2"], "dan": []}
-    assert in_turn(held) == [
+    assert interleave_newest_first(held) == [
         ("ann", "a3"), ("ben", "b2"), ("cat", "c1"), ("ann", "a2"), ("ben", "b1"), ("ann", "a1"),
     ]  # fmt: skip
 

@@ -4,7 +4,7 @@ import pytest
 
 from mindprint_server.engine import GenerationOutput
 from mindprint_server.engine.base import FinishReason
-from mindprint_server.gate.measurements import collapsed
+from mindprint_server.gate.measurements import is_collapsed
 
 OPENING = "What this user has shown:"
 LEAD = "This user's answer:"
@@ -28,4 +28,4 @@ def test_thinking_is_gone_that_loops_never_closes_or_says_too_little(
     text: str, finish: FinishReason, expected: bool
 ) -> None:
     """The words of an opening that an adapter has learned say nothing, nor do those that an answer is led in by."""
-    assert collapsed(GenerationOutput(text, (), finish, 0, 0), OPENING, LEAD) is expected
+    assert is_collapsed(GenerationOutput(text, (), finish, 0, 0), OPENING, LEAD) is expected
