@@ -165,7 +165,7 @@ class ThroughputSides:
 
     async def prepare(self, part: Slice) -> RoundPrompts:
         from mindprint_server.engine import Sampling
-        from mindprint_server.generation.engagement import seed_of
+        from mindprint_server.generation.engagement import derive_seed
         from mindprint_server.prompts.thinking import STOP, thinking_prefix
 
         s = self.settings
@@ -181,7 +181,7 @@ class ThroughputSides:
                 temperature=s.temperature,
                 top_p=s.top_p,
                 min_p=s.min_p,
-                seed=seed_of(0, p.user_id, p.engagement_id, 0),
+                seed=derive_seed(0, p.user_id, p.engagement_id, 0),
                 stop=(STOP,),
                 detect_loops=True,
             )
@@ -246,18 +246,22 @@ class ThroughputSides:
     async def _scores(self, asked: RoundPrompts, traces: Mapping[str, Trace]) -> list[tuple[list[int], list[int]]]:
         """The scores that the verdicts on these traces ask of an engine, by going through the verdicts once more."""
         from mindprint_server.engine import GenerationOutput, Priority
-        from mindprint_server.verdicts.context import EngagementContext
+        from mindprint_server.verdicts.verifier import CandidateVerifier
 
         recorder = RecordingEngine(self.http)
-        judge = self.bench.judge(recorder)
+        contexts, verifier = self.bench.contexts(recorder), CandidateVerifier(self.settings)
         accepted: dict[str, set[str]] = defaultdict(set)
         for posed in asked.posed:
             trace = traces[posed.engagement_id]
             written = GenerationOutput("", (), trace.finish, trace.prompt_tokens, trace.cached_tokens)  # type: ignore[arg-type]
-            case = EngagementContext(
-                posed.question, self.settings.max_thinking_tokens, None, Priority.BATCH, accepted[posed.user_id]
+            context = contexts.build(
+                posed.question,
+                thinking_tokens=self.settings.max_thinking_tokens,
+                priority=Priority.BATCH,
+                accepted=accepted[posed.user_id],
             )
-            await judge.hear(case, written, trace.thinking, self.settings.openings["personal"], hinted=False)
+            opening = self.settings.openings["personal"]
+            await verifier.verify(context, written, thinking=trace.thinking, opening=opening, hinted=False)
         return recorder.scored
 
 

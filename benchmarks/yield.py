@@ -35,7 +35,7 @@ from support.workload import PROFILE_NEVER, PreparedQuestion, Slice, Workbench, 
 if TYPE_CHECKING:
     from mindprint_server.engine.vllm import VllmEngine
     from mindprint_server.settings import Settings
-    from mindprint_server.verdicts.verifier import CandidateVerifier
+    from mindprint_server.verdicts.context import ContextBuilder
 
 WARM_UP = 4
 CANDIDATES = 4
@@ -217,29 +217,32 @@ class YieldSides:
     async def script(self, posed: Sequence[PreparedQuestion]) -> YieldRun:
         """Four candidates an engagement in one request, all requests at once, then the verdicts."""
         run = YieldRun(engagements=len(posed))
-        judge = self.bench.judge(self.http)
+        contexts = self.bench.contexts(self.http)
         accepted: dict[str, set[str]] = defaultdict(set)
         began = time.perf_counter()
-        await asyncio.gather(*(self._one(judge, each, accepted[each.user_id], run) for each in posed))
+        await asyncio.gather(*(self._one(contexts, each, accepted[each.user_id], run) for each in posed))
         run.seconds = time.perf_counter() - began
         return run
 
-    async def _one(self, judge: CandidateVerifier, each: PreparedQuestion, accepted: set[str], run: YieldRun) -> None:
+    async def _one(self, contexts: ContextBuilder, each: PreparedQuestion, accepted: set[str], run: YieldRun) -> None:
         from mindprint_server.engine import Priority, Sampling
-        from mindprint_server.generation.engagement import seed_of
+        from mindprint_server.generation.engagement import derive_seed
         from mindprint_server.prompts import thinking
-        from mindprint_server.verdicts.context import EngagementContext
+        from mindprint_server.verdicts.verifier import CandidateVerifier
 
         s = self.settings
         opening = s.openings["personal"]
-        case = EngagementContext(each.question, s.max_thinking_tokens, None, Priority.BATCH, accepted)
-        prompt = await judge.prompt(case, "self", "personal")
+        verifier = CandidateVerifier(s)
+        context = contexts.build(
+            each.question, thinking_tokens=s.max_thinking_tokens, priority=Priority.BATCH, accepted=accepted
+        )
+        prompt = await context.prompt("personal")
         sampling = Sampling(
             max_tokens=s.max_thinking_tokens,
             temperature=s.temperature,
             top_p=s.top_p,
             min_p=s.min_p,
-            seed=seed_of(0, each.user_id, each.engagement_id, 0),
+            seed=derive_seed(0, each.user_id, each.engagement_id, 0),
             stop=(thinking.STOP,),
             detect_loops=True,
         )
@@ -248,7 +251,13 @@ class YieldSides:
         won = 0
         judged = await asyncio.gather(
             *(
-                judge.hear(case, one, thinking.finalize_thinking(opening, one.text, one.finish), opening, hinted=False)
+                verifier.verify(
+                    context,
+                    one,
+                    thinking=thinking.finalize_thinking(opening, one.text, one.finish),
+                    opening=opening,
+                    hinted=False,
+                )
                 for one in written
             )
         )

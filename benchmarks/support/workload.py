@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mindprint_server.prompts.types import Question
     from mindprint_server.settings import Settings
     from mindprint_server.store import Store
-    from mindprint_server.verdicts.verifier import CandidateVerifier
+    from mindprint_server.verdicts.context import ContextBuilder
 
 PROFILE_NEVER = 1_000_000
 """No profile is written: it would be the server's alone to write, and what is compared is the writing of traces."""
@@ -64,7 +64,6 @@ class Workbench:
     def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
         from mindprint_server.context import ServerContext
         from mindprint_server.memory import MemoryService
-        from mindprint_server.memory.neighbors import NeighborIndex
         from mindprint_server.memory.questions import QuestionBuilder
         from mindprint_server.observability.metrics import Metrics
         from mindprint_server.prompts.builder import PromptBuilder
@@ -75,15 +74,16 @@ class Workbench:
         ctx = ServerContext(settings, store, engine, Metrics())
         self.prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
         self.questions = QuestionBuilder(ctx, memory=MemoryService(ctx))
-        self._near = NeighborIndex(ctx)
 
-    def judge(self, engine: Engine) -> CandidateVerifier:
+    def contexts(self, engine: Engine) -> ContextBuilder:
+        """Return a builder of contexts that are scored by `engine`."""
         from mindprint_server.context import ServerContext
+        from mindprint_server.memory.neighbors import NeighborIndex
         from mindprint_server.observability.metrics import Metrics
-        from mindprint_server.verdicts.verifier import CandidateVerifier
+        from mindprint_server.verdicts.context import ContextBuilder
 
         ctx = ServerContext(self.settings, self.store, engine, Metrics())
-        return CandidateVerifier(ctx, prompts=self.prompts, questions=self.questions, near=self._near)
+        return ContextBuilder(ctx=ctx, prompts=self.prompts, questions=self.questions, neighbors=NeighborIndex(ctx))
 
     async def pose(self, part: Slice) -> list[PreparedQuestion]:
         """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""

@@ -18,9 +18,10 @@ from mindprint_server.engine import Engine
 from mindprint_server.gate import Gate
 from mindprint_server.gate.measurements import ModelMeasurements
 from mindprint_server.generation.batch_runner import BatchRunner
-from mindprint_server.generation.candidate import Writer
+from mindprint_server.generation.candidate import CandidateGenerator
 from mindprint_server.generation.engagement import EngagementProcessor
 from mindprint_server.generation.trace_import import TraceImporter
+from mindprint_server.generation.trace_service import TraceService
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
@@ -31,6 +32,7 @@ from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 from mindprint_server.training_data.leases import LeaseService
 from mindprint_server.training_data.replay import ReplayBuffer
+from mindprint_server.verdicts.context import ContextBuilder
 from mindprint_server.verdicts.verifier import CandidateVerifier
 
 
@@ -41,8 +43,8 @@ class Container:
     store: Store
     engine: Engine
     memory: MemoryService
-    writer: Writer
-    given: TraceImporter
+    traces: TraceService
+    imports: TraceImporter
     batches: BatchRunner
     leases: LeaseService
     adapters: AdapterService
@@ -81,30 +83,30 @@ async def open_container(
         memory = MemoryService(ctx)
         prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
         questions = QuestionBuilder(ctx, memory=memory)
-        judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=NeighborIndex(ctx))
+        contexts = ContextBuilder(ctx=ctx, prompts=prompts, questions=questions, neighbors=NeighborIndex(ctx))
         admission = AdmissionController(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
-        measurements = ModelMeasurements(ctx, prompts=prompts, judge=judge)
+        measurements = ModelMeasurements(ctx, contexts=contexts)
         gate = Gate(ctx, questions=questions, memory=memory, measurements=measurements)
         warmer = PrefixPrefetcher(ctx, memory=memory, lull=admission.lull)
         adapters = AdapterService(ctx, admission=admission, gate=gate, warmer=warmer)
         await adapters.start()
         auto = AutoModeSelector(ctx)
-        writer = Writer(
+        candidates = CandidateGenerator(ctx, prompts=prompts, verifier=CandidateVerifier(settings))
+        traces = TraceService(
             ctx,
-            prompts=prompts,
-            questions=questions,
-            judge=judge,
+            contexts=contexts,
+            candidates=candidates,
             adapters=adapters,
-            auto=auto,
+            auto_mode=auto,
             admission=admission,
         )
-        given = TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission)
+        imports = TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission)
         replays = ReplayBuffer(ctx, prompts=prompts)
         leases = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=replays)
         backend = await _backend(engine)
         chat = ChatService(ctx, memory=memory, adapters=adapters, auto=auto, admission=admission, backend=backend)
-        attempts = EngagementProcessor(ctx, prompts=prompts, questions=questions, judge=judge, writer=writer)
-        batches = BatchRunner(ctx, memory=memory, writer=writer, attempts=attempts)
+        processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
+        batches = BatchRunner(ctx, memory=memory, processor=processor)
         await batches.start()
     except BaseException:
         if owned:
@@ -132,8 +134,8 @@ async def open_container(
         store=store,
         engine=engine,
         memory=memory,
-        writer=writer,
-        given=given,
+        traces=traces,
+        imports=imports,
         batches=batches,
         leases=leases,
         adapters=adapters,

@@ -17,6 +17,7 @@ import structlog
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from builders import prompt_builder
 from mindprint.types import (
     Adapter,
     Batch,
@@ -44,7 +45,6 @@ from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
-from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import ClaimPolicy, FilesGone, Store, new_id
 from mindprint_server.wiring import Container
@@ -87,14 +87,14 @@ class FakeMemory:
         return await self.store.profiles.add(profile)
 
 
-class FakeWriter:
+class FakeTraces:
     """Writes what `next` says: a trace, or an error to raise."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.next: Exception | None = None
 
-    async def write_one(self, request: TraceRequest) -> Trace:
+    async def create(self, request: TraceRequest) -> Trace:
         if self.next is not None:
             raise self.next
         await self.store.users.get(request.user_id)
@@ -205,7 +205,7 @@ async def make_services(settings: Settings) -> Container:
     engine = FakeEngine(model_path=settings.data_dir)
     ctx = ServerContext(settings, store, engine, metrics)
     memory = MemoryService(ctx)
-    prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
+    prompts = prompt_builder(settings, engine)
     questions, admission = QuestionBuilder(ctx, memory=memory), AdmissionController(2, 1)
     parts: Any = {
         "settings": settings,
@@ -213,8 +213,8 @@ async def make_services(settings: Settings) -> Container:
         "store": store,
         "engine": engine,
         "memory": FakeMemory(store),
-        "writer": FakeWriter(store),
-        "given": TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission),
+        "traces": FakeTraces(store),
+        "imports": TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission),
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),

@@ -153,7 +153,7 @@ async def test_unknown_paths_and_methods(client: httpx.AsyncClient, error_of: Er
 async def test_what_a_service_raises(
     raised: Exception, status: int, code: str, client: httpx.AsyncClient, services: Container, error_of: ErrorOf
 ) -> None:
-    services.writer.next = raised  # type: ignore[attr-defined]
+    services.traces.next = raised  # type: ignore[attr-defined]
     response = await client.post("/v1/traces", json={"user_id": "ann", "query": "tea?"})
     error = error_of(response)
     assert (response.status_code, error["code"]) == (status, code)

@@ -68,7 +68,7 @@ async def test_request_ids(given: str | None, client: httpx.AsyncClient) -> None
 async def test_a_fault_is_logged_once_with_its_request(
     client: httpx.AsyncClient, services: Container, error_of: ErrorOf
 ) -> None:
-    services.writer.next = RuntimeError("secret detail")  # type: ignore[attr-defined]
+    services.traces.next = RuntimeError("secret detail")  # type: ignore[attr-defined]
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         body = {"user_id": "ann", "query": "tea?"}
         response = await client.post("/v1/traces", json=body, headers={"x-request-id": "r1"})

@@ -14,7 +14,7 @@ from samples import engagement
 
 async def ask(services: Container, **request: Any) -> Trace:
     asked = {"user_id": "ann", "query": "A walk by the lake?", "choices": ["yes", "no"], "target": "no"} | request
-    return await services.writer.write_one(TraceRequest.model_validate(asked))
+    return await services.traces.create(TraceRequest.model_validate(asked))
 
 
 async def written(services: Container, **request: Any) -> Trace:

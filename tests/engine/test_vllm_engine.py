@@ -12,7 +12,7 @@ from mindprint_server.adapters import parity_check
 from mindprint_server.engine import AdapterRef, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.vllm import VllmEngine
 from mindprint_server.settings import Settings
-from mindprint_server.verdicts.likelihood import forced
+from mindprint_server.verdicts.likelihood import sequence_logprobs
 from tiny import logprobs, make_adapter
 
 NOW = Priority.INTERACTIVE
@@ -52,7 +52,7 @@ async def test_next_logprobs_are_the_model_s(engine: VllmEngine, tiny_model: Pat
 
 async def test_an_open_answer_is_scored_token_by_token(engine: VllmEngine, tiny_model: Path) -> None:
     prefix, answer = engine.tokenizer.encode(TEXT), engine.tokenizer.encode("and so on")
-    values = await forced(engine, prefix, answer, adapter=None, priority=NOW)
+    values = await sequence_logprobs(engine, prefix, answer, adapter=None, priority=NOW)
     rows = logprobs(tiny_model, prefix + answer)[len(prefix) - 1 :]
     assert values == pytest.approx([row[token] for row, token in zip(rows, answer, strict=False)], abs=1e-3)
 

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/traces", tags=["traces"])
 
 @router.post("")
 async def write_trace(request: TraceRequest, services: ContainerDep) -> Trace:
-    return await services.writer.write_one(request)
+    return await services.traces.create(request)
 
 
 @router.get("")

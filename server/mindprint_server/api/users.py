@@ -76,4 +76,4 @@ async def add_traces(user_id: UserId, given: GivenTraces, services: ContainerDep
     The prompt is the personal one of the engagement's time, the answer the user's real response. What says of its
     engagement what an accepted trace says counts as unchanged.
     """
-    return await services.given.take(user_id, given.traces)
+    return await services.imports.import_traces(user_id, given.traces)

@@ -35,13 +35,14 @@ from mindprint_server.chat.messages import (
     with_thought,
 )
 from mindprint_server.context import ServerContext
-from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, PromptTooLong, Sampling
+from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, PromptTooLong
+from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.exceptions import ApiError
 from mindprint_server.memory import MemoryService
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text, opening_without_reminders
+from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text
 from mindprint_server.prompts.types import RecalledMemory
-from mindprint_server.verdicts import checks
+from mindprint_server.verdicts.checks import ThinkingChecker
 
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -97,6 +98,7 @@ class ChatService:
         self._metrics = ctx.metrics
         self._admission = admission
         self._backend = backend
+        self._checker = ThinkingChecker(ctx.settings)
 
     async def models(self) -> dict[str, Any]:
         """`GET /v1/models`: the base, every adapter's key, and every version that may be named."""
@@ -223,7 +225,9 @@ class ChatService:
             opening = opening_text(opening, memory, self._engine.tokenizer.special)
         plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in read]
         prompt = self._engine.tokenizer.render(plain) + thinking.thinking_prefix(opening)
-        sampling = Sampling(max_tokens=self._settings.max_thinking_tokens, stop=(thinking.STOP,), detect_loops=True)
+        sampling = create_sampling(
+            self._settings, max_tokens=self._settings.max_thinking_tokens, temperature=0.0, stop=(thinking.STOP,)
+        )
         try:
             written = await self._engine.generate(
                 self._engine.tokenizer.encode(prompt), sampling, adapter=way.by, priority=Priority.INTERACTIVE
@@ -231,11 +235,7 @@ class ChatService:
         except PromptTooLong as error:
             raise ApiError(422, "prompt_too_long", str(error), param="messages") from error
         thought = thinking.finalize_thinking(opening, written.text, written.finish)
-        counts_nothing = opening_without_reminders(opening, self._settings.openings.get(way.mode, ""))
-        s = self._settings
-        reason = checks.of_thinking(
-            thought, counts_nothing, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
-        )
+        reason = self._checker.check(thought, opening=opening, mode=way.mode, finish=written.finish)
         return None if outcome_of(reason) == "collapsed" else thought
 
     def _continued(

@@ -17,15 +17,14 @@ from mindprint.general_questions import QUESTIONS
 from mindprint.thinking_text import LEAST_WORDS, own_words
 from mindprint.types import Mode
 from mindprint_server.context import ServerContext
-from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
+from mindprint_server.engine import AdapterRef, GenerationOutput, Priority
+from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.gate.checks import ThinkingSample
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.verdicts import checks, likelihood
-from mindprint_server.verdicts.context import EngagementContext
+from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
-from mindprint_server.verdicts.verifier import CandidateVerifier
 
 T = TypeVar("T")
 GENERAL_QUESTIONS = tuple(Question("", q.query, q.choices, q.right, RecalledMemory(), None) for q in QUESTIONS)
@@ -42,15 +41,13 @@ class ModelMeasurements:
 
     Args:
         ctx: Settings and engine of the server.
-        prompts: Builds the prompts.
-        judge: Computes log-probabilities of answers.
+        contexts: Builds the prompts and computes the log-probabilities of answers.
     """
 
-    def __init__(self, ctx: ServerContext, *, prompts: PromptBuilder, judge: CandidateVerifier) -> None:
+    def __init__(self, ctx: ServerContext, *, contexts: ContextBuilder) -> None:
         self._settings = ctx.settings
         self._engine = ctx.engine
-        self._prompts = prompts
-        self._judge = judge
+        self._contexts = contexts
         self._limit = asyncio.Semaphore(ctx.settings.gate_at_once)
         self._base_cache: LRUCache[tuple[Any, ...], Any] = LRUCache(MAX_CACHED_MEASUREMENTS)
 
@@ -60,11 +57,12 @@ class ModelMeasurements:
             self._prompt(question, "direct")
             self._prompt(question, "personal")
             if question.choices is not None:
+                context = self._context(question, None)
                 for lead in ("", self._settings.answer_lead):
-                    likelihood.branch_points(self._judge.answers(question, lead).ways, self._engine.tokenizer.eos_id)
+                    likelihood.branch_points(context.answer_tokens(lead).ids, self._engine.tokenizer.eos_id)
         except ValueError:
             return False
-        return self._prompts.unfit(question) is None
+        return self._contexts.prompts.unfit(question) is None
 
     async def score_direct(self, questions: Sequence[Question], adapter: AdapterRef | None) -> list[float]:
         """Score the real answers without thinking.
@@ -80,7 +78,7 @@ class ModelMeasurements:
         async def score(question: Question) -> float:
             key = ("score", self._prompt(question, "direct").text, question.target)
             case = self._context(question, adapter)
-            return _score(question, await self._measure(adapter, key, lambda: self._judge.prior(case, "self")))
+            return _score(question, await self._measure(adapter, key, case.answer_logprob_direct))
 
         return list(await asyncio.gather(*map(score, questions)))
 
@@ -110,7 +108,7 @@ class ModelMeasurements:
         async def score(question: Question, sample: ThinkingSample) -> float:
             key = ("after", self._prompt(question, "personal").text, sample.text, question.target)
             case = self._context(question, adapter)
-            after = await self._measure(adapter, key, lambda: self._judge.after(case, "self", "personal", sample.text))
+            after = await self._measure(adapter, key, lambda: case.answer_logprob_with_thinking(sample.text))
             return _score(question, after)
 
         return list(await asyncio.gather(*map(score, questions, samples)))
@@ -138,14 +136,12 @@ class ModelMeasurements:
 
     async def _think(self, prompt: Prompt, prefix: str, seed: int, adapter: AdapterRef | None) -> ThinkingSample:
         settings = self._settings
-        sampling = Sampling(
+        sampling = create_sampling(
+            settings,
             max_tokens=settings.gate_thinking_tokens,
             temperature=settings.temperature,
-            top_p=settings.top_p,
-            min_p=settings.min_p if settings.temperature else 0.0,
-            seed=seed if settings.temperature else None,
+            seed=seed,
             stop=(thinking.STOP,),
-            detect_loops=True,
         )
         ids = prompt.ids + self._engine.tokenizer.encode(thinking.thinking_prefix(""))
         generated = await self._engine.generate(ids, sampling, adapter=adapter, priority=Priority.PARITY_CHECK)
@@ -165,10 +161,15 @@ class ModelMeasurements:
         return value
 
     def _prompt(self, question: Question, mode: Mode) -> Prompt:
-        return self._prompts.build(question, mode, thinking_tokens=self._settings.gate_thinking_tokens)
+        return self._contexts.prompts.build(question, mode, thinking_tokens=self._settings.gate_thinking_tokens)
 
     def _context(self, question: Question, adapter: AdapterRef | None) -> EngagementContext:
-        return EngagementContext(question, self._settings.gate_thinking_tokens, adapter, Priority.PARITY_CHECK, set())
+        return self._contexts.build(
+            question,
+            thinking_tokens=self._settings.gate_thinking_tokens,
+            adapter=adapter,
+            priority=Priority.PARITY_CHECK,
+        )
 
 
 def is_collapsed(generated: GenerationOutput, prefix: str, answer_lead: str) -> bool:
@@ -188,4 +189,4 @@ def is_collapsed(generated: GenerationOutput, prefix: str, answer_lead: str) -> 
 
 def _score(question: Question, found: Likelihood) -> float:
     assert found.target is not None
-    return found.target if question.choices is not None else found.target / max(1, found.tokens)
+    return found.target if question.choices is not None else found.target / max(1, found.target_tokens)

@@ -1,4 +1,4 @@
-"""Runs durable batches: takes what the planner hands out through the engine, as much at once as the engine can take."""
+"""Runs durable batches: starts as many of their engagements at once as the engine can take, and stores the results."""
 
 from __future__ import annotations
 
@@ -16,87 +16,109 @@ from mindprint.types import Batch, BatchRequest
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import ApiError
-from mindprint_server.generation.candidate import Writer
 from mindprint_server.generation.concurrency import ConcurrencyLimiter
 from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
 from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.generation.scheduler import EngagementScheduler, Item
 from mindprint_server.memory import MemoryService
 from mindprint_server.store import Busy, NotFound
+from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
 
 FINAL = frozenset({"done", "failed", "cancelled"})
+"""States in which a batch does not change any more."""
 
 
 @dataclass
 class ActiveBatch:
-    """An open batch that is being worked on."""
+    """A batch that this server is running."""
 
     batch: Batch
-    left: int
+    remaining: int
     """Items that are not done."""
-    users: dict[str, list[Item]]
+    items: dict[str, list[Item]]
+    """Items that are not done, by user."""
     backlog: Counter[str]
-    """Accepted traces that wait, by user. What trainers take meanwhile is not subtracted, and what is in flight has
-    passed already: the bound may come early, or late by what is in flight."""
-    known: dict[str, UserSnapshot] = field(default_factory=dict)
-    """Of the users that are being worked on, and no others: it holds their histories."""
-    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Accepted traces that wait, by user. What trainers take meanwhile is not subtracted, and running items have
+    passed already: the bound may come early, or late by the running items."""
+    snapshots: dict[str, UserSnapshot] = field(default_factory=dict)
+    """Of the users that have items, and of no others: a snapshot holds a history."""
+    snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class BatchRunner:
+    """Runs all open batches of the store, from the start of the server to its end."""
+
     def __init__(
-        self, ctx: ServerContext, *, memory: MemoryService, writer: Writer, attempts: EngagementProcessor
+        self,
+        ctx: ServerContext,
+        *,
+        memory: MemoryService,
+        processor: EngagementProcessor,
     ) -> None:
-        self._settings = ctx.settings
+        self._settings = settings = ctx.settings
         self._store = ctx.store
         self._engine = ctx.engine
-        self._memory = memory
-        self._writer = writer
-        self._attempts = attempts
         self._metrics = ctx.metrics
-        self._planner = EngagementScheduler(
-            per_user=ctx.settings.batch_per_user, patience_s=ctx.settings.batch_patience_s
+        self._memory = memory
+        self._processor = processor
+        self._scheduler = EngagementScheduler(
+            max_per_user=settings.batch_per_user, max_starvation_s=settings.batch_patience_s
         )
-        self._inflight = ConcurrencyLimiter(slots=ctx.settings.max_num_seqs, most=ctx.settings.batch_inflight)
-        self._commits = ResultWriter(ctx.store, self._tell)
-        self._jobs: dict[str, ActiveBatch] = {}
-        self._work = asyncio.Event()
-        self._new = True
-        self._died: EngineDied | None = None
+        self._concurrency = ConcurrencyLimiter(slots=settings.max_num_seqs, max_limit=settings.batch_inflight)
+        self._results = ResultWriter(ctx.store, self._notify_watchers)
+        self._active: dict[str, ActiveBatch] = {}
+        self._wake = asyncio.Event()
+        self._may_have_new = True
+        self._engine_died: EngineDied | None = None
         self._failing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
-    # --- from outside ---
+    # --- called by the API ---
 
     async def submit(self, request: BatchRequest) -> tuple[Batch, bool]:
-        """Plans and stores a batch; True if it is new.
+        """Plan and store a batch.
 
-        Raises NotFound (user), QueueFull, IdempotencyConflict, ApiError (422: it wants hints where none are given).
+        Returns:
+            The batch, and whether it is new: a known idempotency key returns the batch that has it.
+
+        Raises:
+            NotFound: A user does not exist.
+            QueueFull: Too many batches are open.
+            IdempotencyConflict: The idempotency key came with another request before.
+            ApiError: 422: the request wants hints, and this server gives none.
         """
         if request.blind == 0 and request.hints is None and not self._settings.hints:
             message = "blind=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
             raise ApiError(422, "validation_error", message, param="blind")
         plan = await self._store.traces.list_untraced(request.users, self._settings.holdout)
         batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
-        self._new = True
-        self._work.set()
+        self._may_have_new = True
+        self._wake.set()
         return batch, created
 
     async def cancel(self, batch_id: str) -> Batch:
-        """Ends a batch; what it has written stays. A batch that has ended stays as it is."""
+        """Cancel a batch and return it; its stored traces stay. A batch in a final state does not change.
+
+        Raises:
+            NotFound: The batch does not exist.
+        """
         batch = await self._store.batches.cancel(batch_id)
-        if batch_id in self._jobs:
-            await self._abandon(batch_id)
+        if batch_id in self._active:
+            await self._stop_work(batch_id)
             log.info("batch cancelled", batch=batch_id)
-        await self._tell()
+        await self._notify_watchers()
         return await self._store.batches.get(batch_id) if batch.state == "cancelled" else batch
 
     async def watch(self, batch_id: str) -> AsyncIterator[Batch]:
-        """The batch now and after each change, at most one in `watch_interval_s`; ends with a final state."""
+        """Yield the batch now and after each change, at most one in `watch_interval_s`; end with a final state.
+
+        Raises:
+            NotFound: The batch does not exist.
+        """
         while True:
             batch = await self._store.batches.get(batch_id)
             yield batch
@@ -109,162 +131,169 @@ class BatchRunner:
                     await asyncio.wait_for(self._changed.wait(), self._settings.watch_interval_s)
 
     async def start(self) -> None:
-        self._commits.start()
-        self._task = asyncio.create_task(self._run_for_ever(), name="batches")
+        """Start running the open batches."""
+        self._results.start()
+        self._task = asyncio.create_task(self._run_forever(), name="batches")
 
     async def stop(self) -> None:
-        """Stops between commits; open batches go on at the next start."""
+        """Stop between two commits; open batches continue at the next start."""
         if self._task is not None:
             self._task.cancel()
-            # A dead engine has ended the task already, with an error that is known by now.
+            # If the engine died, the task has ended already with an error that was reported.
             await asyncio.gather(self._task, return_exceptions=True)
-        for batch_id in list(self._jobs):
-            await self._abandon(batch_id)
-        await self._commits.stop()
+        for batch_id in list(self._active):
+            await self._stop_work(batch_id)
+        await self._results.stop()
 
-    async def _tell(self) -> None:
+    async def _notify_watchers(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
     # --- the loop ---
 
-    async def _run_for_ever(self) -> None:
+    async def _run_forever(self) -> None:
         while True:
-            self._work.clear()
-            if self._died is not None:
-                # The process ends; the batches are still `running` in the store and go on at the next start.
-                raise self._died
-            if self._new:
-                await self._pick_up()
-            self._hand_out()
-            # While there is work the engine is looked at again and again: its room changes without an item ending.
-            interval = self._settings.plan_interval_s if self._jobs or self._new else None
+            self._wake.clear()
+            if self._engine_died is not None:
+                # The process ends; the batches are still `running` in the store and continue at the next start.
+                raise self._engine_died
+            if self._may_have_new:
+                await self._open_new_batches()
+            self._start_items()
+            # Poll the engine while there is work: its load changes without an item ending.
+            interval = self._settings.plan_interval_s if self._active or self._may_have_new else None
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), interval)
+                await asyncio.wait_for(self._wake.wait(), interval)
 
-    async def _pick_up(self) -> None:
+    async def _open_new_batches(self) -> None:
         try:
-            self._new = False
+            self._may_have_new = False
             for batch in await self._store.batches.list_open():
-                if batch.id not in self._jobs:
+                if batch.id not in self._active:
                     await self._open(batch)
         except Busy as error:
             log.warning("batches not picked up yet", why=str(error))
-            self._new = True
+            self._may_have_new = True
 
     async def _open(self, batch: Batch) -> None:
         await self._store.batches.start(batch.id)
         if (await self._store.batches.get(batch.id)).state in FINAL:
             return  # cancelled in between
-        users: dict[str, list[Item]] = {}
+        items: dict[str, list[Item]] = {}
         for user_id, engagement_id in await self._store.batches.list_pending_items(batch.id):
-            users.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
-        waiting = Counter(
-            {key.removeprefix("user/"): count for key, count in (await self._store.traces.count_waiting()).items()}
-        )
-        job = ActiveBatch(batch, sum(map(len, users.values())), users, waiting)
-        self._jobs[batch.id] = job
-        self._commits.begin(batch.id)
-        if not job.left:
-            return await self._close(job)
-        todo = iter(list(users))
-        for _ in range(min(self._settings.profiles_at_once, len(users))):
-            self._spawn(job, self._prepare(job, todo))
+            items.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
+        waiting = await self._store.traces.count_waiting()
+        backlog = Counter({key.removeprefix("user/"): count for key, count in waiting.items()})
+        active = ActiveBatch(batch, sum(map(len, items.values())), items, backlog)
+        self._active[batch.id] = active
+        self._results.begin(batch.id)
+        if not active.remaining:
+            return await self._finish(active)
+        users = iter(list(items))
+        for _ in range(min(self._settings.profiles_at_once, len(items))):
+            self._spawn(active, self._prepare_users(active, users))
 
-    def _hand_out(self) -> None:
-        load = self._engine.stats()
-        limit = self._inflight.observe(load)
-        self._metrics.inflight.set(self._planner.running)
-        self._metrics.see(load)
-        now = time.monotonic()
-        for item in self._planner.take(limit - self._planner.running, now):
-            job = self._jobs[item.batch_id]
-            self._spawn(job, self._attempt(job, item))
+    def _start_items(self) -> None:
+        stats = self._engine.stats()
+        limit = self._concurrency.update(stats)
+        self._metrics.inflight.set(self._scheduler.running)
+        self._metrics.see(stats)
+        for item in self._scheduler.take(limit - self._scheduler.running, time.monotonic()):
+            active = self._active[item.batch_id]
+            self._spawn(active, self._process_item(active, item))
 
-    def _spare(self) -> int:
-        """Candidates that each running engagement may draw at once: at a batch's end the slots would stay empty."""
-        if self._planner.left or not self._planner.running:
+    def _spare_candidates(self) -> int:
+        """Candidates that each running engagement may generate at once: at a batch's end there are free slots."""
+        if self._scheduler.remaining or not self._scheduler.running:
             return 0
-        return int(self._settings.max_num_seqs * self._settings.batch_spare) // self._planner.running
+        return int(self._settings.max_num_seqs * self._settings.batch_spare) // self._scheduler.running
 
-    def _spawn(self, job: ActiveBatch, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, active: ActiveBatch, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        job.tasks.add(task)
-        task.add_done_callback(job.tasks.discard)
+        active.tasks.add(task)
+        task.add_done_callback(active.tasks.discard)
 
-    async def _prepare(self, job: ActiveBatch, users: Iterator[str]) -> None:
-        """Writes the profiles that a user's traces read, a few users at a time, before these go to the planner."""
-        with self._guarding(job):
+    # --- the work ---
+
+    async def _prepare_users(self, active: ActiveBatch, users: Iterator[str]) -> None:
+        """Write the profiles of users, one after the other, before their items are scheduled."""
+        with self._handle_failure(active):
             for user_id in users:
                 with contextlib.suppress(NotFound):  # erased meanwhile: each of the items will say so
                     await self._memory.ensure_profiles(user_id)
-                self._planner.add(job.users[user_id], time.monotonic())
-                self._work.set()
+                self._scheduler.add(active.items[user_id], time.monotonic())
+                self._wake.set()
 
-    async def _attempt(self, job: ActiveBatch, item: Item) -> None:
-        with self._guarding(job):
+    async def _process_item(self, active: ActiveBatch, item: Item) -> None:
+        with self._handle_failure(active):
             try:
-                if job.backlog[item.user_id] >= self._settings.max_backlog:
-                    done = self._attempts.skipped(item, "backlog_full")
-                else:
-                    known = await self._know(job, item.user_id)
-                    done = await self._attempts.at(item, job.batch.request, known, self._spare)
-                    job.backlog[item.user_id] += sum(trace.verdict == "accepted" for trace in done.traces)
+                result = await self._result_of(active, item)
             finally:
-                self._planner.finished(item)
-                self._work.set()
-            if not await self._commits.put(done) and done.outcome != "erased":
+                self._scheduler.finish(item)
+                self._wake.set()
+            if not await self._results.write(result) and result.outcome != "erased":
                 self._metrics.skipped.labels(reason="erased").inc()
-            job.left -= 1
-            job.users[item.user_id].remove(item)
-            if not job.users[item.user_id]:
-                del job.users[item.user_id]
-                job.known.pop(item.user_id, None)
-            if not job.left:
-                await self._close(job)
+            active.remaining -= 1
+            active.items[item.user_id].remove(item)
+            if not active.items[item.user_id]:
+                del active.items[item.user_id]
+                active.snapshots.pop(item.user_id, None)
+            if not active.remaining:
+                await self._finish(active)
 
-    async def _know(self, job: ActiveBatch, user_id: str) -> UserSnapshot:
-        """Read once, by whichever of the user's engagements comes first."""
-        async with job.reading:
-            if user_id not in job.known:
-                timeline = await self._memory.timeline(user_id)
-                job.known[user_id] = UserSnapshot(timeline, await self._writer.accepted(user_id))
-            return job.known[user_id]
+    async def _result_of(self, active: ActiveBatch, item: Item) -> ItemResult:
+        if active.backlog[item.user_id] >= self._settings.max_backlog:
+            return self._processor.skip(item, "backlog_full")
+        user = await self._snapshot(active, item.user_id)
+        result = await self._processor.process(
+            item, active.batch.request, user, spare_candidates=self._spare_candidates
+        )
+        active.backlog[item.user_id] += sum(trace.verdict == "accepted" for trace in result.traces)
+        return result
+
+    async def _snapshot(self, active: ActiveBatch, user_id: str) -> UserSnapshot:
+        """Return the user's snapshot, which the first of the user's engagements reads for all of them."""
+        async with active.snapshot_lock:
+            if user_id not in active.snapshots:
+                active.snapshots[user_id] = await self._processor.read_user(user_id)
+            return active.snapshots[user_id]
+
+    # --- the end of a batch ---
 
     @contextlib.contextmanager
-    def _guarding(self, job: ActiveBatch) -> Iterator[None]:
-        """A fault in one item fails its batch, and blocks nobody else's."""
+    def _handle_failure(self, active: ActiveBatch) -> Iterator[None]:
+        """Fail the batch, and no other one, if the body raises; a dead engine ends the process instead."""
         try:
             yield
         except EngineDied as error:
-            self._died = error
-            self._work.set()
+            self._engine_died = error
+            self._wake.set()
         except Exception as error:
-            log.exception("batch failed", batch=job.batch.id)
-            # In a task of its own, for it ends the one that it is called from.
-            task = asyncio.create_task(self._fail(job, f"{type(error).__name__}: {error}"))
+            log.exception("batch failed", batch=active.batch.id)
+            # In a task of its own, for it cancels the task that it is called from.
+            task = asyncio.create_task(self._fail(active, f"{type(error).__name__}: {error}"))
             self._failing.add(task)
             task.add_done_callback(self._failing.discard)
 
-    async def _fail(self, job: ActiveBatch, why: str) -> None:
-        if self._jobs.get(job.batch.id) is job:
-            await self._abandon(job.batch.id)
-            await self._store.batches.finish(job.batch.id, "failed", why)
-            await self._tell()
+    async def _fail(self, active: ActiveBatch, error: str) -> None:
+        if self._active.get(active.batch.id) is active:
+            await self._stop_work(active.batch.id)
+            await self._store.batches.finish(active.batch.id, "failed", error)
+            await self._notify_watchers()
 
-    async def _close(self, job: ActiveBatch) -> None:
-        self._jobs.pop(job.batch.id, None)
-        await self._commits.end(job.batch.id)
-        await self._store.batches.finish(job.batch.id, "done")
-        await self._tell()
+    async def _finish(self, active: ActiveBatch) -> None:
+        self._active.pop(active.batch.id, None)
+        await self._results.end(active.batch.id)
+        await self._store.batches.finish(active.batch.id, "done")
+        await self._notify_watchers()
 
-    async def _abandon(self, batch_id: str) -> None:
-        """Stops work on a batch here; its items stay as they are in the store."""
-        job = self._jobs.pop(batch_id)
-        self._planner.drop(batch_id)
-        tasks = list(job.tasks)
+    async def _stop_work(self, batch_id: str) -> None:
+        """Stop work on a batch on this server; its items stay as they are in the store."""
+        active = self._active.pop(batch_id)
+        self._scheduler.drop(batch_id)
+        tasks = list(active.tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._commits.end(batch_id)
-        self._work.set()
+        await self._results.end(batch_id)
+        self._wake.set()

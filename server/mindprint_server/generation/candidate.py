@@ -1,247 +1,190 @@
-"""Writes one candidate: the mode's opening, thinking within its budget, a forced close, then answer and verdict."""
+"""Generates one candidate: the mode's opening, thinking within its budget, a forced close, then answer and verdict."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mindprint.types import Provenance, Reason, Trace, TraceRequest, TraceState, VerdictLabel
-from mindprint_server.adapters import AdapterService
-from mindprint_server.adapters.health import outcome_of
-from mindprint_server.admission import AdmissionController
-from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint.types import Reason, Trace, TraceState, VerdictLabel
 from mindprint_server.context import ServerContext
-from mindprint_server.engine import AdapterRef, GenerationOutput, PromptTooLong, Sampling
-from mindprint_server.exceptions import ApiError
-from mindprint_server.generation import params
-from mindprint_server.generation.params import GenerationParams
-from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.prompts import thinking
+from mindprint_server.engine import GenerationOutput
+from mindprint_server.engine.sampling import create_sampling
+from mindprint_server.generation.params import GenerationParams, thinking_sampling
+from mindprint_server.generation.provenance import generated_provenance
+from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
-from mindprint_server.prompts.templates import PROMPT_VERSION, opening_without_reminders
-from mindprint_server.prompts.types import Prompt, Question
+from mindprint_server.prompts.types import Prompt
 from mindprint_server.store import new_id
 from mindprint_server.verdicts import checks
+from mindprint_server.verdicts.checks import ThinkingChecker
 from mindprint_server.verdicts.context import EngagementContext
-from mindprint_server.verdicts.likelihood import Likelihood
+from mindprint_server.verdicts.likelihood import Likelihood, likeliest
 from mindprint_server.verdicts.verifier import CandidateVerifier, Verdict
 
 
-class Writer:
+@dataclass(frozen=True)
+class Candidate:
+    """A generated trace, not stored yet, and what was found of it."""
+
+    trace: Trace
+    verdict: Verdict
+
+
+class CandidateGenerator:
+    """Generates candidates with the engine and has those for training verified."""
+
     def __init__(
         self,
         ctx: ServerContext,
         *,
         prompts: PromptBuilder,
-        questions: QuestionBuilder,
-        judge: CandidateVerifier,
-        adapters: AdapterService,
-        auto: AutoModeSelector,
-        admission: AdmissionController,
+        verifier: CandidateVerifier,
     ) -> None:
+        self._ctx = ctx
         self._settings = ctx.settings
-        self._store = ctx.store
         self._engine = ctx.engine
-        self._prompts = prompts
-        self._questions = questions
-        self._judge = judge
-        self._adapters = adapters
-        self._auto = auto
         self._metrics = ctx.metrics
-        self._admission = admission
+        self._prompts = prompts
+        self._verifier = verifier
+        self._checker = ThinkingChecker(ctx.settings)
 
-    # --- one candidate ---
+    async def generate(self, context: EngagementContext, params: GenerationParams) -> Candidate:
+        """Generate one candidate and its answer; store nothing.
 
-    async def draft(self, case: EngagementContext, style: GenerationParams) -> Trace:
-        """Writes and judges one candidate, unstored. Raises PromptTooLong, ValueError (choices that read alike)."""
-        question = case.question
-        prompt = await self._judge.prompt(case, "self", style.mode)
-        read = prompt
-        if style.hinted:
-            read = self._prompts.build(question, style.mode, thinking_tokens=case.thinking_tokens, hint=question.target)
-        written, thought = None, style.given or ""
-        if style.mode != "direct" and style.given is None:
-            written = await self._think(case, read, style)
-            thought = thinking.finalize_thinking(style.opening, written.text, written.finish)
-        if style.judge:
-            assert written is not None
-            judged = await self._judge.hear(case, written, thought, style.opening, hinted=style.hinted)
-            verdict: VerdictLabel = "rejected" if judged.reason else "accepted"
+        Args:
+            context: The engagement; its adapter generates.
+            params: How to generate, and whether to verify the candidate for training.
+
+        Raises:
+            PromptTooLong: The query, or the query with the hint, does not fit the model.
+            ValueError: Two choices have the same tokens, or one has none.
+        """
+        question = context.question
+        prompt = await context.prompt(params.mode)
+        shown = prompt
+        if params.hinted:
+            shown = self._prompts.build(
+                question, params.mode, thinking_tokens=context.thinking_tokens, hint=question.target
+            )
+        output, thinking = None, params.given_thinking or ""
+        if params.mode != "direct" and params.given_thinking is None:
+            output = await self._think(context, shown, params)
+            thinking = thinking_text.finalize_thinking(params.opening, output.text, output.finish)
+        if params.is_for_training:
+            assert output is not None
+            verdict = await self._verifier.verify(
+                context, output, thinking=thinking, opening=params.opening, hinted=params.hinted
+            )
         else:
-            judged = await self._answer(case, style, prompt, written, thought)
-            verdict = "unjudged"
-            if question.choices is not None and question.target is not None and judged.reason is None:
-                verdict = "accepted" if judged.answer == question.target else "rejected"
-        reason = judged.reason or ("wrong_answer" if verdict == "rejected" else None)
-        self._count(written, verdict, reason, style)
-        state: TraceState = "waiting" if verdict == "accepted" and style.judge else "kept"
-        return Trace(
+            verdict = await self._answer(context, params, prompt, output, thinking)
+        self._count(output, verdict, params)
+        state: TraceState = "waiting" if verdict.label == "accepted" and params.is_for_training else "kept"
+        trace = Trace(
             id=new_id(),
             user_id=question.user_id,
             engagement_id=question.engagement_id,
-            batch_id=style.batch_id,
-            mode=style.mode,
+            batch_id=params.batch_id,
+            mode=params.mode,
             query=question.query,
             prompt=prompt.text,
-            thinking=thought,
-            answer=judged.answer,
-            choice_logprobs=judged.choices,
-            verdict=verdict,
-            reason=reason,
-            scores=judged.scores,
+            thinking=thinking,
+            answer=verdict.answer,
+            choice_logprobs=verdict.choices,
+            verdict=verdict.label,
+            reason=verdict.reason,
+            scores=verdict.scores,
             state=state,
-            prompt_tokens=len(read.ids),
-            cached_tokens=written.cached_tokens if written else 0,
-            thinking_tokens=len(written.token_ids if written else self._engine.tokenizer.encode(thought)),
-            finish=written.finish if written else "stop",
-            provenance=self._provenance(case, style, prompt),
+            prompt_tokens=len(shown.ids),
+            cached_tokens=output.cached_tokens if output else 0,
+            thinking_tokens=len(output.token_ids if output else self._engine.tokenizer.encode(thinking)),
+            finish=output.finish if output else "stop",
+            provenance=generated_provenance(self._ctx, question, prompt, params, context.adapter),
             created_at=datetime.now(UTC),
         )
+        return Candidate(trace, verdict)
 
-    def _provenance(self, case: EngagementContext, style: GenerationParams, prompt: Prompt) -> Provenance:
-        return Provenance(
-            model=case.adapter.name if case.adapter else "base",
-            adapter_digest=case.adapter.digest if case.adapter else None,
-            base_digest=self._engine.info().base_digest,
-            prompt_version=PROMPT_VERSION,
-            mode=style.mode,
-            sampling=params.made_with(style, case.question, self._settings),
-            seed=style.seed,
-            engine=self._engine.info().name,
-            saw_answer=style.hinted,
-            profile_version=case.question.profile_version,
-            memory_dropped=prompt.dropped,
-            route=style.route,
-        )
-
-    async def _think(self, case: EngagementContext, prompt: Prompt, style: GenerationParams) -> GenerationOutput:
-        lead = self._engine.tokenizer.encode(thinking.thinking_prefix(style.opening))
+    async def _think(self, context: EngagementContext, prompt: Prompt, params: GenerationParams) -> GenerationOutput:
+        prefix = self._engine.tokenizer.encode(thinking_text.thinking_prefix(params.opening))
         with self._metrics.engine_seconds.labels(call="think").time():
             return await self._engine.generate(
-                prompt.ids + lead,
-                params.sampling(style, self._settings),
-                adapter=case.adapter,
-                priority=style.priority,
+                prompt.ids + prefix,
+                thinking_sampling(params, self._settings),
+                adapter=context.adapter,
+                priority=params.priority,
             )
+
+    # --- the answer of a candidate that is not for training ---
 
     async def _answer(
         self,
-        case: EngagementContext,
-        style: GenerationParams,
+        context: EngagementContext,
+        params: GenerationParams,
         prompt: Prompt,
-        written: GenerationOutput | None,
-        thought: str,
+        output: GenerationOutput | None,
+        thinking: str,
     ) -> Verdict:
-        """What is answered where nothing is queued: choices are scored, an open question is answered in words, and how
-        likely the real answer is, if it is known, is scored as well."""
-        reason: Reason | None = None
-        if style.mode != "direct":
-            finish = written.finish if written else "stop"
-            # An opening that was learned says as little as one that was given.
-            mode_opening = self._settings.openings.get(style.mode, "")
-            counts_nothing = opening_without_reminders(style.opening, mode_opening) or mode_opening
-            s = self._settings
-            reason = checks.of_thinking(
-                thought, counts_nothing, finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
-            )
-        question = case.question
-        scores: dict[str, float] = {}
-        answer, choices = "", None
+        """Score the choices, or generate an open answer; a known real answer is scored as well."""
+        question = context.question
+        reason = self._check_thinking(params, output, thinking)
+        answer, found = "", None
         with self._metrics.engine_seconds.labels(call="answer").time():
             if question.choices is None:
-                answer = await self._say(case, style, prompt, thought)
-            # Of an answer that reads as nothing there is nothing to score.
+                answer = await self._generate_answer(context, params, prompt, thinking)
+            # An empty open answer has no tokens to score.
             if question.choices is not None or self._prompts.clean(question.target or ""):
-                how = await self._likelihood(case, style, thought)
-                choices = how.choices
-                if how.target is not None:
-                    scores = {"target_logprob": how.target, "target_tokens": how.tokens}
+                found = await self._likelihood(context, params, thinking)
+        choices = found.choices if found else None
+        scores: dict[str, float] = {}
+        if found is not None and found.target is not None:
+            scores = {"target_logprob": found.target, "target_tokens": found.target_tokens}
+        label: VerdictLabel = "unjudged"
+        shortfall = None
         if choices is not None:
-            answer = max(choices, key=choices.__getitem__)
-        return Verdict(answer, choices, reason, scores)
+            answer = likeliest(choices)
+            if question.target is not None:
+                shortfall = checks.shortfall(choices, question.target)
+                if reason is None:
+                    label = "accepted" if answer == question.target else "rejected"
+                    reason = None if label == "accepted" else "wrong_answer"
+        return Verdict(label, answer, choices, reason, scores, shortfall)
 
-    async def _say(self, case: EngagementContext, style: GenerationParams, prompt: Prompt, thought: str) -> str:
-        turn = "" if style.mode == "direct" else thinking.render_thinking(thought, self._settings.answer_lead)
-        answered = await self._engine.generate(
+    def _check_thinking(
+        self, params: GenerationParams, output: GenerationOutput | None, thinking: str
+    ) -> Reason | None:
+        if params.mode == "direct":
+            return None
+        # A learned opening says as little as a given one.
+        opening = params.opening or self._settings.openings.get(params.mode, "")
+        finish = output.finish if output else "stop"
+        return self._checker.check(thinking, opening=opening, mode=params.mode, finish=finish)
+
+    async def _generate_answer(
+        self, context: EngagementContext, params: GenerationParams, prompt: Prompt, thinking: str
+    ) -> str:
+        turn = "" if params.mode == "direct" else thinking_text.render_thinking(thinking, self._settings.answer_lead)
+        output = await self._engine.generate(
             prompt.ids + self._engine.tokenizer.encode(turn),
-            Sampling(max_tokens=self._settings.max_answer_tokens, detect_loops=True),
-            adapter=case.adapter,
-            priority=case.priority,
+            create_sampling(self._settings, max_tokens=self._settings.max_answer_tokens, temperature=0.0),
+            adapter=context.adapter,
+            priority=context.priority,
         )
-        return answered.text.strip()
+        return output.text.strip()
 
-    async def _likelihood(self, case: EngagementContext, style: GenerationParams, thought: str) -> Likelihood:
-        if style.mode == "direct":
-            return await self._judge.prior(case, "self")
-        return await self._judge.after(case, "self", style.mode, thought)
+    async def _likelihood(self, context: EngagementContext, params: GenerationParams, thinking: str) -> Likelihood:
+        if params.mode == "direct":
+            return await context.answer_logprob_direct()
+        return await context.answer_logprob_with_thinking(thinking, params.mode)
 
-    def _count(
-        self, written: GenerationOutput | None, verdict: VerdictLabel, reason: str | None, style: GenerationParams
-    ) -> None:
-        if written is not None:
-            self._metrics.generated_tokens.inc(len(written.token_ids))
-            self._metrics.prompt_tokens.inc(written.prompt_tokens)
-            self._metrics.cached_tokens.inc(written.cached_tokens)
-        if style.judge:
+    # --- metrics ---
+
+    def _count(self, output: GenerationOutput | None, verdict: Verdict, params: GenerationParams) -> None:
+        if output is not None:
+            self._metrics.generated_tokens.inc(len(output.token_ids))
+            self._metrics.prompt_tokens.inc(output.prompt_tokens)
+            self._metrics.cached_tokens.inc(output.cached_tokens)
+        if params.is_for_training:
             self._metrics.generated.inc()
-            if verdict == "accepted":
-                self._metrics.accepted.labels(hinted=str(style.hinted).lower()).inc()
+            if verdict.label == "accepted":
+                self._metrics.accepted.labels(hinted=str(params.hinted).lower()).inc()
             else:
-                self._metrics.rejected.labels(reason=reason or "unjudged").inc()
-
-    # --- one trace now ---
-
-    async def write_one(self, request: TraceRequest) -> Trace:
-        """`POST /v1/traces`. A trace about a stored engagement is judged and stored; one about a query is returned.
-
-        Raises ApiError (422, 429), NotFound, TimeoutError.
-        """
-        with self._admission.enter():
-            return await self._write_one(request)
-
-    async def _write_one(self, request: TraceRequest) -> Trace:
-        question = await self._questions.for_request(request)
-        try:
-            async with asyncio.timeout(self._settings.request_timeout_s), self._adapters.use(request.model) as adapter:
-                style = await self._style(request, question, adapter)
-                accepted = await self.accepted(request.user_id) if style.judge else set()
-                case = EngagementContext(question, style.max_thinking_tokens, adapter, style.priority, accepted)
-                trace = await self.draft(case, style)
-                if _tells_of_service(request, style):
-                    await self._adapters.heard(adapter, outcome_of(trace.reason))
-        except PromptTooLong as error:
-            if request.thinking is None:
-                raise ApiError(422, "prompt_too_long", str(error), param="query") from error
-            message = "query and thinking do not fit the model together: shorten them"
-            raise ApiError(422, "prompt_too_long", message, param="thinking") from error
-        except ValueError as error:
-            raise ApiError(422, "choices_alike", str(error), param="choices") from error
-        return await self._store.traces.add(trace) if question.engagement_id is not None else trace
-
-    async def _style(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:
-        s = self._settings
-        mode, route = await self._auto.select(request.mode, request.user_id, adapter, question.kind)
-        given = None if request.thinking is None else self._prompts.clean(request.thinking)
-        budget = request.max_thinking_tokens or s.max_thinking_tokens
-        if given is not None:  # a longer one takes the room that it needs, at the cost of the memory
-            budget = max(budget, len(self._engine.tokenizer.encode(given)))
-        return GenerationParams(
-            mode=mode,
-            opening=self._prompts.opening(mode, question.memory) if request.opening is None else request.opening,
-            max_thinking_tokens=budget,
-            temperature=s.temperature if request.temperature is None else request.temperature,
-            seed=request.seed,
-            # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
-            judge=request.engagement_id is not None and request.model == "base" and mode == "personal",
-            given=given,
-            route=route,
-        )
-
-    async def accepted(self, user_id: str) -> set[str]:
-        """Fingerprints of a user's accepted thinking."""
-        return {checks.fingerprint(text) for text in await self._store.traces.list_accepted_texts(user_id)}
-
-
-def _tells_of_service(request: TraceRequest, style: GenerationParams) -> bool:
-    """Whether an answer says how a version does in service: where the thinking is its own, under its user's memory."""
-    return style.mode != "direct" and request.thinking is None and request.memory == "own"
+                self._metrics.rejected.labels(reason=verdict.reason or "unjudged").inc()

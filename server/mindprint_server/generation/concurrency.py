@@ -1,7 +1,7 @@
-"""How many engagements are worked on at once: enough to fill the engine's slots, not so many as to flood it. Pure.
+"""How many engagements are processed at once: enough to fill the engine's slots and its KV cache, not more.
 
-Additive increase while nothing waits in the engine, multiplicative decrease when it preempts or its cache is full, as
-in TCP's congestion control: what an engagement costs differs by a factor of ten between users.
+The limit increases additively while nothing waits in the engine, and decreases multiplicatively when the engine
+preempts or its cache is full, as in TCP's congestion control: engagements differ in cost by a factor of ten.
 """
 
 from __future__ import annotations
@@ -16,67 +16,78 @@ from mindprint_server.engine.base import EngineStats
 KV_FULL = 0.95
 """Share of the KV cache in use by running requests above which no more work is admitted."""
 BACK_OFF = 0.75
+"""Factor of the multiplicative decrease."""
 
 
 class ConcurrencyLimiter:
-    """`limit` follows the engine's state between 1 and `most`."""
+    """An AIMD limiter: `limit` follows the engine's state between 1 and `max_limit`."""
 
-    def __init__(self, *, slots: int, most: int) -> None:
+    def __init__(self, *, slots: int, max_limit: int) -> None:
         self._slots = slots
-        self._most = most
+        self._max_limit = max_limit
         self._preemptions: int | None = None
-        self.limit = min(slots, most)
+        self.limit = min(slots, max_limit)
 
-    def observe(self, load: EngineStats) -> int:
-        """The limit after one look at the engine."""
-        preempted = self._preemptions is not None and load.preemptions > self._preemptions
-        self._preemptions = load.preemptions
-        if preempted or load.kv_use > KV_FULL:
-            if load.running > self.limit:
-                return self.limit  # it backed off already, and waits for what runs to end
-            # From what really runs: a limit that was never reached says nothing about what fits.
-            self.limit = max(1, int(min(self.limit, max(load.running, 1)) * BACK_OFF))
-        elif load.waiting > self._slots // 4:
-            # Not below the slots: a queue says that there is too much for them, never that they are too many.
+    def update(self, stats: EngineStats) -> int:
+        """Adapt the limit to the engine's current state and return it."""
+        preempted = self._preemptions is not None and stats.preemptions > self._preemptions
+        self._preemptions = stats.preemptions
+        if preempted or stats.kv_use > KV_FULL:
+            if stats.running > self.limit:
+                return self.limit  # it was decreased already: running requests must end first
+            # Decrease from what really runs: a limit that was never reached says nothing about what fits.
+            self.limit = max(1, int(min(self.limit, max(stats.running, 1)) * BACK_OFF))
+        elif stats.waiting > self._slots // 4:
+            # Not below the slots: a queue shows that there is too much work for them, not that they are too many.
             self.limit = max(min(self.limit, self._slots), self.limit - 1)
-        elif load.waiting == 0 and load.running < self._slots:
-            self.limit = min(self._most, self.limit + max(1, self._slots // 16))
+        elif stats.waiting == 0 and stats.running < self._slots:
+            self.limit = min(self._max_limit, self.limit + max(1, self._slots // 16))
         return self.limit
 
 
 @dataclass
 class CacheReservation:
-    """One engagement's, from its first request on."""
+    """One engagement's tokens in the KV cache."""
 
-    room: CacheBudget
-    behind: bool
+    budget: CacheBudget
+    deferred: bool
+    """Whether the cache had no room: its requests then run behind all others."""
 
     @property
     def priority(self) -> Priority:
-        return Priority.BATCH_DEFERRED if self.behind else Priority.BATCH
+        """Priority of the engagement's requests in the engine."""
+        return Priority.BATCH_DEFERRED if self.deferred else Priority.BATCH
 
-    def began(self) -> None:
-        """Its first request was answered: the others share the prompt."""
-        self.room.behind -= self.behind
-        self.behind = False
+    def mark_started(self) -> None:
+        """Record that the first request was answered: the prompt is cached, so the others share it."""
+        self.budget.deferred -= self.deferred
+        self.deferred = False
 
 
 @dataclass
 class CacheBudget:
+    """Tokens of the KV cache that the engagements being processed need."""
+
     used: int = field(default=0, init=False)
-    """Tokens of all that is being worked on: prompts, and what may be thought about them."""
-    behind: int = field(default=0, init=False)
-    """Engagements that have not begun for want of room."""
+    """Tokens of all reservations: prompts, and what may be generated after them."""
+    deferred: int = field(default=0, init=False)
+    """Engagements that have not started for want of room."""
 
     @contextlib.contextmanager
-    def take(self, tokens: int, of: int | None) -> Iterator[CacheReservation]:
-        """Room for an engagement as long as it is worked on, in a cache of so many tokens (None: any)."""
-        # Nobody overtakes those who wait already, though there be room again: they would wait for ever.
-        turn = CacheReservation(self, of is not None and (self.behind > 0 or self.used + tokens > of))
+    def reserve(self, tokens: int, capacity: int | None) -> Iterator[CacheReservation]:
+        """Reserve tokens for as long as an engagement is processed.
+
+        Args:
+            tokens: Of its prompt and of what may be generated after it.
+            capacity: Tokens that the cache holds; None is unbounded.
+        """
+        # A later engagement does not overtake deferred ones, though there may be room again: they would starve.
+        deferred = capacity is not None and (self.deferred > 0 or self.used + tokens > capacity)
+        reservation = CacheReservation(self, deferred)
         self.used += tokens
-        self.behind += turn.behind
+        self.deferred += deferred
         try:
-            yield turn
+            yield reservation
         finally:
-            turn.began()
+            reservation.mark_started()
             self.used -= tokens

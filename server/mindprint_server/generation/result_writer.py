@@ -1,4 +1,4 @@
-"""Commits finished items together: one transaction for all that finished while the one before was being written."""
+"""Group commit of results: one transaction for all items that finished while the one before was being written."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ log = structlog.get_logger(__name__)
 
 
 class ResultWriter:
-    """`put` returns once an item is durable. `told` is awaited after each commit."""
+    """Writes the results of items, and counts the time that their batches took."""
 
-    def __init__(self, store: Store, told: Callable[[], Awaitable[None]], *, retry_s: float = 0.5) -> None:
+    def __init__(self, store: Store, on_commit: Callable[[], Awaitable[None]], *, retry_s: float = 0.5) -> None:
+        """Create a writer.
+
+        Args:
+            store: Where the results are written.
+            on_commit: Awaited after each commit.
+            retry_s: Seconds between two tries while the database is busy.
+        """
         self._store = store
         self._retry_s = retry_s
-        self._told = told
+        self._on_commit = on_commit
         self._pending: list[tuple[ItemResult, asyncio.Future[bool]]] = []
-        self._some = asyncio.Event()
+        self._has_pending = asyncio.Event()
         self._since: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Start the task that writes."""
         self._task = asyncio.create_task(self._run(), name="commits")
 
     async def stop(self) -> None:
-        """What is not committed by now is done again after the next start."""
+        """Stop writing. Items that are not committed by now are processed again after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -38,30 +46,37 @@ class ResultWriter:
             future.cancel()
 
     def begin(self, batch_id: str) -> None:
-        """From now on, time is counted as this batch's."""
+        """Count time for a batch from now on."""
         self._since[batch_id] = time.monotonic()
 
     async def end(self, batch_id: str) -> None:
-        """Adds what time has passed since the last commit; nothing more is counted."""
-        seconds = self._passed([batch_id])
+        """Add the time since the last commit to a batch, and count no more."""
+        seconds = self._elapsed([batch_id])
         self._since.pop(batch_id, None)
         await self._store.batches.finish_items([], seconds)
 
-    async def put(self, done: ItemResult) -> bool:
-        """False: the user, the engagement or the batch is gone, and nothing was stored. Raises what the store does."""
+    async def write(self, result: ItemResult) -> bool:
+        """Write a result; return once it is durable.
+
+        Returns:
+            False if the user, the engagement or the batch is gone: then nothing was stored.
+
+        Raises:
+            StoreError: As the store raises it, but for `Busy`, after which it is tried again.
+        """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pending.append((done, future))
-        self._some.set()
+        self._pending.append((result, future))
+        self._has_pending.set()
         return await future
 
     async def _run(self) -> None:
         while True:
-            await self._some.wait()
-            self._some.clear()
+            await self._has_pending.wait()
+            self._has_pending.clear()
             taken, self._pending = self._pending, []
             try:
-                seconds = self._passed({done.batch_id for done, _ in taken})
-                gone = await self._store.batches.finish_items([done for done, _ in taken], seconds)
+                seconds = self._elapsed({result.batch_id for result, _ in taken})
+                gone = await self._store.batches.finish_items([result for result, _ in taken], seconds)
             except asyncio.CancelledError:
                 for _, future in taken:
                     future.cancel()
@@ -69,19 +84,19 @@ class ResultWriter:
             except Busy as error:
                 log.warning("items not stored yet", items=len(taken), why=str(error))
                 self._pending = [*taken, *self._pending]
-                self._some.set()
+                self._has_pending.set()
                 await asyncio.sleep(self._retry_s)
             except Exception as error:
                 for _, future in taken:
                     if not future.done():
                         future.set_exception(error)
             else:
-                for done, future in taken:
+                for result, future in taken:
                     if not future.done():  # its caller may have been cancelled
-                        future.set_result(all(done is not lost for lost in gone))
-                await self._told()
+                        future.set_result(all(result is not lost for lost in gone))
+                await self._on_commit()
 
-    def _passed(self, batch_ids: set[str] | list[str]) -> dict[str, float]:
+    def _elapsed(self, batch_ids: set[str] | list[str]) -> dict[str, float]:
         now = time.monotonic()
         seconds = {}
         for id in batch_ids:

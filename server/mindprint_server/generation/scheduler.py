@@ -1,8 +1,8 @@
-"""Which engagement is worked on next: user by user, so that a memory is computed once and read many times. Pure.
+"""Schedules the engagements of batches: user by user, so that a memory is computed once and read many times.
 
-A few users are active at once, as many as fill the engine's slots; each one's engagements go out in the order of time,
-for neighbours in time share their memory. A user who has waited longer than `patience_s` takes the place of the active
-one that has been served longest, so that a long history never starves a short one, nor an early batch a later one.
+A few users are active at once, as many as fill the engine's slots. Each one's engagements start in the order of time,
+because neighbors in time share their memory. A user who has waited longer than `max_starvation_s` takes the place of
+the user who has been active longest. So a long history does not starve a short one, nor an early batch a later one.
 """
 
 from __future__ import annotations
@@ -27,37 +27,38 @@ _Key = tuple[str, str]
 
 @dataclass
 class _Queue:
-    """What one batch wants of one user."""
+    """The items of one batch and one user."""
 
     items: deque[Item] = field(default_factory=deque)
     running: int = 0
     since: float = 0.0
-    """When it began to wait, or, once active, when it was made active."""
-    served: float = 0.0
-    """When, once active, an item of it went out last."""
+    """When it began to wait or, once active, when it became active."""
+    last_started: float = 0.0
+    """When, once active, one of its items was started last."""
 
 
 class EngagementScheduler:
-    """Hands out items; `now` is any monotonic clock, in seconds."""
+    """Decides which items start next. It does no I/O; `now` is any monotonic clock, in seconds."""
 
-    def __init__(self, *, per_user: int, patience_s: float) -> None:
-        self._per_user = per_user
-        self._patience_s = patience_s
+    def __init__(self, *, max_per_user: int, max_starvation_s: float) -> None:
+        self._max_per_user = max_per_user
+        self._max_starvation_s = max_starvation_s
         self._queues: dict[_Key, _Queue] = {}
         self._active: list[_Key] = []
         self._waiting: deque[_Key] = deque()
 
     @property
-    def left(self) -> int:
-        """Items not handed out yet."""
+    def remaining(self) -> int:
+        """Items that were not started yet."""
         return sum(len(queue.items) for queue in self._queues.values())
 
     @property
     def running(self) -> int:
+        """Items that were started and are not finished."""
         return sum(queue.running for queue in self._queues.values())
 
     def add(self, items: Iterable[Item], now: float) -> None:
-        """Queues a batch's items behind what is there, each user's in the order given."""
+        """Queue items behind those that are there, each user's in the order given."""
         for item in items:
             key = (item.batch_id, item.user_id)
             if key not in self._queues:
@@ -66,62 +67,66 @@ class EngagementScheduler:
             self._queues[key].items.append(item)
 
     def drop(self, batch_id: str) -> None:
-        """Forgets a batch, also what of it is running."""
+        """Forget a batch, its running items included."""
         for key in [key for key in self._queues if key[0] == batch_id]:
             self._queues[key] = _Queue()
-            self._retire(key)
+            self._remove_if_empty(key)
 
-    def finished(self, item: Item) -> None:
-        """An item that was handed out is done."""
+    def finish(self, item: Item) -> None:
+        """Record that a started item is done."""
         key = (item.batch_id, item.user_id)
         if (queue := self._queues.get(key)) is not None:
             queue.running -= 1
-            self._retire(key)
+            self._remove_if_empty(key)
 
-    def take(self, room: int, now: float) -> list[Item]:
-        """At most `room` items to begin now."""
+    def take(self, limit: int, now: float) -> list[Item]:
+        """Return the items to start now, at most `limit`."""
         taken: list[Item] = []
-        self._make_way(now)
-        while len(taken) < room:
+        self._admit_starved(now)
+        while len(taken) < limit:
             if (queue := self._next(now)) is None:
                 if not self._waiting:
                     break
                 self._activate(now)
                 continue
             queue.running += 1
-            queue.served = now
+            queue.last_started = now
             taken.append(queue.items.popleft())
         for key in list(self._active):
             if not self._queues[key].items:
-                self._active.remove(key)  # its last items run on; the place is free
+                self._active.remove(key)  # its last items are still running, but its place is free
         return taken
 
     def _next(self, now: float) -> _Queue | None:
-        """Of the active: the one left alone longest if that is too long, else the first in line."""
-        able = [q for q in map(self._queues.__getitem__, self._active) if q.items and q.running < self._per_user]
+        """Return the active queue that was not served for longest if that is too long, else the first one."""
+        able = [q for q in map(self._queues.__getitem__, self._active) if q.items and q.running < self._max_per_user]
         if not able:
             return None
-        longest = min(able, key=lambda queue: queue.served)
-        return longest if now - longest.served > self._patience_s else able[0]
+        longest = min(able, key=lambda queue: queue.last_started)
+        return longest if now - longest.last_started > self._max_starvation_s else able[0]
 
-    def _make_way(self, now: float) -> None:
-        """Those who waited too long come in; for each, the one that was active longest goes to the end of the line."""
-        while self._active and self._waiting and now - self._queues[self._waiting[0]].since > self._patience_s:
+    def _admit_starved(self, now: float) -> None:
+        """Activate the queues that waited too long; each takes the place of the one that was active longest."""
+        while self._active and self._waiting and self._is_starved(self._waiting[0], now):
             oldest = min(self._active, key=lambda key: self._queues[key].since)
-            if now - self._queues[oldest].since <= self._patience_s:
-                return  # everybody active came in only just now
+            if not self._is_starved(oldest, now):
+                return  # all active queues became active only now
             self._active.remove(oldest)
             self._queues[oldest].since = now
             self._waiting.append(oldest)
             self._activate(now)
-            self._active.insert(0, self._active.pop())  # it has waited long enough: its turn is now
+            self._active.insert(0, self._active.pop())  # it waited long enough, so it is served first
+
+    def _is_starved(self, key: _Key, now: float) -> bool:
+        """Whether a queue has waited, or was active, for longer than the bound."""
+        return now - self._queues[key].since > self._max_starvation_s
 
     def _activate(self, now: float) -> None:
         key = self._waiting.popleft()
-        self._queues[key].since = self._queues[key].served = now
+        self._queues[key].since = self._queues[key].last_started = now
         self._active.append(key)
 
-    def _retire(self, key: _Key) -> None:
+    def _remove_if_empty(self, key: _Key) -> None:
         queue = self._queues[key]
         if not queue.items:
             if key in self._active:

@@ -34,7 +34,7 @@ class NeighborIndex:
         self._vectors: TTLCache[str, Features] = TTLCache(KEPT, ctx.settings.anchor_refresh_s, clock)
         self._looking = asyncio.Lock()
 
-    async def of(self, user_id: str) -> Neighbors:
+    async def get(self, user_id: str) -> Neighbors:
         """The nearest of a bounded number of other users, and a random one of them; None where there is none."""
         async with self._looking:  # a batch asks for many engagements of one user at once: one of them looks
             if (known := self._known.get(user_id)) is not None:

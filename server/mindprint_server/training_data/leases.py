@@ -63,7 +63,7 @@ class LeaseService:
     async def claim(self, request: LeaseRequest) -> Lease | None:
         """Claims traces and brings their samples; None when no adapter has enough waiting."""
         s = self._settings
-        self._replays.begin()
+        self._replays.ensure_started()
         lease = await self._store.leases.claim(request, self._claim_policy)
         if lease is None:
             return None
@@ -139,7 +139,7 @@ class LeaseService:
         wanted = math.ceil(self._settings.replay_share * samples)
         if not wanted:
             return []
-        there = await self._replays.ready(wait_s)
+        there = await self._replays.get(wait_s)
         self._metrics.replays_missing.inc(max(0, min(wanted, self._replays.total) - len(there)))
         by = "\n".join([lease.adapter, *sorted(lease.trace_ids)])
         drawn = sorted(there, key=lambda replay: random.Random(f"{by}\n{replay.position}").random())

@@ -1,7 +1,7 @@
-"""Generic thinking of the base model about nobody, mixed into training so that thinking in general stays alive.
+"""Generic thinking of the base model about no user, mixed into training so that general thinking is not forgotten.
 
-Written once for a base model and prompt version, in the background from the first claim on: trainers ask long before
-the first traces wait for them, so that it is mostly there when it is needed.
+It is generated once for a base model and prompt version, in the background from the first claim on. Trainers claim
+long before the first traces wait for them, so that most replays are there when they are needed.
 """
 
 from __future__ import annotations
@@ -12,111 +12,122 @@ from collections.abc import Sequence
 import structlog
 
 from mindprint_server.context import ServerContext
-from mindprint_server.engine import GenerationOutput, Priority, PromptTooLong, Sampling
-from mindprint_server.prompts import thinking
+from mindprint_server.engine import GenerationOutput, Priority, PromptTooLong
+from mindprint_server.engine.sampling import create_sampling
+from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.store import Replay
 from mindprint_server.training_data.replay_prompts import QUESTIONS
 from mindprint_server.verdicts import checks
+from mindprint_server.verdicts.checks import ThinkingChecker
 
 log = structlog.get_logger(__name__)
-TRIES = 3
-"""Candidates for one question before it is left without a replay, until the next start."""
+MAX_TRIES = 3
+"""Candidates for one question; if none is good, it has no replay until the next start."""
 
 
 class ReplayBuffer:
+    """Generates and keeps the replays of the running base model."""
+
     def __init__(self, ctx: ServerContext, *, prompts: PromptBuilder) -> None:
         self._settings = ctx.settings
         self._store = ctx.store
         self._engine = ctx.engine
         self._prompts = prompts
-        self._there: Sequence[Replay] = ()
-        self._writing: asyncio.Task[bool] | None = None
+        self._base_digest = ctx.engine.info().base_digest
+        self._checker = ThinkingChecker(ctx.settings)
+        self._replays: Sequence[Replay] = ()
+        self._task: asyncio.Task[bool] | None = None
 
     @property
     def total(self) -> int:
-        """How many there are once all are written, but for questions to which the base has no good answer."""
+        """Replays there are once all are generated; fewer if the base has no good answer to a question."""
         return len(QUESTIONS)
 
-    def begin(self) -> None:
-        """Sees to it that they are there or are being written; a writing that failed begins anew."""
+    def ensure_started(self) -> None:
+        """Start generating the missing replays, unless that runs already; after a failure it starts again."""
         if not self._settings.replay_share:
             return
-        if self._writing is None or (self._writing.done() and not self._writing.result()):
-            self._writing = asyncio.create_task(self._write(), name="replays")
+        if self._task is None or (self._task.done() and not self._task.result()):
+            self._task = asyncio.create_task(self._generate_missing(), name="replays")
 
-    async def ready(self, wait_s: float) -> Sequence[Replay]:
-        """Those that are there within `wait_s` seconds, by question."""
-        self.begin()
-        if self._writing is not None:
-            await asyncio.wait([self._writing], timeout=wait_s)
-        return self._there
+    async def get(self, wait_s: float) -> Sequence[Replay]:
+        """Return the replays that are there within `wait_s` seconds, ordered by question."""
+        self.ensure_started()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=wait_s)
+        return self._replays
 
     async def stop(self) -> None:
-        if self._writing is not None and not self._writing.done():
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
+        """Stop generating; what is stored stays."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
-    async def _write(self) -> bool:
-        """Whether every question was gone through."""
+    async def _generate_missing(self) -> bool:
+        """Generate what is missing; return whether every question was tried."""
         try:
-            self._there = await self._store.replays.list_all(self._engine.info().base_digest, PROMPT_VERSION)
-            missing = set(range(len(QUESTIONS))) - {replay.position for replay in self._there}
-            at_once = asyncio.Semaphore(self._settings.replay_at_once)
+            self._replays = await self._store.replays.list_all(self._base_digest, PROMPT_VERSION)
+            missing = set(range(len(QUESTIONS))) - {replay.position for replay in self._replays}
+            limit = asyncio.Semaphore(self._settings.replay_at_once)
             async with asyncio.TaskGroup() as group:
-                for place in sorted(missing):
-                    group.create_task(self._keep(place, at_once))
+                for position in sorted(missing):
+                    group.create_task(self._generate_and_store(position, limit))
         except Exception as error:
-            log.warning("replays could not be written", there=len(self._there), error=repr(error))
+            log.warning("replays could not be written", there=len(self._replays), error=repr(error))
             return False
         if missing:
-            log.info("replays are written", asked=len(missing), there=len(self._there))
+            log.info("replays are written", asked=len(missing), there=len(self._replays))
         return True
 
-    async def _keep(self, place: int, at_once: asyncio.Semaphore) -> None:
-        async with at_once:
-            if (replay := await self._replay(place)) is not None:
-                self._there = await self._store.replays.add(self._engine.info().base_digest, PROMPT_VERSION, [replay])
+    async def _generate_and_store(self, position: int, limit: asyncio.Semaphore) -> None:
+        async with limit:
+            if (replay := await self._replay(position)) is not None:
+                self._replays = await self._store.replays.add(self._base_digest, PROMPT_VERSION, [replay])
 
-    async def _replay(self, place: int) -> Replay | None:
-        """The first candidate that neither loops nor is empty, with a whole answer; None: there was none."""
-        s = self._settings
-        question = Question("", QUESTIONS[place], None, None, RecalledMemory(), None)
+    async def _replay(self, position: int) -> Replay | None:
+        """Return the first candidate that neither loops nor is empty, with a whole answer; None if there is none."""
+        question = Question("", QUESTIONS[position], None, None, RecalledMemory(), None)
         try:
-            prompt = self._prompts.build(question, "generic", thinking_tokens=s.max_thinking_tokens)
+            prompt = self._prompts.build(question, "generic", thinking_tokens=self._settings.max_thinking_tokens)
         except PromptTooLong:
             return None
-        opening = s.openings.get("generic", "")
-        for attempt in range(TRIES):
-            lead, seed = thinking.thinking_prefix(opening), place + attempt * len(QUESTIONS)
-            written = await self._generate(prompt, lead, s.max_thinking_tokens, seed)
-            thought = thinking.finalize_thinking(opening, written.text, written.finish)
-            if checks.of_thinking(
-                thought, opening, written.finish, min_words=s.min_thinking_words, answer_lead=s.answer_lead
-            ):
-                continue
-            turn = thinking.render_thinking(thought, s.answer_lead)
-            answered = await self._generate(prompt, turn, s.max_answer_tokens, None)
-            answer = thinking.finalize_thinking("", answered.text, answered.finish)
-            cut = answered.finish == "length" and answer == answered.text.strip()
-            if answer and not cut and answered.finish != "loop" and not checks.loops(answer):
-                return Replay(place, prompt.text, thought, answer)
+        for attempt in range(MAX_TRIES):
+            thinking = await self._think(prompt, seed=position + attempt * len(QUESTIONS))
+            if thinking is not None and (answer := await self._answer(prompt, thinking)) is not None:
+                return Replay(position, prompt.text, thinking, answer)
         return None
 
-    async def _generate(self, prompt: Prompt, turn: str, max_tokens: int, seed: int | None) -> GenerationOutput:
-        """Continues the assistant's `turn`; greedily without a seed."""
-        s = self._settings
-        sampled = seed is not None and s.temperature > 0
-        sampling = Sampling(
-            max_tokens=max_tokens,
-            temperature=s.temperature if sampled else 0.0,
-            top_p=s.top_p if sampled else 1.0,
-            min_p=s.min_p if sampled else 0.0,
-            seed=seed if sampled else None,
-            stop=(thinking.STOP,),
-            detect_loops=True,
+    async def _think(self, prompt: Prompt, seed: int) -> str | None:
+        opening = self._prompts.opening("generic", RecalledMemory())
+        output = await self._generate(
+            prompt,
+            thinking_text.thinking_prefix(opening),
+            max_tokens=self._settings.max_thinking_tokens,
+            temperature=self._settings.temperature,
+            seed=seed,
+        )
+        thinking = thinking_text.finalize_thinking(opening, output.text, output.finish)
+        failed = self._checker.check(thinking, opening=opening, mode="generic", finish=output.finish)
+        return None if failed else thinking
+
+    async def _answer(self, prompt: Prompt, thinking: str) -> str | None:
+        turn = thinking_text.render_thinking(thinking, self._settings.answer_lead)
+        output = await self._generate(prompt, turn, max_tokens=self._settings.max_answer_tokens, temperature=0.0)
+        answer = thinking_text.finalize_thinking("", output.text, output.finish)
+        is_cut = output.finish == "length" and answer == output.text.strip()
+        if not answer or is_cut or output.finish == "loop" or checks.loops(answer):
+            return None
+        return answer
+
+    async def _generate(
+        self, prompt: Prompt, turn: str, *, max_tokens: int, temperature: float, seed: int | None = None
+    ) -> GenerationOutput:
+        """Continue the assistant's `turn`."""
+        sampling = create_sampling(
+            self._settings, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=(thinking_text.STOP,)
         )
         ids = prompt.ids + self._engine.tokenizer.encode(turn)
         return await self._engine.generate(ids, sampling, adapter=None, priority=Priority.BATCH)

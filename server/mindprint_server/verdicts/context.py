@@ -1,36 +1,214 @@
-"""TODO."""
+"""The context of one engagement: its prompts, likelihoods and fingerprints, each computed once for all candidates."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
+from mindprint.types import Mode
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, Priority
-from mindprint_server.prompts.types import Question
+from mindprint_server.memory.neighbors import NeighborIndex
+from mindprint_server.memory.questions import QuestionBuilder
+from mindprint_server.prompts import thinking as thinking_text
+from mindprint_server.prompts.builder import PromptBuilder
+from mindprint_server.prompts.types import Prompt, Question
+from mindprint_server.verdicts import checks, likelihood
+from mindprint_server.verdicts.likelihood import AnswerTokens, Likelihood
 
 T = TypeVar("T")
 MemoryOwner = Literal["self", "nearest", "random"]
+"""Whose memory the prompt shows: the user's own, the nearest other user's, or a random other user's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextBuilder:
+    """Builds the contexts of engagements from the services that their scores need."""
+
+    ctx: ServerContext
+    prompts: PromptBuilder
+    questions: QuestionBuilder
+    neighbors: NeighborIndex
+
+    def build(
+        self,
+        question: Question,
+        *,
+        thinking_tokens: int,
+        adapter: AdapterRef | None = None,
+        priority: Priority,
+        accepted: set[str] | None = None,
+    ) -> EngagementContext:
+        """Build the context of one question.
+
+        Args:
+            question: What is asked, with its memory.
+            thinking_tokens: Tokens that the prompts leave free for thinking.
+            adapter: The version that generates and scores; None is the base model.
+            priority: Of the scores in the engine.
+            accepted: Fingerprints of the user's accepted thinking. The contexts of one user share the set, which
+                grows by what is accepted. None starts an empty set.
+        """
+        accepted = set() if accepted is None else accepted
+        return EngagementContext(self, question, thinking_tokens, adapter, priority, accepted)
 
 
 @dataclass
 class EngagementContext:
-    """One question on its way through the verdicts."""
+    """One question with everything that its candidates share."""
 
+    builder: ContextBuilder
     question: Question
     thinking_tokens: int
     adapter: AdapterRef | None
     priority: Priority
     accepted: set[str]
-    """Fingerprints of this user's accepted thinking, shared by all the user's cases."""
-    known: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    locks: dict[tuple[str, ...], asyncio.Lock] = field(default_factory=dict)
+    _computed: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    _locks: dict[tuple[str, ...], asyncio.Lock] = field(default_factory=dict)
+
+    def with_priority(self, priority: Priority) -> EngagementContext:
+        """Return the same context, with the same computed values, whose scores have another priority."""
+        return replace(self, priority=priority)
 
     async def once(self, key: tuple[str, ...], compute: Callable[[], Awaitable[T]]) -> T:
-        """Brothers may ask at the same time; one of them computes. Should that one be cancelled, the next does."""
-        async with self.locks.setdefault(key, asyncio.Lock()):
-            if key not in self.known:
-                self.known[key] = await compute()
-            result: T = self.known[key]
+        """Return what `compute` returns, computed at most once for a key.
+
+        Sibling candidates may ask at the same time: one of them computes. If that one is cancelled, the next does.
+        """
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if key not in self._computed:
+                self._computed[key] = await compute()
+            result: T = self._computed[key]
             return result
+
+    # --- prompts ---
+
+    async def prompt(self, mode: Mode, owner: MemoryOwner = "self") -> Prompt:
+        """Return the prompt in a mode, with the memory of `owner`.
+
+        Raises:
+            PromptTooLong: The query does not fit the model.
+        """
+
+        async def compute() -> Prompt:
+            question = self.question if owner == "self" else await self._question_of(owner)
+            assert question is not None
+            return self.builder.prompts.build(question, mode, thinking_tokens=self.thinking_tokens)
+
+        return await self.once(("prompt", owner, mode), compute)
+
+    async def has_other(self, owner: MemoryOwner) -> bool:
+        """Return whether there is such another user."""
+        return await self._question_of(owner) is not None
+
+    async def _question_of(self, owner: MemoryOwner) -> Question | None:
+        async def compute() -> Question | None:
+            neighbors = await self.builder.neighbors.get(self.question.user_id)
+            other = neighbors.nearest if owner == "nearest" else neighbors.random
+            return None if other is None else await self.builder.questions.with_memory_of(self.question, other)
+
+        return await self.once(("question", owner), compute)
+
+    # --- likelihoods ---
+
+    async def answer_logprob_direct(self, owner: MemoryOwner = "self") -> Likelihood:
+        """Return log p(y | x, memory): the likelihood of the answers given at once, in direct mode.
+
+        Raises:
+            PromptTooLong: The query does not fit the model.
+            ValueError: Two choices have the same tokens, or one has none.
+        """
+
+        async def compute() -> Likelihood:
+            prompt = await self.prompt("direct", owner)
+            return await self._likelihood(prompt.ids, answer_lead="")
+
+        return await self.once(("direct", owner), compute)
+
+    def known_answer_logprob_direct(self) -> Likelihood | None:
+        """Return `answer_logprob_direct` of the user's own memory if it was computed already."""
+        known: Likelihood | None = self._computed.get(("direct", "self"))
+        return known
+
+    async def answer_logprob_with_thinking(
+        self, thinking: str, mode: Mode = "personal", owner: MemoryOwner = "self"
+    ) -> Likelihood:
+        """Return log p(y | x, memory, thinking): the likelihood of the answers after a thinking.
+
+        Raises:
+            PromptTooLong: The query does not fit the model.
+            ValueError: Two choices have the same tokens, or one has none.
+        """
+        prompt = await self.prompt(mode, owner)
+        answer_lead = self.builder.ctx.settings.answer_lead
+        turn = self.builder.ctx.engine.tokenizer.encode(thinking_text.render_thinking(thinking, answer_lead))
+        return await self._likelihood(prompt.ids + turn, answer_lead=answer_lead)
+
+    async def prior_shortfall(self, opening: str) -> float | None:
+        """Return how far thinking would have to bring the real answer, before anything is generated.
+
+        It is the shortfall after the bare opening. The direct likelihood, which Gain is measured against, is computed
+        in the same step of the engine.
+
+        Returns:
+            Nats by which the real answer is behind the likeliest choice; None for an open or unknown answer.
+
+        Raises:
+            PromptTooLong: The query does not fit the model.
+            ValueError: Two choices have the same tokens, or one has none.
+        """
+        if self.question.choices is None or self.question.target is None:
+            return None
+        after, _ = await asyncio.gather(self.answer_logprob_with_thinking(opening), self.answer_logprob_direct())
+        assert after.choices is not None
+        return checks.shortfall(after.choices, self.question.target)
+
+    async def thinking_logprobs(self, opening: str, ids: Sequence[int], positions: Sequence[int]) -> list[float]:
+        """Return the log-probabilities of some tokens of a thinking under the prompt without a hint, in nats.
+
+        Args:
+            opening: The text with which the thinking began.
+            ids: Token ids of what was generated after the opening.
+            positions: Which of them to score.
+        """
+        engine = self.builder.ctx.engine
+        prompt = await self.prompt("personal")
+        prefix = prompt.ids + engine.tokenizer.encode(thinking_text.thinking_prefix(opening))
+
+        async def one(position: int) -> float:
+            before = [*prefix, *ids[:position]]
+            [value] = await engine.next_logprobs(before, [ids[position]], adapter=self.adapter, priority=self.priority)
+            return value
+
+        return list(await asyncio.gather(*(one(position) for position in positions)))
+
+    def answer_tokens(self, answer_lead: str) -> AnswerTokens:
+        """Return the token ids of what may be answered after `answer_lead`.
+
+        Of an open answer only the first `score_tokens` are scored.
+        """
+        settings, encode = self.builder.ctx.settings, self.builder.ctx.engine.tokenizer.encode
+        question, clean = self.question, self.builder.prompts.clean
+        texts = question.choices if question.choices is not None else (question.target or "",)
+        ids = {text: encode(thinking_text.answer_suffix(answer_lead, clean(text))) for text in texts}
+        if question.choices is None:
+            ids = {text: tokens[: settings.score_tokens] for text, tokens in ids.items()}
+        return AnswerTokens(ids, question.target, question.choices is not None)
+
+    async def _likelihood(self, prefix: Sequence[int], *, answer_lead: str) -> Likelihood:
+        answers = self.answer_tokens(answer_lead)
+        return await likelihood.score_answers(
+            self.builder.ctx.engine, prefix, answers, adapter=self.adapter, priority=self.priority
+        )
+
+    # --- fingerprints ---
+
+    def is_duplicate(self, thinking: str) -> bool:
+        """Return whether a thinking of the same words was accepted for this user before."""
+        return checks.fingerprint(thinking) in self.accepted
+
+    def add_accepted(self, thinking: str) -> None:
+        """Record a thinking as accepted, for all contexts of the user."""
+        self.accepted.add(checks.fingerprint(thinking))

@@ -1,8 +1,8 @@
-"""Closed choices, scored by the log-probabilities of their labels over a trie of their tokens.
+"""Log-probabilities of answers: of the real one, and of each choice of a closed question.
 
-The distribution is that of constrained decoding: at each node where labels part, the model's probabilities of the
-children are normalized over the children, and a label's probability is the product along its way. One engine
-request for each node where labels part: one in all where the first tokens differ. Pure but for the `ask` given in.
+The choices are scored over a trie of their tokens. Their distribution is that of constrained decoding: at each branch
+point the model's probabilities of the children are normalized over the children, and a choice's probability is the
+product along its path. One engine request for each branch point; one in all where the first tokens differ.
 """
 
 from __future__ import annotations
@@ -14,99 +14,134 @@ from dataclasses import dataclass
 
 from mindprint_server.engine import AdapterRef, Engine, Priority
 
-Ask = Callable[[tuple[int, ...], tuple[int, ...]], Awaitable[Sequence[float]]]
-"""`ask(path, tokens)`: log-probabilities of each of `tokens` after the prompt and `path`."""
+TokenScorer = Callable[[tuple[int, ...], tuple[int, ...]], Awaitable[Sequence[float]]]
+"""`scorer(path, tokens)` returns the log-probability of each of `tokens` after the prompt and `path`, in nats."""
 
 
-def branch_points(labels: Mapping[str, Sequence[int]], end: int) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """Every path at which labels part, with the tokens that may follow there. A label ends with `end`.
+@dataclass(frozen=True)
+class AnswerTokens:
+    """What may be answered, as token ids; for an open question only the real answer."""
 
-    Raises ValueError if two labels have the same tokens or one has none.
+    ids: dict[str, list[int]]
+    target: str | None
+    """The real answer, a key of `ids`; None where it is not known."""
+    is_closed: bool
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-probabilities of the answers after one prompt, in nats."""
+
+    target: float | None
+    """Of the real answer; of a closed question normalized over the choices. None where the answer is not known."""
+    target_tokens: int
+    """Tokens that `target` is the sum of."""
+    choices: dict[str, float] | None
+    """Of each choice, normalized over the choices; None for an open question."""
+
+
+def likeliest(choices: Mapping[str, float]) -> str:
+    """Return the choice with the highest log-probability; the first of equal ones."""
+    return max(choices, key=choices.__getitem__)
+
+
+def branch_points(choices: Mapping[str, Sequence[int]], end_id: int) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Return every path at which the choices' tokens differ, with the tokens that may follow it.
+
+    Args:
+        choices: Token ids of each choice.
+        end_id: Token that ends a choice.
+
+    Raises:
+        ValueError: Two choices have the same tokens, or one has none.
     """
-    ways = [(*ids, end) for ids in labels.values()]
-    if len(set(ways)) != len(ways) or any(len(way) == 1 for way in ways):
+    paths = [(*ids, end_id) for ids in choices.values()]
+    if len(set(paths)) != len(paths) or any(len(path) == 1 for path in paths):
         raise ValueError("two choices read the same to the model, or one reads as nothing: reword them")
     children: dict[tuple[int, ...], dict[int, None]] = {}
-    for way in ways:
-        for depth, token in enumerate(way):
-            children.setdefault(way[:depth], {})[token] = None
+    for path in paths:
+        for depth, token in enumerate(path):
+            children.setdefault(path[:depth], {})[token] = None
     return {path: tuple(tokens) for path, tokens in children.items() if len(tokens) > 1}
 
 
 def normalize(logprobs: Sequence[float]) -> list[float]:
-    """Log-probabilities over the given alternatives only."""
+    """Return log-probabilities over the given alternatives only."""
     top = max(logprobs)
     total = top + math.log(sum(math.exp(value - top) for value in logprobs))
     return [value - total for value in logprobs]
 
 
-async def score_choices(labels: Mapping[str, Sequence[int]], end: int, ask: Ask) -> dict[str, float]:
-    """Log-probability of each label, normalized over all of them. Raises ValueError as `branch_points` does."""
-    nodes = branch_points(labels, end)
-    replies = await asyncio.gather(*(ask(path, tokens) for path, tokens in nodes.items()))
-    step = {
+async def score_choices(choices: Mapping[str, Sequence[int]], end_id: int, scorer: TokenScorer) -> dict[str, float]:
+    """Return the log-probability of each choice, normalized over all of them, in nats.
+
+    Args:
+        choices: Token ids of each choice.
+        end_id: Token that ends a choice.
+        scorer: Called once for each branch point.
+
+    Raises:
+        ValueError: Two choices have the same tokens, or one has none.
+    """
+    branches = branch_points(choices, end_id)
+    replies = await asyncio.gather(*(scorer(path, tokens) for path, tokens in branches.items()))
+    steps = {
         (path, token): value
-        for (path, tokens), reply in zip(nodes.items(), replies, strict=True)
+        for (path, tokens), reply in zip(branches.items(), replies, strict=True)
         for token, value in zip(tokens, normalize(reply), strict=True)
     }
     return {
-        label: sum(step.get((way[:depth], token), 0.0) for depth, token in enumerate(way))
-        for label, way in ((label, (*ids, end)) for label, ids in labels.items())
+        choice: sum(steps.get((path[:depth], token), 0.0) for depth, token in enumerate(path))
+        for choice, path in ((choice, (*ids, end_id)) for choice, ids in choices.items())
     }
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What may be answered, as token ids; for an open question only the real answer."""
-
-    ways: dict[str, list[int]]
-    target: str | None
-    closed: bool
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Log-probabilities in nats: of the real answer (None if there is none), and of each choice of a closed question,
-    normalized over the choices."""
-
-    target: float | None
-    tokens: int
-    """Length of what `target` is of."""
-    choices: dict[str, float] | None
-
-
-async def forced(
+async def sequence_logprobs(
     engine: Engine, prefix: Sequence[int], ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
 ) -> list[float]:
-    """log p of each of `ids` in turn after `prefix`, in nats. All requests at once: they share the cached prefix."""
+    """Return the log-probability of each of `ids` after `prefix` and the ids before it, in nats.
 
-    async def one(place: int) -> float:
-        before = [*prefix, *ids[:place]]
-        [value] = await engine.next_logprobs(before, [ids[place]], adapter=adapter, priority=priority)
+    All requests are sent at once: they share the cached prefix.
+    """
+
+    async def one(position: int) -> float:
+        before = [*prefix, *ids[:position]]
+        [value] = await engine.next_logprobs(before, [ids[position]], adapter=adapter, priority=priority)
         return value
 
-    return list(await asyncio.gather(*(one(place) for place in range(len(ids)))))
+    return list(await asyncio.gather(*(one(position) for position in range(len(ids)))))
 
 
 async def score_answers(
     engine: Engine,
     prefix: Sequence[int],
-    answers: Answers,
+    answers: AnswerTokens,
     *,
     adapter: AdapterRef | None,
     priority: Priority,
 ) -> Likelihood:
-    """How likely each answer is after `prefix`. Raises ValueError for choices that read the same to the model."""
-    if not answers.closed:
+    """Return how likely each answer is after `prefix`.
+
+    Args:
+        engine: Scores the tokens.
+        prefix: Token ids of the prompt, with the thinking where there is one.
+        answers: The choices, or the real answer to an open question.
+        adapter: The version to score with; None is the base model.
+        priority: Of the requests in the engine.
+
+    Raises:
+        ValueError: Two choices have the same tokens, or one has none.
+    """
+    if not answers.is_closed:
         assert answers.target is not None
-        ids = answers.ways[answers.target]
-        values = await forced(engine, prefix, ids, adapter=adapter, priority=priority)
+        ids = answers.ids[answers.target]
+        values = await sequence_logprobs(engine, prefix, ids, adapter=adapter, priority=priority)
         return Likelihood(sum(values), len(ids), None)
 
-    async def ask(path: tuple[int, ...], tokens: tuple[int, ...]) -> list[float]:
+    async def scorer(path: tuple[int, ...], tokens: tuple[int, ...]) -> list[float]:
         return await engine.next_logprobs([*prefix, *path], tokens, adapter=adapter, priority=priority)
 
-    scored = await score_choices(answers.ways, engine.tokenizer.eos_id, ask)
+    choices = await score_choices(answers.ids, engine.tokenizer.eos_id, scorer)
     if answers.target is None:
-        return Likelihood(None, 0, scored)
-    return Likelihood(scored[answers.target], len(answers.ways[answers.target]), scored)
+        return Likelihood(None, 0, choices)
+    return Likelihood(choices[answers.target], len(answers.ids[answers.target]), choices)

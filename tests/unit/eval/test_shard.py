@@ -161,13 +161,13 @@ async def test_adapters_answer_before_the_memories_that_the_arms_name(
     services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     asked: list[Any] = []
-    write = services.writer.write_one
+    write = services.traces.create
 
     async def watch(request: Any) -> Any:
         asked.append(request)
         return await write(request)
 
-    services.writer.write_one = watch  # type: ignore[method-assign]
+    services.traces.create = watch  # type: ignore[method-assign]
     await run(services, tmp_path, piece, arms=("A0", "A5", "C3-none", "C3-nearest"))
     seen = {(request.memory.partition("/")[0], request.model.partition(".")[2].partition("-")[0]) for request in asked}
     assert {("none", ""), ("own", "fast"), ("none", "selected"), ("user", "selected")} <= seen

@@ -91,7 +91,7 @@ async def test_a_user_without_engagements_has_nothing_to_attempt_and_can_be_aske
     await services.store.engagements.add("eve", [])
     batch = await run(services, users=["eve"])
     assert (batch.state, batch.items) == ("done", 0)
-    trace = await services.writer.write_one(TraceRequest(user_id="eve", query="Tea?", choices=["yes", "no"]))
+    trace = await services.traces.create(TraceRequest(user_id="eve", query="Tea?", choices=["yes", "no"]))
     assert "Nothing is known" in trace.prompt
     await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     assert (await run(services)).items == 4
@@ -207,7 +207,7 @@ async def test_what_was_answered_later_is_no_precedent(serve: Open) -> None:
 async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None:
     services = await serve(Scripted(thinks=good), min_precedent=0.25)
     await about(services, asked("Walk?", "no", ["yes", "no"]))
-    trace = await services.writer.write_one(TraceRequest(user_id="ann", engagement_id="odd"))
+    trace = await services.traces.create(TraceRequest(user_id="ann", engagement_id="odd"))
     assert trace.engagement_id == "odd"
 
 

@@ -63,7 +63,7 @@ async def thought(services: Container, gains: list[float], choices: list[str] | 
 
 async def ask(services: Container, choices: list[str] | None = CLOSED, **request: Any) -> Trace:
     asked = {"user_id": "ann", "query": "A walk?", "choices": choices, "mode": "auto"} | request
-    return await services.writer.write_one(TraceRequest.model_validate(asked))
+    return await services.traces.create(TraceRequest.model_validate(asked))
 
 
 def took(services: Container, mode: str, reason: str) -> float:

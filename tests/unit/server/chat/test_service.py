@@ -391,9 +391,9 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
 async def test_traces_by_a_version_are_watched_and_never_replaced(room: Room) -> None:
     room.engine.thinks["user/ann@1"] = EMPTY  # type: ignore[assignment]
     request = TraceRequest(user_id="ann", query="A walk?", model="user/ann")
-    trace = await room.services.writer.write_one(request)
+    trace = await room.services.traces.create(request)
     assert (trace.reason, trace.provenance.model) == ("empty", "user/ann@1")
-    await room.services.writer.write_one(request.model_copy(update={"mode": "direct"}))
+    await room.services.traces.create(request.model_copy(update={"mode": "direct"}))
     assert room.outcomes() == {"collapsed": 1}
 
 
@@ -403,7 +403,7 @@ async def test_controlled_questions_tell_nothing_of_a_version_in_service(
 ) -> None:
     room.engine.thinks["user/ann@1"] = EMPTY  # type: ignore[assignment]
     request = {"user_id": "ann", "query": "A walk?", "model": "user/ann", **controlled}
-    trace = await room.services.writer.write_one(TraceRequest.model_validate(request))
+    trace = await room.services.traces.create(TraceRequest.model_validate(request))
     assert (trace.reason, trace.provenance.model) == ("empty", "user/ann@1")
     assert room.outcomes() == {}
 

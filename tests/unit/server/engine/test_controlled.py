@@ -53,7 +53,7 @@ async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
 
 async def ask(services: Container, **request: Any) -> Trace:
     asked = {"user_id": "ann", "query": "A walk?", "choices": CHOICES, "mode": "direct"} | request
-    return await services.writer.write_one(TraceRequest.model_validate(asked))
+    return await services.traces.create(TraceRequest.model_validate(asked))
 
 
 # --- memory ---

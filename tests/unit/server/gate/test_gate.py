@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from builders import context_builder
 from mindprint.general_questions import QUESTIONS
 from mindprint.types import BatchRequest, Check
 from mindprint_server.context import ServerContext
@@ -20,13 +21,9 @@ from mindprint_server.gate import Gate
 from mindprint_server.gate.gate import interleave_newest_first
 from mindprint_server.gate.measurements import ModelMeasurements
 from mindprint_server.memory import MemoryService
-from mindprint_server.memory.neighbors import NeighborIndex
-from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
-from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.verdicts.verifier import CandidateVerifier
 from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import Scripted
@@ -114,11 +111,9 @@ class Room:
         self.store = store
         ctx = ServerContext(self.settings, store, self.engine, Metrics())
         memory = MemoryService(ctx)
-        prompts = PromptBuilder(self.settings, self.engine.tokenizer, max_model_len=self.engine.info().max_model_len)
-        questions = QuestionBuilder(ctx, memory=memory)
-        judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=NeighborIndex(ctx))
-        measurements = ModelMeasurements(ctx, prompts=prompts, judge=judge)
-        self.gate = Gate(ctx, questions=questions, memory=memory, measurements=measurements)
+        contexts = context_builder(ctx, memory=memory)
+        measurements = ModelMeasurements(ctx, contexts=contexts)
+        self.gate = Gate(ctx, questions=contexts.questions, memory=memory, measurements=measurements)
 
     def behaves(self, adapter: AdapterRef | None, **how: Any) -> None:
         self.engine.by_name[adapter.name if adapter else "base"] = Model(**how)

@@ -10,52 +10,52 @@ from hypothesis import strategies as st
 from mindprint_server.engine import Priority
 from mindprint_server.generation.concurrency import CacheBudget
 
-SOON, BEHIND = Priority.BATCH, Priority.BATCH_DEFERRED
+SOON, DEFERRED = Priority.BATCH, Priority.BATCH_DEFERRED
 
 
 def test_what_fits_does_not_wait() -> None:
-    room = CacheBudget()
-    with room.take(60, 100) as one, room.take(40, 100) as two, room.take(1, 100) as three:
-        assert (one.priority, two.priority, three.priority) == (SOON, SOON, BEHIND)
-        three.began()
+    budget = CacheBudget()
+    with budget.reserve(60, 100) as one, budget.reserve(40, 100) as two, budget.reserve(1, 100) as three:
+        assert (one.priority, two.priority, three.priority) == (SOON, SOON, DEFERRED)
+        three.mark_started()
         assert three.priority == SOON, "its prompt is cached now"
-    with room.take(100, 100) as all_of_it:
+    with budget.reserve(100, 100) as all_of_it:
         assert all_of_it.priority == SOON
-    with room.take(1_000_000, None) as unknown:
+    with budget.reserve(1_000_000, None) as unknown:
         assert unknown.priority == SOON
 
 
 def test_nobody_overtakes_who_waits() -> None:
-    room = CacheBudget()
+    budget = CacheBudget()
     with ExitStack() as early:
-        early.enter_context(room.take(90, 100))
-        with room.take(20, 100) as waits:
+        early.enter_context(budget.reserve(90, 100))
+        with budget.reserve(20, 100) as waits:
             early.close()
-            with room.take(20, 100) as after:
-                assert (waits.priority, after.priority) == (BEHIND, BEHIND), "there is room by now"
-            waits.began()
-            with room.take(20, 100) as later:
+            with budget.reserve(20, 100) as after:
+                assert (waits.priority, after.priority) == (DEFERRED, DEFERRED), "there is room by now"
+            waits.mark_started()
+            with budget.reserve(20, 100) as later:
                 assert later.priority == SOON
 
 
 def test_whoever_fails_before_it_began_waits_no_longer() -> None:
-    room = CacheBudget()
+    budget = CacheBudget()
     try:
-        with room.take(200, 100) as turn:
-            assert turn.priority == BEHIND
+        with budget.reserve(200, 100) as turn:
+            assert turn.priority == DEFERRED
             raise TimeoutError
     except TimeoutError:
         pass
-    assert (room.used, room.behind) == (0, 0)
+    assert (budget.used, budget.deferred) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=20))
 def test_all_room_is_given_back(each: list[tuple[int, bool]]) -> None:
-    room = CacheBudget()
+    budget = CacheBudget()
     with ExitStack() as stack:
         for tokens, begins in each:
-            turn = stack.enter_context(room.take(tokens, 100))
-            assert turn.priority == SOON or room.used > 100 or room.behind > 1
+            turn = stack.enter_context(budget.reserve(tokens, 100))
+            assert turn.priority == SOON or budget.used > 100 or budget.deferred > 1
             if begins:
-                turn.began()
-    assert (room.used, room.behind) == (0, 0)
+                turn.mark_started()
+    assert (budget.used, budget.deferred) == (0, 0)

@@ -1,4 +1,4 @@
-"""Candidates are drawn on demand, blind before hinted."""
+"""Candidates are generated on demand, without a hint first."""
 
 from __future__ import annotations
 
@@ -8,89 +8,91 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint_server.generation.candidate_policy import CandidateOutcome, CandidateRound, SamplingPolicy, next_round
+from mindprint_server.generation.candidate_policy import CandidateRound, SamplingPolicy, next_round
+from mindprint_server.verdicts.verifier import Verdict
 
-RULES = SamplingPolicy(most=4, at_once=1, blind=2, hints=True, give_up=2.0)
-BLIND = CandidateOutcome(accepted=False, hinted=False, shortfall=1.0)
-HINTED = CandidateOutcome(accepted=False, hinted=True, shortfall=1.0)
-GOOD = CandidateOutcome(accepted=True, hinted=False, shortfall=0.0)
+POLICY = SamplingPolicy(
+    max_candidates=4, candidates_per_round=1, unhinted_candidates=2, hints=True, early_stop_margin_nats=2.0
+)
+REJECTED = Verdict("rejected", "no", None, "low_gain", {}, shortfall=1.0)
+ACCEPTED = replace(REJECTED, label="accepted", reason=None, shortfall=0.0)
 FAR = 2.1
 
 
-def draw(*written: CandidateOutcome, **changes: object) -> tuple[list[int], str] | None:
+def draw(*verdicts: Verdict, **changes: object) -> tuple[list[int], str] | None:
     """The numbers and the kind that come next."""
-    found = next_round(written, replace(RULES, **changes))  # type: ignore[arg-type]
-    return None if found is None else (list(found.numbers), "hinted" if found.hinted else "blind")
+    found = next_round(verdicts, replace(POLICY, **changes))  # type: ignore[arg-type]
+    return None if found is None else (list(found.numbers), "hinted" if found.hinted else "unhinted")
 
 
-def test_more_are_drawn_only_where_none_was_accepted() -> None:
-    assert draw() == ([0], "blind")
-    assert draw(BLIND) == ([1], "blind")
-    assert draw(GOOD) is None
-    assert draw(BLIND, BLIND, replace(HINTED, accepted=True)) is None
+def test_next_round_follows_only_where_none_was_accepted() -> None:
+    assert draw() == ([0], "unhinted")
+    assert draw(REJECTED) == ([1], "unhinted")
+    assert draw(ACCEPTED) is None
+    assert draw(REJECTED, REJECTED, ACCEPTED) is None
 
 
-def test_hints_come_after_the_blind_ones_failed() -> None:
-    assert draw(BLIND, BLIND) == ([2], "hinted")
-    assert draw(BLIND, BLIND, HINTED) == ([3], "hinted")
-    assert draw(BLIND, BLIND, HINTED, HINTED) is None
+def test_hinted_rounds_follow_after_unhinted_candidates_failed() -> None:
+    assert draw(REJECTED, REJECTED) == ([2], "hinted")
+    assert draw(REJECTED, REJECTED, REJECTED) == ([3], "hinted")
+    assert draw(REJECTED, REJECTED, REJECTED, REJECTED) is None
 
 
-def test_without_hints_all_are_blind() -> None:
-    assert draw(BLIND, BLIND, hints=False) == ([2], "blind")
-    assert draw(*[BLIND] * 4, hints=False) is None
+def test_without_hints_all_candidates_are_unhinted() -> None:
+    assert draw(REJECTED, REJECTED, hints=False) == ([2], "unhinted")
+    assert draw(*[REJECTED] * 4, hints=False) is None
 
 
-def test_many_at_once_stop_at_each_bound() -> None:
-    assert draw(at_once=3) == ([0, 1], "blind")
-    assert draw(BLIND, BLIND, at_once=3) == ([2, 3], "hinted")
-    assert draw(at_once=9, hints=False) == ([0, 1, 2, 3], "blind")
-    assert draw(*[BLIND] * 4, blind=9) is None
+def test_large_rounds_end_at_each_bound() -> None:
+    assert draw(candidates_per_round=3) == ([0, 1], "unhinted")
+    assert draw(REJECTED, REJECTED, candidates_per_round=3) == ([2, 3], "hinted")
+    assert draw(candidates_per_round=9, hints=False) == ([0, 1, 2, 3], "unhinted")
+    assert draw(*[REJECTED] * 4, unhinted_candidates=9) is None
 
 
-def test_with_none_blind_the_first_is_hinted() -> None:
-    assert draw(blind=0) == ([0], "hinted")
-    assert draw(HINTED, blind=0) == ([1], "hinted")
-    assert draw(HINTED, blind=0, at_once=9) == ([1, 2, 3], "hinted")
-    assert draw(blind=0, hints=False) == ([0], "blind")
-    assert draw(most=1, blind=3) == ([0], "blind")
+def test_zero_unhinted_candidates_hints_the_first() -> None:
+    assert draw(unhinted_candidates=0) == ([0], "hinted")
+    assert draw(REJECTED, unhinted_candidates=0) == ([1], "hinted")
+    assert draw(REJECTED, unhinted_candidates=0, candidates_per_round=9) == ([1, 2, 3], "hinted")
+    assert draw(unhinted_candidates=0, hints=False) == ([0], "unhinted")
+    assert draw(max_candidates=1, unhinted_candidates=3) == ([0], "unhinted")
 
 
-def test_a_hopeless_engagement_is_given_up() -> None:
-    assert draw(replace(BLIND, shortfall=FAR)) is None
-    assert draw(replace(BLIND, shortfall=FAR), hints=False) is None
-    assert draw(replace(BLIND, shortfall=2.0)) == ([1], "blind")
-    assert draw(replace(BLIND, shortfall=FAR), give_up=None) == ([1], "blind")
+def test_large_shortfall_stops_early() -> None:
+    assert draw(replace(REJECTED, shortfall=FAR)) is None
+    assert draw(replace(REJECTED, shortfall=FAR), hints=False) is None
+    assert draw(replace(REJECTED, shortfall=2.0)) == ([1], "unhinted")
+    assert draw(replace(REJECTED, shortfall=FAR), early_stop_margin_nats=None) == ([1], "unhinted")
 
 
-def test_scores_far_under_their_bound_are_as_hopeless() -> None:
-    low = replace(BLIND, shortfall=0.0, below=0.3)
-    assert draw(low, give_up_score=0.2) is None
-    assert draw(low, give_up_score=0.3) == ([1], "blind")
-    assert draw(low) == ([1], "blind"), "it is not given up for scores"
-    assert draw(low, give_up_score=0.2, give_up=None) is None
-    assert draw(low, replace(BLIND, shortfall=FAR), give_up_score=0.2) is None
-    assert draw(low, BLIND, give_up_score=0.2) == ([2], "hinted"), "one came near"
-    assert draw(low, replace(low, below=0.1), give_up_score=0.2) == ([2], "hinted")
-    assert draw(low, replace(BLIND, shortfall=None), give_up_score=0.2) is None
+def test_large_score_deficit_stops_early() -> None:
+    low = replace(REJECTED, shortfall=0.0, deficit=0.3)
+    assert draw(low, early_stop_score_margin=0.2) is None
+    assert draw(low, early_stop_score_margin=0.3) == ([1], "unhinted")
+    assert draw(low) == ([1], "unhinted"), "scores alone do not stop it"
+    assert draw(low, early_stop_score_margin=0.2, early_stop_margin_nats=None) is None
+    assert draw(low, replace(REJECTED, shortfall=FAR), early_stop_score_margin=0.2) is None
+    assert draw(low, REJECTED, early_stop_score_margin=0.2) == ([2], "hinted"), "one came near"
+    assert draw(low, replace(low, deficit=0.1), early_stop_score_margin=0.2) == ([2], "hinted")
+    assert draw(low, replace(REJECTED, shortfall=None), early_stop_score_margin=0.2) is None
 
 
-def test_the_best_candidate_decides_and_the_unscored_say_nothing() -> None:
-    far, unscored = replace(BLIND, shortfall=FAR), replace(BLIND, shortfall=None)
-    assert draw(far, BLIND) == ([2], "hinted")
-    assert draw(BLIND, replace(HINTED, shortfall=FAR)) == ([2], "hinted")
-    assert draw(unscored) == ([1], "blind")
+def test_early_stop_reads_the_best_candidate_and_ignores_unscored_ones() -> None:
+    far, unscored = replace(REJECTED, shortfall=FAR), replace(REJECTED, shortfall=None)
+    assert draw(far, REJECTED) == ([2], "hinted")
+    assert draw(REJECTED, replace(REJECTED, shortfall=FAR)) == ([2], "hinted")
+    assert draw(unscored) == ([1], "unhinted")
     assert draw(unscored, far) is None
 
 
 RULE = st.builds(
     SamplingPolicy,
-    most=st.integers(1, 12),
-    at_once=st.integers(1, 12),
-    blind=st.integers(0, 12),
+    max_candidates=st.integers(1, 12),
+    candidates_per_round=st.integers(1, 12),
+    unhinted_candidates=st.integers(0, 12),
     hints=st.booleans(),
-    give_up=st.none() | st.floats(0, 4),
-    give_up_score=st.none() | st.floats(0, 4),
+    early_stop_margin_nats=st.none() | st.floats(0, 4),
+    early_stop_score_margin=st.none() | st.floats(0, 4),
 )
 FATES = st.lists(
     st.tuples(st.sampled_from([False, False, False, True]), st.none() | st.floats(0, 6), st.none() | st.floats(0, 6)),
@@ -100,33 +102,37 @@ FATES = st.lists(
 
 
 @given(RULE, FATES, st.data())
-def test_whatever_becomes_of_them_drawing_ends_within_its_bounds(
-    rules: SamplingPolicy, fates: list[tuple[bool, float | None, float | None]], data: st.DataObject
+def test_rounds_end_within_their_bounds_whatever_the_verdicts(
+    policy: SamplingPolicy, fates: list[tuple[bool, float | None, float | None]], data: st.DataObject
 ) -> None:
-    written: list[CandidateOutcome] = []
-    draws: list[CandidateRound] = []
-    while (found := next_round(written, rules)) is not None:
-        draws.append(found)
-        assert not any(outcome.accepted for outcome in written)
-        assert found.numbers.start == len(written)
-        assert 1 <= len(found.numbers) <= rules.at_once
-        outcomes = [
-            CandidateOutcome(won, found.hinted, *scores) for won, *scores in (fates[number] for number in found.numbers)
+    verdicts: list[Verdict] = []
+    rounds: list[CandidateRound] = []
+    hinted: list[bool] = []
+    while (found := next_round(verdicts, policy)) is not None:
+        rounds.append(found)
+        assert not any(verdict.label == "accepted" for verdict in verdicts)
+        assert found.numbers.start == len(verdicts)
+        assert 1 <= len(found.numbers) <= policy.candidates_per_round
+        new = [
+            replace(ACCEPTED if won else REJECTED, shortfall=shortfall, deficit=deficit)
+            for won, shortfall, deficit in (fates[number] for number in found.numbers)
         ]
-        if any(outcome.accepted for outcome in outcomes):  # its brothers end, unless they were done
-            outcomes = [o for o in outcomes if o.accepted or data.draw(st.booleans())]
-        written += outcomes
-    kinds = [draw.hinted for draw in draws]
-    assert kinds[0] is (rules.hints and rules.blind == 0)
-    assert kinds == sorted(kinds), "blind before hinted"
-    assert rules.hints or not any(kinds)
-    assert sum(len(draw.numbers) for draw in draws) <= rules.most
-    if not any(outcome.accepted for outcome in written) and rules.give_up is None and rules.give_up_score is None:
-        assert len(written) == rules.most, "nothing is given up"
-        blind = sum(not outcome.hinted for outcome in written)
-        assert blind == (min(rules.blind, rules.most) if rules.hints else rules.most)
+        if any(verdict.label == "accepted" for verdict in new):  # its siblings are cancelled, unless they were done
+            new = [verdict for verdict in new if verdict.label == "accepted" or data.draw(st.booleans())]
+        verdicts += new
+        hinted += [found.hinted] * len(new)
+    kinds = [found.hinted for found in rounds]
+    assert kinds[0] is (policy.hints and policy.unhinted_candidates == 0)
+    assert kinds == sorted(kinds), "unhinted before hinted"
+    assert policy.hints or not any(kinds)
+    assert sum(len(found.numbers) for found in rounds) <= policy.max_candidates
+    never_stops_early = policy.early_stop_margin_nats is None and policy.early_stop_score_margin is None
+    if never_stops_early and not any(verdict.label == "accepted" for verdict in verdicts):
+        assert len(verdicts) == policy.max_candidates
+        unhinted = min(policy.unhinted_candidates, policy.max_candidates) if policy.hints else policy.max_candidates
+        assert hinted.count(False) == unhinted
 
 
 @pytest.mark.parametrize("hints", [True, False])
-def test_an_accepted_one_ends_it_at_once(hints: bool) -> None:
-    assert draw(BLIND, GOOD, hints=hints, at_once=4) is None
+def test_accepted_candidate_ends_the_rounds(hints: bool) -> None:
+    assert draw(REJECTED, ACCEPTED, hints=hints, candidates_per_round=4) is None

@@ -10,62 +10,62 @@ from mindprint_server.generation.concurrency import KV_FULL, ConcurrencyLimiter
 
 
 def test_it_begins_with_the_slots_that_there_are() -> None:
-    assert ConcurrencyLimiter(slots=64, most=128).limit == 64
-    assert ConcurrencyLimiter(slots=64, most=10).limit == 10
+    assert ConcurrencyLimiter(slots=64, max_limit=128).limit == 64
+    assert ConcurrencyLimiter(slots=64, max_limit=10).limit == 10
 
 
 def test_it_grows_to_the_most_while_slots_are_free_and_nothing_waits() -> None:
-    inflight = ConcurrencyLimiter(slots=64, most=128)
-    limits = [inflight.observe(EngineStats(running=40)) for _ in range(40)]
+    limiter = ConcurrencyLimiter(slots=64, max_limit=128)
+    limits = [limiter.update(EngineStats(running=40)) for _ in range(40)]
     assert limits[0] == 68
     assert limits == sorted(limits)
     assert limits[-1] == 128
 
 
 def test_a_small_engine_grows_too() -> None:
-    inflight = ConcurrencyLimiter(slots=2, most=4)
-    assert [inflight.observe(EngineStats(running=1)) for _ in range(3)] == [3, 4, 4]
+    limiter = ConcurrencyLimiter(slots=2, max_limit=4)
+    assert [limiter.update(EngineStats(running=1)) for _ in range(3)] == [3, 4, 4]
 
 
 def test_it_stays_while_the_slots_are_full() -> None:
-    inflight = ConcurrencyLimiter(slots=64, most=128)
-    assert inflight.observe(EngineStats(running=64)) == inflight.observe(EngineStats(running=64, waiting=16)) == 64
+    limiter = ConcurrencyLimiter(slots=64, max_limit=128)
+    assert limiter.update(EngineStats(running=64)) == limiter.update(EngineStats(running=64, waiting=16)) == 64
 
 
 def test_it_sinks_slowly_while_much_waits_and_never_below_the_slots() -> None:
-    inflight = ConcurrencyLimiter(slots=64, most=128)
-    inflight.observe(EngineStats(running=60))
-    assert [inflight.observe(EngineStats(running=64, waiting=17)) for _ in range(6)] == [67, 66, 65, 64, 64, 64]
+    limiter = ConcurrencyLimiter(slots=64, max_limit=128)
+    limiter.update(EngineStats(running=60))
+    assert [limiter.update(EngineStats(running=64, waiting=17)) for _ in range(6)] == [67, 66, 65, 64, 64, 64]
 
 
 def test_a_queue_changes_nothing_after_a_retreat_from_a_full_cache() -> None:
-    inflight = ConcurrencyLimiter(slots=64, most=128)
-    inflight.observe(EngineStats(running=64, kv_use=0.99))
-    assert inflight.observe(EngineStats(running=48, waiting=17)) == 48
+    limiter = ConcurrencyLimiter(slots=64, max_limit=128)
+    limiter.update(EngineStats(running=64, kv_use=0.99))
+    assert limiter.update(EngineStats(running=48, waiting=17)) == 48
 
 
 def test_it_shrinks_from_what_runs_when_the_engine_preempts() -> None:
-    inflight = ConcurrencyLimiter(slots=64, most=128)
-    inflight.observe(EngineStats(running=64))
-    assert inflight.observe(EngineStats(running=40, preemptions=1)) == 30
-    assert inflight.observe(EngineStats(running=40, preemptions=1)) == 34, "only new preemptions count"
+    limiter = ConcurrencyLimiter(slots=64, max_limit=128)
+    limiter.update(EngineStats(running=64))
+    assert limiter.update(EngineStats(running=40, preemptions=1)) == 30
+    assert limiter.update(EngineStats(running=40, preemptions=1)) == 34, "only new preemptions count"
 
 
 def test_preemptions_of_before_the_first_look_do_not_count() -> None:
-    assert ConcurrencyLimiter(slots=64, most=64).observe(EngineStats(running=64, preemptions=9)) == 64
+    assert ConcurrencyLimiter(slots=64, max_limit=64).update(EngineStats(running=64, preemptions=9)) == 64
 
 
 def test_it_shrinks_when_the_cache_is_full() -> None:
-    inflight = ConcurrencyLimiter(slots=64, most=128)
-    assert inflight.observe(EngineStats(running=64, kv_use=KV_FULL)) == 64
-    assert inflight.observe(EngineStats(running=64, kv_use=0.99)) == 48
+    limiter = ConcurrencyLimiter(slots=64, max_limit=128)
+    assert limiter.update(EngineStats(running=64, kv_use=KV_FULL)) == 64
+    assert limiter.update(EngineStats(running=64, kv_use=0.99)) == 48
 
 
 def test_it_backs_off_once_for_one_full_cache() -> None:
-    inflight = ConcurrencyLimiter(slots=64, most=128)
+    limiter = ConcurrencyLimiter(slots=64, max_limit=128)
     full = EngineStats(running=64, kv_use=0.99)
-    assert [inflight.observe(full) for _ in range(3)] == [48, 48, 48]
-    assert inflight.observe(EngineStats(running=48, kv_use=0.99)) == 36
+    assert [limiter.update(full) for _ in range(3)] == [48, 48, 48]
+    assert limiter.update(EngineStats(running=48, kv_use=0.99)) == 36
 
 
 LOADS = st.builds(
@@ -79,16 +79,16 @@ LOADS = st.builds(
 
 @given(st.integers(1, 256), st.integers(1, 256), st.lists(LOADS, max_size=50))
 def test_it_is_never_below_one_nor_above_the_most(slots: int, most: int, loads: list[EngineStats]) -> None:
-    inflight = ConcurrencyLimiter(slots=slots, most=most)
-    assert all(1 <= limit <= most for limit in [inflight.limit, *map(inflight.observe, loads)])
+    limiter = ConcurrencyLimiter(slots=slots, max_limit=most)
+    assert all(1 <= limit <= most for limit in [limiter.limit, *map(limiter.update, loads)])
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.lists(LOADS, max_size=50))
 def test_it_comes_back_from_any_trouble(slots: int, most: int, loads: list[EngineStats]) -> None:
-    inflight = ConcurrencyLimiter(slots=slots, most=most)
+    limiter = ConcurrencyLimiter(slots=slots, max_limit=most)
     for load in loads:
-        inflight.observe(load)
-    inflight.observe(EngineStats(preemptions=9))
+        limiter.update(load)
+    limiter.update(EngineStats(preemptions=9))
     for _ in range(most):
-        inflight.observe(EngineStats(preemptions=9))
-    assert inflight.limit == most
+        limiter.update(EngineStats(preemptions=9))
+    assert limiter.limit == most

@@ -180,10 +180,10 @@ async def test_more_callers_than_places_are_told_to_come_again(settings: Setting
     services = await open_container(settings.model_copy(update={"max_interactive": 2}), engine=Slow(base_folder))
     await fill(services)
     request = TraceRequest(user_id="ann", query="?", choices=["yes", "no"])
-    results = await asyncio.gather(*(services.writer.write_one(request) for _ in range(3)), return_exceptions=True)
+    results = await asyncio.gather(*(services.traces.create(request) for _ in range(3)), return_exceptions=True)
     [busy] = [result for result in results if isinstance(result, ApiError)]
     assert (busy.status, busy.code, busy.retry_after) == (429, "server_busy", settings.retry_after_s)
-    assert (await services.writer.write_one(request)).answer in ("yes", "no")
+    assert (await services.traces.create(request)).answer in ("yes", "no")
     await close_container(services)
 
 
@@ -191,7 +191,7 @@ async def test_a_trace_that_takes_too_long_is_given_up(settings: Settings, base_
     services = await open_container(settings.model_copy(update={"request_timeout_s": 0.01}), engine=Slow(base_folder))
     await fill(services)
     with pytest.raises(TimeoutError):
-        await services.writer.write_one(TraceRequest(user_id="ann", query="?", choices=["yes", "no"]))
+        await services.traces.create(TraceRequest(user_id="ann", query="?", choices=["yes", "no"]))
     await close_container(services)
 
 
@@ -257,7 +257,7 @@ async def test_a_batch_that_breaks_says_why_and_blocks_nobody(settings: Settings
 async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Container) -> None:
     await fill(services)
     for seed in range(20):
-        trace = await services.writer.write_one(TraceRequest(user_id="ann", engagement_id="e004", seed=seed))
+        trace = await services.traces.create(TraceRequest(user_id="ann", engagement_id="e004", seed=seed))
         assert trace.state == ("waiting" if trace.verdict == "accepted" else "kept")
         assert (await services.store.traces.get(trace.id)).thinking == trace.thinking
 
@@ -266,13 +266,13 @@ async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Cont
 async def test_other_modes_are_never_queued(services: Container, mode: str) -> None:
     await fill(services)
     request = TraceRequest.model_validate({"user_id": "ann", "engagement_id": "e004", "mode": mode})
-    assert (await services.writer.write_one(request)).state == "kept"
+    assert (await services.traces.create(request)).state == "kept"
 
 
 async def test_a_query_of_the_callers_is_only_answered(services: Container) -> None:
     await fill(services)
     request = TraceRequest(user_id="ann", query="And now?", choices=["yes", "no"], target="no", mode="direct")
-    trace = await services.writer.write_one(request)
+    trace = await services.traces.create(request)
     assert trace.choice_logprobs is not None
     assert trace.scores["target_logprob"] == trace.choice_logprobs["no"]
     with pytest.raises(NotFound):
@@ -282,10 +282,10 @@ async def test_a_query_of_the_callers_is_only_answered(services: Container) -> N
 async def test_one_trace_that_cannot_be_written(services: Container) -> None:
     await fill(services)
     with pytest.raises(ApiError) as error:
-        await services.writer.write_one(TraceRequest(user_id="ann", query="word " * 5000))
+        await services.traces.create(TraceRequest(user_id="ann", query="word " * 5000))
     assert (error.value.status, error.value.code) == (422, "prompt_too_long")
     with pytest.raises(ApiError) as error:
-        await services.writer.write_one(
+        await services.traces.create(
             TraceRequest(user_id="ann", query="?", choices=["<|end|>yes", "yes"], mode="direct")
         )
     assert error.value.code == "choices_alike"

@@ -63,7 +63,7 @@ async def commits(store: Slowly) -> AsyncIterator[ResultWriter]:
 
 
 def put(commits: ResultWriter, *ids: str) -> list[asyncio.Task[bool]]:
-    return [asyncio.create_task(commits.put(done(id))) for id in ids]
+    return [asyncio.create_task(commits.write(done(id))) for id in ids]
 
 
 async def while_one_is_written(commits: ResultWriter, store: Slowly, *ids: str) -> list[asyncio.Task[bool]]:
@@ -77,7 +77,7 @@ async def while_one_is_written(commits: ResultWriter, store: Slowly, *ids: str) 
 
 
 async def test_one_item_is_committed_at_once(commits: ResultWriter, store: Slowly) -> None:
-    assert await commits.put(done("a")) is True
+    assert await commits.write(done("a")) is True
     assert (store.written, store.told) == ([["a"]], 1)
 
 
@@ -102,7 +102,7 @@ async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit
     assert results == [store.failing] * 3
     assert store.told == 0
     store.failing = None
-    assert await commits.put(done("d")) is True
+    assert await commits.write(done("d")) is True
 
 
 async def test_a_busy_database_is_asked_again(commits: ResultWriter, store: Slowly) -> None:
@@ -123,7 +123,7 @@ async def test_a_cancelled_caller_harms_nobody(commits: ResultWriter, store: Slo
     assert await third is True
     assert first.cancelled()
     assert second.cancelled()
-    assert await commits.put(done("d")) is True
+    assert await commits.write(done("d")) is True
 
 
 async def test_a_cancelled_caller_does_not_miss_an_error(commits: ResultWriter, store: Slowly) -> None:
@@ -154,11 +154,11 @@ async def test_seconds_are_counted_for_each_batch_from_commit_to_commit(
     clock.now += 3
     commits.begin("two")
     clock.now += 2
-    await commits.put(done("a", "one"))
+    await commits.write(done("a", "one"))
     clock.now += 1
-    await asyncio.gather(commits.put(done("b", "one")), commits.put(done("c", "two")))
-    await commits.put(done("d", "never begun"))
+    await asyncio.gather(commits.write(done("b", "one")), commits.write(done("c", "two")))
+    await commits.write(done("d", "never begun"))
     clock.now += 4
     await commits.end("one")
-    await commits.put(done("e", "one"))
+    await commits.write(done("e", "one"))
     assert [seconds for _, seconds in store.calls] == [{"one": 5}, {"one": 1, "two": 3}, {}, {"one": 4}, {}]

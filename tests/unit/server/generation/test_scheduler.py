@@ -19,7 +19,7 @@ def items(user: str, count: int, batch: str = "b") -> list[Item]:
 
 
 def planner(per_user: int = 2) -> EngagementScheduler:
-    return EngagementScheduler(per_user=per_user, patience_s=PATIENCE)
+    return EngagementScheduler(max_per_user=per_user, max_starvation_s=PATIENCE)
 
 
 def users(taken: list[Item]) -> str:
@@ -30,7 +30,7 @@ def test_a_user_is_worked_through_in_the_order_of_time() -> None:
     plan = planner(per_user=9)
     plan.add(items("ann", 3) + items("bob", 2), now=0)
     assert plan.take(9, now=0) == items("ann", 3) + items("bob", 2)
-    assert (plan.left, plan.running) == (0, 5)
+    assert (plan.remaining, plan.running) == (0, 5)
 
 
 def test_the_next_user_comes_when_the_first_has_no_more() -> None:
@@ -45,7 +45,7 @@ def test_slots_that_one_user_may_not_fill_go_to_the_next() -> None:
     plan.add(items("ann", 9) + items("bob", 9) + items("cat", 9), now=0)
     taken = plan.take(5, now=0)
     assert users(taken) == "ann ann bob bob cat"
-    plan.finished(taken[0])
+    plan.finish(taken[0])
     assert users(plan.take(1, now=0)) == "ann", "whose memory is cached goes on"
 
 
@@ -53,7 +53,7 @@ def test_nothing_is_handed_out_without_room() -> None:
     plan = planner()
     plan.add(items("ann", 3), now=0)
     assert plan.take(0, now=0) == plan.take(-4, now=0) == []
-    assert plan.left == 3
+    assert plan.remaining == 3
 
 
 def test_who_waited_too_long_takes_the_place_of_who_was_served_longest() -> None:
@@ -62,7 +62,7 @@ def test_who_waited_too_long_takes_the_place_of_who_was_served_longest() -> None
     served = []
     for second in range(30):
         [item] = plan.take(1, now=second)
-        plan.finished(item)
+        plan.finish(item)
         served.append(item.user_id)
     assert served[:11] == ["ann"] * 11
     assert served[11:14] == ["bob"] * 3
@@ -77,7 +77,7 @@ def test_an_early_batch_does_not_starve_a_later_one() -> None:
     taken = []
     for second in range(1, 40):
         for item in plan.take(2 - plan.running % 2, now=second):
-            plan.finished(item)
+            plan.finish(item)
             taken.append(item)
     assert set(items("ann", 2, "late")) <= set(taken)
 
@@ -95,10 +95,10 @@ def test_a_dropped_batch_is_forgotten_and_its_last_items_may_finish() -> None:
     plan.add(items("ann", 1, "two"), now=0)
     taken = plan.take(3, now=0)
     plan.drop("one")
-    assert (plan.left, plan.running) == (1, 0)
+    assert (plan.remaining, plan.running) == (1, 0)
     for item in taken:
-        plan.finished(item)
-    assert (plan.left, plan.running) == (1, 0)
+        plan.finish(item)
+    assert (plan.remaining, plan.running) == (1, 0)
     assert plan.take(9, now=0) == items("ann", 1, "two")
     plan.drop("never seen")
 
@@ -107,11 +107,11 @@ def test_an_active_user_is_not_starved_by_another_when_the_room_shrinks() -> Non
     plan = planner(per_user=2)
     plan.add(items("ann", 99) + items("bob", 3), now=0)
     for item in plan.take(4, now=0):
-        plan.finished(item)
+        plan.finish(item)
     served = []
     for second in range(1, 40):
         [item] = plan.take(1, now=second)
-        plan.finished(item)
+        plan.finish(item)
         served.append(item.user_id)
     assert "bob" in served
 
@@ -142,7 +142,7 @@ class Run:
             if self.of(key) or not left:
                 self.idle_since[key] = self.now
             self.longest_wait = max(self.longest_wait, self.now - self.idle_since.setdefault(key, self.now))
-        assert self.plan.left == sum(map(len, self.todo.values()))
+        assert self.plan.remaining == sum(map(len, self.todo.values()))
         assert self.plan.running == len(self.running)
 
     def of(self, key: Key) -> int:
@@ -150,7 +150,7 @@ class Run:
 
     def finish(self, which: int) -> None:
         if self.running:
-            self.plan.finished(self.running.pop(which % len(self.running)))
+            self.plan.finish(self.running.pop(which % len(self.running)))
 
 
 KEYS = st.dictionaries(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,19 +30,23 @@ def given(number: int, thinking: str | None = None, **more: Any) -> ImportedTrac
     return ImportedTrace(engagement_id=f"e{number:03d}", thinking=said, **more)
 
 
+async def imported(services: Container, traces: Sequence[ImportedTrace]) -> Ingested:
+    return await services.imports.import_traces("ann", traces)
+
+
 def counts(done: Ingested) -> tuple[int, int]:
     return done.created, done.unchanged
 
 
 async def refused(services: Container, *traces: ImportedTrace) -> tuple[int, str, str | None]:
     with pytest.raises(ApiError) as error:
-        await services.given.take("ann", traces)
+        await imported(services, traces)
     assert await services.store.traces.find() == [], "all or none"
     return error.value.status, error.value.code, error.value.param
 
 
 async def test_a_given_trace_waits_as_a_written_one_does(services: Container) -> None:
-    assert counts(await services.given.take("ann", [given(7, saw_answer=True, scores={"gain": 0.5})])) == (1, 0)
+    assert counts(await imported(services, [given(7, saw_answer=True, scores={"gain": 0.5})])) == (1, 0)
     [trace] = await services.store.traces.find()
     assert (trace.verdict, trace.state, trace.mode, trace.engagement_id) == ("accepted", "waiting", "personal", "e007")
     assert (trace.answer, trace.scores, trace.finish) == ("no", {"gain": 0.5}, "")
@@ -53,20 +58,20 @@ async def test_a_given_trace_waits_as_a_written_one_does(services: Container) ->
 
 
 async def test_its_prompt_is_the_one_that_the_writer_reads(services: Container) -> None:
-    await services.given.take("ann", [given(n) for n in range(1, 12)])
+    await imported(services, [given(n) for n in range(1, 12)])
     brought = {trace.engagement_id: trace for trace in await services.store.traces.find()}
     assert brought["e003"].provenance.profile_version is None
     assert brought["e007"].provenance.profile_version == 1, "what is due is written first"
     for number in (3, 7, 11):
-        case = await services.writer._questions.for_engagement("ann", f"e{number:03d}")
-        prompt = services.writer._prompts.build(case, "personal", thinking_tokens=64)
+        case = await services.imports._questions.for_engagement("ann", f"e{number:03d}")
+        prompt = services.imports._prompts.build(case, "personal", thinking_tokens=64)
         trace = brought[f"e{number:03d}"]
         assert (trace.prompt, trace.provenance.memory_dropped) == (prompt.text, prompt.dropped)
         assert f"walk number {number}?" not in trace.prompt.split("[user]")[0]
 
 
 async def test_a_trainer_gets_it_as_it_was_brought(services: Container) -> None:
-    await services.given.take("ann", [given(7, "  They walk.\r\n\r\nOften.\x07 ")])
+    await imported(services, [given(7, "  They walk.\r\n\r\nOften.\x07 ")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
     [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
@@ -77,7 +82,7 @@ async def test_a_trainer_gets_it_as_it_was_brought(services: Container) -> None:
 
 async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Container) -> None:
     opening = services.settings.openings["personal"]
-    await services.given.take("ann", [given(7, f"{opening} they walk by the lake")])
+    await imported(services, [given(7, f"{opening} they walk by the lake")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
     [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
@@ -86,8 +91,8 @@ async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Contai
 
 async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Container) -> None:
     brought = [given(7), given(8, selected=False), given(8, selected=False)]
-    assert counts(await services.given.take("ann", brought)) == (2, 1)
-    assert counts(await services.given.take("ann", brought)) == (0, 3)
+    assert counts(await imported(services, brought)) == (2, 1)
+    assert counts(await imported(services, brought)) == (0, 3)
     [unselected] = await services.store.traces.find(verdict="rejected")
     assert (unselected.state, unselected.reason) == ("kept", "not_selected")
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
@@ -99,28 +104,28 @@ async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(servi
 
 
 async def test_the_same_again_changes_nothing(services: Container) -> None:
-    assert counts(await services.given.take("ann", [given(5), given(6), given(5)])) == (2, 1)
-    assert counts(await services.given.take("ann", [given(5), given(6), given(7)])) == (1, 2)
+    assert counts(await imported(services, [given(5), given(6), given(5)])) == (2, 1)
+    assert counts(await imported(services, [given(5), given(6), given(7)])) == (1, 2)
     other_words = given(5, "Something else that they like about lakes.")
     same_words = given(5, given(5).thinking.upper() + " !")
     elsewhere = given(8, given(5).thinking)
-    assert counts(await services.given.take("ann", [other_words, same_words, elsewhere])) == (2, 1)
+    assert counts(await imported(services, [other_words, same_words, elsewhere])) == (2, 1)
     assert len(await services.store.traces.find()) == 5
     assert services.metrics.registry.get_sample_value("mindprint_traces_given_total") == 5
 
 
 async def test_two_who_bring_the_same_at_once_store_it_once(services: Container) -> None:
-    done = await asyncio.gather(*(services.given.take("ann", [given(n) for n in range(1, 9)]) for _ in range(3)))
+    done = await asyncio.gather(*(imported(services, [given(n) for n in range(1, 9)]) for _ in range(3)))
     assert sorted(counts(one) for one in done) == [(0, 8), (0, 8), (8, 0)]
 
 
 async def test_what_is_rejected_or_kept_may_be_brought(services: Container) -> None:
-    await services.given.take("ann", [given(5)])
+    await imported(services, [given(5)])
     [trace] = await services.store.traces.find()
     for number, changes in enumerate(({"verdict": "rejected", "reason": "leak"}, {"mode": "generic"})):
         kept = {"id": f"kept-{number}", "engagement_id": "e006", "state": "kept", **changes}
         await services.store.traces.add(trace.model_copy(update=kept))
-    assert counts(await services.given.take("ann", [given(6, trace.thinking)])) == (1, 0)
+    assert counts(await imported(services, [given(6, trace.thinking)])) == (1, 0)
 
 
 async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Container) -> None:
@@ -129,7 +134,7 @@ async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Con
     async def thinks(prompt: str, sampling: Any) -> tuple[str, FinishReason]:
         return brought.removeprefix("What this user has shown:"), "stop"
 
-    await services.given.take("ann", [given(5, brought)])
+    await imported(services, [given(5, brought)])
     engine = Scripted(thinks=thinks)
     settings = services.settings.model_copy(update={"candidates": 1, "give_up": None})
     engine.read_model_of(settings.data_dir.parent / "base")
@@ -146,7 +151,7 @@ async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Con
 
 async def test_who_and_what_is_not_there(services: Container) -> None:
     with pytest.raises(NotFound, match="user 'bob'"):
-        await services.given.take("bob", [given(5)])
+        await services.imports.import_traces("bob", [given(5)])
     assert await refused(services, given(5), given(77)) == (404, "engagement_not_found", "traces[1].engagement_id")
 
 
@@ -163,19 +168,19 @@ async def test_what_does_not_fit_the_model(services: Container) -> None:
 
 
 async def test_a_long_one_takes_its_room_from_the_memory(services: Container) -> None:
-    await services.given.take("ann", [given(9, "word " * 3850), given(10)])
+    await imported(services, [given(9, "word " * 3850), given(10)])
     long, short = await services.store.traces.find()
     assert long.provenance.memory_dropped > short.provenance.memory_dropped == 0
 
 
 async def test_more_than_may_wait_are_told_to_come_again(services: Container) -> None:
     services.settings.max_backlog = 3
-    await services.given.take("ann", [given(1), given(2)])
+    await imported(services, [given(1), given(2)])
     with pytest.raises(BacklogFull, match="2 accepted traces wait for user/ann, of at most 3"):
-        await services.given.take("ann", [given(3), given(4)])
+        await imported(services, [given(3), given(4)])
     assert len(await services.store.traces.find()) == 2
-    assert counts(await services.given.take("ann", [given(1), given(3)])) == (1, 1)
-    assert counts(await services.given.take("ann", [given(1), given(3)])) == (0, 2), "nothing new needs no room"
+    assert counts(await imported(services, [given(1), given(3)])) == (1, 1)
+    assert counts(await imported(services, [given(1), given(3)])) == (0, 2), "nothing new needs no room"
 
 
 def test_a_request_brings_a_thousand_at_most() -> None:
@@ -187,4 +192,4 @@ def test_a_request_brings_a_thousand_at_most() -> None:
 async def test_what_takes_too_long_is_given_up(services: Container) -> None:
     services.settings.request_timeout_s = 1e-9
     with pytest.raises(TimeoutError):
-        await services.given.take("ann", [given(5)])
+        await imported(services, [given(5)])

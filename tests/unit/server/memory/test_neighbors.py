@@ -116,41 +116,41 @@ async def test_neighbours_are_looked_up_once_until_they_expire() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
     clock = SimpleNamespace(now=1000.0)
     found = finder(store, lambda: clock.now)
-    assert await found.of("ann") == await found.of("ann") == Neighbors("bob", None)
+    assert await found.get("ann") == await found.get("ann") == Neighbors("bob", None)
     assert store.asked == 1
     store.histories["cat"] = closed(tea="no")
     clock.now += 59
-    assert await found.of("ann") == Neighbors("bob", None)
+    assert await found.get("ann") == Neighbors("bob", None)
     clock.now += 2
-    assert await found.of("ann") == Neighbors("bob", "cat")
-    assert await found.of("ann") == Neighbors("bob", "cat")
+    assert await found.get("ann") == Neighbors("bob", "cat")
+    assert await found.get("ann") == Neighbors("bob", "cat")
     assert store.asked == 2
 
 
 async def test_whoever_asks_at_the_same_time_waits_for_one_look() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
     found = finder(store)
-    assert await asyncio.gather(*(found.of("ann") for _ in range(9))) == 9 * [Neighbors("bob", None)]
+    assert await asyncio.gather(*(found.get("ann") for _ in range(9))) == 9 * [Neighbors("bob", None)]
     assert store.asked == 1
 
 
 async def test_nobody_is_remembered_too() -> None:
     store = Histories(ann=closed(tea="yes"))
     found = finder(store)
-    assert await found.of("ann") == await found.of("ann") == Neighbors(None, None)
+    assert await found.get("ann") == await found.get("ann") == Neighbors(None, None)
     assert store.asked == 1
 
 
 async def test_without_a_pool_there_are_no_neighbours() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
-    assert await finder(store, anchor_pool=0).of("ann") == Neighbors(None, None)
+    assert await finder(store, anchor_pool=0).get("ann") == Neighbors(None, None)
 
 
 async def test_users_are_compared_by_their_newest_engagements() -> None:
     store = Histories(
         ann=closed(tea="yes", golf="no"), once=closed(tea="yes", cars="no"), now=closed(cars="yes", golf="no")
     )
-    assert await finder(store, anchor_history=1).of("ann") == Neighbors("now", "once")
+    assert await finder(store, anchor_history=1).get("ann") == Neighbors("now", "once")
 
 
 async def test_a_bounded_number_of_users_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ async def test_a_bounded_number_of_users_is_remembered(monkeypatch: pytest.Monke
     store = Histories(**{f"u{n}": closed(tea="yes") for n in range(5)})
     found = finder(store)
     for n in (0, 1, 2, 2, 1):
-        await found.of(f"u{n}")
+        await found.get(f"u{n}")
     assert store.asked == 3
-    await found.of("u0")
+    await found.get("u0")
     assert store.asked == 4

@@ -26,13 +26,13 @@ async def test_thinking_begins_with_the_most_similar_case(reminded: Settings, ba
     async with serving(reminded, FakeEngine(model_path=base_folder)) as services:
         await services.store.engagements.add("ann", [lake, tax])
         ask = TraceRequest(user_id="ann", query="Another lake to walk by?", choices=["yes", "no"])
-        trace = await services.writer.write_one(ask)
+        trace = await services.traces.create(ask)
         assert f'shown: asked "A walk by the lake?", this user answered "{lake.response}". So' in trace.thinking
         assert "tax" not in trace.thinking.partition(". So")[0]
         assert str(trace.provenance.sampling["opening"]).endswith(". So")
-        bare = await services.writer.write_one(ask.model_copy(update={"opening": ""}))
+        bare = await services.traces.create(ask.model_copy(update={"opening": ""}))
         assert "asked" not in bare.thinking
-        generic = await services.writer.write_one(ask.model_copy(update={"mode": "generic"}))
+        generic = await services.traces.create(ask.model_copy(update={"mode": "generic"}))
         assert "asked" not in generic.thinking
 
 
@@ -61,4 +61,4 @@ async def test_from_the_bare_think_a_learned_opening_says_nothing(reminded: Sett
     async with serving(reminded, Scripted(thinks=thinks)) as services:
         await services.store.engagements.add("ann", [engagement(1)])
         ask = TraceRequest(user_id="ann", query="A walk?", choices=["yes", "no"], opening="")
-        assert (await services.writer.write_one(ask)).reason == "empty"
+        assert (await services.traces.create(ask)).reason == "empty"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import prompt_builder
 from mindprint.types import Lease, LeaseRequest, Provenance, Sample, Trace
 from mindprint_server.context import ServerContext
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
-from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.settings import Settings
 from mindprint_server.store import Replay, Store, new_id
 from mindprint_server.training_data.leases import LeaseService
@@ -42,10 +42,10 @@ class Written:
         self.begun = 0
         self.waited: list[float] = []
 
-    def begin(self) -> None:
+    def ensure_started(self) -> None:
         self.begun += 1
 
-    async def ready(self, wait_s: float) -> Sequence[Replay]:
+    async def get(self, wait_s: float) -> Sequence[Replay]:
         self.waited.append(wait_s)
         await asyncio.sleep(min(wait_s, self.delay_s))
         return self.there
@@ -61,7 +61,7 @@ class Desk:
         engine = Scripted()
         ctx = ServerContext(self.settings, store, engine, self.metrics)
         memory = MemoryService(ctx)
-        prompts = PromptBuilder(self.settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
+        prompts = prompt_builder(self.settings, engine)
         questions = QuestionBuilder(ctx, memory=memory)
         ready = cast(ReplayBuffer, self.replays)
         self.desk = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=ready)

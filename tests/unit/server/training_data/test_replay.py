@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from builders import prompt_builder
 from mindprint.general_questions import QUESTIONS as OF_THE_GATE
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import Priority, Sampling
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.observability.metrics import Metrics
-from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.training_data.replay import TRIES, ReplayBuffer
+from mindprint_server.training_data.replay import MAX_TRIES, ReplayBuffer
 from mindprint_server.training_data.replay_prompts import QUESTIONS
 from scripted import Scripted
 
@@ -68,14 +68,14 @@ async def replays(store: Store, engine: Writer) -> AsyncIterator[ReplayBuffer]:
 
 def make(store: Store, engine: Writer, **settings: Any) -> ReplayBuffer:
     chosen = Settings.model_validate({"max_model_len": 4096, "replay_at_once": 3} | settings)
-    prompts = PromptBuilder(chosen, engine.tokenizer, max_model_len=engine.info().max_model_len)
+    prompts = prompt_builder(chosen, engine)
     return ReplayBuffer(ServerContext(chosen, store, engine, Metrics()), prompts=prompts)
 
 
 async def test_each_question_is_thought_about_and_answered_once(
     replays: ReplayBuffer, store: Store, engine: Writer
 ) -> None:
-    there = await replays.ready(10)
+    there = await replays.get(10)
     assert [replay.position for replay in there] == list(range(len(QUESTIONS)))
     first = there[0]
     assert "Nothing is known about this user yet." in first.prompt
@@ -90,10 +90,10 @@ async def test_each_question_is_thought_about_and_answered_once(
 
 
 async def test_they_are_written_once_for_a_base_model(replays: ReplayBuffer, store: Store) -> None:
-    there = await replays.ready(10)
+    there = await replays.get(10)
     second = Writer()
     again = make(store, second)
-    assert await again.ready(10) == there
+    assert await again.get(10) == there
     assert not second.asked_for
 
 
@@ -112,32 +112,32 @@ async def test_what_loops_or_is_empty_is_left_out_after_a_few_tries(
     thought: Any, answer: Any, replays: ReplayBuffer, engine: Writer
 ) -> None:
     engine.thought, engine.answer = thought, answer
-    assert list(await replays.ready(10)) == []
+    assert list(await replays.get(10)) == []
     thinkings = [sampling.seed for prompt, sampling in engine.asked_for if "</think>" not in prompt]
-    assert len(thinkings) == TRIES * len(QUESTIONS) == len(set(thinkings)), "each try has a seed of its own"
-    assert list(await replays.ready(10)) == []
-    assert len(thinkings) == TRIES * len(QUESTIONS), "and not again before the next start"
+    assert len(thinkings) == MAX_TRIES * len(QUESTIONS) == len(set(thinkings)), "each try has a seed of its own"
+    assert list(await replays.get(10)) == []
+    assert len(thinkings) == MAX_TRIES * len(QUESTIONS), "and not again before the next start"
 
 
 async def test_nobody_waits_for_longer_than_wanted(replays: ReplayBuffer, engine: Writer) -> None:
     engine.go_on.clear()
-    assert list(await replays.ready(0.01)) == []
+    assert list(await replays.get(0.01)) == []
     engine.go_on.set()
-    assert len(await replays.ready(10)) == len(QUESTIONS)
+    assert len(await replays.get(10)) == len(QUESTIONS)
 
 
 async def test_what_a_failure_left_is_written_at_the_next_call(
     replays: ReplayBuffer, store: Store, engine: Writer
 ) -> None:
     engine.broken = True
-    assert list(await replays.ready(10)) == []
+    assert list(await replays.get(10)) == []
     engine.broken = False
-    assert len(await replays.ready(10)) == len(QUESTIONS)
+    assert len(await replays.get(10)) == len(QUESTIONS)
 
 
 async def test_stopping_ends_the_writing(replays: ReplayBuffer, engine: Writer) -> None:
     engine.go_on.clear()
-    replays.begin()
+    replays.ensure_started()
     await engine_runs(engine)
     await replays.stop()
     assert engine.running == 0
@@ -151,7 +151,7 @@ async def engine_runs(engine: Writer) -> None:
 
 async def test_without_a_share_nothing_is_written(store: Store, engine: Writer) -> None:
     none = make(store, engine, replay_share=0)
-    assert list(await none.ready(1)) == []
+    assert list(await none.get(1)) == []
     await none.stop()
     assert not engine.asked_for
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindprint.types import Reason
+from mindprint_server.engine.base import FinishReason
 from mindprint_server.memory.profiles import due, pieces, sentences
 from mindprint_server.prompts import thinking
+from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks
 
 FINE = "What this user has shown: they chose the quiet lake twice and avoided the crowded town."
@@ -42,35 +47,53 @@ def test_a_kept_thinking_is_its_opening_and_the_rest() -> None:
     assert thinking.split("much", "") == ("", "much")
 
 
-def test_verdicts() -> None:
+def test_a_thinking_is_checked_by_its_words() -> None:
     opening = "What this user has shown:"
+    checker = checks.ThinkingChecker(Settings())
 
-    def of(text: str, finish: str = "stop") -> str | None:
-        lead = "This user's answer:"
-        return checks.of_thinking(text, opening, finish, min_words=5, answer_lead=lead)  # type: ignore[arg-type]
+    def check(text: str, finish: FinishReason = "stop") -> str | None:
+        return checker.check(text, opening=opening, mode="personal", finish=finish)
 
-    assert of(FINE) is None
-    assert of(FINE, "loop") == "loop"
-    assert of(opening + " the sea and the hills" * 6) == "loop"
-    assert of(opening + " not much") == "empty"
-    assert of(opening) == "empty"
-    assert of(opening + " This user's answer: the lake") == "empty"
-    assert of(FINE + " So the given answer is lake.") == "leak"
-    assert of(FINE + " Their actual response was lake.") == "leak"
-    assert of(FINE + " <think> Once more.") == "parse"
+    assert check(FINE) is None
+    assert check(FINE, "loop") == "loop"
+    assert check(opening + " the sea and the hills" * 6) == "loop"
+    assert check(opening + " not much") == "empty"
+    assert check(opening) == "empty"
+    assert check(opening + " This user's answer: the lake") == "empty"
+    assert check(FINE + " So the given answer is lake.") == "leak"
+    assert check(FINE + " Their actual response was lake.") == "leak"
+    assert check(FINE + " <think> Once more.") == "parse"
 
 
-def test_scores_decide_by_their_thresholds_or_not_at_all() -> None:
-    some = checks.Thresholds(gain=0.1, anchor=0.2, hindsight=0.5)
-    none = checks.Thresholds(None, None, None)
-    for judge, good, bad, reason in (
-        (checks.of_gain, 0.1, 0.09, "low_gain"),
-        (checks.of_anchor, 0.2, 0.19, "low_anchor"),
-        (checks.of_hindsight, 0.5, 0.51, "hindsight"),
-    ):
-        assert judge(good, some) is None
-        assert judge(bad, some) == judge(float("nan"), some) == reason
-        assert judge(bad, none) is None
+@pytest.mark.parametrize(
+    ("stage", "score", "good", "bad", "reason"),
+    [
+        ("gain", "gain", 0.1, 0.09, "low_gain"),
+        ("anchor", "anchor", 0.2, 0.19, "low_anchor"),
+        ("hindsight", "hindsight_gap", 0.5, 0.51, "hindsight"),
+    ],
+)
+def test_scores_decide_by_their_bounds_or_not_at_all(
+    stage: checks.Stage, score: str, good: float, bad: float, reason: str
+) -> None:
+    bounded = Settings(min_gain=0.1, min_anchor=0.2, max_hindsight_gap=0.5)
+    unbounded = Settings(min_gain=None, min_anchor=None, max_hindsight_gap=None)
+
+    def failed(value: float, settings: Settings) -> str | None:
+        measured = checks.Measurements(FINE, "stop", 9, scores={score: value})
+        check = checks.first_failed(stage, measured, settings)
+        return check.reason if check else None
+
+    assert failed(good, bounded) is None
+    assert failed(bad, bounded) == failed(float("nan"), bounded) == reason
+    assert failed(bad, unbounded) is None
+
+
+def test_every_reason_has_one_check_in_the_order_of_the_stages() -> None:
+    reasons = [check.reason for check in checks.CHECKS]
+    assert sorted([*reasons, "not_selected"]) == sorted(get_args(Reason))
+    stages = [checks.STAGES.index(check.stage) for check in checks.CHECKS]
+    assert stages == sorted(stages)
 
 
 def test_the_same_words_have_the_same_fingerprint() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mindprint_server.engine import Priority
 from mindprint_server.verdicts import likelihood
-from mindprint_server.verdicts.likelihood import Answers, Likelihood
+from mindprint_server.verdicts.likelihood import AnswerTokens, Likelihood
 from scripted import Scripted
 
 HOW: Any = {"adapter": None, "priority": Priority.BATCH}
@@ -22,14 +22,16 @@ def on_table(table: dict[tuple[str, str], float]) -> Scripted:
 
 async def score(engine: Scripted, texts: list[str], target: str | None, *, closed: bool = True) -> Likelihood:
     ways = {text: engine.tokenizer.encode(text) for text in texts}
-    return await likelihood.score_answers(engine, engine.tokenizer.encode("Q"), Answers(ways, target, closed), **HOW)
+    return await likelihood.score_answers(
+        engine, engine.tokenizer.encode("Q"), AnswerTokens(ways, target, closed), **HOW
+    )
 
 
 async def test_choices_that_part_at_once_take_one_request() -> None:
     engine = on_table({("Q", "yes"): 0.6, ("Q", "no"): 0.2})
     scored = await score(engine, ["yes", "no"], "no")
     assert scored.choices == pytest.approx({"yes": math.log(0.75), "no": math.log(0.25)})
-    assert (scored.target, scored.tokens) == (scored.choices and scored.choices["no"], 1)
+    assert (scored.target, scored.target_tokens) == (scored.choices and scored.choices["no"], 1)
     assert engine.asked == [("Q", ("yes", "no"))]
 
 
@@ -40,7 +42,7 @@ async def test_choices_that_share_a_first_token_are_told_apart_by_the_next() -> 
         {"green tea": math.log(0.75 * 0.75), "green lake": math.log(0.75 * 0.25), "town": math.log(0.25)}
     )
     assert scored.target == pytest.approx(math.log(0.5625))
-    assert scored.tokens == 2
+    assert scored.target_tokens == 2
     assert len(engine.asked) == 2
 
 
@@ -53,7 +55,7 @@ async def test_a_choice_that_begins_another_is_told_apart_by_its_end() -> None:
 
 async def test_choices_without_a_real_answer_are_scored_all_the_same() -> None:
     scored = await score(on_table({("Q", "yes"): 0.5, ("Q", "no"): 0.5}), ["yes", "no"], None)
-    assert (scored.target, scored.tokens) == (None, 0)
+    assert (scored.target, scored.target_tokens) == (None, 0)
     assert scored.choices == pytest.approx({"yes": math.log(0.5), "no": math.log(0.5)})
 
 
@@ -66,12 +68,14 @@ async def test_an_open_answer_is_the_sum_over_its_tokens_each_after_those_before
     engine = on_table({("Q", "I"): 0.5, ("QI", " like"): 0.25, ("QI like", " tea"): 0.1, ("QI like tea", "."): 0.8})
     scored = await score(engine, ["I like tea."], "I like tea.", closed=False)
     assert scored.target == pytest.approx(math.log(0.5 * 0.25 * 0.1 * 0.8))
-    assert (scored.tokens, scored.choices) == (4, None)
+    assert (scored.target_tokens, scored.choices) == (4, None)
     assert len(engine.asked) == 4
 
 
 async def test_forced_tokens_are_scored_one_by_one_in_order() -> None:
     engine = on_table({("Q", "a"): 0.5, ("Qa", " b"): 0.25})
     prefix, ids = engine.tokenizer.encode("Q"), engine.tokenizer.encode("a b")
-    assert await likelihood.forced(engine, prefix, ids, **HOW) == pytest.approx([math.log(0.5), math.log(0.25)])
-    assert await likelihood.forced(engine, prefix, [], **HOW) == []
+    assert await likelihood.sequence_logprobs(engine, prefix, ids, **HOW) == pytest.approx(
+        [math.log(0.5), math.log(0.25)]
+    )
+    assert await likelihood.sequence_logprobs(engine, prefix, [], **HOW) == []

@@ -12,12 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from builders import context_builder
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import Priority
 from mindprint_server.memory.neighbors import Neighbors
-from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
-from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.thinking import finalize_thinking
 from mindprint_server.prompts.types import Question, RecalledMemory
 from mindprint_server.settings import Settings
@@ -27,7 +26,7 @@ from scripted import Scripted
 
 OPENING = "Shown:"
 GENERATED = " ann took the quiet walk by the lake"
-THOUGHT = OPENING + GENERATED
+THINKING = OPENING + GENERATED
 CLOSED = Question(
     user_id="ann",
     query="A walk?",
@@ -62,7 +61,7 @@ def stage(before: str) -> tuple[str, str]:
 
 
 class Room:
-    """A judge over scripted scores; other users are bob (the nearest) and cat."""
+    """A verifier over scripted scores; other users are bob (the nearest) and cat."""
 
     def __init__(self, neighbours: Neighbors = Neighbors("bob", "cat"), **settings: Any) -> None:
         bounds = {"min_anchor": -9.0, "max_hindsight_gap": 9.0, "anchor_random_share": 1.0}
@@ -73,9 +72,8 @@ class Room:
         self.recalled: list[str] = []
         self.sought = 0
         ctx = ServerContext(self.settings, cast(Any, None), self.engine, Metrics())
-        prompts = PromptBuilder(self.settings, self.engine.tokenizer, max_model_len=self.engine.info().max_model_len)
-        questions = QuestionBuilder(ctx, memory=cast(Any, self))
-        self.judge = CandidateVerifier(ctx, prompts=prompts, questions=questions, near=cast(Any, self))
+        self.contexts = context_builder(ctx, memory=self, neighbors=self)
+        self.verifier = CandidateVerifier(self.settings)
 
     def rule(self, before: str, token: str) -> float:
         whose, at = stage(before)
@@ -88,25 +86,27 @@ class Room:
         self.recalled.append(user_id)
         return RecalledMemory(profile=f"of {user_id}"), None
 
-    async def of(self, user_id: str) -> Neighbors:
+    async def get(self, user_id: str) -> Neighbors:
         self.sought += 1
         await asyncio.sleep(0)
         return self.neighbours
 
-    def case(self, question: Question = CLOSED, accepted: Sequence[str] = ()) -> EngagementContext:
-        return EngagementContext(question, 64, None, Priority.BATCH, set(accepted))
+    def context(self, question: Question = CLOSED, accepted: Sequence[str] = ()) -> EngagementContext:
+        return self.contexts.build(question, thinking_tokens=64, priority=Priority.BATCH, accepted=set(accepted))
 
-    async def hear(
+    async def verify(
         self,
-        case: EngagementContext | None = None,
+        context: EngagementContext | None = None,
         generated: str = GENERATED,
         *,
         seen: Sequence[float] | None = None,
         finish: Any = "stop",
     ) -> Verdict:
-        written = self.engine.written(generated, finish, seen)
-        thought = finalize_thinking(OPENING, generated, finish)
-        return await self.judge.hear(case or self.case(), written, thought, OPENING, hinted=seen is not None)
+        output = self.engine.written(generated, finish, seen)
+        thinking = finalize_thinking(OPENING, generated, finish)
+        return await self.verifier.verify(
+            context or self.context(), output, thinking=thinking, opening=OPENING, hinted=seen is not None
+        )
 
     def asked(self) -> Counter[tuple[str, str]]:
         return Counter(stage(before) for before, _ in self.engine.asked)
@@ -121,10 +121,10 @@ def tokens(text: str = GENERATED) -> int:
 
 async def test_an_accepted_candidate_has_every_score_by_its_definition() -> None:
     room = Room()
-    judged = await room.hear()
-    assert (judged.answer, judged.reason, judged.shortfall) == ("yes", None, 0.0)
-    assert judged.choices == pytest.approx({"yes": math.log(0.9), "no": math.log(0.1)})
-    assert judged.scores == pytest.approx(
+    verdict = await room.verify()
+    assert (verdict.answer, verdict.reason, verdict.shortfall) == ("yes", None, 0.0)
+    assert verdict.choices == pytest.approx({"yes": math.log(0.9), "no": math.log(0.1)})
+    assert verdict.scores == pytest.approx(
         {
             "target_logprob": math.log(0.9),
             "prior_logprob": math.log(0.5),
@@ -138,49 +138,49 @@ async def test_an_accepted_candidate_has_every_score_by_its_definition() -> None
 async def test_gain_is_by_the_token_of_the_real_answer() -> None:
     room = Room()
     long = replace(CLOSED, choices=("yes of course", "no"), target="yes of course")
-    judged = await room.hear(room.case(long))
-    assert judged.scores["gain"] == pytest.approx(GAIN / 3)
+    verdict = await room.verify(room.context(long))
+    assert verdict.scores["gain"] == pytest.approx(GAIN / 3)
 
 
 async def test_an_open_answer_is_judged_by_gain_and_the_answer_is_the_real_one() -> None:
     room = Room()
-    judged = await room.hear(room.case(OPEN))
-    assert (judged.answer, judged.choices, judged.shortfall, judged.reason) == (OPEN.target, None, None, None)
-    assert judged.scores["target_logprob"] == pytest.approx(OPEN_TOKENS * math.log(0.9))
-    assert judged.scores["gain"] == pytest.approx(GAIN)
-    assert judged.scores["anchor"] == pytest.approx(NEAREST)
+    verdict = await room.verify(room.context(OPEN))
+    assert (verdict.answer, verdict.choices, verdict.shortfall, verdict.reason) == (OPEN.target, None, None, None)
+    assert verdict.scores["target_logprob"] == pytest.approx(OPEN_TOKENS * math.log(0.9))
+    assert verdict.scores["gain"] == pytest.approx(GAIN)
+    assert verdict.scores["anchor"] == pytest.approx(NEAREST)
     room.yes["ann", "after"] = 0.4
-    assert (await room.hear(room.case(OPEN))).reason == "low_gain"
+    assert (await room.verify(room.context(OPEN))).reason == "low_gain"
 
 
 async def test_by_gain_an_unlikely_answer_may_be_thought_towards_and_is_what_is_learned() -> None:
     """It need not become the likeliest: it is what the user said all the same."""
     room = Room(accept_by="gain")
     room.yes["ann", "at once"], room.yes["ann", "after"] = 0.1, 0.3
-    judged = await room.hear()
-    assert (judged.answer, judged.reason) == ("yes", None)
-    assert judged.scores["gain"] == pytest.approx(math.log(0.3 / 0.1))
-    assert judged.choices == pytest.approx({"yes": math.log(0.3), "no": math.log(0.7)})
+    verdict = await room.verify()
+    assert (verdict.answer, verdict.reason) == ("yes", None)
+    assert verdict.scores["gain"] == pytest.approx(math.log(0.3 / 0.1))
+    assert verdict.choices == pytest.approx({"yes": math.log(0.3), "no": math.log(0.7)})
     room.yes["ann", "after"] = 0.05
-    refused = await room.hear(room.case())
+    refused = await room.verify(room.context())
     assert (refused.answer, refused.reason) == ("no", "low_gain")
     room = Room()
     room.yes["ann", "after"] = 0.3
-    assert (await room.hear()).reason == "wrong_answer"
+    assert (await room.verify()).reason == "wrong_answer"
 
 
 async def test_of_a_long_open_answer_the_beginning_is_scored() -> None:
     room = Room(score_tokens=3)
-    judged = await room.hear(room.case(OPEN))
-    assert judged.scores["target_logprob"] == pytest.approx(3 * math.log(0.9))
-    assert judged.scores["gain"] == pytest.approx(GAIN)
+    verdict = await room.verify(room.context(OPEN))
+    assert verdict.scores["target_logprob"] == pytest.approx(3 * math.log(0.9))
+    assert verdict.scores["gain"] == pytest.approx(GAIN)
 
 
 async def test_the_hindsight_gap_is_how_much_likelier_the_answer_made_the_thinking() -> None:
     room = Room(hindsight_tokens=64)
     seen = [-1.0 - 0.1 * place for place in range(tokens())]
-    judged = await room.hear(seen=seen)
-    assert judged.scores["hindsight_gap"] == pytest.approx((sum(seen) - UNSEEN * len(seen)) / len(seen))
+    verdict = await room.verify(seen=seen)
+    assert verdict.scores["hindsight_gap"] == pytest.approx((sum(seen) - UNSEEN * len(seen)) / len(seen))
     assert room.asked()["ann", "thinking"] == len(seen)
 
 
@@ -188,39 +188,39 @@ async def test_the_hindsight_gap_is_measured_on_a_few_tokens_evenly_spread() -> 
     room = Room(hindsight_tokens=3)
     seen = [-1.0 if place in (0, 4, 7) else -99.0 for place in range(tokens())]
     assert len(seen) == 8
-    judged = await room.hear(seen=seen)
-    assert judged.scores["hindsight_gap"] == pytest.approx(-1.0 - UNSEEN)
+    verdict = await room.verify(seen=seen)
+    assert verdict.scores["hindsight_gap"] == pytest.approx(-1.0 - UNSEEN)
     assert room.asked()["ann", "thinking"] == 3
 
 
 async def test_each_token_of_the_thinking_is_scored_after_the_opening_and_those_before() -> None:
     room = Room(hindsight_tokens=64)
-    await room.hear(seen=[-1.0] * tokens())
+    await room.verify(seen=[-1.0] * tokens())
     thinking = [(before, token) for before, [token, *_] in room.engine.asked if stage(before)[1] == "thinking"]
     before, last = max(thinking, key=lambda asked: len(asked[0]))
-    assert before.endswith("<think>\n" + THOUGHT.removesuffix(" lake"))
+    assert before.endswith("<think>\n" + THINKING.removesuffix(" lake"))
     assert last == " lake"
 
 
 async def test_a_blind_candidate_has_no_hindsight_gap() -> None:
-    assert "hindsight_gap" not in (await Room(max_hindsight_gap=-99).hear()).scores
+    assert "hindsight_gap" not in (await Room(max_hindsight_gap=-99).verify()).scores
 
 
 async def test_without_other_users_there_is_no_anchor() -> None:
-    judged = await Room(Neighbors(None, None), min_anchor=99).hear()
-    assert judged.reason is None
-    assert set(judged.scores) == {"target_logprob", "prior_logprob", "gain"}
+    verdict = await Room(Neighbors(None, None), min_anchor=99).verify()
+    assert verdict.reason is None
+    assert set(verdict.scores) == {"target_logprob", "prior_logprob", "gain"}
 
 
 async def test_one_other_user_is_the_nearest_alone() -> None:
-    judged = await Room(Neighbors("bob", None)).hear()
-    assert "anchor" in judged.scores
-    assert "anchor_random" not in judged.scores
+    verdict = await Room(Neighbors("bob", None)).verify()
+    assert "anchor" in verdict.scores
+    assert "anchor_random" not in verdict.scores
 
 
 async def test_anothers_memory_stands_in_the_same_question() -> None:
     room = Room()
-    await room.hear()
+    await room.verify()
     [of_bob] = {before for before, _ in room.engine.asked if stage(before) == ("bob", "after")}
     [of_ann] = {before for before, _ in room.engine.asked if stage(before) == ("ann", "after")}
     assert of_bob == of_ann.replace("of ann", "of bob")
@@ -241,44 +241,44 @@ async def test_anothers_memory_stands_in_the_same_question() -> None:
 )
 async def test_what_is_wrong_with_the_words_costs_no_request(generated: str, finish: str, reason: str) -> None:
     room = Room()
-    judged = await room.hear(generated=generated, finish=finish)
-    assert (judged.reason, judged.scores, room.engine.asked, room.sought) == (reason, {}, [], 0)
+    verdict = await room.verify(generated=generated, finish=finish)
+    assert (verdict.reason, verdict.scores, room.engine.asked, room.sought) == (reason, {}, [], 0)
 
 
 async def test_a_duplicate_costs_no_request() -> None:
     room = Room()
-    judged = await room.hear(room.case(accepted=["shown ann took the quiet walk by the lake"]))
-    assert (judged.reason, room.engine.asked) == ("duplicate", [])
+    verdict = await room.verify(room.context(accepted=["shown ann took the quiet walk by the lake"]))
+    assert (verdict.reason, room.engine.asked) == ("duplicate", [])
 
 
 async def test_a_wrong_answer_costs_one_request() -> None:
     room = Room()
     room.yes["ann", "after"] = 0.2
-    judged = await room.hear()
-    assert (judged.answer, judged.reason, set(judged.scores)) == ("no", "wrong_answer", {"target_logprob"})
-    assert judged.shortfall == pytest.approx(math.log(0.8 / 0.2))
+    verdict = await room.verify()
+    assert (verdict.answer, verdict.reason, set(verdict.scores)) == ("no", "wrong_answer", {"target_logprob"})
+    assert verdict.shortfall == pytest.approx(math.log(0.8 / 0.2))
     assert room.asked() == {("ann", "after"): 1}
 
 
 async def test_the_gain_of_a_wrong_answer_is_kept_where_it_costs_nothing() -> None:
     room = Room()
-    case = room.case()
-    await room.judge.prior(case, "self")
+    context = room.context()
+    await context.answer_logprob_direct()
     room.yes["ann", "after"] = 0.2
-    judged = await room.hear(case)
-    assert judged.reason == "wrong_answer"
+    verdict = await room.verify(context)
+    assert verdict.reason == "wrong_answer"
     known = {"target_logprob": math.log(0.2), "prior_logprob": math.log(0.5), "gain": math.log(0.2 / 0.5)}
-    assert judged.scores == pytest.approx(known)
+    assert verdict.scores == pytest.approx(known)
     assert room.asked() == {("ann", "at once"): 1, ("ann", "after"): 1}
     room.yes["ann", "after"] = 0.49
-    assert (await room.hear(case)).scores["gain"] < 0, "and decides nothing"
+    assert (await room.verify(context)).scores["gain"] < 0, "and decides nothing"
 
 
 async def test_low_gain_asks_nothing_of_anothers_memory() -> None:
     room = Room()
     room.yes["ann", "at once"] = 0.95
-    judged = await room.hear()
-    assert (judged.reason, set(judged.scores)) == ("low_gain", {"target_logprob", "prior_logprob", "gain"})
+    verdict = await room.verify()
+    assert (verdict.reason, set(verdict.scores)) == ("low_gain", {"target_logprob", "prior_logprob", "gain"})
     assert room.asked() == {("ann", "after"): 1, ("ann", "at once"): 1}
     assert (room.sought, room.recalled) == (0, [])
 
@@ -286,8 +286,8 @@ async def test_low_gain_asks_nothing_of_anothers_memory() -> None:
 async def test_low_anchor_asks_neither_the_random_one_nor_for_hindsight() -> None:
     room = Room(min_anchor=0.0)
     room.yes["bob", "after"] = 0.99
-    judged = await room.hear(seen=[-1.0] * tokens())
-    assert (judged.reason, judged.scores["anchor"] < 0) == ("low_anchor", True)
+    verdict = await room.verify(seen=[-1.0] * tokens())
+    assert (verdict.reason, verdict.scores["anchor"] < 0) == ("low_anchor", True)
     assert set(room.asked()) == {("ann", "after"), ("ann", "at once"), ("bob", "after"), ("bob", "at once")}
     assert room.recalled == ["bob"]
 
@@ -295,72 +295,74 @@ async def test_low_anchor_asks_neither_the_random_one_nor_for_hindsight() -> Non
 @pytest.mark.parametrize("share", [0.0, 0.25])
 async def test_a_share_of_the_traces_is_compared_with_a_random_user(share: float) -> None:
     room = Room(anchor_random_share=share)
-    judged = [await room.hear(generated=f" that user said yes to case {number}") for number in range(200)]
-    assert all(one.reason is None and "anchor" in one.scores for one in judged)
-    compared = sum("anchor_random" in one.scores for one in judged)
+    verdict = [await room.verify(generated=f" that user said yes to context {number}") for number in range(200)]
+    assert all(one.reason is None and "anchor" in one.scores for one in verdict)
+    compared = sum("anchor_random" in one.scores for one in verdict)
     assert compared == 0 if share == 0 else 30 <= compared <= 70
 
 
 async def test_the_random_anchor_decides_nothing() -> None:
     room = Room(min_anchor=0.0)
     room.yes["cat", "after"] = 0.99
-    judged = await room.hear()
-    assert judged.scores["anchor_random"] < 0
-    assert judged.reason is None
+    verdict = await room.verify()
+    assert verdict.scores["anchor_random"] < 0
+    assert verdict.reason is None
 
 
 async def test_hindsight_is_the_last_word() -> None:
-    judged = await Room(max_hindsight_gap=1.0).hear(seen=[-1.0] * tokens())
-    assert judged.reason == "hindsight"
-    assert judged.scores["hindsight_gap"] == pytest.approx(1.5)
-    assert {"gain", "anchor", "anchor_random"} < set(judged.scores)
+    verdict = await Room(max_hindsight_gap=1.0).verify(seen=[-1.0] * tokens())
+    assert verdict.reason == "hindsight"
+    assert verdict.scores["hindsight_gap"] == pytest.approx(1.5)
+    assert {"gain", "anchor", "anchor_random"} < set(verdict.scores)
 
 
 async def test_scores_without_a_threshold_are_kept_and_decide_nothing() -> None:
     room = Room(min_gain=None, min_anchor=None, max_hindsight_gap=None)
     room.yes |= {("ann", "at once"): 0.95, ("bob", "after"): 0.99}
-    judged = await room.hear(seen=[-1.0] * tokens())
-    assert judged.reason is None
-    assert judged.scores["gain"] < 0 > judged.scores["anchor"]
-    assert judged.scores["hindsight_gap"] > 0
+    verdict = await room.verify(seen=[-1.0] * tokens())
+    assert verdict.reason is None
+    assert verdict.scores["gain"] < 0 > verdict.scores["anchor"]
+    assert verdict.scores["hindsight_gap"] > 0
 
 
-# --- brothers ---
+# --- siblings ---
 
 
-async def test_of_brothers_that_say_the_same_at_once_one_is_accepted() -> None:
+async def test_of_siblings_that_say_the_same_at_once_one_is_accepted() -> None:
     room = Room()
-    case = room.case()
-    judged = await asyncio.gather(*(room.hear(case) for _ in range(3)))
-    assert sorted(str(j.reason) for j in judged) == ["None", "duplicate", "duplicate"]
-    assert len(case.accepted) == 1
+    context = room.context()
+    verdict = await asyncio.gather(*(room.verify(context) for _ in range(3)))
+    assert sorted(str(j.reason) for j in verdict) == ["None", "duplicate", "duplicate"]
+    assert len(context.accepted) == 1
 
 
 async def test_two_engagements_of_a_user_share_what_was_accepted() -> None:
     room = Room()
-    one = room.case()
-    other = EngagementContext(replace(CLOSED, query="Another walk?"), 64, None, Priority.BATCH, one.accepted)
-    judged = await asyncio.gather(room.hear(one), room.hear(other))
-    assert sorted(str(j.reason) for j in judged) == ["None", "duplicate"]
+    one = room.context()
+    other = room.contexts.build(
+        replace(CLOSED, query="Another walk?"), thinking_tokens=64, priority=Priority.BATCH, accepted=one.accepted
+    )
+    verdict = await asyncio.gather(room.verify(one), room.verify(other))
+    assert sorted(str(j.reason) for j in verdict) == ["None", "duplicate"]
 
 
 async def test_a_rejected_thinking_may_be_said_again() -> None:
     room = Room()
-    case = room.case()
+    context = room.context()
     room.yes["ann", "after"] = 0.2
-    assert (await room.hear(case)).reason == "wrong_answer"
+    assert (await room.verify(context)).reason == "wrong_answer"
     room.yes["ann", "after"] = 0.9
-    assert (await room.hear(case)).reason is None
+    assert (await room.verify(context)).reason is None
 
 
-BROTHERS = [f" ann walks by the lake on day {number}" for number in range(4)]
+SIBLINGS = [f" ann walks by the lake on day {number}" for number in range(4)]
 SHARED = {("ann", "at once"): 1, ("bob", "at once"): 1, ("cat", "at once"): 1}
 
 
-async def test_brothers_share_what_does_not_depend_on_their_thinking() -> None:
+async def test_siblings_share_what_does_not_depend_on_their_thinking() -> None:
     room = Room()
-    case = room.case()
-    await asyncio.gather(*(room.hear(case, text) for text in BROTHERS))
+    context = room.context()
+    await asyncio.gather(*(room.verify(context, text) for text in SIBLINGS))
     own = {key: 4 for key in (("ann", "after"), ("bob", "after"), ("cat", "after"))}
     assert room.asked() == own | SHARED
     assert sorted(room.recalled) == ["bob", "cat"]
@@ -368,7 +370,7 @@ async def test_brothers_share_what_does_not_depend_on_their_thinking() -> None:
 
 async def test_when_the_one_that_computes_is_cancelled_the_next_one_does() -> None:
     room = Room()
-    case, entered, hold = room.case(), asyncio.Event(), asyncio.Event()
+    context, entered, hold = room.context(), asyncio.Event(), asyncio.Event()
     tried = 0
 
     async def compute() -> int:
@@ -378,7 +380,7 @@ async def test_when_the_one_that_computes_is_cancelled_the_next_one_does() -> No
         await hold.wait()
         return 7
 
-    first, *others = [asyncio.create_task(case.once(("k",), compute)) for _ in range(3)]
+    first, *others = [asyncio.create_task(context.once(("k",), compute)) for _ in range(3)]
     await entered.wait()
     first.cancel()
     hold.set()
@@ -386,15 +388,15 @@ async def test_when_the_one_that_computes_is_cancelled_the_next_one_does() -> No
     assert (first.cancelled(), tried) == (True, 2)
 
 
-async def test_a_cancelled_brother_takes_nothing_with_it() -> None:
+async def test_a_cancelled_sibling_takes_nothing_with_it() -> None:
     room = Room()
     room.engine._delay_s = 0.01
-    case = room.case()
-    first, *others = [asyncio.create_task(room.hear(case, text)) for text in BROTHERS]
+    context = room.context()
+    first, *others = [asyncio.create_task(room.verify(context, text)) for text in SIBLINGS]
     await asyncio.sleep(0.015)  # all have an answer; the first computes what they share
     first.cancel()
-    judged = await asyncio.gather(*others)
-    assert [j.reason for j in judged] == [None] * 3
+    verdict = await asyncio.gather(*others)
+    assert [j.reason for j in verdict] == [None] * 3
     assert first.cancelled()
     assert all(count <= 2 for key, count in room.asked().items() if key in SHARED)
 
@@ -402,8 +404,8 @@ async def test_a_cancelled_brother_takes_nothing_with_it() -> None:
 async def test_a_computation_that_fails_fails_each_that_asks() -> None:
     room = Room()
     alike = replace(CLOSED, choices=("yes", "yes\x01"))
-    case = room.case(alike)
-    results = await asyncio.gather(*(room.hear(case, text) for text in BROTHERS), return_exceptions=True)
+    context = room.context(alike)
+    results = await asyncio.gather(*(room.verify(context, text) for text in SIBLINGS), return_exceptions=True)
     assert [type(result) for result in results] == [ValueError] * 4
 
 
@@ -411,6 +413,6 @@ async def test_a_computation_that_fails_fails_each_that_asks() -> None:
 async def test_all_questions_of_a_while_share_one_reading_of_the_others_memories(seconds: int, read: int) -> None:
     """One for the nearest user and one for the random one; without a while each of four questions has both."""
     room = Room(anchor_memory_s=seconds)
-    judged = await asyncio.gather(*(room.hear() for _ in range(4)))
-    assert [one.scores for one in judged] == 4 * [judged[0].scores]
+    verdict = await asyncio.gather(*(room.verify() for _ in range(4)))
+    assert [one.scores for one in verdict] == 4 * [verdict[0].scores]
     assert len(room.recalled) == read

@@ -1,0 +1,106 @@
+"""One trace now: `POST /v1/traces`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mindprint.types import Trace, TraceRequest
+from mindprint_server.adapters import AdapterService
+from mindprint_server.adapters.health import outcome_of
+from mindprint_server.admission import AdmissionController
+from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import AdapterRef, PromptTooLong
+from mindprint_server.exceptions import ApiError
+from mindprint_server.generation.candidate import CandidateGenerator
+from mindprint_server.generation.params import GenerationParams
+from mindprint_server.prompts.types import Question
+from mindprint_server.verdicts import checks
+from mindprint_server.verdicts.context import ContextBuilder
+
+
+class TraceService:
+    """Generates traces for callers that wait for them."""
+
+    def __init__(
+        self,
+        ctx: ServerContext,
+        *,
+        contexts: ContextBuilder,
+        candidates: CandidateGenerator,
+        adapters: AdapterService,
+        auto_mode: AutoModeSelector,
+        admission: AdmissionController,
+    ) -> None:
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._tokenizer = ctx.engine.tokenizer
+        self._contexts = contexts
+        self._candidates = candidates
+        self._adapters = adapters
+        self._auto_mode = auto_mode
+        self._admission = admission
+
+    async def create(self, request: TraceRequest) -> Trace:
+        """Generate one trace. One about a stored engagement is verified and stored, one about a query only returned.
+
+        Raises:
+            ApiError: 422: the prompt is too long, or two choices read alike. 429: too many requests at once.
+            NotFound: The user, the engagement or the model does not exist.
+            TimeoutError: The trace took longer than `request_timeout_s`.
+        """
+        with self._admission.enter():
+            question = await self._contexts.questions.for_request(request)
+            try:
+                async with asyncio.timeout(self._settings.request_timeout_s):
+                    trace = await self._generate(request, question)
+            except PromptTooLong as error:
+                if request.thinking is None:
+                    raise ApiError(422, "prompt_too_long", str(error), param="query") from error
+                message = "query and thinking do not fit the model together: shorten them"
+                raise ApiError(422, "prompt_too_long", message, param="thinking") from error
+            except ValueError as error:
+                raise ApiError(422, "choices_alike", str(error), param="choices") from error
+            return await self._store.traces.add(trace) if question.engagement_id is not None else trace
+
+    async def _generate(self, request: TraceRequest, question: Question) -> Trace:
+        async with self._adapters.use(request.model) as adapter:
+            params = await self._params(request, question, adapter)
+            accepted = set()
+            if params.is_for_training:
+                accepted = checks.fingerprints(await self._store.traces.list_accepted_texts(request.user_id))
+            context = self._contexts.build(
+                question,
+                thinking_tokens=params.max_thinking_tokens,
+                adapter=adapter,
+                priority=params.priority,
+                accepted=accepted,
+            )
+            trace = (await self._candidates.generate(context, params)).trace
+            if _shows_health(request, params):
+                await self._adapters.heard(adapter, outcome_of(trace.reason))
+            return trace
+
+    async def _params(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:
+        settings, prompts = self._settings, self._contexts.prompts
+        mode, route = await self._auto_mode.select(request.mode, request.user_id, adapter, question.kind)
+        given = None if request.thinking is None else prompts.clean(request.thinking)
+        thinking_tokens = request.max_thinking_tokens or settings.max_thinking_tokens
+        if given is not None:  # a longer one takes the space that it needs, at the cost of the memory
+            thinking_tokens = max(thinking_tokens, len(self._tokenizer.encode(given)))
+        return GenerationParams(
+            mode=mode,
+            opening=prompts.opening(mode, question.memory) if request.opening is None else request.opening,
+            max_thinking_tokens=thinking_tokens,
+            temperature=settings.temperature if request.temperature is None else request.temperature,
+            seed=request.seed,
+            # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
+            is_for_training=request.engagement_id is not None and request.model == "base" and mode == "personal",
+            given_thinking=given,
+            route=route,
+        )
+
+
+def _shows_health(request: TraceRequest, params: GenerationParams) -> bool:
+    """Whether the trace counts for a version's health: its own thinking, under its own user's memory."""
+    return params.mode != "direct" and request.thinking is None and request.memory == "own"
