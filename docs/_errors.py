@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from _reference import ROOT, code, page, table
+from mindprint_server.api.errors import STATUS
+from mindprint_server.store.exceptions import HINTS
 
 SERVER = ROOT / "server" / "mindprint_server"
-CODE = re.compile(r"[a-z]+(_[a-z]+)+|timeout")
-RAISERS = {"ApiError": None, "refuse": 422}
-"""Functions and classes that are called with a code, and the HTTP status where the call does not name one."""
 
 
 def errors() -> str:
@@ -21,6 +19,9 @@ def errors() -> str:
     for file in sorted(SERVER.rglob("*.py")):
         for status, name, message in _raised(file):
             rows.setdefault((name, status), (message, str(file.relative_to(SERVER))))
+    del rows["<...>_not_found", "404"]
+    for kind, hint in HINTS.items():
+        rows.setdefault((f"{kind}_not_found", "404"), (f"there is no {kind} <...>: {hint}", "store/exceptions.py"))
     about = (
         "Every error reply has OpenAI's form: `error.code` is for programs, `error.message` says what is wrong and "
         "what to do. 429 and 503 carry `Retry-After` in seconds. `<...>` stands for a value."
@@ -30,18 +31,32 @@ def errors() -> str:
 
 
 def _raised(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield status, code and message of each call in a file that raises an error with a code."""
+    """Yield status, code and message of each error that a file makes: `Kind(code, message)`."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
-    for call in ast.walk(tree):
-        if not isinstance(call, ast.Call) or _name(call.func) not in RAISERS:
-            continue
-        texts = [_text(argument) or _assigned(argument, assigned) for argument in call.args]
-        codes = [text for text in texts if CODE.fullmatch(text)]
-        status = next((str(a.value) for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, int)), "")
-        if codes:
-            message = next((text for text in texts if text and text != codes[0]), "")
-            yield status or str(RAISERS[_name(call.func)] or ""), codes[0], message
+    for status, call in _calls(tree):
+        first, *rest = call.args
+        if status == "":
+            status = str(first.value) if isinstance(first, ast.Constant) else "that of HTTP"
+        else:
+            rest = call.args
+        if len(rest) >= 2 and (name := _text(rest[0])):
+            yield status, name, _text(rest[1]) or _assigned(rest[1], assigned)
+
+
+def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    """Yield the calls that make an error, with the status of its kind; "" where the first argument is the status."""
+    statuses = {kind.__name__: str(status) for kind, status in STATUS.items()} | {
+        "ApiError": "",
+        "ServerError": "that of vLLM",
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name(node.func) in statuses:
+            yield statuses[_name(node.func)], node
+        elif isinstance(node, ast.ClassDef) and (kinds := [_name(b) for b in node.bases if _name(b) in statuses]):
+            for call in ast.walk(node):
+                if isinstance(call, ast.Call) and _name(call.func) == "__init__":
+                    yield statuses[kinds[0]], call
 
 
 def _assigned(argument: ast.expr, assigned: list[ast.Assign]) -> str:

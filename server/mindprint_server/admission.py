@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import LimitExceeded
 
 Lull = Callable[[], Awaitable[None]]
 """`Admission.lull`."""
@@ -26,10 +26,10 @@ class AdmissionController:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Holds one place while the block runs. Raises ApiError (429) when there is none."""
+        """Holds one place while the block runs. Raises LimitExceeded when there is none."""
         if self._inside >= self._limit:
             message = f"{self._limit} requests are being answered already: retry in a moment"
-            raise ApiError(429, "server_busy", message, retry_after=self._retry_after_s)
+            raise LimitExceeded("server_busy", message, retry_after=self._retry_after_s)
         self._inside += 1
         self._empty.clear()
         try:

@@ -15,7 +15,7 @@ import mindprint
 from mindprint_server import api
 from mindprint_server.api import errors
 from mindprint_server.api.middleware import BodySizeLimitMiddleware, RequestLogMiddleware
-from mindprint_server.exceptions import ApiError, engine_dead
+from mindprint_server.exceptions import Unavailable, engine_dead
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Container, close_container, open_container
@@ -41,12 +41,12 @@ class ServerState:
         self._task: asyncio.Task[None] | None = None
 
     def ready(self) -> Container:
-        """The services. Raises ApiError (503) before they are open and after the engine died."""
+        """The services. Raises Unavailable before they are open and after the engine died."""
         if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
-            raise engine_dead(self._settings.retry_after_s)
+            raise engine_dead()
         if self.services is None:
             message = f"the engine is starting ({self._phase}): retry in a moment, or watch GET /readyz"
-            raise ApiError(503, "engine_starting", message, retry_after=self._settings.retry_after_s)
+            raise Unavailable("engine_starting", message)
         return self.services
 
     def status(self) -> dict[str, Any]:

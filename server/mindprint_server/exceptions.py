@@ -1,69 +1,88 @@
-"""TODO."""
+"""The errors that the server raises on purpose: a stable code, a message that says what to do, and a kind.
+
+Code below `api/` raises a kind and knows no HTTP; `api/errors.py` maps each kind to a status.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 
-from starlette.exceptions import HTTPException
+class ServerError(Exception):
+    """A request that is refused. Nothing of it has been stored.
 
-from mindprint_server.store.exceptions import (
-    NotFound,
-)
-
-HINTS = {
-    "user": "send engagements to POST /v1/users/{id}/engagements to create one",
-    "engagement": "GET /v1/users/{id}/engagements lists the user's",
-    "profile": "POST /v1/users/{id}/profile writes one",
-    "trace": "GET /v1/traces lists them",
-    "batch": "GET /v1/batches lists them",
-    "lease": "POST /v1/leases claims one",
-    "adapter": "GET /v1/adapters lists them",
-    "version": "GET /v1/adapters/{key} lists the adapter's",
-    "cohort": "GET /v1/cohorts lists them, PUT /v1/cohorts/{name} creates one",
-}
-
-
-class ApiError(HTTPException):
-    """A refusal. `retry_after` is in seconds and goes with 429 and 503.
-
-    It derives from HTTPException so that FastAPI lets it pass while it reads a body.
+    Args:
+        code: Stable name for programs, such as `lease_lost`.
+        message: What is wrong, then what to do.
+        param: The field or parameter that is wrong.
+        retry_after: Seconds after which the request may be sent again. None: the setting `retry_after_s` where the
+            kind is one that passes by itself.
     """
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        *,
-        type: str | None = None,
-        param: str | None = None,
-        retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(status, message, dict(headers or {}))
-        self.status = status
+    is_server_fault: bool = False
+    """Whether the request was right and the server could not do it."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
         self.code = code
         self.message = message
-        self.type = type or _type_of(status)
         self.param = param
         self.retry_after = retry_after
 
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
+
+class NotFound(ServerError):
+    """Something that the request names does not exist."""
 
 
-def _type_of(status: int) -> str:
-    if status >= 500:
-        return "server_error"
-    return "rate_limit_error" if status == 429 else "invalid_request_error"
+class Conflict(ServerError):
+    """The request contradicts what is stored or what is going on."""
 
 
-def not_found(error: NotFound, param: str | None = None) -> ApiError:
-    hint = HINTS.get(error.kind)
-    message = f"{error}: {hint}" if hint else str(error)
-    return ApiError(404, f"{error.kind.split()[0]}_not_found", message, param=param)
+class Invalid(ServerError):
+    """The request can be read, but a value in it is wrong."""
 
 
-def engine_dead(retry_after: int) -> ApiError:
-    message = "the engine died and the server is shutting down: retry once it has been started again"
-    return ApiError(503, "engine_dead", message, retry_after=retry_after)
+class LimitExceeded(ServerError):
+    """The request passes a bound of the server. It may succeed later."""
+
+
+class Busy(ServerError):
+    """A resource did not become free in time. The same request may succeed in a moment."""
+
+    is_server_fault = True
+
+
+class Unavailable(ServerError):
+    """The engine is starting or has died."""
+
+    is_server_fault = True
+
+
+class Unsupported(ServerError):
+    """The engine of this server cannot do it."""
+
+    is_server_fault = True
+
+
+class ClientGone(ServerError):
+    """The caller closed the connection before the answer."""
+
+
+class BackendRefused(ServerError):
+    """vLLM's chat server refused the request.
+
+    Args:
+        status: The HTTP status that vLLM gave.
+        message: vLLM's own words.
+        param: The field that vLLM names.
+    """
+
+    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
+        super().__init__("bad_request", message, param=param)
+        self.status = status
+        self.is_server_fault = status >= 500
+
+
+def engine_dead() -> Unavailable:
+    """Return the error of every request after the engine died."""
+    return Unavailable(
+        "engine_dead", "the engine died and the server is shutting down: retry once it has been started again"
+    )

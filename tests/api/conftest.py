@@ -39,7 +39,7 @@ from mindprint_server.app import create_app
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import NotFound
 from mindprint_server.generation.trace_import import TraceImporter
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import QuestionBuilder
@@ -186,7 +186,7 @@ class FakeAdapters:
 class FakeChat:
     async def completions(self, body: dict[str, Any], request: Request) -> Response:
         if body.get("model") != "base":
-            raise ApiError(404, "model_not_found", "there is no such model: GET /v1/models lists them", param="model")
+            raise NotFound("model_not_found", "there is no such model: GET /v1/models lists them", param="model")
         return JSONResponse({"object": "chat.completion", "choices": []})
 
     async def models(self) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import pytest
 from fastapi import FastAPI
 
 from mindprint.types import ErrorReply
+from mindprint_server import exceptions
 from mindprint_server.api import errors
+from mindprint_server.api.errors import ApiError
 from mindprint_server.engine import EngineDied, PromptTooLong
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid, LimitExceeded, ServerError
 from mindprint_server.store import exceptions as store_errors
 from mindprint_server.wiring import Container
 
@@ -26,21 +28,28 @@ POST = "/v1/users/ann/engagements"
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
-        (store_errors.NotFound("user", "ann"), 404, "user_not_found"),
-        (store_errors.NotFound("adapter", "user/ann"), 404, "adapter_not_found"),
+        (store_errors.RecordNotFound("user", "ann"), 404, "user_not_found"),
+        (store_errors.RecordNotFound("adapter", "user/ann"), 404, "adapter_not_found"),
         (store_errors.EngagementConflict("e1"), 409, "engagement_conflict"),
         (store_errors.IdempotencyConflict("k"), 409, "idempotency_conflict"),
         (store_errors.QueueFull(2), 429, "batch_queue_full"),
         (store_errors.BacklogFull("user/ann", 9, 10), 429, "backlog_full"),
         (store_errors.LeaseLost("l1", "it ran out"), 409, "lease_lost"),
         (store_errors.NothingToRollBack("user/ann"), 409, "nothing_to_roll_back"),
-        (store_errors.StoreError("no"), 409, "conflict"),
+        (store_errors.StoreBusy("locked"), 503, "store_busy"),
+        (store_errors.FilesGone("user/ann", 1), 409, "version_files_gone"),
+        (store_errors.VersionRefused("user/ann", 1), 409, "version_refused"),
+        (store_errors.AlreadyLive("user/ann", 1), 409, "version_live"),
+        (store_errors.EveryoneStays(), 409, "everyone_stays"),
+        (exceptions.Unsupported("no_chat", "no"), 501, "no_chat"),
+        (exceptions.ClientGone("client_closed_request", "no"), 499, "client_closed_request"),
+        (exceptions.BackendRefused(400, "no"), 400, "bad_request"),
     ],
 )
-def test_what_the_store_refuses(error: store_errors.StoreError, status: int, code: str) -> None:
-    said = errors.from_store(error, retry_after=7)
+def test_each_kind_of_error_has_a_status(error: ServerError, status: int, code: str) -> None:
+    said = errors.from_server(error, retry_after=7)
     assert (said.status, said.code) == (status, code)
-    assert said.retry_after == (7 if status == 429 else None)
+    assert said.retry_after == (7 if status in (429, 503) else None)
     ErrorReply.model_validate(errors.envelope(said))
 
 
@@ -142,8 +151,8 @@ async def test_unknown_paths_and_methods(client: httpx.AsyncClient, error_of: Er
 @pytest.mark.parametrize(
     ("raised", "status", "code"),
     [
-        (ApiError(422, "choices_alike", "send other choices"), 422, "choices_alike"),
-        (ApiError(429, "busy", "wait", retry_after=3), 429, "busy"),
+        (Invalid("choices_alike", "send other choices"), 422, "choices_alike"),
+        (LimitExceeded("busy", "wait", retry_after=3), 429, "busy"),
         (EngineDied("gone"), 503, "engine_dead"),
         (PromptTooLong("4096 tokens and 2048 fit"), 422, "prompt_too_long"),
         (TimeoutError(), 504, "timeout"),

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from mindprint.types import Lease, Manifest, Trace
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Container
 
@@ -86,7 +86,7 @@ async def test_a_refused_adapter(
     manifest: MakeManifest,
     error_of: ErrorOf,
 ) -> None:
-    services.adapters.refusal = ApiError(422, code, "train it again")  # type: ignore[attr-defined]
+    services.adapters.refusal = Invalid(code, "train it again")  # type: ignore[attr-defined]
     response = await client.post(f"/v1/leases/{lease.id}/complete", **form(manifest()))
     assert (response.status_code, error_of(response)["code"]) == (422, code)
     assert left_over(settings) == []

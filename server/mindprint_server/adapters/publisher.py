@@ -18,8 +18,8 @@ from mindprint_server.adapters.storage import AdapterFiles
 from mindprint_server.admission import Lull
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.exceptions import ApiError
-from mindprint_server.store import LeaseLost, NotFound, StoreError, VersionRecord
+from mindprint_server.exceptions import Invalid
+from mindprint_server.store import LeaseLost, RecordNotFound, StoreError, VersionRecord
 
 log = structlog.get_logger(__name__)
 
@@ -77,15 +77,14 @@ class VersionPublisher:
     async def complete(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
         """Takes a trainer's upload into service. The same upload again has the same outcome.
 
-        Raises ApiError (422) for files that cannot be served and for a version that does not pass, LeaseLost.
+        Raises Invalid for files that cannot be served and for a version that does not pass, LeaseLost.
         """
         lock = self._completing.setdefault(lease_id, asyncio.Lock())
         try:
             async with lock:
                 return await self._complete(lease_id, manifest, config, weights)
-        except ApiError as error:
-            if error.status == 422:
-                self._metrics.adapters_refused.labels(reason=error.code).inc()
+        except Invalid as error:
+            self._metrics.adapters_refused.labels(reason=error.code).inc()
             raise
         finally:
             if not lock.locked():
@@ -131,7 +130,7 @@ class VersionPublisher:
         """What became of an upload that came before. Raises LeaseLost if none did."""
         try:
             known = (await self._store.adapters.get(lease.adapter)).versions
-        except NotFound:
+        except RecordNotFound:
             known = []
         for version in reversed(known):
             if (version.digest, version.manifest.trace_ids) != (digest, manifest.trace_ids):
@@ -145,10 +144,10 @@ class VersionPublisher:
     def _check(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> None:
         s = self._settings
         if manifest.adapter != lease.adapter or set(manifest.trace_ids) != set(lease.trace_ids):
-            raise validation.refuse("manifest_mismatch", "the manifest's adapter or traces are not those of the lease")
+            raise Invalid("manifest_mismatch", "the manifest's adapter or traces are not those of the lease")
         served = self._engine.info().base_digest
         if manifest.base_digest != served:
-            raise validation.refuse(
+            raise Invalid(
                 "adapter_base_model",
                 f"trained on base {manifest.base_digest[:23]}…, served is {served[:23]}…: train on that",
             )
@@ -156,18 +155,16 @@ class VersionPublisher:
         parsed = validation.read_config(config, max_rank=s.max_lora_rank, targets=s.target_modules)
         validation.check_tensors(shapes, self._base_shapes, rank=parsed["r"], targets=s.target_modules)
         if validation.sha256(weights) != manifest.weights_sha256:
-            raise validation.refuse(
-                "adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again"
-            )
+            raise Invalid("adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again")
 
     async def _enter(self, lease: Lease, version: VersionRecord) -> VersionRecord:
-        """Proves the version in the engine and stores it, live or as the candidate. Raises ApiError if it fails."""
+        """Proves the version in the engine and stores it, live or as the candidate. Raises Invalid if it fails."""
         async with AsyncExitStack() as held:
             try:
                 # No pointer names it yet: if anything below fails, it leaves the engine with this block.
                 adapter = await held.enter_async_context(self._residents.hold(self._files.ref(version)))
             except (ValueError, OSError) as error:
-                raise ApiError(422, "adapter_load", str(error)) from error
+                raise Invalid("adapter_load", str(error)) from error
             version = await self._prove(version, adapter)
             if version.state != "refused":
                 version = await self._examine(version, adapter, lease)
@@ -258,7 +255,7 @@ class VersionPublisher:
         """Removes the files of a number that never became a version."""
         try:
             await self._store.versions.get(version.adapter, version.version)
-        except NotFound:
+        except RecordNotFound:
             await asyncio.to_thread(self._files.remove, version.adapter, version.version)
 
     async def _prune(self, key: str) -> None:
@@ -282,13 +279,13 @@ def failed(version: Version) -> list[Check]:
     return [check for check in version.checks if check.passed is False]
 
 
-def refusal(version: Version) -> ApiError:
+def refusal(version: Version) -> Invalid:
     """Why a version was refused, with the figures of what failed."""
     name = f"{version.adapter}@{version.version}"
     if version.canary is not None and not version.canary.passed:
-        return ApiError(422, "canary_failed", f"{name} cannot be shown to be live: {version.canary.reason}")
+        return Invalid("canary_failed", f"{name} cannot be shown to be live: {version.canary.reason}")
     reasons = "; ".join(told(check) for check in failed(version))
-    return ApiError(422, "gate_failed", f"{name} did not pass ({reasons}): it is kept, and promote puts it in service")
+    return Invalid("gate_failed", f"{name} did not pass ({reasons}): it is kept, and promote puts it in service")
 
 
 def told(check: Check) -> str:

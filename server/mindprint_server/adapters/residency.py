@@ -19,7 +19,7 @@ import structlog
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.slots import SlotAllocator, SlotQueue, SlotRequest
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Busy
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +63,7 @@ class AdapterResidency:
     async def hold(self, adapter: AdapterRef, *, pinned: bool = False) -> AsyncIterator[AdapterRef]:
         """Keeps a version in the engine while the block runs, loading it if need be.
 
-        Raises ValueError or OSError if the engine refuses its files, ApiError (503) if no place came free in time.
+        Raises ValueError or OSError if the engine refuses its files, Busy if no place came free in time.
         """
         version = adapter.key, adapter.version
         self._asking[version] += 1
@@ -112,7 +112,7 @@ class AdapterResidency:
         except TimeoutError:
             self._metrics.adapter_requests.labels(outcome="busy").inc()
             message = f"every place in the engine has been in use for {self._settings.adapter_wait_s:g} s: retry"
-            raise ApiError(503, "adapters_busy", message, retry_after=self._settings.retry_after_s) from None
+            raise Busy("adapters_busy", message) from None
         outcome = "wait" if request.queued else "hit" if hit else "load"
         self._metrics.adapter_requests.labels(outcome=outcome).inc()
         self._metrics.adapter_wait_seconds.observe(time.monotonic() - began)

@@ -20,7 +20,7 @@ from mindprint_server.adapters.storage import AdapterFiles
 from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Conflict
 from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRecord, VersionRefused
 
 log = structlog.get_logger(__name__)
@@ -28,11 +28,11 @@ TRIES = 3
 """How often a request follows a pointer to a version whose files went while it waited."""
 
 
-class Unusable(ApiError):
+class Unusable(Conflict):
     """The engine cannot load a version that was accepted once."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(409, "version_unusable", f"{name} cannot be loaded ({why}): promote another version")
+        super().__init__("version_unusable", f"{name} cannot be loaded ({why}): promote another version")
 
 
 class AdapterService:
@@ -93,7 +93,7 @@ class AdapterService:
         """The adapter that a model name stands for now, held in the engine while the block runs; None is the base.
 
         `user/<id>` without a version in service is the user's cohort, and where that has none, the base. Raises
-        ApiError: 404 and 409 for versions that cannot be used, 503 if the engine has no place for it in time.
+        RecordNotFound, Conflict for versions that cannot be used, Busy if the engine has no place for it in time.
         """
         async with AsyncExitStack() as held:
             yield await self._enter(model, held)
@@ -124,7 +124,7 @@ class AdapterService:
         version = await self._store.versions.get(key, number)
         await self._refresh(key)
         if version.state == "refused":
-            raise ApiError(409, "version_refused", str(VersionRefused(key, number)))
+            raise VersionRefused(key, number)
         if not version.files:
             raise FilesGone(key, number)
         return version

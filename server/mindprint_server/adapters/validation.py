@@ -9,64 +9,60 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid
 
 HEADER_LIMIT = 100 * 2**20
 _PREFIX = "base_model.model."
 Shapes = dict[str, tuple[int, ...]]
 
 
-def refuse(code: str, message: str) -> ApiError:
-    return ApiError(422, code, message)
-
-
 def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[str, Any]:
-    """The adapter_config.json, checked against what the engine can load. Raises ApiError (422)."""
+    """The adapter_config.json, checked against what the engine can load. Raises Invalid."""
     try:
         config = json.loads(text)
     except ValueError:
-        raise refuse("adapter_config", "adapter_config.json is not JSON: upload the file that PEFT wrote") from None
+        raise Invalid("adapter_config", "adapter_config.json is not JSON: upload the file that PEFT wrote") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise refuse("adapter_config", "adapter_config.json is not of a PEFT LoRA: only peft_type LORA can be served")
+        raise Invalid("adapter_config", "adapter_config.json is not of a PEFT LoRA: only peft_type LORA can be served")
     rank = config.get("r")
     if not isinstance(rank, int) or not 1 <= rank <= max_rank:
-        raise refuse(
+        raise Invalid(
             "adapter_rank", f"rank {rank} is outside 1 to {max_rank}: train with a lower r, or raise max_lora_rank"
         )
     named = config.get("target_modules")
     unknown = sorted(set(named) - set(targets)) if isinstance(named, list) and named else ["(none listed)"]
     if unknown:
-        raise refuse("adapter_targets", f"target modules {unknown} cannot be served: allowed are {sorted(targets)}")
+        raise Invalid("adapter_targets", f"target modules {unknown} cannot be served: allowed are {sorted(targets)}")
     for option in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"):
         if config.get(option):
-            raise refuse("adapter_config", f"the engine cannot serve {option}: train without it")
+            raise Invalid("adapter_config", f"the engine cannot serve {option}: train without it")
     return config
 
 
 def read_shapes(path: Path) -> Shapes:
     """Tensor shapes of a safetensors file by name, from its header alone; the file must be exactly as long as the
-    header says. Raises ApiError (422: adapter_pickle, adapter_truncated)."""
+    header says. Raises Invalid (adapter_pickle, adapter_truncated)."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         if start[:1] == b"\x80" or start[:2] == b"PK":
-            raise refuse("adapter_pickle", "the weights are a pickle: only safetensors is taken, never code")
+            raise Invalid("adapter_pickle", "the weights are a pickle: only safetensors is taken, never code")
         if len(start) < 8:
-            raise refuse("adapter_truncated", "the weights end before their header: upload the whole file")
+            raise Invalid("adapter_truncated", "the weights end before their header: upload the whole file")
         (length,) = struct.unpack("<Q", start)
         if length > min(HEADER_LIMIT, size - 8):
-            raise refuse("adapter_truncated", "the weights are no whole safetensors file: upload it again")
+            raise Invalid("adapter_truncated", "the weights are no whole safetensors file: upload it again")
         try:
             header = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
             shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise refuse(
+            raise Invalid(
                 "adapter_truncated", "the header of the weights cannot be read: upload the file again"
             ) from None
     if size != 8 + length + end:
-        raise refuse("adapter_truncated", f"the weights have {size} bytes where their header says {8 + length + end}")
+        raise Invalid("adapter_truncated", f"the weights have {size} bytes where their header says {8 + length + end}")
     return shapes
 
 
@@ -79,25 +75,27 @@ def base_shapes(folder: Path) -> Shapes:
 
 
 def check_tensors(adapter: Shapes, base: Mapping[str, tuple[int, ...]], *, rank: int, targets: Iterable[str]) -> None:
-    """Every tensor is half of a LoRA pair that fits its layer of the base. Raises ApiError (422)."""
+    """Every tensor is half of a LoRA pair that fits its layer of the base. Raises Invalid."""
     allowed = frozenset(targets)
     halves: dict[str, set[str]] = {}
     for name, shape in adapter.items():
         layer, _, half = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
         if half not in ("lora_A", "lora_B") or layer.rpartition(".")[2] not in allowed:
-            raise refuse("adapter_targets", f"tensor {name[:200]!r} is no LoRA weight of an allowed target module")
+            raise Invalid("adapter_targets", f"tensor {name[:200]!r} is no LoRA weight of an allowed target module")
         weight = base.get(f"{layer}.weight")
         if weight is None:
-            raise refuse(
+            raise Invalid(
                 "adapter_base_model", f"the base model has no layer {layer[:200]!r}: train on the served model"
             )
         out_features, in_features = weight
         wanted = (rank, in_features) if half == "lora_A" else (out_features, rank)
         if shape != wanted:
-            raise refuse("adapter_shape", f"tensor {name[:200]!r} is {list(shape)} where the base wants {list(wanted)}")
+            raise Invalid(
+                "adapter_shape", f"tensor {name[:200]!r} is {list(shape)} where the base wants {list(wanted)}"
+            )
         halves.setdefault(layer, set()).add(half)
     if not halves or any(len(pair) != 2 for pair in halves.values()):
-        raise refuse("adapter_shape", "lora_A and lora_B do not come in pairs: upload the file that PEFT wrote")
+        raise Invalid("adapter_shape", "lora_A and lora_B do not come in pairs: upload the file that PEFT wrote")
 
 
 def sha256(path: Path) -> str:

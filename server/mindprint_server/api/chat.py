@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from mindprint_server.api.dependencies import ContainerDep
-from mindprint_server.exceptions import ApiError
+from mindprint_server.api.errors import ApiError
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 

@@ -12,35 +12,62 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mindprint.types import NAME
+from mindprint_server import exceptions
 from mindprint_server.engine import EngineDied, PromptTooLong
-from mindprint_server.exceptions import ApiError, engine_dead, not_found
+from mindprint_server.exceptions import ServerError, engine_dead
 from mindprint_server.settings import Settings
-from mindprint_server.store.exceptions import (
-    AlreadyLive,
-    BacklogFull,
-    Busy,
-    EngagementConflict,
-    EveryoneStays,
-    FilesGone,
-    IdempotencyConflict,
-    LeaseLost,
-    NotFound,
-    NothingToRollBack,
-    QueueFull,
-    StoreError,
-    VersionRefused,
-)
 
 MESSAGE_LIMIT = 600
 """Characters; a message may quote what was sent, and that may be large."""
 
-CONFLICTS: dict[type[StoreError], str] = {
-    FilesGone: "version_files_gone",
-    VersionRefused: "version_refused",
-    AlreadyLive: "version_live",
-    EveryoneStays: "everyone_stays",
+STATUS: dict[type[ServerError], int] = {
+    exceptions.NotFound: 404,
+    exceptions.Conflict: 409,
+    exceptions.Invalid: 422,
+    exceptions.LimitExceeded: 429,
+    exceptions.ClientGone: 499,
+    exceptions.Unsupported: 501,
+    exceptions.Busy: 503,
+    exceptions.Unavailable: 503,
 }
-"""Refusals of the store's whose own words say what to do."""
+"""The HTTP status of each kind of error. `BackendRefused` brings its own."""
+
+PASSES = (429, 503)
+"""Statuses that are sent with Retry-After."""
+
+
+class ApiError(HTTPException):
+    """An error reply: a status, OpenAI's fields and headers. `retry_after` is in seconds.
+
+    Raised by the HTTP layer itself. It derives from HTTPException so that FastAPI lets it pass while it reads a body.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def type(self) -> str:
+        """OpenAI's word for the kind of error."""
+        if self.status >= 500:
+            return "server_error"
+        return "rate_limit_error" if self.status == 429 else "invalid_request_error"
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
 
 
 def clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
@@ -68,29 +95,23 @@ def reply(request: Request, error: ApiError, *, extra: Mapping[str, Any] | None 
 # --- what else may be raised, as an ApiError ------------------------------------
 
 
-def from_store(error: StoreError, retry_after: int) -> ApiError:
-    """A refusal of the store's, in HTTP's words. `retry_after` (seconds) is for a full queue."""
-    if isinstance(error, NotFound):
-        return not_found(error)
-    message = str(error)
-    if isinstance(error, EngagementConflict):
-        return ApiError(
-            409, "engagement_conflict", f"{message}; nothing of this request was stored", param="engagements"
-        )
-    if isinstance(error, IdempotencyConflict):
-        return ApiError(409, "idempotency_conflict", message, param="idempotency_key")
-    if isinstance(error, QueueFull):
-        return ApiError(429, "batch_queue_full", message, retry_after=retry_after)
-    if isinstance(error, BacklogFull):
-        return ApiError(429, "backlog_full", message, retry_after=retry_after)
-    if isinstance(error, LeaseLost):
-        return ApiError(409, "lease_lost", f"{message}: drop the work and claim again with POST /v1/leases")
-    if isinstance(error, Busy):
-        return ApiError(503, "store_busy", f"{message}: retry in a moment", retry_after=retry_after)
-    if isinstance(error, NothingToRollBack):
-        return ApiError(409, "nothing_to_roll_back", f"{message}: promote names a version, or null for the base")
-    code = next((code for kind, code in CONFLICTS.items() if isinstance(error, kind)), "conflict")
-    return ApiError(409, code, message)
+def status_of(error: ServerError) -> int:
+    """Return the HTTP status of an error: that of its kind, or vLLM's own."""
+    if isinstance(error, exceptions.BackendRefused):
+        return error.status
+    return next(status for kind, status in STATUS.items() if isinstance(error, kind))
+
+
+def from_server(error: ServerError, retry_after: int) -> ApiError:
+    """Return the reply for an error of the server.
+
+    Args:
+        error: What was raised below the HTTP layer.
+        retry_after: Seconds for Retry-After where the error gives none.
+    """
+    status = status_of(error)
+    seconds = (error.retry_after or retry_after) if status in PASSES else None
+    return ApiError(status, error.code, error.message, param=error.param, retry_after=seconds)
 
 
 def from_http(error: HTTPException, request: Request) -> ApiError:
@@ -132,7 +153,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], content_type: str = "ap
 def from_engine(error: Exception, settings: Settings) -> ApiError:
     """A dead engine, a prompt that does not fit, or work that took longer than it may."""
     if isinstance(error, EngineDied):
-        return engine_dead(settings.retry_after_s)
+        return from_server(engine_dead(), settings.retry_after_s)
     if isinstance(error, PromptTooLong):
         return ApiError(422, "prompt_too_long", str(error))
     message = (
@@ -163,11 +184,11 @@ def _complaint(error: Mapping[str, Any]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Registers the handlers. What is none of these is caught, logged and answered by `logs.RequestLog`."""
+    """Registers the handlers. What is none of these is caught, logged and answered by `RequestLogMiddleware`."""
 
-    async def on_store(request: Request, error: Exception) -> Response:
-        assert isinstance(error, StoreError)
-        return reply(request, from_store(error, request.app.state.settings.retry_after_s))
+    async def on_server(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServerError)
+        return reply(request, from_server(error, request.app.state.settings.retry_after_s))
 
     async def on_engine(request: Request, error: Exception) -> Response:
         return reply(request, from_engine(error, request.app.state.settings))
@@ -180,7 +201,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return reply(request, from_validation(error.errors(), request.headers.get("content-type", "")))
 
-    app.add_exception_handler(StoreError, on_store)
+    app.add_exception_handler(ServerError, on_server)
     for kind in (EngineDied, PromptTooLong, TimeoutError):
         app.add_exception_handler(kind, on_engine)
     app.add_exception_handler(HTTPException, on_http)

@@ -13,8 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mindprint_server.api.errors import internal, reply
-from mindprint_server.exceptions import ApiError
+from mindprint_server.api.errors import ApiError, internal, reply
 from mindprint_server.observability.logging import log
 from mindprint_server.settings import Settings
 

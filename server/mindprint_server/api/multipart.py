@@ -14,8 +14,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from mindprint_server.api.errors import clean
-from mindprint_server.exceptions import ApiError
+from mindprint_server.api.errors import ApiError, clean
+from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import Settings
 
 PARTS = ("manifest", "config", "weights")
@@ -34,7 +34,8 @@ class Upload:
 async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]:
     """The upload, complete. The file of the weights is gone when the block ends, unless it was moved away.
 
-    Raises ApiError: 415 no multipart, 400 cut off or malformed, 413 a text too long, 422 parts missing or unknown.
+    Raises ApiError: 415 no multipart, 400 cut off or malformed, 413 a text too long. Raises Invalid: parts are missing
+    or unknown.
     """
     parts = Parts(_boundary(request), settings.max_body_bytes)
     path = await asyncio.to_thread(_new_file, settings.data_dir / "uploads", settings.request_timeout_s)
@@ -91,7 +92,7 @@ class Parts:
             raise _malformed("ends before its last boundary")
         if missing := [name for name in PARTS if name not in self._seen]:
             message = f"the upload lacks {', '.join(missing)}: send the parts {', '.join(PARTS)}"
-            raise ApiError(422, "missing_part", message, param=missing[0])
+            raise Invalid("missing_part", message, param=missing[0])
 
     def _begin(self) -> None:
         self._disposition = b""
@@ -106,9 +107,9 @@ class Parts:
         name = parse_options_header(self._disposition)[1].get(b"name", b"").decode("latin-1")
         if name not in PARTS:
             message = f"the upload holds an unknown part {clean(name, 60)!r}: send the parts {', '.join(PARTS)}"
-            raise ApiError(422, "unknown_part", message)
+            raise Invalid("unknown_part", message)
         if name in self._seen:
-            raise ApiError(422, "repeated_part", f"the upload holds {name} twice: send it once", param=name)
+            raise Invalid("repeated_part", f"the upload holds {name} twice: send it once", param=name)
         self._seen.append(name)
         self._part = name
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 
 from mindprint.types import Funnel, ServerInfo
 from mindprint_server.api.dependencies import ContainerDep, UserFilter
-from mindprint_server.api.errors import reply
-from mindprint_server.exceptions import ApiError
+from mindprint_server.api.errors import from_server, reply
+from mindprint_server.exceptions import ServerError
 from mindprint_server.observability.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["server"])
@@ -27,8 +27,8 @@ async def readyz(request: Request) -> dict[str, Any] | Response:
     life = request.app.state.life
     try:
         life.ready()
-    except ApiError as error:
-        return reply(request, error, extra=life.status())
+    except ServerError as error:
+        return reply(request, from_server(error, request.app.state.settings.retry_after_s), extra=life.status())
     return dict(life.status())
 
 

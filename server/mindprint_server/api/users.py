@@ -15,7 +15,7 @@ from mindprint.types import (
     UserPage,
 )
 from mindprint_server.api.dependencies import After, ContainerDep, Limit, UserId
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import NotFound
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 
@@ -52,7 +52,7 @@ async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     found = await services.store.profiles.get_newest(user_id)
     if found is None:
         message = f"nothing is written about user {user_id!r} yet: POST /v1/users/{user_id}/profile writes it"
-        raise ApiError(404, "profile_not_found", message)
+        raise NotFound("profile_not_found", message)
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from mindprint.types import AskedMode, Mode
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid, NotFound
 from mindprint_server.prompts.templates import query_text
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
@@ -16,11 +16,11 @@ _MODEL = re.compile(rf"base|(?P<kind>user|cohort)/(?P<name>{_NAME})(@[1-9][0-9]{
 
 
 def model_of(body: Mapping[str, Any]) -> str:
-    """Raises ApiError (404) for what can be no model's name."""
+    """Raises NotFound for what can be no model's name."""
     model = body.get("model")
     if not isinstance(model, str) or len(model) > 84 or not _MODEL.fullmatch(model):
         message = "model must be base, user/<id> or cohort/<name>, the latter two optionally with @<version>"
-        raise ApiError(404, "model_not_found", message, param="model")
+        raise NotFound("model_not_found", message, param="model")
     return model
 
 
@@ -31,36 +31,36 @@ def whose(model: str) -> tuple[str | None, str]:
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Raises ApiError (422) if there is none."""
+    """Raises Invalid if there is none."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise ApiError(422, "validation_error", "messages must be a list of at least one message", param="messages")
+        raise Invalid("validation_error", "messages must be a list of at least one message", param="messages")
     return messages
 
 
 def refuse(body: Mapping[str, Any]) -> None:
-    """Raises ApiError for what would end the engine for everybody: on CPU, vLLM dies of the log-probabilities of two
+    """Raises Invalid for what would end the engine for everybody: on CPU, vLLM dies of the log-probabilities of two
     prompts in one step when it serves adapters (docs/decisions/005)."""
     if body.get("prompt_logprobs") is not None:
         message = "prompt_logprobs are not offered: ask for logprobs of the answer"
-        raise ApiError(422, "validation_error", message, param="prompt_logprobs")
+        raise Invalid("validation_error", message, param="prompt_logprobs")
 
 
 def mode_of(value: object) -> AskedMode:
     for mode in get_args(AskedMode):
         if value == mode:
             return mode  # type: ignore[no-any-return]
-    raise ApiError(422, "validation_error", "mode must be direct, generic, personal or auto", param="mode")
+    raise Invalid("validation_error", "mode must be direct, generic, personal or auto", param="mode")
 
 
 def asked(messages: Sequence[dict[str, Any]], mode: Mode, special: Sequence[str]) -> list[dict[str, Any]]:
-    """The last message as the prompt builder would ask it. Raises ApiError if it is not a user's text."""
+    """The last message as the prompt builder would ask it. Raises Invalid if it is not a user's text."""
     last = messages[-1]
     if last.get("role") != "user" or not isinstance(last.get("content"), str):
         message = "for user/… models and thinking modes the last message must be of role user, with text content"
-        raise ApiError(422, "validation_error", message, param="messages")
+        raise Invalid("validation_error", message, param="messages")
     if not all(isinstance(m.get("content"), str) and isinstance(m.get("role"), str) for m in messages):
-        raise ApiError(422, "validation_error", "every message needs a role and text content", param="messages")
+        raise Invalid("validation_error", "every message needs a role and text content", param="messages")
     return [*messages[:-1], {**last, "content": query_text(last["content"], None, mode, special)}]
 
 

@@ -37,7 +37,7 @@ from mindprint_server.chat.messages import (
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, PromptTooLong
 from mindprint_server.engine.sampling import create_sampling
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import ClientGone, Invalid, ServerError, Unsupported
 from mindprint_server.memory import MemoryService
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text
@@ -126,7 +126,7 @@ class ChatService:
     async def completions(self, body: dict[str, Any], request: Request) -> Response:
         """`POST /v1/chat/completions`. A caller who goes away ends the work in the engine."""
         if self._backend is None:
-            raise ApiError(501, "no_chat", "this engine cannot chat: start the server with engine=vllm")
+            raise Unsupported("no_chat", "this engine cannot chat: start the server with engine=vllm")
         body = dict(body)
         began = time.monotonic()
         refuse(body)
@@ -172,7 +172,7 @@ class ChatService:
     async def _recalled(
         self, messages: Sequence[dict[str, Any]], model: str, wanted: AskedMode
     ) -> RecalledMemory | None:
-        """The memory that goes before the messages; None for the base. Raises ApiError for messages that cannot be
+        """The memory that goes before the messages; None for the base. Raises Invalid for messages that cannot be
         asked this way, NotFound."""
         special = self._engine.tokenizer.special
         kind, name = whose(model)
@@ -233,7 +233,7 @@ class ChatService:
                 self._engine.tokenizer.encode(prompt), sampling, adapter=way.by, priority=Priority.INTERACTIVE
             )
         except PromptTooLong as error:
-            raise ApiError(422, "prompt_too_long", str(error), param="messages") from error
+            raise Invalid("prompt_too_long", str(error), param="messages") from error
         thought = thinking.finalize_thinking(opening, written.text, written.finish)
         reason = self._checker.check(thought, opening=opening, mode=way.mode, finish=written.finish)
         return None if outcome_of(reason) == "collapsed" else thought
@@ -295,13 +295,13 @@ def ways(mode: Mode, adapter: AdapterRef | None) -> list[AnswerPlan]:
 
 def is_the_version_s(error: Exception) -> bool:
     """Whether an error may be the fault of the version that was asked: then the base may do better."""
-    if isinstance(error, ApiError):
-        return error.status >= 500
+    if isinstance(error, ServerError):
+        return error.is_server_fault
     return not isinstance(error, EngineDied | PromptTooLong | TimeoutError)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the caller goes away. Raises ApiError (499) then."""
+    """The result of `work`, which is cancelled when the caller goes away. Raises ClientGone then."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -311,7 +311,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
     try:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ApiError(499, "client_closed_request", "the caller went away before the answer")
+            raise ClientGone("client_closed_request", "the caller went away before the answer")
         return task.result()
     finally:
         watcher.cancel()

@@ -13,7 +13,7 @@ from typing import Any
 from mindprint_server.engine.base import AdapterRef
 from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.vllm import VllmEngine, lora_request
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import BackendRefused, Invalid
 
 
 class VllmChat:
@@ -53,7 +53,7 @@ class VllmChat:
     async def complete(
         self, body: Mapping[str, Any], adapter: AdapterRef | None
     ) -> dict[str, Any] | AsyncIterator[str]:
-        """A whole answer, or the lines of the event stream if `body` asks for one. Raises ApiError."""
+        """A whole answer, or the lines of the event stream if `body` asks for one. Raises Invalid, BackendRefused."""
         from pydantic import ValidationError
 
         name = adapter.name if adapter else "base"
@@ -62,9 +62,9 @@ class VllmChat:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
-            raise ApiError(422, "validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
+            raise Invalid("validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
         except ValueError as error:
-            raise ApiError(422, "validation_error", str(error)) from None
+            raise Invalid("validation_error", str(error)) from None
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._slots.acquire(adapter))
             answer = await self._answer(request, adapter)
@@ -79,10 +79,10 @@ class VllmChat:
         except Exception as error:
             # vLLM's VLLMValidationError is a ValueError in some releases and none in others.
             if isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError":
-                raise ApiError(400, "bad_request", str(error)) from error
+                raise BackendRefused(400, str(error)) from error
             raise
         if hasattr(answer, "error"):
-            raise ApiError(answer.error.code, "bad_request", answer.error.message, param=answer.error.param)
+            raise BackendRefused(answer.error.code, answer.error.message, param=answer.error.param)
         if hasattr(answer, "model_dump"):
             whole: dict[str, Any] = answer.model_dump(mode="json")
             return whole

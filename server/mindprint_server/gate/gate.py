@@ -21,7 +21,7 @@ from mindprint_server.gate.measurements import GENERAL_QUESTIONS, ModelMeasureme
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts.types import Question
-from mindprint_server.store import NotFound
+from mindprint_server.store import RecordNotFound
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Gate:
                 histories[user_id] = await self._memory.timeline(user_id)
             try:
                 question = await self._questions.for_engagement(user_id, engagement_id, histories[user_id])
-            except NotFound:
+            except RecordNotFound:
                 continue
             if self._measurements.can_measure(question):
                 questions.append(question)

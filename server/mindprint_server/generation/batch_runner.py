@@ -15,13 +15,13 @@ import structlog
 from mindprint.types import Batch, BatchRequest
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid
 from mindprint_server.generation.concurrency import ConcurrencyLimiter
 from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
 from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.generation.scheduler import EngagementScheduler, Item
 from mindprint_server.memory import MemoryService
-from mindprint_server.store import Busy, NotFound
+from mindprint_server.store import RecordNotFound, StoreBusy
 from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
@@ -86,14 +86,14 @@ class BatchRunner:
             The batch, and whether it is new: a known idempotency key returns the batch that has it.
 
         Raises:
-            NotFound: A user does not exist.
+            RecordNotFound: A user does not exist.
             QueueFull: Too many batches are open.
             IdempotencyConflict: The idempotency key came with another request before.
-            ApiError: 422: the request wants hints, and this server gives none.
+            Invalid: The request wants hints, and this server gives none.
         """
         if request.blind == 0 and request.hints is None and not self._settings.hints:
             message = "blind=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
-            raise ApiError(422, "validation_error", message, param="blind")
+            raise Invalid("validation_error", message, param="blind")
         plan = await self._store.traces.list_untraced(request.users, self._settings.holdout)
         batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
         self._may_have_new = True
@@ -104,7 +104,7 @@ class BatchRunner:
         """Cancel a batch and return it; its stored traces stay. A batch in a final state does not change.
 
         Raises:
-            NotFound: The batch does not exist.
+            RecordNotFound: The batch does not exist.
         """
         batch = await self._store.batches.cancel(batch_id)
         if batch_id in self._active:
@@ -117,7 +117,7 @@ class BatchRunner:
         """Yield the batch now and after each change, at most one in `watch_interval_s`; end with a final state.
 
         Raises:
-            NotFound: The batch does not exist.
+            RecordNotFound: The batch does not exist.
         """
         while True:
             batch = await self._store.batches.get(batch_id)
@@ -171,7 +171,7 @@ class BatchRunner:
             for batch in await self._store.batches.list_open():
                 if batch.id not in self._active:
                     await self._open(batch)
-        except Busy as error:
+        except StoreBusy as error:
             log.warning("batches not picked up yet", why=str(error))
             self._may_have_new = True
 
@@ -219,7 +219,7 @@ class BatchRunner:
         """Write the profiles of users, one after the other, before their items are scheduled."""
         with self._handle_failure(active):
             for user_id in users:
-                with contextlib.suppress(NotFound):  # erased meanwhile: each of the items will say so
+                with contextlib.suppress(RecordNotFound):  # erased meanwhile: each of the items will say so
                     await self._memory.ensure_profiles(user_id)
                 self._scheduler.add(active.items[user_id], time.monotonic())
                 self._wake.set()

@@ -25,7 +25,7 @@ from mindprint_server.generation.params import GenerationParams
 from mindprint_server.generation.scheduler import Item
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.prompts.types import Question
-from mindprint_server.store import NotFound
+from mindprint_server.store import RecordNotFound
 from mindprint_server.store.batches import ItemResult
 from mindprint_server.verdicts import checks
 from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
@@ -86,7 +86,7 @@ class EngagementProcessor:
         """
         try:
             question = await self._contexts.questions.for_engagement(item.user_id, item.engagement_id, user.history)
-        except NotFound:
+        except RecordNotFound:
             return self.skip(item, "erased")
         policy = SkipPolicy.create(self._settings, request, question)
         facts = EngagementFacts(unfit=self._contexts.prompts.unfit(question))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from mindprint_server.store import Busy, Store
+from mindprint_server.store import Store, StoreBusy
 from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,7 @@ class ResultWriter:
                 for _, future in taken:
                     future.cancel()
                 raise
-            except Busy as error:
+            except StoreBusy as error:
                 log.warning("items not stored yet", items=len(taken), why=str(error))
                 self._pending = [*taken, *self._pending]
                 self._has_pending.set()

@@ -10,7 +10,7 @@ from mindprint.types import ImportedTrace, Ingested, Trace
 from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import PromptTooLong
-from mindprint_server.exceptions import ApiError, not_found
+from mindprint_server.exceptions import Invalid
 from mindprint_server.generation.provenance import imported_provenance
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
@@ -18,7 +18,7 @@ from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import ends_early
 from mindprint_server.prompts.types import Prompt, Question
-from mindprint_server.store import NotFound, new_id
+from mindprint_server.store import RecordNotFound, new_id
 from mindprint_server.verdicts import checks
 
 
@@ -50,8 +50,8 @@ class TraceImporter:
         Profiles that are due are written first, as before a batch.
 
         Raises:
-            NotFound: The user does not exist.
-            ApiError: 404: an engagement does not exist. 422: a thinking is blank, holds special text or is too long.
+            RecordNotFound: The user or an engagement does not exist.
+            Invalid: A thinking is blank, holds special text or is too long.
                 429: too many requests at once.
             BacklogFull: Too many accepted traces would wait for the adapter.
             TimeoutError: It took longer than `request_timeout_s`.
@@ -76,8 +76,8 @@ class TraceImporter:
         tokens = len(self._engine.tokenizer.encode(thinking))
         try:
             question = await self._questions.for_engagement(user_id, imported.engagement_id, history)
-        except NotFound as error:
-            raise not_found(error, f"{param}.engagement_id") from error
+        except RecordNotFound as error:
+            raise RecordNotFound(error.kind, error.id, param=f"{param}.engagement_id") from error
         prompt = self._prompt(question, max(tokens, self._settings.max_thinking_tokens), param)
         assert question.target is not None
         return Trace(
@@ -104,9 +104,9 @@ class TraceImporter:
     def _thinking(self, text: str, param: str) -> str:
         if ends_early(text, self._engine.tokenizer.special):
             message = f"{param}: holds a tag or a special token, which would end the thinking: remove it"
-            raise ApiError(422, "validation_error", message, param=param)
+            raise Invalid("validation_error", message, param=param)
         if not (thinking := self._prompts.clean(text)):
-            raise ApiError(422, "validation_error", f"{param}: is blank: write the thinking there", param=param)
+            raise Invalid("validation_error", f"{param}: is blank: write the thinking there", param=param)
         return thinking
 
     def _prompt(self, question: Question, thinking_tokens: int, param: str) -> Prompt:
@@ -116,7 +116,7 @@ class TraceImporter:
             message = (
                 f"{param}: query and thinking do not fit the model together: shorten the thinking, or leave it out"
             )
-            raise ApiError(422, "prompt_too_long", message, param=param) from error
+            raise Invalid("prompt_too_long", message, param=param) from error
 
     def _opening(self, thinking: str, question: Question) -> str:
         """The part of a thinking that is this server's opening, with its reminders or without; empty if neither."""

@@ -11,7 +11,7 @@ from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, PromptTooLong
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid
 from mindprint_server.generation.candidate import CandidateGenerator
 from mindprint_server.generation.params import GenerationParams
 from mindprint_server.prompts.types import Question
@@ -45,7 +45,7 @@ class TraceService:
         """Generate one trace. One about a stored engagement is verified and stored, one about a query only returned.
 
         Raises:
-            ApiError: 422: the prompt is too long, or two choices read alike. 429: too many requests at once.
+            Invalid: the prompt is too long, or two choices read alike. 429: too many requests at once.
             NotFound: The user, the engagement or the model does not exist.
             TimeoutError: The trace took longer than `request_timeout_s`.
         """
@@ -56,11 +56,11 @@ class TraceService:
                     trace = await self._generate(request, question)
             except PromptTooLong as error:
                 if request.thinking is None:
-                    raise ApiError(422, "prompt_too_long", str(error), param="query") from error
+                    raise Invalid("prompt_too_long", str(error), param="query") from error
                 message = "query and thinking do not fit the model together: shorten them"
-                raise ApiError(422, "prompt_too_long", message, param="thinking") from error
+                raise Invalid("prompt_too_long", message, param="thinking") from error
             except ValueError as error:
-                raise ApiError(422, "choices_alike", str(error), param="choices") from error
+                raise Invalid("choices_alike", str(error), param="choices") from error
             return await self._store.traces.add(trace) if question.engagement_id is not None else trace
 
     async def _generate(self, request: TraceRequest, question: Question) -> Trace:

@@ -9,10 +9,9 @@ from cachetools import TTLCache
 
 from mindprint.types import TraceRequest
 from mindprint_server.context import ServerContext
-from mindprint_server.exceptions import not_found
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.prompts.types import Question, RecalledMemory
-from mindprint_server.store import NotFound
+from mindprint_server.store import RecordNotFound
 
 CACHED_USERS = 1024
 """Other users whose recalled memory is cached."""
@@ -39,7 +38,7 @@ class QuestionBuilder:
                 build many questions of one user.
 
         Raises:
-            NotFound: The engagement does not exist.
+            RecordNotFound: The engagement does not exist.
         """
         if history is None:
             engagement = await self._store.engagements.get(user_id, engagement_id)
@@ -48,7 +47,7 @@ class QuestionBuilder:
             )
         else:
             if (known := history.by_id.get(engagement_id)) is None:
-                raise NotFound("engagement", engagement_id)
+                raise RecordNotFound("engagement", engagement_id)
             engagement = known
             memory, version = await self._memory.recall_from(
                 history, before=engagement.occurred_at, not_id=engagement_id, query=engagement.prompt
@@ -67,8 +66,7 @@ class QuestionBuilder:
         """Build the question of a request: a stored engagement, or a query with the memory that the request names.
 
         Raises:
-            NotFound: The user or the engagement does not exist.
-            ApiError: 404: the other user whose memory is wanted does not exist.
+            RecordNotFound: The user, the engagement, or the user whose memory is wanted does not exist.
         """
         if request.engagement_id is not None:
             return await self.for_engagement(request.user_id, request.engagement_id)
@@ -93,8 +91,8 @@ class QuestionBuilder:
             owner = request.memory.removeprefix("user/")
             try:
                 await self._store.users.get(owner)
-            except NotFound as error:
-                raise not_found(error, "memory") from error
+            except RecordNotFound as error:
+                raise RecordNotFound(error.kind, error.id, param="memory") from error
         return await self._memory.recall(owner, before=request.asked_at, query=request.query)
 
     async def with_memory_of(self, question: Question, other_id: str) -> Question:

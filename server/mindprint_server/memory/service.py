@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from mindprint.types import Engagement, Profile
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import Message, Priority, Sampling
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid
 from mindprint_server.memory import episodic
 from mindprint_server.memory.history import UserHistory
 from mindprint_server.memory.profiles import due, pieces, sentences
@@ -101,11 +101,11 @@ class MemoryService:
             return len(lengths)
 
     async def renew(self, user_id: str) -> Profile:
-        """Writes a profile of the whole history now. Raises ApiError (422) for a user without engagements."""
+        """Writes a profile of the whole history now. Raises Invalid for a user without engagements."""
         async with self._writing.setdefault(user_id, asyncio.Lock()):
             user = await self._store.users.get(user_id)
             if user.engagements == 0:
-                raise ApiError(422, "no_history", f"user {user_id} has no engagements: post some first")
+                raise Invalid("no_history", f"user {user_id} has no engagements: post some first")
             history = await self._store.engagements.list_history(user_id, before=None, limit=user.engagements)
             return await self._write(user_id, history)
 

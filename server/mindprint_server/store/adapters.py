@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import Adapter, Version
 from mindprint_server.store import versions
 from mindprint_server.store.database import Database
-from mindprint_server.store.exceptions import NotFound
+from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.tables import live_versions
 from mindprint_server.store.tables import versions as version_table
 
@@ -32,10 +32,10 @@ class AdapterRepository:
 
 
 async def get(db: AsyncConnection, key: str) -> Adapter:
-    """Return an adapter; raise NotFound if it has no version."""
+    """Return an adapter; raise RecordNotFound if it has no version."""
     found = await versions.load(db, versions.select_versions().where(version_table.c.adapter == key))
     if not found:
-        raise NotFound("adapter", key)
+        raise RecordNotFound("adapter", key)
     share = await db.scalar(select(live_versions.c.share).where(live_versions.c.adapter == key))
     return _adapter(key, found, share)
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
 from mindprint_server.store import funnel, traces
 from mindprint_server.store.database import Database, advisory_lock
-from mindprint_server.store.exceptions import IdempotencyConflict, NotFound, QueueFull
+from mindprint_server.store.exceptions import IdempotencyConflict, QueueFull, RecordNotFound
 from mindprint_server.store.ids import new_id
 from mindprint_server.store.states import OPEN
 from mindprint_server.store.tables import batch_items, batches
@@ -129,7 +129,7 @@ async def _add(
 async def _get(db: AsyncConnection, id: str) -> Batch:
     found = await _load(db, select(batches).where(batches.c.id == id))
     if not found:
-        raise NotFound("batch", id)
+        raise RecordNotFound("batch", id)
     return found[0]
 
 

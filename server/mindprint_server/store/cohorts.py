@@ -16,7 +16,7 @@ from mindprint.types import EVERYONE, Cohort
 from mindprint_server.store import leases
 from mindprint_server.store import live_versions as live_version_rows
 from mindprint_server.store.database import Database, advisory_lock, insert_new
-from mindprint_server.store.exceptions import EveryoneStays, NotFound
+from mindprint_server.store.exceptions import EveryoneStays, RecordNotFound
 from mindprint_server.store.tables import cohorts, live_versions, users
 from mindprint_server.store.users import in_cohort, must_exist
 
@@ -51,7 +51,7 @@ class CohortRepository:
         """Move a user back to `everyone` and return the cohort that the user left.
 
         Raises:
-            NotFound: The user is not in this cohort.
+            RecordNotFound: The user is not in this cohort.
             EveryoneStays: `everyone` cannot be left.
         """
         return await self._database.write(_remove_member, name, user_id)
@@ -78,7 +78,7 @@ async def _list_all(db: AsyncConnection) -> list[Cohort]:
 async def _get(db: AsyncConnection, name: str) -> Cohort:
     found = await _load(db, _cohorts().where(cohorts.c.name == name))
     if not found:
-        raise NotFound("cohort", name)
+        raise RecordNotFound("cohort", name)
     return found[0]
 
 
@@ -100,7 +100,7 @@ async def _remove_member(db: AsyncConnection, name: str, user_id: str) -> Cohort
     await _lock(db, name)
     leave = update(users).where(users.c.id == user_id, users.c.cohort == name).values(cohort=None)
     if not (await db.execute(leave)).rowcount:
-        raise NotFound(f"member of cohort {name!r},", user_id)
+        raise RecordNotFound(f"member of cohort {name!r},", user_id)
     return await _get(db, name)
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-from mindprint_server.store.exceptions import Busy, StoreError
+from mindprint_server.store.exceptions import StoreBusy, StoreError
 from mindprint_server.store.migrations import upgrade
 
 P = ParamSpec("P")
@@ -106,7 +106,7 @@ class Database:
                     return await work(db, *args, **kwargs)
             except (DBAPIError, PoolTimeout) as error:
                 if why := _busy(error):
-                    raise Busy(why) from error
+                    raise StoreBusy(why) from error
                 raise
 
         task = asyncio.create_task(run())

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Engagement, Ingested
 from mindprint_server.store.database import Database, insert_new
-from mindprint_server.store.exceptions import EngagementConflict, NotFound
+from mindprint_server.store.exceptions import EngagementConflict, RecordNotFound
 from mindprint_server.store.tables import engagements, users
 from mindprint_server.store.users import must_exist
 
@@ -72,11 +72,11 @@ class EngagementRepository:
 
 
 async def get(db: AsyncConnection, user_id: str, engagement_id: str) -> Engagement:
-    """Return one engagement; raise NotFound if the user or the engagement is unknown."""
+    """Return one engagement; raise RecordNotFound if the user or the engagement is unknown."""
     found = await _select(db, user_id, engagements.c.id == engagement_id)
     if not found:
         await must_exist(db, user_id)
-        raise NotFound("engagement", engagement_id)
+        raise RecordNotFound("engagement", engagement_id)
     return found[0]
 
 

@@ -1,107 +1,146 @@
-"""What the store refuses, as exceptions; each message says what is wrong in words a caller can act on."""
+"""What the store refuses. Each error knows its code, and its message says what to do."""
 
 from __future__ import annotations
 
+from mindprint_server.exceptions import Busy, Conflict, LimitExceeded, NotFound
+
+HINTS = {
+    "user": "send engagements to POST /v1/users/{id}/engagements to create one",
+    "engagement": "GET /v1/users/{id}/engagements lists the user's",
+    "profile": "POST /v1/users/{id}/profile writes one",
+    "trace": "GET /v1/traces lists them",
+    "batch": "GET /v1/batches lists them",
+    "lease": "POST /v1/leases claims one",
+    "adapter": "GET /v1/adapters lists them",
+    "version": "GET /v1/adapters/{key} lists the adapter's",
+    "cohort": "GET /v1/cohorts lists them, PUT /v1/cohorts/{name} creates one",
+}
+"""What to do where a record of this kind does not exist."""
+
 
 class StoreError(Exception):
-    """Anything the store refuses. Nothing of the refused call has been written."""
+    """Anything the store refuses. Nothing of the refused call has been written.
+
+    Raised itself only when the database cannot be opened.
+    """
 
 
-class NotFound(StoreError):
-    def __init__(self, kind: str, id: str) -> None:
-        super().__init__(f"there is no {kind} {id!r}")
+class RecordNotFound(NotFound, StoreError):
+    """There is no record of this kind with this id.
+
+    Args:
+        kind: `user`, `trace`, `version` and so on; its first word begins the code.
+        id: The id that was asked for.
+        param: The field of the request that named it.
+    """
+
+    def __init__(self, kind: str, id: str, *, param: str | None = None) -> None:
+        hint = HINTS.get(kind)
+        message = f"there is no {kind} {id!r}"
+        super().__init__(f"{kind.split()[0]}_not_found", f"{message}: {hint}" if hint else message, param=param)
         self.kind = kind
         self.id = id
 
 
-class EngagementConflict(StoreError):
+class EngagementConflict(Conflict, StoreError):
     """The engagement id is known with other content."""
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"engagement {id!r} is stored with other content: send it unchanged, or under a new id")
-        self.id = id
+        super().__init__(
+            "engagement_conflict",
+            f"engagement {id!r} is stored with other content: send it unchanged, or under a new id; "
+            "nothing of this request was stored",
+            param="engagements",
+        )
 
 
-class IdempotencyConflict(StoreError):
+class IdempotencyConflict(Conflict, StoreError):
     """The idempotency key is known with another request."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"idempotency key {key!r} came with another request before: use a new key")
-        self.key = key
+        super().__init__(
+            "idempotency_conflict",
+            f"idempotency key {key!r} came with another request before: use a new key",
+            param="idempotency_key",
+        )
 
 
-class QueueFull(StoreError):
+class QueueFull(LimitExceeded, StoreError):
     """As many batches are queued or running as may be."""
 
     def __init__(self, max_open: int) -> None:
-        super().__init__(f"{max_open} batches are queued or running already: try again when one has ended")
-        self.max_open = max_open
+        super().__init__(
+            "batch_queue_full", f"{max_open} batches are queued or running already: try again when one has ended"
+        )
 
 
-class BacklogFull(StoreError):
+class BacklogFull(LimitExceeded, StoreError):
     """As many accepted traces wait for one adapter as may."""
 
     def __init__(self, key: str, waiting: int, most: int) -> None:
         super().__init__(
-            f"{waiting} accepted traces wait for {key}, of at most {most}: send fewer, or again when some are trained"
+            "backlog_full",
+            f"{waiting} accepted traces wait for {key}, of at most {most}: send fewer, or again when some are trained",
         )
-        self.key = key
 
 
-class LeaseLost(StoreError):
+class LeaseLost(Conflict, StoreError):
     """The lease no longer holds its traces; whatever was done under it does not count."""
 
     def __init__(self, id: str, why: str) -> None:
-        super().__init__(f"lease {id} is lost: {why}")
-        self.id = id
-        self.why = why
+        super().__init__("lease_lost", f"lease {id} is lost: {why}: drop the work and claim again with POST /v1/leases")
 
 
-class Busy(StoreError):
+class StoreBusy(Busy, StoreError):
     """The database did not get to it in time. The same call may succeed in a moment."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"the database is busy ({why}): try again")
-        self.why = why
+        super().__init__("store_busy", f"the database is busy ({why}): try again: retry in a moment")
 
 
-class NothingToRollBack(StoreError):
+class NothingToRollBack(Conflict, StoreError):
+    """No earlier version of the adapter passed its gate."""
+
     def __init__(self, key: str) -> None:
-        super().__init__(f"adapter {key!r} has no earlier version that passed its gate")
-        self.key = key
+        super().__init__(
+            "nothing_to_roll_back",
+            f"adapter {key!r} has no earlier version that passed its gate: "
+            "promote names a version, or null for the base",
+        )
 
 
-class FilesGone(StoreError):
+class FilesGone(Conflict, StoreError):
     """The version's files were removed to save space: it can no longer answer, nor can training begin with it."""
 
     def __init__(self, key: str, version: int) -> None:
-        super().__init__(f"the files of {key}@{version} are gone: choose a newer version, or one that is pinned")
-        self.key = key
-        self.version = version
+        super().__init__(
+            "version_files_gone",
+            f"the files of {key}@{version} are gone: choose a newer version, or one that is pinned",
+        )
 
 
-class VersionRefused(StoreError):
+class VersionRefused(Conflict, StoreError):
     """A refused version answers only when a person promotes it by name."""
 
     def __init__(self, key: str, version: int) -> None:
-        super().__init__(f"{key}@{version} was refused: promote it by name if you mean it")
-        self.key = key
-        self.version = version
+        super().__init__("version_refused", f"{key}@{version} was refused: promote it by name if you mean it")
 
 
-class AlreadyLive(StoreError):
+class AlreadyLive(Conflict, StoreError):
     """A version that answers every request cannot be the candidate that answers a share."""
 
     def __init__(self, key: str, version: int) -> None:
-        super().__init__(f"{key}@{version} is live: make another version live first, or release another as candidate")
-        self.key = key
-        self.version = version
+        super().__init__(
+            "version_live",
+            f"{key}@{version} is live: make another version live first, or release another as candidate",
+        )
 
 
-class EveryoneStays(StoreError):
+class EveryoneStays(Conflict, StoreError):
     """`everyone` is no cohort that is joined, left or deleted."""
 
     def __init__(self) -> None:
         super().__init__(
-            "cohort 'everyone' holds all who are in no other: add users to another, or remove them from it"
+            "everyone_stays",
+            "cohort 'everyone' holds all who are in no other: add users to another, or remove them from it",
         )

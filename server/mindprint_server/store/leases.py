@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import Lease, LeaseRequest, LeaseState, LoraLimits
 from mindprint_server.store import lease_selection, live_versions
 from mindprint_server.store.database import Database, advisory_lock
-from mindprint_server.store.exceptions import LeaseLost, NotFound
+from mindprint_server.store.exceptions import LeaseLost, RecordNotFound
 from mindprint_server.store.ids import new_id
 from mindprint_server.store.lease_selection import ClaimPolicy
 from mindprint_server.store.states import after_bad_end, why_lost
@@ -170,7 +170,7 @@ async def _record_samples(db: AsyncConnection, id: str, fast: IdsByUser, rejecte
 async def get(db: AsyncConnection, id: str) -> Lease:
     row = (await db.execute(select(leases).where(leases.c.id == id))).mappings().one_or_none()
     if row is None:
-        raise NotFound("lease", id)
+        raise RecordNotFound("lease", id)
     # Base model and LoRA limits are known to the server, not to the store: the lease service fills them in.
     return Lease.model_validate(dict(row) | {"base_digest": "", "limits": LoraLimits(max_rank=0, target_modules=[])})
 
@@ -180,7 +180,7 @@ async def locked(db: AsyncConnection, id: str) -> RowMapping:
     query = select(leases).where(leases.c.id == id).with_for_update(key_share=True)
     row = (await db.execute(query)).mappings().one_or_none()
     if row is None:
-        raise NotFound("lease", id)
+        raise RecordNotFound("lease", id)
     return row
 
 

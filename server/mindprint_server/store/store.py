@@ -26,7 +26,7 @@ class Store:
     Each method of a repository is one transaction. Its changes are durable when it returns. A call that raises has
     written nothing. A call whose caller is cancelled runs to its end.
 
-    Every method raises NotFound if an id that it is given is unknown, and Busy if it waited longer than
+    Every method raises RecordNotFound if an id that it is given is unknown, and StoreBusy if it waited longer than
     `busy_timeout_s` for the database. Other errors are listed at each method.
     """
 

@@ -14,7 +14,7 @@ from mindprint_server.store import engagements as engagement_rows
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import leases, lineage
 from mindprint_server.store.database import Database, advisory_lock, force_hash_join
-from mindprint_server.store.exceptions import BacklogFull, NotFound
+from mindprint_server.store.exceptions import BacklogFull, RecordNotFound
 from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
 from mindprint_server.store.tables import engagements, traces
 from mindprint_server.store.users import must_exist
@@ -175,7 +175,7 @@ async def _add_imported(
     there = set((await db.scalars(select(engagements.c.id).where(of_user, engagements.c.id.in_(wanted)))).all())
     for id in wanted:
         if id not in there:
-            raise NotFound("engagement", str(id))
+            raise RecordNotFound("engagement", str(id))
     brought = or_(and_(*_for_the_queue()), traces.c.reason == "not_selected")
     mine = [traces.c.user_id == user_id, traces.c.engagement_id.in_(wanted), brought]
     query = select(traces.c.engagement_id, traces.c.thinking).where(*mine)
@@ -202,7 +202,7 @@ async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
 async def _get(db: AsyncConnection, id: str) -> Trace:
     found = await _find(db, {"id": id})
     if not found:
-        raise NotFound("trace", id)
+        raise RecordNotFound("trace", id)
     return found[0]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, User
 from mindprint_server.store.database import Database
-from mindprint_server.store.exceptions import NotFound
+from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.tables import engagements, live_versions, profiles, users
 
 
@@ -43,11 +43,11 @@ class UserRepository:
 
 
 async def must_exist(db: AsyncConnection, *user_ids: str) -> None:
-    """Raise NotFound for the first of these users that is not stored."""
+    """Raise RecordNotFound for the first of these users that is not stored."""
     known = set((await db.scalars(select(users.c.id).where(users.c.id.in_(user_ids)))).all())
     for user_id in user_ids:
         if user_id not in known:
-            raise NotFound("user", user_id)
+            raise RecordNotFound("user", user_id)
 
 
 def in_cohort(name: str) -> ColumnElement[bool]:
@@ -58,7 +58,7 @@ def in_cohort(name: str) -> ColumnElement[bool]:
 async def _get(db: AsyncConnection, user_id: str) -> User:
     row = (await db.execute(_users().where(users.c.id == user_id))).mappings().one_or_none()
     if row is None:
-        raise NotFound("user", user_id)
+        raise RecordNotFound("user", user_id)
     return User.model_validate(dict(row))
 
 

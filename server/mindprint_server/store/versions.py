@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Version
 from mindprint_server.store.database import Database, advisory_lock
-from mindprint_server.store.exceptions import NotFound
+from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.states import version_state
 from mindprint_server.store.tables import live_versions, version_numbers, versions
 
@@ -62,7 +62,7 @@ async def _allocate(db: AsyncConnection, key: str) -> AllocatedVersion:
 async def get(db: AsyncConnection, key: str, number: int) -> VersionRecord:
     found = await load(db, select_versions().where(versions.c.adapter == key, versions.c.version == number))
     if not found:
-        raise NotFound("version", f"{key}@{number}")
+        raise RecordNotFound("version", f"{key}@{number}")
     return found[0]
 
 

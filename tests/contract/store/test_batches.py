@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from mindprint.types import BatchRequest, Funnel
-from mindprint_server.store import IdempotencyConflict, NotFound, QueueFull, Store
+from mindprint_server.store import IdempotencyConflict, QueueFull, RecordNotFound, Store
 from mindprint_server.store.batches import ItemResult, assemble
 
 PLAN = [("ann", "e2"), ("ann", "e0"), ("bob", "e1"), ("bob", "e0")]
@@ -188,7 +188,7 @@ async def test_an_unknown_batch_is_not_found(store: Store) -> None:
         store.batches.finish("none", "done"),
         store.batches.cancel("none"),
     ):
-        with pytest.raises(NotFound, match="batch 'none'"):
+        with pytest.raises(RecordNotFound, match="batch 'none'"):
             await call
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.store import EveryoneStays, LeaseLost, NotFound, Store
+from mindprint_server.store import EveryoneStays, LeaseLost, RecordNotFound, Store
 
 
 async def test_everyone_is_always_there(store: Store, make: Any) -> None:
@@ -45,10 +45,10 @@ async def test_users_move_between_cohorts(store: Store, make: Any) -> None:
 async def test_nobody_moves_when_one_is_unknown(store: Store, make: Any) -> None:
     await make.user(store, "ann")
     await store.cohorts.put("cooks", "")
-    with pytest.raises(NotFound, match="user 'zoe'"):
+    with pytest.raises(RecordNotFound, match="user 'zoe'"):
         await store.cohorts.add_members("cooks", ["ann", "zoe"])
     assert (await store.cohorts.get("cooks")).users == 0
-    with pytest.raises(NotFound, match="member of cohort 'cooks', 'ann'"):
+    with pytest.raises(RecordNotFound, match="member of cohort 'cooks', 'ann'"):
         await store.cohorts.remove_member("cooks", "ann")
 
 
@@ -72,7 +72,7 @@ async def test_an_unknown_cohort_is_not_found(store: Store, make: Any) -> None:
         store.cohorts.remove_member("none", "ann"),
         store.cohorts.delete("none"),
     ):
-        with pytest.raises(NotFound, match="cohort 'none'"):
+        with pytest.raises(RecordNotFound, match="cohort 'none'"):
             await call
 
 
@@ -83,7 +83,7 @@ async def test_of_a_deletion_and_a_move_at_once_one_wins(store: Store, other: St
         calls = [store.cohorts.add_members(f"c{n}", ["ann"]), other.cohorts.delete(f"c{n}")]
         moved, deleted = await asyncio.gather(*calls, return_exceptions=True)
         assert deleted is None
-        assert isinstance(moved, NotFound) or moved.users == 1  # type: ignore[union-attr]
+        assert isinstance(moved, RecordNotFound) or moved.users == 1  # type: ignore[union-attr]
         assert (await store.users.get("ann")).cohort == "everyone"
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import BatchRequest
-from mindprint_server.store import Busy, Store, StoreError
+from mindprint_server.store import Store, StoreBusy, StoreError
 from mindprint_server.store.database import Database, _engine
 from mindprint_server.store.migrations import downgrade, upgrade
 from mindprint_server.store.tables import metadata, users
@@ -135,7 +135,7 @@ async def test_a_new_file_that_another_process_holds_is_waited_for(tmp_path: Pat
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     url = f"sqlite+aiosqlite:///{tmp_path}/s.db"
-    with pytest.raises(Busy):
+    with pytest.raises(StoreBusy):
         await Store.open(url, busy_timeout_s=0.1)
     opening = asyncio.create_task(Store.open(url))
     await asyncio.sleep(0.1)
@@ -215,7 +215,7 @@ async def test_a_writer_waits_for_its_turn_and_then_says_busy(store: Store, url:
     async def hold(db: AsyncConnection) -> None:
         await db.execute(users.insert(), {"id": "ann", "created_at": make.T0})
         assert await hasty.users.list_page() == []  # readers do not wait
-        with pytest.raises(Busy, match="try again"):
+        with pytest.raises(StoreBusy, match="try again"):
             await make.user(hasty, "ann")
 
     await store._database.write(hold)
@@ -229,7 +229,7 @@ async def test_a_call_that_gets_no_connection_says_busy(store: Store, url: str) 
     async with AsyncExitStack() as all_of_them:
         for _ in range(15):
             await all_of_them.enter_async_context(hasty._database.snapshot())
-        with pytest.raises(Busy, match="every connection is in use"):
+        with pytest.raises(StoreBusy, match="every connection is in use"):
             await hasty.users.list_page()
     assert await hasty.users.list_page() == []
     await hasty.close()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mindprint.types import Funnel
-from mindprint_server.store import NotFound, Store
+from mindprint_server.store import RecordNotFound, Store
 from mindprint_server.store.funnel import fold
 
 
@@ -46,5 +46,5 @@ async def test_counts_one_user_and_all(store: Store, make: Any) -> None:
     )
     await store.live_versions.set_live("user/ann", None)
     assert (await store.funnel.get()).live == 0
-    with pytest.raises(NotFound, match="user 'carl'"):
+    with pytest.raises(RecordNotFound, match="user 'carl'"):
         await store.funnel.get("carl")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.store import Holdout, NotFound, Store, traces
+from mindprint_server.store import Holdout, RecordNotFound, Store, traces
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store.states import held_out_count
 
@@ -42,7 +42,7 @@ async def test_batches_do_not_plan_what_is_held_out(store: Store, make: Any) -> 
     assert await store.traces.list_untraced(None, FIFTH) == [*(("ann", f"e{n}") for n in range(8)), *bobs]
     assert await store.traces.list_untraced(["ann"], FIFTH) == [("ann", f"e{n}") for n in range(8)]
     assert len(await store.traces.list_untraced(["ann"])) == 10
-    with pytest.raises(NotFound, match="carl"):
+    with pytest.raises(RecordNotFound, match="carl"):
         await store.traces.list_untraced(["carl"], FIFTH)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mindprint.types import Ingested, Trace
-from mindprint_server.store import BacklogFull, NotFound, Store
+from mindprint_server.store import BacklogFull, RecordNotFound, Store
 
 
 async def add(store: Store, *new: Trace, user: str = "ann", most: int = 100) -> tuple[int, int]:
@@ -45,13 +45,13 @@ async def test_what_was_trained_on_is_known_and_what_was_not_for_training_is_not
 
 
 async def test_one_that_cannot_be_stored_keeps_all_out(store: Store, make: Any) -> None:
-    with pytest.raises(NotFound, match="user 'ann'"):
+    with pytest.raises(RecordNotFound, match="user 'ann'"):
         await add(store, make.trace("ann"))
     await make.user(store, "ann")
-    with pytest.raises(NotFound, match="engagement 'e99'"):
+    with pytest.raises(RecordNotFound, match="engagement 'e99'"):
         await add(store, make.trace("ann", "e0"), make.trace("ann", "e99"))
     await make.user(store, "bob", 100)
-    with pytest.raises(NotFound, match="engagement 'e99'"):
+    with pytest.raises(RecordNotFound, match="engagement 'e99'"):
         await add(store, make.trace("ann", "e99"))
     assert await store.traces.find() == []
 

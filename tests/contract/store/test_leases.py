@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mindprint.types import LoraLimits
-from mindprint_server.store import LeaseLost, NotFound, Store
+from mindprint_server.store import LeaseLost, RecordNotFound, Store
 
 SECOND = timedelta(seconds=1)
 
@@ -166,5 +166,5 @@ async def test_an_unknown_lease_is_not_found(store: Store) -> None:
         store.leases.heartbeat("x", 60),
         store.leases.release("x"),
     ):
-        with pytest.raises(NotFound, match="lease 'x'"):
+        with pytest.raises(RecordNotFound, match="lease 'x'"):
             await call

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.store import Holdout, NotFound, Store
+from mindprint_server.store import Holdout, RecordNotFound, Store
 
 
 async def test_a_version_says_why_it_is_as_it_is(store: Store, make: Any) -> None:
@@ -31,7 +31,7 @@ async def test_a_version_says_why_it_is_as_it_is(store: Store, make: Any) -> Non
     ]
     assert (lineage.fast, lineage.held_out, lineage.ancestors) == ({"ann": ["e2"]}, {"ann": ["e9"]}, [])
     assert lineage.rejected == {"ann": ["t9"]}
-    with pytest.raises(NotFound, match="user/ann@2"):
+    with pytest.raises(RecordNotFound, match="user/ann@2"):
         await store.lineage.get("user/ann", 2)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mindprint.types import Check
-from mindprint_server.store import AlreadyLive, FilesGone, NotFound, Pointers, Store, VersionRefused
+from mindprint_server.store import AlreadyLive, FilesGone, Pointers, RecordNotFound, Store, VersionRefused
 
 KEY = "user/ann"
 
@@ -56,9 +56,9 @@ async def test_a_person_releases_a_candidate(store: Store, make: Any) -> None:
     assert await store.live_versions.set_canary(KEY, None, 0.5) == ended
     with pytest.raises(AlreadyLive, match=f"{KEY}@1"):
         await store.live_versions.set_canary(KEY, 1, 0.1)
-    with pytest.raises(NotFound, match=f"{KEY}@9"):
+    with pytest.raises(RecordNotFound, match=f"{KEY}@9"):
         await store.live_versions.set_canary(KEY, 9, 0.1)
-    with pytest.raises(NotFound, match="adapter 'user/bob'"):
+    with pytest.raises(RecordNotFound, match="adapter 'user/bob'"):
         await store.live_versions.set_canary("user/bob", None, 0.1)
 
 
@@ -136,7 +136,7 @@ async def test_a_candidate_or_a_standby_is_withdrawn(store: Store, make: Any, ch
     assert (ended.live, ended.candidate, ended.share) == (2, None, None)
     assert (await store.live_versions.withdraw(KEY, 1, check)).live == 2
     assert await versions(store) == {1: "refused", 2: "live", 3: "refused"}
-    with pytest.raises(NotFound, match=f"{KEY}@9"):
+    with pytest.raises(RecordNotFound, match=f"{KEY}@9"):
         await store.live_versions.withdraw(KEY, 9, check)
 
 

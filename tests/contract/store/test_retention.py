@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.store import FilesGone, NotFound, Store
+from mindprint_server.store import FilesGone, RecordNotFound, Store
 
 KEY = "user/ann"
 
@@ -22,7 +22,7 @@ async def test_the_newest_stay_and_whatever_is_needed(store: Store, make: Any) -
     assert await store.retention.list_prunable(KEY, 1) == [4, 5]
     assert not (await store.retention.pin(KEY, 1, False)).pinned
     assert await store.retention.list_prunable(KEY, 1) == [1, 4, 5]
-    with pytest.raises(NotFound, match="adapter 'user/bob'"):
+    with pytest.raises(RecordNotFound, match="adapter 'user/bob'"):
         await store.retention.list_prunable("user/bob", 1)
 
 
@@ -48,9 +48,9 @@ async def test_files_go_but_the_row_stays(store: Store, make: Any) -> None:
     assert await store.versions.list_refs(with_files=True) == {(KEY, 2)}
     with pytest.raises(FilesGone, match=f"{KEY}@1"):
         await store.retention.pin(KEY, 1, True)
-    with pytest.raises(NotFound, match=f"{KEY}@9"):
+    with pytest.raises(RecordNotFound, match=f"{KEY}@9"):
         await store.retention.mark_files_removed(KEY, 9)
-    with pytest.raises(NotFound, match=f"{KEY}@9"):
+    with pytest.raises(RecordNotFound, match=f"{KEY}@9"):
         await store.retention.pin(KEY, 9, True)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from mindprint_server.store import NotFound, Store
+from mindprint_server.store import RecordNotFound, Store
 
 
 async def test_a_trace_comes_back_as_it_was(store: Store, make: Any) -> None:
@@ -13,15 +13,15 @@ async def test_a_trace_comes_back_as_it_was(store: Store, make: Any) -> None:
     trace = make.trace("ann", choice_logprobs={"yes": -0.1, "no": -2.4}, scores={"gain": 0.5}, reason=None)
     assert await store.traces.add(trace) == trace
     assert await store.traces.get(trace.id) == trace
-    with pytest.raises(NotFound, match="trace 'none'"):
+    with pytest.raises(RecordNotFound, match="trace 'none'"):
         await store.traces.get("none")
 
 
 async def test_a_trace_needs_its_user_and_its_engagement(store: Store, make: Any) -> None:
-    with pytest.raises(NotFound, match="user 'ann'"):
+    with pytest.raises(RecordNotFound, match="user 'ann'"):
         await store.traces.add(make.trace("ann"))
     await make.user(store, "ann")
-    with pytest.raises(NotFound, match="engagement 'e99'"):
+    with pytest.raises(RecordNotFound, match="engagement 'e99'"):
         await store.traces.add(make.trace("ann", "e99"))
     assert await store.traces.find() == []
 
@@ -89,7 +89,7 @@ async def test_untraced_are_those_without_an_accepted_trace(store: Store, make: 
     assert await store.traces.list_untraced(None) == [("ann", "e0"), ("ann", "e2"), *bobs]
     assert await store.traces.list_untraced(["bob"]) == bobs
     assert await store.traces.list_untraced([]) == []
-    with pytest.raises(NotFound, match="user 'carl'"):
+    with pytest.raises(RecordNotFound, match="user 'carl'"):
         await store.traces.list_untraced(["ann", "carl"])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.store import EngagementConflict, NotFound, Store
+from mindprint_server.store import EngagementConflict, RecordNotFound, Store
 
 
 async def test_engagements_come_back_as_they_were_sent(store: Store, make: Any) -> None:
@@ -36,7 +36,7 @@ async def test_a_conflict_stores_nothing_at_all(store: Store, make: Any) -> None
     assert [e.id for e in await store.engagements.list_page("ann")] == ["e5"]
     with pytest.raises(EngagementConflict):
         await store.engagements.add("bob", [make.engagement(1), make.engagement(1, response="no")])
-    with pytest.raises(NotFound):
+    with pytest.raises(RecordNotFound):
         await store.users.get("bob")
 
 
@@ -107,9 +107,9 @@ async def test_pages_of_engagements_join_without_gap_or_repeat(store: Store, mak
     while page := await store.engagements.list_page("ann", after=seen[-1] if seen else None, limit=3):
         seen += [e.id for e in page]
     assert seen == [f"e{n}" for n in range(8)]
-    with pytest.raises(NotFound, match="engagement 'e99'"):
+    with pytest.raises(RecordNotFound, match="engagement 'e99'"):
         await store.engagements.list_page("ann", after="e99")
-    with pytest.raises(NotFound, match="user 'nobody'"):
+    with pytest.raises(RecordNotFound, match="user 'nobody'"):
         await store.engagements.list_page("nobody")
 
 
@@ -130,7 +130,7 @@ async def test_a_user_shows_profile_and_live_version(store: Store, make: Any) ->
     assert (bob.engagements, bob.profile_version, bob.live_version) == (1, None, None)
     assert ann.created_at.tzinfo == UTC
     assert await store.users.get("ann") == ann
-    with pytest.raises(NotFound, match="user 'carl'"):
+    with pytest.raises(RecordNotFound, match="user 'carl'"):
         await store.users.get("carl")
 
 
@@ -146,7 +146,7 @@ async def test_profiles_are_numbered_here_and_chosen_by_what_they_cover(store: S
     assert before is not None
     assert before.version == 2
     assert await store.profiles.get_newest("ann", before=make.T0) is None
-    with pytest.raises(NotFound, match="user 'bob'"):
+    with pytest.raises(RecordNotFound, match="user 'bob'"):
         await store.profiles.add(make.profile("bob"))
 
 

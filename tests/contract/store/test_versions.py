@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from mindprint_server.store import LeaseLost, NotFound, NothingToRollBack, Store
+from mindprint_server.store import LeaseLost, NothingToRollBack, RecordNotFound, Store
 
 KEY = "user/ann"
 
@@ -76,7 +76,7 @@ async def test_a_lost_lease_completes_nothing(store: Store, make: Any) -> None:
     again = await make.claim(store, now=end)
     with pytest.raises(LeaseLost, match="expired"):
         await store.publication.publish(lease.id, version, now=make.T0)
-    with pytest.raises(NotFound, match="lease 'none'"):
+    with pytest.raises(RecordNotFound, match="lease 'none'"):
         await store.publication.publish("none", version)
     assert await store.versions.list_refs() == set()
     assert again.trace_ids == lease.trace_ids
@@ -194,9 +194,9 @@ async def test_any_version_can_be_promoted_by_name(store: Store, make: Any) -> N
     assert (await store.live_versions.get(KEY)).live is None
     assert (await store.users.get("ann")).live_version is None
     assert await store.live_versions.set_live(KEY, None) == off
-    with pytest.raises(NotFound, match="version 'user/ann@9'"):
+    with pytest.raises(RecordNotFound, match="version 'user/ann@9'"):
         await store.live_versions.set_live(KEY, 9)
-    with pytest.raises(NotFound, match="adapter 'user/bob'"):
+    with pytest.raises(RecordNotFound, match="adapter 'user/bob'"):
         await store.live_versions.set_live("user/bob", None)
 
 
@@ -212,7 +212,7 @@ async def test_a_rollback_passes_over_the_refused(store: Store, make: Any) -> No
     with pytest.raises(NothingToRollBack, match=KEY):
         await store.live_versions.rollback(KEY)
     assert (await store.adapters.get(KEY)).live == 1
-    with pytest.raises(NotFound):
+    with pytest.raises(RecordNotFound):
         await store.live_versions.rollback("user/bob")
 
 
@@ -241,5 +241,5 @@ async def test_the_unknown_is_not_found(store: Store) -> None:
     assert (await store.live_versions.get(KEY)).live is None
     assert await store.adapters.list_all() == []
     for call in (store.adapters.get(KEY), store.versions.get(KEY, 1)):
-        with pytest.raises(NotFound):
+        with pytest.raises(RecordNotFound):
             await call

@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from mindprint_server.admission import AdmissionController
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import LimitExceeded, ServerError
 
 
 def test_no_more_than_the_limit() -> None:
     admission = AdmissionController(1, 7)
-    with admission.enter(), pytest.raises(ApiError) as refused, admission.enter():
+    with admission.enter(), pytest.raises(ServerError) as refused, admission.enter():
         pass
-    assert (refused.value.status, refused.value.retry_after) == (429, 7)
+    assert (type(refused.value), refused.value.retry_after) == (LimitExceeded, 7)
     with admission.enter():
         pass
 

@@ -13,7 +13,7 @@ from mindprint_server.adapters import parity_check, validation
 from mindprint_server.adapters.storage import AdapterFiles
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid, ServerError
 from samples import write_tensors
 
 TARGETS = ("q_proj", "up_proj")
@@ -26,8 +26,8 @@ def config(**changes: Any) -> bytes:
     return json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], **changes}).encode()
 
 
-def code_of(error: pytest.ExceptionInfo[ApiError]) -> str:
-    assert error.value.status == 422
+def code_of(error: pytest.ExceptionInfo[ServerError]) -> str:
+    assert isinstance(error.value, Invalid)
     return error.value.code
 
 
@@ -54,7 +54,7 @@ def test_a_good_config_and_its_shapes_pass(tmp_path: Path) -> None:
     ],
 )
 def test_configs_that_cannot_be_served(text: bytes, code: str) -> None:
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         validation.read_config(text, max_rank=16, targets=TARGETS)
     assert code_of(error) == code
 
@@ -70,7 +70,7 @@ def test_configs_that_cannot_be_served(text: bytes, code: str) -> None:
     ],
 )
 def test_tensors_that_do_not_fit(shapes: dict[str, tuple[int, ...]], code: str) -> None:
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         validation.check_tensors(shapes, BASE, rank=4, targets=TARGETS)
     assert code_of(error) == code
 
@@ -88,7 +88,7 @@ def test_tensors_that_do_not_fit(shapes: dict[str, tuple[int, ...]], code: str) 
 )
 def test_weights_that_are_none(tmp_path: Path, content: bytes, code: str) -> None:
     (tmp_path / "w").write_bytes(content)
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         validation.read_shapes(tmp_path / "w")
     assert code_of(error) == code
 
@@ -98,7 +98,7 @@ def test_weights_cut_off_anywhere(tmp_path: Path) -> None:
     whole = (tmp_path / "w").read_bytes()
     for length in range(0, len(whole), 7):
         (tmp_path / "w").write_bytes(whole[:length])
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(ServerError) as error:
             validation.read_shapes(tmp_path / "w")
         assert code_of(error) == "adapter_truncated"
 

@@ -12,9 +12,9 @@ import pytest
 
 from lives import KEY, Gate, Open, answering, counted, folders, lives
 from mindprint.types import Check, LeaseState
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Busy, Invalid, ServerError
 from mindprint_server.settings import Settings
-from mindprint_server.store import LeaseLost, NotFound
+from mindprint_server.store import LeaseLost, RecordNotFound
 from uploads import leased, published, upload
 
 COLLAPSED = Check(name="collapse", value=0.41, bound=0.1, passed=False, detail="thinking looped")
@@ -66,9 +66,9 @@ async def test_a_version_that_fails_is_kept_and_never_served_unless_promoted(
     services = await serve()
     gate.checks = [COLLAPSED, *gate.checks]
     lease = await leased(services)
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         await upload(services, lease, tmp_path)
-    assert (error.value.status, error.value.code) == (422, "gate_failed")
+    assert (type(error.value), error.value.code) == (Invalid, "gate_failed")
     assert "collapse 0.41, bound 0.1 (thinking looped)" in error.value.message
     assert "score" not in error.value.message
     version = await services.store.versions.get(KEY, 1)
@@ -79,7 +79,7 @@ async def test_a_version_that_fails_is_kept_and_never_served_unless_promoted(
     assert services.adapters.residents.loaded() == []
     assert counted(services, "gate_refusals_total", check="collapse") == 1
     assert counted(services, "adapters_refused_total", reason="gate_failed") == 1
-    with pytest.raises(ApiError, match="was refused"):
+    with pytest.raises(ServerError, match="was refused"):
         await answering(services, "user/ann@1")
 
     assert (await services.adapters.promote(KEY, 1)).live == 1
@@ -92,7 +92,7 @@ async def test_the_same_refused_upload_again_is_refused_alike(serve: Open, gate:
     lease = await leased(services)
     messages = set()
     for _ in range(2):
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(ServerError) as error:
             await upload(services, lease, tmp_path)
         messages.add(error.value.message)
     assert len(messages) == 1
@@ -120,7 +120,7 @@ async def test_a_gate_that_breaks_leaves_nothing_and_the_trainer_may_try_again(
         await upload(services, lease, tmp_path)
     assert folders(services) == []
     assert services.adapters.residents.loaded() == []
-    with pytest.raises(NotFound):
+    with pytest.raises(RecordNotFound):
         await services.store.adapters.get(KEY)
     assert (await services.store.leases.get(lease.id)).state == "active"
 
@@ -173,7 +173,7 @@ async def test_a_manifest_that_lies_leaves_nothing(
 ) -> None:
     services = await serve()
     lease = await leased(services)
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         await upload(services, lease, tmp_path, **changes)
     assert error.value.code == code
     assert folders(services) == []
@@ -185,9 +185,9 @@ async def test_a_place_that_does_not_come_free_leaves_nothing(serve: Open, tmp_p
     await published(services, tmp_path, "user/bob")
     lease = await leased(services)
     async with services.adapters.use("user/bob"):
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(ServerError) as error:
             await upload(services, lease, tmp_path)
-    assert (error.value.status, error.value.code) == (503, "adapters_busy")
+    assert (type(error.value), error.value.code) == (Busy, "adapters_busy")
     assert counted(services, "adapters_refused_total", reason="adapters_busy") == 0
     assert folders(services) == []
     assert (await upload(services, lease, tmp_path, number=2)).state == "live"

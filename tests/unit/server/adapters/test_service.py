@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from lives import KEY, Gate, Loader, Open, answering, counted, folders, lives
-from mindprint_server.exceptions import ApiError
+from mindprint_server.adapters.service import Unusable
+from mindprint_server.exceptions import ServerError
 from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound, StoreError
+from mindprint_server.store import RecordNotFound, StoreError
 from uploads import published
 
 
@@ -132,9 +133,9 @@ async def test_a_live_version_that_cannot_be_loaded_leaves_the_answer_to_the_bas
     assert counted(services, "fallbacks_total", to="base") == 2
     assert (await services.store.versions.get(KEY, 1)).state == "refused"
     for call in (services.adapters.promote(KEY, 1), services.adapters.release(KEY, 1, 0.5)):
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(ServerError) as error:
             await call
-        assert (error.value.status, error.value.code) == (409, "version_unusable")
+        assert (type(error.value), error.value.code) == (Unusable, "version_unusable")
 
 
 async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(serve: Open, tmp_path: Path) -> None:
@@ -204,5 +205,5 @@ async def test_a_first_version_is_examined_beside_what_answers_now(serve: Open, 
 async def test_a_cohort_that_is_not_there(serve: Open) -> None:
     services = await serve()
     assert await answering(services, "cohort/everyone") == "base"
-    with pytest.raises(NotFound, match="cohort"):
+    with pytest.raises(RecordNotFound, match="cohort"):
         await answering(services, "cohort/none")

@@ -21,10 +21,10 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, GenerationOutput, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import BackendRefused, ClientGone, Invalid, ServerError
 from mindprint_server.gate import checks
 from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound
+from mindprint_server.store import RecordNotFound
 from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import serving
@@ -200,7 +200,7 @@ async def test_the_base_alone_falls_back_to_a_direct_answer(room: Room) -> None:
 async def test_a_version_that_fails_is_replaced_by_the_base(room: Room) -> None:
     room.engine.thinks["user/ann@1"] = RuntimeError("broken kernel")
     assert (await room.ask())["mindprint"]["fallback"] == "base"
-    room.backend.broken["user/ann@1"] = ApiError(500, "bad_request", "broken")
+    room.backend.broken["user/ann@1"] = BackendRefused(500, "broken")
     for mode in ("direct", "generic"):
         assert (await room.ask(mode=mode))["mindprint"]["model"] == "base"
     assert room.outcomes() == {"failed": 3}
@@ -210,8 +210,8 @@ async def test_where_the_base_fails_too_it_is_not_the_version_s_fault(room: Room
     room.backend.broken = {"user/ann@1": RuntimeError("no"), "base": RuntimeError("no")}
     with pytest.raises(RuntimeError):
         await room.ask(mode="direct")
-    room.backend.broken = {"user/ann@1": ApiError(400, "bad_request", "max_tokens")}
-    with pytest.raises(ApiError, match="max_tokens"):
+    room.backend.broken = {"user/ann@1": BackendRefused(400, "max_tokens")}
+    with pytest.raises(ServerError, match="max_tokens"):
         await room.ask(mode="direct")
     assert room.outcomes() == {}
     assert room.counted("resident_adapters") == 1
@@ -284,7 +284,7 @@ async def test_a_stream_says_why_it_thought(room: Room, tmp_path: Path) -> None:
 
 
 async def test_a_mode_that_does_not_exist(room: Room) -> None:
-    with pytest.raises(ApiError, match="direct, generic, personal or auto"):
+    with pytest.raises(ServerError, match="direct, generic, personal or auto"):
         await room.ask(mode="both")
 
 
@@ -329,7 +329,7 @@ async def test_a_cohort_answers_for_its_users_and_by_name(room: Room, tmp_path: 
         reply = await room.ask(model)
         assert reply["mindprint"]["model"] == "cohort/everyone@1"
     for model, kind in (("user/nobody", "user"), ("cohort/none", "cohort")):
-        with pytest.raises(NotFound, match=kind):
+        with pytest.raises(RecordNotFound, match=kind):
             await room.ask(model)
 
 
@@ -382,9 +382,9 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
             while not room.services.adapters.residents.needs("user/ann", 1):  # noqa: ASYNC110 (it has no event)
                 await asyncio.sleep(0.001)
         entered.set()
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(ServerError) as error:
             await asking
-        assert error.value.status == 499
+        assert isinstance(error.value, ClientGone)
         assert not room.services.adapters.residents.needs("user/ann", 1)
 
 
@@ -432,8 +432,8 @@ def test_the_ways_to_an_answer() -> None:
     [
         (RuntimeError("kernel"), True),
         (ValueError("nan"), True),
-        (ApiError(500, "bad_request", "broken"), True),
-        (ApiError(422, "validation_error", "no"), False),
+        (BackendRefused(500, "broken"), True),
+        (Invalid("validation_error", "no"), False),
         (EngineDied("gone"), False),
         (PromptTooLong("long"), False),
         (TimeoutError(), False),

@@ -13,9 +13,9 @@ import pytest
 from mindprint.types import Trace, TraceRequest
 from mindprint_server.engine import Sampling
 from mindprint_server.engine.base import FinishReason
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.settings import Settings
-from mindprint_server.store import NotFound
+from mindprint_server.store import RecordNotFound
 from mindprint_server.wiring import Container
 from samples import START, engagement
 from scripted import Scripted, serving
@@ -93,11 +93,11 @@ async def test_anothers_memory_is_chosen_by_the_query_as_ones_own(serve: Open, m
 
 async def test_a_user_who_is_not_there(serve: Open) -> None:
     services = await serve()
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         await ask(services, memory="user/nobody")
-    assert (error.value.status, error.value.code, error.value.param) == (404, "user_not_found", "memory")
+    assert (type(error.value), error.value.code, error.value.param) == (RecordNotFound, "user_not_found", "memory")
     for memory in ("own", "none", "user/ann"):
-        with pytest.raises(NotFound, match="user 'nobody'"):
+        with pytest.raises(RecordNotFound, match="user 'nobody'"):
             await ask(services, user_id="nobody", memory=memory)
 
 
@@ -162,9 +162,9 @@ async def test_long_given_thinking_takes_its_room_from_the_memory(serve: Open) -
     short = await ask(services, mode="personal", thinking=THOUGHT)
     long = await ask(services, mode="personal", thinking="word " * 300)
     assert short.provenance.memory_dropped < long.provenance.memory_dropped
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         await ask(services, mode="personal", thinking="word " * 600)
-    assert (error.value.status, error.value.code, error.value.param) == (422, "prompt_too_long", "thinking")
+    assert (type(error.value), error.value.code, error.value.param) == (Invalid, "prompt_too_long", "thinking")
 
 
 # --- choices ---

@@ -10,7 +10,7 @@ import pytest
 
 from mindprint.types import Batch, BatchRequest, Mode
 from mindprint_server.settings import Settings
-from mindprint_server.store import Busy
+from mindprint_server.store import StoreBusy
 from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import Scripted, serving
@@ -77,7 +77,7 @@ async def test_a_database_that_is_busy_for_a_moment_does_not_stop_the_batches(
 ) -> None:
     await fill(services, "ann", 5)
     look = services.store.batches.list_open
-    answers = iter([Busy("another process is writing")])
+    answers = iter([StoreBusy("another process is writing")])
 
     async def busy_once() -> list[Batch]:
         for error in answers:

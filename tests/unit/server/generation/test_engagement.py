@@ -13,9 +13,9 @@ import pytest
 from mindprint.types import Batch, BatchRequest, CanaryItem, Lease, LeaseRequest, Manifest, TraceRequest, Version
 from mindprint_server.engine import AdapterRef, Priority, Sampling
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import Invalid, LimitExceeded, ServerError
 from mindprint_server.settings import Settings
-from mindprint_server.store.exceptions import LeaseLost, NotFound
+from mindprint_server.store.exceptions import LeaseLost, RecordNotFound
 from mindprint_server.wiring import Container, close_container, open_container
 from samples import engagement, write_tensors
 
@@ -112,9 +112,9 @@ async def test_the_answer_may_be_shown_from_the_first_candidate_on(services: Con
 async def test_a_server_without_hints_shows_no_answer_from_the_first_candidate_on(services: Container) -> None:
     await fill(services)
     services.settings.hints = False
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         await services.batches.submit(BatchRequest(blind=0))
-    assert (error.value.status, error.value.code, error.value.param) == (422, "validation_error", "blind")
+    assert (type(error.value), error.value.code, error.value.param) == (Invalid, "validation_error", "blind")
     batch = await finished(services, BatchRequest(blind=0, hints=True))
     assert batch.hinted == batch.funnel.accepted > 0
 
@@ -160,7 +160,7 @@ async def test_what_cannot_be_attempted_is_counted(services: Container) -> None:
 
 
 async def test_a_user_without_engagements_plans_nothing(services: Container) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(RecordNotFound):
         await services.batches.submit(BatchRequest(users=["nobody"]))
     batch = await finished(services, BatchRequest())
     assert (batch.state, batch.items) == ("done", 0)
@@ -181,8 +181,8 @@ async def test_more_callers_than_places_are_told_to_come_again(settings: Setting
     await fill(services)
     request = TraceRequest(user_id="ann", query="?", choices=["yes", "no"])
     results = await asyncio.gather(*(services.traces.create(request) for _ in range(3)), return_exceptions=True)
-    [busy] = [result for result in results if isinstance(result, ApiError)]
-    assert (busy.status, busy.code, busy.retry_after) == (429, "server_busy", settings.retry_after_s)
+    [busy] = [result for result in results if isinstance(result, ServerError)]
+    assert (type(busy), busy.code, busy.retry_after) == (LimitExceeded, "server_busy", settings.retry_after_s)
     assert (await services.traces.create(request)).answer in ("yes", "no")
     await close_container(services)
 
@@ -275,16 +275,16 @@ async def test_a_query_of_the_callers_is_only_answered(services: Container) -> N
     trace = await services.traces.create(request)
     assert trace.choice_logprobs is not None
     assert trace.scores["target_logprob"] == trace.choice_logprobs["no"]
-    with pytest.raises(NotFound):
+    with pytest.raises(RecordNotFound):
         await services.store.traces.get(trace.id)
 
 
 async def test_one_trace_that_cannot_be_written(services: Container) -> None:
     await fill(services)
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         await services.traces.create(TraceRequest(user_id="ann", query="word " * 5000))
-    assert (error.value.status, error.value.code) == (422, "prompt_too_long")
-    with pytest.raises(ApiError) as error:
+    assert (type(error.value), error.value.code) == (Invalid, "prompt_too_long")
+    with pytest.raises(ServerError) as error:
         await services.traces.create(
             TraceRequest(user_id="ann", query="?", choices=["<|end|>yes", "yes"], mode="direct")
         )
@@ -341,14 +341,14 @@ async def test_the_same_upload_again_is_the_same_version(services: Container, tm
 
 async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         await upload(services, lease, tmp_path, honest=False)
     assert error.value.code == "canary_failed"
     assert (await services.store.versions.get("user/ann", 1)).state == "refused"
     assert (await services.store.live_versions.get("user/ann")).live is None
     assert services.adapters.residents.loaded() == []
     assert (await services.store.traces.count_waiting())["user/ann"] == len(lease.trace_ids)
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(ServerError) as error:
         async with services.adapters.use("user/ann@1"):
             pass
     assert error.value.code == "version_refused"

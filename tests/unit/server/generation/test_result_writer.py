@@ -11,7 +11,7 @@ import pytest
 
 from mindprint_server.generation import result_writer as module
 from mindprint_server.generation.result_writer import ResultWriter
-from mindprint_server.store import Busy
+from mindprint_server.store import StoreBusy
 from mindprint_server.store.batches import ItemResult
 
 
@@ -106,7 +106,7 @@ async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit
 
 
 async def test_a_busy_database_is_asked_again(commits: ResultWriter, store: Slowly) -> None:
-    store.failing = Busy("another process is writing")
+    store.failing = StoreBusy("another process is writing")
     tasks = put(commits, *"ab")
     await asyncio.wait(tasks, timeout=0.05)
     assert not any(task.done() for task in tasks)

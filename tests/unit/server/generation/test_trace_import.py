@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from mindprint.types import BatchRequest, GivenTraces, ImportedTrace, Ingested, LeaseRequest
 from mindprint_server.engine.base import FinishReason
-from mindprint_server.exceptions import ApiError
-from mindprint_server.store import BacklogFull, NotFound
+from mindprint_server.exceptions import Invalid, ServerError
+from mindprint_server.store import BacklogFull, RecordNotFound
 from mindprint_server.wiring import Container
 from samples import engagement
 from scripted import Scripted, serving
@@ -38,11 +38,11 @@ def counts(done: Ingested) -> tuple[int, int]:
     return done.created, done.unchanged
 
 
-async def refused(services: Container, *traces: ImportedTrace) -> tuple[int, str, str | None]:
-    with pytest.raises(ApiError) as error:
+async def refused(services: Container, *traces: ImportedTrace) -> tuple[type[ServerError], str, str | None]:
+    with pytest.raises(ServerError) as error:
         await imported(services, traces)
     assert await services.store.traces.find() == [], "all or none"
-    return error.value.status, error.value.code, error.value.param
+    return type(error.value), error.value.code, error.value.param
 
 
 async def test_a_given_trace_waits_as_a_written_one_does(services: Container) -> None:
@@ -150,9 +150,13 @@ async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Con
 
 
 async def test_who_and_what_is_not_there(services: Container) -> None:
-    with pytest.raises(NotFound, match="user 'bob'"):
+    with pytest.raises(RecordNotFound, match="user 'bob'"):
         await services.imports.import_traces("bob", [given(5)])
-    assert await refused(services, given(5), given(77)) == (404, "engagement_not_found", "traces[1].engagement_id")
+    assert await refused(services, given(5), given(77)) == (
+        RecordNotFound,
+        "engagement_not_found",
+        "traces[1].engagement_id",
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,11 +164,11 @@ async def test_who_and_what_is_not_there(services: Container) -> None:
 )
 async def test_thinking_that_would_end_itself_or_says_nothing(services: Container, thinking: str) -> None:
     told = await refused(services, given(5), given(6, thinking))
-    assert told == (422, "validation_error", "traces[1].thinking")
+    assert told == (Invalid, "validation_error", "traces[1].thinking")
 
 
 async def test_what_does_not_fit_the_model(services: Container) -> None:
-    assert await refused(services, given(5), given(6, "word " * 5000)) == (422, "prompt_too_long", "traces[1]")
+    assert await refused(services, given(5), given(6, "word " * 5000)) == (Invalid, "prompt_too_long", "traces[1]")
 
 
 async def test_a_long_one_takes_its_room_from_the_memory(services: Container) -> None:

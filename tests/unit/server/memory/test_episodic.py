@@ -28,7 +28,7 @@ from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.service import ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import ApiError
+from mindprint_server.exceptions import ServerError
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.episodic import (
     Bm25,
@@ -352,7 +352,7 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     recalled = await chat._recalled([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
     assert recalled is not None
     assert [episode.prompt for episode in recalled.episodes] == ["a walk by the lake"]
-    with pytest.raises(ApiError, match="text content"):
+    with pytest.raises(ServerError, match="text content"):
         await chat._recalled([{"role": "user", "content": ["A walk?"]}], "user/ann", "direct")
 
 
