@@ -22,12 +22,12 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import typer
 
 from mindprint import AsyncMindprintClient
+from mindprint.local.cluster import LocalCluster
 from mindprint.local.console import Output
-from mindprint.local.processes import Child, Processes, free_port
 from mindprint.types import BatchRequest, Engagement
 from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
 
@@ -108,30 +108,13 @@ def make_model_folder(folder: Path) -> Path:
 @asynccontextmanager
 async def run_server(name: str) -> AsyncIterator[tuple[AsyncMindprintClient, psutil.Process]]:
     """A server process on an empty store, a client of it, and what the system tells of it."""
-    with tempfile.TemporaryDirectory(prefix=f"mindprint-{name}-") as given, Processes(Path(given)) as processes:
-        folder, port = Path(given), free_port()
-        environment = {
-            "MINDPRINT_ENGINE": "fake",
-            "MINDPRINT_MODEL": str(make_model_folder(folder / "model")),
-            "MINDPRINT_DATA_DIR": str(folder / "data"),
-            "MINDPRINT_MIN_PRECEDENT": "0",  # nobody's answers tell anything here
-            "MINDPRINT_HOST": "127.0.0.1",
-            "MINDPRINT_PORT": str(port),
-            "MINDPRINT_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'data' / 'mindprint.db'}",
-        }
-        server = processes.start("server", ["mindprint", "serve"], environment)
-        async with AsyncMindprintClient(f"http://127.0.0.1:{port}") as client:
-            await until_ready(server, client)
+    with tempfile.TemporaryDirectory(prefix=f"mindprint-{name}-") as folder, LocalCluster(Path(folder)) as cluster:
+        settings = {"ENGINE": "fake", "MIN_PRECEDENT": "0"}  # every answer here is a random one
+        server = await cluster.start_server(
+            make_model_folder(Path(folder) / "model"), settings, timeout_s=START_TIMEOUT_S
+        )
+        async with AsyncMindprintClient(cluster.url) as client:
             yield client, psutil.Process(server.pid)
-
-
-async def until_ready(server: Child, client: AsyncMindprintClient) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not await client.ready():
-        server.check()
-        if time.monotonic() > deadline:
-            raise CannotMeasure(f"the server was not ready after {START_TIMEOUT_S} s")
-        await asyncio.sleep(0.1)
 
 
 # --- how fast ---

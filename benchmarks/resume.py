@@ -186,14 +186,9 @@ class KillableTrainer:
     """One process of `mindprint train`."""
 
     def __init__(self, server: Server, number: int) -> None:
-        folder = server.processes.folder
         variables = WORKER | {name.upper(): str(value) for name, value in RECIPE.items()}
-        variables["WORK_DIR"] = str(folder / "work")
-        self.child: Child = server.processes.start(
-            f"trainer-{number}",
-            ["mindprint", "train", "--url", server.client.url],
-            {f"MINDPRINT_TRAIN_{name}": value for name, value in variables.items()},
-        )
+        variables["WORK_DIR"] = str(server.cluster.folder / "work")
+        self.child: Child = server.cluster.start_trainer(f"trainer-{number}", variables)
 
     def events(self) -> list[Event]:
         """What it has logged."""
@@ -234,7 +229,7 @@ async def train_with_kills(
 
 
 async def train_without_kills(server: Server, number: int, out: Output) -> list[Event]:
-    """Lets a last trainer finish all that waits; what it logged. Raises ProcessDied."""
+    """Lets a last trainer finish all that waits; what it logged. Raises ProcessFailed."""
     client, trainer = server.client, KillableTrainer(server, number)
     with out.bar("the last trainer") as bar:
         while any([(await client.traces.list(state=state, limit=1)).traces for state in ("waiting", "leased")]):

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mindprint import AsyncMindprintClient
+from mindprint.local.cluster import LocalCluster
 from mindprint.local.console import Output
-from mindprint.local.processes import Processes, free_port
 from mindprint.model_files import resolve
 from mindprint.types import BatchRequest, Trace
 from peers import vllm_http
@@ -152,13 +152,13 @@ class ThroughputSides:
     @classmethod
     async def open(cls, stack: AsyncExitStack, settings: Settings, out: Output) -> ThroughputSides:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mindprint-throughput-")))
-        processes = stack.enter_context(Processes(folder))
+        cluster = stack.enter_context(LocalCluster(folder))
         with out.bar("three engines") as bar:
             bar.update(0, "starting")
             offline, http, client = await asyncio.gather(
                 _offline(stack, settings, folder),
-                stack.enter_async_context(vllm_http.run_vllm_server(processes, settings, silent_output())),
-                _mindprint(stack, processes, settings, folder),
+                stack.enter_async_context(vllm_http.run_vllm_server(cluster.processes, settings, silent_output())),
+                _mindprint(stack, cluster, settings),
             )
             bar.finish("ready")
         return cls(settings, offline, http, client, await stack.enter_async_context(workbench(settings, http)))
@@ -337,33 +337,20 @@ async def _offline(stack: AsyncExitStack, settings: Settings, folder: Path) -> O
     return offline
 
 
-async def _mindprint(
-    stack: AsyncExitStack, processes: Processes, settings: Settings, folder: Path
-) -> AsyncMindprintClient:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    server = processes.start(
-        "server",
-        ["mindprint", "serve"],
+async def _mindprint(stack: AsyncExitStack, cluster: LocalCluster, settings: Settings) -> AsyncMindprintClient:
+    await cluster.start_server(
+        resolve(settings.model),
         {
-            "MINDPRINT_PORT": str(port),
-            "MINDPRINT_DATA_DIR": str(folder / "server"),
-            "MINDPRINT_MODEL": str(resolve(settings.model)),
-            "MINDPRINT_PROFILE_EVERY": str(settings.profile_every),
-            "MINDPRINT_MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
-            "MINDPRINT_HINTS": str(settings.hints).lower(),
-            "MINDPRINT_PROBE": "false",  # or it would leave out what the other sides write
-            "MINDPRINT_MIN_PRECEDENT": "0",  # likewise
-            "MINDPRINT_HOLDOUT_SHARE": "0",  # likewise
+            "PROFILE_EVERY": str(settings.profile_every),
+            "MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
+            "HINTS": str(settings.hints).lower(),
+            "PROBE": "false",  # or it would leave out what the other sides write
+            "MIN_PRECEDENT": "0",  # likewise
+            "HOLDOUT_SHARE": "0",  # likewise
         },
+        timeout_s=START_S,
     )
-    client = await stack.enter_async_context(AsyncMindprintClient(url))
-    for _ in range(START_S):
-        server.check()
-        if await client.ready():
-            return client
-        await asyncio.sleep(1)
-    raise CannotMeasure(f"the server was not ready after {START_S} s: {server.log}")
+    return await stack.enter_async_context(AsyncMindprintClient(cluster.url))
 
 
 if __name__ == "__main__":

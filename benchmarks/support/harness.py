@@ -23,7 +23,7 @@ from rich.table import Table
 from mindprint import MindprintError
 from mindprint.datasets import DatasetError
 from mindprint.local.console import Output
-from mindprint.local.processes import ProcessDied
+from mindprint.local.processes import ProcessFailed
 from mindprint.model_files import MissingModel
 from support.environment import command, machine, versions
 
@@ -202,7 +202,7 @@ def measure(
             json_file.parent.mkdir(parents=True, exist_ok=True)
 
         report.ended_early = not asyncio.run(finish_or_interrupt(work(out, report)))
-    except (CannotMeasure, MindprintError, ProcessDied, MissingModel, DatasetError, OSError) as error:
+    except (CannotMeasure, MindprintError, ProcessFailed, MissingModel, DatasetError, OSError) as error:
         out.say(f"could not measure: {error}")
         raise typer.Exit(1) from error
     if report.ended_early:

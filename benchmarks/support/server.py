@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from mindprint import AsyncMindprintClient
 from mindprint.datasets import UserDataset
+from mindprint.local.cluster import LocalCluster
 from mindprint.local.console import Output
-from mindprint.local.processes import Child, Processes, free_port
+from mindprint.local.processes import Child
 from mindprint.model_files import resolve
 from mindprint.types import Batch, BatchRequest, Engagement
 from support.harness import CannotMeasure
@@ -52,7 +51,7 @@ TRIES = 4
 
 @dataclass(frozen=True)
 class Server:
-    processes: Processes
+    cluster: LocalCluster
     child: Child
     client: AsyncMindprintClient
     http: httpx.AsyncClient
@@ -67,26 +66,16 @@ class Server:
 
 @asynccontextmanager
 async def run_server(model: str, out: Output, *, gate: bool = False) -> AsyncIterator[Server]:
-    """A server process on an empty store, ready. Raises CannotMeasure, ProcessDied."""
+    """A server process on an empty store, ready. Raises ProcessFailed."""
     settings = SETTINGS | GATED if gate else SETTINGS
-    with tempfile.TemporaryDirectory(prefix="mindprint-reload-") as folder, Processes(Path(folder)) as processes:
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        where = {"PORT": str(port), "DATA_DIR": str(Path(folder) / "server"), "MODEL": str(resolve(model))}
-        child = processes.start(
-            "server", ["mindprint", "serve"], {f"MINDPRINT_{name}": v for name, v in {**settings, **where}.items()}
-        )
+    with (
+        tempfile.TemporaryDirectory(prefix="mindprint-reload-") as folder,
+        LocalCluster(Path(folder), output=out) as cluster,
+    ):
+        child = await cluster.start_server(resolve(model), settings, timeout_s=START_S)
+        url = cluster.url
         async with AsyncMindprintClient(url) as client, httpx.AsyncClient(base_url=url, timeout=START_S) as http:
-            with out.bar("server") as bar:
-                deadline = time.monotonic() + START_S
-                while not await client.ready():
-                    child.check()
-                    if time.monotonic() > deadline:
-                        raise CannotMeasure(f"the server was not ready after {START_S} s")
-                    bar.update(0, child.doing())
-                    await asyncio.sleep(1)
-                bar.finish("ready")
-            yield Server(processes, child, client, http)
+            yield Server(cluster, child, client, http)
 
 
 def engagements_of_part(person: UserDataset, part: int, each: int) -> Sequence[Engagement]:

@@ -51,10 +51,10 @@ async def measure_time_to_live(server: Server, person: UserDataset, each: int, o
         raise CannotMeasure(f"no trace of {user_id} was accepted")
     assert done.finished_at is not None
     began = done.finished_at.timestamp()  # by the server's clock, which is this machine's
-    trainer = server.processes.start(
+    trainer = server.cluster.start_trainer(
         f"trainer-{user_id}",
-        ["mindprint", "train", "--once", "--adapter", key, "--url", client.url],
-        {"MINDPRINT_TRAIN_WORK_DIR": str(server.processes.folder / "trainer"), "MINDPRINT_TRAIN_MIN_TRACES": "1"},
+        {"WORK_DIR": str(server.cluster.folder / "trainer"), "MIN_TRACES": "1"},
+        ["--once", "--adapter", key],
     )
     with out.bar(f"trainer for {key}") as bar:
 

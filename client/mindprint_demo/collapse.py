@@ -67,7 +67,7 @@ class CollapseResult:
 async def run_collapse(
     stages: DemoPipeline, users: Sequence[UserDataset], adapters: Mapping[str, Adapter]
 ) -> CollapseResult:
-    """`users` have a live version each. The one with the most traces is taken. Raises ProcessDied, MindprintError."""
+    """`users` have a live version each. The one with the most traces is taken. Raises ProcessFailed, MindprintError."""
     live = {user.user_id: live_version(adapters[user.user_id]) for user in users}
     user = max(users, key=lambda user: live[user.user_id].traces)
     collapse = CollapseResult(user.user_id, live[user.user_id])
@@ -102,7 +102,7 @@ async def _train(stages: DemoPipeline, user: UserDataset, collapse: CollapseResu
                 raise DemoError(f"no version was made by answers only in {timeout_s:.0f} s: {trainer.log}")
             await asyncio.sleep(QUESTION_INTERVAL_S)
         bar.finish(f"version {collapse.version.version} {collapse.version.state}")
-    await stages.stop(trainer)
+    await stages.cluster.stop(trainer)
     for row in user.held_out:
         await ask_live_version(client, collapse, row)
 
@@ -123,11 +123,11 @@ async def ask_live_version(client: AsyncMindprintClient, collapse: CollapseResul
 def answers_only_settings(options: DemoOptions, key: str) -> dict[str, str]:
     """The ordinary objective alone: answers without thinking, nothing that keeps thinking alive."""
     return {
-        "MINDPRINT_TRAIN_ADAPTER": key,
-        "MINDPRINT_TRAIN_SLOW_WEIGHT": "0",
-        "MINDPRINT_TRAIN_REPLAY_WEIGHT": "0",
-        "MINDPRINT_TRAIN_EPOCHS": str(options.collapse_epochs),
-        "MINDPRINT_TRAIN_LEARNING_RATE": str(options.collapse_learning_rate),
+        "ADAPTER": key,
+        "SLOW_WEIGHT": "0",
+        "REPLAY_WEIGHT": "0",
+        "EPOCHS": str(options.collapse_epochs),
+        "LEARNING_RATE": str(options.collapse_learning_rate),
     }
 
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mindprint import AsyncMindprintClient
 from mindprint.datasets import UserDataset
-from mindprint.local.console import Output
-from mindprint.local.processes import Child, Processes
+from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, POLL_S, LocalCluster
+from mindprint.local.console import Output, batch_progress, training_progress
+from mindprint.local.processes import Child
 from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerInfo, Trace, TraceState
 from mindprint_demo import collapse
 from mindprint_demo.errors import DemoError
@@ -21,15 +21,13 @@ from mindprint_demo.options import DemoOptions
 from mindprint_demo.scoring import Arm, ArmScores, score_arm
 from mindprint_demo.trace_accounting import TraceAccounting, account_for_traces
 
-POLL_S = 0.5
-EXHAUSTIVE_SETTINGS = {"THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
-"""Of a server whose users have few engagements, so that every trace counts (docs/decisions/006)."""
 SERVER_SETTINGS = {"HOLDOUT_SHARE": "0.2", **EXHAUSTIVE_SETTINGS}
-"""Of the demo's server. Short histories: of a tenth the gate could say too little."""
-MAX_CONCURRENT_ADAPTERS = "4"
-"""Adapters that the trainer takes at once: on a CPU each is trained on a core of its own (docs/decisions/011)."""
-TRAINER_STOP_S = 10.0
-_FIELD = re.compile(r"(\w+)=(\S+)")
+"""Histories are short: a tenth of one would be too few engagements for the gate."""
+TRAINER_SETTINGS = {
+    "LOG_EVERY_S": "1",
+    "MIN_TRACES": "1",  # train on any number of traces: the gate decides
+    "TOGETHER": "4",  # on a CPU each adapter is trained on a core of its own (docs/decisions/011)
+}
 _REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
 """The gate's word on a version, which is an answer and no failure."""
 _FAILED = re.compile(r'^mindprint_requests_total\{(?P<labels>.*status="[45]\d\d".*)\} (?P<count>\S+)$', re.MULTILINE)
@@ -66,7 +64,7 @@ class DemoPipeline:
     options: DemoOptions
     out: Output
     client: AsyncMindprintClient
-    processes: Processes
+    cluster: LocalCluster
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -74,7 +72,7 @@ class DemoPipeline:
         return ("direct", "personal") if self.options.thinking else ("direct",)
 
     async def run(self, users: list[UserDataset]) -> DemoResults:
-        """From the first engagement to the last score. Raises DemoFailed, ProcessDied and MindprintError."""
+        """From the first engagement to the last score. Raises DemoFailed, ProcessFailed and MindprintError."""
         info = await self.client.server.info()
         with self._timed("engagements"):
             await self.ingest(users)
@@ -133,7 +131,7 @@ class DemoPipeline:
         request = BatchRequest(
             users=[user.user_id for user in users],
             seed=seed,
-            idempotency_key=f"{self.processes.folder.name}/{seed}",
+            idempotency_key=f"{self.cluster.folder.name}/{seed}",
         )
         batch = await self.client.batches.create(request)
         with self.out.bar("traces", batch.items) as bar:
@@ -182,7 +180,7 @@ class DemoPipeline:
                     self.out.say(f"trainer killed (kill -9) while {killed}; started again")
                     trainer = self.start_trainer()
             bar.finish(f"{live} live")
-        await self.stop(trainer)
+        await self.cluster.stop(trainer)
         return killed
 
     async def adapters(self, users: Sequence[UserDataset]) -> dict[str, Adapter]:
@@ -199,86 +197,13 @@ class DemoPipeline:
         return bool((await self.client.traces.list(state=state, limit=1)).traces)
 
     def start_trainer(self, name: str = "trainer", settings: Mapping[str, str] | None = None) -> Child:
-        return self.processes.start(
-            name,
-            ["mindprint", "train"],
-            {
-                "MINDPRINT_TRAIN_SERVER": self.client.url,
-                "MINDPRINT_TRAIN_WORK_DIR": str(self.processes.folder / name),
-                "MINDPRINT_TRAIN_LOG_EVERY_S": "1",
-                "MINDPRINT_TRAIN_MIN_TRACES": "1",  # whatever there is: the gate says what it is worth
-                "MINDPRINT_TRAIN_TOGETHER": MAX_CONCURRENT_ADAPTERS,
-                **(settings or {}),
-            },
-        )
-
-    async def stop(self, trainer: Child) -> None:
-        """Leaves the cores to the scoring that follows."""
-        trainer.ask_to_stop()
-        for _ in range(round(TRAINER_STOP_S / POLL_S)):
-            if not trainer.running():
-                break
-            await asyncio.sleep(POLL_S)
-        trainer.wait(time.monotonic())
+        return self.cluster.start_trainer(name, {**TRAINER_SETTINGS, **(settings or {})})
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 1)
-
-
-async def start_server(
-    processes: Processes,
-    out: Output,
-    model: Path,
-    url: str,
-    port: int,
-    timeout_s: float,
-    settings: Mapping[str, str] = SERVER_SETTINGS,
-) -> Child:
-    """Starts the server on the data in the processes' folder, if there is any, and waits until it takes requests.
-
-    `settings`: the server's, by name without prefix. Raises DemoFailed, ProcessDied.
-    """
-    data = (processes.folder / "server").absolute()
-    server = processes.start(
-        "server",
-        ["mindprint", "serve"],
-        {
-            "MINDPRINT_HOST": "127.0.0.1",
-            "MINDPRINT_PORT": str(port),
-            "MINDPRINT_DATA_DIR": str(data),
-            "MINDPRINT_DATABASE_URL": f"sqlite+aiosqlite:///{data / 'mindprint.db'}",
-            "MINDPRINT_MODEL": str(model),
-            **{f"MINDPRINT_{name}": value for name, value in settings.items()},
-        },
-    )
-    deadline = time.monotonic() + timeout_s
-    async with AsyncMindprintClient(url) as client:
-        with out.bar("server") as bar:
-            while not await client.ready():
-                server.check()
-                if time.monotonic() > deadline:
-                    raise DemoError(f"the server was not ready after {timeout_s:.0f} s: see {server.log}")
-                bar.update(0, server.doing())
-                await asyncio.sleep(POLL_S)
-            bar.finish("ready")
-    return server
-
-
-def batch_progress(batch: Batch) -> str:
-    """What a batch has brought so far, in one line."""
-    funnel = batch.funnel
-    return f"{funnel.accepted} accepted of {funnel.generated}, {batch.tokens_per_second:.0f} tokens/s"
-
-
-def training_progress(event: str) -> str:
-    """The trainer's last event, in fewer words while it trains."""
-    told = dict(_FIELD.findall(event))
-    if not event.startswith("training") or not {"adapter", "step", "tokens_per_second"} <= told.keys():
-        return event
-    return f"training {told['adapter']}, step {told['step']}, {told['tokens_per_second']} tokens/s"
 
 
 def accepted_traces(traces: Iterable[Trace]) -> list[Trace]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import signal
 import sys
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +14,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 from mindprint import AsyncMindprintClient, MindprintError, datasets, doctor, model_files
+from mindprint.local.cluster import POLL_S, LocalCluster
 from mindprint.local.console import Output, opened
-from mindprint.local.processes import Child, ProcessDied, Processes, free_port
+from mindprint.local.processes import ProcessFailed, cancel_on_signals, while_running
 from mindprint_demo import report, synthetic
 from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.pipeline import POLL_S, DemoPipeline, DemoResults, start_server
+from mindprint_demo.pipeline import SERVER_SETTINGS, DemoPipeline, DemoResults
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -38,7 +37,7 @@ def run_demo(options: DemoOptions) -> int:
         except (KeyboardInterrupt, asyncio.CancelledError):
             out.say("all processes have been stopped")
             return INTERRUPTED
-        except (datasets.DatasetError, model_files.MissingModel, DemoError, ProcessDied, MindprintError) as error:
+        except (datasets.DatasetError, model_files.MissingModel, DemoError, ProcessFailed, MindprintError) as error:
             out.say(f"error: {error}")
             return 1
 
@@ -49,9 +48,9 @@ def _run(options: DemoOptions, out: Output) -> int:
     folder = create_run_folder(options.work_dir, options.keep_runs)
     users = _users(options, folder)
     out.say(Panel(Text(_introduction(options, users, folder)), title="Mindprint demo", title_align="left"))
-    with Processes(folder) as processes:
+    with LocalCluster(folder, output=out) as cluster:
         try:
-            results = asyncio.run(interruptible(_loop(options, out, processes, users)))
+            results = asyncio.run(cancel_on_signals(_loop(options, out, cluster, users)))
         except (KeyboardInterrupt, asyncio.CancelledError):
             out.say("interrupted: stopping all processes")
             raise
@@ -67,20 +66,18 @@ def _run(options: DemoOptions, out: Output) -> int:
 
 
 async def _loop(
-    options: DemoOptions, out: Output, processes: Processes, users: list[datasets.UserDataset]
+    options: DemoOptions, out: Output, cluster: LocalCluster, users: list[datasets.UserDataset]
 ) -> DemoResults:
-    model = await _model(options.model, processes, out)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    server = await start_server(processes, out, model, url, port, options.start_timeout_s)
-    async with AsyncMindprintClient(url) as client:
-        return await while_running(server, DemoPipeline(options, out, client, processes).run(users))
+    model = await _model(options.model, cluster, out)
+    server = await cluster.start_server(model, SERVER_SETTINGS, timeout_s=options.start_timeout_s)
+    async with AsyncMindprintClient(cluster.url) as client:
+        return await while_running(server, DemoPipeline(options, out, client, cluster).run(users))
 
 
-async def _model(name: str, processes: Processes, out: Output) -> Path:
+async def _model(name: str, cluster: LocalCluster, out: Output) -> Path:
     """The model's folder. The default one is prepared in a process of its own, which takes torch away with it."""
     if name == model_files.DEFAULT and not model_files.default_path().is_dir():
-        child = processes.start("model", ["mindprint.model_files"], {})
+        child = cluster.processes.start("model", ["mindprint.model_files"], {})
         with out.bar("model") as bar:
             while child.running():
                 bar.update(0, "preparing the default model (once)")
@@ -89,35 +86,6 @@ async def _model(name: str, processes: Processes, out: Output) -> Path:
                 child.check()
             bar.finish("prepared")
     return model_files.resolve(name)
-
-
-async def while_running(child: Child, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, or ProcessDied as soon as `child` ends before it."""
-
-    async def watch() -> None:
-        while True:
-            child.check()
-            await asyncio.sleep(POLL_S)
-
-    task, watching = asyncio.create_task(work), asyncio.create_task(watch())
-    try:
-        await asyncio.wait({task, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            await watching
-        return await task
-    finally:
-        task.cancel()
-        watching.cancel()
-        await asyncio.gather(task, watching, return_exceptions=True)
-
-
-async def interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """A request to end, or a closed terminal, is as good as Ctrl-C."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
-    return await task
 
 
 def _users(options: DemoOptions, folder: Path) -> list[datasets.UserDataset]:

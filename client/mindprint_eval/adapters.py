@@ -10,10 +10,10 @@ from typing import Any
 
 from mindprint import ApiError, AsyncMindprintClient, gate_report
 from mindprint.datasets import UserDataset
-from mindprint.local.console import Output
-from mindprint.local.processes import Child, Processes
+from mindprint.local.cluster import POLL_S, LocalCluster
+from mindprint.local.console import Output, batch_progress, training_progress
+from mindprint.local.processes import Child
 from mindprint.types import Adapter, BatchRequest, ImportedTrace, Trace, Version
-from mindprint_demo.pipeline import POLL_S, batch_progress, training_progress
 from mindprint_eval.arms import Recipe
 from mindprint_eval.config import EvalOptions, EvaluationError
 from mindprint_eval.training_sets import placeholder_trace, training_user_id
@@ -60,10 +60,10 @@ class BuiltAdapter:
 
 class AdapterBuilder:
     def __init__(
-        self, options: EvalOptions, out: Output, client: AsyncMindprintClient, processes: Processes, seed: int
+        self, options: EvalOptions, out: Output, client: AsyncMindprintClient, cluster: LocalCluster, seed: int
     ) -> None:
         self._options, self._out, self._client = options, out, client
-        self._processes, self._seed = processes, seed
+        self._cluster, self._seed = cluster, seed
 
     # --- what is trained on ---
 
@@ -165,17 +165,12 @@ class AdapterBuilder:
             return
         variables = {
             **objective,
-            "SERVER": self._client.url,
             "ADAPTER": ",".join(open_),
             "ONCE": "true",
             "MIN_TRACES": "1",  # every user answers, and the tables say of how many traces
-            "WORK_DIR": str(self._processes.folder / "trainer"),
+            "WORK_DIR": str(self._cluster.folder / "trainer"),
         }
-        trainer = self._processes.start(
-            f"trainer-{recipe.name}",
-            ["mindprint", "train"],
-            {f"MINDPRINT_TRAIN_{name}": value for name, value in variables.items()},
-        )
+        trainer = self._cluster.start_trainer(f"trainer-{recipe.name}", variables)
         with self._out.bar(f"adapters, {recipe.name}", len(open_)) as bar:
             done, moved = -1, time.monotonic()
             while trainer.running():

@@ -15,12 +15,10 @@ from typing import Any
 
 from mindprint import AsyncMindprintClient, MindprintError, datasets, doctor, model_files
 from mindprint.datasets import UserDataset
+from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, LocalCluster
 from mindprint.local.console import Output
-from mindprint.local.processes import ProcessDied, Processes, free_port
+from mindprint.local.processes import ProcessFailed, cancel_on_signals, while_running
 from mindprint.types import ServerInfo
-from mindprint_demo.errors import DemoError
-from mindprint_demo.pipeline import EXHAUSTIVE_SETTINGS, start_server
-from mindprint_demo.run import interruptible, while_running
 from mindprint_eval import results
 from mindprint_eval.arms import ARMS
 from mindprint_eval.baselines import answer_with_baselines
@@ -33,8 +31,7 @@ EXPECTED = (
     EvaluationError,
     datasets.DatasetError,
     model_files.MissingModel,
-    DemoError,
-    ProcessDied,
+    ProcessFailed,
     MindprintError,
 )
 """What a person is told in one line."""
@@ -44,7 +41,7 @@ def run_eval(options: EvalOptions) -> int:
     """Returns 0, 1 (could not go on) or 130 (interrupted). Started again, it takes up where it was."""
     out = Output()
     try:
-        return asyncio.run(interruptible(_run(options, out)))
+        return asyncio.run(cancel_on_signals(_run(options, out)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         out.say("interrupted: start it again, and it goes on from here")
         return 130
@@ -99,14 +96,12 @@ async def _piece(
         out.say(f"done before, taken from {done}")
         rows = [results.Outcome(**row) for row in kept["outcomes"]]
         return ShardResult(rows, kept["candidates"], kept["adapters"]), info
-    with Processes(folder) as processes:
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        server = await start_server(processes, out, model, url, port, options.start_timeout_s, settings)
-        async with AsyncMindprintClient(url) as client:
+    with LocalCluster(folder, output=out) as cluster:
+        server = await cluster.start_server(model, settings, timeout_s=options.start_timeout_s)
+        async with AsyncMindprintClient(cluster.url) as client:
             info = await client.server.info()
             _same_base(options, info)
-            running = ShardRunner(options, out, client, processes, book, piece, info, settings)
+            running = ShardRunner(options, out, client, cluster, book, piece, info, settings)
             found = await while_running(server, running.run())
     if not any(row.outcome == "failed" and row.item for row in found.outcomes):
         kept = {"info": info.model_dump(mode="json"), **asdict(found)}

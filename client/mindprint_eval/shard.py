@@ -14,8 +14,8 @@ from typing import Any
 
 from mindprint import AsyncMindprintClient
 from mindprint.datasets import HeldOutQuestion, UserDataset
+from mindprint.local.cluster import LocalCluster
 from mindprint.local.console import Output
-from mindprint.local.processes import Processes
 from mindprint.types import ImportedTrace, ServerInfo, Trace
 from mindprint_eval import arms, training_sets
 from mindprint_eval.adapters import AdapterBuilder, BuiltAdapter
@@ -80,14 +80,14 @@ class ShardRunner:
         options: EvalOptions,
         out: Output,
         client: AsyncMindprintClient,
-        processes: Processes,
+        cluster: LocalCluster,
         book: ResponseCache,
         piece: EvalShard,
         info: ServerInfo,
         settings: Mapping[str, str],
     ) -> None:
         self._options, self._piece = options, piece
-        self._maker = AdapterBuilder(options, out, client, processes, piece.seed)
+        self._maker = AdapterBuilder(options, out, client, cluster, piece.seed)
         base = {
             "digest": info.base_digest,
             "prompt": info.prompt_version,
@@ -102,7 +102,7 @@ class ShardRunner:
         self.found = ShardResult()
 
     async def run(self) -> ShardResult:
-        """Raises CannotEvaluate, ProcessDied, MindprintError."""
+        """Raises CannotEvaluate, ProcessFailed, MindprintError."""
         await self._maker.ingest(self._piece.everybody)
         wanted = recipes_for(self._arms)
         await self._teach({recipe.lessons for recipe in wanted}, pool={r.lessons for r in wanted if r.pooled})

@@ -9,7 +9,7 @@ uv=.venv/bin/uv
 
 for device in cpu gpu; do
   "$uv" pip compile --quiet pyproject.toml \
-    --extra server --extra trainer --extra eval --extra docs --extra dev --extra "$device" \
+    --extra server --extra trainer --extra demo --extra eval --extra docs --extra dev --extra "$device" \
     --override "deploy/locks/overrides-$device.txt" \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
     --no-header --no-annotate "$@" -o "deploy/locks/$device.txt"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,8 +15,9 @@ import pytest
 
 import doc_pages
 from doc_pages import DOCS, README
-from mindprint import MindprintClient, MindprintError, Retries
-from mindprint.local.processes import Child, Processes, free_port
+from mindprint import MindprintClient
+from mindprint.local.cluster import LocalCluster
+from mindprint.local.processes import Child
 from mindprint.types import BatchRequest, TraceRequest
 from mindprint_demo.trace_accounting import account_for_traces
 from samples import engagement
@@ -29,60 +30,44 @@ USERS = ("ann", "bob")
 class World:
     """One server address, its data, and the processes around it."""
 
-    def __init__(self, folder: Path, processes: Processes) -> None:
-        self._processes = processes
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(self, folder: Path, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self.url = cluster.url
         self._model = make_model(folder / "model")
-        self._data = folder / "data"
         self._trainers = 0
 
     def server(self) -> Child:
-        child = self._processes.start(
-            "server",
-            ["mindprint", "serve"],
+        start = self._cluster.start_server(
+            self._model,
             {
-                "MINDPRINT_PORT": str(self.port),
-                "MINDPRINT_MODEL": str(self._model),
-                "MINDPRINT_DATA_DIR": str(self._data),
-                "MINDPRINT_DTYPE": "float32",
-                "MINDPRINT_KV_CACHE_GIB": "0.25",
-                "MINDPRINT_MAX_NUM_SEQS": "8",
-                "MINDPRINT_BATCH_INFLIGHT": "4",
-                "MINDPRINT_MAX_THINKING_TOKENS": "12",
-                "MINDPRINT_MIN_THINKING_WORDS": "0",
-                "MINDPRINT_PROBE": "false",
-                "MINDPRINT_MIN_PRECEDENT": "0",
-                "MINDPRINT_MIN_GAIN": "null",
-                "MINDPRINT_MIN_ANCHOR": "null",
-                "MINDPRINT_GATE": "false",  # random weights do not think
-                "MINDPRINT_PROFILE_TOKENS": "16",
-                "MINDPRINT_HEALTH_INTERVAL_S": "0.5",
-                "MINDPRINT_TARGET_MODULES": str(TARGETS).replace("'", '"'),
+                "DTYPE": "float32",
+                "KV_CACHE_GIB": "0.25",
+                "MAX_NUM_SEQS": "8",
+                "BATCH_INFLIGHT": "4",
+                "MAX_THINKING_TOKENS": "12",
+                "MIN_THINKING_WORDS": "0",
+                "PROBE": "false",
+                "MIN_PRECEDENT": "0",
+                "MIN_GAIN": "null",
+                "MIN_ANCHOR": "null",
+                "GATE": "false",  # random weights do not think
+                "PROFILE_TOKENS": "16",
+                "HEALTH_INTERVAL_S": "0.5",
+                "TARGET_MODULES": str(TARGETS).replace("'", '"'),
             },
         )
-        with MindprintClient(self.url, retries=Retries(attempts=1)) as client:
-
-            def ready() -> bool:
-                child.check()
-                with contextlib.suppress(MindprintError):
-                    return client.ready()
-                return False
-
-            until(ready, 300)
-        return child
+        return asyncio.run(start)
 
     def trainer(self) -> Child:
         """A trainer that takes long enough to be killed in the middle."""
         self._trainers += 1
-        return self._processes.start(
+        return self._cluster.start_trainer(
             f"trainer-{self._trainers}",
-            ["mindprint", "train", "--url", self.url],
             {
-                "MINDPRINT_TRAIN_TTL_S": "3",
-                "MINDPRINT_TRAIN_MIN_TRACES": "1",
-                "MINDPRINT_TRAIN_EPOCHS": "12",
-                "MINDPRINT_TRAIN_LEARNING_RATE": "0.01",
+                "TTL_S": "3",
+                "MIN_TRACES": "1",
+                "EPOCHS": "12",
+                "LEARNING_RATE": "0.01",
             },
         )
 
@@ -96,8 +81,8 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with Processes(tmp_path) as processes:
-        yield World(tmp_path, processes)
+    with LocalCluster(tmp_path) as cluster:
+        yield World(tmp_path, cluster)
 
 
 @pytest.mark.parametrize("page", [README, DOCS / "tutorial" / "first-adapter.md"], ids=doc_pages.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from mindprint.types import Batch
+
 WIDTH = 118
 """Of the transcript and of what is not a terminal."""
 LINE_EVERY_S = 10.0
 """Seconds between two progress lines where there is no live bar."""
+_FIELD = re.compile(r"(\w+)=(\S+)")
 
 
 @dataclass
@@ -101,3 +105,17 @@ def opened(transcript: Path | None) -> Iterator[Output]:
     transcript.parent.mkdir(parents=True, exist_ok=True)
     with transcript.open("w", encoding="utf-8", buffering=1) as stream:
         yield Output(transcript=stream)
+
+
+def batch_progress(batch: Batch) -> str:
+    """Describe what a batch has written so far, in one line."""
+    funnel = batch.funnel
+    return f"{funnel.accepted} accepted of {funnel.generated}, {batch.tokens_per_second:.0f} tokens/s"
+
+
+def training_progress(event: str) -> str:
+    """Shorten the trainer's last logged event while it trains; other events stay as they are."""
+    fields = dict(_FIELD.findall(event))
+    if not event.startswith("training") or not {"adapter", "step", "tokens_per_second"} <= fields.keys():
+        return event
+    return f"training {fields['adapter']}, step {fields['step']}, {fields['tokens_per_second']} tokens/s"

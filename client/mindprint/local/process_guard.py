@@ -1,55 +1,64 @@
-"""Ends every process that carries a run's mark, once the run's own process is gone. Reads that from a closed pipe."""
+"""Kill every process that carries a run's mark, once the run's own process is gone: its end closes standard input."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import time
-from pathlib import Path
+
+import psutil
 
 MARK = "MINDPRINT_DEMO_RUN"
 """The environment variable that all of a run's processes inherit."""
 
 
-def marked(mark: str) -> list[int]:
-    """Ids of the processes that carry `mark`, this one left out. Empty where there is no /proc."""
-    wanted = f"{MARK}={mark}".encode()
+def marked(mark: str) -> list[psutil.Process]:
+    """Return the processes that carry `mark`, without this one."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone by now, or another user's
-            if wanted in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # ended by now, or another user's
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append(process)
     return found
 
 
-def of_sessions(sessions: set[int]) -> list[int]:
-    """Ids of the processes of these sessions. A process that sets its title, as vLLM's do, writes over its environment
-    and with it over the mark; its session stays that of the marked process that started it."""
+def of_sessions(sessions: set[int]) -> list[psutil.Process]:
+    """Return the processes of these sessions, without this one.
+
+    A process that sets its title, as vLLM's do, overwrites its environment and with it the mark. Its session stays that
+    of the marked process that started it. psutil does not know sessions, so they are read here.
+    """
     found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.getsid(int(entry.name)) in sessions and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and os.getsid(process.pid) in sessions:
+                found.append(process)
     return found
 
 
 def sweep(mark: str, *, attempts: int = 50) -> None:
-    """Kill all that carry `mark` and all of their sessions, until none is left: what is being killed may just have
-    started another."""
+    """Kill all processes that carry `mark` and all of their sessions.
+
+    Repeats until none is left, because a process that is being killed may just have started another.
+
+    Args:
+        mark: Value of the environment variable `MARK`.
+        attempts: Rounds at most, 50 ms apart.
+    """
     own, sessions = os.getsid(0), set[int]()
     for _ in range(attempts):
         ours = marked(mark)
-        for pid in ours:
+        for process in ours:
             with contextlib.suppress(OSError):
-                sessions.add(os.getsid(pid))
+                sessions.add(os.getsid(process.pid))
         left = {*ours, *of_sessions(sessions - {own})}
         if not left:
             return
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        # Not psutil.wait_procs: it would take the exit codes of children from `subprocess`.
         time.sleep(0.05)
 
 

@@ -1,11 +1,12 @@
-"""The demo's child processes: each in a session of its own, all of them gone when the demo is, however it ends.
+"""Child processes of this process: each in a session of its own, and all ended when this process ends.
 
-Every process that a child starts inherits a mark in its environment. Stopping sweeps up whatever carries the mark,
-so engine processes that outlive their parent do not stay. A guard process does the same when the demo itself dies.
+Every process that a child starts inherits a mark in its environment. Stopping kills whatever carries the mark, so
+engine processes that outlive their parent do not stay. A guard process does the same when this process dies.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -15,27 +16,29 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from mindprint.local.process_guard import MARK, sweep
 
 GRACE_S = 5.0
 """From the request to stop until the kill."""
+WATCH_EVERY_S = 0.5
+T = TypeVar("T")
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\S+ \[\w+\s*\] (?P<event>.*)$")
 _LOGGER = re.compile(r"\s*\[[\w.]+\]\s*")
 
 
-class ProcessDied(Exception):
-    """A child ended when it should not have. The message holds the end of its log."""
+class ProcessFailed(Exception):
+    """A child process ended too early, or was not ready in time. The message names its log."""
 
 
 class Child:
-    """One started process with its log file."""
+    """A started process with its log file."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -48,44 +51,50 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """The exit code; None while the process runs."""
         return self._process.poll()
 
     def running(self) -> bool:
+        """Return whether the process has not ended."""
         return self._process.poll() is None
 
     def check(self) -> None:
-        """Raises ProcessDied if it has ended."""
+        """Check that the process still runs.
+
+        Raises:
+            ProcessFailed: It has ended. The message holds the end of its log.
+        """
         if not self.running():
             tail = "\n".join(self.tail(12))
-            raise ProcessDied(f"the {self.name} ended with code {self._process.returncode} (log: {self.log})\n{tail}")
+            raise ProcessFailed(f"the {self.name} ended with code {self._process.returncode} (log: {self.log})\n{tail}")
 
     def kill(self) -> None:
-        """`kill -9`, as a power cut would."""
+        """Kill the process and its group at once, as `kill -9` does."""
         self._signal(signal.SIGKILL)
         self._process.wait()
 
     def tail(self, lines: int) -> list[str]:
-        """The last lines of the log."""
+        """Return the last lines of the log, without colours."""
         with self.log.open("rb") as stream:
             stream.seek(max(0, self.log.stat().st_size - 16_384))
             text = stream.read().decode(errors="replace")
         return _ANSI.sub("", text).replace("\r", "\n").strip().splitlines()[-lines:]
 
     def doing(self) -> str:
-        """The event that the process logged last, for a progress line; empty if there is none yet."""
+        """Return the event that the process logged last, for a progress line; empty if there is none yet."""
         for line in reversed(self.tail(50)):
             if found := _LOG_LINE.match(line):
                 return " ".join(_LOGGER.sub(" ", found["event"], count=1).split())
         return ""
 
     def ask_to_stop(self) -> None:
+        """Send SIGTERM to the process, if it runs."""
         if self.running():
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
 
     def wait(self, deadline: float) -> None:
-        """Until it ends or `deadline` (monotonic seconds) comes, then kills its group."""
+        """Wait until the process ends or `deadline` (`time.monotonic`) comes, then kill its group."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
         self._signal(signal.SIGKILL)
@@ -97,9 +106,15 @@ class Child:
 
 
 class Processes:
-    """Starts children and, on leaving the `with` block, stops them and all that they started."""
+    """Start child processes. Leaving the `with` block ends them and all that they started."""
 
     def __init__(self, folder: Path, *, grace_s: float = GRACE_S) -> None:
+        """Start nothing yet.
+
+        Args:
+            folder: An existing folder for the logs.
+            grace_s: Seconds from the request to stop until the kill.
+        """
         self.folder = folder
         self._grace_s = grace_s
         self._mark = uuid.uuid4().hex
@@ -128,7 +143,13 @@ class Processes:
                 signal.signal(number, handler)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Run `python -m <command>` with this environment added; its output goes to `<folder>/<name>.log`."""
+        """Run `python -m <command>`; its output is appended to `<folder>/<name>.log`.
+
+        Args:
+            name: Name of the log and of the process in messages.
+            command: Module and its arguments.
+            environment: Variables in addition to those of this process.
+        """
         log = self.folder / f"{name}.log"
         with log.open("ab") as stream:
             process = subprocess.Popen(
@@ -144,7 +165,7 @@ class Processes:
         return child
 
     def stop(self) -> None:
-        """Ask all to stop, wait a little, then kill what is left. Takes `grace_s` at most, and a moment."""
+        """Ask all processes to stop, wait up to `grace_s` seconds, then kill what is left."""
         for child in self._children:
             child.ask_to_stop()
         deadline = time.monotonic() + self._grace_s
@@ -160,7 +181,40 @@ class Processes:
 
 
 def free_port() -> int:
-    """A TCP port on the loopback address that nothing listens on."""
+    """Return a TCP port on the loopback address that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def while_running(child: Child, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`, and cancel it as soon as `child` ends before it.
+
+    Raises:
+        ProcessFailed: The child ended first.
+    """
+
+    async def watch() -> None:
+        while True:
+            child.check()
+            await asyncio.sleep(WATCH_EVERY_S)
+
+    task, watching = asyncio.create_task(work), asyncio.create_task(watch())
+    try:
+        await asyncio.wait({task, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await watching
+        return await task
+    finally:
+        task.cancel()
+        watching.cancel()
+        await asyncio.gather(task, watching, return_exceptions=True)
+
+
+async def cancel_on_signals(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`; SIGTERM and SIGHUP cancel it, as Ctrl-C does."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await task

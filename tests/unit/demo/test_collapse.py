@@ -42,9 +42,9 @@ class Child:
 
     log = Path("trainer.log")
 
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, settings: Mapping[str, str]) -> None:
         self.name = name
-        self.environment = environment
+        self.settings = settings
         self.stopped = False
 
     def check(self) -> None: ...
@@ -54,11 +54,6 @@ class Child:
 
     def running(self) -> bool:
         return not self.stopped
-
-    def ask_to_stop(self) -> None:
-        self.stopped = True
-
-    def wait(self, deadline: float) -> None: ...
 
 
 class World:
@@ -80,10 +75,10 @@ class World:
         self.adapters = SimpleNamespace(get=self.adapter, list=self.list_adapters)
         self.traces = SimpleNamespace(list=self.list_traces, create=self.write_trace)
 
-    # --- as processes
+    # --- as cluster
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
-        self.children.append(Child(name, environment))
+    def start_trainer(self, name: str, settings: Mapping[str, str]) -> Child:
+        self.children.append(Child(name, settings))
         self._looks = 0
         return self.children[-1]
 
@@ -103,6 +98,9 @@ class World:
             self.versions.append(version(ids, number, checks=[THINKS]))
             done = {"state": "trained", "version": number}
             self.stored_traces = [t.model_copy(update=done if t.id in ids else {}) for t in self.stored_traces]
+
+    async def stop(self, child: Child) -> None:
+        child.stopped = True
 
     # --- as client
 
@@ -218,14 +216,14 @@ async def test_it_is_trained_by_answers_only() -> None:
     await played(world, collapse_epochs=5, collapse_learning_rate=0.002)
     first, second = world.children
     wanted = {
-        "MINDPRINT_TRAIN_ADAPTER": "user/u-0",
-        "MINDPRINT_TRAIN_SLOW_WEIGHT": "0",
-        "MINDPRINT_TRAIN_REPLAY_WEIGHT": "0",
-        "MINDPRINT_TRAIN_EPOCHS": "5",
-        "MINDPRINT_TRAIN_LEARNING_RATE": "0.002",
+        "ADAPTER": "user/u-0",
+        "SLOW_WEIGHT": "0",
+        "REPLAY_WEIGHT": "0",
+        "EPOCHS": "5",
+        "LEARNING_RATE": "0.002",
     }
-    assert wanted.items() <= first.environment.items()
-    assert not wanted.keys() & second.environment.keys(), "the ordinary trainer keeps its settings"
+    assert wanted.items() <= first.settings.items()
+    assert not wanted.keys() & second.settings.keys(), "the ordinary trainer keeps its settings"
     assert first.stopped
     assert second.stopped
 

@@ -1,56 +1,13 @@
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mindprint import doctor
-from mindprint.exceptions import MindprintError
-from mindprint.local.processes import Child, ProcessDied
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.pipeline import count_failed_requests, training_progress
-from mindprint_demo.run import create_run_folder, run_demo, while_running
-
-
-@pytest.fixture
-def sleeper(tmp_path: Path) -> Iterator[Child]:
-    """A process that runs until it is killed."""
-    (tmp_path / "server.log").write_text("the last words")
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    child = Child("server", process, tmp_path / "server.log")
-    yield child
-    child.kill()
-
-
-async def test_work_is_done_while_its_process_runs(sleeper: Child) -> None:
-    assert await while_running(sleeper, asyncio.sleep(0.01, "done")) == "done"
-
-
-async def test_work_ends_with_its_process(sleeper: Child) -> None:
-    asyncio.get_running_loop().call_later(0.1, sleeper.kill)
-    ended = asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(600)
-        finally:
-            ended.set()
-
-    with pytest.raises(ProcessDied, match="the last words"):
-        await while_running(sleeper, work())
-    assert ended.is_set()
-
-
-async def test_a_failure_of_the_work_is_its_own(sleeper: Child) -> None:
-    async def work() -> None:
-        raise MindprintError("refused")
-
-    with pytest.raises(MindprintError, match="refused"):
-        await while_running(sleeper, work())
+from mindprint_demo.pipeline import count_failed_requests
+from mindprint_demo.run import create_run_folder, run_demo
 
 
 def test_every_run_has_its_folder_and_old_ones_go(tmp_path: Path) -> None:
@@ -95,10 +52,3 @@ mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",st
 mindprint_requests_total{method="POST",route="/v1/traces",status="422"} 4.0
 """
     assert count_failed_requests(metrics) == 5
-
-
-def test_what_the_trainer_does_in_few_words() -> None:
-    event = "training adapter=user/u-0 fast_answer=1.2 seconds_left=3 step=2/5 tokens_per_second=210"
-    assert training_progress(event) == "training user/u-0, step 2/5, 210 tokens/s"
-    assert training_progress("leased adapter=user/u-0") == "leased adapter=user/u-0"
-    assert training_progress("") == ""

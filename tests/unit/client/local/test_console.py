@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from mindprint.local import console
-from mindprint.local.console import Output, opened
+from mindprint.local.console import Output, opened, training_progress
 
 
 def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +50,10 @@ def test_the_transcript_is_made_with_its_folder(tmp_path: Path, capsys: pytest.C
     with opened(tmp_path / "runs" / "one.txt") as out:
         out.say("hello")
     assert (tmp_path / "runs" / "one.txt").read_text() == capsys.readouterr().out == "hello\n"
+
+
+def test_what_the_trainer_does_in_few_words() -> None:
+    event = "training adapter=user/u-0 fast_answer=1.2 seconds_left=3 step=2/5 tokens_per_second=210"
+    assert training_progress(event) == "training user/u-0, step 2/5, 210 tokens/s"
+    assert training_progress("leased adapter=user/u-0") == "leased adapter=user/u-0"
+    assert training_progress("") == ""

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mindprint.exceptions import MindprintError
 from mindprint.local.process_guard import MARK, marked, sweep
-from mindprint.local.processes import Child, ProcessDied, Processes, free_port
+from mindprint.local.processes import Child, Processes, ProcessFailed, free_port, while_running
 
 FAMILY = """
 import os, signal, subprocess, sys, time
@@ -119,7 +122,7 @@ def test_a_death_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
         child = processes.start("server", ["say", "out of memory", "3"], {})
         while child.running():
             time.sleep(0.01)
-        with pytest.raises(ProcessDied, match=r"the server ended with code 3 \(log: .*server\.log\)\nout of memory"):
+        with pytest.raises(ProcessFailed, match=r"the server ended with code 3 \(log: .*server\.log\)\nout of memory"):
             child.check()
 
 
@@ -152,13 +155,17 @@ def test_the_log_says_what_a_process_does(tmp_path: Path) -> None:
     assert child.tail(1) == ["Loading shards: 100%|##|"]
 
 
+def pids(mark: str) -> list[int]:
+    return [process.pid for process in marked(mark)]
+
+
 def test_a_sweep_takes_only_what_is_marked() -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     ours = subprocess.Popen(sleep, env={**os.environ, MARK: "one"})
     other = subprocess.Popen(sleep, env={**os.environ, MARK: "another"})
     try:
         deadline = time.monotonic() + 5
-        while marked("one") != [ours.pid] and time.monotonic() < deadline:
+        while pids("one") != [ours.pid] and time.monotonic() < deadline:
             time.sleep(0.01)
         sweep("one")
         assert ours.wait(5) == -signal.SIGKILL
@@ -184,7 +191,7 @@ def test_a_sweep_takes_what_lost_its_mark_but_not_its_session() -> None:
     assert parent.stdout is not None
     with parent.stdout:
         child = int(parent.stdout.readline())
-    assert marked("two") == [parent.pid]
+    assert pids("two") == [parent.pid]
     sweep("two")
     assert parent.wait(5) == -signal.SIGKILL
     deadline = time.monotonic() + 5
@@ -195,3 +202,40 @@ def test_a_sweep_takes_what_lost_its_mark_but_not_its_session() -> None:
 
 def test_a_free_port_is_free() -> None:
     assert 1024 <= free_port() <= 65535
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Child]:
+    """A process that runs until it is killed."""
+    (tmp_path / "server.log").write_text("the last words")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    child = Child("server", process, tmp_path / "server.log")
+    yield child
+    child.kill()
+
+
+async def test_work_is_done_while_its_process_runs(sleeper: Child) -> None:
+    assert await while_running(sleeper, asyncio.sleep(0.01, "done")) == "done"
+
+
+async def test_work_ends_with_its_process(sleeper: Child) -> None:
+    asyncio.get_running_loop().call_later(0.1, sleeper.kill)
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+
+    with pytest.raises(ProcessFailed, match="the last words"):
+        await while_running(sleeper, work())
+    assert ended.is_set()
+
+
+async def test_a_failure_of_the_work_is_its_own(sleeper: Child) -> None:
+    async def work() -> None:
+        raise MindprintError("refused")
+
+    with pytest.raises(MindprintError, match="refused"):
+        await while_running(sleeper, work())
