@@ -1,5 +1,5 @@
-"""`mindprint eval`: does personalized self-distillation do what it promises, on one's own records?
+"""`mindprint eval`: compare ways to answer on later questions of real users, and report the evidence.
 
-`arms` declares what is compared, `piece` runs it through server and trainer, `outcomes` is the table that all the rest
-(`metrics`, `stats`, `claims`, `report`) is computed from.
+`arms` lists what is compared. `shard` runs one group of users on its own server. `results` defines the table of
+outcomes, from which `metrics` and `report` compute everything else.
 """

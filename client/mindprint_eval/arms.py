@@ -1,4 +1,4 @@
-"""The arms (`method.md`) as one table: how a question is put, by which adapter, and before whose memory."""
+"""Arms (`method.md`) and adapter recipes as tables: mode, adapter and memory of each way to answer."""
 
 from __future__ import annotations
 
@@ -9,39 +9,41 @@ from typing import Literal
 from mindprint.types import Mode
 
 MemoryOwner = Literal["own", "nearest", "random", "none"]
-"""`nearest`, `random`: another user of the same piece of the evaluation."""
+"""Whose memory or adapter is used. `nearest`, `random`: another user of the same shard."""
 TrainingSet = Literal["selected", "hinted", "shuffled", "none"]
-"""Which traces an adapter learns from. `selected`: what the service accepts, blind first. `hinted`: PRIME's five steps.
-`shuffled`: the selected thinking, each under another engagement of the same user."""
+"""Which traces an adapter learns from. `selected`: accepted by the service, unhinted first. `hinted`: the five steps of
+PRIME. `shuffled`: selected thinking, each moved to another engagement of the same user. `none`: answers alone."""
 
 FAST_OBJECTIVE = {"SLOW_WEIGHT": "0", "REPLAY_WEIGHT": "0"}
-"""The ordinary objective alone."""
+"""Trainer settings that learn from answers alone."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an adapter is made."""
+    """How an adapter is trained."""
 
     name: str
     what: str
     lessons: TrainingSet
     objective: Mapping[str, str] = field(default_factory=dict)
-    """Settings of the trainer that differ from its defaults."""
+    """Trainer settings that differ from the defaults."""
     pooled: bool = False
-    """One adapter for all, of users whom nobody is asked about."""
+    """Train one adapter on users who are not evaluated, and use it for all."""
     after: str | None = None
-    """The pooled recipe from whose adapter each of these starts; None is a fresh one."""
+    """The pooled recipe whose adapter training starts from; None starts from the base."""
 
 
 @dataclass(frozen=True)
 class Arm:
+    """One way to answer."""
+
     name: str
     what: str
     answers: str
-    """The question that it is there for."""
+    """What the arm is for."""
     mode: Mode
     recipe: str | None = None
-    """Of the adapter that answers; None is the base."""
+    """Recipe of the adapter that answers; None is the base."""
     memory: MemoryOwner = "own"
     adapter_of: MemoryOwner = "own"
 
@@ -103,12 +105,12 @@ ARMS = {
     )
 }
 OPTIONAL_ARMS = ("cohort", "cohort-A9")
-"""Not of the method's own: asked only where they are named."""
+"""Arms beyond the method, run only when they are named."""
 METHOD_ARMS = tuple(name for name in ARMS if name not in OPTIONAL_ARMS)
 
 BARE_THINKING_ARMS = ("A2", "A3", "A6", "A7", "A9", *OPTIONAL_ARMS)
-"""Arms whose thinking is also measured from the bare `<think>`, where no opening sentence hides a loss."""
+"""Arms whose thinking is also measured from the bare `<think>`, where no prefix hides a collapse."""
 PERTURBED_ARMS = ("A3", "A9")
-"""Arms whose thinking is changed, to see whether the answer follows it."""
+"""Arms whose thinking is perturbed, to see whether the answer follows from it."""
 GENERAL_QUESTION_ARMS = ("A1", "A4", "A5", "A8", "A9-direct")
-"""Arms that are asked general questions: the base, and one for each recipe that an arm of the method has."""
+"""Arms that are asked general questions: the base, and one arm for each recipe of the method."""

@@ -1,4 +1,4 @@
-"""What can be chosen about an evaluation."""
+"""Options of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,50 +14,52 @@ UserPart = Literal["all", "tune", "report"]
 
 
 class EvaluationError(Exception):
-    """The message says why, and what to do."""
+    """The evaluation cannot go on. The message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
+    """Options of `mindprint eval run`."""
+
     data: Path
     out: Path = Path(".mindprint/eval")
     users: int = 4
     ids: tuple[str, ...] = ()
-    """These users of `data`, in place of the first `users`."""
+    """Ids of users of `data`; empty takes the first `users`."""
     part: UserPart = "all"
-    """`tune` takes every other user of the records for choosing settings, `report` the rest, for the figures."""
+    """`tune` takes every other user, for choosing settings; `report` the rest, for the figures; `all` takes all."""
     rows: int = 20
-    """Later questions to each user."""
+    """Held-out questions to each user."""
     engagements: int = 20
-    """Past engagements of each user that memory and training know of, the newest."""
+    """Newest past engagements of each user that memory and training may use."""
     seeds: int = 1
-    """Trainings, each with traces of its own."""
+    """Number of seeds; each has its own traces and trainings."""
     first_seed: int = 0
-    """The others follow it: so seeds can be spread over runs and joined."""
+    """First seed. Seeds can be spread over runs, which `merge` puts together."""
     group: int = 4
-    """Users who share a server, and among whom the nearest is looked for; a group with a seed is what is resumed."""
+    """Users of a shard: they share a server, and the nearest user is one of them."""
     pool: int = 2
-    """Users beside them whose answers train the pooled adapter."""
+    """Other users, whose answers train the pooled adapter."""
     arms: tuple[str, ...] = METHOD_ARMS
     thresholds: Thresholds = field(default_factory=Thresholds)
     objective: Mapping[str, str] = field(default_factory=dict)
-    """Settings of the trainer, by name without prefix, for all recipes."""
+    """Trainer settings for all recipes, by variable name without prefix."""
     server: Mapping[str, str] = field(default_factory=dict)
-    """Settings of the server, by name without prefix."""
+    """Server settings, by variable name without prefix."""
     general: int = 12
-    """General questions to each adapter."""
+    """General questions that each adapter is asked."""
     model: str = "default"
     embeddings: Path | None = None
-    """The folder of a transformers model, by which traces are also compared with reasons that users wrote."""
+    """Folder of a transformers model that embeds traces and written reasons; None measures no similarity."""
     gate: bool = False
-    """Whether the gate examines each version: then a refused one answers nothing. It takes about a minute a version."""
+    """Whether the gate examines each version, about a minute each. A refused version answers nothing."""
     in_flight: int = 48
-    """Questions that are put to the server at once."""
+    """Maximum number of concurrent requests."""
     start_timeout_s: float = 600
     train_timeout_s: float = 3600
-    """How long no version may be made before a training is given up."""
+    """Seconds without a new version after which a training counts as failed."""
 
     @property
     def numbers(self) -> range:
-        """The seeds."""
+        """Return the seeds."""
         return range(self.first_seed, self.first_seed + self.seeds)

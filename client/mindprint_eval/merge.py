@@ -1,4 +1,4 @@
-"""Puts evaluations of different users or seeds together, as if one had run them all: so a long one can be spread."""
+"""Merge evaluations of different users or seeds, so that a long evaluation can be spread over machines."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ MUST_MATCH = (
     "settings",
     "arms",
 )
-"""Entries of evaluation.json that must be equal, or what was measured does not belong together."""
+"""Entries of evaluation.json that must be equal in merged evaluations."""
 
 
 def merge_evaluations(folders: Sequence[Path], out: Path) -> Path:
-    """The tables of all `folders` as one evaluation in `out`, which is made. Returns it. Raises CannotEvaluate."""
+    """Merge evaluations into a new folder, and return it.
+
+    Raises:
+        EvaluationError: `out` exists, a table is missing, or the evaluations do not belong together.
+    """
     if out.exists():
         raise EvaluationError(f"{out} is there already: name a folder for --out that is not")
     documents = [_document(folder) for folder in folders]
@@ -48,7 +52,11 @@ def merge_evaluations(folders: Sequence[Path], out: Path) -> Path:
 
 
 def merge_documents(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One evaluation.json for all of them; `merge_documents` tells what each was. Raises CannotEvaluate. Pure."""
+    """Merge the contents of evaluation.json files; the entry `joined` describes each.
+
+    Raises:
+        EvaluationError: They differ in settings, or have a user with the same seed twice.
+    """
     first, *others = documents
     for other in others:
         if unlike := [name for name in MUST_MATCH if first.get(name) != other.get(name)]:
@@ -91,7 +99,7 @@ def _lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _each_once(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A rival's answer once, though every evaluation of the same user has it: it knows no seed."""
+    """Drop repeated answers of baselines: they do not depend on the seed, so each evaluation has them."""
     met = set()
     for row in rows:
         if row["arm"] in BASELINES:

@@ -1,4 +1,8 @@
-"""Which other user is the nearest, and a random one. Pure."""
+"""The nearest and a random other user of a shard.
+
+The server has a neighbor index of its own, over newest engagements. This one compares all answers, so that the control
+arms C1 and C3 get the most similar user.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,13 @@ _WORD = re.compile(r"\w+")
 
 
 def find_other_users(users: Sequence[UserDataset], seed: int) -> dict[str, Mapping[str, str]]:
-    """For each user `nearest` and `random` among the rest, as far as there are any; they differ where they can.
+    """Choose a nearest and a random other user for each user.
 
-    The nearest gives the likest answers to the likest questions: cosine over TF-IDF of words next to answers.
+    The nearest user gives the most similar answers to the most similar questions: cosine over TF-IDF of words paired
+    with answers. Both are the same user only if there are two users in all.
+
+    Returns:
+        By user id, a mapping from `nearest` and `random` to a user id; empty for a single user.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics.pairwise import cosine_similarity

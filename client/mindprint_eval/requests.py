@@ -1,4 +1,4 @@
-"""Questions as requests, and replies as outcomes. Pure."""
+"""Build requests from questions, and outcomes from responses. All functions are pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,27 @@ from mindprint_eval.response_cache import content_digest
 from mindprint_eval.results import Measure, Outcome
 
 BARE_MAX_TOKENS = 128
-"""Tokens after which a bare thinking counts as never closed: as the gate has it, twice what most need."""
+"""Tokens after which bare thinking counts as never closed. The gate uses the same bound: twice what most need."""
 FILLER = "..."
-"""Stands for every word of a thinking whose content is taken away."""
+"""Replaces each word of thinking in the `filler` perturbation."""
+
+
+@dataclass(frozen=True)
+class CacheScope:
+    """What decides a response besides its request.
+
+    Attributes:
+        memories: Digest of each user's history, by user id.
+        base: The base model, the engine, the prompt version and the server's settings.
+    """
+
+    memories: Mapping[str, str]
+    base: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """A question with what its outcome has to say of it."""
+    """A request with what its outcome records."""
 
     measure: Measure
     arm: str
@@ -29,13 +42,24 @@ class EvalRequest:
     row: HeldOutQuestion
     request: TraceRequest
     digest: str | None
-    """Of the adapter that has to answer; None is the base."""
+    """Digest of the adapter that has to answer; None is the base."""
 
 
 def build_request(
     measure: Measure, arm: Arm, user: str, row: HeldOutQuestion, model: str, digest: str | None, memory: str, **how: Any
 ) -> EvalRequest:
-    """`memory` as a request names it: own, none, or user/<id>. `how`: fields of the request beside the question's."""
+    """Build a request.
+
+    Args:
+        measure: What is measured.
+        arm: The arm that answers.
+        user: The user who is asked.
+        row: The question.
+        model: The model as a request names it.
+        digest: Digest of the adapter that has to answer; None is the base.
+        memory: `own`, `none` or `user/<id>`.
+        **how: Other fields of the request.
+    """
     request = TraceRequest(
         user_id=user,
         query=row.query,
@@ -51,17 +75,17 @@ def build_request(
 
 
 def greedy_params() -> dict[str, Any]:
-    """How an arm's own answer is asked for: the same answer every time."""
+    """Return the parameters of an arm's own answer: greedy decoding."""
     return {"temperature": 0.0}
 
 
 def bare_thinking_params(row: HeldOutQuestion) -> dict[str, Any]:
-    """Thinking from the bare `<think>`, sampled as the service samples, with a seed of the question's own."""
+    """Return the parameters of bare thinking: no prefix, sampled as the service does, one seed a question."""
     return {"opening": "", "max_thinking_tokens": BARE_MAX_TOKENS, "seed": int(content_digest(row.id)[:7], 16)}
 
 
 def perturb_thinking(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outcome, str]]:
-    """Other thinking for each answer of one arm and user: the first half, as many fillers, the next question's."""
+    """Yield perturbed thinking for each answer of one arm and user: its first half, fillers, another question's."""
     thought = [answer for answer in answers if answer.outcome == "answered"]
     for place, answer in enumerate(thought):
         words = answer.thinking.split()
@@ -72,7 +96,7 @@ def perturb_thinking(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outc
 
 
 def general_questions(of: HeldOutQuestion, count: int) -> list[HeldOutQuestion]:
-    """The first `count` general questions, as questions at the time of another one."""
+    """Return the first `count` general questions, asked at the time of the question `of`."""
     return [
         replace(
             of, id=f"general/{number}", query=q.query, choices=list(q.choices), target=q.right, seen=None, kind="closed"
@@ -82,12 +106,12 @@ def general_questions(of: HeldOutQuestion, count: int) -> list[HeldOutQuestion]:
 
 
 def rationale_query(prompt: str, response: str) -> str:
-    """Asks for the reason of an answer that was given."""
+    """Return a query for the reason of a given answer."""
     return f"{prompt}\nThis user answered: {response}. Why?"
 
 
 def memory_param(whose: MemoryOwner, others: Mapping[str, str]) -> str | None:
-    """As a request names it; None where there is no such other user."""
+    """Return the memory as a request names it; None where there is no such other user."""
     if whose in ("own", "none"):
         return whose
     return f"user/{others[whose]}" if whose in others else None
@@ -96,19 +120,19 @@ def memory_param(whose: MemoryOwner, others: Mapping[str, str]) -> str | None:
 # --- replies ---------------------------------------------------------------------------
 
 
-def cache_key(asked: EvalRequest, memories: Mapping[str, str], base: Mapping[str, str]) -> str:
-    """What decides the reply: the question, the memory that it is put to, the adapter, the base and its settings.
+def cache_key(asked: EvalRequest, scope: CacheScope) -> str:
+    """Return a digest of all that decides a response: question, memory, adapter, base and settings.
 
-    The name of the adapter does not: the same weights answer the same. `memories`: digests of histories by user.
+    The adapter counts by its digest, not by its name: the same weights answer the same.
     """
     request = asked.request.model_dump(mode="json", exclude={"user_id", "model", "memory"})
     whose = asked.request.memory
-    memory = memories[asked.user] if whose == "own" else memories.get(whose.removeprefix("user/"), whose)
-    return content_digest({"request": request, "memory": memory, "adapter": asked.digest, "base": base})
+    memory = scope.memories[asked.user] if whose == "own" else scope.memories.get(whose.removeprefix("user/"), whose)
+    return content_digest({"request": request, "memory": memory, "adapter": asked.digest, "base": scope.base})
 
 
 def response_of(trace: Trace, seconds: float) -> dict[str, Any]:
-    """Of a reply, what an outcome needs."""
+    """Return the fields of a trace that an outcome needs, with the machine time."""
     return {
         "answer": trace.answer,
         "choices": trace.choice_logprobs,
@@ -124,17 +148,34 @@ def response_of(trace: Trace, seconds: float) -> dict[str, Any]:
 
 
 def answered_outcome(asked: EvalRequest, reply: Mapping[str, Any], seed: int) -> Outcome:
-    """What a question was answered with."""
+    """Return the outcome of an answered request."""
     right = reply["answer"].strip() == asked.row.target.strip() if asked.row.choices else None
     return Outcome(**_known(asked, seed), outcome="answered", why="", right=right, **reply)
 
 
 def unanswered_outcome(asked: EvalRequest, seed: int, outcome: str, why: str) -> Outcome:
+    """Return the outcome of a request that got no answer.
+
+    Args:
+        asked: The request.
+        seed: The seed of the shard.
+        outcome: `no_adapter`, `refused` or `failed`.
+        why: The reason, for the report.
+    """
     return Outcome(**_known(asked, seed), **EMPTY_RESPONSE, outcome=outcome, why=why)  # type: ignore[arg-type]
 
 
 def skipped_outcome(arm: Arm, user: str, row: HeldOutQuestion | None, seed: int, outcome: str, why: str) -> Outcome:
-    """A question that could not even be put, or that there is none of."""
+    """Return the outcome of a question that was not sent.
+
+    Args:
+        arm: The arm that would answer.
+        user: The user.
+        row: The question; None if the user has none.
+        seed: The seed of the shard.
+        outcome: `no_adapter`, `refused` or `failed`.
+        why: The reason, for the report.
+    """
     known: dict[str, Any] = {"measure": "answer", "arm": arm.name, "seed": seed, "user": user}
     about: dict[str, Any] = {"item": "", "kind": "closed", "seen": None, "target": ""}
     if row is not None:

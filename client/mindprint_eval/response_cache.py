@@ -1,24 +1,24 @@
-"""Replies by the content of their questions: an evaluation that is interrupted or changed asks only what is new.
+"""Cache of responses by the content of their requests: an evaluation that goes on sends only new requests.
 
-An append-only file: whatever was written before a kill is there afterwards, and a torn last line is ignored.
+The file is append-only. Entries written before a kill stay; an incomplete last line is ignored and removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 
 def content_digest(content: Any) -> str:
-    """Of anything that JSON can hold, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 class ResponseCache:
-    """Use as a context manager. One writer at a time."""
+    """A file of responses by request key. Use it as a context manager, with one writer at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,10 +45,11 @@ class ResponseCache:
         return len(self._known)
 
     def get(self, key: str) -> Mapping[str, Any] | None:
+        """Return the response with this key, or None."""
         return self._known.get(key)
 
-    def put(self, replies: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        for key, reply in replies:
-            self._known[key] = reply
-            self._stream.write(json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n")
+    def add(self, key: str, response: dict[str, Any]) -> None:
+        """Store a response, and write it to the file at once."""
+        self._known[key] = response
+        self._stream.write(json.dumps({"key": key, "reply": response}, ensure_ascii=False).encode() + b"\n")
         self._stream.flush()

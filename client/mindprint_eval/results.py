@@ -1,4 +1,4 @@
-"""The table that an evaluation leaves: one line for each question that was asked, whatever became of it."""
+"""The table of outcomes: one row for each question that was asked, and how to write and read it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mindprint.datasets import QuestionKind
+
 if TYPE_CHECKING:
     import pandas as pd
 
 Measure = Literal["answer", "bare", "general", "early_end", "filler", "other_trace", "reason", "likeness"]
-"""`answer`: the arm's own way. `bare`: thinking from the bare `<think>`, sampled. `general`: a fixed question about
-nobody. `early_end`, `filler`, `other_trace`: the arm's answer after its thinking was changed. `reason`: how likely the
-reason is that the user wrote. `likeness`: how near thinking is to a reason that a user wrote, by embeddings."""
-QuestionKind = Literal["closed", "rating", "open", "ranking"]
+"""`answer`: the arm's own answer. `bare`: sampled thinking from the bare `<think>`. `general`: a fixed question about
+no user. `early_end`, `filler`, `other_trace`: the answer after the thinking was perturbed. `reason`: log-probability
+of the reason that the user wrote. `likeness`: embedding similarity of thinking and a written reason."""
 Status = Literal["answered", "no_adapter", "refused", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
+    """The outcome of one question to one arm, with one seed."""
+
     measure: Measure
     arm: str
     seed: int
@@ -29,41 +32,41 @@ class Outcome:
     item: str
     kind: QuestionKind
     seen: bool | None
-    """Whether the same question was put to the user before; None if the records do not say."""
+    """Whether the user was asked the same question before; None if the dataset does not say."""
     outcome: Status
     why: str
-    """Where it was not answered."""
+    """Why it was not answered."""
     target: str
     answer: str
     right: bool | None
     logprob: float | None
-    """Nats of the real answer, over the choices of a closed question."""
+    """Log-probability of the real answer in nats, over the choices of a closed question."""
     tokens: int
-    """Length of the real answer."""
+    """Length of the real answer in tokens."""
     choices: Mapping[str, float] | None
     """Log-probability of each choice."""
     thinking: str
     thinking_tokens: int
     finish: str
     reason: str | None
-    """What is wrong with the thinking: loop, empty, parse or leak."""
+    """Why the thinking is unsound: loop, empty, parse or leak."""
     prompt_tokens: int
     seconds: float
-    """Of the machine's time: many questions are asked at once, and share the time that they took."""
+    """Machine time in seconds: requests that run at the same time share the time that they take."""
     cosine: float | None = None
-    """Of `thinking` and `target`, where their likeness is measured."""
+    """Cosine similarity of `thinking` and `target`, where it is measured."""
 
 
 COLUMNS = tuple(field.name for field in fields(Outcome))
 
 
 def write_outcomes(rows: Iterable[Outcome], path: Path) -> None:
-    """As gzipped NDJSON; the same rows make the same bytes."""
+    """Write outcomes as gzipped NDJSON; the same rows give the same bytes."""
     write_ndjson((asdict(row) for row in rows), path)
 
 
 def read_outcomes(path: Path) -> pd.DataFrame:
-    """All rows, with the columns of `Outcome` whether there are rows or not."""
+    """Read outcomes as a frame with the columns of `Outcome`, even if there are no rows."""
     import pandas as pd
 
     table = pd.DataFrame(list(read_ndjson(path)), columns=list(COLUMNS))
@@ -71,7 +74,7 @@ def read_outcomes(path: Path) -> pd.DataFrame:
 
 
 def write_ndjson(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Gzipped NDJSON that holds no time of writing."""
+    """Write gzipped NDJSON without a time stamp; the same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as stream, gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
         for row in rows:
@@ -79,7 +82,7 @@ def write_ndjson(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 
 def read_ndjson(path: Path) -> Iterator[dict[str, Any]]:
-    """What `write_ndjson` wrote."""
+    """Read the rows of a file that `write_ndjson` wrote."""
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)

@@ -25,6 +25,7 @@ from mindprint_eval.executor import RequestExecutor
 from mindprint_eval.metrics import embedding_similarity, human_rationales
 from mindprint_eval.neighbors import find_other_users
 from mindprint_eval.requests import (
+    CacheScope,
     EvalRequest,
     bare_thinking_params,
     build_request,
@@ -94,7 +95,9 @@ class ShardRunner:
             "engine": info.engine,
             "settings": content_digest(dict(settings)),
         }
-        self._asker = RequestExecutor(client, out, book, piece.histories, base, piece.seed, options.in_flight)
+        self._executor = RequestExecutor(
+            client, out, book, CacheScope(piece.histories, base), piece.seed, options.in_flight
+        )
         self._others = find_other_users(piece.users, piece.seed)
         self._arms = [ARMS[name] for name in options.arms]
         self._made: dict[tuple[str, str], BuiltAdapter] = {}
@@ -160,7 +163,7 @@ class ShardRunner:
                         build_request("answer", ARMS["A1"], user.user_id, row, "base", None, "own", temperature=0.0)
                     )
         found: dict[str, dict[str, bool]] = {user.user_id: {} for user in self._piece.users}
-        for outcome in await self._asker.ask("engagements, answered at once", asked):
+        for outcome in await self._executor.execute("engagements, answered at once", asked):
             found[outcome.user][outcome.item] = bool(outcome.right)
         return found
 
@@ -210,11 +213,11 @@ class ShardRunner:
                 )
             for row in user.held_out:
                 asked += self._question(arm, user.user_id, row)
-        answers = await self._asker.ask(arm.name, asked)
+        answers = await self._executor.execute(arm.name, asked)
         self.found.outcomes += answers
         rows = [question for question in asked if question.measure == "answer"]
         more = self._bare(arm, rows) + self._changed(arm, rows, answers) + self._general(arm)
-        self.found.outcomes += await self._asker.ask(f"{arm.name}, its thinking and general questions", more)
+        self.found.outcomes += await self._executor.execute(f"{arm.name}, its thinking and general questions", more)
 
     def _question(self, arm: Arm, user: str, row: HeldOutQuestion) -> list[EvalRequest]:
         made, memory = self._of(arm, user), memory_param(arm.memory, self._others[user])
@@ -266,11 +269,11 @@ class ShardRunner:
             for user in self._piece.users
             for about in human_rationales.collect_rationales(user, lessons.get(user.user_id, []))
         ]
-        generic = await self._asker.ask(
+        generic = await self._executor.execute(
             "generic thinking about reasons", [human_rationales.generic_thinking_request(one) for one in told]
         )
         questions = human_rationales.rationale_requests(told, generic)
-        self.found.outcomes += await self._asker.ask("written reasons", questions)
+        self.found.outcomes += await self._executor.execute("written reasons", questions)
         if told and self._options.embeddings is not None:
             embed = partial(embedding_similarity.embed_texts, self._options.embeddings)
             self.found.outcomes += await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""Which of the written candidates an adapter learns from. Pure."""
+"""Choose the candidates that an adapter learns from. All functions are pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from mindprint.types import SCORE_REASONS, ImportedTrace, Trace
 from mindprint_eval.response_cache import content_digest
 
 CORRECT_ANSWER_REASONS = ("low_gain", "low_anchor", "hindsight")
-"""Reasons of candidates whose answer was right: only a score spoke against them."""
+"""Reasons of candidates with a right answer, which only a score rejected."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """In nats a token. None leaves what the service decided; a figure judges its stored scores anew."""
+    """Bounds in nats a token that judge the stored scores again; None keeps the decision of the service."""
 
     gain: float | None = None
     anchor: float | None = None
 
 
 def select_accepted(candidates: Sequence[Trace], bounds: Thresholds) -> list[ImportedTrace]:
-    """What the service accepted, or what passes other bounds: of each engagement the first. Before it, where the first
-    sound blind one is another, that one: as not selected, for the answer after it."""
+    """Choose the first accepted candidate of each engagement, and the first sound unhinted one before it.
+
+    The latter is not selected: only the answer after its thinking is learned.
+
+    Args:
+        candidates: All candidates of one user, in the order of generation.
+        bounds: Bounds in place of the decision of the service.
+    """
     accepted = {trace.id for trace in _first(t for t in candidates if _passes(t, bounds))}
     if not accepted:
         return []
@@ -36,8 +42,15 @@ def select_accepted(candidates: Sequence[Trace], bounds: Thresholds) -> list[Imp
 
 
 def select_hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[ImportedTrace]:
-    """PRIME's steps 3 to 5: of the engagements that the base answers rightly at once, the first trace whose writer saw
-    the answer and which leads there. An open answer, which is neither right nor wrong, passes."""
+    """Choose traces by steps 3 to 5 of PRIME: hinted thinking that leads to the answer, one an engagement.
+
+    Only engagements that the base answers rightly without thinking count. Open answers are neither right nor wrong and
+    pass.
+
+    Args:
+        candidates: All candidates of one user.
+        right: Whether the base answers an engagement rightly, by its id.
+    """
     leads = (t for t in candidates if t.verdict == "accepted" or t.reason in CORRECT_ANSWER_REASONS)
     return [
         as_imported_trace(t)
@@ -46,8 +59,14 @@ def select_hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> lis
 
 
 def shuffle_thinking(lessons: Sequence[ImportedTrace], seed: str) -> list[ImportedTrace]:
-    """Each thinking under another engagement of the same user, selected ones among themselves; empty where there are
-    not two of those. A single one that was not selected has nowhere to go and is left out."""
+    """Move each thinking to another engagement of the same user, selected and other thinking apart.
+
+    Returns nothing if fewer than two traces are selected. A single trace that was not selected is left out.
+
+    Args:
+        lessons: The training set of one user.
+        seed: Seeds the shuffle.
+    """
     if sum(lesson.selected for lesson in lessons) < 2:
         return []
     rng = random.Random(seed)
@@ -65,7 +84,7 @@ def shuffle_thinking(lessons: Sequence[ImportedTrace], seed: str) -> list[Import
 
 
 def placeholder_trace(engagement_id: str) -> list[ImportedTrace]:
-    """A lease needs a trace; training that gives thinking no weight never looks at it."""
+    """Return a trace for trainings that learn answers alone: a lease needs one, but its thinking has no weight."""
     return [ImportedTrace(engagement_id=engagement_id, thinking="Nothing is learned from this.")]
 
 
@@ -81,7 +100,7 @@ def as_imported_trace(trace: Trace, *, selected: bool = True) -> ImportedTrace:
 
 
 def candidate_row(trace: Trace, seed: int, recipe: str, used: bool) -> dict[str, Any]:
-    """A line of candidates.jsonl.gz."""
+    """Return a row of candidates.jsonl.gz."""
     return {
         "seed": seed,
         "user": trace.user_id,
@@ -99,7 +118,7 @@ def candidate_row(trace: Trace, seed: int, recipe: str, used: bool) -> dict[str,
 
 
 def training_user_id(user_id: str, recipe: str, content: Any) -> str:
-    """The name of the user who is trained in a user's place: other content, another name."""
+    """Return the id of the user who is trained in place of a user; other content gives another id."""
     return f"{user_id[:40]}.{recipe}-{content_digest(content)[:8]}"
 
 

@@ -1,21 +1,25 @@
-"""What the outcomes of an evaluation say of each arm and user: frames in, frames out. Pure.
+"""Metrics of an evaluation: from the table of outcomes to one value an arm and user. All functions are pure.
 
-Only what was answered is scored. What was not is counted as `missing`, and stands in no mean. NaN: does not apply, or
-is not known. Means are over the questions of which a figure is known; log-probabilities are in nats.
+`METRICS` lists the metrics of answers. To add one, write a function of answered rows and add a row to the table; the
+report shows it.
+
+Only answered questions are scored. Unanswered ones are counted as `missing` and enter no mean. NaN means that a metric
+does not apply or is not known. Means are over the questions with a known value. Log-probabilities are in nats.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
 
+from mindprint.datasets import QuestionKind
 from mindprint.thinking_text import ANSWER_LEAD, LEAST_WORDS, OPENINGS, own_words
 from mindprint_eval.arms import ARMS
 
@@ -29,34 +33,74 @@ DIRECT_REFERENCE = {
     "C3-random": "A9-direct",
     "C3-none": "A9-direct",
 }
-"""Of an arm that thinks, the one with the same adapter that answers at once."""
+"""For each arm that thinks: the arm with the same adapter that answers directly."""
 ANCHOR_ARMS = {"nearest": "C3-nearest", "random": "C3-random", "none": "C3-none"}
-"""The arms that are A9 before another memory."""
+"""Arms that answer as A9 does, with another memory in the prompt."""
 PERTURBATIONS = ("early_end", "filler", "other_trace")
 DEFAULT_RATING_SCALE = (1.0, 2.0, 3.0, 4.0, 5.0)
-"""Of a rating whose choices are not in the table: LaMP's."""
+"""The scale of a rating whose choices are not in the table: that of LaMP."""
 USER_KEY = ["arm", "seed", "user"]
 QUESTION_KEY = ["seed", "user", "item"]
-SCORES = ["accuracy", "macro_f1", "logprob", "logprob_token", "mae", "rmse", "rouge1", "rougeL"]
 THINKING = ["items", "missing", "collapse", "loops", "empties", "unclosed", "median_tokens", "length_ratio"]
-RANKS = ["hit1", "hit3", "mrr", "dcg"]
+ALL_KINDS: tuple[QuestionKind, ...] = ("closed", "rating", "open", "ranking")
+
+Values = Callable[[pd.DataFrame], pd.Series]
+"""From answered rows to one value a row."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of answers, averaged over the questions of a user.
+
+    Attributes:
+        name: The column in tables of scores.
+        title: The heading in the report.
+        unit: The unit of a value.
+        digits: Digits after the point in the report.
+        kinds: The question kinds to which it applies.
+        values: The value of each answered row; None for a metric of all rows of a user at once.
+        of_user: Replaces the mean of `values`: from the rows of one user to the metric.
+        finish: Applied to the mean of a user, as the root of a mean of squares.
+        table: The report table that shows it: `arms`, or `kinds` for ratings, open answers and rankings.
+    """
+
+    name: str
+    title: str
+    unit: str
+    digits: int
+    kinds: tuple[QuestionKind, ...]
+    values: Values | None = None
+    of_user: Callable[[pd.DataFrame], float] | None = None
+    finish: Callable[[pd.Series], pd.Series] | None = None
+    table: Literal["arms", "kinds"] = "kinds"
 
 
 def select_questions(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """The questions of a measure, with a column `select_answered`. A row without an item stands for no question."""
+    """Return the questions of a measure with a column `answered`; rows without an item stand for no question."""
     rows = table[(table["measure"] == measure) & (table["item"] != "")].reset_index(drop=True)
     return rows.assign(answered=rows["outcome"] == "answered")
 
 
 def select_answered(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return the answered questions of a measure."""
     rows = select_questions(table, measure)
     return rows[rows["answered"]].reset_index(drop=True)
 
 
 def pair_answers(table: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame:
-    """The questions that both arms answered: seed, user, item, tokens, and `difference`, of one minus the other.
+    """Pair the questions that both arms answered.
 
-    Raises ValueError (pandas' MergeError) if an arm has a question twice.
+    Args:
+        table: The outcomes.
+        one: The arm whose values count positively.
+        other: The arm whose values are subtracted.
+        metric: The column that is compared.
+
+    Returns:
+        The columns seed, user, item, tokens and `difference`.
+
+    Raises:
+        ValueError: An arm has a question twice (pandas' MergeError).
     """
     rows = select_answered(table, "answer")
     rows = rows.assign(figure=rows[metric].astype(float)).dropna(subset=["figure"])
@@ -68,35 +112,49 @@ def pair_answers(table: pd.DataFrame, one: str, other: str, metric: str) -> pd.D
 
 
 def scores_by_user(table: pd.DataFrame) -> pd.DataFrame:
-    """arm, seed, user, items, missing, and SCORES and RANKS as means over the user's answered questions.
+    """Compute all of `METRICS` for each arm, seed and user.
 
-    accuracy: where it is known what is right. macro_f1 (closed): over the labels among the user's real answers.
-    logprob_token: by the length of the real answer. mae, rmse (ratings): by LaMP's rule, what is no number on the scale
-    counts as the farthest from the real one. rouge1, rougeL (open): F-measure without stemming, of words of a to z and
-    digits. hit1, hit3, mrr, dcg (rankings): by the rank of the real answer among the choices, those as likely first.
-    Raises ValueError if the real answer to a rating is no number.
+    Returns:
+        The columns arm, seed, user, items, missing, and one a metric: means over the user's answered questions.
+
+    Raises:
+        ValueError: The real answer to a rating is no number.
     """
     rows = select_questions(table, "answer")
     scored = rows[rows["answered"]].reset_index(drop=True)
     counts = rows.assign(items=rows["answered"], missing=~rows["answered"].astype(bool)).groupby(USER_KEY)
     means = _figures(scored).join(scored[USER_KEY]).groupby(USER_KEY).mean()
-    means["rmse"] = np.sqrt(means["rmse"])
-    closed = scored[scored["kind"] == "closed"].groupby(USER_KEY)
-    f1 = pd.DataFrame([(*key, _macro_f1(group)) for key, group in closed], columns=[*USER_KEY, "macro_f1"])
-    found = counts[["items", "missing"]].sum().astype(int).join(means).join(f1.set_index(USER_KEY))
-    return found.reset_index()[[*USER_KEY, "items", "missing", *SCORES, *RANKS]]
+    own = {}
+    for metric in METRICS:
+        if metric.finish is not None:
+            means[metric.name] = metric.finish(means[metric.name])
+        if metric.of_user is not None:
+            groups = scored[scored["kind"].isin(metric.kinds)].groupby(USER_KEY)
+            own[metric.name] = {key: metric.of_user(group) for key, group in groups}
+    found = counts[["items", "missing"]].sum().astype(int).join(means)
+    for name, values in own.items():
+        found[name] = pd.Series([values.get(key, math.nan) for key in found.index], index=found.index, dtype=float)
+    return found.reset_index()[[*USER_KEY, "items", "missing", *(metric.name for metric in METRICS)]]
 
 
 def gain_by_user(table: pd.DataFrame) -> pd.DataFrame:
-    """arm, seed, user, items, gain: what thinking adds over REFERENCE, in nats a token of the real answer (`method.md`:
-    Gain, here of the model that answers)."""
+    """Compute what thinking adds over `DIRECT_REFERENCE` (`method.md`: Gain, here of the model that answers).
+
+    Returns:
+        The columns arm, seed, user, items and gain, in nats a token of the real answer.
+    """
     found = [_per_token(table, arm, reference).assign(arm=arm) for arm, reference in DIRECT_REFERENCE.items()]
     return pd.concat(found, ignore_index=True)[[*USER_KEY, "items", "gain"]]
 
 
 def anchor_by_user(table: pd.DataFrame) -> pd.DataFrame:
-    """seed, user, nearest, random, none: how much more A9 gains before the user's own memory than before another's or
-    none, in nats a token. All these arms' gains are over A9-direct, which therefore drops out."""
+    """Compute how much more A9 gains with the user's own memory than with another memory, or none.
+
+    All these arms' gains are over A9-direct, which therefore cancels.
+
+    Returns:
+        The columns seed, user, nearest, random and none, in nats a token.
+    """
     found = {
         name: _per_token(table, "A9", arm).set_index(["seed", "user"])["gain"] for name, arm in ANCHOR_ARMS.items()
     }
@@ -104,10 +162,12 @@ def anchor_by_user(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def bare_thinking(table: pd.DataFrame) -> pd.DataFrame:
-    """arm, items, missing, collapse, loops, empties, unclosed, median_tokens, length_ratio of the bare `<think>`.
+    """Summarize thinking from the bare `<think>`, for each arm.
 
-    Shares are over all questions of all users and seeds. length_ratio: the median over A3's, which is the base's, on
-    the questions to users that both have.
+    Returns:
+        The columns arm, items, missing, collapse, loops, empties, unclosed, median_tokens and length_ratio. Shares are
+        over all questions of all users and seeds. length_ratio is the median length over A3's (the base's), on the
+        questions that both have.
     """
     rows = select_questions(table, "bare")
     base = rows[rows["answered"] & (rows["arm"] == "A3")]
@@ -116,8 +176,12 @@ def bare_thinking(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def general_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """arm, items, missing, score, difference: the probability of the right answers to the general questions, in
-    percent, and by how many points it is above the base's (A1) at the same questions."""
+    """Compute the probability of the right answers to the general questions, for each arm.
+
+    Returns:
+        The columns arm, items, missing, score (percent) and difference (points above the base, A1, on the same
+        questions).
+    """
     rows = select_questions(table, "general")
     rows["score"] = np.exp(rows["logprob"].astype(float).where(rows["answered"])) * 100
     base = rows[rows["arm"] == "A1"].groupby("item")["score"].mean()
@@ -126,9 +190,14 @@ def general_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def faithfulness(table: pd.DataFrame) -> pd.DataFrame:
-    """arm, items, missing, early_end, filler, other_trace: the share of answers that became another one when the
-    thinking before them was changed so. Where it is high, the answer follows from the thinking. Counts are over all
-    three changes; missing is also what has no answer of the arm's own to compare with."""
+    """Compute how often an answer changes when the thinking before it is perturbed, for each arm.
+
+    Where the share is high, the answer follows from the thinking. Counts are over all three perturbations; an answer
+    without one of the arm's own to compare with is missing.
+
+    Returns:
+        The columns arm, items, missing, early_end, filler and other_trace, the last three as shares.
+    """
     own = select_answered(table, "answer")[[*USER_KEY, "item", "answer"]]
     found = []
     for change in PERTURBATIONS:
@@ -142,7 +211,7 @@ def faithfulness(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(table: pd.DataFrame) -> pd.DataFrame:
-    """arm, questions, thinking_tokens, prompt_tokens, seconds: means over the answered questions."""
+    """Return the columns arm, questions, thinking_tokens, prompt_tokens and seconds: means over answered questions."""
     rows = select_answered(table, "answer")
     figures = ["thinking_tokens", "prompt_tokens", "seconds"]
     grouped = rows.astype(dict.fromkeys(figures, float)).groupby("arm")
@@ -150,74 +219,85 @@ def cost(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counted(rows: pd.DataFrame, figures: list[str]) -> pd.DataFrame:
-    """By arm: what was answered, what was not, and the means of the figures."""
+    """Count answered and missing rows of each arm, and average the columns in `figures`."""
     grouped = rows.assign(items=rows["answered"], missing=~rows["answered"]).groupby("arm")
     counts = grouped[["items", "missing"]].sum().astype(int)
     return counts.join(grouped[figures].mean()).reset_index()
 
 
 def _figures(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each row what can be averaged; `rmse` is still squared."""
-    ratings, opened, rankings = (rows[rows["kind"] == kind] for kind in ("rating", "open", "ranking"))
-    found = pd.DataFrame(
-        {"accuracy": rows["right"].astype(float), "logprob": rows["logprob"].astype(float)}, index=rows.index
-    )
-    found["logprob_token"] = found["logprob"] / rows["tokens"].astype(float)
-    found["mae"] = _each(ratings, lambda row: _distance(row["answer"], row["target"], row["choices"]))
-    found["rmse"] = found["mae"] ** 2
-    for name in ("rouge1", "rougeL"):
-        scorer = RougeScorer([name], use_stemmer=False)
-        found[name] = _each(opened, partial(_rouge, scorer))
-    rank = _each(rankings, lambda row: _rank(row["choices"], row["target"])).reindex(rows.index)
-    found["hit1"], found["hit3"] = ((rank <= most).astype(float).where(rank.notna()) for most in (1, 3))
-    found["mrr"], found["dcg"] = 1 / rank, 1 / np.log2(1 + rank)
-    return found
+    """Return the value of each metric for each row, before `finish`."""
+    columns = {
+        metric.name: metric.values(rows[rows["kind"].isin(metric.kinds)]).reindex(rows.index).astype(float)
+        for metric in METRICS
+        if metric.values is not None
+    }
+    return pd.DataFrame(columns, index=rows.index)
 
 
 def _each(rows: pd.DataFrame, figure: Callable[[Mapping[str, Any]], float]) -> pd.Series:
     return pd.Series([figure(row) for row in rows.to_dict("records")], index=rows.index, dtype=float)
 
 
+def _absolute_error(rows: pd.DataFrame) -> pd.Series:
+    """Return the distance of each rating; by LaMP's rule an answer off the scale counts as the farthest one."""
+    return _each(rows, lambda row: _distance(row["answer"], row["target"], row["choices"]))
+
+
 def _distance(answer: str, target: str, choices: Mapping[str, float] | None) -> float:
     scale = [float(choice) for choice in choices] if isinstance(choices, Mapping) else DEFAULT_RATING_SCALE
     real = float(target)
     try:
-        told = float(answer)
+        rating = float(answer)
     except ValueError:
-        told = math.nan
-    return abs(told - real) if told in scale else max(abs(mark - real) for mark in scale)
+        rating = math.nan
+    return abs(rating - real) if rating in scale else max(abs(mark - real) for mark in scale)
 
 
-def _rouge(scorer: RougeScorer, row: Mapping[str, Any]) -> float:
-    (found,) = scorer.score(row["target"], row["answer"]).values()
-    return float(found.fmeasure)
+def _rouge(name: str) -> Values:
+    """Return ROUGE's F-measure without stemming, of words of a to z and digits."""
+    scorer = RougeScorer([name], use_stemmer=False)
+    return lambda rows: _each(rows, lambda row: float(scorer.score(row["target"], row["answer"])[name].fmeasure))
 
 
-def _rank(choices: Mapping[str, float] | None, target: str) -> float:
-    """From 1; a table without the choices' log-probabilities holds None, or pandas' NaN."""
+def _rank(rows: pd.DataFrame) -> pd.Series:
+    """Return the rank of the real answer among the choices, from 1; choices that are as likely come first."""
+    return _each(rows, lambda row: _rank_of(row["choices"], row["target"]))
+
+
+def _rank_of(choices: Mapping[str, float] | None, target: str) -> float:
+    # A table without the choices' log-probabilities holds None, or NaN from pandas.
     if not isinstance(choices, Mapping) or target not in choices:
         return math.nan
     return sum(value >= choices[target] for value in choices.values())
 
 
+def _hit(most: int) -> Values:
+    def values(rows: pd.DataFrame) -> pd.Series:
+        rank = _rank(rows)
+        return (rank <= most).astype(float).where(rank.notna())
+
+    return values
+
+
 def _macro_f1(rows: pd.DataFrame) -> float:
+    """Return macro-F1 over the labels among the user's real answers."""
     labels = sorted(set(rows["target"]))
     return float(f1_score(list(rows["target"]), list(rows["answer"]), labels=labels, average="macro", zero_division=0))
 
 
 def _per_token(table: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
-    """seed, user, items, gain."""
+    """Return the columns seed, user, items and gain."""
     pairs = pair_answers(table, one, other, "logprob")
     pairs["gain"] = pairs["difference"] / pairs["tokens"].astype(float)
     return pairs.groupby(["seed", "user"])["gain"].agg(items="size", gain="mean").reset_index()
 
 
 def _thinking(rows: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """`rows` of one arm."""
     done = rows[rows["answered"]]
     loops = (done["finish"] == "loop") | (done["reason"] == "loop")
     unclosed = done["finish"] == "length"
-    # Tables of before the server left out what leads an answer in hold no reason for it.
+    # Old tables have no reason `empty` for thinking that holds nothing but the answer prefix.
     empty = (done["reason"] == "empty") | (_each(done, _own_words) < LEAST_WORDS)
     return {
         "items": len(done),
@@ -236,7 +316,33 @@ def _own_words(row: Mapping[str, Any]) -> float:
 
 
 def _length(rows: pd.DataFrame, others: pd.DataFrame) -> float:
-    """The median tokens at the questions to users that are among the others too."""
+    """Return the median length in tokens, on the questions that `others` has too."""
     key = ["user", "item"]
     shared = rows.merge(others[key].drop_duplicates(), on=key)
     return float(shared["thinking_tokens"].astype(float).median())
+
+
+METRICS = (
+    Metric("accuracy", "accuracy", "share", 3, ALL_KINDS, lambda rows: rows["right"].astype(float), table="arms"),
+    Metric("macro_f1", "macro-F1", "share", 2, ("closed",), of_user=_macro_f1, table="arms"),
+    Metric(
+        "logprob", "log-probability", "nats", 2, ALL_KINDS, lambda rows: rows["logprob"].astype(float), table="arms"
+    ),
+    Metric("mae", "MAE", "points", 2, ("rating",), _absolute_error),
+    Metric("rmse", "RMSE", "points", 2, ("rating",), lambda rows: _absolute_error(rows) ** 2, finish=np.sqrt),
+    Metric("rouge1", "ROUGE-1", "share", 2, ("open",), _rouge("rouge1")),
+    Metric("rougeL", "ROUGE-L", "share", 2, ("open",), _rouge("rougeL")),
+    Metric("hit1", "Hit@1", "share", 2, ("ranking",), _hit(1)),
+    Metric("hit3", "Hit@3", "share", 2, ("ranking",), _hit(3)),
+    Metric("mrr", "MRR", "share", 2, ("ranking",), lambda rows: 1 / _rank(rows)),
+    Metric("dcg", "DCG", "share", 2, ("ranking",), lambda rows: 1 / np.log2(1 + _rank(rows))),
+    Metric(
+        "logprob_token",
+        "log-probability a token",
+        "nats",
+        2,
+        ALL_KINDS,
+        lambda rows: rows["logprob"].astype(float) / rows["tokens"].astype(float),
+    ),
+)
+"""The metrics of answers. Rows with `table="kinds"` appear in the report where a question kind needs them."""

@@ -8,6 +8,7 @@ from mindprint.datasets import HeldOutQuestion
 from mindprint.types import Provenance, Trace
 from mindprint_eval.arms import ARMS
 from mindprint_eval.requests import (
+    CacheScope,
     EvalRequest,
     answered_outcome,
     bare_thinking_params,
@@ -65,7 +66,7 @@ def test_what_was_not_answered_says_why() -> None:
 
 def test_the_content_of_a_question_decides_its_key() -> None:
     def key(asked: EvalRequest, base: dict[str, str] = BASE, memories: dict[str, str] = MEMORIES) -> str:
-        return cache_key(asked, memories, base)
+        return cache_key(asked, CacheScope(memories, base))
 
     same = key(question(model="user/ann.fast-1@1", digest="d"))
     assert key(question(model="user/other-name@7", digest="d")) == same

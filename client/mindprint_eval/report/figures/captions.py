@@ -1,4 +1,4 @@
-"""The report's plots with their titles and captions, from the findings; a plot without data says what it lacks."""
+"""The figures of the report with titles and captions. A figure without data says what is missing."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ MEMORIES = {"own": "A9", **metrics.ANCHOR_ARMS}
 
 @dataclass(frozen=True)
 class ReportFigure:
+    """A figure of the report."""
+
     name: str
     title: str
     caption: str
     drawn: str | None
     """SVG."""
     gap: str = ""
-    """What is said in place of a plot."""
+    """Shown in place of a missing figure."""
 
 
 def report_figures(found: Analysis) -> list[ReportFigure]:
+    """Draw all figures of the report, in order."""
     return [collapse(found), swaps(found), lengths(found), funnel(found), cost(found)]
 
 

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from mindprint_eval.arms import ARMS, BARE_THINKING_ARMS, GENERAL_QUESTION_ARMS, METHOD_ARMS
-from mindprint_eval.metrics.metrics import DIRECT_REFERENCE, scores_by_user
+from mindprint_eval.metrics.metrics import ALL_KINDS, DIRECT_REFERENCE, METRICS, scores_by_user
 from mindprint_eval.report.analysis import Analysis, arm_value, mean_over_users
 from mindprint_eval.report.tables.model import (
     NOT_APPLICABLE_CELL,
@@ -144,24 +144,27 @@ def seen_table(found: Analysis) -> Table:
     )
 
 
-KIND_METRICS = {
-    "mae": "MAE", "rmse": "RMSE", "rouge1": "ROUGE-1", "rougeL": "ROUGE-L",
-    "hit1": "Hit@1", "hit3": "Hit@3", "mrr": "MRR", "dcg": "DCG", "logprob_token": "log-probability a token",
-}  # fmt: skip
+KIND_METRICS = tuple(metric for metric in METRICS if metric.table == "kinds")
 
 
 def kinds_table(found: Analysis) -> Table:
-    """What only ratings, open answers and rankings have."""
-    there = [name for name in KIND_METRICS if found.per_user[name].notna().any()]
-    other = there if set(there) - {"logprob_token"} else []
+    """Build the table of the metrics that only ratings, open answers and rankings have."""
+    shown = [metric for metric in KIND_METRICS if found.per_user[metric.name].notna().any()]
+    # A log-probability a token alone says nothing that the table of arms does not say.
+    if all(metric.kinds == ALL_KINDS for metric in shown):
+        shown = []
     rows = [
-        [text_cell(arm), *(number_cell(mean_over_users(found.per_user, arm, name).mean) for name in other)]
+        [
+            text_cell(arm),
+            *(number_cell(mean_over_users(found.per_user, arm, metric.name).mean, metric.digits) for metric in shown),
+        ]
         for arm in [*found.arms, *found.rivals]
     ]
+    note = "A rating that is no number on the scale counts as the farthest from the real one."
     return Table(
         "Ratings, open answers and rankings",
-        make_columns("arm", *(KIND_METRICS[name] for name in other)),
-        [RowGroup("", rows)] if other else [],
-        ["A rating that is no number on the scale counts as the farthest from the real one."] if "mae" in other else [],
+        make_columns("arm", *(metric.title for metric in shown)),
+        [RowGroup("", rows)] if shown else [],
+        [note] if any(metric.name == "mae" for metric in shown) else [],
         "All questions have closed choices; these measures do not apply.",
     )

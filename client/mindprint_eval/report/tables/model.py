@@ -1,4 +1,4 @@
-"""A table of the report as its template sees it: texts, with gaps that say whether something was not measured. Pure."""
+"""Tables of the report as the templates see them: formatted texts, with marks for what was not measured."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Cell:
+    """A formatted cell."""
+
     text: str
     below: str = ""
-    """What belongs to the text and stands under it: an interval, a count."""
+    """Shown under the text: an interval or a count."""
     gap: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
+    """A column heading."""
+
     title: str
     numeric: bool = True
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows that belong together; the heading is empty where the first group needs none."""
+    """Rows that belong together; the heading may be empty."""
 
     heading: str
     rows: list[list[Cell]]
@@ -38,7 +42,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row names it. A table without rows is a stated gap: `empty` in place of the notes."""
+    """A table. The first cell names its row. Without rows, `empty` is shown in place of the notes."""
 
     caption: str
     columns: list[Column]
@@ -51,13 +55,13 @@ class Table:
         return sum(len(group.rows) for group in self.groups)
 
     def classes(self, place: int, cell: Cell) -> str | None:
-        """Names for the style sheet, None for none."""
+        """Return the CSS classes of a cell, or None."""
         return " ".join(["num"] * self.columns[place].numeric + ["gap"] * cell.gap) or None
 
 
 NOT_MEASURED_CELL = Cell(NOT_MEASURED, gap=True)
 NOT_APPLICABLE_CELL = Cell("\N{EN DASH}")
-"""Where a measure does not apply: the thinking of an arm that does not think."""
+"""For a measure that does not apply, as thinking of an arm that answers directly."""
 
 
 def text_cell(value: object, below: str = "") -> Cell:
@@ -65,7 +69,14 @@ def text_cell(value: object, below: str = "") -> Cell:
 
 
 def format_number(value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> str:
-    """With a true minus, and none before a zero."""
+    """Format a number with a true minus sign, and none before a zero.
+
+    Args:
+        value: The number; None or NaN gives `not measured`.
+        digits: Digits after the point.
+        scale: Factor, as 100 for percent.
+        sign: Whether positive numbers get a plus sign.
+    """
     if value is None or math.isnan(value):
         return NOT_MEASURED
     shown = f"{round(value * scale, digits) + 0.0:{'+' if sign else ''},.{digits}f}"
@@ -81,6 +92,15 @@ def number_cell(
 
 
 def format_interval(low: float, high: float, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> str:
+    """Format the bounds of an interval; NaN gives `no interval`.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound.
+        digits: Digits after the point.
+        scale: Factor, as 100 for percent.
+        sign: Whether positive numbers get a plus sign.
+    """
     if math.isnan(low) or math.isnan(high):
         return "no interval"
     ends = (format_number(end, digits, scale=scale, sign=sign) for end in (low, high))
@@ -88,18 +108,18 @@ def format_interval(low: float, high: float, digits: int = 2, *, scale: float = 
 
 
 def mean_cell(found: Interval, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> Cell:
-    """With its interval under it."""
+    """Build a cell of a mean with its interval under it."""
     below = format_interval(found.low, found.high, digits, scale=scale, sign=sign) if found.users > 1 else "one user"
     return number_cell(found.mean, digits, scale=scale, sign=sign, below=below)
 
 
 def p_value_cell(p: float | None) -> Cell:
-    """To three digits, as p values are read."""
+    """Build a cell of a p value with three digits."""
     if p is None or math.isnan(p):
         return NOT_MEASURED_CELL
     return Cell("< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
 def make_columns(*titles: str, texts: Sequence[str] = ()) -> list[Column]:
-    """All numeric but the first and those named in `texts`."""
+    """Build columns: all are numeric but the first and those named in `texts`."""
     return [Column(title, numeric=place > 0 and title not in texts) for place, title in enumerate(titles)]
