@@ -1,7 +1,7 @@
-"""Trains one user's adapter by answers only, until it can no longer think, and watches the gate refuse it.
+"""The optional collapse step: train one user's adapter on answers alone, and check that the gate refuses it.
 
-The user has meanwhile answered the held-out questions: they come in as engagements, and the traces about them are what
-the trainer takes. They wait again once the version is refused, and the ordinary trainer takes them.
+Held-out questions come in as engagements, and the trainer learns from the traces about them. Once the version is
+refused these traces wait again, and a trainer with ordinary settings takes them.
 """
 
 from __future__ import annotations
@@ -9,88 +9,59 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import cycle
-from typing import TYPE_CHECKING
 
-from mindprint import gate_report
 from mindprint.async_client import AsyncMindprintClient
 from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.exceptions import MindprintError
-from mindprint.types import Adapter, Batch, Engagement, Version
+from mindprint.types import Adapter, Engagement, Version
 from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
+from mindprint_demo.pipeline import DemoPipeline
+from mindprint_demo.results import CollapseResult
 from mindprint_demo.scoring import build_request
 
-if TYPE_CHECKING:
-    from mindprint_demo.pipeline import DemoPipeline
-
 QUESTION_INTERVAL_S = 3.0
-"""Between two questions to the live version: without a pause they would take the cores from the training."""
-
-
-@dataclass
-class CollapseResult:
-    """What became of it."""
-
-    user_id: str
-    live: Version
-    """The version that was live before."""
-    batches: list[Batch] = field(default_factory=list)
-    version: Version | None = None
-    """What was made by answers only."""
-    live_after: int | None = None
-    """The live version's number once `version` had been through the gate."""
-    answered: int = 0
-    """Questions that the live version answered meanwhile."""
-    failures: list[str] = field(default_factory=list)
-    """Questions that got no answer, or one of another version."""
-    later: Version | None = None
-    """What the ordinary trainer made of the same traces, the newest."""
-    failed: str | None = None
-    """Why it did not come to an end."""
-
-    def problems(self) -> list[str]:
-        """Why the gate cannot be said to have caught it; empty if it can."""
-        found = [self.failed] if self.failed else []
-        if self.version is not None:
-            name, speaks = f"{self.version.adapter}@{self.version.version}", gate_report.failed(self.version)
-            if self.version.state != "refused":
-                found.append(f"the gate let {name} pass, which was trained by answers only")
-            elif all(check.startswith("canary") for check in speaks):
-                found.append(f"{name} was refused, but not for its thinking: {', '.join(speaks) or 'no check failed'}")
-            if self.live_after != self.live.version:
-                found.append(f"version {self.live.version} was live before, {self.live_after or 'none'} after")
-        return found + [f"while {self.user_id} was trained: {failure}" for failure in self.failures[:3]]
+"""Seconds between two questions to the live version, so that they leave the cores to the training."""
 
 
 async def run_collapse(
-    stages: DemoPipeline, users: Sequence[UserDataset], adapters: Mapping[str, Adapter]
+    pipeline: DemoPipeline, users: Sequence[UserDataset], adapters: Mapping[str, Adapter]
 ) -> CollapseResult:
-    """`users` have a live version each. The one with the most traces is taken. Raises ProcessFailed, MindprintError."""
+    """Train the user with the most traces on answers alone, and return what the gate did.
+
+    Args:
+        pipeline: The pipeline, with its client, options and processes.
+        users: Users who have a live version.
+        adapters: The adapters by user id.
+
+    Raises:
+        ProcessFailed: The server or the trainer ended.
+        MindprintError: A request failed.
+    """
     live = {user.user_id: live_version(adapters[user.user_id]) for user in users}
     user = max(users, key=lambda user: live[user.user_id].traces)
     collapse = CollapseResult(user.user_id, live[user.user_id])
     try:
-        await stages.client.users.add_engagements(user.user_id, held_out_as_engagements(user))
-        collapse.batches.append(await stages.write_traces([user], stages.options.seed + 1))
-        await _train(stages, user, collapse)
-        await stages.train([user])
-        newest = (await stages.client.adapters.get(collapse.live.adapter)).versions[-1]
+        await pipeline.client.users.add_engagements(user.user_id, held_out_as_engagements(user))
+        collapse.batches.append(await pipeline.write_traces([user], pipeline.options.seed + 1))
+        await _train(pipeline, user, collapse)
+        await pipeline.train([user])
+        newest = (await pipeline.client.adapters.get(collapse.live.adapter)).versions[-1]
         collapse.later = newest if newest.version > (collapse.version or collapse.live).version else None
     except DemoError as error:
         collapse.failed = str(error)
     return collapse
 
 
-async def _train(stages: DemoPipeline, user: UserDataset, collapse: CollapseResult) -> None:
-    """Until a version has been through the gate. Meanwhile the live one is asked a question every few seconds."""
-    key, client, timeout_s = collapse.live.adapter, stages.client, stages.options.train_timeout_s
+async def _train(pipeline: DemoPipeline, user: UserDataset, collapse: CollapseResult) -> None:
+    """Train until the gate has examined a version. Meanwhile ask the live version a question every few seconds."""
+    key, client, timeout_s = collapse.live.adapter, pipeline.client, pipeline.options.train_timeout_s
     before = {version.version for version in (await client.adapters.get(key)).versions}
-    trainer = stages.start_trainer("collapse", answers_only_settings(stages.options, key))
+    trainer = pipeline.start_trainer("collapse", answers_only_settings(pipeline.options, key))
     deadline = time.monotonic() + timeout_s
     rows = cycle(user.held_out)
-    with stages.out.bar("collapsed adapter") as bar:
+    with pipeline.out.bar("collapsed adapter") as bar:
         while collapse.version is None:
             trainer.check()
             await ask_live_version(client, collapse, next(rows))
@@ -102,13 +73,13 @@ async def _train(stages: DemoPipeline, user: UserDataset, collapse: CollapseResu
                 raise DemoError(f"no version was made by answers only in {timeout_s:.0f} s: {trainer.log}")
             await asyncio.sleep(QUESTION_INTERVAL_S)
         bar.finish(f"version {collapse.version.version} {collapse.version.state}")
-    await stages.cluster.stop(trainer)
+    await pipeline.cluster.stop(trainer)
     for row in user.held_out:
         await ask_live_version(client, collapse, row)
 
 
 async def ask_live_version(client: AsyncMindprintClient, collapse: CollapseResult, row: HeldOutQuestion) -> None:
-    """One question to whatever is live."""
+    """Ask the live version a question, and note whether it answered."""
     try:
         trace = await client.traces.create(build_request(collapse.user_id, row, "direct", "adapter"))
     except MindprintError as error:
@@ -121,7 +92,7 @@ async def ask_live_version(client: AsyncMindprintClient, collapse: CollapseResul
 
 
 def answers_only_settings(options: DemoOptions, key: str) -> dict[str, str]:
-    """The ordinary objective alone: answers without thinking, nothing that keeps thinking alive."""
+    """Return trainer settings that learn answers without thinking, and replay nothing."""
     return {
         "ADAPTER": key,
         "SLOW_WEIGHT": "0",
@@ -132,7 +103,7 @@ def answers_only_settings(options: DemoOptions, key: str) -> dict[str, str]:
 
 
 def held_out_as_engagements(user: UserDataset) -> list[Engagement]:
-    """The held-out questions with the answers that the user really gave."""
+    """Return the held-out questions with the user's real answers as engagements."""
     return [
         Engagement(
             id=f"{user.user_id}/later-{number}",
@@ -146,4 +117,5 @@ def held_out_as_engagements(user: UserDataset) -> list[Engagement]:
 
 
 def live_version(adapter: Adapter) -> Version:
+    """Return the live version of an adapter that has one."""
     return next(version for version in adapter.versions if version.version == adapter.live)

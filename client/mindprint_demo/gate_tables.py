@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mindprint import gate_report
 from mindprint.types import Adapter, Version
-from mindprint_demo.collapse import CollapseResult
+from mindprint_demo.results import CollapseResult
 
 
 def list_versions(adapters: Iterable[Adapter]) -> list[Version]:

@@ -1,11 +1,11 @@
-"""The stages of the loop, each against the real server over HTTP, each with its progress."""
+"""The steps of the demo, each against the real server over HTTP, each with its progress."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,12 +14,12 @@ from mindprint.datasets import UserDataset
 from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, POLL_S, LocalCluster
 from mindprint.local.console import Output, batch_progress, training_progress
 from mindprint.local.processes import Child
-from mindprint.types import Adapter, Batch, BatchRequest, Funnel, Mode, ServerInfo, Trace, TraceState
-from mindprint_demo import collapse
+from mindprint.types import Adapter, Batch, BatchRequest, Mode, Trace, TraceState
 from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
+from mindprint_demo.results import CollapseResult, DemoResults
 from mindprint_demo.scoring import Arm, ArmScores, score_arm
-from mindprint_demo.trace_accounting import TraceAccounting, account_for_traces
+from mindprint_demo.trace_accounting import account_for_traces
 
 SERVER_SETTINGS = {"HOLDOUT_SHARE": "0.2", **EXHAUSTIVE_SETTINGS}
 """Histories are short: a tenth of one would be too few engagements for the gate."""
@@ -29,37 +29,17 @@ TRAINER_SETTINGS = {
     "TOGETHER": "4",  # on a CPU each adapter is trained on a core of its own (docs/decisions/011)
 }
 _REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
-"""The gate's word on a version, which is an answer and no failure."""
+"""The gate refused a version: a valid answer, not a failure."""
 _FAILED = re.compile(r'^mindprint_requests_total\{(?P<labels>.*status="[45]\d\d".*)\} (?P<count>\S+)$', re.MULTILINE)
 
 
-@dataclass
-class DemoResults:
-    """All that a demo found out."""
-
-    users: list[UserDataset]
-    info: ServerInfo
-    batch: Batch
-    funnels: dict[str, Funnel]
-    tokens: dict[str, int]
-    """Thinking tokens generated, by user."""
-    before: ArmScores
-    after: ArmScores
-    adapters: dict[str, Adapter]
-    """By user."""
-    cohorts: list[Adapter]
-    accounting: TraceAccounting
-    failed_requests: int
-    """Error replies that the server gave to anybody, and questions that got no answer."""
-    trainer_killed: str | None
-    """What the trainer was doing when it was killed."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    collapse: collapse.CollapseResult | None = None
+CollapseStep = Callable[["DemoPipeline", Sequence[UserDataset], Mapping[str, Adapter]], Awaitable[CollapseResult]]
+"""A further step after the scores: `collapse.run_collapse`."""
 
 
 @dataclass
 class DemoPipeline:
-    """What the stages share."""
+    """Runs the steps of the demo: engagements, traces, training, scores before and after."""
 
     options: DemoOptions
     out: Output
@@ -71,8 +51,18 @@ class DemoPipeline:
     def modes(self) -> tuple[Mode, ...]:
         return ("direct", "personal") if self.options.thinking else ("direct",)
 
-    async def run(self, users: list[UserDataset]) -> DemoResults:
-        """From the first engagement to the last score. Raises DemoFailed, ProcessFailed and MindprintError."""
+    async def run(self, users: list[UserDataset], collapse: CollapseStep | None = None) -> DemoResults:
+        """Run all steps, from the first engagement to the last score.
+
+        Args:
+            users: The users with engagements and held-out questions.
+            collapse: A further step on users who have a live adapter; None leaves it out.
+
+        Raises:
+            DemoError: A step did not come to an end.
+            ProcessFailed: The server or the trainer ended.
+            MindprintError: A request failed.
+        """
         info = await self.client.server.info()
         with self._timed("engagements"):
             await self.ingest(users)
@@ -106,9 +96,9 @@ class DemoPipeline:
             trainer_killed=killed,
             seconds=self.seconds,
         )
-        if self.options.collapse and adapted:
+        if collapse is not None and adapted:
             with self._timed("collapse"):
-                results.collapse = await collapse.run_collapse(self, adapted, adapters)
+                results.collapse = await collapse(self, adapted, adapters)
             traces += [trace for batch in results.collapse.batches for trace in await self.traces(batch)]
             known = await self.adapters(users)
             results.accounting = account_for_traces(accepted_traces(traces), known.values(), cohorts)
@@ -127,7 +117,7 @@ class DemoPipeline:
             bar.finish(f"{stored} of {len(users)} users stored")
 
     async def write_traces(self, users: Sequence[UserDataset], seed: int) -> Batch:
-        """One durable batch over these users, followed until its end. Another one takes another seed."""
+        """Run one durable batch over these users to its end; each seed makes a batch of its own."""
         request = BatchRequest(
             users=[user.user_id for user in users],
             seed=seed,
@@ -155,7 +145,7 @@ class DemoPipeline:
         return scores
 
     async def train(self, users: Sequence[UserDataset]) -> str | None:
-        """Runs the trainer until no accepted trace waits. Returns what it was doing if it was killed on the way."""
+        """Run the trainer until no accepted trace waits; return what it was doing if it was killed meanwhile."""
         killed: str | None = None
         trainer = self.start_trainer()
         moved, last = time.monotonic(), (-1, -1)

@@ -22,7 +22,7 @@ from mindprint_demo.comparison import (
     majority_accuracy,
     pair_answers,
 )
-from mindprint_demo.pipeline import DemoResults
+from mindprint_demo.results import DemoResults
 
 MODE_LABELS: dict[Mode, str] = {"direct": "answering directly", "personal": "after personal thinking"}
 

@@ -18,9 +18,11 @@ from mindprint.local.cluster import POLL_S, LocalCluster
 from mindprint.local.console import Output, opened
 from mindprint.local.processes import ProcessFailed, cancel_on_signals, while_running
 from mindprint_demo import report, synthetic
+from mindprint_demo.collapse import run_collapse
 from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.pipeline import SERVER_SETTINGS, DemoPipeline, DemoResults
+from mindprint_demo.pipeline import SERVER_SETTINGS, DemoPipeline
+from mindprint_demo.results import DemoResults
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -71,7 +73,8 @@ async def _loop(
     model = await _model(options.model, cluster, out)
     server = await cluster.start_server(model, SERVER_SETTINGS, timeout_s=options.start_timeout_s)
     async with AsyncMindprintClient(cluster.url) as client:
-        return await while_running(server, DemoPipeline(options, out, client, cluster).run(users))
+        pipeline = DemoPipeline(options, out, client, cluster)
+        return await while_running(server, pipeline.run(users, run_collapse if options.collapse else None))
 
 
 async def _model(name: str, cluster: LocalCluster, out: Output) -> Path:

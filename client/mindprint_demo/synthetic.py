@@ -105,12 +105,31 @@ class SyntheticUser:
 def generate_users(
     users: int, engagements: int, held_out: int, seed: int, *, noise: float = NOISE
 ) -> list[SyntheticUser]:
-    """The same users for the same seed; a user does not depend on how many others there are."""
+    """Make users from a seed; a user does not depend on how many others there are.
+
+    Args:
+        users: Number of users.
+        engagements: Past engagements of each user.
+        held_out: Later questions of each user.
+        seed: The same seed gives the same users.
+        noise: Standard deviation of the noise on each utility.
+    """
     return [_user(f"demo-{n:02d}", DOMAINS[n % len(DOMAINS)], engagements, held_out, seed, noise) for n in range(users)]
 
 
 def write_dataset(folder: Path, users: int, engagements: int, held_out: int, seed: int) -> list[SyntheticUser]:
-    """Write users.jsonl, train.jsonl, eval.jsonl and rules.json into `folder`, and return what was written."""
+    """Write users.jsonl, train.jsonl, eval.jsonl and rules.json into a folder.
+
+    Args:
+        folder: Made if it does not exist.
+        users: Number of users.
+        engagements: Past engagements of each user.
+        held_out: Later questions of each user.
+        seed: The same seed gives the same users.
+
+    Returns:
+        The users that were written.
+    """
     made = generate_users(users, engagements, held_out, seed)
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / "users.jsonl", (_user_row(user) for user in made))

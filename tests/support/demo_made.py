@@ -25,7 +25,7 @@ from mindprint.types import (
     VersionState,
 )
 from mindprint_demo.comparison import ScoredAnswer
-from mindprint_demo.pipeline import DemoResults
+from mindprint_demo.results import DemoResults
 from mindprint_demo.scoring import Arm, ArmScores
 from mindprint_demo.trace_accounting import account_for_traces
 

@@ -30,8 +30,9 @@ from mindprint.types import (
 from mindprint_demo import collapse as collapsing
 from mindprint_demo import pipeline as staging
 from mindprint_demo.options import DemoOptions
-from mindprint_demo.pipeline import DemoPipeline, DemoResults
+from mindprint_demo.pipeline import DemoPipeline
 from mindprint_demo.report import find_problems, result_tables, results_json
+from mindprint_demo.results import CollapseResult, DemoResults
 
 ROUNDS = 3
 """Looks at the server until a trainer has its version."""
@@ -167,7 +168,7 @@ def stages(world: World, **options: Any) -> DemoPipeline:
     return DemoPipeline(DemoOptions(**{"collapse": True, **options}), out, cast(Any, world), cast(Any, world))
 
 
-async def played(world: World, **options: Any) -> collapsing.CollapseResult:
+async def played(world: World, **options: Any) -> CollapseResult:
     users = [person("u-0")]
     return await collapsing.run_collapse(stages(world, **options), users, {"u-0": adapter(*world.versions)})
 
@@ -195,7 +196,7 @@ async def test_the_gate_refuses_what_no_longer_thinks() -> None:
 
 async def test_the_whole_demo_keeps_its_books() -> None:
     world = World(fresh=True)
-    found = await stages(world).run([person("u-0")])
+    found = await stages(world).run([person("u-0")], collapsing.run_collapse)
     assert [v.state for v in world.versions] == ["standby", "refused", "live"]
     assert (found.accounting.accepted, found.accounting.trained, found.accounting.problems) == (2, 2, [])
     assert found.failed_requests == 0

@@ -6,8 +6,8 @@ import json
 from rich.console import Console
 
 from demo_made import COLLAPSED, THINKS, UNSEEN, adapter, results, version
-from mindprint_demo.pipeline import DemoResults
 from mindprint_demo.report import find_problems, result_tables, results_json
+from mindprint_demo.results import DemoResults
 
 
 def shown(made: DemoResults) -> str:
