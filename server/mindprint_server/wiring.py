@@ -22,7 +22,7 @@ from mindprint_server.generation.candidate import CandidateGenerator
 from mindprint_server.generation.engagement import EngagementProcessor
 from mindprint_server.generation.trace_import import TraceImporter
 from mindprint_server.generation.trace_service import TraceService
-from mindprint_server.memory import MemoryService
+from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
@@ -43,6 +43,7 @@ class Container:
     store: Store
     engine: Engine
     memory: MemoryService
+    profiles: ProfileWriter
     traces: TraceService
     imports: TraceImporter
     batches: BatchRunner
@@ -80,7 +81,7 @@ async def open_container(
         if owned:
             await engine.start(progress)
         ctx = ServerContext(settings, store, engine, metrics)
-        memory = MemoryService(ctx)
+        memory, profiles = MemoryService(ctx), ProfileWriter(ctx)
         prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
         questions = QuestionBuilder(ctx, memory=memory)
         contexts = ContextBuilder(ctx=ctx, prompts=prompts, questions=questions, neighbors=NeighborIndex(ctx))
@@ -100,13 +101,20 @@ async def open_container(
             auto_mode=auto,
             admission=admission,
         )
-        imports = TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission)
+        imports = TraceImporter(
+            ctx,
+            prompts=prompts,
+            questions=questions,
+            memory=memory,
+            profiles=profiles,
+            admission=admission,
+        )
         replays = ReplayBuffer(ctx, prompts=prompts)
         leases = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=replays)
         backend = await _backend(engine)
         chat = ChatService(ctx, memory=memory, adapters=adapters, auto=auto, admission=admission, backend=backend)
         processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
-        batches = BatchRunner(ctx, memory=memory, processor=processor)
+        batches = BatchRunner(ctx, profiles=profiles, processor=processor)
         await batches.start()
     except BaseException:
         if owned:
@@ -134,6 +142,7 @@ async def open_container(
         store=store,
         engine=engine,
         memory=memory,
+        profiles=profiles,
         traces=traces,
         imports=imports,
         batches=batches,

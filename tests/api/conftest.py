@@ -41,7 +41,7 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import NotFound
 from mindprint_server.generation.trace_import import TraceImporter
-from mindprint_server.memory import MemoryService
+from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
@@ -74,7 +74,7 @@ def make_manifest(adapter: str = "user/ann", **changes: Any) -> Manifest:
     return manifest.model_copy(update=changes)
 
 
-class FakeMemory:
+class FakeProfiles:
     def __init__(self, store: Store) -> None:
         self.store = store
 
@@ -212,9 +212,12 @@ async def make_services(settings: Settings) -> Container:
         "metrics": metrics,
         "store": store,
         "engine": engine,
-        "memory": FakeMemory(store),
+        "memory": memory,
+        "profiles": FakeProfiles(store),
         "traces": FakeTraces(store),
-        "imports": TraceImporter(ctx, prompts=prompts, questions=questions, memory=memory, admission=admission),
+        "imports": TraceImporter(
+            ctx, prompts=prompts, questions=questions, memory=memory, profiles=ProfileWriter(ctx), admission=admission
+        ),
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),

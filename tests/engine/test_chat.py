@@ -136,7 +136,7 @@ async def test_auto_goes_by_the_gains_that_a_batch_measured(
 
 
 async def test_a_profile_is_written_by_the_model(services: Container, ann: str) -> None:
-    profile = await services.memory.renew("ann")
+    profile = await services.profiles.renew("ann")
     assert profile.covers == 4
     assert profile.text
     memory, version = await services.memory.recall("ann", before=None)

@@ -60,7 +60,7 @@ async def profile(user_id: UserId, services: ContainerDep) -> Profile:
 async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
     """Writes the profile now, from all the user's engagements."""
     await services.store.users.get(user_id)
-    return await services.memory.renew(user_id)
+    return await services.profiles.renew(user_id)
 
 
 @router.get("/{user_id}/route")

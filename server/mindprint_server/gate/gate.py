@@ -97,7 +97,7 @@ class Gate:
             if len(questions) == self._settings.gate_items:
                 break
             if user_id not in histories:
-                histories[user_id] = await self._memory.timeline(user_id)
+                histories[user_id] = await self._memory.read_history(user_id)
             try:
                 question = await self._questions.for_engagement(user_id, engagement_id, histories[user_id])
             except RecordNotFound:

@@ -20,7 +20,7 @@ from mindprint_server.generation.concurrency import ConcurrencyLimiter
 from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
 from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.generation.scheduler import EngagementScheduler, Item
-from mindprint_server.memory import MemoryService
+from mindprint_server.memory import ProfileWriter
 from mindprint_server.store import RecordNotFound, StoreBusy
 from mindprint_server.store.batches import ItemResult
 
@@ -55,14 +55,14 @@ class BatchRunner:
         self,
         ctx: ServerContext,
         *,
-        memory: MemoryService,
+        profiles: ProfileWriter,
         processor: EngagementProcessor,
     ) -> None:
         self._settings = settings = ctx.settings
         self._store = ctx.store
         self._engine = ctx.engine
         self._metrics = ctx.metrics
-        self._memory = memory
+        self._profiles = profiles
         self._processor = processor
         self._scheduler = EngagementScheduler(
             max_per_user=settings.batch_per_user, max_starvation_s=settings.batch_patience_s
@@ -220,7 +220,7 @@ class BatchRunner:
         with self._handle_failure(active):
             for user_id in users:
                 with contextlib.suppress(RecordNotFound):  # erased meanwhile: each of the items will say so
-                    await self._memory.ensure_profiles(user_id)
+                    await self._profiles.ensure(user_id)
                 self._scheduler.add(active.items[user_id], time.monotonic())
                 self._wake.set()
 

@@ -62,7 +62,7 @@ class EngagementProcessor:
 
     async def read_user(self, user_id: str) -> UserSnapshot:
         """Read what `process` needs of a user."""
-        history = await self._memory.timeline(user_id)
+        history = await self._memory.read_history(user_id)
         return UserSnapshot(history, checks.fingerprints(await self._store.traces.list_accepted_texts(user_id)))
 
     async def process(

@@ -12,7 +12,7 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.exceptions import Invalid
 from mindprint_server.generation.provenance import imported_provenance
-from mindprint_server.memory import MemoryService, UserHistory
+from mindprint_server.memory import MemoryService, ProfileWriter, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
@@ -32,6 +32,7 @@ class TraceImporter:
         prompts: PromptBuilder,
         questions: QuestionBuilder,
         memory: MemoryService,
+        profiles: ProfileWriter,
         admission: AdmissionController,
     ) -> None:
         self._ctx = ctx
@@ -42,6 +43,7 @@ class TraceImporter:
         self._prompts = prompts
         self._questions = questions
         self._memory = memory
+        self._profiles = profiles
         self._admission = admission
 
     async def import_traces(self, user_id: str, imported: Sequence[ImportedTrace]) -> Ingested:
@@ -59,8 +61,8 @@ class TraceImporter:
         with self._admission.enter():
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self._store.users.get(user_id)
-                await self._memory.ensure_profiles(user_id)
-                history = await self._memory.timeline(user_id)
+                await self._profiles.ensure(user_id)
+                history = await self._memory.read_history(user_id)
                 traces = []
                 for position, one in enumerate(imported):
                     traces.append(await self._trace(user_id, one, f"traces[{position}]", history))

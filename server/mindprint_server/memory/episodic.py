@@ -1,4 +1,4 @@
-"""Which past engagements enter a prompt: the newest, or those most like the query. Never one that is not before it."""
+"""Retrieves past engagements for a prompt: the newest, or those most similar to the query; never later ones."""
 
 from __future__ import annotations
 
@@ -24,33 +24,38 @@ from mindprint_server.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-EMBEDDED_TOKENS = 256
-"""What is read of a text that is embedded: small embedding models are trained on no more."""
-EMBEDDED_AT_ONCE = 32
-EMBEDDINGS_KEPT = 16_384
+MAX_EMBEDDED_TOKENS = 256
+"""Tokens of a text that are embedded: small embedding models are trained on no more."""
+EMBEDDING_BATCH = 32
+"""Texts that are embedded at once."""
+CACHED_EMBEDDINGS = 16_384
 
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 
 class HistoryView(Protocol):
-    """The engagements of one user that a query may know of. A `Recall` sees no others: causality is decided here."""
+    """The engagements of one user that a query may know of. A retriever sees no others, which keeps it causal."""
 
-    async def length(self) -> int: ...
+    async def length(self) -> int:
+        """Return how many engagements there are."""
+        ...
 
     async def newest(self, limit: int) -> Sequence[Engagement]:
-        """Oldest first."""
+        """Return the newest engagements, at most `limit`, oldest first."""
         ...
 
 
-class Recall(Protocol):
+class Retriever(Protocol):
+    """Chooses engagements from a history."""
+
     async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
-        """The engagements to be reminded of, oldest first."""
+        """Return the chosen engagements, oldest first; without a query it can not go by similarity."""
         ...
 
 
-def create_retriever(settings: Settings) -> Recall:
-    """The recall that the settings name. They have checked that what it needs is there."""
+def create_retriever(settings: Settings) -> Retriever:
+    """Create the retriever that the settings name; the settings have checked that what it needs exists."""
     recency = Recency(settings.recency_k, settings.recency_step)
     if settings.recall == "bm25":
         return Bm25(settings.recency_k, settings.recall_from, recency)
@@ -60,14 +65,14 @@ def create_retriever(settings: Settings) -> Recall:
     return recency
 
 
-def create_reminder_retriever(settings: Settings) -> Recall:
-    """What personal thinking reminds itself of: the most similar by words, and nothing where there is no query."""
+def create_reminder_retriever(settings: Settings) -> Retriever:
+    """Create the retriever of reminders: the most similar by words, and none where there is no query."""
     return Bm25(settings.opening_recall, settings.recall_from, Recency(0))
 
 
 @dataclass(frozen=True)
 class Recency:
-    """At least the newest `k`, in a window that only grows at its end for `step` engagements.
+    """Retrieves the newest `k` to `k + step - 1`, in a window that only grows at its end for `step` engagements.
 
     So a user's consecutive queries share their memory as a prefix, which the engine computes once. `k` of 0 is none.
     """
@@ -76,20 +81,22 @@ class Recency:
     step: int = 1
 
     async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
+        """Return the window of newest engagements, oldest first; the query does not matter."""
         if self.k == 0:
             return []
         return await past.newest(self.k + await past.length() % self.step)
 
 
 class SimilarityRetriever(ABC):
-    """The `k` most like the query of the newest `considered`; without a query, what `otherwise` recalls."""
+    """Retrieves the `k` most similar to the query, of the newest `considered`; without a query it asks `otherwise`."""
 
-    def __init__(self, k: int, considered: int, otherwise: Recall) -> None:
+    def __init__(self, k: int, considered: int, otherwise: Retriever) -> None:
         self._k = k
         self._considered = considered
         self._otherwise = otherwise
 
     async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
+        """Return the most similar engagements, oldest first."""
         if query is None or not query.strip():
             return await self._otherwise.recall(past, query)
         episodes = await past.newest(self._considered if self._k else 0)
@@ -99,27 +106,30 @@ class SimilarityRetriever(ABC):
 
     @abstractmethod
     async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """How like the query each text is; 0 is not at all."""
+        """Return how similar each text is to the query; 0 is not at all."""
 
 
 def most_similar(episodes: Sequence[Engagement], scores: Sequence[float], k: int) -> list[Engagement]:
-    """The `k` with the highest scores, of equal ones the newer, oldest first: where nothing is similar, the newest."""
+    """Return the `k` with the highest scores, oldest first; of equal ones the newer."""
     best = nlargest(k, range(len(episodes)), key=lambda at: (scores[at], at))
     return [episodes[at] for at in sorted(best)]
 
 
 class Bm25(SimilarityRetriever):
+    """Retrieves by the words that texts share with the query."""
+
     async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Return the BM25 score of each text."""
         return await asyncio.to_thread(bm25, query, texts)
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words. Of scripts that write without spaces, every character of Chinese and Japanese is one."""
+    """Return lower-cased words; each Chinese or Japanese character is one, since these scripts have no spaces."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def bm25(query: str, texts: Sequence[str]) -> list[float]:
-    """The BM25 score of each text, by its words."""
+    """Return the BM25 score of each text, by its words."""
     # Where JAX is installed, bm25s runs it when it is imported, and JAX takes three quarters of what is free of a GPU.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import bm25s
@@ -135,19 +145,20 @@ def bm25(query: str, texts: Sequence[str]) -> list[float]:
 
 
 class Embeddings(SimilarityRetriever):
-    """By the cosine of mean-pooled embeddings, each text's computed once while it is among the last that were used.
+    """Retrieves by the cosine of mean-pooled embeddings, which are cached.
 
-    Model and embeddings belong to one thread: so neither needs a lock, nor do long histories occupy the shared ones.
+    Model and embeddings belong to one thread. So they need no lock, and long histories do not occupy shared threads.
     """
 
-    def __init__(self, k: int, considered: int, otherwise: Recall, folder: Path) -> None:
+    def __init__(self, k: int, considered: int, otherwise: Retriever, folder: Path) -> None:
         super().__init__(k, considered, otherwise)
         self._folder = folder
-        self._kept = max(EMBEDDINGS_KEPT, 2 * considered)
-        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._max_cached = max(CACHED_EMBEDDINGS, 2 * considered)
+        self._cache: OrderedDict[bytes, Tensor] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
 
     async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Return the cosine of each text and the query, rounded to 5 digits."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._cosines, query, texts)
 
     @cached_property
@@ -158,24 +169,24 @@ class Embeddings(SimilarityRetriever):
         import torch
 
         asked, *vectors = self._vectors([query, *texts])
-        # Rounded, so that equal texts are equal whichever way their products were summed.
+        # Rounded, so that equal texts have equal cosines however the products were summed.
         cosines: list[float] = (torch.stack(vectors) @ asked).round(decimals=5).tolist()
         return cosines
 
     def _vectors(self, texts: Sequence[str]) -> list[Tensor]:
         keys = [hashlib.sha256(text.encode()).digest() for text in texts]
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
-        self._known.update(zip(new, self._embed(list(new.values())), strict=True))
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._cache}
+        self._cache.update(zip(new, self._embed(list(new.values())), strict=True))
         for key in keys:
-            self._known.move_to_end(key)
-        vectors = [self._known[key] for key in keys]
-        while len(self._known) > self._kept:
-            self._known.popitem(last=False)
+            self._cache.move_to_end(key)
+        vectors = [self._cache[key] for key in keys]
+        while len(self._cache) > self._max_cached:
+            self._cache.popitem(last=False)
         return vectors
 
 
 def embedder(folder: Path) -> Callable[[Sequence[str]], list[Tensor]]:
-    """The model in `folder` as a function from texts to unit vectors. A text without tokens gets zeros."""
+    """Return the model in `folder` as a function from texts to unit vectors; a text without tokens gets zeros."""
     import torch
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -183,8 +194,8 @@ def embedder(folder: Path) -> Callable[[Sequence[str]], list[Tensor]]:
     transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    room = getattr(model.config, "max_position_embeddings", EMBEDDED_TOKENS)
-    limit = min(EMBEDDED_TOKENS, tokenizer.model_max_length, room)
+    room = getattr(model.config, "max_position_embeddings", MAX_EMBEDDED_TOKENS)
+    limit = min(MAX_EMBEDDED_TOKENS, tokenizer.model_max_length, room)
 
     def together(texts: Sequence[str]) -> Tensor:
         rows = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
@@ -202,8 +213,8 @@ def embedder(folder: Path) -> Callable[[Sequence[str]], list[Tensor]]:
     def embed(texts: Sequence[str]) -> list[Tensor]:
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # texts of one length pad each other least
         vectors: dict[int, Tensor] = {}
-        for start in range(0, len(order), EMBEDDED_AT_ONCE):
-            some = order[start : start + EMBEDDED_AT_ONCE]
+        for start in range(0, len(order), EMBEDDING_BATCH):
+            some = order[start : start + EMBEDDING_BATCH]
             vectors.update(zip(some, together([texts[at] for at in some]).unbind(), strict=True))
         return [vectors[at] for at in range(len(texts))]
 

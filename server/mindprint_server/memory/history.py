@@ -1,4 +1,4 @@
-"""A user's history, read once: a batch recalls from it question after question without asking the store again."""
+"""A user's history, read once: a batch recalls from it for question after question without the store."""
 
 from __future__ import annotations
 
@@ -13,38 +13,44 @@ from mindprint.types import Engagement, Profile
 
 @dataclass(frozen=True)
 class HistoryPrefix:
-    """`Past` on the beginning of a timeline, of which only what is asked for is copied: it may be very long."""
+    """The beginning of a history; a `HistoryView`. Only what is asked for is copied: a history may be very long."""
 
     engagements: Sequence[Engagement]
     end: int
-    without: str | None
-    """An engagement among these that is left out."""
+    """Engagements from this position on are not part of it."""
+    exclude_id: str | None
+    """An engagement before `end` that is left out."""
 
     async def length(self) -> int:
-        return self.end - (self.without is not None)
+        """Return how many engagements there are."""
+        return self.end - (self.exclude_id is not None)
 
     async def newest(self, limit: int) -> Sequence[Engagement]:
+        """Return the newest engagements, at most `limit`, oldest first."""
         one_more = self.engagements[max(0, self.end - limit - 1) : self.end]
-        return [engagement for engagement in one_more if engagement.id != self.without][-limit:] if limit else []
+        return [engagement for engagement in one_more if engagement.id != self.exclude_id][-limit:] if limit else []
 
 
 @dataclass(frozen=True)
 class UserHistory:
+    """All engagements and profiles of a user at the moment of reading."""
+
     engagements: Sequence[Engagement]
-    """By time, then id."""
+    """Ordered by time, then id."""
     profiles: Sequence[Profile]
-    """By version."""
+    """Ordered by version."""
 
     @cached_property
     def by_id(self) -> dict[str, Engagement]:
+        """The engagements by their id."""
         return {engagement.id: engagement for engagement in self.engagements}
 
     def before(self, time: datetime, not_id: str | None) -> HistoryPrefix:
-        """What happened strictly before `time`, but for `not_id`."""
+        """Return what happened strictly before `time`, without the engagement `not_id`."""
         end = bisect_left(self.engagements, time, key=lambda engagement: engagement.occurred_at)
-        among = not_id is not None and (known := self.by_id.get(not_id)) is not None and known.occurred_at < time
-        return HistoryPrefix(self.engagements, end, not_id if among else None)
+        is_part = not_id is not None and (known := self.by_id.get(not_id)) is not None and known.occurred_at < time
+        return HistoryPrefix(self.engagements, end, not_id if is_part else None)
 
     def profile(self, before: datetime) -> Profile | None:
-        """The newest version that covers only times before `before`."""
+        """Return the newest profile that covers only times before `before`; None if there is none."""
         return next((profile for profile in reversed(self.profiles) if profile.covers_until < before), None)

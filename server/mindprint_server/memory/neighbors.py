@@ -1,4 +1,8 @@
-"""Looks up a user's neighbours in the store, and remembers them for a while."""
+"""Finds a user's neighbors: the other user who answers most like them, and a random other one.
+
+Similarity counts words next to the answers given, without a model, since a batch compares many users. The evaluation
+has a formula of its own, TF-IDF of the same words: it must not judge Anchor by the formula that Anchor uses.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +20,32 @@ from cachetools import TTLCache
 from mindprint.types import Engagement
 from mindprint_server.context import ServerContext
 
-KEPT = 4096
-"""Users whose neighbours are remembered at once."""
+CACHED_USERS = 4096
+"""Users whose neighbors are cached."""
 
 
 @dataclass(frozen=True)
 class Neighbors:
+    """Ids of other users; None where there is none."""
+
     nearest: str | None
     random: str | None
+    """Another than the nearest, the same at every call."""
 
 
 class NeighborIndex:
+    """Looks up neighbors in the store and caches them for `anchor_refresh_s` seconds."""
+
     def __init__(self, ctx: ServerContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = ctx.settings
         self._store = ctx.store
-        self._known: TTLCache[str, Neighbors] = TTLCache(KEPT, ctx.settings.anchor_refresh_s, clock)
-        self._vectors: TTLCache[str, Features] = TTLCache(KEPT, ctx.settings.anchor_refresh_s, clock)
-        self._looking = asyncio.Lock()
+        self._known: TTLCache[str, Neighbors] = TTLCache(CACHED_USERS, ctx.settings.anchor_refresh_s, clock)
+        self._vectors: TTLCache[str, Features] = TTLCache(CACHED_USERS, ctx.settings.anchor_refresh_s, clock)
+        self._lock = asyncio.Lock()
 
     async def get(self, user_id: str) -> Neighbors:
-        """The nearest of a bounded number of other users, and a random one of them; None where there is none."""
-        async with self._looking:  # a batch asks for many engagements of one user at once: one of them looks
+        """Return the neighbors of a user among at most `anchor_pool` other users."""
+        async with self._lock:  # a batch asks for many engagements of one user at once: one of them looks up
             if (known := self._known.get(user_id)) is not None:
                 return known
             pool = await self._store.users.list_others(user_id, limit=self._settings.anchor_pool)
@@ -57,8 +66,10 @@ _WORD = re.compile(r"\w+")
 
 
 def features(history: Sequence[Engagement]) -> Features:
-    """Unit vector of how a user answers to which words: with choices each word of a question next to the answer given,
-    without them the words of the answer."""
+    """Return a unit vector of how a user answers to which words.
+
+    With choices it counts each word of the question next to the answer given, without them the words of the answer.
+    """
     counts: Counter[str] = Counter()
     for engagement in history:
         if engagement.choices:
@@ -66,21 +77,27 @@ def features(history: Sequence[Engagement]) -> Features:
             counts.update(f"{word}={engagement.response}" for word in words)
         else:
             counts.update(set(_WORD.findall(engagement.response.lower())))
-    # A word that is everywhere says little: its count enters by its root.
+    # The square root dampens words that occur everywhere.
     damped = {word: math.sqrt(count) for word, count in counts.items()}
     length = math.sqrt(sum(value * value for value in damped.values()))
     return {word: value / length for word, value in damped.items()} if length else {}
 
 
 def similarity(one: Features, other: Features) -> float:
-    """Cosine, 0 to 1."""
+    """Return the cosine of two unit vectors, 0 to 1."""
     if len(other) < len(one):
         one, other = other, one
     return sum(value * other.get(word, 0.0) for word, value in one.items())
 
 
 def pick(user_id: str, mine: Features, others: Mapping[str, Features]) -> tuple[str | None, str | None]:
-    """The nearest other user and a random one (the same at every call), who differ where there are two."""
+    """Return the nearest other user and a random one, who differ where there are two.
+
+    Args:
+        user_id: Whose neighbors; it also seeds the random choice, which is the same at every call.
+        mine: The user's features.
+        others: Features by user id; users without features are left out.
+    """
     ids = sorted(id for id, theirs in others.items() if theirs and id != user_id)
     if not ids:
         return None, None

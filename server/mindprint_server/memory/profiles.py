@@ -1,29 +1,132 @@
-"""When a profile is due and of which pieces it is made. Pure."""
+"""Writes users' profiles with the base model: notes on pieces of the history, merged into one text."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TypeVar
 
+from cachetools import LRUCache
+
+from mindprint.types import Engagement, Profile
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import Message, Priority, Sampling
+from mindprint_server.exceptions import Invalid
+from mindprint_server.prompts.templates import PROMPT_VERSION, merge, summarize
+
 Item = TypeVar("Item")
+MERGE_FAN_IN = 6
+"""Notes that are merged at once; more are merged in levels."""
+CACHED_NOTES = 4096
+"""Notes of the base model that are cached: pieces of a history stay the same as it grows."""
 
 
-def due(covered: int, total: int, every: int) -> list[int]:
-    """The history lengths at which a profile is still to be written: the multiples of `every` in (covered, total].
+class ProfileWriter:
+    """Writes profiles, one user's never twice at the same time."""
 
-    One profile for each length, not only the newest: a query from the middle of a history may only be answered with a
-    profile that ends before it.
+    def __init__(self, ctx: ServerContext) -> None:
+        self._settings = ctx.settings
+        self._store = ctx.store
+        self._engine = ctx.engine
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._notes: LRUCache[bytes, str] = LRUCache(CACHED_NOTES)
+
+    async def ensure(self, user_id: str) -> int:
+        """Write the profiles that are due for a user; return how many.
+
+        Raises:
+            NotFound: The user does not exist.
+        """
+        async with self._locks.setdefault(user_id, asyncio.Lock()):
+            newest = await self._store.profiles.get_newest(user_id)
+            total = await self._store.engagements.count(user_id)
+            lengths = due_lengths(newest.covers if newest else 0, total, self._settings.profile_every)
+            if not lengths:
+                return 0
+            history = await self._store.engagements.list_history(user_id, before=None, limit=total)
+            for length in lengths:
+                await self._write(user_id, history[:length])
+            return len(lengths)
+
+    async def renew(self, user_id: str) -> Profile:
+        """Write a profile of the whole history now and return it.
+
+        Raises:
+            NotFound: The user does not exist.
+            Invalid: The user has no engagements.
+        """
+        async with self._locks.setdefault(user_id, asyncio.Lock()):
+            user = await self._store.users.get(user_id)
+            if user.engagements == 0:
+                raise Invalid("no_history", f"user {user_id} has no engagements: post some first")
+            history = await self._store.engagements.list_history(user_id, before=None, limit=user.engagements)
+            return await self._write(user_id, history)
+
+    async def _write(self, user_id: str, history: Sequence[Engagement]) -> Profile:
+        special = self._engine.tokenizer.special
+        pieces = split_into_pieces(history, self._settings.profile_piece)
+        notes = list(await asyncio.gather(*(self._note(summarize(piece, special)) for piece in pieces)))
+        while len(notes) > 1:
+            groups = split_into_pieces(notes, MERGE_FAN_IN)
+            notes = list(await asyncio.gather(*(self._merge(group) for group in groups)))
+        text = notes[0]
+        return await self._store.profiles.add(
+            Profile(
+                user_id=user_id,
+                version=0,
+                text=text,
+                tokens=len(self._engine.tokenizer.encode(text)),
+                covers=len(history),
+                covers_until=history[-1].occurred_at,
+                prompt_version=PROMPT_VERSION,
+                base_digest=self._engine.info().base_digest,
+                created_at=datetime.now(UTC),
+            )
+        )
+
+    async def _merge(self, notes: Sequence[str]) -> str:
+        return notes[0] if len(notes) == 1 else await self._note(merge(notes, self._engine.tokenizer.special))
+
+    async def _note(self, messages: list[Message]) -> str:
+        """Return the base model's greedy reply, which is cached because equal prompts have equal replies."""
+        tokenizer = self._engine.tokenizer
+        limit = self._engine.info().max_model_len - self._settings.profile_tokens
+        # A piece that is too long for the model loses its oldest part.
+        prompt = tokenizer.encode(tokenizer.render(messages))[-limit:]
+        key = hashlib.sha256(repr(prompt).encode()).digest()
+        if (note := self._notes.get(key)) is None:
+            sampling = Sampling(max_tokens=self._settings.profile_tokens, detect_loops=True)
+            output = await self._engine.generate(prompt, sampling, adapter=None, priority=Priority.BATCH)
+            note = self._notes[key] = clean_sentences(output.text) or "This user has no clear preference."
+        return note
+
+
+# --- pure functions ---
+
+
+def due_lengths(covered: int, total: int, every: int) -> list[int]:
+    """Return the history lengths at which a profile is due: the multiples of `every` in (covered, total].
+
+    Each length has a profile, not only the newest: a query from the middle of a history may only read a profile that
+    ends before it.
+
+    Args:
+        covered: Engagements that the newest profile covers.
+        total: Engagements of the user.
+        every: Engagements between two profiles.
     """
     return list(range((covered // every + 1) * every, total + 1, every))
 
 
-def pieces(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Consecutive pieces of `size`, the last one possibly shorter. Earlier pieces stay the same as a history grows."""
+def split_into_pieces(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Return consecutive pieces of `size`; the last may be shorter. Earlier pieces stay the same as items are added."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def sentences(text: str) -> str:
-    """A model's notes without repeated sentences and without a last one that was cut off."""
+def clean_sentences(text: str) -> str:
+    """Return a model's notes without repeated sentences, and without a last sentence that was cut off."""
     kept: list[str] = []
     for sentence in text.replace("\n", " ").split(". "):
         sentence = sentence.strip()

@@ -68,7 +68,9 @@ class LeaseService:
         if lease is None:
             return None
         traces = await self._store.traces.list_of_lease(lease.id)
-        timelines = {user_id: await self._memory.timeline(user_id) for user_id in sorted({t.user_id for t in traces})}
+        timelines = {
+            user_id: await self._memory.read_history(user_id) for user_id in sorted({t.user_id for t in traces})
+        }
         fast = await self._fast(timelines, lease.held_out)
         rejected = await self._after_rejected(fast, timelines)
         await self._store.leases.record_samples(lease.id, engagements_of(fast), traces_of(rejected))

@@ -78,7 +78,7 @@ async def test_nobodys_memory_is_later_than_the_query(serve: Open, memory: str) 
 
 async def test_anothers_profile_comes_with_the_memory(serve: Open) -> None:
     services = await serve()
-    profile = await services.memory.renew("bob")
+    profile = await services.profiles.renew("bob")
     mine, others = await ask(services), await ask(services, memory="user/bob")
     assert (mine.provenance.profile_version, others.provenance.profile_version) == (None, 1)
     assert profile.text in others.prompt

@@ -1,4 +1,4 @@
-"""Recall by recency and by similarity, over a past in a list; then as the memory uses it, over a store."""
+"""Retriever by recency and by similarity, over a past in a list; then as the memory uses it, over a store."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from mindprint_server.memory import MemoryService
 from mindprint_server.memory.episodic import (
     Bm25,
     Embeddings,
-    Recall,
     Recency,
+    Retriever,
     SimilarityRetriever,
     bm25,
     create_retriever,
@@ -66,7 +66,7 @@ class Events:
         return self.all[max(0, len(self.all) - limit) :]
 
 
-def recalled(recall: Recall, texts: Sequence[str], query: str | None = None) -> list[int]:
+def recalled(recall: Retriever, texts: Sequence[str], query: str | None = None) -> list[int]:
     """Which of the texts, as their places."""
     return [int(e.id[1:]) for e in asyncio.run(recall.recall(Events(texts), query))]
 
@@ -256,9 +256,9 @@ def test_a_text_is_embedded_once_while_it_is_kept(model: Path) -> None:
     assert sorted(sent) == ["a walk", "new tea", "tea"]
     assert recalled(recall, texts, "tea") == first
     assert len(sent) == 3
-    recall._kept = 1
+    recall._max_cached = 1
     recalled(recall, texts, "tea")
-    assert len(recall._known) == 1
+    assert len(recall._cache) == 1
     assert recalled(recall, texts, "tea") == first
 
 

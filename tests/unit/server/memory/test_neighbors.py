@@ -154,7 +154,7 @@ async def test_users_are_compared_by_their_newest_engagements() -> None:
 
 
 async def test_a_bounded_number_of_users_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "KEPT", 2)
+    monkeypatch.setattr(neighbors, "CACHED_USERS", 2)
     store = Histories(**{f"u{n}": closed(tea="yes") for n in range(5)})
     found = finder(store)
     for n in (0, 1, 2, 2, 1):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mindprint.types import Reason
 from mindprint_server.engine.base import FinishReason
-from mindprint_server.memory.profiles import due, pieces, sentences
+from mindprint_server.memory.profiles import clean_sentences, due_lengths, split_into_pieces
 from mindprint_server.prompts import thinking
 from mindprint_server.settings import Settings
 from mindprint_server.verdicts import checks
@@ -113,19 +113,19 @@ def test_loop_is_a_4_gram_five_times() -> None:
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 12))
 def test_profiles_are_due_at_multiples_and_once(covered: int, total: int, every: int) -> None:
-    lengths = due(covered, total, every)
+    lengths = due_lengths(covered, total, every)
     assert all(length % every == 0 and covered < length <= total for length in lengths)
     assert len(lengths) == max(0, total // every - covered // every)
 
 
 @given(st.lists(st.integers()), st.integers(1, 7))
 def test_pieces_are_the_whole(items: list[int], size: int) -> None:
-    parts = pieces(items, size)
+    parts = split_into_pieces(items, size)
     assert [x for part in parts for x in part] == items
     assert all(len(part) == size for part in parts[:-1])
 
 
 def test_notes_lose_repeats_and_a_cut_end() -> None:
-    assert sentences("Likes tea. Likes tea. Hates noise. And the") == "Likes tea. Hates noise."
-    assert sentences("only a fragment") == "only a fragment."
-    assert sentences("  ") == ""
+    assert clean_sentences("Likes tea. Likes tea. Hates noise. And the") == "Likes tea. Hates noise."
+    assert clean_sentences("only a fragment") == "only a fragment."
+    assert clean_sentences("  ") == ""
