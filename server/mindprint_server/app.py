@@ -116,7 +116,8 @@ def create_app(settings: Settings, *, services: Container | None = None) -> Fast
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.life = settings, metrics, life
-    app.router.routes.extend(api.router.routes)  # including them would analyse every route anew for each application
+    for router in api.ROUTERS:
+        app.include_router(router, responses=api.REFUSALS)
     errors.install(app)
     app.add_middleware(BodySizeLimitMiddleware, settings=settings)
     app.add_middleware(RequestLogMiddleware)  # added last, so outermost

@@ -14,6 +14,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorReply, "description": "Starting, busy or broken: see Retry-After"},
 }
 
-router = APIRouter(responses=REFUSALS)
-for module in (system, users, cohorts, traces, batches, leases, adapters, chat):
-    router.include_router(module.router)
+"""What every route may answer besides its own reply."""
+
+ROUTERS: tuple[APIRouter, ...] = tuple(
+    module.router for module in (system, users, cohorts, traces, batches, leases, adapters, chat)
+)
+"""One router a noun. A dependency that is declared on a router applies to all its routes."""
