@@ -90,7 +90,7 @@ def main(
         from mindprint_trainer.training.multi_adapter import Callbacks
         from mindprint_trainer.training.run import StepReport
 
-        folder, settings = resolve(model), Settings(lanes=lanes or None)
+        folder, settings = resolve(model), Settings(parallel_threads=lanes or None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         people = datasets.load_users(data / name, users=count, engagements=1 + engagements, held_out=0)
         leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
@@ -109,7 +109,7 @@ def main(
                 bar.update(bar.done, f"{running}, {step.adapter} {step.step}/{step.steps}")
 
             def trained(leases: Sequence[Lease], together: bool) -> ManyUsersRun:
-                return train_all(base, leases, settings, Callbacks(tell=told), together=together)
+                return train_all(base, leases, settings, Callbacks(on_step=told), together=together)
 
             async def by_processes() -> ManyUsersRun:
                 run = await train_each_alone(
@@ -161,7 +161,7 @@ def children_cpu_s() -> float:
 
 
 def train_all(
-    base: Base, leases: Sequence[Lease], settings: Settings, hooks: Callbacks, *, together: bool
+    base: Base, leases: Sequence[Lease], settings: Settings, callbacks: Callbacks, *, together: bool
 ) -> ManyUsersRun:
     import torch
 
@@ -175,7 +175,7 @@ def train_all(
     began, cpu = time.perf_counter(), time.process_time()
     jobs = [TrainingJob(one) for one in leases]
     groups = [jobs] if together else [[job] for job in jobs]
-    made = {job: result for group in groups for job, result in parallel.train_jobs(base, group, settings, hooks)}
+    made = {job: result for group in groups for job, result in parallel.train_jobs(base, group, settings, callbacks)}
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     peak = torch.cuda.max_memory_allocated(base.device) / 2**20 if on_gpu else peak_mib()
     manifests = [result.manifest for job in jobs if isinstance(result := made[job], TrainedAdapter)]

@@ -155,7 +155,7 @@ def train_uninterrupted(model: str, leases: Sequence[Lease], out: Output) -> lis
         for lease in leases:
             told.clear()
             began = time.perf_counter()
-            trained = train_adapter(base, lease, settings, Callbacks(tell=tell))
+            trained = train_adapter(base, lease, settings, Callbacks(on_step=tell))
             ended = time.perf_counter()
             made.append(UninterruptedRun(lease, trained.files.digest, len(told), ended - began, ended - told[-1]))
             bar.advance()

@@ -133,10 +133,10 @@ def prepare(model: Path, settings: Settings, person: UserDataset) -> tuple[dict[
     if dropped:
         raise CannotMeasure(f"{dropped} rows are too long")
     steps = plan_steps(sequences, settings.epochs, settings.batch_size, settings.seed, settings.schedule)
-    if any(len(step.numbers) != settings.batch_size for step in steps):
+    if any(len(step.sequences) != settings.batch_size for step in steps):
         raise CannotMeasure("the steps are not of one size: take another number of engagements")
     # In a step, rows of like length stand together: SFTTrainer pads each pass to its longest row.
-    order = [number for step in steps for number in sorted(step.numbers, key=lambda n: len(sequences[n].ids))]
+    order = [number for step in steps for number in sorted(step.sequences, key=lambda n: len(sequences[n].ids))]
     job = {
         "model": str(model),
         "device": settings.device,

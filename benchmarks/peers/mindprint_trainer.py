@@ -37,7 +37,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
     before = peak_mib()
     began = time.perf_counter()
-    train_lease(base, lease, settings, Callbacks(tell=tell))
+    train_lease(base, lease, settings, Callbacks(on_step=tell))
     seconds = told[-1][0] - began  # as with the other side, without what comes after the last step
     each_epoch = len(told) // settings.epochs
     return {

@@ -26,7 +26,8 @@ SERVER_SETTINGS = {"HOLDOUT_SHARE": "0.2", **EXHAUSTIVE_SETTINGS}
 TRAINER_SETTINGS = {
     "LOG_EVERY_S": "1",
     "MIN_TRACES": "1",  # train on any number of traces: the gate decides
-    "TOGETHER": "4",  # on a CPU each adapter is trained on a core of its own (docs/decisions/011)
+    # On a CPU each adapter is trained on a core of its own (docs/decisions/011).
+    "MAX_CONCURRENT_ADAPTERS": "4",
 }
 _REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
 """The gate refused a version: a valid answer, not a failure."""

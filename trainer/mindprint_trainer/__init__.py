@@ -1,4 +1,4 @@
-"""The trainer process: leases one adapter's accepted traces, trains a LoRA adapter on them, uploads the version.
+"""The trainer process: leases an adapter's accepted traces, trains LoRA weights on them, and uploads the version.
 
-It meets the server over HTTP only. `main.run(settings)` is the process.
+It reaches the server over HTTP only. `process.run(settings)` is the process.
 """

@@ -1,7 +1,10 @@
-"""Where trainings stand, on disk: so that a killed one goes on, to the same bits.
+"""Checkpoints on disk, so that a killed training continues and reaches the same bits.
 
-A checkpoint belongs to a task, that is to the adapter, the samples, the start and the recipe, not to a lease: whoever
-leases the same traces after a crash goes on with it, and other samples never meet it. It appears by rename, whole.
+A checkpoint belongs to a task: adapter, samples, start and recipe. It does not belong to a lease, so that the next
+lease of the same traces continues from it. Other samples or settings never meet it. It appears by rename, complete.
+
+The key of a task contains the names of settings. After an upgrade that renames one, older checkpoints are not found:
+the training begins again, and `remove_stale` deletes them.
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ from mindprint_trainer.settings import Settings
 FORMAT = 1
 SUFFIX = ".checkpoint"
 FAILED = ".failed"
-"""A checkpoint of a training that came to a bad end: kept to be looked at, never taken up again."""
+"""Suffix of a checkpoint whose training failed. It is kept for inspection and never loaded."""
 
 
 def task_key(lease: Lease, settings: Settings) -> str:
-    """Hex digest of all that decides the training, apart from the seed's shift."""
-    said = {
+    """Return a digest in hex of all that decides the training, except how often it was tried."""
+    task = {
         "format": FORMAT,
         "adapter": lease.adapter,
         "base": lease.base_digest,
@@ -36,11 +39,11 @@ def task_key(lease: Lease, settings: Settings) -> str:
         "samples": [sample.model_dump(mode="json") for sample in lease.samples],
         "recipe": settings.recipe() | {"target_modules": settings.target_modules},
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:
-    """The checkpoint of one task in `folder`."""
+    """The checkpoint of one task in a folder, and the count of its failures."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._folder = folder
@@ -48,26 +51,31 @@ class Checkpoints:
 
     @property
     def path(self) -> Path:
+        """Return the file of the checkpoint, which may not exist."""
         return self._folder / f"{self._key}{SUFFIX}"
 
     @property
     def failures(self) -> int:
-        """How often this task failed here under one seed."""
+        """Count how often this task failed in this folder."""
         return len(list(self._folder.glob(f"{self._key}.*{FAILED}")))
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None when there is none that can be read."""
+        """Load the last saved state. None when there is none that can be read; a damaged file is deleted."""
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except Exception:  # whatever a damaged file makes torch raise: it is as good as none
+        except Exception:  # A damaged file makes torch raise many kinds of errors.
             self.drop()
             return None
         return state if state.get("format") == FORMAT else None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Raises OSError, for instance on a full disk; then the one before is still there."""
+        """Save a state and replace the previous one.
+
+        Raises:
+            OSError: The disk is full, for instance. The previous checkpoint is still there.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(f".{os.getpid()}.part")
         try:
@@ -76,17 +84,21 @@ class Checkpoints:
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(self.path)
-        except RuntimeError as error:  # torch's writer hides what the disk said
+        except RuntimeError as error:  # torch raises it in place of the operating system's error.
             raise OSError(str(error)) from error
         finally:
             part.unlink(missing_ok=True)
 
     def drop(self) -> None:
-        """The task is over, well or refused: another go begins anew."""
+        """Delete the checkpoint: the task is done or refused, and another try begins anew."""
         self.path.unlink(missing_ok=True)
 
-    def fail(self) -> Path | None:
-        """Puts the checkpoint aside and counts the failure. Returns where it lies now, or None without one."""
+    def set_aside(self) -> Path | None:
+        """Rename the checkpoint so that it is not loaded again, and count a failure.
+
+        Returns:
+            Where it lies now; None when there was no checkpoint. The failure is counted in both cases.
+        """
         aside = self._folder / f"{self._key}.{self.failures}{FAILED}"
         try:
             self.path.replace(aside)
@@ -98,9 +110,9 @@ class Checkpoints:
         return aside
 
 
-def remove_stale(folder: Path, keep_s: float) -> None:
-    """Removes what nobody took up again."""
+def remove_stale(folder: Path, max_age_s: float) -> None:
+    """Delete the checkpoints in a folder that are older than `max_age_s` seconds."""
     for file in folder.glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # another trainer may sweep too
-            if file.suffix in (SUFFIX, FAILED, ".part") and time.time() - file.stat().st_mtime > keep_s:
+        with contextlib.suppress(FileNotFoundError):  # Another trainer may delete it first.
+            if file.suffix in (SUFFIX, FAILED, ".part") and time.time() - file.stat().st_mtime > max_age_s:
                 file.unlink()

@@ -1,10 +1,10 @@
-"""What ends a training. Each message is one line."""
+"""What ends a training. Each message is one line and says what to do."""
 
 from __future__ import annotations
 
 
 class TrainerError(Exception):
-    """The process cannot go on; the message says what to do."""
+    """The process cannot go on."""
 
 
 class BaseMismatch(TrainerError):
@@ -16,15 +16,18 @@ class CannotTrain(TrainerError):
 
 
 class NotFinite(TrainerError):
-    """The loss became NaN or infinite."""
+    """The loss or its gradient became NaN or infinite."""
 
 
 class LeaseEnded(Exception):
-    """The server no longer counts this lease as ours: what was trained under it is worthless."""
+    """The server no longer counts the lease as ours. What was trained under it cannot be uploaded."""
 
 
 class Stopped(BaseException):
-    """The process was asked to stop. Like KeyboardInterrupt, no failure of what it interrupts."""
+    """The process was asked to stop by a signal.
+
+    Like KeyboardInterrupt it is no Exception, so that no handler of failures catches it.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")

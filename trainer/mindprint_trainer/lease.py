@@ -1,4 +1,4 @@
-"""Keeps a lease alive from a thread of its own while the training runs."""
+"""Leases while they are held: heartbeats from a thread of their own, and their end."""
 
 from __future__ import annotations
 
@@ -6,74 +6,96 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.types import Lease
 from mindprint_trainer.errors import LeaseEnded
 
 LOST_STATUSES = (404, 409)
-"""Statuses with which the server says that the lease is no longer ours."""
+"""Statuses of a heartbeat that say that the lease is no longer ours."""
 
 
 class LeaseKeeper:
-    """Sends a heartbeat every third of `ttl_s`. `lost` is set when the lease is over, or must be by now."""
+    """Sends a heartbeat every third of `ttl_s`, from a thread of its own.
+
+    `lost` is set when the server refuses a heartbeat, or when none got through for `ttl_s`.
+    """
 
     def __init__(self, connect: Callable[[], MindprintClient], lease_id: str, ttl_s: float) -> None:
+        """Prepare the thread.
+
+        Args:
+            connect: Makes a client whose calls take at most a third of `ttl_s`.
+            lease_id: The lease to keep.
+            ttl_s: Seconds that the lease lives after a heartbeat.
+        """
         self.lost = threading.Event()
         self._connect = connect
         self._lease_id = lease_id
         self._ttl_s = ttl_s
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heart of {lease_id}", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._send_heartbeats, name=f"heartbeat of {lease_id}", daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Start sending heartbeats."""
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join(self._ttl_s / 3)  # no call of its takes longer
+    def stop(self) -> None:
+        """Stop sending heartbeats, and wait for one that is under way."""
+        self._stopped.set()
+        self._thread.join(self._ttl_s / 3)  # No call takes longer.
 
-    def _beat(self) -> None:
-        heard = time.monotonic()
+    def _send_heartbeats(self) -> None:
+        confirmed = time.monotonic()
         with self._connect() as client:
-            while not self._done.wait(self._ttl_s / 3):
+            while not self._stopped.wait(self._ttl_s / 3):
                 sent = time.monotonic()
                 try:
                     client.leases.heartbeat(self._lease_id, self._ttl_s)
-                    heard = sent
+                    confirmed = sent
                 except MindprintError as error:
-                    refused = isinstance(error, ApiError) and error.status in LOST_STATUSES
-                    # Another failure may pass, and the next beat get through, as long as the deadline has not.
-                    if refused or time.monotonic() - heard > self._ttl_s:
+                    is_refused = isinstance(error, ApiError) and error.status in LOST_STATUSES
+                    # Other failures may pass: the next heartbeat may get through before the deadline.
+                    if is_refused or time.monotonic() - confirmed > self._ttl_s:
                         self.lost.set()
                         return
 
 
 class HeldLease:
-    """Ends in one of three ways: completed, released (which counts as nothing) or left to run out (a bad end)."""
+    """A lease that is kept alive from its creation on.
 
-    def __init__(self, lease: Lease, brief_client: Callable[[], MindprintClient], ttl_s: float) -> None:
+    It ends in one of three ways: completed, released (which does not count as an attempt), or expired (which counts as
+    a failed attempt).
+    """
+
+    def __init__(self, lease: Lease, connect: Callable[[], MindprintClient], ttl_s: float) -> None:
+        """Start the heartbeats of a claimed lease.
+
+        Args:
+            lease: The lease.
+            connect: Makes a client whose calls take at most a third of `ttl_s`.
+            ttl_s: Seconds that the lease lives after a heartbeat.
+        """
         self.lease = lease
-        self._brief_client = brief_client
-        self._heart = LeaseKeeper(brief_client, lease.id, ttl_s)
-        self._heart.__enter__()
+        self._connect = connect
+        self._keeper = LeaseKeeper(connect, lease.id, ttl_s)
+        self._keeper.start()
 
-    def check(self) -> None:
-        """Raises LeaseEnded."""
-        if self._heart.lost.is_set():
+    def raise_if_lost(self) -> None:
+        """Check that the lease is still ours.
+
+        Raises:
+            LeaseEnded: It is not, or may not be.
+        """
+        if self._keeper.lost.is_set():
             raise LeaseEnded
 
-    def let_go(self) -> None:
-        """No more heartbeats: unless it is over, it runs out."""
-        self._heart.__exit__(None, None, None)
+    def stop_heartbeat(self) -> None:
+        """Stop the heartbeats. A lease that was not completed expires after its time to live."""
+        self._keeper.stop()
 
     def release(self) -> None:
-        """Gives the traces back at once. Tries once: a lease that cannot be released runs out."""
-        self.let_go()
-        with contextlib.suppress(MindprintError), self._brief_client() as client:
+        """Give the traces back at once. It tries once; a lease that cannot be released expires."""
+        self.stop_heartbeat()
+        with contextlib.suppress(MindprintError), self._connect() as client:
             client.leases.release(self.lease.id)

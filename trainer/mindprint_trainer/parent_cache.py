@@ -1,4 +1,4 @@
-"""The versions that trainings start from: fetched once, checked by digest, a few kept."""
+"""The versions that training runs start from: downloaded once, checked by digest, the last used ones kept."""
 
 from __future__ import annotations
 
@@ -16,26 +16,39 @@ from mindprint_trainer.model import peft_io
 class ParentCache:
     """A folder of PEFT folders, each named by the digest of its weights."""
 
-    def __init__(self, client: MindprintClient, folder: Path, keep: int) -> None:
-        self._client, self._folder, self._keep = client, folder, keep
+    def __init__(self, client: MindprintClient, folder: Path, max_parents: int) -> None:
+        """Open the cache; the folder need not exist.
+
+        Args:
+            client: Downloads what is missing.
+            folder: Where the versions lie.
+            max_parents: How many versions to keep; the least recently used are deleted.
+        """
+        self._client, self._folder, self._max_parents = client, folder, max_parents
 
     def get(self, start: Start) -> peft_io.ParentAdapter:
-        """Raises MindprintError or OSError when it cannot be had, TrainerError when it is not what its digest says."""
+        """Return a version, downloaded if it is not in the folder.
+
+        Raises:
+            MindprintError: The download failed.
+            OSError: The disk failed.
+            TrainerError: The files are not what the digest says. They are deleted, and downloaded again next time.
+        """
         folder = self._folder / start.digest.rpartition(":")[2]
         if not folder.exists():
             self._client.adapters.download(start.adapter, start.version, folder)
         try:
             parent = peft_io.read_parent(folder, start)
         except TrainerError:
-            shutil.rmtree(folder, ignore_errors=True)  # it is fetched again another time
+            shutil.rmtree(folder, ignore_errors=True)
             raise
         os.utime(folder)
-        self._forget()
+        self._evict()
         return parent
 
-    def _forget(self) -> None:
-        """Removes those whose last use is longest ago."""
-        with contextlib.suppress(FileNotFoundError):  # another trainer may tidy up too
-            held = sorted(self._folder.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-            for folder in held[self._keep :]:
+    def _evict(self) -> None:
+        """Delete the least recently used versions over the limit."""
+        with contextlib.suppress(FileNotFoundError):  # Another trainer may delete one first.
+            by_use = sorted(self._folder.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+            for folder in by_use[self._max_parents :]:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Log-probabilities that the engine must reproduce once it has loaded the adapter (invariant 5).
+"""Parity items: log-probabilities that the engine must reproduce once it has loaded the adapter (invariant 5).
 
-They are computed from weights rounded as the engine holds them, in the trainer's own arithmetic. Where that is float32
-and the engine's bfloat16, the two differ by rounding: 0.10 nats a token on the 135M model, 0.16 with an adapter on it,
-measured on unlikely text; two bfloat16 implementations differ by 0.10. An adapter moves its canary by whole nats.
+They are computed with weights rounded to what the engine holds, in the trainer's own arithmetic. Where that is float32
+and the engine's bfloat16, both differ by rounding: 0.10 nats a token on the 135M model, 0.16 with an adapter on it,
+measured on unlikely text. Two bfloat16 implementations differ by 0.10. An adapter moves its items by whole nats.
 """
 
 from __future__ import annotations
@@ -14,77 +14,103 @@ from mindprint_trainer.data.packing import forward_passes, pack_rows
 from mindprint_trainer.data.tokenization import Segment, TokenizedSample
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraModelView
-from mindprint_trainer.objective.loss import collate, measure_nll
+from mindprint_trainer.objective.batch import collate
+from mindprint_trainer.objective.loss import measure_nll
 from mindprint_trainer.settings import Settings
 
 
 def measure_parity_items(
     base: Base,
-    stack: LoraModelView,
-    number: int,
+    view: LoraModelView,
+    adapter: int,
     sequences: Sequence[TokenizedSample],
-    learned: Callable[[int], float],
+    improvement: Callable[[int], float],
     settings: Settings,
-    check: Callable[[], None],
+    before_pass: Callable[[], None],
 ) -> list[CanaryItem]:
-    """Measures the sequences that the training moved most, and returns those that tell most of the finished adapter.
+    """Measure the sequences that the training moved most, and choose those that prove most.
 
-    Adapter `number` of the stack must hold the weights as they are saved. `learned` tells by how much a sequence's
-    loss fell, which costs nothing to know; only `canary_pool` sequences are then measured with the adapter and without.
+    Args:
+        base: The base model.
+        view: The base with the adapters.
+        adapter: Index of the adapter in the view. It must hold the weights as they are saved.
+        sequences: All sequences of the training run.
+        improvement: Returns by how many nats a sequence's loss fell in training, by index. It costs no forward pass;
+            only the best `parity_pool` sequences are then measured, with the adapter and without.
+        settings: How many items, and how long.
+        before_pass: Called before each forward pass; may raise to stop.
+
+    Returns:
+        At most `parity_items` items, those with the most evidence first.
     """
-    order = sorted(range(len(sequences)), key=lambda number: (-learned(number), number))
-    # Sequences with equal ends would make the proof look broader than it is.
-    pool = list(dict.fromkeys(shorten_sample(sequences[n], settings) for n in order))[: settings.canary_pool]
-    ours = target_logprobs(base, stack, number, pool, settings, check)
-    with stack.off():
-        theirs = target_logprobs(base, stack, number, pool, settings, check)
+    order = sorted(range(len(sequences)), key=lambda index: (-improvement(index), index))
+    # Two sequences with equal ends would prove the same thing twice.
+    pool = list(dict.fromkeys(shorten_sample(sequences[index], settings) for index in order))[: settings.parity_pool]
+    adapted = target_logprobs(base, view, adapter, pool, settings, before_pass)
+    with view.disable_adapters():
+        unadapted = target_logprobs(base, view, adapter, pool, settings, before_pass)
     items = [
         CanaryItem(
             prompt_ids=list(sequence.ids[: sequence.prompt_length]),
             target_ids=list(sequence.ids[sequence.prompt_length :]),
-            logprobs=ours[number],
-            base_logprobs=theirs[number],
+            logprobs=adapted[index],
+            base_logprobs=unadapted[index],
         )
-        for number, sequence in enumerate(pool)
+        for index, sequence in enumerate(pool)
     ]
-    return sorted(items, key=evidence_nats, reverse=True)[: settings.canary_items]
+    return sorted(items, key=evidence_nats, reverse=True)[: settings.parity_items]
 
 
 def shorten_sample(sequence: TokenizedSample, settings: Settings) -> TokenizedSample:
-    """The last tokens of the prompt and the first tokens of the target."""
+    """Keep the last `parity_prompt_tokens` of the prompt and the first `parity_target_tokens` of the target."""
     begin = sequence.prompt_length
-    prompt = sequence.ids[max(0, begin - settings.canary_prompt_tokens) : begin]
-    target = sequence.ids[begin : begin + settings.canary_target_tokens]
+    prompt = sequence.ids[max(0, begin - settings.parity_prompt_tokens) : begin]
+    target = sequence.ids[begin : begin + settings.parity_target_tokens]
     segment = Segment("answer", len(prompt), len(prompt) + len(target))
-    return TokenizedSample("fast", "canary", prompt + target, (segment,))
+    return TokenizedSample("fast", "parity", prompt + target, (segment,))
 
 
 def target_logprobs(
     base: Base,
-    stack: LoraModelView,
-    owner: int,
+    view: LoraModelView,
+    adapter: int,
     sequences: Sequence[TokenizedSample],
     settings: Settings,
-    check: Callable[[], None],
+    before_pass: Callable[[], None],
 ) -> dict[int, list[float]]:
-    """log p of each target token given all before it, by number of the sequence; each sequence has its own row."""
-    found: dict[int, list[float]] = {number: [] for number in range(len(sequences))}
-    apart = pack_rows(sequences, found, settings.max_length, share=False, owner=owner)
-    for together in forward_passes(apart, settings.micro_batch_tokens or base.pass_tokens, masked=base.masked):
-        check()
-        batch = collate(together, base.device, masked=base.masked)
-        for target, value in zip(batch.targets, measure_nll(stack, batch, settings.logit_chunk), strict=True):
-            found[target.sequence].append(-value)
-    return found
+    """Compute the log-probability of each target token given all tokens before it.
+
+    Args:
+        base: The base model.
+        view: The base with the adapters.
+        adapter: Index of the adapter in the view.
+        sequences: What to measure. Each sequence has a row of its own, as in the engine.
+        settings: Size of a forward pass.
+        before_pass: Called before each forward pass; may raise to stop.
+
+    Returns:
+        The values in nats, by index of the sequence.
+    """
+    logprobs: dict[int, list[float]] = {index: [] for index in range(len(sequences))}
+    rows = pack_rows(sequences, logprobs, settings.max_length, share_prefixes=False, adapter=adapter)
+    pass_tokens = settings.micro_batch_tokens or base.default_pass_tokens
+    for rows_of_pass in forward_passes(rows, pass_tokens, masked=base.uses_mask):
+        before_pass()
+        batch = collate(rows_of_pass, base.device, masked=base.uses_mask)
+        for target, value in zip(batch.targets, measure_nll(view, batch, settings.logit_chunk), strict=True):
+            logprobs[target.sequence].append(-value)
+    return logprobs
 
 
 def evidence_nats(item: CanaryItem) -> float:
-    """How much an item proves, in nats a token: what the adapter moves it, less how unlikely its target is even so. The
-    more likely a token, the less two arithmetics differ about it (docs/decisions/003)."""
+    """Return how much an item proves, in nats a token: the adapter's shift plus the target's mean log-probability.
+
+    Two implementations differ less about a likely token than about an unlikely one (decision 003).
+    """
     return mean_shift_nats(item) + sum(item.logprobs) / len(item.logprobs)
 
 
 def mean_shift_nats(item: CanaryItem) -> float:
-    """Mean absolute difference that the adapter makes, in nats a token."""
+    """Return the mean absolute difference that the adapter makes to an item's tokens, in nats."""
     pairs = zip(item.logprobs, item.base_logprobs, strict=True)
-    return sum(abs(ours - theirs) for ours, theirs in pairs) / len(item.logprobs)
+    return sum(abs(adapted - unadapted) for adapted, unadapted in pairs) / len(item.logprobs)

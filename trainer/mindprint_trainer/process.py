@@ -1,4 +1,4 @@
-"""The process: `run(settings)` from start to exit code."""
+"""The trainer process, from its start to its exit code."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 
 READY_EVERY_S = 0.5
 TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
-"""Set before torch is loaded. Threads that wait actively for each other come to a standstill where the engine shares
-the cores: one pass took 40 s, and 4.5 s with threads that sleep; alone it makes no difference."""
+"""Variables set before torch is loaded. Threads that spin while they wait are slow where the engine shares the cores:
+one pass took 40 s, and 4.5 s with threads that sleep. Without other load it makes no difference."""
 
 
 def run(settings: Settings) -> int:
-    """Works until the queue is drained (`once`), a signal comes, or it cannot go on.
+    """Run the trainer until nothing is waiting (`once`), a signal comes, or it cannot go on.
 
-    Returns 0, 128 + the signal's number, or 1 after one line on stderr that says what to do.
+    Returns:
+        The exit code: 0, 128 + the signal's number, or 1 after one line on stderr that says what to do.
     """
     logging.configure_logging(settings)
     for name, value in TORCH_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     console = Console(stderr=True)
     try:
-        with stop_on_signals() as check, create_client(settings) as client:
-            run_worker(settings, client, console, check)
+        with stop_on_signals() as raise_if_stopped, create_client(settings) as client:
+            run_worker(settings, client, console, raise_if_stopped)
     except Stopped as stop:
         return 128 + stop.signal_number
     except (TrainerError, MindprintError, MissingModel) as error:
@@ -55,25 +56,39 @@ def run(settings: Settings) -> int:
 
 
 def print_error(line: str) -> int:
+    """Print one line on stderr, and return the exit code 1."""
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     return 1
 
 
-def run_worker(settings: Settings, client: MindprintClient, console: Console, check: Callable[[], None]) -> None:
-    """Meets the server, loads the base, works through leases; shows the table of what was done however it ends."""
-    from mindprint_trainer.reporting.progress import create_reporter, outcome_table  # these load torch
+def run_worker(
+    settings: Settings, client: MindprintClient, console: Console, raise_if_stopped: Callable[[], None]
+) -> None:
+    """Connect to the server, load the base model, and work through leases. Show a table of outcomes at any end.
+
+    Args:
+        settings: The trainer's settings.
+        client: The server.
+        console: Where progress and the table go.
+        raise_if_stopped: Raises when the process is to end.
+    """
+    # These modules load torch.
+    from mindprint_trainer.reporting.progress import create_reporter, outcome_table
     from mindprint_trainer.worker import Worker
 
-    view = create_reporter(console, settings.log_every_s)
-    base = load_matching_base(settings, wait_until_ready(client, settings, view, check), view)
-    worker = Worker(settings, base, client, lambda: create_client(settings, settings.ttl_s / 3), view, check)
+    reporter = create_reporter(console, settings.log_every_s)
+    info = wait_until_ready(client, settings, reporter, raise_if_stopped)
+    base = load_matching_base(settings, info, reporter)
+    worker = Worker(
+        settings, base, client, lambda: create_client(settings, settings.ttl_s / 3), reporter, raise_if_stopped
+    )
     if settings.dry_run:
         console.print(worker.preview() or nothing_to_train(settings))
         return
     try:
-        with view.live():
+        with reporter.live():
             worker.run()
-        if not worker.outcomes:  # it went through what there was, and ends
+        if not worker.outcomes:
             console.print(nothing_to_train(settings))
     finally:
         if worker.outcomes:
@@ -81,23 +96,33 @@ def run_worker(settings: Settings, client: MindprintClient, console: Console, ch
 
 
 def nothing_to_train(settings: Settings) -> str:
-    """Why there is nothing to train."""
-    whose = " or ".join(settings.adapter) or "any adapter"
+    """Say why there is nothing to train."""
+    adapters = " or ".join(settings.adapter) or "any adapter"
     if settings.min_traces == 1:
-        return f"nothing to train: no accepted trace waits for {whose}"
-    least = f"fewer than {settings.min_traces} accepted traces wait"
-    return f"nothing to train: {least} for {whose} (`--set min_traces=N` takes fewer)"
+        return f"nothing to train: no accepted trace waits for {adapters}"
+    shortage = f"fewer than {settings.min_traces} accepted traces wait"
+    return f"nothing to train: {shortage} for {adapters} (`--set min_traces=N` takes fewer)"
 
 
 def wait_until_ready(
-    client: MindprintClient, settings: Settings, view: ProgressReporter, check: Callable[[], None]
+    client: MindprintClient, settings: Settings, reporter: ProgressReporter, raise_if_stopped: Callable[[], None]
 ) -> ServerInfo:
-    """What the server says of itself, once it is ready. Raises TrainerError after `startup_wait_s`."""
+    """Wait until the server is ready, and return what it says about itself.
+
+    Args:
+        client: The server.
+        settings: How long to wait.
+        reporter: Gets an event when the server is not ready at once.
+        raise_if_stopped: Raises when the process is to end.
+
+    Raises:
+        TrainerError: No server was ready within `startup_wait_s`.
+    """
     deadline = time.monotonic() + settings.startup_wait_s
     if not client.ready():
-        view.say("waiting for the server", url=client.url)
+        reporter.event("waiting for the server", url=client.url)
     while not client.ready():
-        check()
+        raise_if_stopped()
         if time.monotonic() > deadline:
             raise TrainerError(
                 f"no server was ready at {client.url} within {settings.startup_wait_s:g} s: "
@@ -107,8 +132,17 @@ def wait_until_ready(
     return client.server.info()
 
 
-def load_matching_base(settings: Settings, info: ServerInfo, view: ProgressReporter) -> Base:
-    """The base model that the server serves. Raises BaseMismatch when the files here are others."""
+def load_matching_base(settings: Settings, info: ServerInfo, reporter: ProgressReporter) -> Base:
+    """Load the base model that the server serves.
+
+    Args:
+        settings: Where the model lies, device and dtypes.
+        info: The server's model path and digest.
+        reporter: Gets an event when the model is loaded.
+
+    Raises:
+        BaseMismatch: The files here have another digest than the server's.
+    """
     from mindprint_trainer.model.base_model import load_base_model
     from mindprint_trainer.worker import base_mismatch
 
@@ -117,29 +151,34 @@ def load_matching_base(settings: Settings, info: ServerInfo, view: ProgressRepor
     if digest != info.base_digest:
         raise base_mismatch(info.base_digest, digest)
     base = load_base_model(path, digest, settings)
-    view.say("base loaded", model=info.model, device=str(base.device), computes=str(base.model.dtype))
+    reporter.event("base loaded", model=info.model, device=str(base.device), computes=str(base.model.dtype))
     return base
 
 
-def create_client(settings: Settings, once_s: float | None = None) -> MindprintClient:
-    """A client with the usual patience, or for calls that are made once and take at most about `once_s` seconds."""
+def create_client(settings: Settings, max_call_s: float | None = None) -> MindprintClient:
+    """Create a client of the server.
+
+    Args:
+        settings: Address and key.
+        max_call_s: Seconds that a call may take, without retries; None keeps the usual time-outs and retries.
+    """
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    if once_s is None:
+    if max_call_s is None:
         return MindprintClient(settings.server, key)
-    timeouts = Timeouts(connect_s=once_s / 2, read_s=once_s / 2)
+    timeouts = Timeouts(connect_s=max_call_s / 2, read_s=max_call_s / 2)
     return MindprintClient(settings.server, key, timeouts=timeouts, retries=Retries(attempts=1))
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], None]]:
-    """Inside, SIGINT and SIGTERM raise Stopped in the main thread, at once and once; what follows may then clean up.
+    """Within the context, raise Stopped in the main thread at the first SIGINT or SIGTERM. Later ones are ignored.
 
-    Yields a check that raises it too, should the first raise have been swallowed by foreign code. Outside the main
-    thread signals are left alone.
+    Other code may swallow that exception. So the context yields a function that raises it again after a signal. Called
+    outside the main thread, the context leaves signals alone.
     """
     caught: list[int] = []
 
-    def check() -> None:
+    def raise_if_stopped() -> None:
         if caught:
             raise Stopped(caught[0])
 
@@ -149,11 +188,11 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
             raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield check
+        yield raise_if_stopped
         return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield check
+        yield raise_if_stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Every bound, time-out and default of the trainer: from `MINDPRINT_TRAIN_*` variables or flags, in rising order."""
+"""Every bound, time-out and default of the trainer. A `MINDPRINT_TRAIN_*` variable overrides it, and a flag both."""
 
 from __future__ import annotations
 
@@ -16,152 +16,171 @@ Schedule = Literal["mix", "sequential"]
 
 
 class Settings(BaseSettings):
+    """Settings of the trainer."""
+
     model_config = SettingsConfigDict(env_prefix="MINDPRINT_TRAIN_", extra="forbid")
 
-    # where
+    # server, model and logs
     server: str | None = None
-    """The server's address; by default MINDPRINT_URL or http://127.0.0.1:8300."""
+    """Address of the server. Default: MINDPRINT_URL, or http://127.0.0.1:8300."""
     api_key: SecretStr | None = None
-    """By default MINDPRINT_API_KEY, or none."""
+    """Key for the server. Default: MINDPRINT_API_KEY, or none."""
     model: str | None = None
-    """A Hugging Face id, a local folder or `default`; by default the folder that the server names."""
+    """The base model: a Hugging Face id, a local folder or `default`. Default: the folder that the server names."""
     work_dir: Path = Path(".mindprint/trainer")
-    """Holds checkpoints, and the versions that trainings start from."""
+    """Folder for checkpoints and for downloaded versions that training starts from."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log lines to write."""
     log_json: bool = False
+    """Write log lines as JSON."""
     log_every_s: float = Field(5, gt=0)
     """Seconds between two progress lines where there is no terminal."""
     tensorboard_dir: Path | None = None
-    """Where to write TensorBoard files, a folder for each training; needs `tensorboard`."""
+    """Write TensorBoard files here, one folder for each training. Needs the package `tensorboard`."""
     wandb_project: str | None = None
-    """Where to report to Weights & Biases, a run for each training; needs `wandb`."""
+    """Report to this Weights & Biases project, one run for each training. Needs the package `wandb`."""
 
-    # what to take
+    # leases
     once: bool = False
-    """End when no adapter has `min_traces` waiting, instead of polling for ever."""
+    """End when no adapter has `min_traces` waiting. Otherwise the trainer polls until it is stopped."""
     adapter: Annotated[tuple[AdapterKey, ...], NoDecode] = ()
-    """Only these, the first that has traces waiting; in a variable with commas between. None: whichever waits most."""
+    """Train only these adapters, the first one that has traces waiting. In a variable, separate them with commas. Empty
+    takes the adapter with the most traces waiting."""
 
     @field_validator("adapter", mode="before")
     @classmethod
-    def _by_commas(cls, keys: object) -> object:
+    def _split_commas(cls, keys: object) -> object:
         return [key.strip() for key in keys.split(",") if key.strip()] if isinstance(keys, str) else keys
 
     owner: str = Field(default_factory=lambda: f"{socket.gethostname()[:99]}:{os.getpid()}", max_length=128)
+    """Name that leases carry. Default: host name and process id."""
     min_traces: int = Field(6, ge=1)
-    """Accepted traces that wait before an adapter is trained on them. Of fewer it learns answers and forgets to think
-    (docs/decisions/023); until then the cohort's, or the base, answers."""
+    """Train an adapter only when this many accepted traces wait. With fewer it learns answers and stops thinking; until
+    then the cohort's adapter or the base answers. Default: decision 023."""
     max_traces: int = Field(1024, ge=1, le=10_000)
-    together: int = Field(1, ge=1, le=256)
-    """Adapters that are leased at once: those in training, and those that wait for a lane."""
-    lanes: int | None = Field(None, ge=1)
-    """How many of them are trained beside each other, each with its share of `threads`; with 1 all share their passes.
-    Each in training needs memory for its weights three times over in float32, and for its passes. By default a lane for
-    each thread on a CPU, where one small training leaves cores idle (docs/decisions/011), and 1 elsewhere, where large
-    passes are what fills the device."""
-    publishing: int = Field(4, ge=0)
-    """Versions that may be on their way to the server while training goes on, for it takes its time to examine them;
-    0 waits for each."""
+    """Traces of one lease at most. The rest wait for the next lease."""
+    max_concurrent_adapters: int = Field(1, ge=1, le=256)
+    """Lease at most this many adapters at once: those in training and those that wait for a thread."""
+    parallel_threads: int | None = Field(None, ge=1)
+    """Train this many of the leased adapters in threads of their own, each with its share of `threads`. With 1 all
+    share forward passes. Each needs memory for its weights three times in float32, and for its passes. Default: one for
+    each of `threads` on a CPU, where one small training leaves cores idle (decision 011), and 1 on a GPU."""
+    max_pending_uploads: int = Field(4, ge=0)
+    """Train on while at most this many versions wait for the server's checks. 0 waits for each version."""
     dry_run: bool = False
-    """Say what would be trained on, give the lease back and end."""
+    """Show what the next lease would be trained on, release it and end."""
 
-    # time
+    # time limits
     ttl_s: float = Field(30, gt=0, le=3600)
-    """How long a lease lives without a heartbeat; one is sent every third of it."""
+    """Seconds that a lease lives without a heartbeat. A heartbeat is sent every third of it."""
     poll_s: float = Field(2, gt=0)
-    """Sleep when nothing is waiting, give or take half of it."""
+    """Seconds to sleep when nothing is waiting, varied by half of it at random."""
     startup_wait_s: float = Field(300, ge=0)
-    """How long to wait for the server to be ready when the trainer starts."""
+    """Seconds to wait at start for the server to be ready."""
     max_failures: int = Field(5, ge=1)
-    """Calls in a row that may fail before the trainer gives up; each has its own retries."""
+    """End after this many failed calls in a row. Each call has its own retries."""
 
-    # after a crash
+    # checkpoints
     checkpoint_every_steps: int = Field(5, ge=1)
-    """A killed trainer does at most so many steps again; the last step is always kept."""
+    """Save a checkpoint every this many optimizer steps, and after the last one. A killed trainer repeats at most that
+    many."""
     checkpoints: bool = True
+    """Save checkpoints, so that a killed training continues."""
     checkpoint_keep_s: float = Field(86_400, gt=0)
-    """A checkpoint that nobody took up again is removed once it is this old."""
-    kept_starts: int = Field(4, ge=1)
-    """Downloaded versions that stay in `work_dir`, for trainings that start from the same cohort."""
+    """Delete a checkpoint that is older than this many seconds when the trainer starts."""
+    max_cached_parents: int = Field(4, ge=1)
+    """Keep this many downloaded versions in `work_dir`, for the next training that starts from the same cohort."""
 
     # hardware
     device: str = "auto"
+    """Torch device. `auto` takes the first CUDA device, or the CPU without one."""
     threads: int | None = Field(None, ge=1)
-    """Threads of torch on CPU; by default as many as this process may use cores."""
+    """Threads of torch on a CPU. Default: the cores that this process may use."""
     base_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """What the engine serves the base in: base weights and the saved adapter are rounded to it."""
+    """What the engine holds the base in. Base weights and the saved adapter are rounded to it."""
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """`auto`: bfloat16 where the hardware multiplies it, else float32 (several times faster there, and exact)."""
+    """What the trainer computes in. `auto` takes bfloat16 where the hardware multiplies it, else float32, which is
+    several times faster there."""
     micro_batch_tokens: int | None = Field(None, ge=16)
-    """Tokens of one forward pass, padding included; a longer row goes alone. By default 1536 on CPU, where more
-    shares little more and costs memory, else 16,384."""
+    """Tokens of one forward pass, padding included; a longer row goes alone. Default: 1536 on a CPU, where more only
+    costs memory, else 16,384."""
     logit_chunk: int = Field(1024, ge=1)
-    """Positions whose logits (one float32 a vocabulary entry) are in memory at once."""
+    """Positions whose logits are in memory at once, one float32 for each vocabulary entry."""
     share_prompts: bool = True
-    """Compute a beginning that several sequences of a pass share only once."""
+    """Compute a prefix that several sequences of a pass share only once."""
 
-    # the adapter
+    # adapter
     rank: int = Field(16, ge=1)
+    """LoRA rank of a new adapter. It is lowered to what the server can serve."""
     alpha: float = Field(32, gt=0)
+    """LoRA alpha of a new adapter: its output is multiplied with alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Off: at a few dozen samples and two epochs its noise costs more than it saves, and the run stays exact."""
+    """Dropout on the adapter's input. Default: off, since with a few dozen samples its noise costs more than it
+    saves."""
     target_modules: tuple[str, ...] | None = None
-    """By default every linear layer that the engine can load."""
+    """Linear layers that get an adapter, by the last part of their names. Default: all that the server can serve."""
 
-    # the training
+    # training
     schedule: Schedule = "mix"
-    """`sequential`: all fast samples first, then the slow ones with the replay."""
+    """Order of the samples. `mix` trains on all kinds in each epoch; `sequential` on all fast samples first, then on
+    the slow and replay ones."""
     soft_labels: int = Field(0, ge=0, le=64)
-    """Train the thinking towards the base model's own likeliest tokens, this many, instead of the one it drew."""
+    """Train the thinking towards the base model's this many likeliest tokens instead of the one that was written. 0
+    disables it."""
     epochs: int = Field(4, ge=1)
-    """A young user gives only a few steps an epoch."""
+    """How often each sample is trained on. Default: 4, since a new user's samples make few steps an epoch."""
     batch_size: int = Field(8, ge=1)
-    """Sequences of one optimizer step. A young user gives few: with 16, two dozen engagements made six steps in all."""
+    """Sequences of one optimizer step. Default: 8; with 16, two dozen engagements made six steps in all."""
     max_length: int = Field(2048, ge=2)
-    """Tokens of a sequence; the prompt is cut from the left to fit."""
+    """Tokens of a sequence at most. The prompt is cut from the left to fit."""
     learning_rate: float = Field(4e-4, gt=0)
-    """For the 135M default model, where one user gives about ten steps; 1e-4 is the start for models of 1B and more."""
+    """Peak learning rate of AdamW. Default: for the 135M model and about ten steps; begin with 1e-4 for models of 1B
+    and more."""
     warmup: float = Field(0.1, ge=0, le=1)
-    """Share of the steps, the first ones, in which the rate rises."""
+    """Fraction of the steps, the first ones, in which the learning rate rises."""
     decay: float = Field(0.0, ge=0, le=1)
-    """Share of the steps, the last ones, in which the rate falls to zero; in between it is constant."""
+    """Fraction of the steps, the last ones, in which the learning rate falls to zero. Between both it is constant."""
     weight_decay: float = Field(0.01, ge=0)
+    """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Clip the gradient of an adapter to this norm."""
     balance: bool = True
-    """Whether slow and fast samples count alike in all, whatever their numbers: with 60 fast ones to 33 slow ones the
-    gate refused an adapter whose thinking had shrunk to a few words; one to one it passed (docs/decisions/010)."""
+    """Let slow and fast samples count equally in total, whatever their numbers. Off, an adapter with 60 fast and 33
+    slow samples stopped thinking (decision 010)."""
     slow_weight: float = Field(1.0, ge=0)
+    """Weight of slow samples: thinking and answer. 0 leaves them out."""
     fast_weight: float = Field(1.0, ge=0)
+    """Weight of fast samples: the answer alone. 0 leaves them out."""
     replay_weight: float = Field(1.0, ge=0)
-    frame_weight: float = Field(1.0, ge=0)
-    """Of how thinking begins, and of how it ends. As parts of the thinking these few words are hardly learned: from
-    the bare `<think>` an adapter goes on as if it had thought already, or never ends (docs/decisions/014)."""
+    """Weight of replay samples: generic thinking of the base model. 0 leaves them out."""
+    delimiter_weight: float = Field(1.0, ge=0)
+    """Weight of how thinking begins and of how it ends, each as a part of its own. As parts of the thinking these few
+    words are hardly learned (decision 014)."""
     thinking_weight: float = Field(1.0, ge=0)
+    """Weight of the thinking."""
     answer_weight: float = Field(1.0, ge=0)
+    """Weight of the answer."""
     answer_smoothing: float = Field(0.3, ge=0, lt=1)
-    """Of a closed answer's certainty the share that all choices get alike, the real one among them. At 0 a few dozen
-    answers are learned by heart, and new ones held for as certain (docs/decisions/017)."""
+    """Probability of a closed answer that is spread evenly over all choices. At 0 an adapter learns a few dozen answers
+    by heart and becomes as certain about new ones (decision 017)."""
     seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the first weights, the order and the dropout. Each failed try of the same traces adds 1."""
 
-    # the proof
-    canary_items: int = Field(1, ge=1, le=32)
-    """Each costs the engine, with the adapter and without, a step for its prompt and one for each further target token
-    (docs/decisions/019)."""
-    canary_pool: int = Field(8, ge=1)
-    """Samples that are measured; the `canary_items` that tell most of the adapter are sent."""
-    canary_prompt_tokens: int = Field(32, ge=1, le=8192)
-    """The last ones before the target. Behind fewer, two arithmetics differ by more (docs/decisions/003); more cost
-    both sides their time. So many fill a block of the engine's prefix cache (or two on a GPU), so that the engine reads
-    each of them once and not again for every target token."""
-    canary_target_tokens: int = Field(4, ge=1, le=64)
-
-    @property
-    def softens(self) -> bool:
-        """Whether some target is a distribution over tokens instead of one token."""
-        return bool(self.soft_labels or self.answer_smoothing)
+    # parity check
+    parity_items: int = Field(1, ge=1, le=32)
+    """Parity items of a version. Each costs the engine, with the adapter and without, a step for its prompt and one for
+    each further target token (decision 019)."""
+    parity_pool: int = Field(8, ge=1)
+    """Measure this many samples, and send the `parity_items` with the most evidence."""
+    parity_prompt_tokens: int = Field(32, ge=1, le=8192)
+    """Prompt tokens of a parity item, the last ones before the target. With fewer, two implementations differ by more
+    (decision 003); more cost both sides time. 32 fill blocks of the engine's prefix cache, so that it reads each token
+    once."""
+    parity_target_tokens: int = Field(4, ge=1, le=64)
+    """Target tokens of a parity item."""
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the trained weights, for the manifest: no address, path or key."""
+        """Return the settings that decide the trained weights, for the manifest: no address, path or key."""
         return self.model_dump(mode="json", include=RECIPE)
 
 
@@ -184,7 +203,7 @@ RECIPE = {
     "slow_weight",
     "fast_weight",
     "replay_weight",
-    "frame_weight",
+    "delimiter_weight",
     "thinking_weight",
     "answer_weight",
     "answer_smoothing",

@@ -1,4 +1,4 @@
-"""Hands finished adapters to the server while the next training runs: the server takes its time to examine them."""
+"""Uploads finished adapters in threads, while the next training runs: the server's checks take their time."""
 
 from __future__ import annotations
 
@@ -12,76 +12,81 @@ from mindprint_trainer.lease import HeldLease
 from mindprint_trainer.training.multi_adapter import TrainedAdapter
 
 SETTLED_CODES = ("lease_lost", "canary_failed", "gate_failed")
-"""Refusals after which the server has put the traces back already."""
+"""Error codes after which the server has already put the traces back."""
 REFUSED_CODES = ("canary_failed", "gate_failed")
-"""Those that tell of the version itself: another go takes another seed."""
+"""Error codes about the version itself: the next try has another seed."""
 LEASE_LOST = "the lease was lost: nothing uploaded"
 
 
 @dataclass(frozen=True)
 class UploadResult:
-    """How an upload ended: `result` is `version 3` or why there is none, or what went wrong with the call."""
+    """How an upload ended."""
 
     held: HeldLease
     trained: TrainedAdapter
     result: str | Exception
-    over: bool
-    """The task is over, done or refused; if not, its checkpoint is still worth something."""
+    """`version 3`, or why there is none; an exception when the call failed."""
+    is_final: bool
+    """Whether the task is done or refused. Otherwise its checkpoint is still of use."""
 
 
 class VersionUploader:
-    """Uploads in threads of its own; the results are taken in the main thread."""
+    """Uploads versions, each in a thread of its own. Results are polled by the thread that submits."""
 
     def __init__(self, client: MindprintClient) -> None:
         self._client = client
-        self._under_way: dict[str, HeldLease] = {}
-        self._ended: queue.Queue[UploadResult] = queue.Queue()
+        self._pending: dict[str, HeldLease] = {}
+        self._results: queue.Queue[UploadResult] = queue.Queue()
 
     @property
-    def busy(self) -> int:
-        """Uploads whose end has not been taken yet."""
-        return len(self._under_way)
+    def pending(self) -> int:
+        """Count the uploads whose result has not been polled."""
+        return len(self._pending)
 
-    def put(self, held: HeldLease, trained: TrainedAdapter) -> None:
-        self._under_way[held.lease.id] = held
-        # A daemon: a process that was told to stop does not wait for a server.
+    def submit(self, held: HeldLease, trained: TrainedAdapter) -> None:
+        """Start the upload of a finished adapter.
+
+        Args:
+            held: Its lease. The uploader ends it: completed, or released when the call fails.
+            trained: Manifest and files.
+        """
+        self._pending[held.lease.id] = held
+        # A daemon thread: a process that is told to stop does not wait for a server.
         threading.Thread(
-            target=self._publish, args=(held, trained), name=f"upload of {held.lease.id}", daemon=True
+            target=self._upload, args=(held, trained), name=f"upload of {held.lease.id}", daemon=True
         ).start()
 
-    def take(self, wait_s: float) -> UploadResult | None:
-        """The next one that ended; None if none does within `wait_s`."""
+    def poll(self, wait_s: float) -> UploadResult | None:
+        """Return the next upload that ended. None if none ends within `wait_s` seconds."""
         try:
-            ended = self._ended.get(timeout=wait_s)
+            result = self._results.get(timeout=wait_s)
         except queue.Empty:
             return None
-        del self._under_way[ended.held.lease.id]
-        return ended
+        del self._pending[result.held.lease.id]
+        return result
 
-    def abandon(self) -> None:
-        """Gives back the leases of all that is under way."""
-        for held in self._under_way.values():
+    def release_pending(self) -> None:
+        """Release the leases of all pending uploads."""
+        for held in self._pending.values():
             held.release()
 
-    def _publish(self, held: HeldLease, trained: TrainedAdapter) -> None:
-        lease = held.lease
+    def _upload(self, held: HeldLease, trained: TrainedAdapter) -> None:
+        lease, files = held.lease, trained.files
         result: str | Exception
-        over = False
+        is_final = False
         try:
-            held.check()
-            version = self._client.leases.complete(
-                lease.id, trained.manifest, trained.files.config, trained.files.weights
-            )
-            result, over = f"version {version.version}", True
+            held.raise_if_lost()
+            version = self._client.leases.complete(lease.id, trained.manifest, files.config, files.weights)
+            result, is_final = f"version {version.version}", True
         except LeaseEnded:
             result = LEASE_LOST
         except ApiError as error:
             result = error.message if error.code in SETTLED_CODES else error
-            over = error.code in REFUSED_CODES
-        except Exception as error:  # it is raised in the main thread
+            is_final = error.code in REFUSED_CODES
+        except Exception as error:  # It is raised again in the thread that polls.
             result = error
         if isinstance(result, Exception):
             held.release()
         else:
-            held.let_go()
-        self._ended.put(UploadResult(held, trained, result, over))
+            held.stop_heartbeat()
+        self._results.put(UploadResult(held, trained, result, is_final))

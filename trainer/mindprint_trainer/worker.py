@@ -1,4 +1,4 @@
-"""Lease, train, upload, repeat; with some settings several adapters at once."""
+"""The trainer's loop: claim leases, train them, upload the versions, repeat."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Callable
 from rich.table import Table
 
 from mindprint import ApiError, MindprintClient, MindprintError
-from mindprint.types import Lease, LeaseRequest
+from mindprint.types import Lease
 from mindprint_trainer import checkpoints
 from mindprint_trainer.checkpoints import Checkpoints, task_key
+from mindprint_trainer.claiming import LeaseClaimer
 from mindprint_trainer.errors import BaseMismatch, LeaseEnded, TrainerError
+from mindprint_trainer.failures import FailureCounter
 from mindprint_trainer.lease import HeldLease
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.parent_cache import ParentCache
@@ -26,16 +28,14 @@ from mindprint_trainer.training.multi_adapter import Callbacks, TrainedAdapter, 
 from mindprint_trainer.training.run import StepReport, TrainingRun
 from mindprint_trainer.uploader import LEASE_LOST, UploadResult, VersionUploader
 
-TRANSIENT_STATUSES = (408, 429)
-"""Statuses below 500 that may pass."""
 UPLOAD_POLL_S = 0.1
-"""How often a wait for an upload looks at signals."""
+"""How often a wait for an upload calls `raise_if_stopped`."""
 
 
 class Worker:
-    """Works through the leases of one server. `outcomes` lists how those ended that got as far as training.
+    """Works through the leases of one server.
 
-    `brief_client` makes clients for calls that must not take long; `check` raises when the process is to stop.
+    `outcomes` lists how the leases ended that got as far as training.
     """
 
     def __init__(
@@ -43,199 +43,191 @@ class Worker:
         settings: Settings,
         base: Base,
         client: MindprintClient,
-        brief_client: Callable[[], MindprintClient],
-        view: ProgressReporter,
-        check: Callable[[], None],
+        connect_briefly: Callable[[], MindprintClient],
+        reporter: ProgressReporter,
+        raise_if_stopped: Callable[[], None],
     ) -> None:
+        """Prepare to work.
+
+        Args:
+            settings: The trainer's settings.
+            base: The base model, the same that the server serves.
+            client: Claims leases and uploads versions.
+            connect_briefly: Makes clients for calls that must take at most a third of the lease's time to live.
+            reporter: Shows progress.
+            raise_if_stopped: Raises when the process is to end.
+
+        Raises:
+            TrainerError: An experiment logger that the settings ask for is not installed.
+        """
         self.outcomes: list[LeaseOutcome] = []
-        self._settings, self._base, self._view, self._check = settings, base, view, check
-        self._client, self._brief_client = client, brief_client
-        self._starts = ParentCache(client, settings.work_dir / "starts", settings.kept_starts)
-        self._publisher = VersionUploader(client)
-        self._boards = ExperimentLoggers(settings, view.say)
+        self._settings, self._base, self._client = settings, base, client
+        self._reporter, self._raise_if_stopped = reporter, raise_if_stopped
+        self._claimer = LeaseClaimer(settings, client, connect_briefly, reporter.event)
+        self._failures = FailureCounter(settings.max_failures, reporter.event)
+        self._parents = ParentCache(client, settings.work_dir / "starts", settings.max_cached_parents)
+        self._uploader = VersionUploader(client)
+        self._loggers = ExperimentLoggers(settings, reporter.event)
         self._held: list[HeldLease] = []
         """Leases in training."""
-        self._failures = 0
 
     def run(self) -> None:
-        """Returns once nothing is waiting, with `once`; else never. Raises TrainerError when it cannot go on."""
+        """Work until nothing is waiting, with `once`; otherwise until the process is stopped.
+
+        Raises:
+            TrainerError: The process cannot go on.
+        """
         checkpoints.remove_stale(self._settings.work_dir, self._settings.checkpoint_keep_s)
         try:
-            while self._turn():
+            while self._work_once():
                 pass
         except TrainerError:
-            self._settle(every=True)  # what is on its way has no part in it
+            # Pending uploads are of other leases, and may still succeed.
+            self._await_uploads()
             raise
         finally:
             for held in self._held:
                 held.release()
-            self._publisher.abandon()
+            self._uploader.release_pending()
 
     def preview(self) -> Table | None:
-        """What the next lease would be trained on; None when nothing is waiting. The lease is given back at once."""
-        if (lease := self._claim()) is None:
+        """Show what the next lease would be trained on, and release it. None when nothing is waiting."""
+        if (lease := self._claimer.claim()) is None:
             return None
         try:
             return preview_table(TrainingRun(self._base, lease, self._settings, None, 0))
         finally:
-            HeldLease(lease, self._brief_client, self._settings.ttl_s).release()
+            self._claimer.hold(lease).release()
 
-    def _turn(self) -> bool:
-        """Claims and trains once, or waits. Returns whether to go on."""
-        self._check()
+    def _work_once(self) -> bool:
+        """Claim and train once, or wait. Return whether to go on."""
+        self._raise_if_stopped()
         try:
-            self._settle(every=False)
-            self._claim_all()
+            self._collect_uploads()
+            self._claimer.fill(self._held)
             if self._held:
-                if self._work():
+                if self._train_held():
                     return True
-            elif self._publisher.busy:  # a refused version's traces wait again
-                self._take()
+            elif self._uploader.pending:
+                # A refused version's traces wait again, so the queue may not be empty yet.
+                self._poll_upload()
                 return True
             else:
-                self._failures = 0
+                self._failures.reset()
                 if self._settings.once:
                     return False
         except MindprintError as error:
-            self._failed(error)
+            self._failures.record_call(error)
         time.sleep(self._settings.poll_s * random.uniform(0.5, 1.5))
         return True
 
-    def _claim(self) -> Lease | None:
-        """Of the adapters that are asked for the first that has enough waiting; without any, whichever waits most."""
-        for adapter in self._settings.adapter or (None,):
-            request = LeaseRequest(
-                owner=self._settings.owner,
-                adapter=adapter,
-                ttl_s=self._settings.ttl_s,
-                min_traces=self._settings.min_traces,
-                max_traces=self._settings.max_traces,
-            )
-            if (lease := self._client.leases.claim(request)) is not None:
-                return lease
-        return None
+    def _train_held(self) -> bool:
+        """Train the held leases, and return whether any could be trained.
 
-    def _claim_all(self) -> None:
-        while len(self._held) < self._settings.together:
-            try:
-                lease = self._claim()
-            except MindprintError:
-                if self._held:  # the next claim will tell
-                    return
-                raise
-            if lease is None:
-                return
-            self._held.append(HeldLease(lease, self._brief_client, self._settings.ttl_s))
-            self._view.say("leased", adapter=lease.adapter, traces=len(lease.trace_ids), attempt=lease.attempt)
-
-    def _work(self) -> bool:
-        """Trains the leases that are held; returns whether any could be. Raises what one met, once all have ended."""
+        Raises:
+            TrainerError: A lease could not be trained. It is raised after the others have ended.
+        """
         failure: TrainerError | None = None
         jobs = {job: held for held in list(self._held) if (job := self._prepare(held)) is not None}
-        hooks = Callbacks(self._check, self._told, self._view.say)
-        with contextlib.closing(parallel.train_jobs(self._base, list(jobs), self._settings, hooks)) as results:
+        callbacks = Callbacks(self._raise_if_stopped, self._report_step, self._reporter.event)
+        results = parallel.train_jobs(self._base, list(jobs), self._settings, callbacks)
+        with contextlib.closing(results):
             for job, result in results:
                 held = jobs[job]
                 self._held.remove(held)
                 if isinstance(result, TrainedAdapter):
-                    self._publish(held, result)
-                elif isinstance(result, LeaseEnded):
-                    held.let_go()
-                    self._ended(held.lease, LEASE_LOST)
+                    self._upload(held, result)
+                    continue
+                # A failed lease is left to expire, which counts as an attempt. If it was released, the next trainer
+                # would fail in the same way, again and again.
+                held.stop_heartbeat()
+                if isinstance(result, LeaseEnded):
+                    self._record_outcome(held.lease, LEASE_LOST)
                 else:
-                    # It runs out and so counts as a bad end: given back, the next trainer would meet it again for ever.
-                    held.let_go()
-                    self._ended(held.lease, str(result))
+                    self._record_outcome(held.lease, str(result))
                     failure = failure or result
         if failure is not None:
             raise failure
         return bool(jobs)
 
     def _prepare(self, held: HeldLease) -> TrainingJob | None:
-        """What the training needs; None when that cannot be had now, which counts as a failed call."""
+        """Get what the training needs besides the lease. On a failure the lease is released and None returned."""
         lease = held.lease
         if lease.base_digest != self._base.digest:
             raise base_mismatch(lease.base_digest, self._base.digest)
-        kept = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
+        saved = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
         try:
-            parent = self._starts.get(lease.start) if lease.start else None
-            tries = kept.failures + (self._refusals(lease) if lease.attempt > 1 else 0)
+            parent = self._parents.get(lease.start) if lease.start else None
+            tries = saved.failures + (self._count_refusals(lease) if lease.attempt > 1 else 0)
         except (MindprintError, TrainerError, OSError) as error:
             self._held.remove(held)
             held.release()
-            self._count(error)
+            self._failures.record(error)
             return None
-        return TrainingJob(lease, parent, tries, held.check, kept if self._settings.checkpoints else None)
+        return TrainingJob(lease, parent, tries, held.raise_if_lost, saved if self._settings.checkpoints else None)
 
-    def _refusals(self, lease: Lease) -> int:
-        """How many versions that were trained on these very traces the server has refused."""
+    def _count_refusals(self, lease: Lease) -> int:
+        """Count the versions, trained on these very traces, that the server has refused."""
         try:
             versions = self._client.adapters.get(lease.adapter).versions
         except ApiError as error:
             if error.status == 404:
                 return 0
             raise
-        wanted = sorted(lease.trace_ids)
-        return sum(one.state == "refused" and sorted(one.manifest.trace_ids) == wanted for one in versions)
+        trace_ids = sorted(lease.trace_ids)
+        return sum(one.state == "refused" and sorted(one.manifest.trace_ids) == trace_ids for one in versions)
 
-    def _publish(self, held: HeldLease, trained: TrainedAdapter) -> None:
-        self._publisher.put(held, trained)
-        while self._publisher.busy > self._settings.publishing:
-            self._take()
+    def _upload(self, held: HeldLease, trained: TrainedAdapter) -> None:
+        """Start an upload, and wait while more than `max_pending_uploads` are pending."""
+        self._uploader.submit(held, trained)
+        while self._uploader.pending > self._settings.max_pending_uploads:
+            self._poll_upload()
 
-    def _settle(self, *, every: bool) -> None:
-        """Takes the uploads that have ended, or `every` one."""
-        while self._publisher.busy:
-            if not self._take(0 if not every else UPLOAD_POLL_S) and not every:
-                return
+    def _collect_uploads(self) -> None:
+        """Record the uploads that have ended."""
+        while self._uploader.pending and self._poll_upload(wait_s=0):
+            pass
 
-    def _take(self, wait_s: float = UPLOAD_POLL_S) -> bool:
-        self._check()
-        ended = self._publisher.take(wait_s)
-        if ended is not None:
-            self._published(ended)
-        return ended is not None
+    def _await_uploads(self) -> None:
+        """Wait for all uploads, and record them."""
+        while self._uploader.pending:
+            self._poll_upload()
 
-    def _published(self, ended: UploadResult) -> None:
-        """Raises TrainerError when the upload failed for good."""
-        lease, error = ended.held.lease, ended.result
-        if ended.over:
+    def _poll_upload(self, wait_s: float = UPLOAD_POLL_S) -> bool:
+        """Record the next upload that ends within `wait_s`. Return whether one did."""
+        self._raise_if_stopped()
+        result = self._uploader.poll(wait_s)
+        if result is not None:
+            self._record_upload(result)
+        return result is not None
+
+    def _record_upload(self, upload: UploadResult) -> None:
+        """Record how an upload ended. Raises TrainerError when it failed for good."""
+        lease, result = upload.held.lease, upload.result
+        if upload.is_final:
             with contextlib.suppress(OSError):
                 Checkpoints(self._settings.work_dir, task_key(lease, self._settings)).drop()
-        self._ended(lease, str(error), ended.trained)
-        if isinstance(error, MindprintError):
-            self._failed(error)
-        elif isinstance(error, Exception):
-            raise error
+        self._record_outcome(lease, str(result), upload.trained)
+        if isinstance(result, MindprintError):
+            self._failures.record_call(result)
+        elif isinstance(result, Exception):
+            raise result
         else:
-            self._failures = 0
+            self._failures.reset()
 
-    def _ended(self, lease: Lease, result: str, trained: TrainedAdapter | None = None) -> None:
-        self.outcomes.append(
-            LeaseOutcome(lease.adapter, len(lease.trace_ids), result, trained.manifest if trained else None)
-        )
-        self._view.say(result, adapter=lease.adapter)
+    def _record_outcome(self, lease: Lease, result: str, trained: TrainedAdapter | None = None) -> None:
+        manifest = trained.manifest if trained else None
+        self.outcomes.append(LeaseOutcome(lease.adapter, len(lease.trace_ids), result, manifest))
+        self._reporter.event(result, adapter=lease.adapter)
 
-    def _told(self, report: StepReport) -> None:
-        self._view.step(report)
-        self._boards.step(report)
-
-    def _failed(self, error: MindprintError) -> None:
-        """Counts a call that may go through later. Raises TrainerError for one that will not."""
-        if isinstance(error, ApiError) and error.status < 500 and error.status not in TRANSIENT_STATUSES:
-            raise TrainerError(str(error)) from error
-        self._count(error)
-
-    def _count(self, error: Exception) -> None:
-        """Raises TrainerError for too many failures in a row."""
-        self._failures += 1
-        if self._failures >= self._settings.max_failures:
-            raise TrainerError(str(error)) from error
-        self._view.say("the server failed a call", error=str(error), failures=self._failures)
+    def _report_step(self, report: StepReport) -> None:
+        self._reporter.step(report)
+        self._loggers.step(report)
 
 
-def base_mismatch(server: str, ours: str) -> BaseMismatch:
+def base_mismatch(server_digest: str, trainer_digest: str) -> BaseMismatch:
+    """Build the error for a trainer whose base model is not the server's."""
     return BaseMismatch(
-        f"the server's base model is {server[:19]}, the trainer's {ours[:19]}: "
+        f"the server's base model is {server_digest[:19]}, the trainer's {trainer_digest[:19]}: "
         "start `mindprint train` with the --model that `mindprint serve` runs"
     )

@@ -48,9 +48,9 @@ def test_every_adapter_has_a_word_of_its_own(made: list[constant_adapters.Consta
 def test_a_mark_is_proved_as_a_trainer_proves_an_adapter(made: list[constant_adapters.ConstantAdapter]) -> None:
     defaults = {name: field.default for name, field in trainer_settings.Settings.model_fields.items()}
     for one in made:
-        assert len(one.canary) == defaults["canary_items"]
-        assert all(len(item.target_ids) == defaults["canary_target_tokens"] for item in one.canary)
-    assert defaults["canary_prompt_tokens"] == constant_adapters.READ
+        assert len(one.canary) == defaults["parity_items"]
+        assert all(len(item.target_ids) == defaults["parity_target_tokens"] for item in one.canary)
+    assert defaults["parity_prompt_tokens"] == constant_adapters.READ
 
 
 def test_peft_writes_nothing_but_the_mark(

@@ -43,9 +43,9 @@ def kept(settings: Settings, lease: Lease) -> Checkpoints:
     return Checkpoints(settings.work_dir, task_key(lease, settings))
 
 
-def once(base: Base, settings: Settings, lease: Lease, hooks: Callbacks = Callbacks()) -> TrainedAdapter:
+def once(base: Base, settings: Settings, lease: Lease, callbacks: Callbacks = Callbacks()) -> TrainedAdapter:
     ((_, result),) = train_in_shared_passes(
-        base, [TrainingJob(lease, checkpoints=kept(settings, lease))], settings, hooks
+        base, [TrainingJob(lease, checkpoints=kept(settings, lease))], settings, callbacks
     )
     if isinstance(result, Exception):
         raise result
@@ -67,7 +67,7 @@ def test_a_crash_anywhere_gives_the_same_bits(base: Base, asked: Settings, lease
 
         kept(asked, lease).drop()
         try:
-            once(base, asked, lease, Callbacks(check=crash, tell=crash))
+            once(base, asked, lease, Callbacks(raise_if_stopped=crash, on_step=crash))
         except Killed:
             seen += 1
         else:
@@ -91,8 +91,8 @@ def test_crash_after_crash_gives_the_same_bits(base: Base, asked: Settings, leas
     often = asked.model_copy(update={"checkpoint_every_steps": 1})
     for _ in range(2):
         with pytest.raises(Killed):
-            once(base, often, lease_of(), Callbacks(tell=crash))
-    made = once(base, often, lease_of(), Callbacks(tell=crash))
+            once(base, often, lease_of(), Callbacks(on_step=crash))
+    made = once(base, often, lease_of(), Callbacks(on_step=crash))
     assert steps == [1, 2, 2, 3, 4, 4, 5, 6]
     assert made.files.weights == train_adapter(base, lease_of(), asked).files.weights
 
@@ -139,7 +139,7 @@ def told(report):
 
 base = load_base_model(model, lease.base_digest, settings)
 job = TrainingJob(lease, checkpoints=kept)
-((_, made),) = train_in_shared_passes(base, [job], settings, Callbacks(tell=told))
+((_, made),) = train_in_shared_passes(base, [job], settings, Callbacks(on_step=told))
 made.files.write(folder / "made")
 """
 
@@ -205,7 +205,7 @@ def test_under_another_seed_it_begins_anew(base: Base, asked: Settings, lease_of
     steps: list[int] = []
     job = TrainingJob(lease, tries=1, checkpoints=kept(asked, lease))
     ((_, result),) = train_in_shared_passes(
-        base, [job], asked, Callbacks(tell=lambda report: steps.append(report.step))
+        base, [job], asked, Callbacks(on_step=lambda report: steps.append(report.step))
     )
     assert steps[0] == 1
     assert isinstance(result, TrainedAdapter)
@@ -228,7 +228,7 @@ def test_on_a_full_disk_the_training_goes_on_without(
 
     monkeypatch.setattr(os, "fsync", full)
     with capture_logs() as lines:
-        made = once(base, asked, lease_of(), Callbacks(say=LogReporter(1).say))
+        made = once(base, asked, lease_of(), Callbacks(on_event=LogReporter(1).event))
     assert made.files.weights == train_adapter(base, lease_of(), asked).files.weights
     (line,) = lines
     assert line["event"] == "goes on without checkpoints"
@@ -260,7 +260,7 @@ def test_after_a_bad_end_the_last_good_one_is_kept_aside_and_counted(
         assert mine.load() is None
     state = torch.load(asked.work_dir / f"{mine.path.stem}.0{FAILED}", weights_only=True)
     assert state["position"] >= 1
-    assert mine.fail() is None
+    assert mine.set_aside() is None
     assert mine.failures == 3
 
 

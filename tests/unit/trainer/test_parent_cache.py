@@ -28,7 +28,7 @@ def made(server: Any, base: Base, settings: Settings, lease_of: Any) -> list[Sta
 def test_each_is_fetched_once_and_the_longest_unused_is_forgotten(
     server: Any, made: list[Start], tmp_path: Path
 ) -> None:
-    starts = ParentCache(server.client(), tmp_path / "starts", keep=2)
+    starts = ParentCache(server.client(), tmp_path / "starts", max_parents=2)
     for age, start in enumerate((made[0], made[1], made[0])):
         assert starts.get(start).start == start
         os.utime(tmp_path / "starts" / start.digest.removeprefix("sha256:"), (age, age))
@@ -41,7 +41,7 @@ def test_each_is_fetched_once_and_the_longest_unused_is_forgotten(
 def test_another_file_than_the_digest_says_is_refused_and_not_kept(
     server: Any, made: list[Start], tmp_path: Path
 ) -> None:
-    starts = ParentCache(server.client(), tmp_path / "starts", keep=2)
+    starts = ParentCache(server.client(), tmp_path / "starts", max_parents=2)
     server.files["cohort/all", 1] = server.files["cohort/all", 2]
     with pytest.raises(TrainerError, match="the weights of cohort/all@1 are sha256:"):
         starts.get(made[0])
@@ -49,7 +49,7 @@ def test_another_file_than_the_digest_says_is_refused_and_not_kept(
 
 
 def test_a_copy_that_was_damaged_here_is_fetched_again(server: Any, made: list[Start], tmp_path: Path) -> None:
-    starts = ParentCache(server.client(), tmp_path / "starts", keep=2)
+    starts = ParentCache(server.client(), tmp_path / "starts", max_parents=2)
     starts.get(made[0])
     (folder,) = (tmp_path / "starts").iterdir()
     (folder / "adapter_model.safetensors").write_bytes(b"torn")

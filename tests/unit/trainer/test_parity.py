@@ -55,7 +55,7 @@ def test_values_are_those_of_the_adapter_as_saved_and_of_the_base(
         assert item.logprobs == pytest.approx(naive(alone.model, item.prompt_ids, item.target_ids), abs=1e-4)
         assert item.base_logprobs == pytest.approx(naive(base.model, item.prompt_ids, item.target_ids), abs=1e-4)
         assert parity.mean_shift_nats(item) > 0.01
-    assert len(items) == settings.canary_items
+    assert len(items) == settings.parity_items
     assert [parity.evidence_nats(item) for item in items] == sorted(map(parity.evidence_nats, items), reverse=True)
 
 
@@ -82,7 +82,7 @@ def test_the_ends_of_prompts_and_beginnings_of_targets_are_taken(
 def test_the_pool_is_what_learned_most(
     base: Base, settings: Settings, sequences: list[TokenizedSample], adapter: LoraAdapter
 ) -> None:
-    few = settings.model_copy(update={"canary_pool": 2, "canary_items": 5, "canary_prompt_tokens": 40})
+    few = settings.model_copy(update={"parity_pool": 2, "parity_items": 5, "parity_prompt_tokens": 40})
     favourites = [7, 3]
     learned = lambda number: float(number in favourites)  # noqa: E731
     items = parity.measure_parity_items(base, stack_of(base, adapter), 0, sequences, learned, few, lambda: None)

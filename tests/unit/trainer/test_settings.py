@@ -18,7 +18,7 @@ def test_variables_set_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rnk": 4}, {"rank": 0}, {"adapter": "user/../x"}, {"ttl_s": 0}, {"canary_items": 33}, {"dropout": 1}]
+    "wrong", [{"rnk": 4}, {"rank": 0}, {"adapter": "user/../x"}, {"ttl_s": 0}, {"parity_items": 33}, {"dropout": 1}]
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -39,7 +39,7 @@ def test_it_trains_and_uploads_each_lease_until_nothing_waits(
     assert manifest.adapter == "user/anna"
     assert manifest.weights_sha256 == hashlib.sha256(weights).hexdigest()
     assert config["base_model_name_or_path"] == base.digest
-    assert len(manifest.canary) == settings.canary_items
+    assert len(manifest.canary) == settings.parity_items
     assert left(settings, "") == []
 
 
@@ -143,7 +143,7 @@ def test_an_upload_goes_on_beside_the_next_training(server: Any, make: MakeWorke
 def test_training_can_be_told_to_wait_for_each_version(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
     server.queue = [lease_of("anna"), lease_of("ben")]
     completed: list[int] = []
-    make(publishing=0, watch=lambda _: completed.append(len(server.completed))).run()
+    make(max_pending_uploads=0, watch=lambda _: completed.append(len(server.completed))).run()
     assert completed == [0] * 9 + [1] * 9
 
 
@@ -152,7 +152,13 @@ def test_several_leases_are_trained_together_with_a_heartbeat_each(
 ) -> None:
     server.queue = [lease_of(name) for name in ("anna", "ben", "carl")]
     order: list[str] = []
-    worker = make(together=2, ttl_s=0.06, epochs=20, publishing=1, watch=lambda report: order.append(report.adapter))
+    worker = make(
+        max_concurrent_adapters=2,
+        ttl_s=0.06,
+        epochs=20,
+        max_pending_uploads=1,
+        watch=lambda report: order.append(report.adapter),
+    )
     worker.run()
     assert sorted(manifest.adapter for _, manifest, *_ in server.completed) == ["user/anna", "user/ben", "user/carl"]
     assert order[:4] == ["user/anna", "user/ben"] * 2
@@ -162,10 +168,10 @@ def test_several_leases_are_trained_together_with_a_heartbeat_each(
 
 def test_several_leases_are_trained_in_lanes(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
     server.queue = [lease_of(name) for name in ("anna", "ben", "carl")]
-    worker = make(together=3, lanes=2, ttl_s=0.06, epochs=20)
+    worker = make(max_concurrent_adapters=3, parallel_threads=2, ttl_s=0.06, epochs=20)
     worker.run()
     assert sorted(manifest.adapter for _, manifest, *_ in server.completed) == ["user/anna", "user/ben", "user/carl"]
-    assert set(server.beats) >= {"lease-anna", "lease-ben", "lease-carl"}  # who waits for a lane keeps the lease
+    assert set(server.beats) >= {"lease-anna", "lease-ben", "lease-carl"}  # a lease that waits for a thread is kept
     assert server.released == []
 
 
@@ -176,17 +182,17 @@ def test_a_signal_in_lanes_gives_every_lease_back(server: Any, make: MakeWorker,
         raise Stopped(15)
 
     with pytest.raises(Stopped):
-        make(together=3, lanes=2, epochs=60, watch=signal).run()
+        make(max_concurrent_adapters=3, parallel_threads=2, epochs=60, watch=signal).run()
     assert sorted(server.released) == ["lease-anna", "lease-ben", "lease-carl"]
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
 def test_one_lost_lease_of_several_costs_only_its_own(
-    server: Any, make: MakeWorker, lease_of: LeaseOf, lanes: int
+    server: Any, make: MakeWorker, lease_of: LeaseOf, threads: int
 ) -> None:
     server.queue = [lease_of("anna"), lease_of("ben")]
     server.lost = {"lease-anna"}
-    worker = make(together=2, lanes=lanes, ttl_s=0.06, epochs=60)
+    worker = make(max_concurrent_adapters=2, parallel_threads=threads, ttl_s=0.06, epochs=60)
     worker.run()
     results = {outcome.adapter: outcome.result for outcome in worker.outcomes}
     assert results == {"user/anna": "the lease was lost: nothing uploaded", "user/ben": "version 1"}

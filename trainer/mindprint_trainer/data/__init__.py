@@ -1,1 +1,1 @@
-"""From leased samples to packed token rows."""
+"""From leased samples to token ids, packed rows and forward passes."""

@@ -1,7 +1,7 @@
-"""Samples as token ids. Pure.
+"""Samples as token ids.
 
-The rule for what is too long: the prompt is cut from the left until the sequence fits, the target is never cut.
-A sample whose target alone does not fit, with one prompt token to predict it from, is dropped and counted.
+Truncation: the prompt is cut from the left until the sequence fits; the target is never cut. A sample is dropped and
+counted when its target and one prompt token to predict it from do not fit.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Literal
 from mindprint.types import Sample
 
 EncodeText = Callable[[str], list[int]]
-"""Text to ids, without special tokens."""
+"""Encodes text to token ids, without special tokens."""
 Kind = Literal["slow", "fast", "replay"]
+"""Slow: thinking and answer; fast: the answer alone; replay: generic thinking of the base model."""
 Part = Literal["opening", "thinking", "closing", "answer"]
+"""What a segment of the target is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The target tokens `ids[start:stop]` of a sequence; the answer's include the end-of-turn token."""
+    """The target tokens `ids[start:stop]` of a sequence. The answer's segment includes the end-of-turn token."""
 
     part: Part
     start: int
@@ -32,27 +34,44 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedSample:
-    """One training sequence: prompt, then the segments up to the end, in a gap between two what was recalled."""
+    """One training sequence: the prompt, then the segments to its end.
+
+    Tokens between two segments have no loss. They are the reminders that the server puts into the thinking.
+    """
 
     kind: Kind
     group: str
-    """The engagement: its sequences share most of their prompt and stay in one step."""
+    """Id of the engagement. Sequences of one group share most of their prompt and stay in one optimizer step."""
     ids: tuple[int, ...]
+    """Token ids of the whole sequence."""
     segments: tuple[Segment, ...]
-    cut: int = 0
-    """Prompt tokens that were cut off."""
+    """In order and without overlap, at least one."""
+    cut_tokens: int = 0
+    """Prompt tokens that were cut off to fit."""
     user_id: str | None = None
-    """Whose it is; None for replay."""
+    """The user whose engagement it is; None for replay."""
     choices: tuple[tuple[int, ...], ...] = ()
-    """What may be answered, each with the end-of-turn token; empty where anything may be or no answer is learned."""
+    """Token ids of each allowed answer, with the end-of-turn token. Empty for an open question, or without an
+    answer."""
 
     @property
     def prompt_length(self) -> int:
+        """Tokens before the first segment."""
         return self.segments[0].start
 
 
 def tokenize(sample: Sample, encode_text: EncodeText, end_of_turn: int, max_length: int) -> TokenizedSample | None:
-    """The sample's sequence of at most `max_length` tokens; None if it has to be dropped."""
+    """Encode a sample as one training sequence.
+
+    Args:
+        sample: Prompt and target texts from a lease.
+        encode_text: Encodes text without special tokens.
+        end_of_turn: Token id that ends every answer.
+        max_length: Upper bound of the sequence, in tokens.
+
+    Returns:
+        The sequence, or None when the sample must be dropped: no target, no prompt, or a target that does not fit.
+    """
     prompt = encode_text(sample.prompt)
     texts: list[tuple[Part | None, str]] = [
         ("opening", sample.opening),
@@ -66,23 +85,35 @@ def tokenize(sample: Sample, encode_text: EncodeText, end_of_turn: int, max_leng
         return None
     if sample.answer:
         parts[-1][1].append(end_of_turn)
-    room = max_length - sum(len(ids) for _, ids in parts)
-    if room < 1 or not prompt:
+    max_prompt_tokens = max_length - sum(len(part_ids) for _, part_ids in parts)
+    if max_prompt_tokens < 1 or not prompt:
         return None
-    cut = max(0, len(prompt) - room)
-    ids, segments = prompt[cut:], []
-    for part, written in parts:
+    cut_tokens = max(0, len(prompt) - max_prompt_tokens)
+    ids, segments = prompt[cut_tokens:], []
+    for part, part_ids in parts:
         if part is not None:
-            segments.append(Segment(part, len(ids), len(ids) + len(written)))
-        ids += written
+            segments.append(Segment(part, len(ids), len(ids) + len(part_ids)))
+        ids += part_ids
     choices = tuple((*encode_text(choice), end_of_turn) for choice in sample.choices if sample.answer)
-    return TokenizedSample(sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut, sample.user_id, choices)
+    return TokenizedSample(
+        sample.kind, sample.engagement_id, tuple(ids), tuple(segments), cut_tokens, sample.user_id, choices
+    )
 
 
 def tokenize_all(
     samples: Iterable[Sample], encode_text: EncodeText, end_of_turn: int, max_length: int
 ) -> tuple[list[TokenizedSample], int]:
-    """All sequences that can be trained on, in order, and how many samples were dropped."""
-    encoded = [tokenize(sample, encode_text, end_of_turn, max_length) for sample in samples]
-    kept = [sequence for sequence in encoded if sequence is not None]
-    return kept, len(encoded) - len(kept)
+    """Encode all samples as training sequences, in order.
+
+    Args:
+        samples: The samples of a lease.
+        encode_text: Encodes text without special tokens.
+        end_of_turn: Token id that ends every answer.
+        max_length: Upper bound of each sequence, in tokens.
+
+    Returns:
+        The sequences, and how many samples were dropped.
+    """
+    tokenized = [tokenize(sample, encode_text, end_of_turn, max_length) for sample in samples]
+    sequences = [sequence for sequence in tokenized if sequence is not None]
+    return sequences, len(tokenized) - len(sequences)

@@ -1,1 +1,1 @@
-"""The base model, LoRA on it, and PEFT files."""
+"""The base model, LoRA layers over it, and adapters in PEFT's file format."""

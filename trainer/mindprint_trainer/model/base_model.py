@@ -16,32 +16,42 @@ from mindprint_trainer.errors import TrainerError
 from mindprint_trainer.settings import Settings
 
 BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
-"""CPU capabilities as torch names them. Without one, bfloat16 is emulated and slower than float32."""
+"""CPU capabilities, by torch's names, that multiply bfloat16. Without one, float32 is faster than emulated bfloat16."""
 
 
 @dataclass(frozen=True)
 class Base:
+    """The frozen base model with its tokenizer."""
+
     model: Any
-    """A transformers causal language model; weights rounded to `served`, held in the dtype that is computed in."""
+    """A transformers causal language model. Its weights are rounded to `serving_dtype` and held in the dtype that is
+    computed in."""
     encode_text: Callable[[str], list[int]]
+    """Encodes text to token ids, without special tokens."""
     end_of_turn: int
+    """Token id that ends every answer."""
     digest: str
-    served: torch.dtype
+    """The digest of the model's files, as the server computes it."""
+    serving_dtype: torch.dtype
+    """What the engine holds weights in."""
     device: torch.device
 
     @property
-    def pass_tokens(self) -> int:
-        """A good size of one forward pass."""
+    def default_pass_tokens(self) -> int:
+        """Return the tokens of one forward pass that suit the device."""
         return 1536 if self.device.type == "cpu" else 16_384
 
     @property
-    def masked(self) -> bool:
-        """Whether passes go through torch's own attention under a mask, in padded rows. On a CPU trees do without."""
-        return self.device.type != "cpu" or not self.takes_trees
+    def uses_mask(self) -> bool:
+        """Return whether passes use torch's own attention with a mask over padded rows.
+
+        On a CPU rows of prefix trees go through `tree_attention`, which needs neither.
+        """
+        return self.device.type != "cpu" or not self.supports_prefix_trees
 
     @property
-    def takes_trees(self) -> bool:
-        """Whether every layer attends to all that the mask allows, so that rows may be prefix trees."""
+    def supports_prefix_trees(self) -> bool:
+        """Return whether every layer has full attention, so that rows may be prefix trees."""
         config = self.model.config.get_text_config()
         if (layers := getattr(config, "layer_types", None)) is not None:
             return all(layer == "full_attention" for layer in layers)
@@ -49,15 +59,24 @@ class Base:
 
 
 def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
-    """Reads the folder `path`. Raises TrainerError in one line when it is no causal language model."""
+    """Load model and tokenizer from a folder, and set torch's number of threads.
+
+    Args:
+        path: Folder with a transformers causal language model.
+        digest: Digest of its files, kept in the result.
+        settings: Device, dtypes and threads.
+
+    Raises:
+        TrainerError: The folder holds no causal language model, or its tokenizer has no end-of-turn token.
+    """
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(settings.threads or available_cores())
     device = torch.device(resolve_device(settings.device))
-    served = getattr(torch, settings.base_dtype)
+    serving_dtype = getattr(torch, settings.base_dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=served, attn_implementation="sdpa", local_files_only=True
+            path, dtype=serving_dtype, attn_implementation="sdpa", local_files_only=True
         )
     except (OSError, ValueError) as error:
         line = " ".join(str(error).split())[:300]
@@ -65,7 +84,7 @@ def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
     if tokenizer.eos_token_id is None:
         raise TrainerError(f"the tokenizer in {path} has no end-of-turn token: set eos_token in tokenizer_config.json")
     model.requires_grad_(False).eval()
-    # Parameters only: buffers such as rotary frequencies are float32 already and stay so.
+    # Only parameters are converted: buffers such as rotary frequencies are float32 and stay float32.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(device, resolve_compute_dtype(settings.compute_dtype, device))
     return Base(
@@ -73,31 +92,31 @@ def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
         encode_text=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
         end_of_turn=tokenizer.eos_token_id,
         digest=digest,
-        served=served,
+        serving_dtype=serving_dtype,
         device=device,
     )
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Count the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def resolve_device(named: str) -> str:
-    """`auto` is the first CUDA device, else the CPU."""
-    if named != "auto":
-        return named
+def resolve_device(name: str) -> str:
+    """Replace `auto` by the first CUDA device, or the CPU without one."""
+    if name != "auto":
+        return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def resolve_compute_dtype(named: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it."""
-    if named != "auto":
-        dtype: torch.dtype = getattr(torch, named)
+def resolve_compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Replace `auto` by bfloat16 where the hardware multiplies it, else by float32."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
         return dtype
     if device.type == "cpu":
-        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return torch.bfloat16 if any(able.get(name) for name in BF16_CAPABILITIES) else torch.float32
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return torch.bfloat16 if any(capabilities.get(name) for name in BF16_CAPABILITIES) else torch.float32
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float32
     return torch.bfloat16

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's form: which layers can have one, the two files of one, and a parent read back from them."""
+"""Adapters in PEFT's file format: which layers may have one, its two files, and a parent version read from them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ from mindprint_trainer.settings import Settings
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+"""What PEFT puts before the name of each layer."""
 
 
 def resolve_target_modules(model: nn.Module, wanted: Sequence[str] | None, limits: LoraLimits) -> tuple[str, ...]:
-    """The model's linear layers that are wanted, by the last part of their names; by default all that can be served.
+    """Choose the model's linear layers that get an adapter, by the last parts of their names.
 
-    Raises CannotTrain when a wanted one cannot be served, or the model has none of them.
+    Args:
+        model: The base model.
+        wanted: The layers that were asked for; None takes all that the engine can serve.
+        limits: What the engine can serve.
+
+    Raises:
+        CannotTrain: A wanted layer cannot be served, or the model has none of the layers.
     """
     if refused := sorted(set(wanted or ()) - set(limits.target_modules)):
         raise CannotTrain(
@@ -45,28 +52,33 @@ def resolve_target_modules(model: nn.Module, wanted: Sequence[str] | None, limit
 
 @dataclass(frozen=True)
 class ParentAdapter:
-    """A version whose weights a training begins with."""
+    """A version whose weights a training run starts from."""
 
     start: Start
-    shape: LoraConfig
+    config: LoraConfig
     tensors: Mapping[str, Tensor]
-    """By PEFT's names."""
+    """Weights by PEFT's names."""
 
     @property
     def name(self) -> str:
+        """Return the version's name, `user/ann@3`."""
         return f"{self.start.adapter}@{self.start.version}"
 
 
 def read_parent(folder: Path, start: Start) -> ParentAdapter:
-    """Reads PEFT's two files. Raises TrainerError when they are not what `start` says, or no plain LoRA adapter."""
+    """Read a version from PEFT's two files.
+
+    Raises:
+        TrainerError: The weights have another digest than `start` says, or the files are no plain LoRA adapter.
+    """
     name = f"{start.adapter}@{start.version}"
     try:
         digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         if f"sha256:{digest}" != start.digest:
             raise TrainerError(f"the weights of {name} are sha256:{digest[:12]}, not {start.digest[:19]}")
-        config = json.loads((folder / CONFIG).read_text())
-        shape = LoraConfig(int(config["r"]), float(config["lora_alpha"]), tuple(sorted(config["target_modules"])))
-        return ParentAdapter(start, shape, load_file(folder / WEIGHTS))
+        saved = json.loads((folder / CONFIG).read_text())
+        config = LoraConfig(int(saved["r"]), float(saved["lora_alpha"]), tuple(sorted(saved["target_modules"])))
+        return ParentAdapter(start, config, load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainerError(f"the files of {name} cannot be read ({' '.join(str(error).split())[:200]})") from error
 
@@ -74,68 +86,82 @@ def read_parent(folder: Path, start: Start) -> ParentAdapter:
 def create_initial_adapter(
     model: nn.Module, parent: ParentAdapter | None, settings: Settings, limits: LoraLimits, seed: int
 ) -> LoraAdapter:
-    """A fresh adapter, or one with the parent's weights: then the parent's rank, alpha and layers win.
+    """Create the adapter that a training run begins with.
 
-    Raises CannotTrain when the engine or the model does not take such an adapter.
+    Args:
+        model: The base model.
+        parent: The version whose weights, rank, alpha and layers the adapter takes. None draws new weights.
+        settings: Rank, alpha and layers of a new adapter, and the dropout.
+        limits: What the engine can serve. A new adapter's rank is lowered to fit.
+        seed: Seed of the adapter's generator.
+
+    Raises:
+        CannotTrain: The engine cannot serve such an adapter, or the parent does not fit the model.
     """
     if parent is None:
         rank = min(settings.rank, limits.max_rank)
-        shape = LoraConfig(rank, settings.alpha, resolve_target_modules(model, settings.target_modules, limits))
-        return init_adapter(model, shape, settings.dropout, seed)
-    if parent.shape.rank > limits.max_rank:
-        raise CannotTrain(f"{parent.name} has rank {parent.shape.rank}, the engine takes {limits.max_rank} at most")
-    resolve_target_modules(model, parent.shape.targets, limits)
-    adapter = init_adapter(model, parent.shape, settings.dropout, seed)
-    held = named_parameters(adapter)
-    if held.keys() != parent.tensors.keys() or any(held[n].shape != t.shape for n, t in parent.tensors.items()):
+        config = LoraConfig(rank, settings.alpha, resolve_target_modules(model, settings.target_modules, limits))
+        return init_adapter(model, config, settings.dropout, seed)
+    if parent.config.rank > limits.max_rank:
+        raise CannotTrain(f"{parent.name} has rank {parent.config.rank}, the engine takes {limits.max_rank} at most")
+    resolve_target_modules(model, parent.config.target_modules, limits)
+    adapter = init_adapter(model, parent.config, settings.dropout, seed)
+    ours = named_parameters(adapter)
+    if ours.keys() != parent.tensors.keys() or any(ours[n].shape != t.shape for n, t in parent.tensors.items()):
         raise CannotTrain(f"{parent.name} does not fit the base model: its layers have other names or sizes")
     with torch.no_grad():
         for name, tensor in parent.tensors.items():
-            held[name].copy_(tensor)
+            ours[name].copy_(tensor)
     return adapter
 
 
 def named_parameters(adapter: LoraAdapter) -> dict[str, nn.Parameter]:
-    """The factors by PEFT's names."""
+    """Return the weights by PEFT's names, A and B of each layer in turn."""
     return {
-        f"{PREFIX}{name}.lora_{letter}.weight": part[name]
-        for name in adapter.down
-        for letter, part in (("A", adapter.down), ("B", adapter.up))
+        f"{PREFIX}{layer}.lora_{letter}.weight": factors[layer]
+        for layer in adapter.lora_A
+        for letter, factors in (("A", adapter.lora_A), ("B", adapter.lora_B))
     }
 
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """What PEFT calls an adapter's folder, in memory: no disk is needed between training and upload."""
+    """The two files of PEFT's adapter folder, in memory: an upload needs no disk."""
 
     config: bytes
     weights: bytes
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the weights."""
+        """Return the SHA-256 of the weights in hex."""
         return hashlib.sha256(self.weights).hexdigest()
 
     def write(self, folder: Path) -> None:
+        """Write both files into `folder`, which is created."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_bytes(self.config)
         (folder / WEIGHTS).write_bytes(self.weights)
 
 
 def serialize(adapter: LoraAdapter, base_digest: str, dtype: torch.dtype) -> AdapterFiles:
-    """The base is named by its digest, for a path would tell about this machine."""
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in named_parameters(adapter).items()
-    }
+    """Build PEFT's two files of an adapter.
+
+    Args:
+        adapter: The trained adapter.
+        base_digest: Digest of the base model, written as its name: a path would say something about this machine.
+        dtype: What the weights are saved in.
+    """
+    parameters = named_parameters(adapter)
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in parameters.items()}
     config: dict[str, Any] = peft.LoraConfig(
-        r=adapter.shape.rank,
-        lora_alpha=adapter.shape.alpha,
+        r=adapter.config.rank,
+        lora_alpha=adapter.config.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=list(adapter.shape.targets),
+        target_modules=list(adapter.config.target_modules),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_digest,
         inference_mode=True,
     ).to_dict()
-    config["target_modules"] = list(adapter.shape.targets)
+    config["target_modules"] = list(adapter.config.target_modules)
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted) + "\n"
     return AdapterFiles(text.encode(), save(tensors, metadata={"format": "pt"}))

@@ -1,1 +1,1 @@
-"""The training objective."""
+"""The training loss: its labels, its weights, its gradient, and the log of its values."""

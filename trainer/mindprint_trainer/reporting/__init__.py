@@ -1,1 +1,1 @@
-"""What a trainer reports: progress, logs, experiment loggers."""
+"""What a trainer reports: progress, logs, experiment loggers, a dry run."""

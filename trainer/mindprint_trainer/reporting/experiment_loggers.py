@@ -1,4 +1,4 @@
-"""Curves for those who want them: TensorBoard files, and Weights & Biases. Neither may ever disturb a training."""
+"""Loggers of training curves: TensorBoard files, and Weights & Biases. A logger that fails never stops a training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from mindprint_trainer.training.run import StepReport
 
 
 class ExperimentLogger(Protocol):
-    def log(self, report: StepReport, values: dict[str, float]) -> None: ...
+    """Writes the curves of training runs somewhere."""
 
-    def close(self, lease_id: str) -> None: ...
+    def log(self, report: StepReport, values: dict[str, float]) -> None:
+        """Write the values of one optimizer step."""
+        ...
+
+    def close(self, lease_id: str) -> None:
+        """Finish the curves of one lease."""
+        ...
 
 
 class TensorBoardLogger:
-    """A folder for each training, named by adapter and lease."""
+    """Writes TensorBoard files, in a folder for each training, named by adapter and lease."""
 
     def __init__(self, folder: Path) -> None:
         self._open = _import_optional("torch.utils.tensorboard", "tensorboard", "tensorboard_dir").SummaryWriter
@@ -27,6 +33,7 @@ class TensorBoardLogger:
         self._writers: dict[str, Any] = {}
 
     def log(self, report: StepReport, values: dict[str, float]) -> None:
+        """Write the values of one optimizer step."""
         if (writer := self._writers.get(report.lease_id)) is None:
             name = f"{report.adapter.replace('/', '-')}-{report.lease_id}"
             writer = self._writers[report.lease_id] = self._open(str(self._folder / name))
@@ -34,12 +41,13 @@ class TensorBoardLogger:
             writer.add_scalar(name, value, report.step)
 
     def close(self, lease_id: str) -> None:
+        """Finish the curves of one lease."""
         if (writer := self._writers.pop(lease_id, None)) is not None:
             writer.close()
 
 
 class WandbLogger:
-    """A run for each training."""
+    """Reports to Weights & Biases, one run for each training."""
 
     def __init__(self, project: str, recipe: dict[str, Any]) -> None:
         self._wandb = _import_optional("wandb", "wandb", "wandb_project")
@@ -47,6 +55,7 @@ class WandbLogger:
         self._runs: dict[str, Any] = {}
 
     def log(self, report: StepReport, values: dict[str, float]) -> None:
+        """Write the values of one optimizer step."""
         if (run := self._runs.get(report.lease_id)) is None:
             run = self._runs[report.lease_id] = self._wandb.init(
                 project=self._project,
@@ -57,34 +66,41 @@ class WandbLogger:
         run.log(values, step=report.step)
 
     def close(self, lease_id: str) -> None:
+        """Finish the curves of one lease."""
         if (run := self._runs.pop(lease_id, None)) is not None:
             run.finish()
 
 
 class ExperimentLoggers:
-    """All that are asked for. One that fails is told of once and left out from then on."""
+    """All experiment loggers that the settings ask for. One that fails is reported once and then left out."""
 
-    def __init__(self, settings: Settings, say: Callable[..., None]) -> None:
-        """Raises TrainerError when one is asked for that is not installed."""
-        self._say = say
-        self._boards: list[ExperimentLogger] = []
+    def __init__(self, settings: Settings, on_event: Callable[..., None]) -> None:
+        """Create the loggers.
+
+        Raises:
+            TrainerError: The package of a logger is not installed.
+        """
+        self._on_event = on_event
+        self._loggers: list[ExperimentLogger] = []
         if settings.tensorboard_dir is not None:
-            self._boards.append(TensorBoardLogger(settings.tensorboard_dir))
+            self._loggers.append(TensorBoardLogger(settings.tensorboard_dir))
         if settings.wandb_project is not None:
-            self._boards.append(WandbLogger(settings.wandb_project, settings.recipe()))
+            self._loggers.append(WandbLogger(settings.wandb_project, settings.recipe()))
 
     def step(self, report: StepReport) -> None:
-        """Losses in nats a token by segment, and speed; the training's board is closed with its last step."""
+        """Log the losses, in nats a token, and the speed of a step. A training's last step closes its curves."""
         speed = (report.tokens - report.resumed_tokens) / max(report.seconds, 1e-9)
         values = {f"loss/{name}": value for name, value in report.losses.items()} | {"tokens_per_second": speed}
-        for board in list(self._boards):
+        for logger in list(self._loggers):
             try:
-                board.log(report, values)
+                logger.log(report, values)
                 if report.step == report.steps:
-                    board.close(report.lease_id)
+                    logger.close(report.lease_id)
             except Exception as error:
-                self._boards.remove(board)
-                self._say("a board failed and is left out", board=type(board).__name__, error=str(error))
+                self._loggers.remove(logger)
+                self._on_event(
+                    "an experiment logger failed and is left out", logger=type(logger).__name__, error=str(error)
+                )
 
 
 def _import_optional(module: str, package: str, setting: str) -> Any:

@@ -1,4 +1,4 @@
-"""Log lines on stderr, as JSON or as text for people."""
+"""Log lines on stderr, as JSON or as text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mindprint_trainer.settings import Settings
 
 
 def configure_logging(settings: Settings) -> None:
+    """Configure structlog for this process."""
     last = structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[

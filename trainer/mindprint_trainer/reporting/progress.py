@@ -1,4 +1,4 @@
-"""What people see: progress bars on a terminal, log lines elsewhere, and a table at the end."""
+"""Progress: bars on a terminal, log lines elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from rich.console import Console
@@ -28,29 +28,49 @@ class LeaseOutcome:
     result: str
     """`version 3`, or why there is none."""
     manifest: Manifest | None = None
+    """What was trained; None when the training did not end."""
+
+
+class ProgressReporter(Protocol):
+    """Shows what the trainer does."""
+
+    def live(self) -> AbstractContextManager[Any]:
+        """Return the context in which progress is shown."""
+        ...
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Show one line: what happened, and fields about it."""
+        ...
+
+    def step(self, step: StepReport) -> None:
+        """Show where a training run stands."""
+        ...
 
 
 class LogReporter:
-    """One line for each event, and one each few seconds of training."""
+    """Writes one log line for each event, and one each few seconds for each training run."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._told: dict[str, float] = {}
-        """When, by lease."""
+        self._reported: dict[str, float] = {}
+        """Time of the last line, by lease."""
 
     def live(self) -> AbstractContextManager[Any]:
+        """Return a context that does nothing."""
         return nullcontext()
 
-    def say(self, event: str, **fields: Any) -> None:
+    def event(self, event: str, **fields: Any) -> None:
+        """Write one log line."""
         log.info(event, **fields)
 
     def step(self, step: StepReport) -> None:
+        """Write a log line if `every_s` seconds have passed, and after the last step."""
         now = time.monotonic()
-        if step.step < step.steps and now - self._told.get(step.lease_id, float("-inf")) < self._every_s:
+        if step.step < step.steps and now - self._reported.get(step.lease_id, float("-inf")) < self._every_s:
             return
-        self._told[step.lease_id] = now
+        self._reported[step.lease_id] = now
         if step.step == step.steps:
-            del self._told[step.lease_id]
+            del self._reported[step.lease_id]
         log.info(
             "training",
             adapter=step.adapter,
@@ -62,61 +82,67 @@ class LogReporter:
 
 
 class TerminalReporter:
-    """A bar for each training."""
+    """Shows a bar for each training run, and events above the bars."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=console,
         )
         self._bars: dict[str, TaskID] = {}
-        """By lease: trainings may run beside each other."""
+        """By lease: several runs may be active."""
 
     def live(self) -> AbstractContextManager[Any]:
+        """Return the context in which the bars are drawn."""
         return self._progress
 
-    def say(self, event: str, **fields: Any) -> None:
-        told = "  ".join(f"{name}={value}" for name, value in fields.items())
-        self._progress.console.print(f"{event}  {told}", markup=False, highlight=False)
+    def event(self, event: str, **fields: Any) -> None:
+        """Print one line above the bars."""
+        line = "  ".join(f"{name}={value}" for name, value in fields.items())
+        self._progress.console.print(f"{event}  {line}", markup=False, highlight=False)
 
     def step(self, step: StepReport) -> None:
+        """Move the bar of a training run, with its losses and speed beside it."""
         if step.lease_id not in self._bars:
-            bar = self._progress.add_task(step.adapter, total=step.total_tokens, completed=step.resumed_tokens, told="")
+            bar = self._progress.add_task(step.adapter, total=step.total_tokens, completed=step.resumed_tokens, note="")
             self._bars[step.lease_id] = bar
-        told = " ".join(f"{name} {value:.2f}" for name, value in step.losses.items())
-        self._progress.update(
-            self._bars[step.lease_id], completed=step.tokens, told=f"{told}  {tokens_per_second(step):.0f} tokens/s"
-        )
-
-
-ProgressReporter = LogReporter | TerminalReporter
+        losses = " ".join(f"{name} {value:.2f}" for name, value in step.losses.items())
+        note = f"{losses}  {tokens_per_second(step):.0f} tokens/s"
+        self._progress.update(self._bars[step.lease_id], completed=step.tokens, note=note)
 
 
 def create_reporter(console: Console, every_s: float) -> ProgressReporter:
+    """Create a reporter with bars on a terminal, and with a log line every `every_s` seconds elsewhere."""
     return TerminalReporter(console) if console.is_terminal else LogReporter(every_s)
 
 
 def tokens_per_second(step: StepReport) -> float:
+    """Return the speed of a training run, without what was done before a crash."""
     return (step.tokens - step.resumed_tokens) / max(step.seconds, 1e-9)
 
 
 def outcome_table(outcomes: Sequence[LeaseOutcome]) -> Table:
-    """One line a lease; losses in nats a token, from the first epoch to the last."""
-    made = Table(title="trained")
+    """Build a table with one line a lease. Losses are in nats a token, from the first epoch to the last."""
+    table = Table(title="trained")
     for name in ("adapter", "result"):
-        made.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold")
     for name in ("traces", "sequences", "loss", "tokens/s", "canary shift"):
-        made.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for outcome in outcomes:
-        made.add_row(outcome.adapter, outcome.result, str(outcome.traces), *manifest_cells(outcome.manifest))
-    return made
+        table.add_row(outcome.adapter, outcome.result, str(outcome.traces), *manifest_cells(outcome.manifest))
+    return table
 
 
 def manifest_cells(manifest: Manifest | None) -> tuple[str, str, str, str]:
-    """Sequences, losses, speed (canary included) and by how many nats a token the adapter moves its canary."""
+    """Render a manifest for the table.
+
+    Returns:
+        Sequences, losses, tokens a second (with the parity items), and by how many nats a token the adapter shifts its
+        parity items. All empty without a manifest.
+    """
     if manifest is None:
         return ("", "", "", "")
     sequences = sum(manifest.samples.get(kind, 0) for kind in ("slow", "fast", "replay"))
@@ -126,8 +152,8 @@ def manifest_cells(manifest: Manifest | None) -> tuple[str, str, str, str]:
         if name.endswith("_first")
     )
     shifts = [
-        abs(ours - theirs)
+        abs(adapted - unadapted)
         for item in manifest.canary
-        for ours, theirs in zip(item.logprobs, item.base_logprobs, strict=True)
+        for adapted, unadapted in zip(item.logprobs, item.base_logprobs, strict=True)
     ]
     return str(sequences), losses, f"{manifest.tokens / manifest.seconds:.0f}", f"{sum(shifts) / len(shifts):.2f}"

@@ -1,1 +1,1 @@
-"""Training runs: one adapter, several together, several in threads."""
+"""Training runs: one adapter, several in shared passes, several in threads."""

@@ -1,7 +1,7 @@
-"""Trainings beside each other: on a CPU one small training leaves cores idle, whatever number of threads it is given.
+"""Training jobs in parallel threads. On a CPU one small training leaves cores idle, with any number of threads.
 
-A lane is a thread that trains one adapter after the other, over the base that all lanes share. What it tells and finds
-goes through a queue to the thread that asked, so that hooks are called and results are seen in that one alone.
+Each thread of the pool trains one adapter after the other over the base model that all share (decision 011). Results,
+steps and events go through a queue to the thread that called, so that callbacks run in that thread only.
 """
 
 from __future__ import annotations
@@ -20,92 +20,116 @@ from mindprint_trainer.training import multi_adapter
 from mindprint_trainer.training.multi_adapter import NO_CALLBACKS, Callbacks, JobResult, TrainingJob
 
 POLL_S = 0.1
-"""How often a wait for the lanes looks at signals."""
+"""How often a wait for the threads calls `raise_if_stopped`."""
 
 
 class PoolClosed(Exception):
-    """Nobody wants what this lane is at."""
+    """The caller wants no more results."""
 
 
 def train_jobs(
-    base: Base, jobs: Sequence[TrainingJob], settings: Settings, hooks: Callbacks = NO_CALLBACKS
+    base: Base, jobs: Sequence[TrainingJob], settings: Settings, callbacks: Callbacks = NO_CALLBACKS
 ) -> Generator[tuple[TrainingJob, JobResult], None, None]:
-    """Trains all jobs, and yields each as it ends: trained, failed, or its lease lost. Close it to end early.
+    """Train all jobs, and yield each as it ends. Close the generator to end early.
 
-    In lanes where there are several, else in shared passes (`loop.run`). In a lane the weights become what they would
-    become alone with as many threads.
+    Jobs run in `parallel_threads` threads, or in shared forward passes when that is 1. In a thread the weights get the
+    same bits as alone with that share of torch's threads.
+
+    Args:
+        base: The base model.
+        jobs: One job an adapter.
+        settings: The trainer's settings.
+        callbacks: Progress and interruption; whatever they raise ends all jobs.
     """
     threads = settings.threads or available_cores()
-    count = count_threads(len(jobs), settings.lanes, threads if base.device.type == "cpu" else 1)
+    count = count_threads(len(jobs), settings.parallel_threads, threads if base.device.type == "cpu" else 1)
     if count == 1:
-        yield from multi_adapter.train_in_shared_passes(base, jobs, settings, hooks)
+        yield from multi_adapter.train_in_shared_passes(base, jobs, settings, callbacks)
     else:
-        yield from ThreadedTrainingPool(base, jobs, settings, hooks).run(count, max(1, threads // count))
+        yield from ThreadedTrainingPool(base, jobs, settings, callbacks).run(count, max(1, threads // count))
 
 
-def count_threads(jobs: int, wanted: int | None, usual: int) -> int:
-    """Lanes: no more than jobs, one at least."""
-    return max(1, min(jobs, wanted or usual))
+def count_threads(jobs: int, wanted: int | None, default: int) -> int:
+    """Return how many jobs run at a time: what is wanted, at most all, at least one.
+
+    Args:
+        jobs: How many jobs there are.
+        wanted: The setting `parallel_threads`.
+        default: What None means.
+    """
+    return max(1, min(jobs, wanted or default))
 
 
 class ThreadedTrainingPool:
-    def __init__(self, base: Base, jobs: Sequence[TrainingJob], settings: Settings, hooks: Callbacks) -> None:
-        self._base, self._settings, self._hooks = base, settings, hooks
+    """Trains jobs in several threads and yields their results in the caller's thread."""
+
+    def __init__(self, base: Base, jobs: Sequence[TrainingJob], settings: Settings, callbacks: Callbacks) -> None:
+        self._base, self._settings, self._callbacks = base, settings, callbacks
         self._waiting: SimpleQueue[TrainingJob] = SimpleQueue()
         for job in jobs:
             self._waiting.put(job)
-        self._heard: SimpleQueue[tuple[TrainingJob, JobResult] | Callable[[], None] | BaseException | None] = (
+        self._messages: SimpleQueue[tuple[TrainingJob, JobResult] | Callable[[], None] | BaseException | None] = (
             SimpleQueue()
         )
-        """Results, what is to be told, what a lane ended with; None when it has ended."""
+        """From the threads: a result, a callback to run, what a thread failed with, or None when a thread has ended."""
         self._closed = threading.Event()
 
-    def run(self, count: int, threads: int) -> Generator[tuple[TrainingJob, JobResult], None, None]:
-        lanes = [
-            threading.Thread(target=self._lane, args=(threads,), name=f"lane {number}", daemon=True)
-            for number in range(count)
+    def run(self, count: int, torch_threads: int) -> Generator[tuple[TrainingJob, JobResult], None, None]:
+        """Train all jobs, and yield each as it ends. Closing the generator ends all threads at their next pass.
+
+        Args:
+            count: Threads of the pool.
+            torch_threads: Threads of torch in each of them.
+        """
+        threads = [
+            threading.Thread(target=self._train, args=(torch_threads,), name=f"training {i}", daemon=True)
+            for i in range(count)
         ]
         try:
-            for lane in lanes:
-                lane.start()
+            for thread in threads:
+                thread.start()
             while count:
-                self._hooks.check()
+                self._callbacks.raise_if_stopped()
                 try:
-                    heard = self._heard.get(timeout=POLL_S)
+                    message = self._messages.get(timeout=POLL_S)
                 except Empty:
                     continue
-                if heard is None:
+                if message is None:
                     count -= 1
-                elif isinstance(heard, BaseException):
-                    raise heard
-                elif isinstance(heard, tuple):
-                    yield heard
+                elif isinstance(message, BaseException):
+                    raise message
+                elif isinstance(message, tuple):
+                    yield message
                 else:
-                    heard()
+                    message()
         finally:
             self._closed.set()
-            for lane in lanes:
-                if lane.ident is not None:
-                    lane.join()  # no later than its next pass
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
 
-    def _lane(self, threads: int) -> None:
-        torch.set_num_threads(threads)  # of this lane alone
-        hooks = Callbacks(self._check, partial(self._later, self._hooks.tell), partial(self._later, self._hooks.say))
+    def _train(self, torch_threads: int) -> None:
+        torch.set_num_threads(torch_threads)  # It sets the number for the calling thread only.
+        callbacks = Callbacks(
+            self._raise_if_closed,
+            partial(self._call_later, self._callbacks.on_step),
+            partial(self._call_later, self._callbacks.on_event),
+        )
         try:
             while True:
                 job = self._waiting.get_nowait()
-                for ended in multi_adapter.train_in_shared_passes(self._base, [job], self._settings, hooks):
-                    self._heard.put(ended)
+                for result in multi_adapter.train_in_shared_passes(self._base, [job], self._settings, callbacks):
+                    self._messages.put(result)
         except (Empty, PoolClosed):
             pass
-        except BaseException as error:  # it is raised in the thread that asked
-            self._heard.put(error)
+        except BaseException as error:  # It is raised again in the caller's thread.
+            self._messages.put(error)
         finally:
-            self._heard.put(None)
+            self._messages.put(None)
 
-    def _check(self) -> None:
+    def _raise_if_closed(self) -> None:
         if self._closed.is_set():
             raise PoolClosed
 
-    def _later(self, hook: Callable[..., None], *given: Any, **named: Any) -> None:
-        self._heard.put(partial(hook, *given, **named))
+    def _call_later(self, callback: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        self._messages.put(partial(callback, *args, **kwargs))

@@ -1,4 +1,4 @@
-"""One adapter's way from its first step to its last. It changes nothing but its own adapter."""
+"""The training run of one adapter, step by step. It changes nothing but its own adapter."""
 
 from __future__ import annotations
 
@@ -14,47 +14,63 @@ from torch import Tensor, nn
 
 from mindprint.types import Lease
 from mindprint_trainer.data.packing import PackedRow, Target, pack_rows, plan_steps
-from mindprint_trainer.data.tokenization import Kind, TokenizedSample, tokenize_all
+from mindprint_trainer.data.tokenization import tokenize_all
 from mindprint_trainer.errors import CannotTrain, NotFinite
 from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
-from mindprint_trainer.objective import soft_labels
-from mindprint_trainer.objective.loss import SoftLabels, TargetWeights
+from mindprint_trainer.objective.loss import Objective
 from mindprint_trainer.objective.loss_log import LossLog
-from mindprint_trainer.objective.soft_labels import SoftTargets
+from mindprint_trainer.objective.weights import kind_weights
 from mindprint_trainer.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Where a training stands after an optimizer step."""
+    """Where a training run stands after an optimizer step."""
 
     adapter: str
     step: int
     steps: int
     tokens: int
-    """Tokens of the sequences so far, over all epochs; each counts in full, also where a beginning was shared."""
+    """Tokens of the sequences so far, over all epochs. Shared prefixes count for each sequence."""
     total_tokens: int
     seconds: float
+    """Since this process began the run."""
     losses: dict[str, float]
-    """Of the current epoch so far."""
+    """Mean losses of the current epoch so far, in nats a token, by names like `slow_thinking`."""
     resumed_tokens: int = 0
-    """Tokens, out of `tokens`, that were trained before a crash; `seconds` counts from there."""
+    """Tokens out of `tokens` that another process trained before its crash; `seconds` does not cover them."""
     lease_id: str = ""
 
 
 class TrainingRun:
-    """What is trained on, how far it is, and the optimizer. `settings.seed` is raised by `tries`."""
+    """The sequences, the plan, the adapter and the optimizer of one training run.
+
+    For each step of `plan`: compute the gradients of `packed_rows`, hand the losses to `record_losses`, then call
+    `optimizer_step`.
+    """
 
     def __init__(
         self, base: Base, lease: Lease, settings: Settings, parent: peft_io.ParentAdapter | None, tries: int
     ) -> None:
-        """Raises CannotTrain: no sample that fits, samples of another user, an adapter that cannot be served."""
+        """Prepare a training run.
+
+        Args:
+            base: The base model.
+            lease: The samples, and what the engine can serve.
+            settings: The trainer's settings.
+            parent: The version to start from; None starts from a new adapter.
+            tries: How often these traces failed before. It is added to the seed.
+
+        Raises:
+            CannotTrain: No sample fits, a sample belongs to another user, or the engine cannot serve the adapter.
+        """
         check_single_user(lease)
         self.lease, self.parent, self.tries = lease, parent, tries
+        # A sample of a kind with weight 0 would cost as much as any other.
         weights = kind_weights(settings)
-        wanted = [sample for sample in lease.samples if weights[sample.kind]]  # what counts nothing costs as much
-        self.sequences, self.dropped = tokenize_all(wanted, base.encode_text, base.end_of_turn, settings.max_length)
+        weighted = [sample for sample in lease.samples if weights[sample.kind]]
+        self.sequences, self.dropped = tokenize_all(weighted, base.encode_text, base.end_of_turn, settings.max_length)
         if not self.sequences:
             raise CannotTrain(
                 f"none of the {len(lease.samples)} samples of {lease.adapter} fits into {settings.max_length} tokens: "
@@ -65,66 +81,88 @@ class TrainingRun:
         self.settings = settings = settings.model_copy(
             update={
                 "seed": seed,
-                "rank": self.adapter.shape.rank,
-                "alpha": self.adapter.shape.alpha,
-                "share_prompts": settings.share_prompts and base.takes_trees,
-                "micro_batch_tokens": settings.micro_batch_tokens or base.pass_tokens,
+                "rank": self.adapter.config.rank,
+                "alpha": self.adapter.config.alpha,
+                "share_prompts": settings.share_prompts and base.supports_prefix_trees,
+                "micro_batch_tokens": settings.micro_batch_tokens or base.default_pass_tokens,
             }
         )
         self.optimizer = torch.optim.AdamW(
             self.adapter.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.plan = plan_steps(self.sequences, settings.epochs, settings.batch_size, seed, settings.schedule)
-        self.losses, self._weights = LossLog(self.sequences), create_weights(settings, self.sequences)
-        self.taught: SoftTargets = soft_labels.smoothing_targets(self.sequences, settings.answer_smoothing)
+        self.objective = Objective(self.sequences, settings)
+        self.loss_log = LossLog(self.sequences)
         self.position = 0
-        """Steps done."""
-        self.tokens = self._resumed = 0
-        self._base, self._started, self._before = base, time.perf_counter(), 0.0
+        """Optimizer steps done."""
+        self.tokens = self._resumed_tokens = 0
+        self._base, self._started, self._seconds_before = base, time.perf_counter(), 0.0
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
+        """Return whether all steps are done."""
         return self.position == len(self.plan)
 
     @property
     def total_tokens(self) -> int:
+        """Count the tokens of all sequences over all epochs."""
         return self.settings.epochs * sum(len(sequence.ids) for sequence in self.sequences)
 
     @property
     def seconds(self) -> float:
-        """Since it began, without what a crash took."""
-        return self._before + time.perf_counter() - self._started
+        """Return the time spent on this run, including that of processes that crashed up to their checkpoint."""
+        return self._seconds_before + time.perf_counter() - self._started
 
     @property
-    def samples(self) -> dict[str, int]:
-        """How many sequences of each kind, how many have a cut prompt, and how many samples were dropped."""
+    def sample_counts(self) -> dict[str, int]:
+        """Count the sequences by kind, those with a `cut` prompt, and the `dropped` samples."""
         return {
             **Counter(sequence.kind for sequence in self.sequences),
-            "cut": sum(sequence.cut > 0 for sequence in self.sequences),
+            "cut": sum(sequence.cut_tokens > 0 for sequence in self.sequences),
             "dropped": self.dropped,
         }
 
-    def rows(self, owner: int) -> list[PackedRow]:
-        """Of the step at hand, as those of adapter number `owner`."""
-        masked = self._base.masked
-        limit = self.settings.max_length if masked else self.settings.micro_batch_tokens or self._base.pass_tokens
-        numbers, share = self.plan[self.position].numbers, self.settings.share_prompts
-        return pack_rows(self.sequences, numbers, limit, share=share, masked=masked, owner=owner)
+    def packed_rows(self, adapter: int) -> list[PackedRow]:
+        """Pack the sequences of the current step.
+
+        Args:
+            adapter: Index that the rows carry.
+        """
+        masked = self._base.uses_mask
+        pass_tokens = self.settings.micro_batch_tokens or self._base.default_pass_tokens
+        return pack_rows(
+            self.sequences,
+            self.plan[self.position].sequences,
+            self.settings.max_length if masked else pass_tokens,
+            share_prefixes=self.settings.share_prompts,
+            masked=masked,
+            adapter=adapter,
+        )
 
     def weights(self, targets: Sequence[Target]) -> list[float]:
-        return self._weights.of(self.sequences, targets, len(self.plan[self.position].numbers))
+        """Return what each target's loss is multiplied with in the current step."""
+        return self.objective.weights(targets, len(self.plan[self.position].sequences))
 
-    def labels(self, targets: Sequence[Target]) -> SoftLabels:
-        return soft_labels.build_soft_labels(targets, self.taught, self._base.device)
+    def record_losses(self, targets: Sequence[Target], values: Sequence[float]) -> None:
+        """Record the losses of a pass of the current step.
 
-    def add(self, targets: Sequence[Target], values: Sequence[float]) -> None:
-        """Notes the losses of a pass. Raises NotFinite."""
+        Args:
+            targets: The run's targets in the pass.
+            values: The unweighted loss of each, in nats.
+
+        Raises:
+            NotFinite: A loss is NaN or infinite.
+        """
         if not all(map(math.isfinite, values)):
             raise self._not_finite("loss")
-        self.losses.add(self.plan[self.position].epoch, targets, values)
+        self.loss_log.add(self.plan[self.position].epoch, targets, values)
 
-    def step(self) -> StepReport:
-        """Moves the weights by the gradient that the passes have summed up. Raises NotFinite."""
+    def optimizer_step(self) -> StepReport:
+        """Update the weights with the gradient that the passes of the current step have summed.
+
+        Raises:
+            NotFinite: The gradient is NaN or infinite.
+        """
         step, settings = self.plan[self.position], self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_factor(
@@ -135,21 +173,21 @@ class TrainingRun:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.position += 1
-        self.tokens += sum(len(self.sequences[number].ids) for number in step.numbers)
+        self.tokens += sum(len(self.sequences[index].ids) for index in step.sequences)
         return StepReport(
-            self.lease.adapter,
-            self.position,
-            len(self.plan),
-            self.tokens,
-            self.total_tokens,
-            time.perf_counter() - self._started,
-            self.losses.means(step.epoch),
-            self._resumed,
-            self.lease.id,
+            adapter=self.lease.adapter,
+            step=self.position,
+            steps=len(self.plan),
+            tokens=self.tokens,
+            total_tokens=self.total_tokens,
+            seconds=time.perf_counter() - self._started,
+            losses=self.loss_log.means(step.epoch),
+            resumed_tokens=self._resumed_tokens,
+            lease_id=self.lease.id,
         )
 
-    def state(self) -> dict[str, Any]:
-        """All that a training needs to go on to the same bits, apart from what the lease and the settings decide."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run needs to continue to the same bits, apart from what lease and settings decide."""
         return {
             "tries": self.tries,
             "position": self.position,
@@ -158,20 +196,20 @@ class TrainingRun:
             "adapter": {name: tensor.detach() for name, tensor in peft_io.named_parameters(self.adapter).items()},
             "optimizer": self.optimizer.state_dict(),
             "generator": self.adapter.generator.get_state(),
-            "losses": self.losses.state(),
+            "losses": self.loss_log.state_dict(),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Goes on from `state`, which must be of a training of the same task under the same seed."""
-        held: dict[str, Tensor] = state["adapter"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of a run of the same task with the same `tries`."""
+        saved: dict[str, Tensor] = state["adapter"]
         with torch.no_grad():
             for name, parameter in peft_io.named_parameters(self.adapter).items():
-                parameter.copy_(held[name])
+                parameter.copy_(saved[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.adapter.generator.set_state(state["generator"])
-        self.losses.load(state["losses"])
-        self.position, self.tokens, self._before = state["position"], state["tokens"], state["seconds"]
-        self._resumed = self.tokens
+        self.loss_log.load_state_dict(state["losses"])
+        self.position, self.tokens, self._seconds_before = state["position"], state["tokens"], state["seconds"]
+        self._resumed_tokens = self.tokens
 
     def _not_finite(self, what: str) -> NotFinite:
         return NotFinite(
@@ -181,47 +219,25 @@ class TrainingRun:
 
 
 def check_single_user(lease: Lease) -> None:
-    """An adapter of one user never sees another's words. Raises CannotTrain."""
+    """Check that a user's adapter is trained on that user's samples only (invariant 7 of the design).
+
+    Raises:
+        CannotTrain: The lease is for a user's adapter and holds samples of another user.
+    """
     kind, _, name = lease.adapter.partition("/")
-    strangers = {sample.user_id for sample in lease.samples} - {None, name} if kind == "user" else set()
-    if strangers:
-        raise CannotTrain(f"the lease for {lease.adapter} holds samples of {len(strangers)} other users: refused")
+    others = {sample.user_id for sample in lease.samples} - {None, name} if kind == "user" else set()
+    if others:
+        raise CannotTrain(f"the lease for {lease.adapter} holds samples of {len(others)} other users: refused")
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float, decay: float) -> float:
-    """The factor of the learning rate in `step` of 1..steps: a trapezoid (warm-up, stable, decay).
+    """Return the factor of the learning rate: linear warm-up, constant, linear decay to 0 after the last step.
 
-    It rises to 1 within the first `warmup` of the steps and falls towards 0, which the step after the last would have,
-    within the last `decay` of them; where both meet, the lower one counts.
+    Args:
+        step: The step, from 1 to `steps`.
+        steps: All steps of the run.
+        warmup: Fraction of the steps, the first ones, in which the factor rises to 1.
+        decay: Fraction of the steps, the last ones, in which it falls. Where both overlap the lower factor holds.
     """
-    rising, falling = (max(1, math.ceil(share * steps)) for share in (warmup, decay))
-    return min(1.0, step / rising, (steps + 1 - step) / falling)
-
-
-def kind_weights(settings: Settings) -> dict[Kind, float]:
-    return {"slow": settings.slow_weight, "fast": settings.fast_weight, "replay": settings.replay_weight}
-
-
-def create_weights(settings: Settings, sequences: Sequence[TokenizedSample]) -> TargetWeights:
-    """What a sequence of each kind and a segment of each part count.
-
-    Balanced, slow and fast sequences count as much as each other in all, however many there are of either: users have
-    far more engagements than accepted traces, and an adapter that mostly learns to answer unlearns to think. Two of
-    which one teaches only the thinking and the other only the answer count as the one that would teach both.
-    """
-    parts = Counter((one.kind, segment.part) for one in sequences for segment in one.segments)
-    counts = {
-        kind: max((n for (of, _), n in parts.items() if of == kind), default=0) for kind in kind_weights(settings)
-    }
-    both: tuple[Kind, ...] = ("slow", "fast")
-    even = settings.balance and settings.schedule == "mix" and all(counts[kind] for kind in both)
-    share = {kind: sum(counts[one] for one in both) / 2 / counts[kind] for kind in both if even}
-    return TargetWeights(
-        kinds={kind: weight * share.get(kind, 1.0) for kind, weight in kind_weights(settings).items()},
-        parts={
-            "opening": settings.frame_weight,
-            "thinking": settings.thinking_weight,
-            "closing": settings.frame_weight,
-            "answer": settings.answer_weight,
-        },
-    )
+    warmup_steps, decay_steps = (max(1, math.ceil(fraction * steps)) for fraction in (warmup, decay))
+    return min(1.0, step / warmup_steps, (steps + 1 - step) / decay_steps)

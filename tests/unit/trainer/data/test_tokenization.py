@@ -22,7 +22,7 @@ def test_slow_has_thinking_and_answer_with_the_end_of_turn() -> None:
     assert made is not None
     assert made.ids == (*code_points("abctuvwyz"), END)
     assert made.segments == (Segment("thinking", 3, 7), Segment("answer", 7, 10))
-    assert (made.prompt_length, made.cut) == (3, 0)
+    assert (made.prompt_length, made.cut_tokens) == (3, 0)
 
 
 def test_the_opening_is_a_segment_and_what_was_recalled_is_none() -> None:
@@ -69,7 +69,7 @@ def test_the_prompt_is_cut_from_the_left_and_the_target_is_kept() -> None:
     assert made is not None
     assert made.ids == (*code_points("bctyz"), END)
     assert made.segments == (Segment("thinking", 2, 3), Segment("answer", 3, 6))
-    assert made.cut == 1
+    assert made.cut_tokens == 1
 
 
 def test_a_target_that_does_not_fit_with_one_prompt_token_is_dropped_and_counted() -> None:

@@ -25,7 +25,7 @@ def test_weights_are_rounded_to_what_is_served_and_frozen(model_path: Path, sett
     stored = load_base_model(model_path, "d", settings.model_copy(update={"base_dtype": "float32"})).model.state_dict()
     wide = load_base_model(model_path, "d", settings.model_copy(update={"base_dtype": "bfloat16"}))
     assert {parameter.dtype for parameter in wide.model.parameters()} == {torch.float32}
-    assert wide.served == torch.bfloat16
+    assert wide.serving_dtype == torch.bfloat16
     assert not any(parameter.requires_grad for parameter in wide.model.parameters())
     for name, parameter in wide.model.named_parameters():
         assert torch.equal(parameter, stored[name].to(torch.bfloat16).float())
@@ -41,12 +41,12 @@ def test_bfloat16_is_computed_in_only_where_the_hardware_can(monkeypatch: pytest
 
 
 def test_trees_are_for_models_whose_layers_see_everything(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = [base.takes_trees]
+    seen = [base.supports_prefix_trees]
     monkeypatch.setattr(base.model.config, "layer_types", ["full_attention", "sliding_attention"], raising=False)
-    seen.append(base.takes_trees)
+    seen.append(base.supports_prefix_trees)
     monkeypatch.setattr(base.model.config, "layer_types", None)
     monkeypatch.setattr(base.model.config, "sliding_window", 64, raising=False)
-    seen.append(base.takes_trees)
+    seen.append(base.supports_prefix_trees)
     assert seen == [True, False, False]
 
 

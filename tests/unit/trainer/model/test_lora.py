@@ -61,13 +61,13 @@ def test_first_weights_are_drawn_as_peft_draws_them(base: Base) -> None:
     shape = LoraConfig(4, 8, ("q_proj",))
     adapter = init_adapter(base.model, shape, 0, 3)
     bound = 1 / 64**0.5
-    (name, down), *_ = adapter.down.items()
+    (name, down), *_ = adapter.lora_A.items()
     assert name.endswith("q_proj")
     assert down.abs().max() <= bound
     assert down.abs().max() > 0.9 * bound
-    assert not any(tensor.any() for tensor in adapter.up.values())
-    assert torch.equal(down, init_adapter(base.model, shape, 0, 3).down[name])
-    assert not torch.equal(down, init_adapter(base.model, shape, 0, 4).down[name])
+    assert not any(tensor.any() for tensor in adapter.lora_B.values())
+    assert torch.equal(down, init_adapter(base.model, shape, 0, 3).lora_A[name])
+    assert not torch.equal(down, init_adapter(base.model, shape, 0, 4).lora_A[name])
 
 
 def test_drawing_leaves_the_common_random_state_alone(base: Base, settings: Settings) -> None:
@@ -91,7 +91,7 @@ def test_the_base_is_untouched_and_shares_its_weights(base: Base, adapter: LoraA
 def test_with_the_adapters_off_the_bits_are_the_base_s(base: Base, adapter: LoraAdapter) -> None:
     stack = LoraModelView(base.model, [adapter])
     before = logits(base.model)
-    with stack.off():
+    with stack.disable_adapters():
         stack.route([TokenSpan(0, 0, 40)])
         assert torch.equal(logits(stack.model), before)
     stack.route([TokenSpan(0, 0, 40)])
@@ -110,9 +110,9 @@ def test_each_token_goes_through_its_own_adapter(base: Base, settings: Settings,
         want = layer(states)
         for span in (TokenSpan(1, 2, 5), TokenSpan(0, 5, 9)):
             one = (adapter, other)[span.adapter]
-            if name in one.down:
+            if name in one.lora_A:
                 here = slice(span.start, span.stop)
-                want[here] += states[here] @ one.down[name].T @ one.up[name].T * one.shape.scale
+                want[here] += states[here] @ one.lora_A[name].T @ one.lora_B[name].T * one.config.scaling
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 
@@ -144,12 +144,12 @@ def test_the_gradient_of_dropout_is_exact(base: Base, settings: Settings) -> Non
     state = adapter.generator.get_state()
     stack.route([TokenSpan(0, 1, 5)])
     module(states).square().sum().backward()
-    got = [states.grad, adapter.down[name].grad, adapter.up[name].grad]
-    states.grad = adapter.down[name].grad = adapter.up[name].grad = None
+    got = [states.grad, adapter.lora_A[name].grad, adapter.lora_B[name].grad]
+    states.grad = adapter.lora_A[name].grad = adapter.lora_B[name].grad = None
     adapter.generator.set_state(state)
     mask = torch.empty(4, layer.in_features).bernoulli_(0.5, generator=adapter.generator) * 2
     out = layer(states)
-    extra = (states[1:5] * mask) @ adapter.down[name].T @ adapter.up[name].T * shape.scale
+    extra = (states[1:5] * mask) @ adapter.lora_A[name].T @ adapter.lora_B[name].T * shape.scaling
     torch.cat([out[:1], out[1:5] + extra, out[5:]]).square().sum().backward()  # type: ignore[no-untyped-call]
-    for one, want in zip(got, [states.grad, adapter.down[name].grad, adapter.up[name].grad], strict=True):
+    for one, want in zip(got, [states.grad, adapter.lora_A[name].grad, adapter.lora_B[name].grad], strict=True):
         torch.testing.assert_close(one, want, atol=1e-4, rtol=1e-3)

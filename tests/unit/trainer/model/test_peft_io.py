@@ -47,7 +47,7 @@ def test_targets_that_cannot_be_had_are_refused(base: Base) -> None:
 
 def test_rank_stays_within_the_engine_s(base: Base, settings: Settings) -> None:
     wide = settings.model_copy(update={"rank": 64})
-    assert peft_io.create_initial_adapter(base.model, None, wide, LIMITS, 0).shape.rank == 8
+    assert peft_io.create_initial_adapter(base.model, None, wide, LIMITS, 0).config.rank == 8
 
 
 def test_what_is_saved_is_safetensors_in_the_engine_s_type_without_a_path(
@@ -94,7 +94,7 @@ def test_a_training_begins_with_its_parent_s_weights_rank_alpha_and_layers(
     assert parent.name == "cohort/all@3"
     other = settings.model_copy(update={"rank": 2, "alpha": 99, "target_modules": ("q_proj",)})
     child = peft_io.create_initial_adapter(base.model, parent, other, LIMITS, 7)
-    assert child.shape == adapter.shape
+    assert child.config == adapter.config
     for name, tensor in peft_io.named_parameters(adapter).items():
         assert torch.equal(peft_io.named_parameters(child)[name], tensor)
     assert all(tensor.requires_grad for tensor in child.parameters)
@@ -123,6 +123,6 @@ def test_a_parent_that_does_not_fit_is_refused(
             base.model, parent, settings, LIMITS.model_copy(update={"target_modules": ["q_proj"]}), 0
         )
     name, *_ = parent.tensors
-    torn = peft_io.ParentAdapter(parent.start, parent.shape, {**parent.tensors, name: torch.zeros(1, 1)})
+    torn = peft_io.ParentAdapter(parent.start, parent.config, {**parent.tensors, name: torch.zeros(1, 1)})
     with pytest.raises(CannotTrain, match="does not fit the base model"):
         peft_io.create_initial_adapter(base.model, torn, settings, LIMITS, 0)

@@ -11,14 +11,14 @@ from mindprint_trainer.data import packing
 from mindprint_trainer.data.packing import PackedRow, pack_rows
 from mindprint_trainer.data.tokenization import Segment, TokenizedSample
 from mindprint_trainer.model.tree_attention import attend_to_tree
-from mindprint_trainer.objective.loss import collate, visibility_mask
+from mindprint_trainer.objective.batch import collate, visibility_mask
 
 
 def trees() -> list[PackedRow]:
     """Two trees: one that branches twice, and a plain one."""
     ids = [(1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 8), (1, 2, 9, 9), (5, 5, 5)]
     made = [TokenizedSample("fast", f"e{one[0]}", one, (Segment("answer", len(one) - 1, len(one)),)) for one in ids]
-    return pack_rows(made, range(4), 100, share=True)
+    return pack_rows(made, range(4), 100, share_prefixes=True)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 100])

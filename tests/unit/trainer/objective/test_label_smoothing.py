@@ -13,8 +13,7 @@ from mindprint.types import Sample
 from mindprint_trainer.data.tokenization import tokenize_all
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.objective import soft_labels
-from mindprint_trainer.objective.loss import SoftLabels
-from mindprint_trainer.objective.soft_labels import answer_token_probs, smooth_answer
+from mindprint_trainer.objective.soft_labels import SoftLabels, smooth_answer, smooth_sequence
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training.multi_adapter import train_adapter
 
@@ -62,16 +61,14 @@ def closed(choices: Sequence[str] = (" tea", " coffee"), **changes: Any) -> Samp
 )
 def test_nothing_is_left_open(base: Base, sample: Sample, share: float) -> None:
     ((sequence,), _) = tokenize_all([sample], base.encode_text, base.end_of_turn, 100)
-    assert answer_token_probs(sequence, share) == {}
+    assert smooth_sequence(sequence, share) == {}
 
 
 def test_places_are_those_of_the_answer(base: Base) -> None:
     ((sequence,), _) = tokenize_all([closed()], base.encode_text, base.end_of_turn, 100)
     tea, coffee = base.encode_text("t") + base.encode_text("c")
     behind_the_space = sequence.segments[-1].start + 1
-    assert answer_token_probs(sequence, 0.3) == {
-        behind_the_space: {tea: pytest.approx(0.85), coffee: pytest.approx(0.15)}
-    }
+    assert smooth_sequence(sequence, 0.3) == {behind_the_space: {tea: pytest.approx(0.85), coffee: pytest.approx(0.15)}}
     ids, chances = soft_labels.smoothing_targets([sequence], 0.3)[0, behind_the_space]
     assert dict(zip(ids.tolist(), chances.tolist(), strict=True)) == pytest.approx({tea: 0.85, coffee: 0.15})
 
@@ -79,9 +76,9 @@ def test_places_are_those_of_the_answer(base: Base) -> None:
 def test_labels_of_several_adapters_are_as_wide_as_the_widest() -> None:
     narrow = SoftLabels(torch.tensor([[4]]), torch.tensor([[1.0]]))
     wide = SoftLabels(torch.tensor([[5, 6]]), torch.tensor([[0.5, 0.5]]))
-    joined = SoftLabels.joined([narrow, wide])
+    joined = SoftLabels.concatenate([narrow, wide])
     assert joined is not None
-    assert (joined.ids.tolist(), joined.chances.tolist()) == ([[4, 0], [5, 6]], [[1.0, 0.0], [0.5, 0.5]])
+    assert (joined.ids.tolist(), joined.probs.tolist()) == ([[4, 0], [5, 6]], [[1.0, 0.0], [0.5, 0.5]])
 
 
 def test_an_adapter_trained_long_stays_less_certain(base: Base, settings: Settings, lease_of: Any) -> None:

@@ -13,9 +13,10 @@ from mindprint_trainer.data.tokenization import Part, Segment, TokenizedSample, 
 from mindprint_trainer.model import peft_io, tree_attention
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraAdapter, LoraModelView, TokenSpan
-from mindprint_trainer.objective.loss import TargetWeights, backward, collate, measure_nll
+from mindprint_trainer.objective.batch import collate
+from mindprint_trainer.objective.loss import backward, measure_nll
+from mindprint_trainer.objective.weights import TargetWeights, create_weights
 from mindprint_trainer.settings import Settings
-from mindprint_trainer.training.run import create_weights
 
 WEIGHTS = TargetWeights(
     kinds={"slow": 0.7, "fast": 1.3, "replay": 0.4},
@@ -54,7 +55,7 @@ def ours(
     masked: bool,
 ) -> float:
     total = 0.0
-    made = pack_rows(sequences, range(len(sequences)), tokens, share=share, masked=masked)
+    made = pack_rows(sequences, range(len(sequences)), tokens, share_prefixes=share, masked=masked)
     for together in forward_passes(made, tokens, masked=masked):
         batch = collate(together, base.device, masked=masked, pad=99)
         counts = WEIGHTS.of(sequences, batch.targets, len(sequences))
@@ -104,21 +105,21 @@ def test_loss_and_gradient_are_those_of_the_definition(
 
 def test_sharing_saves_tokens(sequences: list[TokenizedSample]) -> None:
     every = range(len(sequences))
-    shared = sum(map(len, pack_rows(sequences, every, 4000, share=True)))
-    assert shared < 0.7 * sum(map(len, pack_rows(sequences, every, 4000, share=False)))
+    shared = sum(map(len, pack_rows(sequences, every, 4000, share_prefixes=True)))
+    assert shared < 0.7 * sum(map(len, pack_rows(sequences, every, 4000, share_prefixes=False)))
 
 
 def test_each_segment_counts_as_much_however_long_it_is() -> None:
     slow = TokenizedSample("slow", "e", tuple(range(12)), (Segment("thinking", 2, 10), Segment("answer", 10, 12)))
-    (row,) = pack_rows([slow], [0], 100, share=True)
+    (row,) = pack_rows([slow], [0], 100, share_prefixes=True)
     weights = TargetWeights(kinds={"slow": 1}, parts={"thinking": 1, "answer": 1}).of([slow], row.targets, 4)
     assert weights == [1 / 8 / 4] * 8 + [1 / 2 / 4] * 2
 
 
 def test_prompt_tokens_are_no_targets(sequences: list[TokenizedSample]) -> None:
-    (row,) = pack_rows(sequences, [0], 1000, share=False)
+    (row,) = pack_rows(sequences, [0], 1000, share_prefixes=False)
     first, last = sequences[0].segments[0].start, len(sequences[0].ids)
-    assert [target.at for target in row.targets] == list(range(first - 1, last - 1))
+    assert [target.row_index for target in row.targets] == list(range(first - 1, last - 1))
     assert [target.token for target in row.targets] == list(sequences[0].ids[first:])
 
 
@@ -130,10 +131,10 @@ def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[Token
         LoraModelView(base.model, [], None if masked else tree_attention.ATTENTION_NAME),
     )
     for pad in (0, 99):
-        batch = collate(pack_rows(sequences, every, 10_000, share=True), base.device, masked=masked, pad=pad)
+        batch = collate(pack_rows(sequences, every, 10_000, share_prefixes=True), base.device, masked=masked, pad=pad)
         values = measure_nll(stack, batch, 1024)
         for number in every:
-            (row,) = pack_rows(sequences, [number], 10_000, share=False)
+            (row,) = pack_rows(sequences, [number], 10_000, share_prefixes=False)
             alone = measure_nll(plain, collate([row], base.device, masked=True), 1024)
             among = [v for v, target in zip(values, batch.targets, strict=True) if target.sequence == number]
             assert among == pytest.approx(alone, abs=1e-4)

@@ -24,14 +24,14 @@ def test_means_are_over_segments_and_epochs_stay_apart() -> None:
         "slow_answer_last": 2,
         "slow_thinking_last": 1,
     }
-    assert losses.learned(0) == pytest.approx(21 / 5 - 7 / 5)
-    assert losses.learned(1) == -6
+    assert losses.improvement(0) == pytest.approx(21 / 5 - 7 / 5)
+    assert losses.improvement(1) == -6
 
 
 def test_what_was_collected_can_be_put_away_and_taken_up_again() -> None:
     losses, other = LossLog([SLOW, FAST]), LossLog([SLOW, FAST])
     losses.add(0, TARGETS, [3, 3, 3, 5, 7, 2, 4])
-    other.load(losses.state())
+    other.load_state_dict(losses.state_dict())
     assert other.means(0) == losses.means(0)
     other.add(0, TARGETS, [1] * 7)
     assert losses.means(0)["fast_answer"] == 3

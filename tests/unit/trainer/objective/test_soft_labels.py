@@ -12,7 +12,8 @@ from mindprint_trainer.model import peft_io, tree_attention
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraModelView
 from mindprint_trainer.objective import soft_labels
-from mindprint_trainer.objective.loss import backward, collate, soft_cross_entropy
+from mindprint_trainer.objective.batch import collate
+from mindprint_trainer.objective.loss import backward, soft_cross_entropy
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training.multi_adapter import train_adapter
 
@@ -31,8 +32,8 @@ def test_the_base_teaches_its_likeliest_tokens_at_every_token_of_thinking(
     for parameter in adapter.parameters:
         torch.nn.init.normal_(parameter)  # the adapter must not show
     stack = LoraModelView(base.model, [adapter], tree_attention.ATTENTION_NAME)
-    asked = settings.model_copy(update={"soft_labels": K, "logit_chunk": 5})
-    taught = soft_labels.distill_targets(base, stack, sequences, asked, 400, lambda: None)
+    teacher = soft_labels.Teacher(base, stack, 400, lambda: None)
+    taught = soft_labels.distill_targets(sequences, K, 5, teacher)
     thinking = {
         (number, place)
         for number, one in enumerate(sequences)
@@ -50,12 +51,12 @@ def test_the_base_teaches_its_likeliest_tokens_at_every_token_of_thinking(
 
 
 def test_answers_keep_their_hard_label(base: Base, sequences: list[TokenizedSample]) -> None:
-    (row,) = pack_rows(sequences, [0], 1000, share=False)
+    (row,) = pack_rows(sequences, [0], 1000, share_prefixes=False)
     first = row.targets[0]
-    taught = {(0, first.place): (torch.tensor([5, 6, 7]), torch.tensor([0.5, 0.3, 0.2]))}
+    taught = {(0, first.position): (torch.tensor([5, 6, 7]), torch.tensor([0.5, 0.3, 0.2]))}
     made = soft_labels.build_soft_labels(row.targets, taught, base.device)
     assert made.ids[0].tolist() == [5, 6, 7]
-    assert made.chances[1:].tolist() == [[1.0, 0.0, 0.0]] * (len(row.targets) - 1)
+    assert made.probs[1:].tolist() == [[1.0, 0.0, 0.0]] * (len(row.targets) - 1)
     assert made.ids[1:, 0].tolist() == [target.token for target in row.targets[1:]]
     states = torch.randn(len(row.targets), 64)
     got = soft_cross_entropy(base.model, states, made)
@@ -70,7 +71,7 @@ def test_hard_labels_as_soft_ones_give_the_same_losses(
 ) -> None:
     adapter = peft_io.create_initial_adapter(base.model, None, settings, lease_of().limits, 0)
     stack = LoraModelView(base.model, [adapter], tree_attention.ATTENTION_NAME)
-    batch = collate(pack_rows(sequences, range(4), 1000, share=True), base.device, masked=False)
+    batch = collate(pack_rows(sequences, range(4), 1000, share_prefixes=True), base.device, masked=False)
     targets = list(batch.targets)
     weights = [1.0] * len(targets)
     one = backward(stack, batch, weights, None, 7)

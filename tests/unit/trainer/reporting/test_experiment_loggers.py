@@ -108,4 +108,4 @@ def test_one_that_fails_is_told_of_once_and_left_out(
     monkeypatch.setattr(sys.modules["wandb"], "init", broken)
     boards.step(REPORT)
     boards.step(replace(REPORT, step=2))
-    assert told == [("a board failed and is left out", {"board": "WandbLogger", "error": "no network"})]
+    assert told == [("an experiment logger failed and is left out", {"logger": "WandbLogger", "error": "no network"})]

@@ -45,7 +45,7 @@ def test_lines_come_now_and_then_and_at_the_end() -> None:
     with capture_logs() as lines, view.live():
         for step in range(1, 5):
             view.step(report(step))
-        view.say("version 1", adapter="user/anna")
+        view.event("version 1", adapter="user/anna")
     assert [line.get("step") for line in lines] == ["1/4", "4/4", None]
     assert lines[0]["tokens_per_second"] == 200
     assert lines[0]["seconds_left"] == 2
@@ -59,7 +59,7 @@ def test_the_bar_shows_loss_and_speed() -> None:
     with view.live():
         for step in range(1, 5):
             view.step(report(step))
-        view.say("version 1", adapter="user/anna")
+        view.event("version 1", adapter="user/anna")
     assert "user/anna" in out.getvalue()
     assert "fast_answer 1.25  200 tokens/s" in out.getvalue()
     assert "version 1  adapter=user/anna" in out.getvalue()

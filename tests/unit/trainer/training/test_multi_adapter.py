@@ -13,7 +13,7 @@ from mindprint_trainer.errors import CannotTrain, LeaseEnded, NotFinite
 from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraConfig
-from mindprint_trainer.objective import loss
+from mindprint_trainer.objective import batch, loss
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training.multi_adapter import (
     Callbacks,
@@ -81,17 +81,17 @@ def test_no_token_of_another_user_enters_an_adapter_s_batch(
 ) -> None:
     """Each token that goes through an adapter is looked at, one by one and together."""
     seen: list[tuple[str, str]] = []
-    original = loss.target_hidden_states
+    original = batch.target_hidden_states
     owners: list[str] = []
 
-    def watched(stack: Any, batch: loss.PackedBatch) -> torch.Tensor:
-        flat = batch.ids.flatten().tolist()
-        covered = [place for share in batch.shares for place in range(share.span.start, share.span.stop)]
+    def watched(view: Any, packed: batch.PackedBatch) -> torch.Tensor:
+        flat = packed.ids.flatten().tolist()
+        covered = [place for part in packed.parts for place in range(part.span.start, part.span.stop)]
         assert covered == list(range(len(flat)))
-        for share in batch.shares:
-            text = "".join(map(chr, flat[share.span.start : share.span.stop]))
-            seen.append((owners[share.span.adapter], text))
-        return original(stack, batch)
+        for part in packed.parts:
+            text = "".join(map(chr, flat[part.span.start : part.span.stop]))
+            seen.append((owners[part.span.adapter], text))
+        return original(view, packed)
 
     monkeypatch.setattr(loss, "target_hidden_states", watched)
     held = {name: "".join(map(chr, base.encode_text(name))) for name in ("anna", "ben", "carl")}
@@ -142,7 +142,7 @@ def test_how_a_step_is_cut_into_passes_does_not_matter(go: Go, lease_of: LeaseOf
 
 def test_masked_and_block_wise_passes_train_alike(go: Go, lease_of: LeaseOf, monkeypatch: pytest.MonkeyPatch) -> None:
     _, one = go(lease_of(), epochs=1)
-    monkeypatch.setattr(Base, "masked", property(lambda _: True))
+    monkeypatch.setattr(Base, "uses_mask", property(lambda _: True))
     _, other = go(lease_of(), epochs=1)
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], atol=1e-3, rtol=1e-2)
@@ -197,7 +197,7 @@ def test_one_that_ends_leaves_the_others_as_they_are(base: Base, settings: Setti
 
     jobs = [
         TrainingJob(lease_of("anna")),
-        TrainingJob(lease_of("ben"), check=lost),
+        TrainingJob(lease_of("ben"), raise_if_lost=lost),
         TrainingJob(lease_of("carl", samples=[Sample(kind="fast", engagement_id="e", prompt="", answer="x")] * 2)),
     ]
     ended = {job.lease.adapter: result for job, result in train_in_shared_passes(base, jobs, settings)}
@@ -246,7 +246,7 @@ def test_the_manifest_says_what_was_done(go: Go, lease_of: LeaseOf, base: Base) 
 
 def test_progress_is_told_after_each_step(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
     told: list[StepReport] = []
-    manifest = train_adapter(base, lease_of(), settings, Callbacks(tell=told.append)).manifest
+    manifest = train_adapter(base, lease_of(), settings, Callbacks(on_step=told.append)).manifest
     assert [report.step for report in told] == list(range(1, 10))
     assert {report.steps for report in told} == {9}
     assert {report.lease_id for report in told} == {"lease-anna"}

@@ -23,21 +23,21 @@ NAMES = ("anna", "ben", "carl")
 
 @pytest.fixture
 def two(settings: Settings) -> Settings:
-    return settings.model_copy(update={"lanes": 2})
+    return settings.model_copy(update={"parallel_threads": 2})
 
 
 @pytest.fixture(autouse=True)
 def no_lane_stays() -> Iterator[None]:
     yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lane ")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("training ")]
 
 
 def test_there_are_as_many_lanes_as_jobs_at_most() -> None:
-    assert count_threads(jobs=3, wanted=None, usual=2) == 2
-    assert count_threads(jobs=3, wanted=None, usual=8) == 3
-    assert count_threads(jobs=3, wanted=1, usual=8) == 1
-    assert count_threads(jobs=1, wanted=4, usual=8) == 1
-    assert count_threads(jobs=0, wanted=None, usual=8) == 1
+    assert count_threads(jobs=3, wanted=None, default=2) == 2
+    assert count_threads(jobs=3, wanted=None, default=8) == 3
+    assert count_threads(jobs=3, wanted=1, default=8) == 1
+    assert count_threads(jobs=1, wanted=4, default=8) == 1
+    assert count_threads(jobs=0, wanted=None, default=8) == 1
 
 
 def test_a_lane_s_adapters_are_those_trained_alone(base: Base, two: Settings, lease_of: LeaseOf) -> None:
@@ -53,7 +53,7 @@ def test_a_lane_s_adapters_are_those_trained_alone(base: Base, two: Settings, le
 
         return check
 
-    jobs = [TrainingJob(lease_of(name), check=meeting(name)) for name in NAMES]
+    jobs = [TrainingJob(lease_of(name), raise_if_lost=meeting(name)) for name in NAMES]
     ended = {job.lease.adapter: result for job, result in train_jobs(base, jobs, two)}
     assert met == {"anna", "ben"}
     for name in NAMES:
@@ -74,7 +74,7 @@ def test_whoever_asked_is_told_in_the_own_thread(base: Base, two: Settings, leas
         where.add(threading.current_thread().name)
 
     jobs = [TrainingJob(lease_of(name)) for name in NAMES]
-    for job, _ in train_jobs(base, jobs, two, Callbacks(tell=tell)):
+    for job, _ in train_jobs(base, jobs, two, Callbacks(on_step=tell)):
         last = [report for report in told if report.lease_id == job.lease.id][-1]
         assert last.step == last.steps  # all of its steps were told before it
     assert where == {threading.current_thread().name}
@@ -87,7 +87,7 @@ def test_one_that_ends_leaves_the_others_as_they_are(base: Base, two: Settings, 
 
     empty = [Sample(kind="fast", engagement_id="e", prompt="", answer="x")] * 2
     jobs = [
-        TrainingJob(lease_of("ben"), check=lost),
+        TrainingJob(lease_of("ben"), raise_if_lost=lost),
         TrainingJob(lease_of("carl", samples=empty)),
         TrainingJob(lease_of("anna")),
     ]
@@ -101,7 +101,11 @@ def test_what_nobody_expected_ends_all_lanes_and_is_raised(base: Base, two: Sett
     def broken() -> None:
         raise RuntimeError("out of memory")
 
-    jobs = [TrainingJob(lease_of("anna")), TrainingJob(lease_of("ben"), check=broken), TrainingJob(lease_of("carl"))]
+    jobs = [
+        TrainingJob(lease_of("anna")),
+        TrainingJob(lease_of("ben"), raise_if_lost=broken),
+        TrainingJob(lease_of("carl")),
+    ]
     with pytest.raises(RuntimeError, match="out of memory"):
         list(train_jobs(base, jobs, two))
 
@@ -132,9 +136,11 @@ def test_a_crash_in_lanes_gives_the_same_bits(base: Base, two: Settings, lease_o
         return [TrainingJob(lease, checkpoints=Checkpoints(often.work_dir, task_key(lease, often))) for lease in leases]
 
     with pytest.raises(KeyboardInterrupt):
-        list(train_jobs(base, jobs(), often, Callbacks(tell=crash)))
+        list(train_jobs(base, jobs(), often, Callbacks(on_step=crash)))
     told.clear()
-    ended = {job.lease.adapter: result for job, result in train_jobs(base, jobs(), often, Callbacks(tell=told.append))}
+    ended = {
+        job.lease.adapter: result for job, result in train_jobs(base, jobs(), often, Callbacks(on_step=told.append))
+    }
     assert len(told) < 3 * 9  # what was done before is not done again
     for name in NAMES:
         assert isinstance(result := ended[f"user/{name}"], TrainedAdapter)

@@ -97,7 +97,7 @@ def test_an_upload_that_breaks_off_is_made_again_from_the_last_step(
         raise httpx.ReadError("gone")
 
     server.answers["complete"] = broken
-    worker = make(publishing=1, watch=lambda report: told.append(report.lease_id))
+    worker = make(max_pending_uploads=1, watch=lambda report: told.append(report.lease_id))
     worker.run()
     assert server.released == ["lease-anna"]
     assert [lease_id for lease_id, *_ in server.completed] == ["lease-2"]
@@ -140,7 +140,7 @@ def test_a_start_that_cannot_be_had_gives_the_lease_back_and_is_tried_again(
     start = Start(adapter="cohort/all", version=3, digest=f"sha256:{made.digest}")
     gone = Start(adapter="cohort/all", version=3, digest="sha256:feed")
     server.queue = [lease_of("anna", id="lease-1", start=gone), lease_of("anna", start=start)]
-    make(together=1).run()
+    make(max_concurrent_adapters=1).run()
     assert server.released == ["lease-1"]
     assert [lease_id for lease_id, *_ in server.completed] == ["lease-anna"]
     server.answers["download"] = refusal(409, "version_files_gone")
