@@ -1,4 +1,4 @@
-"""One user's adapter in a process of its own, as a script for each user would make it: a side of many_users.py."""
+"""One user's adapter in a process of its own, as a script for each user would train it: a side of many_users.py."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from peers.trl_sft import peak_mib
 
 
 def main() -> None:
+    """Read a job from stdin, train, and print the result as JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed goes to the log
+    os.dup2(2, 1)  # Whatever else is printed goes to the log.
     job = json.loads(sys.stdin.readline())
     print(json.dumps(train(job)), file=answers, flush=True)
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
+    """Train the job's lease, and return its manifest and the peak memory."""
     from mindprint.types import Lease
     from mindprint_trainer.model.base_model import load_base_model
     from mindprint_trainer.settings import Settings
-    from mindprint_trainer.training.multi_adapter import Callbacks
-    from mindprint_trainer.training.multi_adapter import train_adapter as train_lease
+    from mindprint_trainer.training.multi_adapter import train_adapter
 
     settings = Settings.model_validate(job["settings"])
     base = load_base_model(Path(job["model"]), job["digest"], settings)
-    made = train_lease(base, Lease.model_validate(job["lease"]), settings, Callbacks())
-    return {"manifest": made.manifest.model_dump(mode="json"), "peak_mib": peak_mib()}
+    trained = train_adapter(base, Lease.model_validate(job["lease"]), settings)
+    return {"manifest": trained.manifest.model_dump(mode="json"), "peak_mib": peak_mib()}
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ from typing import Any
 
 
 def main() -> None:
+    """Read a job from stdin, train, and print the result as JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed goes to the log
+    os.dup2(2, 1)  # Whatever else is printed goes to the log.
     job = json.loads(sys.stdin.readline())
     print(json.dumps(train(job)), file=answers, flush=True)
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
+    """Train the job's rows, and return seconds of the loop, the loss of each step, and the peak memory."""
     warnings.simplefilter("ignore")
     import torch
     from datasets import Dataset
@@ -41,7 +43,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         target_modules=job["target_modules"],
         task_type="CAUSAL_LM",
     )
-    torch.manual_seed(job["seed"])  # the adapter's first weights
+    torch.manual_seed(job["seed"])  # For the adapter's first weights.
     adapted = get_peft_model(model, lora)
     rows = [
         {
@@ -54,7 +56,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     losses: list[float] = []
 
     def loss_of(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        """The mean over each sequence's target, averaged over the sequences of the step."""
+        """Average each sequence's target, then the sequences of the step."""
         logits = outputs["logits"][:, :-1].float()
         wanted = labels[:, 1:]
         each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-100, reduction="none")
@@ -65,7 +67,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             output_dir=folder,
-            num_train_epochs=1,  # the rows come in order, epoch after epoch
+            num_train_epochs=1,  # The rows come in order, epoch after epoch.
             per_device_train_batch_size=per_pass,
             gradient_accumulation_steps=job["batch_size"] // per_pass,
             learning_rate=job["learning_rate"],
@@ -105,7 +107,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_mib(device: str = "cpu") -> float:
-    """The most memory that this process has held so far, on `cuda` of the GPU's."""
+    """Return the peak memory of this process in MiB, on `cuda` that of the GPU."""
     if device == "cuda":
         import torch
 

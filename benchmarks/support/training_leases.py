@@ -1,4 +1,4 @@
-"""Leases as a server would hand them out, made from a user's records without a server and without an engine."""
+"""Leases as a server would return them, built from a user's records without a server or an engine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from mindprint.datasets import UserDataset
 from mindprint.types import Lease, LoraLimits, Mode, Sample
 
 EPISODES = 5
-"""Earlier answers in a prompt, at most."""
+"""Past engagements in a prompt, at most."""
 LEAD = "This user's answer:"
 DIGEST = "sha256:base"
-"""Of the base model, which is not compared with any server's."""
+"""Digest of the base model in the leases. It is compared with no server's."""
 
 
 def samples(tokenizer: Any, person: UserDataset, begin: int) -> list[Sample]:
-    """A fast and a slow sample of each engagement from number `begin` on; those before it are only remembered.
+    """Build a fast and a slow sample of each engagement.
 
-    Prompts are the server's. The thinking is put together from the user's earlier answers, for only its length matters
-    here.
+    Prompts are the server's. The thinking is assembled from the user's earlier answers: only its length matters here.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        person: The user's records.
+        begin: Index of the first engagement that gets samples; earlier ones are only memory.
     """
     from mindprint_server.prompts import thinking
     from mindprint_server.prompts.templates import build
@@ -29,12 +33,12 @@ def samples(tokenizer: Any, person: UserDataset, begin: int) -> list[Sample]:
     made = []
     for number, asked in enumerate(person.engagements[begin:], begin):
         past = person.engagements[max(0, number - EPISODES) : number]
-        thought = "What this user has shown: " + " ".join(f"{e.prompt[-100:]} {e.response}." for e in past[-2:])
-        ways: list[tuple[Literal["fast", "slow"], Mode, str, str]] = [
+        text = "What this user has shown: " + " ".join(f"{e.prompt[-100:]} {e.response}." for e in past[-2:])
+        variants: list[tuple[Literal["fast", "slow"], Mode, str, str]] = [
             ("fast", "direct", "", asked.response),
-            ("slow", "personal", thinking.render_thinking(thought, LEAD), thinking.answer_suffix(LEAD, asked.response)),
+            ("slow", "personal", thinking.render_thinking(text, LEAD), thinking.answer_suffix(LEAD, asked.response)),
         ]
-        for kind, mode, thinks, answer in ways:
+        for kind, mode, thinking_text, answer in variants:
             messages = build(RecalledMemory(episodes=tuple(past)), asked.prompt, asked.choices, mode)
             made.append(
                 Sample(
@@ -42,7 +46,7 @@ def samples(tokenizer: Any, person: UserDataset, begin: int) -> list[Sample]:
                     user_id=person.user_id,
                     engagement_id=asked.id,
                     prompt=str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)),
-                    thinking=thinks,
+                    thinking=thinking_text,
                     answer=answer,
                 )
             )
@@ -50,7 +54,13 @@ def samples(tokenizer: Any, person: UserDataset, begin: int) -> list[Sample]:
 
 
 def lease(adapter: str, given: Sequence[Sample], rank: int) -> Lease:
-    """It does not run out, and nobody is asked for it."""
+    """Build a lease that never expires and that no server knows.
+
+    Args:
+        adapter: The adapter's key, also the id of the lease.
+        given: Its samples.
+        rank: The largest rank that the engine serves.
+    """
     from mindprint_server.settings import Settings
 
     return Lease(

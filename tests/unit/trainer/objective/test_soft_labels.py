@@ -13,7 +13,7 @@ from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraModelView
 from mindprint_trainer.objective import soft_labels
 from mindprint_trainer.objective.batch import collate
-from mindprint_trainer.objective.loss import backward, soft_cross_entropy
+from mindprint_trainer.objective.loss import Objective, backward, soft_cross_entropy
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.training.multi_adapter import train_adapter
 
@@ -86,3 +86,30 @@ def test_training_goes_towards_what_the_base_held_for_likely(base: Base, setting
     assert manifest.settings["soft_labels"] == K
     assert manifest.losses["slow_thinking_first"] < hard.losses["slow_thinking_first"]
     assert manifest.losses["slow_thinking_last"] < manifest.losses["slow_thinking_first"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"answer_smoothing": 0.0, "soft_labels": 0}, []),
+        ({"answer_smoothing": 0.3, "soft_labels": 0}, ["AnswerSmoothing"]),
+        ({"answer_smoothing": 0.0, "soft_labels": K}, ["ThinkingDistillation"]),
+        ({"answer_smoothing": 0.3, "soft_labels": K}, ["AnswerSmoothing", "ThinkingDistillation"]),
+    ],
+)
+def test_losses_when_settings_ask_for_them_then_are_enabled(
+    settings: Settings, changes: dict[str, Any], names: list[str]
+) -> None:
+    losses = soft_labels.enabled_losses(settings.model_copy(update=changes))
+    assert [type(loss).__name__ for loss in losses] == names
+
+
+def test_objective_when_no_loss_is_enabled_then_has_no_soft_labels(
+    base: Base, settings: Settings, sequences: list[TokenizedSample]
+) -> None:
+    (row,) = pack_rows(sequences, [0], 1000, share_prefixes=False)
+    plain = settings.model_copy(update={"answer_smoothing": 0.0})
+    assert Objective(sequences, plain).labels(row.targets, base.device) is None
+    soft = Objective(sequences, settings).labels(row.targets, base.device)
+    assert soft is not None
+    assert soft.ids[:, 0].tolist() == [target.token for target in row.targets]
