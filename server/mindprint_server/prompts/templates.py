@@ -1,7 +1,7 @@
-"""The prompt, shared-first: system, profile, recent engagements, then the query, then the mode's line.
+"""The text of prompts: system, profile, recent engagements, then the query, then the mode's line.
 
-Only the last line differs between modes, so all candidates, modes and scores of one query read one cached
-prefix, and all queries of one user share the part up to the recent engagements. Everything here is pure.
+Only the last line differs between modes. So all candidates, modes and scores of one query share one cached prefix, and
+all queries of one user share the part up to the recent engagements. All functions are pure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mindprint_server.engine import Message
 from mindprint_server.prompts.types import RecalledMemory
 
 PROMPT_VERSION = "2"
-"""Changes with every change of a text below: golden tests hold them still."""
+"""Changed with every change of a text below; golden tests fail where a text changed and this did not."""
 
 SYSTEM = "You answer as one particular user would. What is known about this user:"
 NOTHING_KNOWN = "Nothing is known about this user yet."
@@ -28,24 +28,24 @@ HINT_LINE = (
     "This user's answer is: {answer}\n"
     "Think about what this user has shown before that leads to this answer, then give this user's answer."
 )
-"""Stands in the place of the personal mode's line where the writer is shown the answer."""
+"""Replaces the personal mode's line where the prompt shows the real answer."""
 SUMMARIZE = "Below is what one user was asked and how the user answered. Describe what this user prefers and why."
 MERGE = "Below are notes about one user, oldest first. Write one short description of what this user prefers and why."
 SUMMARY_RULE = "Write at most four short sentences. Begin with: This user"
 
 CONCLUDE = ". So"
-"""After the cases that thinking recalls: without it the model takes the thinking for done."""
+"""Follows the reminders: without it the model takes the thinking to be complete."""
 REMINDER_CHARS = 160
-"""Of a past question, and of its answer, where thinking reminds itself of it."""
+"""Characters of a past question, and of its answer, in a reminder."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u0085\u2028\u2029]")
 _THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
 
 
 def clean(text: str, special: Sequence[str]) -> str:
-    """Text of a user's, made unable to end a turn or a thinking: control characters, special tokens and tags go.
+    """Return a user's text without control characters, special tokens and tags, which could end a turn or a thinking.
 
-    Removal can join a new special token out of what stood around it, hence the loop.
+    Removing one can join the text around it into a new special token, hence the loop.
     """
     while True:
         cleaned = _THINK_TAG.sub("", _CONTROL.sub(" ", text.replace("\r\n", "\n")))
@@ -57,12 +57,12 @@ def clean(text: str, special: Sequence[str]) -> str:
 
 
 def ends_early(text: str, special: Sequence[str]) -> bool:
-    """Whether a text holds what would end a turn or a thinking: a special token or a tag."""
+    """Return whether a text holds a special token or a tag, which would end a turn or a thinking."""
     return _THINK_TAG.search(text) is not None or any(token in text for token in special)
 
 
 def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
-    """One engagement as the prompt shows it."""
+    """Return one engagement as the prompt shows it."""
     lines = f"Question: {clean(episode.prompt, special)}\nThis user's answer: {clean(episode.response, special)}"
     if episode.reason:
         lines += f"\nThis user's reason: {clean(episode.reason, special)}"
@@ -70,7 +70,7 @@ def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
 
 
 def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
-    """The system message: what all queries at one point of a user's time have in common."""
+    """Return the system message, which all queries at one point of a user's history share."""
     if not memory.profile and not memory.episodes:
         return NOTHING_KNOWN
     parts = [SYSTEM]
@@ -82,7 +82,13 @@ def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
 
 
 def opening_text(opening: str, memory: RecalledMemory, special: Sequence[str]) -> str:
-    """How personal thinking begins: the mode's opening, then what the user did in the cases most like this one."""
+    """Return the text with which personal thinking begins: the mode's opening, then its reminders.
+
+    Args:
+        opening: The mode's opening.
+        memory: Its reminders are the past engagements most similar to the query.
+        special: Texts of the tokenizer's special tokens, which are removed.
+    """
     cases = "; ".join(
         f'asked "{shorten(clean(e.prompt, special), REMINDER_CHARS, placeholder=" ...")}", '
         f'this user answered "{shorten(clean(e.response, special), REMINDER_CHARS, placeholder=" ...")}"'
@@ -92,14 +98,22 @@ def opening_text(opening: str, memory: RecalledMemory, special: Sequence[str]) -
 
 
 def opening_without_reminders(opening: str, mode_opening: str) -> str:
-    """The part of an opening that says nothing of this user: all of it, unless it recalls cases."""
+    """Return an opening without its reminders, which are about the user; the rest says nothing of the user."""
     return mode_opening if opening.startswith(mode_opening) and opening.endswith(CONCLUDE) else opening
 
 
 def query_text(
     query: str, choices: Sequence[str] | None, mode: Mode, special: Sequence[str], hint: str | None = None
 ) -> str:
-    """The user's message: the query, its choices, and last the mode's line; with a hint, the line that tells it."""
+    """Return the user's message: the query, its choices, and last the mode's line.
+
+    Args:
+        query: What is asked.
+        choices: The choices to list; None lists none.
+        mode: Chooses the last line.
+        special: Texts of the tokenizer's special tokens, which are removed.
+        hint: The real answer; the last line then shows it.
+    """
     parts = [f"Question: {clean(query, special)}"]
     if choices is not None:
         parts.append("Choices: " + " / ".join(clean(choice, special) for choice in choices))
@@ -115,7 +129,16 @@ def build(
     special: Sequence[str] = (),
     hint: str | None = None,
 ) -> list[Message]:
-    """The whole prompt. `special` are the tokenizer's special tokens, which users' texts must not contain."""
+    """Return the messages of a whole prompt.
+
+    Args:
+        memory: Shown in the system message.
+        query: What is asked.
+        choices: The choices to list; None lists none.
+        mode: Chooses the last line.
+        special: Texts of the tokenizer's special tokens, which are removed from users' texts.
+        hint: The real answer; the last line then shows it.
+    """
     return [
         {"role": "system", "content": memory_text(memory, special)},
         {"role": "user", "content": query_text(query, choices, mode, special, hint)},
@@ -123,12 +146,12 @@ def build(
 
 
 def summarize(episodes: Sequence[Engagement], special: Sequence[str] = ()) -> list[Message]:
-    """Asks for notes on one piece of a history."""
+    """Return the messages that ask for notes on one piece of a history."""
     history = "\n".join(episode_lines(e, special) for e in episodes)
     return [{"role": "user", "content": f"{SUMMARIZE}\n\n{history}\n\n{SUMMARY_RULE}"}]
 
 
 def merge(notes: Sequence[str], special: Sequence[str] = ()) -> list[Message]:
-    """Asks for one description out of the notes on several pieces."""
+    """Return the messages that ask to merge notes on several pieces into one description."""
     listed = "\n".join(f"- {clean(note, special)}" for note in notes)
     return [{"role": "user", "content": f"{MERGE}\n\n{listed}\n\n{SUMMARY_RULE}"}]

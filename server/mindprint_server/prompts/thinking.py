@@ -1,4 +1,4 @@
-"""How a thinking begins, ends, and stands in a training sample. Pure text, no engine."""
+"""The text around thinking: its tags, its opening, and the answer's lead. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,28 +13,36 @@ _LAST_SENTENCE = re.compile(r"^(.*[.!?](?=\s|$)|.*(?=\n))", re.DOTALL)
 
 
 def thinking_prefix(opening: str) -> str:
-    """The text put at the start of the assistant's turn."""
+    """Return the start of the assistant's turn, which the model continues."""
     return OPEN + opening
 
 
 def finalize_thinking(opening: str, generated: str, finish: FinishReason) -> str:
-    """The thinking that is kept: opening and generated text; one cut by the budget ends at its last whole sentence."""
+    """Return the thinking to keep: the opening and the generated text.
+
+    A thinking that was cut by its token limit ends at its last whole sentence.
+
+    Args:
+        opening: The text with which the thinking was made to begin.
+        generated: What the model generated after it.
+        finish: Why the generation ended.
+    """
     if finish == "length" and (whole := _LAST_SENTENCE.match(generated)) and whole.group(0).strip():
         generated = whole.group(0)
     return (opening + generated).strip()
 
 
 def split(thinking: str, opening: str) -> tuple[str, str]:
-    """A kept thinking as its opening and what follows; the opening is empty where it does not begin with that one."""
+    """Return a thinking as its opening and the rest; the first is empty if the thinking does not begin with it."""
     begun = opening.strip()
     return (begun, thinking.removeprefix(begun)) if thinking.startswith(begun) else ("", thinking)
 
 
 def render_thinking(thinking: str, answer_lead: str) -> str:
-    """The segment of the assistant's turn before the answer, as the answer step reads it."""
+    """Return the part of the assistant's turn before the answer: the closed thinking and the answer's lead."""
     return f"{OPEN}{thinking}{CLOSE}{answer_lead}"
 
 
 def answer_suffix(answer_lead: str, answer: str) -> str:
-    """The answer as it stands behind its lead."""
+    """Return the answer as it follows its lead."""
     return f" {answer}" if answer_lead else answer

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Questions, memories and prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mindprint.types import Engagement, QueryKind
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked on behalf of a user, with the memory that belongs to its time."""
+    """A question to a user's past, with the memory that belongs to its time."""
 
     user_id: str
     query: str
@@ -25,12 +25,13 @@ class Question:
 
     @property
     def kind(self) -> QueryKind:
+        """Open, or closed by choices."""
         return "open" if self.choices is None else "closed"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, up to where the assistant's turn begins."""
+    """A rendered prompt, up to the start of the assistant's turn."""
 
     text: str
     ids: list[int]
@@ -45,10 +46,10 @@ class RecalledMemory:
     profile: str | None = None
     episodes: tuple[Engagement, ...] = ()
     reminders: tuple[Engagement, ...] = ()
-    """Past engagements most like the query, of which personal thinking reminds itself; no part of the prompt."""
+    """Past engagements most similar to the query, with which personal thinking begins; not shown in the prompt."""
 
     def without_oldest(self) -> RecalledMemory | None:
-        """The next smaller memory: the oldest episode goes first, the profile last. None when nothing is left."""
+        """Return the next smaller memory: the oldest episode goes first, the profile last; None if nothing is left."""
         if self.episodes:
             return replace(self, episodes=self.episodes[1:])
         return RecalledMemory() if self.profile else None

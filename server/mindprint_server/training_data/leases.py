@@ -1,4 +1,7 @@
-"""What a trainer gets with a lease: accepted traces as slow samples, engagements as fast ones, some replay."""
+"""Leases: a trainer's claim on accepted traces, with the samples that it trains on.
+
+Slow samples are accepted traces, fast samples are engagements answered directly, replay samples are generic thinking.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,25 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.prompts import thinking
+from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.store import ClaimPolicy, Replay
 from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.training_data.samples import (
     allocate_evenly,
     answer_sample,
-    answering_traces,
-    asked_by,
     choices_of,
-    engagements_of,
+    engagement_ids_by_user,
+    engagement_keys,
+    first_trace_ids,
     slow_sample,
-    traces_of,
+    trace_ids_by_user,
 )
 
 
 class LeaseService:
+    """Hands out leases with their samples."""
+
     def __init__(
         self,
         ctx: ServerContext,
@@ -53,58 +58,62 @@ class LeaseService:
         )
 
     async def stop(self) -> None:
-        """Ends what is being written in the background."""
+        """Stop generating replays in the background."""
         await self._replays.stop()
 
     @property
     def limits(self) -> LoraLimits:
+        """Bounds on the LoRA configuration that this server accepts."""
         return LoraLimits(max_rank=self._settings.max_lora_rank, target_modules=list(self._settings.target_modules))
 
     async def claim(self, request: LeaseRequest) -> Lease | None:
-        """Claims traces and brings their samples; None when no adapter has enough waiting."""
-        s = self._settings
+        """Claim the traces of one adapter and return them with their samples; None if no adapter has enough."""
+        settings = self._settings
         self._replays.ensure_started()
         lease = await self._store.leases.claim(request, self._claim_policy)
         if lease is None:
             return None
         traces = await self._store.traces.list_of_lease(lease.id)
-        timelines = {
-            user_id: await self._memory.read_history(user_id) for user_id in sorted({t.user_id for t in traces})
-        }
-        fast = await self._fast(timelines, lease.held_out)
-        rejected = await self._after_rejected(fast, timelines)
-        await self._store.leases.record_samples(lease.id, engagements_of(fast), traces_of(rejected))
-        opening, answering = s.openings.get("personal", ""), answering_traces(traces, asked_by(rejected))
-        learned = [slow_sample(t, opening, choices_of(t, timelines), answered=t.id in answering) for t in traces]
-        samples = learned + fast + rejected
-        samples += await self._replayed(lease, len(samples), min(s.replay_wait_s, request.ttl_s / 4))
-        return self.fill(lease).model_copy(update={"samples": samples})
+        users = sorted({trace.user_id for trace in traces})
+        histories = {user_id: await self._memory.read_history(user_id) for user_id in users}
+        fast = await self._fast_samples(histories, lease.held_out)
+        rejected = await self._answer_samples(fast, histories)
+        await self._store.leases.record_samples(lease.id, engagement_ids_by_user(fast), trace_ids_by_user(rejected))
+        opening = settings.openings.get("personal", "")
+        answered = first_trace_ids(traces, exclude=engagement_keys(rejected))
+        slow = [
+            slow_sample(trace, opening, choices_of(trace, histories), answered=trace.id in answered) for trace in traces
+        ]
+        samples = slow + fast + rejected
+        samples += await self._replay_samples(lease, len(samples), min(settings.replay_wait_s, request.ttl_s / 4))
+        return self.complete_lease(lease).model_copy(update={"samples": samples})
 
-    def fill(self, lease: Lease) -> Lease:
-        """A lease from the store, with what only the server knows."""
+    def complete_lease(self, lease: Lease) -> Lease:
+        """Return a lease from the store with the base model's digest and the LoRA limits."""
         return lease.model_copy(update={"base_digest": self._engine.info().base_digest, "limits": self.limits})
 
-    # --- the ordinary objective ---
+    # --- fast samples ---
 
-    async def _fast(self, timelines: Mapping[str, UserHistory], held_out: Mapping[str, Sequence[str]]) -> list[Sample]:
-        """The engagements of these users but for the held-out ones, answered directly: the newest of each, as many of
-        each as of any other, up to the bound in all."""
+    async def _fast_samples(
+        self, histories: Mapping[str, UserHistory], held_out: Mapping[str, Sequence[str]]
+    ) -> list[Sample]:
+        """Return the newest engagements that are not held out, evenly over the users, up to `max_fast_samples`."""
         eligible = {
-            user_id: [e for e in timeline.engagements if e.id not in held_out.get(user_id, ())]
-            for user_id, timeline in timelines.items()
+            user_id: [e for e in history.engagements if e.id not in held_out.get(user_id, ())]
+            for user_id, history in histories.items()
         }
         counts = allocate_evenly(
-            {user_id: len(mine) for user_id, mine in eligible.items()}, self._settings.max_fast_samples
+            {user_id: len(engagements) for user_id, engagements in eligible.items()}, self._settings.max_fast_samples
         )
         samples = [
-            await self._answered(user_id, engagement, timelines[user_id])
-            for user_id, mine in eligible.items()
-            for engagement in mine[len(mine) - counts[user_id] :]
+            await self._fast_sample(user_id, engagement, histories[user_id])
+            for user_id, engagements in eligible.items()
+            for engagement in engagements[len(engagements) - counts[user_id] :]
         ]
         return [sample for sample in samples if sample is not None]
 
-    async def _answered(self, user_id: str, engagement: Engagement, timeline: UserHistory) -> Sample | None:
-        question = await self._questions.for_engagement(user_id, engagement.id, timeline)
+    async def _fast_sample(self, user_id: str, engagement: Engagement, history: UserHistory) -> Sample | None:
+        question = await self._questions.for_engagement(user_id, engagement.id, history)
         try:
             prompt = self._prompts.build(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
         except PromptTooLong:
@@ -118,44 +127,44 @@ class LeaseService:
             choices=list(engagement.choices or ()),
         )
 
-    async def _after_rejected(self, fast: Sequence[Sample], timelines: Mapping[str, UserHistory]) -> list[Sample]:
-        """The real answers of these engagements after the first thinking, where it is no lesson itself."""
+    async def _answer_samples(self, fast: Sequence[Sample], histories: Mapping[str, UserHistory]) -> list[Sample]:
+        """Return samples of the real answers after the first thinking, for engagements where that was rejected."""
         if not self._settings.answer_rejected:
             return []
-        real = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
+        answers = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
         samples = []
-        for user_id in engagements_of(fast):
+        for user_id in engagement_ids_by_user(fast):
             for trace in await self._store.traces.list_first_rejected(user_id, SCORE_REASONS):
-                if answer := real.get((user_id, str(trace.engagement_id))):
-                    samples.append(answer_sample(trace, answer, choices_of(trace, timelines)))
+                if answer := answers.get((user_id, str(trace.engagement_id))):
+                    samples.append(answer_sample(trace, answer, choices_of(trace, histories)))
         return samples
 
-    # --- replay ---
+    # --- replay samples ---
 
-    async def _replayed(self, lease: Lease, samples: int, wait_s: float) -> list[Sample]:
-        """A share of `samples`, rounded up; fewer, and counted, where they are not written yet.
+    async def _replay_samples(self, lease: Lease, samples: int, wait_s: float) -> list[Sample]:
+        """Return replays as a share of `samples`, rounded up; missing ones are counted.
 
-        Drawn by the adapter and the traces, not by the lease: after a crash the next lease of the same traces brings
-        the same samples, and so the training goes on from its checkpoint.
+        The draw depends on the adapter and the traces, not on the lease. So after a crash the next lease of the same
+        traces has the same samples, and the training continues from its checkpoint.
         """
         wanted = math.ceil(self._settings.replay_share * samples)
         if not wanted:
             return []
-        there = await self._replays.get(wait_s)
-        self._metrics.replays_missing.inc(max(0, min(wanted, self._replays.total) - len(there)))
-        by = "\n".join([lease.adapter, *sorted(lease.trace_ids)])
-        drawn = sorted(there, key=lambda replay: random.Random(f"{by}\n{replay.position}").random())
-        return [self._replay(replay) for replay in drawn[:wanted]]
+        replays = await self._replays.get(wait_s)
+        self._metrics.replays_missing.inc(max(0, min(wanted, self._replays.total) - len(replays)))
+        seed = "\n".join([lease.adapter, *sorted(lease.trace_ids)])
+        drawn = sorted(replays, key=lambda replay: random.Random(f"{seed}\n{replay.position}").random())
+        return [self._replay_sample(replay) for replay in drawn[:wanted]]
 
-    def _replay(self, replay: Replay) -> Sample:
-        lead = self._settings.answer_lead
-        opening, body = thinking.split(replay.thinking, self._settings.openings.get("generic", ""))
+    def _replay_sample(self, replay: Replay) -> Sample:
+        answer_lead = self._settings.answer_lead
+        opening, body = thinking_text.split(replay.thinking, self._settings.openings.get("generic", ""))
         return Sample(
             kind="replay",
             engagement_id=f"replay/{replay.position}",
-            prompt=replay.prompt + thinking.OPEN,
+            prompt=replay.prompt + thinking_text.OPEN,
             opening=opening,
             thinking=body,
-            closing=thinking.CLOSE + lead,
-            answer=thinking.answer_suffix(lead, replay.answer),
+            closing=thinking_text.CLOSE + answer_lead,
+            answer=thinking_text.answer_suffix(answer_lead, replay.answer),
         )

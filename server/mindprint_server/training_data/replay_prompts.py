@@ -1,5 +1,7 @@
-"""What the base model is asked so that its own generic thinking can be rehearsed in training: written for this project,
-about no user, and about other things than the gate asks."""
+"""General questions whose generic thinking is replayed in training.
+
+They were written for this project. They concern no user, and none of them is a question of the gate.
+"""
 
 QUESTIONS: tuple[str, ...] = (
     "Why do leaves fall from the trees in autumn?",

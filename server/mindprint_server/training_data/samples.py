@@ -1,4 +1,4 @@
-"""TODO."""
+"""Turns traces into training samples, and decides which of them teach the answer. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,93 +7,118 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 from mindprint.types import Sample, Trace
 from mindprint_server.memory import UserHistory
-from mindprint_server.prompts import thinking
+from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.templates import opening_without_reminders
+
+EngagementKey = tuple[str | None, str]
+"""User id and engagement id."""
 
 
 def slow_sample(trace: Trace, mode_opening: str, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
-    """An accepted trace as the writer saw and wrote it; without `answered` its thinking alone is learned."""
+    """Return an accepted trace as a sample, split as it was generated.
+
+    Args:
+        trace: An accepted trace about an engagement.
+        mode_opening: The personal mode's opening, without reminders.
+        choices: The choices of its question; empty for an open one.
+        answered: Whether the answer is learned too, or the thinking alone.
+    """
     assert trace.engagement_id is not None
-    lead = str(trace.provenance.sampling.get("answer_lead", ""))
-    begun, body = thinking.split(trace.thinking, str(trace.provenance.sampling.get("opening", "")))
+    answer_lead = str(trace.provenance.sampling.get("answer_lead", ""))
+    begun, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("opening", "")))
     opening = opening_without_reminders(begun, mode_opening)
     return Sample(
         kind="slow",
         user_id=trace.user_id,
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
-        prompt=trace.prompt + thinking.OPEN,
+        prompt=trace.prompt + thinking_text.OPEN,
         opening=opening,
         recalled=begun.removeprefix(opening),
         thinking=body,
-        closing=thinking.CLOSE + lead,
-        answer=thinking.answer_suffix(lead, trace.answer) if answered else "",
-        choices=[thinking.answer_suffix(lead, choice) for choice in choices],
+        closing=thinking_text.CLOSE + answer_lead,
+        answer=thinking_text.answer_suffix(answer_lead, trace.answer) if answered else "",
+        choices=[thinking_text.answer_suffix(answer_lead, choice) for choice in choices],
     )
 
 
 def answer_sample(trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sample:
-    """The real answer after a rejected trace, whose thinking is only read."""
+    """Return the real answer after a rejected trace as a sample; the thinking is part of the prompt, not learned.
+
+    Args:
+        trace: A rejected trace about an engagement.
+        answer: The user's real answer.
+        choices: The choices of its question; empty for an open one.
+    """
     assert trace.engagement_id is not None
-    lead = str(trace.provenance.sampling.get("answer_lead", ""))
+    answer_lead = str(trace.provenance.sampling.get("answer_lead", ""))
     return Sample(
         kind="slow",
         user_id=trace.user_id,
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
-        prompt=trace.prompt + thinking.render_thinking(trace.thinking, lead),
-        answer=thinking.answer_suffix(lead, answer),
-        choices=[thinking.answer_suffix(lead, choice) for choice in choices],
+        prompt=trace.prompt + thinking_text.render_thinking(trace.thinking, answer_lead),
+        answer=thinking_text.answer_suffix(answer_lead, answer),
+        choices=[thinking_text.answer_suffix(answer_lead, choice) for choice in choices],
     )
 
 
-def choices_of(trace: Trace, timelines: Mapping[str, UserHistory]) -> Sequence[str]:
-    """What the user could have answered to the question that this trace is about; empty where it was an open one."""
-    engagement = timelines[trace.user_id].by_id.get(str(trace.engagement_id))
+def choices_of(trace: Trace, histories: Mapping[str, UserHistory]) -> Sequence[str]:
+    """Return the choices of the question that a trace is about; empty for an open one."""
+    engagement = histories[trace.user_id].by_id.get(str(trace.engagement_id))
     return engagement.choices or () if engagement else ()
 
 
-def answering_traces(traces: Sequence[Trace], elsewhere: Set[tuple[str | None, str]]) -> set[str]:
-    """Of each engagement the first of these traces, unless its answer is learned `elsewhere`.
+def first_trace_ids(traces: Sequence[Trace], *, exclude: Set[EngagementKey]) -> set[str]:
+    """Return the id of each engagement's first trace: the one that teaches the answer.
 
-    Brothers that end in the same step of the engine may all be accepted; an engagement whose
-    answer was learned after each of them would count for more than the others.
+    Sibling candidates that end in the same engine step may all be accepted. An engagement whose answer was learned
+    after each of them would count for more than others.
+
+    Args:
+        traces: Accepted traces; ids are ordered by time.
+        exclude: Engagements whose answer another sample teaches.
     """
-    first: dict[tuple[str | None, str], str] = {}
+    first: dict[EngagementKey, str] = {}
     for trace in traces:
-        asked = (trace.user_id, str(trace.engagement_id))
-        first[asked] = min(trace.id, first.get(asked, trace.id))
-    return {id for asked, id in first.items() if asked not in elsewhere}
+        key = (trace.user_id, str(trace.engagement_id))
+        first[key] = min(trace.id, first.get(key, trace.id))
+    return {id for key, id in first.items() if key not in exclude}
 
 
-def asked_by(samples: Sequence[Sample]) -> set[tuple[str | None, str]]:
-    """The users' engagements that these samples are of."""
+def engagement_keys(samples: Sequence[Sample]) -> set[EngagementKey]:
+    """Return the engagements that samples are about."""
     return {(sample.user_id, sample.engagement_id) for sample in samples}
 
 
-def engagements_of(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """The engagements, by user, that these samples are of."""
+def engagement_ids_by_user(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """Return the ids of the engagements that samples are about, by user."""
     return _by_user((sample, sample.engagement_id) for sample in samples)
 
 
-def traces_of(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """The traces, by user, that these samples are of."""
+def trace_ids_by_user(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """Return the ids of the traces that samples are made of, by user."""
     return _by_user((sample, str(sample.trace_id)) for sample in samples)
 
 
-def _by_user(named: Iterable[tuple[Sample, str]]) -> dict[str, list[str]]:
+def _by_user(ids: Iterable[tuple[Sample, str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for sample, name in named:
+    for sample, id in ids:
         assert sample.user_id is not None
-        found.setdefault(sample.user_id, []).append(name)
+        found.setdefault(sample.user_id, []).append(id)
     return found
 
 
-def allocate_evenly(there: Mapping[str, int], total: int) -> dict[str, int]:
-    """How many to take of each, at most `total` in all and as evenly as can be: who has few leaves room for others."""
+def allocate_evenly(available: Mapping[str, int], total: int) -> dict[str, int]:
+    """Return how many to take of each key, as evenly as possible: what one lacks goes to the others.
+
+    Args:
+        available: How many there are of each key.
+        total: How many to take in all, at most.
+    """
     taken = {}
-    smallest_first = sorted(there.items(), key=lambda item: item[1])
-    for place, (key, count) in enumerate(smallest_first):
-        taken[key] = min(count, math.ceil(total / (len(there) - place)))
+    smallest_first = sorted(available.items(), key=lambda item: item[1])
+    for position, (key, count) in enumerate(smallest_first):
+        taken[key] = min(count, math.ceil(total / (len(available) - position)))
         total -= taken[key]
     return taken

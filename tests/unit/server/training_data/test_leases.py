@@ -375,7 +375,7 @@ async def test_the_next_lease_of_the_same_traces_brings_the_same_samples(store: 
 async def test_which_replays_is_decided_by_adapter_and_traces(store: Store) -> None:
     desk = Desk(store, replay_share=1)
     leases = [leased("user/ann", *ids) for ids in (("t1", "t2"), ("t2", "t1"), ("t1", "t3"))]
-    one, again, other = [await desk.desk._replayed(lease, 12, 0) for lease in leases]
+    one, again, other = [await desk.desk._replay_samples(lease, 12, 0) for lease in leases]
     assert one == again != other
     assert len({sample.engagement_id for sample in one}) == 12
 
@@ -391,7 +391,7 @@ async def test_a_claim_goes_on_with_fewer_replays_and_counts_them(store: Store) 
 
 async def test_more_than_there_can_be_are_not_missed(store: Store) -> None:
     desk = Desk(store, replay_share=1)
-    assert len(await desk.desk._replayed(leased("user/ann", "t1"), 1000, 0)) == 48
+    assert len(await desk.desk._replay_samples(leased("user/ann", "t1"), 1000, 0)) == 48
     assert desk.missing() == 0
 
 
