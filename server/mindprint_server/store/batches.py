@@ -1,4 +1,4 @@
-"""Batches: durable jobs, item by item, so that one goes on after a restart where it stopped."""
+"""Batches: durable jobs. Each item is stored on its own, so that a batch continues after a restart."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from mindprint_server.store import funnel, traces
 from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import IdempotencyConflict, QueueFull, RecordNotFound
 from mindprint_server.store.ids import new_id
-from mindprint_server.store.states import OPEN
+from mindprint_server.store.states import OPEN_STATES
 from mindprint_server.store.tables import batch_items, batches
 
 
 @dataclass(frozen=True)
 class ItemResult:
-    """An item that was worked on: what was written, and "accepted", "rejected" or why it was skipped."""
+    """What came of one item of a batch."""
 
     batch_id: str
     user_id: str
     engagement_id: str
     outcome: str
+    """`accepted`, `rejected`, or the reason why the item was skipped."""
     traces: Sequence[Trace] = field(default=())
 
 
@@ -103,14 +104,15 @@ class BatchRepository:
 async def _add(
     db: AsyncConnection, request: BatchRequest, items: Sequence[tuple[str, str]], max_open: int
 ) -> tuple[Batch, bool]:
-    await advisory_lock(db, "batches")  # or two at once would both count to one below the bound
+    # Without this lock, two calls at the same time could both count one batch less than the limit.
+    await advisory_lock(db, "batches")
     if request.idempotency_key is not None:
         key = select(batches).where(batches.c.idempotency_key == request.idempotency_key)
         for batch in await _load(db, key):
             if batch.request != request:
                 raise IdempotencyConflict(request.idempotency_key)
             return batch, False
-    if (await db.execute(select(func.count()).where(batches.c.state.in_(OPEN)))).scalar_one() >= max_open:
+    if (await db.execute(select(func.count()).where(batches.c.state.in_(OPEN_STATES)))).scalar_one() >= max_open:
         raise QueueFull(max_open)
     id = new_id()
     row = {"id": id, "state": "queued", "request": request.model_dump(mode="json"), "created_at": datetime.now(UTC)}
@@ -138,7 +140,7 @@ async def _list_newest(db: AsyncConnection, limit: int) -> list[Batch]:
 
 
 async def _list_open(db: AsyncConnection) -> list[Batch]:
-    return await _load(db, select(batches).where(batches.c.state.in_(OPEN)).order_by(batches.c.id))
+    return await _load(db, select(batches).where(batches.c.state.in_(OPEN_STATES)).order_by(batches.c.id))
 
 
 async def _start(db: AsyncConnection, id: str) -> None:
@@ -148,7 +150,7 @@ async def _start(db: AsyncConnection, id: str) -> None:
 
 
 async def _finish(db: AsyncConnection, id: str, state: BatchState, error: str | None) -> Batch:
-    await _change(db, id, batches.c.state.in_(OPEN), state=state, error=error, finished_at=datetime.now(UTC))
+    await _change(db, id, batches.c.state.in_(OPEN_STATES), state=state, error=error, finished_at=datetime.now(UTC))
     return await _get(db, id)
 
 
@@ -176,7 +178,8 @@ async def _finish_items(
         if not (await db.execute(open_row)).rowcount:
             if not (await db.execute(select(batch_items.c.position).where(*row))).first():
                 gone.append(item)
-            continue  # done before: its traces are stored already
+            # The item was done before, so its traces are stored already.
+            continue
         written[item.batch_id].append([trace.model_copy(update={"batch_id": item.batch_id}) for trace in item.traces])
     await traces.insert(db, [trace for items in written.values() for item in items for trace in item])
     for id in sorted({*written, *seconds}):
@@ -185,7 +188,7 @@ async def _finish_items(
 
 
 def _added(items: Sequence[Sequence[Trace]], seconds: float) -> dict[str, Any]:
-    """What the traces of some items add to the counts of their batch."""
+    """Return new values of a batch's counts, with the traces of finished items added."""
     written = [trace for item in items for trace in item]
     cut = sum(any(trace.provenance.memory_dropped for trace in item) for item in items)
     hinted = sum(trace.verdict == "accepted" and trace.provenance.saw_answer for trace in written)
@@ -219,10 +222,16 @@ async def _load(db: AsyncConnection, query: Select[Any]) -> list[Batch]:
 
 
 def assemble(row: RowMapping | dict[str, Any], outcomes: dict[str | None, int], counted: Funnel) -> Batch:
-    """A batch from its row, the number of its items by outcome (None: not done), and the funnel of its traces."""
+    """Build a batch from its row.
+
+    Args:
+        row: The row of the batch.
+        outcomes: Number of its items by outcome; None stands for items that are not done.
+        counted: The funnel of its traces.
+    """
     items = sum(outcomes.values())
     done = items - outcomes.get(None, 0)
-    skipped = {why: n for why, n in outcomes.items() if why is not None and why not in ("accepted", "rejected")}
+    skipped = {reason: count for reason, count in outcomes.items() if reason not in (None, "accepted", "rejected")}
     counted = counted.model_copy(update={"attempted": done - sum(skipped.values())})
     speed = row["generated_tokens"] / row["busy_seconds"] if row["busy_seconds"] else 0.0
     progress = {"items": items, "done": done, "skipped": skipped, "funnel": counted, "tokens_per_second": speed}

@@ -1,4 +1,4 @@
-"""Connections and transactions, on SQLite and PostgreSQL alike."""
+"""Connections and transactions, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mindprint_server.store.migrations import upgrade
 P = ParamSpec("P")
 T = TypeVar("T")
 Work = Callable[Concatenate[AsyncConnection, P], Coroutine[Any, Any, T]]
-"""What runs in one transaction: it gets the connection, then its own arguments."""
+"""A function that runs in one transaction. It gets the connection, then its own arguments."""
 
 BUSY: dict[Any, str] = {
     sqlite3.SQLITE_BUSY: "another process is writing",
@@ -38,7 +38,7 @@ DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class Database:
-    """Runs work in transactions: `read` sees one snapshot, `write` commits all or nothing."""
+    """Runs functions in transactions: `read` sees one snapshot, `write` commits all or nothing."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
@@ -46,18 +46,23 @@ class Database:
         if engine.dialect.name == "sqlite":
             self._readers = engine
             self._writers = engine.execution_options(immediate=True)
-            # SQLite has one writer; waiting here is fair and wakes at once, where its busy handler polls.
-            self._turn: AbstractAsyncContextManager[None] = asyncio.Lock()
+            # SQLite has one writer. Waiting for a lock here is fair and wakes at once; SQLite's busy handler polls.
+            self._writer_lock: AbstractAsyncContextManager[None] = asyncio.Lock()
         else:
             self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._writers = engine
-            self._turn = nullcontext()
+            self._writer_lock = nullcontext()
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout_s: float) -> Database:
-        """Connects, makes the folder of a SQLite file, and brings the tables up to date.
+        """Connect, create the folder of a SQLite file, and migrate the tables to the newest version.
 
-        `busy_timeout_s` bounds each wait: for a lock, for a free connection, for the server to answer a connect.
+        Args:
+            url: URL of the database.
+            busy_timeout_s: Bound of each wait for a lock, a free connection or a connect, in seconds.
+
+        Raises:
+            StoreError: The URL is not valid, or the database cannot be opened.
         """
         database = cls(_engine(url, busy_timeout_s))
         try:
@@ -70,35 +75,52 @@ class Database:
         return database
 
     async def close(self) -> None:
-        """Waits for what is running, then disconnects."""
+        """Wait for running transactions, then disconnect."""
         if self._running:
             await asyncio.wait(self._running)
         await self.engine.dispose()
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._whole(self.snapshot(), work, *args, **kwargs)
+        """Run `work` in a transaction that sees one snapshot and may not write.
+
+        Args:
+            work: The function; it gets the connection first.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        return await self._run_to_end(self.snapshot(), work, *args, **kwargs)
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._whole(self.transaction(), work, *args, **kwargs)
+        """Run `work` in a transaction that is committed if it returns and rolled back if it raises.
+
+        Args:
+            work: The function; it gets the connection first.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        return await self._run_to_end(self.transaction(), work, *args, **kwargs)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for reading while the block runs."""
         async with self._readers.connect() as db:
             yield db
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with self._turn, self._writers.begin() as db:
+        """Open a writing transaction; commit it at the end of the block, or roll it back if the block raises."""
+        async with self._writer_lock, self._writers.begin() as db:
             yield db
 
-    async def _whole(
+    async def _run_to_end(
         self,
         scope: AbstractAsyncContextManager[AsyncConnection],
         work: Work[P, T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Runs to the end even if the caller is cancelled: SQLite's driver, stopped halfway, would keep its lock."""
+        """Run `work` to its end, even if the caller is cancelled."""
+        # A cancelled call of the SQLite driver would keep the database locked.
 
         async def run() -> T:
             try:
@@ -121,22 +143,22 @@ async def _migrate(db: AsyncConnection) -> None:
 
 
 async def advisory_lock(db: AsyncConnection, name: str) -> None:
-    """Until this transaction ends, no other that asks for `name` goes on. SQLite's writers are alone anyway."""
+    """Hold the lock `name` until this transaction ends. On SQLite this does nothing: it has one writer at a time."""
     if db.dialect.name == "postgresql":
         await db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mindprint {name}", 0))))
 
 
 async def force_hash_join(db: AsyncConnection) -> None:
-    """Until this transaction ends, PostgreSQL reads each side of a join once, however few rows it expects.
+    """Keep PostgreSQL from using nested loops for joins until this transaction ends.
 
-    Of a table that has just been filled it knows nothing yet, and would rank all engagements anew for every trace.
+    PostgreSQL has no statistics on a table that was just filled. It would rank all engagements anew for every trace.
     """
     if db.dialect.name == "postgresql":
         await db.execute(text("SET LOCAL enable_nestloop = off"))
 
 
 def _busy(error: DBAPIError | PoolTimeout) -> str | None:
-    """Why a call that failed so may succeed when it is made again, or None if it may not."""
+    """Return why a repeated call may succeed after this error, or None if it may not."""
     if isinstance(error, PoolTimeout):
         return "every connection is in use"
     code = getattr(error.orig, "sqlite_errorcode", None) or getattr(error.orig, "sqlstate", None)
@@ -144,7 +166,7 @@ def _busy(error: DBAPIError | PoolTimeout) -> str | None:
 
 
 def insert_new(db: AsyncConnection, table: Table) -> Any:
-    """An INSERT that leaves rows alone that are there already."""
+    """Return an INSERT that leaves existing rows unchanged."""
     insert = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
 
@@ -156,11 +178,11 @@ def _engine(url: str, busy_timeout_s: float) -> AsyncEngine:
         raise StoreError(f"the database URL cannot be read: use {' or '.join(DRIVERS)}://...") from error
     if parsed.drivername not in DRIVERS:
         raise StoreError(f"no database driver {parsed.drivername!r}: use {' or '.join(DRIVERS)}")
-    # Parameters are what users wrote: they stay out of error messages, and so out of logs.
+    # Parameters hold users' texts. They must not appear in error messages, and so in logs.
     make = partial(create_async_engine, pool_timeout=busy_timeout_s, json_serializer=_json, hide_parameters=True)
     if parsed.drivername.startswith("sqlite"):
         return _sqlite(make, parsed, busy_timeout_s)
-    # asyncpg takes server settings apart from the URL; of these a search path is worth having in it.
+    # asyncpg takes server settings as an argument, not in the URL. Accept the search path in the URL all the same.
     settings = {"lock_timeout": f"{busy_timeout_s * 1000:.0f}"}
     if path := parsed.query.get("search_path"):
         settings["search_path"] = path if isinstance(path, str) else ",".join(path)
@@ -180,7 +202,8 @@ def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> Asyn
 
     @event.listens_for(engine.sync_engine, "connect")
     def on_connect(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself: `on_begin` does
+        # Keep the driver from starting transactions by itself: `on_begin` does.
+        connection.isolation_level = None
         cursor = connection.cursor()
         _write_ahead(cursor, busy_timeout_s)
         cursor.execute("PRAGMA foreign_keys = ON")
@@ -188,7 +211,7 @@ def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> Asyn
 
     @event.listens_for(engine.sync_engine, "begin")
     def on_begin(connection: Connection) -> None:
-        # A writer takes the write lock first: a reader that becomes a writer midway would fail, not wait.
+        # Take the write lock at once: a transaction that reads first and writes later would fail instead of waiting.
         writes = connection.get_execution_options().get("immediate", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -196,8 +219,8 @@ def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> Asyn
 
 
 def _write_ahead(cursor: Any, busy_timeout_s: float) -> None:
-    """Sets the journal mode. A file that another process has just made may be locked, and for this one statement SQLite
-    does not ask its busy handler: the waiting is done here."""
+    """Set the journal mode to write-ahead logging; wait for the lock if another process has just created the file."""
+    # SQLite does not call its busy handler for this statement, so wait here.
     deadline = time.monotonic() + busy_timeout_s
     while True:
         try:
@@ -210,5 +233,5 @@ def _write_ahead(cursor: Any, busy_timeout_s: float) -> None:
         await_only(asyncio.sleep(BUSY_POLL_S))
 
 
-# NaN and infinity are no JSON: PostgreSQL refuses them, so SQLite does too.
+# NaN and infinity are not JSON. PostgreSQL refuses them; refuse them on SQLite as well.
 _json = partial(dumps, allow_nan=False, ensure_ascii=False)

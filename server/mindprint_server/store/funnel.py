@@ -1,4 +1,4 @@
-"""The funnel: counted by the database on indexes that hold all it needs, so that no trace is read."""
+"""The funnel: counts of traces by what became of them. The database counts on indexes and reads no trace."""
 
 from __future__ import annotations
 

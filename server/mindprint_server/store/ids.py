@@ -1,4 +1,4 @@
-"""Ids that sort by the time they were made."""
+"""Ids that sort by the time at which they were made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ _last = 0
 
 
 def new_id() -> str:
-    """32 hex digits: nanoseconds since 1970, then 64 random bits. Strictly rising within a process, also if the clock
-    steps back."""
+    """Return a new id of 32 hex digits: nanoseconds since 1970, then 64 random bits.
+
+    Ids of one process increase strictly, also if the clock steps back.
+    """
     global _last
     with _lock:
         _last = max(time.time_ns(), _last + 1)

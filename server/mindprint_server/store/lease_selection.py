@@ -152,7 +152,7 @@ async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> St
         return None
     kind, _, name = key.partition("/")
     own = [key] if kind == "cohort" or start_from == "parent" else []
-    for candidate in own + (await live_versions.cohorts_of(db, name) if kind == "user" else []):
+    for candidate in own + (await live_versions.list_fallback_adapters(db, name) if kind == "user" else []):
         version = (await live_versions.get(db, candidate)).live
         if version and version.files:
             return Start(adapter=version.adapter, version=version.version, digest=version.digest)
@@ -171,6 +171,6 @@ async def find_held_out(
     held = await holdouts.of_users(db, holdout, user_ids)
     if not held or not trained:
         return held
-    seen = await lineage.seen(db, trained, user_ids)
+    seen = await lineage.find_trained_engagements(db, trained, user_ids)
     unseen = {user_id: [id for id in ids if (user_id, id) not in seen] for user_id, ids in held.items()}
     return {user_id: ids for user_id, ids in unseen.items() if ids}

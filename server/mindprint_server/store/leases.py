@@ -132,18 +132,18 @@ async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
     ids = (await db.scalars(out.with_for_update(skip_locked=True))).all()
     for id in ids:
         await end(db, id, "expired")
-        await put_back(db, id, max_attempts)
+        await requeue_traces(db, id, max_attempts)
 
 
 async def _heartbeat(db: AsyncConnection, id: str, ttl_s: float, now: datetime) -> Lease:
-    await held(db, id, now)
+    await lock_active(db, id, now)
     await db.execute(update(leases).where(leases.c.id == id).values(deadline=now + timedelta(seconds=ttl_s)))
     return await get(db, id)
 
 
 async def _release(db: AsyncConnection, id: str, now: datetime) -> Lease:
-    if (await locked(db, id))["state"] != "released":
-        await held(db, id, now)
+    if (await lock(db, id))["state"] != "released":
+        await lock_active(db, id, now)
         await end(db, id, "released")
         await db.execute(_leased(id).values(state="waiting", lease_id=None))
     return await get(db, id)
@@ -153,13 +153,13 @@ async def release_adapter(db: AsyncConnection, key: str) -> None:
     """Release the active lease of an adapter, if there is one."""
     active = select(leases.c.id).where(leases.c.adapter == key, leases.c.state == "active")
     for id in (await db.scalars(active)).all():
-        if (await locked(db, id))["state"] == "active":
+        if (await lock(db, id))["state"] == "active":
             await end(db, id, "released")
             await db.execute(_leased(id).values(state="waiting", lease_id=None))
 
 
 async def _record_samples(db: AsyncConnection, id: str, fast: IdsByUser, rejected: IdsByUser, now: datetime) -> None:
-    await held(db, id, now)
+    await lock_active(db, id, now)
     recorded = {
         name: {user_id: list(ids) for user_id, ids in by_user.items()}
         for name, by_user in (("fast", fast), ("rejected", rejected))
@@ -175,7 +175,7 @@ async def get(db: AsyncConnection, id: str) -> Lease:
     return Lease.model_validate(dict(row) | {"base_digest": "", "limits": LoraLimits(max_rank=0, target_modules=[])})
 
 
-async def locked(db: AsyncConnection, id: str) -> RowMapping:
+async def lock(db: AsyncConnection, id: str) -> RowMapping:
     """Return a lease's row and lock it until this transaction ends."""
     query = select(leases).where(leases.c.id == id).with_for_update(key_share=True)
     row = (await db.execute(query)).mappings().one_or_none()
@@ -184,9 +184,9 @@ async def locked(db: AsyncConnection, id: str) -> RowMapping:
     return row
 
 
-async def held(db: AsyncConnection, id: str, now: datetime) -> RowMapping:
+async def lock_active(db: AsyncConnection, id: str, now: datetime) -> RowMapping:
     """Return and lock the row of an active lease; raise LeaseLost if it is not active."""
-    row = await locked(db, id)
+    row = await lock(db, id)
     if why := why_lost(row["state"], row["deadline"], now):
         raise LeaseLost(id, why)
     return row
@@ -196,12 +196,12 @@ async def end(db: AsyncConnection, id: str, state: LeaseState, version: int | No
     await db.execute(update(leases).where(leases.c.id == id).values(state=state, version=version))
 
 
-async def train(db: AsyncConnection, id: str, version: int) -> None:
+async def mark_trained(db: AsyncConnection, id: str, version: int) -> None:
     """Mark the lease's traces as trained in `version`."""
     await db.execute(_leased(id).values(state="trained", version=version))
 
 
-async def put_back(db: AsyncConnection, id: str, max_attempts: int) -> None:
+async def requeue_traces(db: AsyncConnection, id: str, max_attempts: int) -> None:
     """Put traces of a lease that ended badly back into the queue; they are dead after `max_attempts`."""
     tried = select(traces.c.attempts).where(traces.c.lease_id == id, traces.c.state == "leased").distinct()
     for attempts in (await db.scalars(tried)).all():

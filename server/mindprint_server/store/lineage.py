@@ -1,4 +1,4 @@
-"""Lineage both ways: what a version was trained on and began with, and the versions that a trace is in."""
+"""Lineage in both directions: what a version was trained on and started from, and the versions that a trace is in."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class LineageRepository:
 
 
 async def record(db: AsyncConnection, trace_ids: Sequence[str], key: str, number: int) -> None:
-    """These traces are in this version."""
+    """Store that these traces are in this version."""
     there = select(traces.c.id, literal(key), literal(number)).where(traces.c.id.in_(trace_ids))
     await db.execute(trace_versions.insert().from_select(["trace_id", "adapter", "version"], there))
 
 
-async def of_traces(db: AsyncConnection, trace_ids: Sequence[str]) -> dict[str, list[str]]:
-    """By trace, every version that was trained on it, by adapter and number."""
+async def list_versions_by_trace(db: AsyncConnection, trace_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return by trace id the versions that were trained on it, such as `user/anna@7`, in order."""
     found: dict[str, list[str]] = defaultdict(list)
     in_order = trace_versions.c.adapter, trace_versions.c.version
     query = select(trace_versions).where(trace_versions.c.trace_id.in_(trace_ids)).order_by(*in_order)
@@ -48,8 +48,8 @@ async def _get(db: AsyncConnection, key: str, number: int) -> Lineage:
     version = await version_rows.get(db, key, number)
     of_lease = versions.join(leases, leases.c.id == versions.c.lease_id)
     mine = versions.c.adapter == key, versions.c.version == number
-    noted = select(leases.c.fast, leases.c.rejected, leases.c.held_out)
-    lease = (await db.execute(noted.select_from(of_lease).where(*mine))).one()
+    recorded = select(leases.c.fast, leases.c.rejected, leases.c.held_out)
+    lease = (await db.execute(recorded.select_from(of_lease).where(*mine))).one()
     learned = (
         select(traces.c.id, traces.c.user_id, traces.c.engagement_id, traces.c.provenance, traces.c.scores)
         .join(trace_versions, trace_versions.c.trace_id == traces.c.id)
@@ -71,18 +71,19 @@ async def _get(db: AsyncConnection, key: str, number: int) -> Lineage:
         fast=lease.fast,
         rejected=lease.rejected,
         held_out=lease.held_out,
-        ancestors=(await chain(db, f"{key}@{number}"))[1:],
+        ancestors=(await list_line(db, f"{key}@{number}"))[1:],
     )
 
 
-async def chain(db: AsyncConnection, name: str) -> list[str]:
-    """A version such as `user/anna@7`, the one that it began with, and so on to the first."""
+async def list_line(db: AsyncConnection, name: str) -> list[str]:
+    """List a version such as `user/anna@7`, the one that its training started from, and so on to the first."""
     names: list[str] = []
     starts: dict[str, str | None] = {}
     following: str | None = name
     while following is not None:
         names.append(following)
-        if following not in starts:  # all of an adapter at once, for most of them begin with one of their own
+        if following not in starts:
+            # Read all versions of the adapter at once: most of them started from one of the same adapter.
             key, _, _ = following.partition("@")
             of_adapter = select(versions.c.version, versions.c.start).where(versions.c.adapter == key)
             starts |= {f"{key}@{number}": start for number, start in await db.execute(of_adapter)}
@@ -90,9 +91,11 @@ async def chain(db: AsyncConnection, name: str) -> list[str]:
     return names
 
 
-async def seen(db: AsyncConnection, names: Iterable[str], user_ids: Collection[str]) -> set[tuple[str, str]]:
-    """(user, engagement) that these versions and all that they began with were trained on, slow or fast."""
-    line = {each for name in names for each in await chain(db, name)}
+async def find_trained_engagements(
+    db: AsyncConnection, names: Iterable[str], user_ids: Collection[str]
+) -> set[tuple[str, str]]:
+    """Return (user id, engagement id) that these versions and all their ancestors were trained on, slow or fast."""
+    line = {each for name in names for each in await list_line(db, name)}
     numbered = [(key, int(number)) for key, _, number in (name.partition("@") for name in line)]
     slow = (
         select(traces.c.user_id, traces.c.engagement_id)

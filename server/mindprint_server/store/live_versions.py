@@ -1,4 +1,4 @@
-"""The pointers: which version of an adapter is live, and which one is the candidate that answers a share."""
+"""Live versions: the pointers to the version of an adapter that is live and to the candidate that answers a share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from mindprint_server.store.versions import VersionRecord
 
 @dataclass(frozen=True)
 class Pointers:
-    """What answers for an adapter: `share` of the requests, more than 0 and less than 1, go to the candidate."""
+    """Which versions of an adapter answer requests."""
 
     live: VersionRecord | None = None
     candidate: VersionRecord | None = None
     share: float | None = None
+    """Share of the requests that the candidate answers, more than 0 and less than 1."""
 
 
 class LiveVersionRepository:
@@ -99,7 +100,7 @@ async def get(db: AsyncConnection, key: str) -> Pointers:
 
 
 async def _resolve_for_user(db: AsyncConnection, user_id: str) -> tuple[str, Pointers]:
-    keys = [f"user/{user_id}", *await cohorts_of(db, user_id)]
+    keys = [f"user/{user_id}", *await list_fallback_adapters(db, user_id)]
     for key in keys:
         found = await get(db, key)
         if found.live or found.candidate:
@@ -107,60 +108,60 @@ async def _resolve_for_user(db: AsyncConnection, user_id: str) -> tuple[str, Poi
     return key, found
 
 
-async def cohorts_of(db: AsyncConnection, user_id: str) -> list[str]:
-    """The adapters that stand in for a user's own, nearest first."""
+async def list_fallback_adapters(db: AsyncConnection, user_id: str) -> list[str]:
+    """List the adapters that answer for a user without an own one: the cohort's, then that of `everyone`."""
     cohort = await db.scalar(select(users.c.cohort).where(users.c.id == user_id))
     return [f"cohort/{name}" for name in dict.fromkeys((cohort or EVERYONE, EVERYONE))]
 
 
 async def publish(db: AsyncConnection, key: str, number: int, candidate_share: float | None) -> None:
-    """A new version goes live, or is the candidate where another is live. A candidate before it is one no more."""
+    """Make a new version live, or the candidate if a share is given and a version is live; replace the candidate."""
     await advisory_lock(db, f"adapter {key}")
     if candidate_share and (await get(db, key)).live:
-        await _point(db, key, candidate=number, share=candidate_share)
+        await _update_pointers(db, key, candidate=number, share=candidate_share)
     else:
-        await _point(db, key, version=number, candidate=None, share=None)
+        await _update_pointers(db, key, version=number, candidate=None, share=None)
 
 
 async def _set_live(db: AsyncConnection, key: str, number: int | None) -> Adapter:
     await advisory_lock(db, f"adapter {key}")
-    now = await adapters.get(db, key)
+    adapter = await adapters.get(db, key)
     if number is None:
         await take_off(db, key)
     else:
         if not (await version_rows.get(db, key, number)).files:
             raise FilesGone(key, number)
-        await _go_live(db, now, number)
+        await _go_live(db, adapter, number)
     return await adapters.get(db, key)
 
 
 async def _rollback(db: AsyncConnection, key: str) -> Adapter:
     await advisory_lock(db, f"adapter {key}")
-    now = await adapters.get(db, key)
-    earlier = _earlier(now)
+    adapter = await adapters.get(db, key)
+    earlier = _rollback_targets(adapter)
     if not earlier:
         raise NothingToRollBack(key)
     with_files = [version.version for version in earlier if version.files]
     if not with_files:
         raise FilesGone(key, earlier[-1].version)
-    await _go_live(db, now, with_files[-1])
+    await _go_live(db, adapter, with_files[-1])
     return await adapters.get(db, key)
 
 
 async def _withdraw(db: AsyncConnection, key: str, number: int, check: Check) -> Adapter:
     await advisory_lock(db, f"adapter {key}")
-    now = await adapters.get(db, key)
+    adapter = await adapters.get(db, key)
     version = await version_rows.get(db, key, number)
     if version.state == "refused":
-        return now
+        return adapter
     checks = [each.model_dump() for each in (*version.checks, check)]
     mine = versions.c.adapter == key, versions.c.version == number
     await db.execute(update(versions).where(*mine).values(refused=True, checks=checks))
     if version.state == "live":
-        with_files = [each.version for each in _earlier(now) if each.files]
-        await _point(db, key, version=with_files[-1] if with_files else None)
+        with_files = [each.version for each in _rollback_targets(adapter) if each.files]
+        await _update_pointers(db, key, version=with_files[-1] if with_files else None)
     elif version.state == "candidate":
-        await _point(db, key, candidate=None, share=None)
+        await _update_pointers(db, key, candidate=None, share=None)
     return await adapters.get(db, key)
 
 
@@ -168,7 +169,7 @@ async def _set_canary(db: AsyncConnection, key: str, number: int | None, share: 
     await advisory_lock(db, f"adapter {key}")
     await adapters.get(db, key)
     if number is None:
-        await _point(db, key, candidate=None, share=None)
+        await _update_pointers(db, key, candidate=None, share=None)
     else:
         version = await version_rows.get(db, key, number)
         if not version.files:
@@ -177,27 +178,29 @@ async def _set_canary(db: AsyncConnection, key: str, number: int | None, share: 
             raise VersionRefused(key, number)
         if version.state == "live":
             raise AlreadyLive(key, number)
-        await _point(db, key, candidate=number, share=share)
+        await _update_pointers(db, key, candidate=number, share=share)
     return await adapters.get(db, key)
 
 
 async def take_off(db: AsyncConnection, key: str) -> None:
-    """Neither live nor candidate: the adapter answers nothing."""
+    """Clear both pointers of an adapter, so that it answers no request."""
     await advisory_lock(db, f"adapter {key}")
-    await _point(db, key, version=None, candidate=None, share=None)
+    await _update_pointers(db, key, version=None, candidate=None, share=None)
 
 
-def _earlier(now: Adapter) -> list[Version]:
-    """Versions to fall back to, the best last: accepted, and before the live one."""
-    return [v for v in now.versions if v.state == "standby" and now.live and v.version < now.live]
+def _rollback_targets(adapter: Adapter) -> list[Version]:
+    """List accepted versions before the live one, the newest last."""
+    if not adapter.live:
+        return []
+    return [version for version in adapter.versions if version.state == "standby" and version.version < adapter.live]
 
 
-async def _go_live(db: AsyncConnection, now: Adapter, number: int) -> None:
-    """Any candidate stays one, unless it is this version."""
-    ended: dict[str, Any] = {"candidate": None, "share": None} if now.candidate == number else {}
-    await _point(db, now.key, version=number, **ended)
+async def _go_live(db: AsyncConnection, adapter: Adapter, number: int) -> None:
+    """Make a version live. Another version that is the candidate stays the candidate."""
+    ended: dict[str, Any] = {"candidate": None, "share": None} if adapter.candidate == number else {}
+    await _update_pointers(db, adapter.key, version=number, **ended)
 
 
-async def _point(db: AsyncConnection, key: str, **to: Any) -> None:
+async def _update_pointers(db: AsyncConnection, key: str, **to: Any) -> None:
     await db.execute(insert_new(db, live_versions), {"adapter": key})
     await db.execute(update(live_versions).where(live_versions.c.adapter == key).values(**to))

@@ -1,4 +1,4 @@
-"""What comes of a lease: a version that goes live or is a candidate, or one that is refused."""
+"""Publication: the end of a lease with a version that is published or refused."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class PublicationRepository:
 async def _publish(
     db: AsyncConnection, lease_id: str, version: Version, candidate_share: float | None, now: datetime
 ) -> VersionRecord:
-    stored = await _stored(db, lease_id, version, refused=False)
+    stored = await _find_repeat(db, lease_id, version, refused=False)
     if stored is not None:
         return stored
-    await _store(db, lease_id, version, now, refused=False)
+    await _insert(db, lease_id, version, now, refused=False)
     await leases.end(db, lease_id, "completed", version.version)
-    await leases.train(db, lease_id, version.version)
+    await leases.mark_trained(db, lease_id, version.version)
     await live_versions.publish(db, version.adapter, version.version, candidate_share)
     return await version_rows.get(db, version.adapter, version.version)
 
@@ -75,22 +75,22 @@ async def _publish(
 async def _refuse(
     db: AsyncConnection, lease_id: str, version: Version, max_attempts: int, now: datetime
 ) -> VersionRecord:
-    stored = await _stored(db, lease_id, version, refused=True)
+    stored = await _find_repeat(db, lease_id, version, refused=True)
     if stored is not None:
         return stored
-    await _store(db, lease_id, version, now, refused=True)
+    await _insert(db, lease_id, version, now, refused=True)
     await leases.end(db, lease_id, "released")
-    await leases.put_back(db, lease_id, max_attempts)
+    await leases.requeue_traces(db, lease_id, max_attempts)
     return await version_rows.get(db, version.adapter, version.version)
 
 
-async def _stored(db: AsyncConnection, lease_id: str, version: Version, *, refused: bool) -> VersionRecord | None:
-    """What this lease brought already, if this call repeats that one."""
-    lease = await leases.locked(db, lease_id)
+async def _find_repeat(db: AsyncConnection, lease_id: str, version: Version, *, refused: bool) -> VersionRecord | None:
+    """Return the version that this lease ended with, if this call repeats the one that stored it."""
+    lease = await leases.lock(db, lease_id)
     row = (await db.execute(select(versions).where(versions.c.lease_id == lease_id))).mappings().one_or_none()
     if row is None:
         return None
-    # A version that was withdrawn later was completed all the same.
+    # A version that was withdrawn later counts as completed.
     completed = lease["state"] == "completed"
     if (row["digest"], completed) != (version.digest, not refused):
         outcome = "is stored" if completed else "was refused"
@@ -98,8 +98,8 @@ async def _stored(db: AsyncConnection, lease_id: str, version: Version, *, refus
     return await version_rows.get(db, row["adapter"], row["version"])
 
 
-async def _store(db: AsyncConnection, lease_id: str, version: Version, now: datetime, *, refused: bool) -> None:
-    lease = await leases.held(db, lease_id, now)
+async def _insert(db: AsyncConnection, lease_id: str, version: Version, now: datetime, *, refused: bool) -> None:
+    lease = await leases.lock_active(db, lease_id, now)
     if lease["adapter"] != version.adapter:
         raise LeaseLost(lease_id, f"it holds traces of {lease['adapter']}, not of {version.adapter}")
     start = Start.model_validate(lease["start"]) if lease["start"] else None

@@ -59,9 +59,10 @@ async def _list_prunable(db: AsyncConnection, key: str, keep: int) -> list[int]:
     found = (await adapters.get(db, key)).versions
     needed = await _starts(db)
     # Count refused and accepted versions apart: many refused ones must not remove the files of the last good ones.
-    refused, good = ([v for v in found if (v.state == "refused") is bad] for bad in (True, False))
-    old = [v for kind in (refused, good) for v in kind[: max(0, len(kind) - keep)]]
-    return sorted(v.version for v in old if v.files and not _in_use(v, needed))
+    refused = [version for version in found if version.state == "refused"]
+    accepted = [version for version in found if version.state != "refused"]
+    old = [version for group in (refused, accepted) for version in group[: max(0, len(group) - keep)]]
+    return sorted(version.version for version in old if version.files and not _in_use(version, needed))
 
 
 async def _mark_files_removed(db: AsyncConnection, key: str, number: int) -> bool:

@@ -1,7 +1,8 @@
-"""Who may do what when: the states of leases and versions, as pure functions.
+"""The states of traces, leases and versions, as pure functions.
 
-A trace goes waiting -> leased -> trained. A lease that ends badly (it ran out, or its version was refused) sends its
-traces back to waiting with one more attempt, or to dead after the last; a released lease sends them back unchanged.
+A trace goes from waiting to leased to trained. A lease ends badly if it expires or its version is refused. Then its
+traces wait again with one more attempt, or are dead after the last one. The traces of a released lease wait again with
+unchanged attempts.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from math import floor
 
 from mindprint.types import BatchState, LeaseState, TraceState, VersionState
 
-OPEN: tuple[BatchState, ...] = ("queued", "running")
-"""States of a batch in which there is still work to do."""
+OPEN_STATES: tuple[BatchState, ...] = ("queued", "running")
+"""States of a batch that has not ended."""
 
 
 def why_lost(state: LeaseState, deadline: datetime, now: datetime) -> str | None:
-    """Why a lease no longer holds its traces, or None if it does. At its deadline it is over, swept up or not."""
+    """Return why a lease no longer holds its traces, or None if it does.
+
+    A lease ends at its deadline, also if no sweep has marked it as expired yet.
+    """
     if state != "active":
         return f"it is {state}"
     if now >= deadline:
@@ -25,12 +29,19 @@ def why_lost(state: LeaseState, deadline: datetime, now: datetime) -> str | None
 
 
 def after_bad_end(attempts: int, max_attempts: int) -> tuple[TraceState, int]:
-    """State and attempts of a trace whose lease ended badly, from its attempts before."""
+    """Return the new state and attempts of a trace whose lease ended badly."""
     return ("dead" if attempts + 1 >= max_attempts else "waiting"), attempts + 1
 
 
 def version_state(version: int, live: int | None, refused: bool, candidate: int | None = None) -> VersionState:
-    """The pointers are the only truth about what answers; a refused version stays refused when it is taken off."""
+    """Return the state of a version: live or candidate if a pointer names it, else refused or standby.
+
+    Args:
+        version: Number of the version.
+        live: Number of the adapter's live version.
+        refused: Whether the version was refused. A refused version that was made live is refused again afterwards.
+        candidate: Number of the adapter's candidate.
+    """
     if version == live:
         return "live"
     if version == candidate:
@@ -39,5 +50,12 @@ def version_state(version: int, live: int | None, refused: bool, candidate: int 
 
 
 def held_out_count(engagements: int, share: float, min_engagements: int, max_engagements: int) -> int:
-    """Return how many of a user's newest engagements are held out. `holdout` computes the same in SQL."""
+    """Return how many of a user's newest engagements are held out. `holdout` computes the same in SQL.
+
+    Args:
+        engagements: Number of the user's engagements.
+        share: Share that is held out, rounded down.
+        min_engagements: Users with fewer engagements have none held out.
+        max_engagements: Maximum number that is held out.
+    """
     return 0 if engagements < min_engagements else min(max_engagements, floor(share * engagements))

@@ -1,6 +1,6 @@
-"""The tables. Columns are named as the fields of the wire types, so that a row turns into one without a mapping.
+"""The tables. Columns have the names of the wire types' fields, so that rows become wire types without a mapping.
 
-The migrations make these tables; a test proves that the two agree.
+The migrations create these tables. A test checks that the two agree.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ metadata = MetaData(
 
 
 class Utc(TypeDecorator[datetime]):
-    """A time with its zone. SQLite keeps none, so UTC goes in and comes out."""
+    """A time with its zone. SQLite stores no zone, so times are stored and read as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -61,7 +61,7 @@ class Utc(TypeDecorator[datetime]):
 
 
 class Prose(TypeDecorator[str]):
-    """Text that a model wrote. PostgreSQL cannot hold a NUL that it may emit: the replacement character stands in."""
+    """Text that a model generated. PostgreSQL cannot store NUL characters, so they are replaced by U+FFFD."""
 
     impl = Text
     cache_ok = True
@@ -70,7 +70,7 @@ class Prose(TypeDecorator[str]):
         return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-# Ids compare byte by byte on every database, so that pages and plans come in the same order everywhere.
+# Ids compare byte by byte, so that lists have the same order on every database.
 Key = String(160).with_variant(String(160, collation="C"), "postgresql")
 Word = String(32)
 Json = JSON(none_as_null=True)
@@ -80,25 +80,25 @@ def _count(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default="0")
 
 
-def _made() -> Column[Any]:
+def _created_at() -> Column[Any]:
     return Column("created_at", Utc, nullable=False)
 
 
-# The row `everyone` comes with the migration and stays.
+# The first migration inserts the row `everyone`. It is never deleted.
 cohorts = Table(
     "cohorts",
     metadata,
     Column("name", Key, primary_key=True),
     Column("description", Text, nullable=False, server_default=""),
-    _made(),
+    _created_at(),
 )
 
 users = Table(
     "users",
     metadata,
     Column("id", Key, primary_key=True),
-    Column("cohort", Key, ForeignKey("cohorts.name")),  # null: everyone
-    _made(),
+    Column("cohort", Key, ForeignKey("cohorts.name")),  # NULL: member of `everyone`
+    _created_at(),
     Index("users_by_cohort", "cohort", "id"),
 )
 
@@ -112,7 +112,7 @@ engagements = Table(
     Column("occurred_at", Utc, nullable=False),
     Column("reason", Text),
     Column("choices", Json),
-    _made(),
+    _created_at(),
     Index("engagements_by_time", "user_id", "occurred_at", "id"),
 )
 
@@ -127,7 +127,7 @@ profiles = Table(
     Column("covers_until", Utc, nullable=False),
     Column("prompt_version", Key, nullable=False),
     Column("base_digest", Key, nullable=False),
-    _made(),
+    _created_at(),
 )
 
 batches = Table(
@@ -144,7 +144,7 @@ batches = Table(
     _count("hinted"),
     Column("busy_seconds", Float, nullable=False, server_default="0"),
     Column("error", Text),
-    _made(),
+    _created_at(),
     Column("started_at", Utc),
     Column("finished_at", Utc),
     Index("batches_by_state", "state", "id"),
@@ -157,7 +157,7 @@ batch_items = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("user_id", Key, nullable=False),
     Column("engagement_id", Key, nullable=False),
-    Column("outcome", Key),  # null while there is work to do
+    Column("outcome", Key),  # NULL: not done
     ForeignKeyConstraint(["user_id", "engagement_id"], ["engagements.user_id", "engagements.id"]),
     UniqueConstraint("batch_id", "user_id", "engagement_id"),
     Index("batch_items_by_outcome", "batch_id", "outcome", "position"),
@@ -173,15 +173,15 @@ leases = Table(
     Column("deadline", Utc, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("trace_ids", Json, nullable=False),
-    Column("held_out", Json, nullable=False, server_default="{}"),  # user: [engagements]
-    Column("fast", Json, nullable=False, server_default="{}"),  # user: [engagements]
-    Column("rejected", Json, nullable=False, server_default="{}"),  # user: [traces]
+    Column("held_out", Json, nullable=False, server_default="{}"),  # engagement ids by user
+    Column("fast", Json, nullable=False, server_default="{}"),  # engagement ids by user
+    Column("rejected", Json, nullable=False, server_default="{}"),  # trace ids by user
     Column("start", Json),
     Column("parent", Integer),
     Column("version", Integer),
-    _made(),
+    _created_at(),
     Index("leases_by_deadline", "state", "deadline"),
-    # One active lease an adapter: should two claims ever meet, the database lets one through.
+    # At most one active lease per adapter, also if two claims ever run at the same time.
     Index(
         "leases_one_active",
         "adapter",
@@ -217,7 +217,7 @@ traces = Table(
     _count("thinking_tokens"),
     Column("finish", Key, nullable=False),
     Column("provenance", Json, nullable=False),
-    _made(),
+    _created_at(),
     ForeignKeyConstraint(["user_id", "engagement_id"], ["engagements.user_id", "engagements.id"]),
     CheckConstraint("state = 'kept' OR verdict = 'accepted'", name="only_accepted_queue"),
     CheckConstraint("(state = 'trained') = (version IS NOT NULL)", name="trained_in_one_version"),
@@ -227,19 +227,19 @@ traces = Table(
     Index("traces_of_engagement", "user_id", "engagement_id", "verdict", "id", "state"),
     Index("traces_of_user", "user_id", "id"),
     Index("traces_of_batch", "batch_id", "id"),
-    # These two hold all that a funnel counts, so that it never reads a trace.
+    # These two cover all columns that a funnel counts, so that it reads no row of this table.
     Index("traces_counts_of_user", "user_id", "verdict", "reason", "state", "adapter", "version"),
     Index("traces_counts_of_batch", "batch_id", "verdict", "reason", "state", "adapter", "version"),
 )
 
-# A row here is a number given out, whether or not a version came of it: no path and no engine id is ever used twice.
+# Allocated version numbers, also those that no version was stored for: no path and no engine id is ever used twice.
 version_numbers = Table(
     "version_numbers",
     metadata,
     Column("engine_id", Integer, primary_key=True, autoincrement=True),
     Column("adapter", Key, nullable=False),
     Column("version", Integer, nullable=False),
-    _made(),
+    _created_at(),
     UniqueConstraint("adapter", "version"),
     sqlite_autoincrement=True,
 )
@@ -261,12 +261,12 @@ versions = Table(
     Column("files", Boolean, nullable=False, server_default=true()),
     Column("start", Key),
     Column("manifest", Json, nullable=False),
-    _made(),
+    _created_at(),
     ForeignKeyConstraint(["adapter", "version"], ["version_numbers.adapter", "version_numbers.version"]),
 )
 
-# Every version that a trace is in, refused ones too. `traces.version` is the one of the user's own adapter that keeps
-# the trace from being leased again.
+# All versions that a trace is in, refused ones too. `traces.version` is only the version of the user's own adapter; it
+# keeps the trace from being leased again.
 trace_versions = Table(
     "trace_versions",
     metadata,
@@ -277,7 +277,7 @@ trace_versions = Table(
     Index("trace_versions_by_version", "adapter", "version"),
 )
 
-# The live pointers, and the candidates that answer a share. An adapter without a row answers as the base.
+# The live version and the candidate of each adapter. For an adapter without a row the base model answers.
 live_versions = Table(
     "live_versions",
     metadata,
@@ -290,7 +290,7 @@ live_versions = Table(
     CheckConstraint("(candidate IS NULL) = (share IS NULL)", name="candidate_has_share"),
 )
 
-# General questions that the base model answered with generic thinking, for trainers to mix in.
+# General questions with the base model's generic thinking and answer, which trainers mix into their samples.
 replays = Table(
     "replays",
     metadata,
@@ -300,5 +300,5 @@ replays = Table(
     Column("prompt", Prose, nullable=False),
     Column("thinking", Prose, nullable=False),
     Column("answer", Prose, nullable=False),
-    _made(),
+    _created_at(),
 )

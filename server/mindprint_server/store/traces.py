@@ -1,4 +1,4 @@
-"""Traces: what was written, and, in their state, the queue that trainers take from."""
+"""Traces: generated or imported thinking with its verdict. Their state is the queue that trainers take from."""
 
 from __future__ import annotations
 
@@ -169,25 +169,26 @@ async def _add_imported(
     db: AsyncConnection, user_id: str, new: Sequence[Trace], fingerprint: Callable[[str], str], max_waiting: int
 ) -> Ingested:
     await must_exist(db, user_id)
-    await advisory_lock(db, f"given traces of {user_id}")  # or two that bring the same would both store it
+    # Without this lock, two imports of the same trace at the same time would both store it.
+    await advisory_lock(db, f"imported traces of {user_id}")
     wanted = dict.fromkeys(trace.engagement_id for trace in new)
     of_user = engagements.c.user_id == user_id
-    there = set((await db.scalars(select(engagements.c.id).where(of_user, engagements.c.id.in_(wanted)))).all())
+    stored = set((await db.scalars(select(engagements.c.id).where(of_user, engagements.c.id.in_(wanted)))).all())
     for id in wanted:
-        if id not in there:
+        if id not in stored:
             raise RecordNotFound("engagement", str(id))
-    brought = or_(and_(*_for_the_queue()), traces.c.reason == "not_selected")
-    mine = [traces.c.user_id == user_id, traces.c.engagement_id.in_(wanted), brought]
+    imported = or_(and_(*_accepted_for_queue()), traces.c.reason == "not_selected")
+    mine = [traces.c.user_id == user_id, traces.c.engagement_id.in_(wanted), imported]
     query = select(traces.c.engagement_id, traces.c.thinking).where(*mine)
     known = {(engagement_id, fingerprint(thinking)) for engagement_id, thinking in await db.execute(query)}
     fresh: dict[tuple[str | None, str], Trace] = {}
     for trace in new:
-        if (said := (trace.engagement_id, fingerprint(trace.thinking))) not in known:
-            fresh.setdefault(said, trace)
-    if wait := sum(trace.state == "waiting" for trace in fresh.values()):
+        if (identity := (trace.engagement_id, fingerprint(trace.thinking))) not in known:
+            fresh.setdefault(identity, trace)
+    if added := sum(trace.state == "waiting" for trace in fresh.values()):
         key = f"user/{user_id}"
         waiting = (await _count_waiting(db)).get(key, 0)
-        if waiting + wait > max_waiting:
+        if waiting + added > max_waiting:
             raise BacklogFull(key, waiting, max_waiting)
     await insert(db, list(fresh.values()))
     return Ingested(created=len(fresh), unchanged=len(new) - len(fresh))
@@ -209,7 +210,7 @@ async def _get(db: AsyncConnection, id: str) -> Trace:
 async def _find(
     db: AsyncConnection, equal: Mapping[str, str | None], after: str | None = None, limit: int | None = None
 ) -> list[Trace]:
-    """Traces whose columns equal those given (None: any), in the order of their ids."""
+    # A filter of None matches every trace.
     query = select(traces).order_by(traces.c.id).limit(limit)
     query = query.where(*(traces.c[name] == value for name, value in equal.items() if value is not None))
     if after is not None:
@@ -226,12 +227,12 @@ async def _list_of_lease(db: AsyncConnection, lease_id: str) -> list[Trace]:
 
 async def _load(db: AsyncConnection, query: Select[Any]) -> list[Trace]:
     rows = (await db.execute(query)).mappings().all()
-    trained = await lineage.of_traces(db, [row["id"] for row in rows])
+    trained = await lineage.list_versions_by_trace(db, [row["id"] for row in rows])
     return [Trace.model_validate(dict(row) | {"versions": trained.get(row["id"], [])}) for row in rows]
 
 
 async def _list_accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
-    query = select(traces.c.thinking).where(traces.c.user_id == user_id, *_for_the_queue())
+    query = select(traces.c.thinking).where(traces.c.user_id == user_id, *_accepted_for_queue())
     return set((await db.scalars(query)).all())
 
 
@@ -241,7 +242,7 @@ async def _list_first_rejected(db: AsyncConnection, user_id: str, reasons: Seque
         .where(
             traces.c.user_id == user_id,
             traces.c.mode == "personal",
-            or_(and_(*_for_the_queue()), and_(traces.c.verdict == "rejected", traces.c.reason.in_(reasons))),
+            or_(and_(*_accepted_for_queue()), and_(traces.c.verdict == "rejected", traces.c.reason.in_(reasons))),
             traces.c.provenance["saw_answer"].as_boolean().is_(False),
             traces.c.provenance["model"].as_string().in_(("base", "given")),
         )
@@ -251,8 +252,11 @@ async def _list_first_rejected(db: AsyncConnection, user_id: str, reasons: Seque
     return await _load(db, select(traces).where(*first).order_by(traces.c.id))
 
 
-def _for_the_queue() -> list[Any]:
-    """Accepted personal thinking of the base model; other modes' traces are judged right or wrong and only kept."""
+def _accepted_for_queue() -> list[Any]:
+    """Return conditions for accepted traces that are meant for training.
+
+    Traces of other modes have a verdict too, but are `kept`: they never enter the queue.
+    """
     return [traces.c.verdict == "accepted", traces.c.state != "kept"]
 
 
@@ -266,7 +270,7 @@ async def _list_untraced(
     accepted = select(traces.c.id).where(
         traces.c.user_id == engagements.c.user_id,
         traces.c.engagement_id == engagements.c.id,
-        *_for_the_queue(),
+        *_accepted_for_queue(),
     )
     await force_hash_join(db)
     among = select(engagements.c.user_id).where(*mine)
@@ -282,7 +286,7 @@ async def _list_untraced(
 async def _list_gains(
     db: AsyncConnection, user_id: str, base_digest: str, prompt_version: str, limit: int
 ) -> list[Gain]:
-    made, gain = traces.c.provenance, traces.c.scores["gain"].as_float()
+    provenance, gain = traces.c.provenance, traces.c.scores["gain"].as_float()
     closed = traces.c.choice_logprobs.is_not(None)
     query = (
         select(traces.c.engagement_id, closed, gain)
@@ -290,12 +294,13 @@ async def _list_gains(
             traces.c.user_id == user_id,
             traces.c.engagement_id.is_not(None),
             traces.c.mode == "personal",
-            made["model"].as_string() == "base",
-            made["base_digest"].as_string() == base_digest,
-            made["prompt_version"].as_string() == prompt_version,
-            made["saw_answer"].as_boolean().is_(False),
+            provenance["model"].as_string() == "base",
+            provenance["base_digest"].as_string() == base_digest,
+            provenance["prompt_version"].as_string() == prompt_version,
+            provenance["saw_answer"].as_boolean().is_(False),
             gain.is_not(None),
-            # A batch's probe asks for the prior, so that wrong answers have a Gain too; alone, only right ones do.
+            # A batch scores the prior of every engagement, so wrong answers have a Gain too. Outside of a batch only
+            # correct answers have one.
             or_(traces.c.batch_id.is_not(None), ~closed),
         )
         .order_by(traces.c.id.desc())

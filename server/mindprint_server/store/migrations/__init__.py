@@ -1,4 +1,4 @@
-"""How a database gets from one release's tables to the next's: by hand; a test holds them against `tables.py`."""
+"""Migrations from one release's tables to the next. They are written by hand; a test compares them with `tables.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from mindprint_server.store.exceptions import StoreError
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Brings the tables to a revision, the newest unless told otherwise, inside the caller's transaction."""
+    """Migrate the tables to a revision inside the caller's transaction.
+
+    Raises:
+        StoreError: The database is of a release that these migrations do not know.
+    """
     try:
         command.upgrade(_config(connection), revision)
     except CommandError as error:
@@ -19,7 +23,7 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
 
 
 def downgrade(connection: Connection, revision: str) -> None:
-    """Takes the tables back to an older revision, inside the caller's transaction; what only newer ones hold goes."""
+    """Migrate the tables back to an older revision inside the caller's transaction; newer columns are lost."""
     command.downgrade(_config(connection), revision)
 
 
