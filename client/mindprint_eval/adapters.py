@@ -1,4 +1,4 @@
-"""Makes the adapters of a piece, through the service's own batches, queue, trainer and adapter life."""
+"""Build the adapters of a shard through the service: its batches, leases, trainer and gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mindprint_eval.config import EvalOptions, EvaluationError
 from mindprint_eval.training_sets import placeholder_trace, training_user_id
 
 REQUEST_CHUNK = 500
-"""Engagements, or traces, of one request."""
+"""Maximum number of engagements or traces in one request."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class BuiltAdapter:
     """An adapter, or why there is none."""
 
     model: str | None
-    """As a request names it; None is none."""
+    """The model as a request names it; None if there is no adapter."""
     digest: str | None
     outcome: str
     """`live`, `refused`, or `no_adapter`."""
@@ -36,11 +36,17 @@ class BuiltAdapter:
 
     @property
     def cohort(self) -> str:
-        """The name of the cohort whose adapter this is."""
+        """Return the name of the cohort of this adapter."""
         return str(self.model).removeprefix("cohort/").rpartition("@")[0]
 
     def row(self, recipe: str, seed: int, user: str) -> dict[str, Any]:
-        """A line of the report's table of adapters."""
+        """Return a row of the report's table of adapters.
+
+        Args:
+            recipe: Name of the recipe.
+            seed: Seed of the shard.
+            user: User id, or `pool`.
+        """
         manifest = self.version.manifest if self.version else None
         return {
             "recipe": recipe,
@@ -59,6 +65,8 @@ class BuiltAdapter:
 
 
 class AdapterBuilder:
+    """Uploads data, generates traces and trains adapters on the server of a shard."""
+
     def __init__(
         self, options: EvalOptions, out: Output, client: AsyncMindprintClient, cluster: LocalCluster, seed: int
     ) -> None:
@@ -67,17 +75,26 @@ class AdapterBuilder:
 
     # --- what is trained on ---
 
-    async def ingest(self, users: Sequence[UserDataset]) -> None:
-        """Sending the same again changes nothing."""
+    async def upload_engagements(self, users: Sequence[UserDataset]) -> None:
+        """Upload the engagements of these users; those that are there already stay."""
         for user in users:
-            await self._ingest(user.user_id, user)
+            await self._upload(user.user_id, user)
 
-    async def _ingest(self, name: str, user: UserDataset) -> None:
+    async def _upload(self, name: str, user: UserDataset) -> None:
         for start in range(0, len(user.engagements), REQUEST_CHUNK):
             await self._client.users.add_engagements(name, user.engagements[start : start + REQUEST_CHUNK])
 
-    async def write(self, title: str, users: Sequence[str], **how: Any) -> list[Trace]:
-        """Every candidate of one batch over these users. The same batch is not written twice."""
+    async def generate_traces(self, title: str, users: Sequence[str], **how: Any) -> list[Trace]:
+        """Run one batch and return all candidates. A batch with the same title and seed runs only once.
+
+        Args:
+            title: Title of the progress bar, and part of the idempotency key.
+            users: User ids.
+            **how: Other fields of the batch request.
+
+        Raises:
+            EvaluationError: The batch did not end as done.
+        """
         request = BatchRequest(users=list(users), seed=self._seed, idempotency_key=f"{title}/{self._seed}", **how)
         batch = await self._client.batches.create(request)
         with self._out.bar(title, batch.items) as bar:
@@ -89,77 +106,94 @@ class AdapterBuilder:
             bar.finish(batch_progress(batch))
         return [trace async for trace in self._client.batches.results(batch.id)]
 
-    async def twin(self, user: UserDataset, name: str) -> str:
-        """The same history under another name, for traces or training of its own."""
-        await self._ingest(name, user)
+    async def upload_copy(self, user: UserDataset, name: str) -> str:
+        """Upload a history under another user id, and return the id."""
+        await self._upload(name, user)
         return name
 
     # --- training ---
 
-    async def adapters(
+    async def build_user_adapters(
         self,
         recipe: Recipe,
         users: Sequence[UserDataset],
-        lessons: Mapping[str, Sequence[ImportedTrace]],
-        after: BuiltAdapter | None = None,
+        training_sets: Mapping[str, Sequence[ImportedTrace]],
+        cohort_adapter: BuiltAdapter | None = None,
     ) -> dict[str, BuiltAdapter]:
-        """One adapter a user, by user, each from the cohort's adapter `after`; those that are there already are not
-        made again."""
+        """Train one adapter for each user; adapters that exist are not trained again.
+
+        Args:
+            recipe: How the adapters are trained.
+            users: The users.
+            training_sets: The training set of each user, by user id.
+            cohort_adapter: The cohort's adapter to start from; None starts from the base.
+
+        Returns:
+            The adapters by user id.
+        """
         keys: dict[str, str] = {}
         made: dict[str, BuiltAdapter] = {}
         objective = self._objective(recipe)
-        if after is not None and after.model is None:
-            return {user.user_id: replace(after, why=f"to start from: {after.why}") for user in users}
+        if cohort_adapter is not None and cohort_adapter.model is None:
+            return {user.user_id: replace(cohort_adapter, why=f"to start from: {cohort_adapter.why}") for user in users}
         for user in users:
-            taught = self._taught(recipe, user, lessons)
-            if not taught:
+            traces = self._training_set_of(recipe, user, training_sets)
+            if not traces:
                 made[user.user_id] = BuiltAdapter(None, None, "no_adapter", no_training_set_message(recipe))
                 continue
-            content = [objective, _content(taught), *([after.digest] if after else [])]
+            content = [objective, _content(traces), *([cohort_adapter.digest] if cohort_adapter else [])]
             name = training_user_id(user.user_id, recipe.name, content)
             keys[user.user_id] = f"user/{name}"
-            await self._teach(name, user, taught)
-            if after is not None:
-                await self._client.cohorts.add_members(after.cohort, [name])
+            await self._upload_training_set(name, user, traces)
+            if cohort_adapter is not None:
+                await self._client.cohorts.add_members(cohort_adapter.cohort, [name])
         await self._train(recipe, list(keys.values()), objective)
-        return made | {user_id: await self._made(key) for user_id, key in keys.items()}
+        return made | {user_id: await self._load_adapter(key) for user_id, key in keys.items()}
 
-    async def pooled(
-        self, recipe: Recipe, pool: Sequence[UserDataset], lessons: Mapping[str, Sequence[ImportedTrace]]
+    async def build_pooled_adapter(
+        self, recipe: Recipe, pool: Sequence[UserDataset], training_sets: Mapping[str, Sequence[ImportedTrace]]
     ) -> BuiltAdapter:
-        """One adapter of all these users."""
+        """Train one adapter on all users of the pool.
+
+        Args:
+            recipe: How the adapter is trained.
+            pool: The users.
+            training_sets: The training set of each user, by user id.
+        """
         if not pool:
             return BuiltAdapter(None, None, "no_adapter", "the records have no other users to train it on")
         objective = self._objective(recipe)
-        taught = {user.user_id: self._taught(recipe, user, lessons) for user in pool}
-        if not any(taught.values()):
+        traces = {user.user_id: self._training_set_of(recipe, user, training_sets) for user in pool}
+        if not any(traces.values()):
             return BuiltAdapter(None, None, "no_adapter", no_training_set_message(recipe))
-        content = [objective, {user_id: _content(some) for user_id, some in taught.items()}]
+        content = [objective, {user_id: _content(some) for user_id, some in traces.items()}]
         name = training_user_id("pool", recipe.name, content)
         await self._client.cohorts.put(name, f"for an evaluation: {recipe.what}")
         for user in pool:
-            if taught[user.user_id]:
+            if traces[user.user_id]:
                 member = training_user_id(user.user_id, recipe.name, content)
-                await self._teach(member, user, taught[user.user_id])
+                await self._upload_training_set(member, user, traces[user.user_id])
                 await self._client.cohorts.add_members(name, [member])
         await self._train(recipe, [f"cohort/{name}"], objective)
-        return await self._made(f"cohort/{name}")
+        return await self._load_adapter(f"cohort/{name}")
 
-    def _taught(
-        self, recipe: Recipe, user: UserDataset, lessons: Mapping[str, Sequence[ImportedTrace]]
+    def _training_set_of(
+        self, recipe: Recipe, user: UserDataset, training_sets: Mapping[str, Sequence[ImportedTrace]]
     ) -> Sequence[ImportedTrace]:
-        return placeholder_trace(user.engagements[0].id) if recipe.lessons == "none" else lessons[user.user_id]
+        return (
+            placeholder_trace(user.engagements[0].id) if recipe.training_set == "none" else training_sets[user.user_id]
+        )
 
-    async def _teach(self, name: str, user: UserDataset, lessons: Sequence[ImportedTrace]) -> None:
-        await self._ingest(name, user)
-        for start in range(0, len(lessons), REQUEST_CHUNK):
-            await self._client.traces.add(name, lessons[start : start + REQUEST_CHUNK])
+    async def _upload_training_set(self, name: str, user: UserDataset, training_sets: Sequence[ImportedTrace]) -> None:
+        await self._upload(name, user)
+        for start in range(0, len(training_sets), REQUEST_CHUNK):
+            await self._client.traces.add(name, training_sets[start : start + REQUEST_CHUNK])
 
     def _objective(self, recipe: Recipe) -> dict[str, str]:
         return {"SEED": str(self._seed), **self._options.objective, **recipe.objective}
 
     async def _train(self, recipe: Recipe, keys: Sequence[str], objective: Mapping[str, str]) -> None:
-        """Runs a trainer until none of these adapters has anything waiting."""
+        """Run a trainer until each of these adapters is trained or has nothing left to train on."""
         open_ = [key for key in keys if (await self._adapter(key)) is None]
         if not open_:
             return
@@ -192,7 +226,7 @@ class AdapterBuilder:
                 return None
             raise
 
-    async def _made(self, key: str) -> BuiltAdapter:
+    async def _load_adapter(self, key: str) -> BuiltAdapter:
         adapter = await self._adapter(key)
         if adapter is None or not adapter.versions:
             return BuiltAdapter(None, None, "no_adapter", f"no version of {key} was made: see the trainer's log")
@@ -204,12 +238,16 @@ class AdapterBuilder:
         return BuiltAdapter(f"{key}@{live.version}", live.digest, "live", "", live)
 
 
-def _content(lessons: Sequence[ImportedTrace]) -> list[dict[str, Any]]:
-    return [lesson.model_dump(mode="json") for lesson in lessons]
+def _content(training_sets: Sequence[ImportedTrace]) -> list[dict[str, Any]]:
+    return [trace.model_dump(mode="json") for trace in training_sets]
 
 
 def check_trainer_exit(trainer: Child) -> None:
-    """Raises CannotEvaluate for a trainer that gave up."""
+    """Check that a trainer ended well.
+
+    Raises:
+        EvaluationError: It ended with an error code.
+    """
     if trainer.code:
         raise EvaluationError(
             f"the trainer ended with code {trainer.code}: see {trainer.log}\n" + "\n".join(trainer.tail(8))
@@ -217,4 +255,4 @@ def check_trainer_exit(trainer: Child) -> None:
 
 
 def no_training_set_message(recipe: Recipe) -> str:
-    return "fewer than two traces to shuffle" if recipe.lessons == "shuffled" else "no trace was accepted"
+    return "fewer than two traces to shuffle" if recipe.training_set == "shuffled" else "no trace was accepted"

@@ -24,12 +24,12 @@ class Recipe:
 
     name: str
     what: str
-    lessons: TrainingSet
+    training_set: TrainingSet
     objective: Mapping[str, str] = field(default_factory=dict)
     """Trainer settings that differ from the defaults."""
     pooled: bool = False
     """Train one adapter on users who are not evaluated, and use it for all."""
-    after: str | None = None
+    start_from: str | None = None
     """The pooled recipe whose adapter training starts from; None starts from the base."""
 
 
@@ -62,7 +62,7 @@ RECIPES = {
         Recipe("shuffled", "as selected, with the thinking shuffled", "shuffled"),
         Recipe("pooled", "answers of other users, without thinking", "none", FAST_OBJECTIVE, pooled=True),
         Recipe("cohort", "selected traces, answers and replay of other users", "selected", pooled=True),
-        Recipe("cohort-first", "as selected, from the cohort's adapter", "selected", after="cohort"),
+        Recipe("cohort-first", "as selected, from the cohort's adapter", "selected", start_from="cohort"),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Runs an evaluation: splits it into pieces, runs those that are not done, and puts table and report together."""
+"""Run an evaluation: split it into shards, run those that are not done, and write tables and report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mindprint_eval.arms import ARMS
 from mindprint_eval.baselines import answer_with_baselines
 from mindprint_eval.config import EvalOptions, EvaluationError
 from mindprint_eval.response_cache import ResponseCache, content_digest
-from mindprint_eval.shard import EvalShard, ShardResult, ShardRunner, recipes_for
+from mindprint_eval.shard import EvalShard, ShardResult, ShardServer, recipes_for, run_shard
 
 NEVER = "1000000"
 EXPECTED = (
@@ -34,11 +34,15 @@ EXPECTED = (
     ProcessFailed,
     MindprintError,
 )
-"""What a person is told in one line."""
+"""Errors that are shown as one line."""
 
 
 def run_eval(options: EvalOptions) -> int:
-    """Returns 0, 1 (could not go on) or 130 (interrupted). Started again, it takes up where it was."""
+    """Run an evaluation. Started again with the same folder, it sends only what is new.
+
+    Returns:
+        The exit code: 0, 1 (the evaluation cannot go on) or 130 (interrupted).
+    """
     out = Output()
     try:
         return asyncio.run(cancel_on_signals(_run(options, out)))
@@ -55,19 +59,17 @@ def run_eval(options: EvalOptions) -> int:
 
 async def _run(options: EvalOptions, out: Output) -> int:
     users, pool = select_users(options)
-    all_pieces = list(split_into_shards(options, users, pool))
+    shards = list(split_into_shards(options, users, pool))
     out.say(
         f"{len(users)} users, {options.rows} rows, {options.engagements} engagements each, "
-        f"{options.seeds} seed(s): {len(all_pieces)} piece(s) in {options.out}"
+        f"{options.seeds} seed(s): {len(shards)} shard(s) in {options.out}"
     )
     model = await asyncio.to_thread(model_files.resolve, options.model)
     found, infos = [], []
-    with ResponseCache(options.out / "answers.jsonl") as book:
-        for number, piece in enumerate(all_pieces, 1):
-            out.say(
-                f"piece {number} of {len(all_pieces)}: {', '.join(u.user_id for u in piece.users)}, seed {piece.seed}"
-            )
-            one, info = await _piece(options, out, book, piece, model)
+    with ResponseCache(options.out / "answers.jsonl") as cache:
+        for number, shard in enumerate(shards, 1):
+            out.say(f"shard {number} of {len(shards)}: {', '.join(u.user_id for u in shard.users)}, seed {shard.seed}")
+            one, info = await _run_shard(options, out, cache, shard, model)
             found.append(one)
             infos.append(info)
     folder = write_evaluation(options, users, found, infos[0])
@@ -81,14 +83,14 @@ async def _run(options: EvalOptions, out: Output) -> int:
     return 0
 
 
-async def _piece(
-    options: EvalOptions, out: Output, book: ResponseCache, piece: EvalShard, model: Path
+async def _run_shard(
+    options: EvalOptions, out: Output, cache: ResponseCache, shard: EvalShard, model: Path
 ) -> tuple[ShardResult, ServerInfo]:
     settings = server_settings(options)
-    folder = options.out / "pieces" / content_digest([piece.histories, piece.seed, settings, str(model)])[:12]
+    folder = options.out / "pieces" / content_digest([shard.histories, shard.seed, settings, str(model)])[:12]
     folder.mkdir(parents=True, exist_ok=True)
     # The server stays down if there is nothing to ask it.
-    done = folder / f"done-{content_digest(_decides(options, piece))[:12]}.json"
+    done = folder / f"done-{content_digest(_decides(options, shard))[:12]}.json"
     if done.exists():
         kept = json.loads(done.read_text(encoding="utf-8"))
         info = ServerInfo.model_validate(kept["info"])
@@ -101,8 +103,8 @@ async def _piece(
         async with AsyncMindprintClient(cluster.url) as client:
             info = await client.server.info()
             _same_base(options, info)
-            running = ShardRunner(options, out, client, cluster, book, piece, info, settings)
-            found = await while_running(server, running.run())
+            shard_server = ShardServer(client, cluster, info, settings)
+            found = await while_running(server, run_shard(options, shard, shard_server, cache, out))
     if not any(row.outcome == "failed" and row.item for row in found.outcomes):
         kept = {"info": info.model_dump(mode="json"), **asdict(found)}
         done.with_suffix(".part").write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
@@ -111,7 +113,7 @@ async def _piece(
 
 
 def _same_base(options: EvalOptions, info: ServerInfo) -> None:
-    """Raises CannotEvaluate when the evaluation began with another base model."""
+    """Raise EvaluationError if the evaluation began with another base model."""
     note = options.out / "base.json"
     now = {"base_digest": info.base_digest, "prompt_version": info.prompt_version}
     if not note.exists():
@@ -127,12 +129,19 @@ def _same_base(options: EvalOptions, info: ServerInfo) -> None:
 def write_evaluation(
     options: EvalOptions, users: Sequence[UserDataset], found: Sequence[ShardResult], info: ServerInfo
 ) -> Path:
-    """The tables of all pieces as one evaluation. Returns its folder."""
+    """Write the tables of all shards as one evaluation, and return its folder.
+
+    Args:
+        options: Options of the evaluation.
+        users: The users who were asked.
+        found: The results of the shards.
+        info: What a server said about itself.
+    """
     folder = options.out
-    rows = [row for piece in found for row in piece.outcomes]
+    rows = [row for shard in found for row in shard.outcomes]
     rows += answer_with_baselines(list(users), 0)  # they know no chance: one seed is all
     results.write_outcomes(rows, folder / "outcomes.jsonl.gz")
-    results.write_ndjson((row for piece in found for row in piece.candidates), folder / "candidates.jsonl.gz")
+    results.write_ndjson((row for shard in found for row in shard.candidates), folder / "candidates.jsonl.gz")
     questions = ({"user": u.user_id, "item": row.id, "query": row.query} for u in users for row in u.held_out)
     results.write_ndjson(questions, folder / "questions.jsonl.gz")
     document = {
@@ -163,7 +172,7 @@ def write_evaluation(
             "gate": options.gate,
         },
         "arms": [asdict(ARMS[name]) for name in options.arms],
-        "adapters": [row for piece in found for row in piece.adapters],
+        "adapters": [row for shard in found for row in shard.adapters],
     }
     (folder / "evaluation.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder
@@ -173,7 +182,11 @@ def write_evaluation(
 
 
 def select_users(options: EvalOptions) -> tuple[list[UserDataset], list[UserDataset]]:
-    """The users who are asked, and others whose answers train the pooled adapter. Raises BadRecords."""
+    """Return the users who are asked, and others whose answers train the pooled adapter.
+
+    Raises:
+        DatasetError: The dataset has too few users, or a file is wrong.
+    """
     if not options.ids:
         there = datasets.list_user_ids(options.data)
         part = {"all": there, "tune": there[::2], "report": there[1::2]}[options.part]
@@ -202,17 +215,25 @@ def select_users(options: EvalOptions) -> tuple[list[UserDataset], list[UserData
 def split_into_shards(
     options: EvalOptions, users: Sequence[UserDataset], pool: list[UserDataset]
 ) -> Iterator[EvalShard]:
-    """Groups of users, all of them with the first seed before any with the next."""
+    """Yield groups of users: all groups with the first seed, then all with the next.
+
+    Args:
+        options: Options of the evaluation.
+        users: The users who are asked.
+        pool: Other users, the same for each shard.
+    """
     for seed in options.numbers:
         for start in range(0, len(users), options.group):
             yield EvalShard(list(users[start : start + options.group]), pool, seed)
 
 
 def server_settings(options: EvalOptions) -> dict[str, str]:
-    """Of the server of a piece, by name without prefix: nothing is held out of training but the questions themselves,
-    nothing trains by itself, no version is withdrawn for what is to be measured of it, and no adapter starts from
-    another but where a recipe says so: nobody else is in a cohort that has one. No engagement is left out or given up
-    for being unlikely, unless the caller's variables or options say otherwise."""
+    """Return the settings of a shard's server, by variable name without prefix.
+
+    Nothing is held out of training but the questions themselves. Nothing trains by itself. No version is withdrawn.
+    Adapters start from the base unless a recipe says otherwise. No engagement is left out or stopped early, unless the
+    environment or the options say otherwise.
+    """
     variables = {name.removeprefix("MINDPRINT_"): value for name, value in os.environ.items() if _of_server(name)}
     recipes = recipes_for([ARMS[name] for name in options.arms])
     return {
@@ -223,7 +244,7 @@ def server_settings(options: EvalOptions) -> dict[str, str]:
         "MAX_ATTEMPTS": "1",
         "MAX_COLLAPSED": "null",
         "MAX_FAILED": "null",
-        "START_FROM": "parent" if any(recipe.after for recipe in recipes) else "base",
+        "START_FROM": "parent" if any(recipe.start_from for recipe in recipes) else "base",
         "GATE": str(options.gate).lower(),
         **options.server,
     }
@@ -237,22 +258,22 @@ ELSEWHERE = (
     "MINDPRINT_DATA",
     "MINDPRINT_TEST",
 )
-"""Variables that say nothing of how a server answers."""
+"""Prefixes of variables that do not change how a server answers."""
 
 
 def _of_server(name: str) -> bool:
     return name.startswith("MINDPRINT_") and not name.startswith(ELSEWHERE)
 
 
-def _decides(options: EvalOptions, piece: EvalShard) -> list[Any]:
-    """What decides the outcomes of a piece beside its histories and its server's settings."""
-    questions = [[user.user_id, [row.id for row in user.held_out]] for user in piece.users]
+def _decides(options: EvalOptions, shard: EvalShard) -> list[Any]:
+    """Return what decides the outcomes of a shard besides its histories and its server's settings."""
+    questions = [[user.user_id, [row.id for row in user.held_out]] for user in shard.users]
     decides = [questions, options.arms, asdict(options.thresholds), dict(options.objective), options.general]
     return [*decides, str(options.embeddings)] if options.embeddings else decides
 
 
 def dataset_digest(folder: Path) -> str:
-    """Of the three files of records."""
+    """Return the SHA-256 of the three files of a dataset folder."""
     found = hashlib.sha256()
     for name in datasets.FILE_NAMES:
         found.update((folder / name).read_bytes())
@@ -260,7 +281,7 @@ def dataset_digest(folder: Path) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error itself, or of several the one that a person is told."""
+    """Return the error itself, or the first error of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

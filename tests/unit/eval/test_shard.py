@@ -22,7 +22,7 @@ from mindprint_eval.arms import BARE_THINKING_ARMS, METHOD_ARMS, OPTIONAL_ARMS, 
 from mindprint_eval.config import EvalOptions
 from mindprint_eval.response_cache import ResponseCache
 from mindprint_eval.results import Outcome
-from mindprint_eval.shard import EvalShard, ShardResult, ShardRunner
+from mindprint_eval.shard import EvalShard, ShardResult, ShardServer, run_shard
 from mindprint_server.app import create_app
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
@@ -102,8 +102,8 @@ async def run(services: Container, tmp_path: Path, piece: EvalShard, **changes: 
         before = len(book)
         async with AsyncMindprintClient("http://test", transport=transport) as client:
             info = await client.server.info()
-            running = ShardRunner(options, Output(), client, processes, book, piece, info, {})
-            return await running.run(), len(book) - before
+            server = ShardServer(client, processes, info, {})
+            return await run_shard(options, piece, server, book, Output()), len(book) - before
 
 
 def answers(found: ShardResult) -> list[Outcome]:
@@ -227,14 +227,14 @@ async def test_arms_that_need_other_users_say_so_where_there_are_none(
 async def test_a_refused_adapter_answers_nothing_and_is_told(
     services: Container, tmp_path: Path, piece: EvalShard, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = adapters.AdapterBuilder._made
+    made = adapters.AdapterBuilder._load_adapter
 
     async def refused(self: Any, key: str) -> adapters.BuiltAdapter:
         if ".fast-" in key:
             return adapters.BuiltAdapter(None, None, "refused", f"{key}@1: collapse")
         return await made(self, key)
 
-    monkeypatch.setattr(adapters.AdapterBuilder, "_made", refused)
+    monkeypatch.setattr(adapters.AdapterBuilder, "_load_adapter", refused)
     found, _ = await run(services, tmp_path, piece, arms=("A5", "A6", "A8"))
     by_arm = {arm: {row.outcome for row in answers(found) if row.arm == arm} for arm in ("A5", "A6")}
     assert by_arm == {"A5": {"refused"}, "A6": {"refused"}}

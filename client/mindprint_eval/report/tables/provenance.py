@@ -166,7 +166,7 @@ def adapter_summary(adapters: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _no_lessons(recipes: Iterable[str]) -> list[str]:
-    told = [name for name in recipes if name in RECIPES and RECIPES[name].lessons == "none"]
+    told = [name for name in recipes if name in RECIPES and RECIPES[name].training_set == "none"]
     return [f"What learns from answers alone ({', '.join(told)}) holds one trace of no weight."] if told else []
 
 

@@ -21,7 +21,7 @@ from mindprint_eval.metrics import embedding_similarity
 from mindprint_eval.metrics.human_rationales import HumanRationale
 from mindprint_eval.requests import EvalRequest
 from mindprint_eval.results import Outcome
-from mindprint_eval.shard import EvalShard, ShardResult, ShardRunner
+from mindprint_eval.shard import EvalShard, ShardRunner
 from tiny import make_model
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -108,25 +108,23 @@ def test_without_the_libraries(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def reasons_of(tmp_path: Path, embeddings: Path | None, reason: str | None = "quiet") -> list[Outcome]:
-    """What a piece of one user finds of reasons, with an asker whose every answer thinks "both"."""
+    """Return what a shard of one user measures of reasons; every answer thinks "both"."""
 
-    async def ask(_: str, questions: Sequence[EvalRequest]) -> list[Outcome]:
+    async def execute(_: str, questions: Sequence[EvalRequest]) -> list[Outcome]:
         return [outcome(measure="reason", arm=one.arm, thinking="both") for one in questions]
 
     e = Engagement(id="1", prompt="?", response="A", occurred_at=NOW, reason=reason)
-    running: Any = SimpleNamespace(
-        _lessons={"selected": {"ann": [ImportedTrace(engagement_id="1", thinking="loud")]}},
-        _piece=EvalShard([UserDataset("ann", [e], [])], [], seed=1),
-        _asker=SimpleNamespace(ask=ask),
-        _options=EvalOptions(data=tmp_path, embeddings=embeddings),
-        found=ShardResult(),
-    )
-    await ShardRunner._reasons(running)
-    found: list[Outcome] = running.found.outcomes
+    executor: Any = SimpleNamespace(execute=execute)
+    shard = EvalShard([UserDataset("ann", [e], [])], [], seed=1)
+    builder: Any = None
+    runner = ShardRunner(EvalOptions(data=tmp_path, embeddings=embeddings), shard, builder, executor)
+    runner._training_sets = {"selected": {"ann": [ImportedTrace(engagement_id="1", thinking="loud")]}}
+    await runner._ask_rationales()
+    found = runner.result.outcomes
     return [row for row in found if row.measure == "likeness"]
 
 
-async def test_a_piece_compares_them_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shard_compares_reasons_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake()
     monkeypatch.setattr(embedding_similarity, "embed_texts", lambda folder, texts: fake(texts))
     found = await reasons_of(tmp_path, tmp_path)
