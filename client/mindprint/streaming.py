@@ -1,4 +1,4 @@
-"""Decoders of streamed replies, from bytes as they come to items; the same for the sync and the async client."""
+"""Decode streamed replies from bytes to items, piece by piece, for the sync and the async client alike."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Decoder(Protocol[T_co]):
-    """Takes the body piece by piece."""
+    """Turn the pieces of a body into items."""
 
     def feed(self, chunk: bytes) -> Iterator[T_co]: ...
 
     def end(self) -> Iterator[T_co]:
-        """The body is over: what is still held back, or an error if something is missing."""
+        """Return what is still held back at the end of the body.
+
+        Raises:
+            ConnectionFailed: The body ended before its end.
+            BadReply: The rest is not readable.
+        """
         ...
 
 
 class _Lines:
-    """Cuts bytes into lines at newlines only: JSON text may hold U+2028, where `str.splitlines` would cut as well."""
+    """Split bytes into lines at newlines only: JSON text may hold U+2028, where `str.splitlines` also splits."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -48,7 +53,7 @@ class _Lines:
 
 
 class Ndjson(Generic[M]):
-    """One JSON object a line."""
+    """Decode one JSON object per line."""
 
     def __init__(self, kind: type[M]) -> None:
         self._kind = kind
@@ -74,7 +79,10 @@ class Ndjson(Generic[M]):
 
 
 class Events(Generic[T]):
-    """Server-sent events: `read(event, data)` makes items of them; comments and retry hints are passed over."""
+    """Decode server-sent events: `read(event, data)` makes items of them; comments and retry hints are ignored.
+
+    Not httpx-sse: it reads a whole response, replaces text that is not UTF-8, and has no public incremental decoder.
+    """
 
     def __init__(self, read: Callable[[str, str], Iterator[T]]) -> None:
         self._read = read
@@ -87,7 +95,7 @@ class Events(Generic[T]):
             yield from self._take(line)
 
     def end(self) -> Iterator[T]:
-        """An event without its closing blank line is incomplete and dropped, as the standard has it."""
+        """Drop an event without its closing blank line, as the standard demands."""
         return iter(())
 
     def _take(self, line: str) -> Iterator[T]:
@@ -107,7 +115,7 @@ class Events(Generic[T]):
 
 
 class Progress(Events[M]):
-    """Events named `progress` whose data is one object; others are passed over."""
+    """Decode events named `progress`, whose data is one object; ignore other events."""
 
     def __init__(self, kind: type[M]) -> None:
         super().__init__(self._one)
@@ -123,7 +131,7 @@ class Progress(Events[M]):
 
 
 class ChatPieces(Events[ChatDelta]):
-    """OpenAI's streamed chat. A stream that ends before `[DONE]` broke off."""
+    """Decode OpenAI's streamed chat. A stream that ends before `[DONE]` is incomplete."""
 
     def __init__(self) -> None:
         super().__init__(self._piece)
@@ -152,7 +160,7 @@ class ChatPieces(Events[ChatDelta]):
 
 
 class AnswerText:
-    """Of a streamed chat only the answer's text, without empty pieces."""
+    """Decode the text of a streamed chat's answer, without thinking and empty pieces."""
 
     def __init__(self) -> None:
         self._pieces = ChatPieces()
@@ -165,10 +173,10 @@ class AnswerText:
 
 
 def first(error: ValidationError) -> str:
-    """The first complaint of a validation error on one line: `field: message`."""
-    told = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in told["loc"])
-    message = told["msg"].removeprefix("Value error, ")
+    """Return the first complaint of a validation error on one line: `field: message`."""
+    complaint = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in complaint["loc"])
+    message = complaint["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 
 

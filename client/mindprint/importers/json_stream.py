@@ -1,4 +1,7 @@
-"""The entries of one large JSON array or object, one after the other: the file is never held as a whole."""
+"""Read the entries of one large JSON array or object one after the other, without holding the file in memory.
+
+Not ijson: its errors name no line, it refuses NaN, and deep nesting takes memory that grows with its square.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,25 @@ _decoder = json.JSONDecoder()
 
 
 def entries(file: Path, *, chunk: int = CHUNK) -> Iterator[tuple[int | str, Any]]:
-    """(number from 1, value) of an array, (key, value) of an object. Raises BadImport with the line."""
+    """Yield (number from 1, value) of an array, or (key, value) of an object.
+
+    Args:
+        file: UTF-8, with or without a byte order mark.
+        chunk: Bytes read at a time; more where a single entry is longer.
+
+    Raises:
+        BadImport: The file is no JSON array or object. The message names the line.
+    """
     with file.open("rb") as stream:
         yield from _entries(_Cursor(file, stream, chunk))
 
 
 def whole(file: Path) -> Any:
-    """A small file. Raises BadImport."""
+    """Return the value of a small JSON file.
+
+    Raises:
+        BadImport: The file is no JSON. The message names the line.
+    """
     data = file.read_bytes()
     try:
         return json.loads(data.decode("utf-8-sig"))
@@ -64,7 +79,7 @@ def _entries(cursor: _Cursor) -> Iterator[tuple[int | str, Any]]:
 
 
 class _Cursor:
-    """A place in a file of which a piece is held."""
+    """A position in a file of which only a piece is held in memory."""
 
     def __init__(self, file: Path, stream: BinaryIO, chunk: int) -> None:
         self.at = 0
@@ -74,7 +89,7 @@ class _Cursor:
         self._line = 1
 
     def peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Return the next character that is no space; empty at the end of the file."""
         while True:
             found = _SPACE.match(self._held, self.at)
             self.at = found.end() if found else self.at
@@ -113,7 +128,7 @@ class _Cursor:
         return BadImport(f"{self._file}:{line}: {what}")
 
     def _more(self) -> bool:
-        """Reads as much again as is held, so that a long entry is tried few times."""
+        """Read as much again as is held, so that a long entry is tried few times. Return False at the end."""
         read = self._stream.read(max(self._chunk, len(self._held) - self.at))
         try:
             piece = self._decoder.decode(read, final=not read)
