@@ -28,10 +28,11 @@ demo: setup ## the whole loop once: make demo [DATA=folder] [ARGS='--users 4']
 test: setup ## the whole test suite
 	@$(RUN) pytest $(ARGS)
 
-lint: setup docs ## ruff, mypy, the docs site and its generated pages
+lint: setup docs ## ruff, mypy, import contracts, the docs site and its generated pages
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
+	@.venv/bin/lint-imports
 	@.venv/bin/python docs/_generate.py --check
 	@.venv/bin/python benchmarks/update_docs.py --check
 

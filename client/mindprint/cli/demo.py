@@ -9,7 +9,9 @@ import typer
 
 from mindprint.cli.options import given
 from mindprint.cli.processes import with_code
+from mindprint.cli.settings_flags import part
 
+WHAT = ("the demo", "server,trainer,cpu,demo")
 Seed = Annotated[int, typer.Option(help="The same users again for the same seed.")]
 
 
@@ -46,10 +48,7 @@ def demo(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
 ) -> None:
     """The whole loop once, for real: engagements, traces, an adapter a user, and a table of what it changed."""
-    from mindprint_demo.options import DemoOptions
-    from mindprint_demo.run import run_demo
-
-    options = DemoOptions(
+    options = part("mindprint_demo.options", *WHAT).DemoOptions(
         data=data,
         users=users,
         ids=tuple(user or ()),
@@ -64,7 +63,7 @@ def demo(
         json_file=json_file,
         **given(work_dir=work_dir),
     )
-    with_code(run_demo(options))
+    with_code(part("mindprint_demo.run", *WHAT).run_demo(options))
 
 
 def demo_data(
@@ -75,9 +74,7 @@ def demo_data(
     seed: Seed = 0,
 ) -> None:
     """Make users with hidden preferences, their engagements, and later questions to score on."""
-    from mindprint_demo.synthetic import write_dataset
-
-    write_dataset(folder, users, engagements, held_out, seed)
+    part("mindprint_demo.synthetic", *WHAT).write_dataset(folder, users, engagements, held_out, seed)
     typer.echo(f"{users} users with {engagements} engagements and {held_out} later questions each: {folder}")
     typer.echo(f"`mindprint demo --data {folder}` runs the loop on them")
 

@@ -59,23 +59,20 @@ def run(
 
     Started again with the same --out it goes on, and asks, writes and trains only what is new.
     """
-    from mindprint_eval.arms import ARMS, METHOD_ARMS
-    from mindprint_eval.config import EvalOptions
-    from mindprint_eval.training_sets import Thresholds
-
-    names = tuple(name.strip() for name in arms.split(",")) if arms else METHOD_ARMS
-    if unknown := [name for name in names if name not in ARMS]:
-        raise Fail(f"there is no arm {unknown[0]!r}: the arms are {', '.join(ARMS)}", code=2)
+    known = part("mindprint_eval.arms", *WHAT)
+    names = tuple(name.strip() for name in arms.split(",")) if arms else known.METHOD_ARMS
+    if unknown := [name for name in names if name not in known.ARMS]:
+        raise Fail(f"there is no arm {unknown[0]!r}: the arms are {', '.join(known.ARMS)}", code=2)
     if which not in ("all", "tune", "report"):
         raise Fail(f"--part {which!r} is none of all, tune, report", code=2)
     if embeddings is not None and not (embeddings / "config.json").is_file():
         lacks = "has no config.json" if embeddings.is_dir() else "is no folder"
         raise Fail(f"--embeddings {embeddings} {lacks}: name the folder of a transformers model", code=2)
-    options = EvalOptions(
+    options = part("mindprint_eval.config", *WHAT).EvalOptions(
         data=data,
         users=users,
         ids=tuple(user or ()),
-        part=which,  # type: ignore[arg-type]
+        part=which,
         rows=rows,
         engagements=engagements,
         seeds=seeds,
@@ -83,7 +80,7 @@ def run(
         group=group,
         pool=pool,
         arms=names,
-        thresholds=Thresholds(min_gain, min_anchor),
+        thresholds=part("mindprint_eval.training_sets", *WHAT).Thresholds(min_gain, min_anchor),
         objective=_variables(objective),
         server=_variables(server),
         general=general,
@@ -112,11 +109,10 @@ def join(
 
     So an evaluation of many hours can be spread over days and machines.
     """
-    from mindprint_eval.config import EvaluationError
-
+    evaluation_error = part("mindprint_eval.config", *WHAT).EvaluationError
     try:
         part("mindprint_eval.merge", *WHAT).merge_evaluations(folders, out)
-    except EvaluationError as error:
+    except evaluation_error as error:
         raise Fail(str(error), code=2) from error
     typer.echo(f"report: {part('mindprint_eval.report.build', *WHAT).write_report(out)}")
 

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 
 def part(module: str, what: str, extra: str) -> Any:
-    """A module of the server or the trainer. By name: the client package does not depend on them."""
+    """Import a module of the server, trainer, evaluation or demo by its name, for `mindprint` does not depend on them.
+
+    Args:
+        module: Full name of the module.
+        what: The part of Mindprint, for the message if it is not installed.
+        extra: The extras that install it.
+
+    Raises:
+        Fail: A package that it needs is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
