@@ -1,47 +1,55 @@
-"""How much interactive work may be under way at once, the rest is told to come again (invariant 9); and when there is
-none."""
+"""Bounds the interactive requests that run at the same time, and tells background work when none runs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mindprint_server.exceptions import LimitExceeded
 
-Lull = Callable[[], Awaitable[None]]
-"""`Admission.lull`."""
-
 
 class AdmissionController:
-    """Counts callers in and out. Batches do not come through here: they keep their own number in flight."""
+    """Counts interactive requests. Batches are not counted: `generation.concurrency` limits them.
 
-    def __init__(self, limit: int, retry_after_s: int, patience_s: float = 1.0) -> None:
+    Args:
+        limit: Largest number of requests at the same time.
+        retry_after_s: Seconds after which a refused caller should try again.
+        max_idle_wait_s: Longest time in seconds that `wait_until_idle` waits.
+    """
+
+    def __init__(self, limit: int, retry_after_s: int, max_idle_wait_s: float = 1.0) -> None:
         self._limit = limit
         self._retry_after_s = retry_after_s
-        self._patience_s = patience_s
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._max_idle_wait_s = max_idle_wait_s
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Holds one place while the block runs. Raises LimitExceeded when there is none."""
-        if self._inside >= self._limit:
+        """Count one request while the block runs.
+
+        Raises:
+            LimitExceeded: The limit is reached.
+        """
+        if self._active >= self._limit:
             message = f"{self._limit} requests are being answered already: retry in a moment"
             raise LimitExceeded("server_busy", message, retry_after=self._retry_after_s)
-        self._inside += 1
-        self._empty.clear()
+        self._active += 1
+        self._idle.clear()
         try:
             yield
         finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
 
-    async def lull(self) -> None:
-        """Returns when nobody is being answered, but after `patience_s` seconds at the latest: awaited by work that
-        nobody waits for before it fills a step of the engine."""
+    async def wait_until_idle(self) -> None:
+        """Wait until no interactive request runs, at most `max_idle_wait_s` seconds.
+
+        Background work calls this before each engine step that it fills.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._patience_s):
-                await self._empty.wait()
+            async with asyncio.timeout(self._max_idle_wait_s):
+                await self._idle.wait()

@@ -9,7 +9,11 @@ from pathlib import Path
 import mindprint
 from mindprint.types import ServerInfo
 from mindprint_server.adapters import AdapterService
+from mindprint_server.adapters.health import VersionHealth
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
+from mindprint_server.adapters.publisher import VersionPublisher
+from mindprint_server.adapters.residency import AdapterResidency
+from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.service import Backend, ChatService
@@ -88,8 +92,19 @@ async def open_container(
         admission = AdmissionController(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
         measurements = ModelMeasurements(ctx, contexts=contexts)
         gate = Gate(ctx, questions=questions, memory=memory, measurements=measurements)
-        warmer = PrefixPrefetcher(ctx, memory=memory, lull=admission.lull)
-        adapters = AdapterService(ctx, admission=admission, gate=gate, warmer=warmer)
+        storage = AdapterStorage(settings.data_dir, store=store)
+        residency = AdapterResidency(ctx)
+        prefetcher = PrefixPrefetcher(ctx, memory=memory, admission=admission)
+        publisher = VersionPublisher(
+            ctx, storage=storage, residency=residency, gate=gate, prefetcher=prefetcher, admission=admission
+        )
+        health = VersionHealth(
+            window=settings.watch_window,
+            min_answers=settings.watch_least,
+            max_collapsed=settings.max_collapsed,
+            max_failed=settings.max_failed,
+        )
+        adapters = AdapterService(ctx, storage=storage, residency=residency, publisher=publisher, health=health)
         await adapters.start()
         auto = AutoModeSelector(ctx)
         candidates = CandidateGenerator(ctx, prompts=prompts, verifier=CandidateVerifier(settings))

@@ -153,7 +153,7 @@ class FakeAdapters:
         self.refusal: Exception | None = None
         self.taken: list[tuple[bytes, int]] = []
 
-    async def complete(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
+    async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
         size = len(await asyncio.to_thread(weights.read_bytes))
         self.taken.append((config, size))
         if self.refusal is not None:
@@ -168,7 +168,7 @@ class FakeAdapters:
     async def promote(self, key: str, version: int | None) -> Adapter:
         return await self.store.live_versions.set_live(key, version)
 
-    async def release(self, key: str, version: int | None, share: float) -> Adapter:
+    async def set_canary(self, key: str, version: int | None, share: float) -> Adapter:
         return await self.store.live_versions.set_canary(key, version, share)
 
     async def rollback(self, key: str) -> Adapter:

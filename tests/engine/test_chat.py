@@ -181,7 +181,7 @@ async def test_answers_follow_the_live_version(
     assert {model.id async for model in api.models.list()} == {"base", "user/ann", "user/ann@1", "user/ann@2"}
     await services.adapters.rollback("user/ann")
     assert await text("user/ann") == on_first
-    assert services.adapters.residents.loaded() == ["user/ann@1"]
+    assert services.adapters.residency.loaded() == ["user/ann@1"]
     await services.adapters.promote("user/ann", None)
     assert (await text("user/ann"))[0] == "base"
-    assert services.adapters.residents.loaded() == []
+    assert services.adapters.residency.loaded() == []

@@ -31,7 +31,7 @@ async def test_an_exported_version_loads_with_peft_and_vllm_alone(
 
     engine = services.engine
     prompt, greedy = engine.tokenizer.encode("A walk by the lake? "), Sampling(max_tokens=TOKENS)
-    async with services.adapters.use("user/ann@1") as adapter:
+    async with services.adapters.acquire("user/ann@1") as adapter:
         ours = await engine.generate(prompt, greedy, adapter=adapter, priority=Priority.INTERACTIVE)
     base = await engine.generate(prompt, greedy, adapter=None, priority=Priority.INTERACTIVE)
     assert ours.token_ids != base.token_ids

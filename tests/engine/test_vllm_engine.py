@@ -210,7 +210,9 @@ async def test_the_canary_tells_the_adapter_from_another(
     for number, folder in enumerate(adapters[:2], start=10):
         async with loaded(engine, ref(folder, number)) as adapter:
             verdicts.append(
-                await parity_check.check_parity(engine, adapter, items, tolerance=0.02, min_shift=0.02, lull=at_once)
+                await parity_check.check_parity(
+                    engine, adapter, items, tolerance=0.02, min_shift=0.02, wait_until_idle=at_once
+                )
             )
     assert verdicts[0].passed, verdicts[0]
     assert verdicts[0].against_trainer < 0.01 < verdicts[0].against_base

@@ -1,4 +1,4 @@
-"""The life of adapters on an engine and a gate that do what a test tells them."""
+"""Adapters in service, on an engine and a gate that a test controls."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from mindprint.types import Check
-from mindprint_server.adapters import AdapterService
-from mindprint_server.admission import AdmissionController
-from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
@@ -22,7 +19,7 @@ Open = Callable[..., Awaitable[Container]]
 
 
 class Gate:
-    """Says what a test tells it to, and remembers what it was shown."""
+    """Returns the checks that a test sets, and remembers what it evaluated."""
 
     def __init__(self) -> None:
         self.checks = [Check(name="score", value=0.2, bound=0.0, passed=True), Check(name="general")]
@@ -61,16 +58,14 @@ class Loader(FakeEngine):
 
 @asynccontextmanager
 async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncIterator[Open]:
-    """Opens services with some settings changed; the gate is the given one, and chance says 0.5."""
+    """Open services with some settings changed, with the given gate, and with a chance of 0.5 for candidates."""
     async with AsyncExitStack() as stack:
 
         async def open(**changes: object) -> Container:
             changed = settings.model_copy(update=changes)
             services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
-            admission = AdmissionController(changed.max_interactive, changed.retry_after_s, changed.proof_patience_s)
-            ctx = ServerContext(changed, services.store, services.engine, services.metrics)
-            services.adapters = AdapterService(ctx, admission=admission, gate=gate, chance=lambda: 0.5)
-            await services.adapters.start()
+            services.adapters._publisher._gate = gate
+            services.adapters._chance = lambda: 0.5
             return services
 
         yield open
@@ -81,7 +76,7 @@ def counted(services: Container, name: str, **labels: str) -> float:
 
 
 async def answering(services: Container, model: str = KEY) -> str:
-    async with services.adapters.use(model) as adapter:
+    async with services.adapters.acquire(model) as adapter:
         return adapter.name if adapter else "base"
 
 

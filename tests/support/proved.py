@@ -40,7 +40,7 @@ async def live_version(services: Container, adapter: Path, tmp_path: Path, numbe
         trainer="test",
         canary=[CanaryItem(prompt_ids=prompt, target_ids=target, logprobs=values[adapter], base_logprobs=values[None])],
     )
-    return await services.adapters.complete(lease.id, manifest, config_of(adapter), weights)
+    return await services.adapters.publish(lease.id, manifest, config_of(adapter), weights)
 
 
 def config_of(adapter: Path) -> bytes:

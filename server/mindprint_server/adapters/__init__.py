@@ -1,4 +1,4 @@
-"""The life of adapters: checked on arrival, proved on the engine, switched at once, removed when unused."""
+"""Adapters in service: publication, storage, loading, live versions and health."""
 
 from mindprint_server.adapters.service import AdapterService
 

@@ -1,4 +1,4 @@
-"""Does a version behave in service? A sliding window over its newest answers, and bounds on what may go wrong. Pure."""
+"""The health of versions in service: a sliding window of outcomes, and bounds on the bad ones. Pure."""
 
 from __future__ import annotations
 
@@ -10,44 +10,60 @@ from mindprint.types import Check
 
 Outcome = Literal["fine", "collapsed", "failed"]
 """How an answer went. `collapsed`: its thinking looped or was empty. `failed`: it broke off where the base did not."""
-REMEMBERED = 4096
-"""Versions whose windows are kept; those that answered least recently are forgotten first."""
+MAX_VERSIONS = 4096
+"""Versions with a window; the one that answered least recently is dropped first."""
 
 
 def outcome_of(reason: str | None) -> Outcome:
-    """Of a thinking, by what `verdicts` has against it."""
+    """Return the outcome of an answer from the reason that `verdicts` gives against its thinking."""
     return "collapsed" if reason in ("loop", "empty") else "fine"
 
 
 @dataclass
-class Record:
+class _Record:
     newest: deque[Outcome]
     fine: int = field(default=0)
-    """Good answers since the record began."""
 
 
 class VersionHealth:
-    """Bounds are shares of the newest `window` answers, judged from `least` answers on; None is no bound."""
+    """Watches the outcomes of versions in service.
 
-    def __init__(self, *, window: int, least: int, max_collapsed: float | None, max_failed: float | None) -> None:
+    A bound is a share of the newest `window` answers; None is no bound.
+
+    Args:
+        window: Number of answers that are looked at.
+        min_answers: Number of answers below which nothing is decided.
+        max_collapsed: Largest share of answers whose thinking collapsed.
+        max_failed: Largest share of answers that failed.
+    """
+
+    def __init__(self, *, window: int, min_answers: int, max_collapsed: float | None, max_failed: float | None) -> None:
         self._window = window
-        self._least = least
+        self._min_answers = min_answers
         self._bounds: dict[Outcome, float | None] = {"collapsed": max_collapsed, "failed": max_failed}
-        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._records: OrderedDict[str, _Record] = OrderedDict()
 
-    def tell(self, version: str, outcome: Outcome) -> Check | None:
-        """The bound that this answer made the version pass, if any; then its record begins anew."""
-        record = self._records.setdefault(version, Record(deque(maxlen=self._window)))
+    def record(self, version: str, outcome: Outcome) -> Check | None:
+        """Record the outcome of an answer.
+
+        Args:
+            version: Name of the version, `<key>@<number>`.
+            outcome: How the answer went.
+
+        Returns:
+            A failed check if the answer crosses a bound; the version then starts a new window. Otherwise None.
+        """
+        record = self._records.setdefault(version, _Record(deque(maxlen=self._window)))
         self._records.move_to_end(version)
-        if len(self._records) > REMEMBERED:
+        if len(self._records) > MAX_VERSIONS:
             self._records.popitem(last=False)
         record.newest.append(outcome)
         record.fine += outcome == "fine"
         bound = self._bounds.get(outcome)
         count, answers = record.newest.count(outcome), len(record.newest)
-        if bound is None or answers < self._least or count / answers <= bound:
+        if bound is None or answers < self._min_answers or count / answers <= bound:
             return None
-        self.forget(version)
+        self.reset(version)
         return Check(
             name=f"service_{outcome}",
             value=count / answers,
@@ -56,9 +72,10 @@ class VersionHealth:
             detail=f"{count} of the newest {answers} answers in service",
         )
 
-    def fine(self, version: str) -> int:
-        """Good answers of a version since its record began."""
+    def count_fine(self, version: str) -> int:
+        """Return the number of good answers of a version since its window started."""
         return self._records[version].fine if version in self._records else 0
 
-    def forget(self, version: str) -> None:
+    def reset(self, version: str) -> None:
+        """Start a new window for a version."""
         self._records.pop(version, None)

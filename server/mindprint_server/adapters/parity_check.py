@@ -1,19 +1,30 @@
-"""Proof that an adapter is live: the engine reproduces the trainer's log-probabilities and leaves the base's."""
+"""The parity check: proof that a loaded adapter is live in the engine.
+
+With the adapter the engine must reproduce the trainer's log-probabilities of a few prompts, and must differ from the
+base model.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from mindprint.types import CanaryItem, CanaryResult
-from mindprint_server.admission import Lull
 from mindprint_server.engine import AdapterRef, Engine, Priority
 
 
-def judge(
+def compare_logprobs(
     engine: Sequence[float], base: Sequence[float], trainer: Sequence[float], *, tolerance: float, min_shift: float
 ) -> CanaryResult:
-    """Compares log-probabilities (nats) of the same tokens: the engine's with and without adapter, the trainer's."""
+    """Compare log-probabilities of the same tokens, in nats.
+
+    Args:
+        engine: Values of the engine with the adapter.
+        base: Values of the engine without the adapter.
+        trainer: Values that the trainer computed with the adapter.
+        tolerance: Largest mean distance between `engine` and `trainer`, in nats a token.
+        min_shift: Least mean distance between `engine` and `base`, in nats a token.
+    """
     count = len(trainer)
 
     def distance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -42,29 +53,34 @@ def judge(
 async def check_parity(
     engine: Engine,
     adapter: AdapterRef,
-    items: Sequence[CanaryItem],
+    parity_items: Sequence[CanaryItem],
     *,
     tolerance: float,
     min_shift: float,
-    lull: Lull,
+    wait_until_idle: Callable[[], Awaitable[None]],
 ) -> CanaryResult:
-    """Scores every canary token on the engine, with the adapter and without. The adapter must be loaded.
+    """Score the target tokens on the engine, with and without the adapter, and compare with the trainer's values.
 
-    `lull` is awaited before each token: it returns when the engine may be asked.
+    Args:
+        engine: The serving engine.
+        adapter: The version, loaded in the engine.
+        parity_items: Prompts and target tokens with the trainer's log-probabilities.
+        tolerance: See `compare_logprobs`.
+        min_shift: See `compare_logprobs`.
+        wait_until_idle: Awaited before each token, so that interactive requests go first.
     """
 
-    async def scored(item: CanaryItem, using: AdapterRef | None) -> list[float]:
-        """Log-probabilities (nats) of its target tokens; `using` None: without adapter."""
+    async def score(item: CanaryItem, using: AdapterRef | None) -> list[float]:
         found: list[float] = []
         for step, token in enumerate(item.target_ids):
-            await lull()
+            await wait_until_idle()
             before = [*item.prompt_ids, *item.target_ids[:step]]
             found += await engine.next_logprobs(before, [token], adapter=using, priority=Priority.PARITY_CHECK)
         return found
 
-    # One token after the other: whoever chats meanwhile waits for a step of the engine at most, and for a short one.
+    # One token at a time: an interactive request that arrives meanwhile waits for one short engine step at most.
     with_adapter, without = [
-        [value for item in items for value in await scored(item, using)] for using in (adapter, None)
+        [value for item in parity_items for value in await score(item, using)] for using in (adapter, None)
     ]
-    trainer = [value for item in items for value in item.logprobs]
-    return judge(with_adapter, without, trainer, tolerance=tolerance, min_shift=min_shift)
+    trainer = [value for item in parity_items for value in item.logprobs]
+    return compare_logprobs(with_adapter, without, trainer, tolerance=tolerance, min_shift=min_shift)

@@ -1,6 +1,7 @@
-"""Computes what the first question to a new version will read: the engine keeps a prefix for each version apart.
+"""Prefills a user's memory through a new version, so that the version's first request hits the prefix cache.
 
-Without it, whoever asks first after a version went live waits for the whole memory to be read again.
+The engine caches prefixes per version. Without this, the first request to a new version waits until the whole memory
+is computed again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from mindprint_server.admission import Lull
+from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, Sampling
 from mindprint_server.memory import MemoryService
@@ -20,18 +21,28 @@ log = structlog.get_logger(__name__)
 
 
 class PrefixPrefetcher:
-    def __init__(self, ctx: ServerContext, *, memory: MemoryService, lull: Lull) -> None:
+    """Prefills the memory that requests to a version share.
+
+    Args:
+        ctx: Settings and engine of the server.
+        memory: Recalls the memory of a user.
+        admission: Tells when no interactive request runs.
+    """
+
+    def __init__(self, ctx: ServerContext, *, memory: MemoryService, admission: AdmissionController) -> None:
         self._settings = ctx.settings
         self._engine = ctx.engine
         self._memory = memory
-        self._lull = lull
+        self._admission = admission
 
-    async def warm(self, adapter: AdapterRef) -> None:
-        """Reads the user's memory through the version once. Raises EngineDied; any other failure only costs the time
-        that it would have saved.
+    async def prefetch(self, adapter: AdapterRef) -> None:
+        """Prefill the user's memory through a loaded version.
 
-        What is recalled by similarity depends on the question: then it is the profile alone, with which each of them
-        begins. A cohort has no memory.
+        What is recalled by similarity depends on the question; then only the profile is shared and prefilled. A cohort
+        has no memory. Any failure but EngineDied is logged: it only costs the time that would have been saved.
+
+        Raises:
+            EngineDied: The engine process is gone.
         """
         kind, _, name = adapter.key.partition("/")
         if not self._settings.warm_versions or kind != "user":
@@ -48,18 +59,18 @@ class PrefixPrefetcher:
                 {"role": "user", "content": ""},
             ]
             prompt = tokenizer.encode(tokenizer.render(messages))
-            await self._read(prompt, adapter)
+            await self._prefill(prompt, adapter)
         except EngineDied:
             raise
         except Exception as error:
-            log.warning("a version's memory was not read ahead", adapter=adapter.name, why=str(error))
+            log.warning("a version's memory was not prefilled", adapter=adapter.name, why=str(error))
 
-    async def _read(self, prompt: Sequence[int], adapter: AdapterRef) -> None:
-        """Piece by piece, each after what the one before it left in the prefix cache: a long prompt read at once would
-        fill a step of the engine, and whoever chats meanwhile would wait for it."""
-        piece = self._settings.warm_step_tokens
-        for end in range(piece, len(prompt) + piece, piece):
-            await self._lull()
+    async def _prefill(self, prompt: Sequence[int], adapter: AdapterRef) -> None:
+        # In steps, each on the cached prefix of the one before: a long prompt at once would fill an engine step, and
+        # interactive requests would wait for it.
+        step = self._settings.warm_step_tokens
+        for end in range(step, len(prompt) + step, step):
+            await self._admission.wait_until_idle()
             await self._engine.generate(
                 prompt[:end], Sampling(max_tokens=1), adapter=adapter, priority=Priority.PARITY_CHECK
             )

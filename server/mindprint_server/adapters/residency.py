@@ -1,8 +1,8 @@
-"""Which versions the engine holds, and who is using them.
+"""Which versions the engine has loaded, and which requests use them.
 
-There may be more versions than places in the engine (`engine.places` says who waits and who makes room). A version that
-is no longer served leaves as soon as its last user is done (invariant 4); loading and unloading run beside everything
-else, and go on to their end whatever becomes of those who asked for them.
+There may be more versions than slots in the engine; `engine.slots` decides who waits and who is evicted. A version
+that is no longer served is unloaded when its last request ends, so that no sequence mixes two versions. Loading and
+unloading run in tasks of their own and finish even if the request that caused them is cancelled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,88 +25,104 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass
-class Resident:
+class _Resident:
     adapter: AdapterRef
     loading: asyncio.Task[None]
-    leaving: asyncio.Task[None] | None = None
+    unloading: asyncio.Task[None] | None = None
 
     @property
-    def loaded(self) -> bool:
-        return self.loading.done() and not self.failed
+    def is_loaded(self) -> bool:
+        return self.loading.done() and not self.has_failed
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         return self.loading.done() and (self.loading.cancelled() or self.loading.exception() is not None)
 
 
 class AdapterResidency:
-    """Reference counts over the engine's adapters. `serves` tells whether requests may still come for a version."""
+    """Counts the requests of each loaded version; loads and unloads versions as needed.
 
-    def __init__(self, ctx: ServerContext, *, serves: Callable[[AdapterRef], bool]) -> None:
+    Args:
+        ctx: Settings, engine and metrics of the server.
+    """
+
+    def __init__(self, ctx: ServerContext) -> None:
         self._settings = ctx.settings
         self._engine = ctx.engine
         self._metrics = ctx.metrics
-        self._serves = serves
-        self._residents: dict[int, Resident] = {}
-        self._asking: Counter[tuple[str, int]] = Counter()
+        self._kept: dict[str, set[int]] = {}
+        self._residents: dict[int, _Resident] = {}
+        self._requests: Counter[tuple[str, int]] = Counter()
         self._slots = SlotQueue(
             SlotAllocator(ctx.settings.max_cpu_loras, ctx.settings.adapter_patience_s), self._unload_for_another
         )
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._unloading: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
-        """Waits for what is being loaded or unloaded."""
-        going = [resident.loading for resident in self._residents.values()]
-        await asyncio.gather(*going, *self._leaving, return_exceptions=True)
+        """Wait for versions that are being loaded or unloaded."""
+        loading = [resident.loading for resident in self._residents.values()]
+        await asyncio.gather(*loading, *self._unloading, return_exceptions=True)
 
     @asynccontextmanager
-    async def hold(self, adapter: AdapterRef, *, pinned: bool = False) -> AsyncIterator[AdapterRef]:
-        """Keeps a version in the engine while the block runs, loading it if need be.
+    async def pin_for_request(self, adapter: AdapterRef, *, pinned: bool = False) -> AsyncIterator[AdapterRef]:
+        """Keep a version loaded while the block runs, and load it first if needed.
 
-        Raises ValueError or OSError if the engine refuses its files, Busy if no place came free in time.
+        Args:
+            adapter: The version.
+            pinned: Whether the version also keeps its slot between requests, as `pin` says.
+
+        Raises:
+            ValueError: The engine refuses the files.
+            OSError: The files cannot be read.
+            Busy: No slot came free in time.
         """
         version = adapter.key, adapter.version
-        self._asking[version] += 1
+        self._requests[version] += 1
         try:
-            request = await self._enter(adapter)
+            request = await self._acquire_slot(adapter)
             try:
                 self._slots.allocator.pin(adapter.engine_id, pinned)
-                await self._loaded(adapter)
+                await self._ensure_loaded(adapter)
                 yield adapter
             finally:
                 self._slots.release(request)
-                await self._leave_if_unserved(adapter.engine_id)
+                await self._unload_if_unused(adapter.engine_id)
         finally:
-            self._asking[version] -= 1
-            if not self._asking[version]:
-                del self._asking[version]
+            self._requests[version] -= 1
+            if not self._requests[version]:
+                del self._requests[version]
 
-    async def retire(self, key: str) -> None:
-        """Versions of `key` that are no longer served leave the engine, each when nobody uses it any more."""
-        for id, resident in list(self._residents.items()):
+    def keep(self, key: str, version: int) -> None:
+        """Keep a version loaded between requests, in addition to those of its adapter that are kept already."""
+        self._kept.setdefault(key, set()).add(version)
+
+    async def keep_only(self, key: str, versions: Collection[int]) -> None:
+        """Keep just these versions of an adapter loaded between requests. Unload its others once they are idle."""
+        self._kept[key] = set(versions)
+        if not versions:
+            del self._kept[key]
+        for engine_id, resident in list(self._residents.items()):
             if resident.adapter.key == key:
-                await self._leave_if_unserved(id)
+                await self._unload_if_unused(engine_id)
 
     async def pin(self, adapter: AdapterRef, pinned: bool) -> None:
-        """A pinned version stays in the engine once it is there."""
+        """Set or clear the pin of a version. A pinned version that is loaded keeps its slot."""
         self._slots.allocator.pin(adapter.engine_id, pinned)
-        await self._leave_if_unserved(adapter.engine_id)
+        await self._unload_if_unused(adapter.engine_id)
 
     def loaded(self) -> list[str]:
-        """Names of the versions that the engine holds."""
-        return sorted(resident.adapter.name for resident in self._residents.values() if resident.loaded)
+        """Return the names of the loaded versions."""
+        return sorted(resident.adapter.name for resident in self._residents.values() if resident.is_loaded)
 
-    def needs(self, key: str, version: int) -> bool:
-        """Whether the engine holds a version, or somebody is asking for it."""
-        held = any((one.adapter.key, one.adapter.version) == (key, version) for one in self._residents.values())
-        return held or (key, version) in self._asking
+    def is_needed(self, key: str, version: int) -> bool:
+        """Return whether a version is loaded, being loaded, or requested."""
+        resident = any((one.adapter.key, one.adapter.version) == (key, version) for one in self._residents.values())
+        return resident or (key, version) in self._requests
 
-    # --- how ---
-
-    async def _enter(self, adapter: AdapterRef) -> SlotRequest:
+    async def _acquire_slot(self, adapter: AdapterRef) -> SlotRequest:
         began = time.monotonic()
         resident = self._residents.get(adapter.engine_id)
-        hit = resident is not None and resident.loaded and resident.leaving is None
+        hit = resident is not None and resident.is_loaded and resident.unloading is None
         try:
             request = await self._slots.acquire(adapter.engine_id, max_wait_s=self._settings.adapter_wait_s)
         except TimeoutError:
@@ -118,13 +134,13 @@ class AdapterResidency:
         self._metrics.adapter_wait_seconds.observe(time.monotonic() - began)
         return request
 
-    async def _loaded(self, adapter: AdapterRef) -> None:
+    async def _ensure_loaded(self, adapter: AdapterRef) -> None:
         resident = self._residents.get(adapter.engine_id)
         if resident is None:
-            resident = Resident(adapter, asyncio.create_task(self._load(adapter)))
-            resident.loading.add_done_callback(_heard)
+            resident = _Resident(adapter, asyncio.create_task(self._load(adapter)))
+            resident.loading.add_done_callback(_retrieve_exception)
             self._residents[adapter.engine_id] = resident
-        # In a task of its own: a caller who goes away must not leave the engine with half an answer.
+        # Shielded: a cancelled request must not leave the engine with a half-loaded adapter.
         await asyncio.shield(resident.loading)
 
     async def _load(self, adapter: AdapterRef) -> None:
@@ -136,47 +152,48 @@ class AdapterResidency:
         self._metrics.adapter_loads.labels(outcome="loaded").inc()
         self._metrics.resident_adapters.inc()
 
-    async def _leave_if_unserved(self, id: int) -> None:
-        resident = self._residents.get(id)
+    async def _unload_if_unused(self, engine_id: int) -> None:
+        resident = self._residents.get(engine_id)
         if resident is None:
             return
-        wanted = self._serves(resident.adapter) or self._slots.allocator.is_pinned(id)
-        if (resident.failed or not wanted) and self._slots.allocator.begin_eviction(id):
-            self._unload(id)
-            assert resident.leaving is not None
-            await asyncio.shield(resident.leaving)
+        adapter = resident.adapter
+        kept = adapter.version in self._kept.get(adapter.key, ()) or self._slots.allocator.is_pinned(engine_id)
+        if (resident.has_failed or not kept) and self._slots.allocator.begin_eviction(engine_id):
+            self._start_unloading(engine_id)
+            assert resident.unloading is not None
+            await asyncio.shield(resident.unloading)
 
-    def _unload_for_another(self, id: int) -> None:
+    def _unload_for_another(self, engine_id: int) -> None:
         self._metrics.adapter_evictions.inc()
-        self._unload(id)
+        self._start_unloading(engine_id)
 
-    def _unload(self, id: int) -> None:
-        leaving = asyncio.create_task(self._out(id))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-        if resident := self._residents.get(id):
-            resident.leaving = leaving
+    def _start_unloading(self, engine_id: int) -> None:
+        unloading = asyncio.create_task(self._unload(engine_id))
+        self._unloading.add(unloading)
+        unloading.add_done_callback(self._unloading.discard)
+        if resident := self._residents.get(engine_id):
+            resident.unloading = unloading
 
-    async def _out(self, id: int) -> None:
-        # There is a place but no resident if whoever asked went away in the moment when it was let in.
-        resident = self._residents.get(id)
+    async def _unload(self, engine_id: int) -> None:
+        # A slot has no resident if its request was cancelled at the moment of its admission.
+        resident = self._residents.get(engine_id)
         try:
             if resident is not None:
                 await asyncio.wait([resident.loading])
                 await self._engine.unload(resident.adapter)
-                if resident.loaded:
+                if resident.is_loaded:
                     self._metrics.adapter_unloads.inc()
         except Exception as error:
             log.error("adapter could not be unloaded", adapter=resident and resident.adapter.name, why=str(error))
         finally:
             if resident is not None:
-                if resident.loaded:
+                if resident.is_loaded:
                     self._metrics.resident_adapters.dec()
-                del self._residents[id]
-            self._slots.finish_eviction(id)
+                del self._residents[engine_id]
+            self._slots.finish_eviction(engine_id)
 
 
-def _heard(task: asyncio.Task[None]) -> None:
-    """Those who waited for it have the error; there may be none."""
+def _retrieve_exception(task: asyncio.Task[None]) -> None:
+    """Mark the exception of a load as seen: the waiting requests raise it, and there may be none."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,8 @@
-"""What answers for a model name, how it got there, and what takes it away again."""
+"""Adapters in service: which version answers a request, publication, pointers, and health.
+
+The store holds the pointers (live version, candidate). `AdapterService` remembers what it saw there last, so that it
+notices when another server, or a request, has moved them.
+"""
 
 from __future__ import annotations
 
@@ -12,124 +16,145 @@ from typing import IO
 import structlog
 
 from mindprint.types import Adapter, Check, Manifest, Version
-from mindprint_server.adapters import storage
 from mindprint_server.adapters.health import Outcome, VersionHealth
-from mindprint_server.adapters.publisher import Examiner, Reader, VersionPublisher
+from mindprint_server.adapters.publisher import VersionPublisher
 from mindprint_server.adapters.residency import AdapterResidency
-from mindprint_server.adapters.storage import AdapterFiles
-from mindprint_server.admission import AdmissionController
+from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.exceptions import Conflict
 from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRecord, VersionRefused
 
 log = structlog.get_logger(__name__)
-TRIES = 3
-"""How often a request follows a pointer to a version whose files went while it waited."""
+MAX_TRIES = 3
+"""How often a request resolves its model again because the version's files were removed while it waited."""
 
 
 class Unusable(Conflict):
-    """The engine cannot load a version that was accepted once."""
+    """The engine cannot load a version that was accepted before."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__("version_unusable", f"{name} cannot be loaded ({why}): promote another version")
 
 
 class AdapterService:
-    """`chance` draws a number from 0 to 1 for each request that a candidate might answer."""
+    """Resolves model names to loaded versions, and moves the pointers.
+
+    Args:
+        ctx: Settings, store and metrics of the server.
+        storage: Keeps the files of versions.
+        residency: Loads versions into the engine.
+        publisher: Publishes uploaded versions.
+        health: Watches the answers of versions in service.
+        chance: Returns a number from 0 to 1 for each request that a candidate might answer; tests replace it.
+    """
 
     def __init__(
         self,
         ctx: ServerContext,
         *,
-        admission: AdmissionController,
-        gate: Examiner | None = None,
-        warmer: Reader | None = None,
+        storage: AdapterStorage,
+        residency: AdapterResidency,
+        publisher: VersionPublisher,
+        health: VersionHealth,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = ctx.settings
         self._store = ctx.store
         self._metrics = ctx.metrics
+        self._storage = storage
+        self.residency = residency
+        self._publisher = publisher
+        self._health = health
         self._chance = chance
-        self.admission = admission
-        self._files = AdapterFiles(ctx.settings.data_dir / "adapters")
-        self.residents = AdapterResidency(ctx, serves=self._serves)
-        self._intake = VersionPublisher(
-            ctx,
-            files=self._files,
-            residents=self.residents,
-            gate=gate,
-            warmer=warmer,
-            lull=admission.lull,
-            moved=self._refresh,
-        )
-        self._watch = VersionHealth(
-            window=ctx.settings.watch_window,
-            least=ctx.settings.watch_least,
-            max_collapsed=ctx.settings.max_collapsed,
-            max_failed=ctx.settings.max_failed,
-        )
         self._serving: dict[str, tuple[int | None, int | None]] = {}
         """Live version and candidate of each adapter, as last seen in the store."""
 
     async def start(self) -> None:
-        """Collects what a crash left on disk and reads the base's shapes."""
+        """Remove the files that a crash left, and prepare the publisher."""
         known = await self._store.versions.list_refs(with_files=True)
-        if orphans := await asyncio.to_thread(self._files.collect_orphans, known):
+        if orphans := await asyncio.to_thread(self._storage.remove_orphans, known):
             log.warning("adapter files without a version were removed", folders=orphans)
-        await self._intake.start()
+        await self._publisher.start()
 
     async def stop(self) -> None:
-        await self.residents.stop()
+        """Wait for versions that are being loaded or unloaded."""
+        await self.residency.stop()
 
-    async def complete(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
-        """Takes a trainer's upload into service; see `Intake.complete`."""
-        return await self._intake.complete(lease_id, manifest, config, weights)
+    async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
+        """Publish a trainer's upload, follow the moved pointers, and remove files of old versions.
 
-    # --- resolving and using ---
+        Args:
+            lease_id: The lease under which the version was trained.
+            manifest: What the trainer says about the version.
+            config: Content of adapter_config.json.
+            weights: The uploaded safetensors file; it is moved.
+
+        Raises:
+            Invalid: The files cannot be served, or the version failed a check.
+            Busy: No slot came free in time.
+            LeaseLost: The lease has ended.
+        """
+        version = await self._publisher.publish(lease_id, manifest, config, weights)
+        await self._reload_pointers(version.adapter)
+        await self._prune(version.adapter)
+        return version
+
+    # --- answering ---
 
     @asynccontextmanager
-    async def use(self, model: str) -> AsyncIterator[AdapterRef | None]:
-        """The adapter that a model name stands for now, held in the engine while the block runs; None is the base.
+    async def acquire(self, model: str) -> AsyncIterator[AdapterRef | None]:
+        """Hold the version that a model name stands for now; it stays loaded while the block runs.
 
-        `user/<id>` without a version in service is the user's cohort, and where that has none, the base. Raises
-        RecordNotFound, Conflict for versions that cannot be used, Busy if the engine has no place for it in time.
+        A user without a version in service gets the cohort's, and without that the base model. So does a request whose
+        live version cannot be loaded.
+
+        Args:
+            model: `base`, `user/<id>` or `cohort/<name>`, the latter two optionally with `@<version>`.
+
+        Returns:
+            The loaded version; None is the base model.
+
+        Raises:
+            Conflict: The named version cannot be used.
+            Busy: No slot came free in time.
+            RecordNotFound: The version or the cohort does not exist.
         """
-        async with AsyncExitStack() as held:
-            yield await self._enter(model, held)
+        async with AsyncExitStack() as stack:
+            yield await self._resolve(model, stack)
 
-    async def _enter(self, model: str, held: AsyncExitStack) -> AdapterRef | None:
+    async def _resolve(self, model: str, stack: AsyncExitStack) -> AdapterRef | None:
         key, _, number = model.partition("@")
-        for _ in range(TRIES):
-            version = await self._named(key, int(number)) if number else await self._answering(key)
+        for _ in range(MAX_TRIES):
+            version = await self._get_named(key, int(number)) if number else await self._choose_version(key)
             if version is None:
                 return None
             try:
-                return await self._load(version, held)
+                return await self._load(version, stack)
             except FilesGone:
                 if number:
                     raise
-                # A newer version came while this request waited, and retention after it: the pointer knows better.
+                # While the request waited, a newer version went live and retention removed this one: resolve again.
             except Unusable as error:
                 if number:
                     raise
                 log.error("the base answers for a version that cannot be loaded", why=error.message)
                 self._metrics.fallbacks.labels(to="base").inc()
-                await self.heard(self._files.ref(version), "failed")
+                await self.report_outcome(self._storage.ref(version), "failed")
                 return None
         log.error("the base answers: the version in service has no files", adapter=key)
         return None
 
-    async def _named(self, key: str, number: int) -> VersionRecord:
+    async def _get_named(self, key: str, number: int) -> VersionRecord:
         version = await self._store.versions.get(key, number)
-        await self._refresh(key)
+        await self._reload_pointers(key)
         if version.state == "refused":
             raise VersionRefused(key, number)
         if not version.files:
             raise FilesGone(key, number)
         return version
 
-    async def _answering(self, model: str) -> VersionRecord | None:
+    async def _choose_version(self, model: str) -> VersionRecord | None:
         kind, _, name = model.partition("/")
         if kind == "base":
             return None
@@ -139,102 +164,133 @@ class AdapterService:
             else (model, await self._store.live_versions.get(model))
         )
         if key != model and model in self._serving:
-            await self._follow(model, Pointers())
-        await self._follow(key, pointers)
+            await self._sync_pointers(model, Pointers())
+        await self._sync_pointers(key, pointers)
         if kind == "cohort" and pointers == Pointers():
-            await self._store.cohorts.get(name)  # a misspelt one is told so
+            await self._store.cohorts.get(name)  # raises RecordNotFound for an unknown cohort
         if pointers.candidate is not None and self._chance() < (pointers.share or 0.0):
             return pointers.candidate
         return pointers.live
 
-    async def _load(self, version: VersionRecord, held: AsyncExitStack) -> AdapterRef:
-        ref = self._files.ref(version)
+    async def _load(self, version: VersionRecord, stack: AsyncExitStack) -> AdapterRef:
+        ref = self._storage.ref(version)
         try:
-            return await held.enter_async_context(self.residents.hold(ref, pinned=version.pinned))
+            return await stack.enter_async_context(self.residency.pin_for_request(ref, pinned=version.pinned))
         except (ValueError, OSError) as error:
             if not (await self._store.versions.get(ref.key, ref.version)).files:
                 raise FilesGone(ref.key, ref.version) from error
             raise Unusable(ref.name, str(error)) from error
 
-    def _serves(self, adapter: AdapterRef) -> bool:
-        return adapter.version in self._serving.get(adapter.key, ())
-
-    async def _refresh(self, key: str) -> None:
-        await self._follow(key, await self._store.live_versions.get(key))
-
-    async def _follow(self, key: str, pointers: Pointers) -> None:
-        """Takes note of the store's pointers, whoever moved them, and retires what they no longer name."""
-        live, candidate = pointers.live, pointers.candidate
-        now = live.version if live else None, candidate.version if candidate else None
-        if self._serving.get(key, (None, None)) == now:
-            return
-        for number in {*self._serving.pop(key, ())} - {*now}:
-            self._watch.forget(f"{key}@{number}")
-        if now != (None, None):
-            self._serving[key] = now
-        await self.residents.retire(key)
-
-    # --- moving the pointers ---
+    # --- pointers ---
 
     async def promote(self, key: str, version: int | None) -> Adapter:
-        """Makes a version live, or none. The engine has it before the pointer moves."""
-        async with AsyncExitStack() as held:
+        """Make a version live; None takes the adapter off. The version is loaded before the pointer moves.
+
+        Raises:
+            Unusable: The version cannot be loaded.
+            Busy: No slot came free in time.
+            FilesGone: The version has no files.
+        """
+        async with AsyncExitStack() as stack:
             if version is not None:
-                await self._load(await self._with_files(key, version), held)
+                await self._load(await self._get_with_files(key, version), stack)
             adapter = await self._store.live_versions.set_live(key, version)
-            await self._refresh(key)
+            await self._reload_pointers(key)
         return adapter
 
-    async def release(self, key: str, version: int | None, share: float) -> Adapter:
-        """Lets a version answer a share of the adapter's requests; None ends that."""
-        async with AsyncExitStack() as held:
+    async def set_canary(self, key: str, version: int | None, share: float) -> Adapter:
+        """Let a version answer a share of the adapter's requests; None ends that.
+
+        Args:
+            key: Adapter key.
+            version: The version that becomes the candidate, or None.
+            share: Share of the requests, more than 0 and less than 1.
+
+        Raises:
+            Unusable: The version cannot be loaded.
+            Busy: No slot came free in time.
+            FilesGone: The version has no files.
+        """
+        async with AsyncExitStack() as stack:
             if version is not None:
-                await self._load(await self._with_files(key, version), held)
-                self._watch.forget(f"{key}@{version}")
+                await self._load(await self._get_with_files(key, version), stack)
+                self._health.reset(f"{key}@{version}")
             adapter = await self._store.live_versions.set_canary(key, version, share)
-            await self._refresh(key)
+            await self._reload_pointers(key)
         return adapter
 
     async def rollback(self, key: str) -> Adapter:
-        """Back to the version that was live before."""
+        """Make the version before the live one live again."""
         adapter = await self._store.live_versions.rollback(key)
-        await self._refresh(key)
+        await self._reload_pointers(key)
         return adapter
 
     async def pin(self, key: str, version: int, pinned: bool) -> Version:
-        """A pinned version keeps its files and, once loaded, its place in the engine."""
+        """Pin or unpin a version. A pinned version keeps its files and, once loaded, its slot in the engine."""
         stored = await self._store.retention.pin(key, version, pinned)
-        await self.residents.pin(self._files.ref(stored), pinned)
+        await self.residency.pin(self._storage.ref(stored), pinned)
         return stored
 
     async def download(self, key: str, version: int) -> IO[bytes]:
-        """A version's zip, as an open file without a name. Raises FilesGone."""
-        await self._with_files(key, version)
+        """Return a version as a zip, in an open temporary file; `storage.read_chunks` sends and closes it.
+
+        Raises:
+            FilesGone: The version has no files.
+        """
+        await self._get_with_files(key, version)
         try:
-            beside = self._settings.data_dir / "downloads"
-            return await asyncio.to_thread(storage.pack, self._files.path(key, version), beside)
+            return await asyncio.to_thread(self._storage.open_archive, key, version)
         except FileNotFoundError:
             raise FilesGone(key, version) from None
 
-    async def _with_files(self, key: str, number: int) -> VersionRecord:
+    async def _get_with_files(self, key: str, number: int) -> VersionRecord:
         version = await self._store.versions.get(key, number)
         if not version.files:
             raise FilesGone(key, number)
         return version
 
-    # --- in service ---
+    async def _reload_pointers(self, key: str) -> None:
+        await self._sync_pointers(key, await self._store.live_versions.get(key))
 
-    async def heard(self, adapter: AdapterRef | None, outcome: Outcome) -> None:
-        """Takes note of how an answer of a version went: one that misbehaves is withdrawn, and a candidate that does
-        well is promoted. A trouble with that is logged; it is none of the answer's."""
-        if adapter is None or not self._serves(adapter):
+    async def _sync_pointers(self, key: str, pointers: Pointers) -> None:
+        """Follow the store's pointers: versions that they no longer name are unloaded when they are idle."""
+        live, candidate = pointers.live, pointers.candidate
+        now = live.version if live else None, candidate.version if candidate else None
+        if self._serving.get(key, (None, None)) == now:
+            return
+        for number in {*self._serving.pop(key, ())} - {*now}:
+            self._health.reset(f"{key}@{number}")
+        if now != (None, None):
+            self._serving[key] = now
+        await self.residency.keep_only(key, [number for number in now if number is not None])
+
+    async def _prune(self, key: str) -> None:
+        # A failure leaves files for the next time: the new version is in service already.
+        try:
+            await self._storage.prune(key, keep=self._settings.keep_versions, is_needed=self.residency.is_needed)
+        except (StoreError, OSError) as error:
+            log.warning("old versions were not removed", adapter=key, why=str(error))
+
+    # --- health ---
+
+    async def report_outcome(self, adapter: AdapterRef | None, outcome: Outcome) -> None:
+        """Record how an answer of a version in service went.
+
+        A version that crosses a bound is withdrawn; a candidate with enough good answers is promoted. Errors of the
+        store are logged and do not reach the answer.
+
+        Args:
+            adapter: The version that answered. None, and a version that is not in service, is ignored.
+            outcome: How the answer went.
+        """
+        if adapter is None or adapter.version not in self._serving.get(adapter.key, ()):
             return
         self._metrics.served.labels(outcome=outcome).inc()
-        alarm = self._watch.tell(adapter.name, outcome)
+        alarm = self._health.record(adapter.name, outcome)
         try:
             if alarm is not None:
                 await self._withdraw(adapter, alarm)
-            elif self._watch.fine(adapter.name) >= self._settings.canary_requests:
+            elif self._health.count_fine(adapter.name) >= self._settings.canary_requests:
                 await self._promote_candidate(adapter)
         except StoreError as error:
             log.error("the pointer did not move", adapter=adapter.name, why=str(error))
@@ -243,16 +299,15 @@ class AdapterService:
         log.error("version withdrawn", adapter=adapter.name, check=check.name, value=check.value, bound=check.bound)
         self._metrics.withdrawn.labels(check=check.name).inc()
         left = await self._store.live_versions.withdraw(adapter.key, adapter.version, check)
-        log.info("what answers now", adapter=adapter.key, live=left.live, candidate=left.candidate)
-        await self._refresh(adapter.key)
+        log.info("pointers after the withdrawal", adapter=adapter.key, live=left.live, candidate=left.candidate)
+        await self._reload_pointers(adapter.key)
 
     async def _promote_candidate(self, adapter: AdapterRef) -> None:
         if self._serving.get(adapter.key, (None, None))[1] != adapter.version:
             return
         pointers = await self._store.live_versions.get(adapter.key)
         if pointers.candidate is not None and pointers.candidate.version == adapter.version:
-            await self._store.live_versions.set_live(
-                adapter.key, adapter.version
-            )  # whoever tells of it has it in the engine
-            await self._refresh(adapter.key)
+            # The request that reports this outcome holds the version, so it is loaded.
+            await self._store.live_versions.set_live(adapter.key, adapter.version)
+            await self._reload_pointers(adapter.key)
             log.info("candidate promoted", adapter=adapter.name, good=self._settings.canary_requests)

@@ -1,4 +1,9 @@
-"""A version as one file to take away: a plain PEFT folder with its manifest, in a zip that nothing had to compress."""
+"""Adapter versions on disk: one PEFT folder per version, archives for download, and retention.
+
+The layout is `<data_dir>/adapters/<kind>/<name>/<version>/` with the weights, the configuration and the manifest. A
+folder is written once and never changed. The store knows which versions have files; a folder without a row in the
+store is an orphan, left by a crash, and is removed at the next start.
+"""
 
 from __future__ import annotations
 
@@ -7,53 +12,35 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import IO
 
 import structlog
 
-from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.engine import AdapterRef
 from mindprint_server.store import Store, VersionRecord
 
-PIECE = 1 << 20
-
-
-def pack(folder: Path, beside: Path) -> IO[bytes]:
-    """The zip of a version's folder, as a file without a name in `beside`. Raises FileNotFoundError."""
-    beside.mkdir(parents=True, exist_ok=True)
-    file = tempfile.TemporaryFile(dir=beside)  # noqa: SIM115 (whoever sends it closes it)
-    try:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip:
-            for name in (CONFIG, WEIGHTS, MANIFEST):
-                zip.write(folder / name, name)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-async def pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
-    """The whole file, read off the event loop; it is closed, and with that gone, at the end."""
-    try:
-        file.seek(0)
-        while piece := await asyncio.to_thread(file.read, PIECE):
-            yield piece
-    finally:
-        file.close()
-
-
+log = structlog.get_logger(__name__)
 WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "manifest.json"
+CHUNK_BYTES = 1 << 20
 
 
-class AdapterFiles:
-    """`<root>/<kind>/<name>/<version>/`, a plain PEFT folder with the manifest beside the weights."""
+class AdapterStorage:
+    """Writes, archives and removes the files of versions.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Args:
+        data_dir: The server's data folder.
+        store: Knows which versions have files.
+    """
+
+    def __init__(self, data_dir: Path, *, store: Store) -> None:
+        self._root = data_dir / "adapters"
+        self._downloads = data_dir / "downloads"
+        self._store = store
 
     def path(self, key: str, version: int) -> Path:
+        """Return the folder of a version, whether or not it exists."""
         return (self._root / key / f"{version:06d}").absolute()
 
     def ref(self, version: VersionRecord) -> AdapterRef:
@@ -62,58 +49,112 @@ class AdapterFiles:
         return AdapterRef(version.adapter, version.version, version.digest, version.engine_id, path)
 
     def write(self, key: str, version: int, *, weights: Path, config: bytes, manifest: str) -> Path:
-        """Moves the uploaded weights in. Raises FileExistsError rather than touch a version that is there."""
+        """Write the folder of a new version, durably and in one step.
+
+        Args:
+            key: Adapter key.
+            version: Number of the version.
+            weights: The uploaded safetensors file; it is moved.
+            config: Content of adapter_config.json.
+            manifest: Content of manifest.json.
+
+        Raises:
+            FileExistsError: The version has a folder already.
+        """
         final = self.path(key, version)
         if final.exists():
             raise FileExistsError(f"{key}@{version} is there already")
-        aside = final.with_name(f".{final.name}.part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        shutil.move(weights, aside / WEIGHTS)
-        (aside / CONFIG).write_bytes(config)
-        (aside / MANIFEST).write_text(manifest, encoding="utf-8")
-        for file in aside.iterdir():
-            _sync(file)
-        _sync(aside)
-        aside.rename(final)
-        _sync(final.parent)
+        partial = final.with_name(f".{final.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        shutil.move(weights, partial / WEIGHTS)
+        (partial / CONFIG).write_bytes(config)
+        (partial / MANIFEST).write_text(manifest, encoding="utf-8")
+        for file in partial.iterdir():
+            _fsync(file)
+        _fsync(partial)
+        partial.rename(final)
+        _fsync(final.parent)
         return final
 
     def remove(self, key: str, version: int) -> None:
+        """Remove the folder of a version, if it exists."""
         shutil.rmtree(self.path(key, version), ignore_errors=True)
 
-    def collect_orphans(self, known: Collection[tuple[str, int]]) -> int:
-        """Removes what a crash left: half-written folders, and whole ones that no row speaks of. Returns how many."""
+    def remove_orphans(self, known: Collection[tuple[str, int]]) -> int:
+        """Remove partial folders and folders of unknown versions.
+
+        Args:
+            known: Adapter key and number of every version that has files.
+
+        Returns:
+            The number of folders removed.
+        """
         keep = {self.path(key, version) for key, version in known}
         orphans = [folder for folder in self._root.glob("*/*/*") if folder.is_dir() and folder.absolute() not in keep]
         for folder in orphans:
             shutil.rmtree(folder)
         return len(orphans)
 
+    def open_archive(self, key: str, version: int) -> IO[bytes]:
+        """Pack the folder of a version into an uncompressed zip.
 
-def _sync(path: Path) -> None:
+        Returns:
+            The zip as an open temporary file without a name. Closing it deletes it.
+
+        Raises:
+            FileNotFoundError: The folder is incomplete or missing.
+        """
+        folder = self.path(key, version)
+        self._downloads.mkdir(parents=True, exist_ok=True)
+        file = tempfile.TemporaryFile(dir=self._downloads)  # noqa: SIM115 (`read_chunks` closes it)
+        try:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip:
+                for name in (CONFIG, WEIGHTS, MANIFEST):
+                    zip.write(folder / name, name)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    async def prune(self, key: str, *, keep: int, is_needed: Callable[[str, int], bool]) -> list[int]:
+        """Remove the files of old versions of an adapter.
+
+        The store is updated first: a crash in between leaves an orphan folder.
+
+        Args:
+            key: Adapter key.
+            keep: Number of newest versions that keep their files.
+            is_needed: Tells whether the engine needs a version; its files are left for the next time.
+
+        Returns:
+            The numbers of the versions whose files were removed.
+        """
+        removed = []
+        for version in await self._store.retention.list_prunable(key, keep):
+            if is_needed(key, version):
+                continue
+            if await self._store.retention.mark_files_removed(key, version):
+                await asyncio.to_thread(self.remove, key, version)
+                removed.append(version)
+        if removed:
+            log.info("files of old versions were removed", adapter=key, versions=removed)
+        return removed
+
+
+async def read_chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    """Yield a whole file in chunks, read in a thread, and close it at the end."""
+    try:
+        file.seek(0)
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        file.close()
+
+
+def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-log = structlog.get_logger(__name__)
-
-
-async def prune(store: Store, files: AdapterFiles, residents: AdapterResidency, key: str, keep: int) -> list[int]:
-    """Removes the files of versions that nothing needs, but for the newest `keep`. Returns their numbers.
-
-    The store forgets them first: what a crash leaves in between is an orphan, and collected at the next start.
-    """
-    gone = []
-    for number in await store.retention.list_prunable(key, keep):
-        if residents.needs(key, number):
-            continue  # at the next time
-        if await store.retention.mark_files_removed(key, number):
-            await asyncio.to_thread(files.remove, key, number)
-            gone.append(number)
-    if gone:
-        log.info("files of old versions were removed", adapter=key, versions=gone)
-    return gone

@@ -1,4 +1,4 @@
-"""Is an uploaded adapter what it says, and can this engine load it? Reads headers only; nothing is unpickled."""
+"""Validates uploaded adapter files against the base model and the engine. Reads headers only; unpickles nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ from typing import Any
 
 from mindprint_server.exceptions import Invalid
 
-HEADER_LIMIT = 100 * 2**20
+MAX_HEADER_BYTES = 100 * 2**20
 _PREFIX = "base_model.model."
 Shapes = dict[str, tuple[int, ...]]
+"""Shape of each tensor, by name."""
 
 
 def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[str, Any]:
-    """The adapter_config.json, checked against what the engine can load. Raises Invalid."""
+    """Parse adapter_config.json and check that the engine can load such an adapter.
+
+    Args:
+        text: Content of the file.
+        max_rank: Largest rank.
+        targets: Names of the modules that may be adapted.
+
+    Raises:
+        Invalid: The adapter cannot be served.
+    """
     try:
         config = json.loads(text)
     except ValueError:
@@ -40,8 +50,11 @@ def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[s
 
 
 def read_shapes(path: Path) -> Shapes:
-    """Tensor shapes of a safetensors file by name, from its header alone; the file must be exactly as long as the
-    header says. Raises Invalid (adapter_pickle, adapter_truncated)."""
+    """Read the tensor shapes of a safetensors file from its header, and check the length of the file.
+
+    Raises:
+        Invalid: The file is a pickle (adapter_pickle) or incomplete (adapter_truncated).
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -50,7 +63,7 @@ def read_shapes(path: Path) -> Shapes:
         if len(start) < 8:
             raise Invalid("adapter_truncated", "the weights end before their header: upload the whole file")
         (length,) = struct.unpack("<Q", start)
-        if length > min(HEADER_LIMIT, size - 8):
+        if length > min(MAX_HEADER_BYTES, size - 8):
             raise Invalid("adapter_truncated", "the weights are no whole safetensors file: upload it again")
         try:
             header = json.loads(file.read(length))
@@ -66,8 +79,8 @@ def read_shapes(path: Path) -> Shapes:
     return shapes
 
 
-def base_shapes(folder: Path) -> Shapes:
-    """Shapes of the base model's tensors, from the headers of its safetensors files."""
+def read_base_shapes(folder: Path) -> Shapes:
+    """Read the tensor shapes of the base model from the headers of its safetensors files."""
     shapes: Shapes = {}
     for file in sorted(folder.glob("*.safetensors")):
         shapes |= read_shapes(file)
@@ -75,7 +88,17 @@ def base_shapes(folder: Path) -> Shapes:
 
 
 def check_tensors(adapter: Shapes, base: Mapping[str, tuple[int, ...]], *, rank: int, targets: Iterable[str]) -> None:
-    """Every tensor is half of a LoRA pair that fits its layer of the base. Raises Invalid."""
+    """Check that the tensors are complete LoRA pairs that fit their layers of the base model.
+
+    Args:
+        adapter: Shapes of the adapter's tensors.
+        base: Shapes of the base model's tensors.
+        rank: Rank of the adapter.
+        targets: Names of the modules that may be adapted.
+
+    Raises:
+        Invalid: A tensor does not fit.
+    """
     allowed = frozenset(targets)
     halves: dict[str, set[str]] = {}
     for name, shape in adapter.items():
@@ -99,6 +122,6 @@ def check_tensors(adapter: Shapes, base: Mapping[str, tuple[int, ...]], *, rank:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content, read in pieces."""
+    """Return the SHA-256 hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -39,7 +39,7 @@ async def promote(kind: Kind, name: UserId, wanted: Promote, services: Container
 @router.post("/{kind}/{name}/release")
 async def release(kind: Kind, name: UserId, wanted: Release, services: ContainerDep) -> Adapter:
     """Lets a version answer a share of the requests until it has proved itself; `null` ends that."""
-    return await services.adapters.release(f"{kind}/{name}", wanted.version, wanted.share)
+    return await services.adapters.set_canary(f"{kind}/{name}", wanted.version, wanted.share)
 
 
 @router.post("/{kind}/{name}/rollback")
@@ -67,7 +67,7 @@ async def download(kind: Kind, name: UserId, number: Number, services: Container
         "Content-Length": str(file.seek(0, 2)),
         "Content-Disposition": f'attachment; filename="{kind}-{name}-{number}.zip"',
     }
-    return StreamingResponse(storage.pieces(file), media_type="application/zip", headers=headers)
+    return StreamingResponse(storage.read_chunks(file), media_type="application/zip", headers=headers)
 
 
 @router.post("/{kind}/{name}/versions/{number}/pin")

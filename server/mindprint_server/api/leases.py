@@ -60,7 +60,7 @@ async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Ve
     await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read
     async with multipart.receive(request, services.settings) as upload:
         manifest = _manifest(upload.manifest)
-        return await services.adapters.complete(lease_id, manifest, upload.config, upload.weights)
+        return await services.adapters.publish(lease_id, manifest, upload.config, upload.weights)
 
 
 def _manifest(text: bytes) -> Manifest:

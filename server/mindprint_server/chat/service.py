@@ -157,7 +157,7 @@ class ChatService:
         # The adapter is on its way into the engine while the memory is recalled.
         recalling = asyncio.create_task(self._recalled(messages, model, wanted))
         try:
-            adapter = await held.enter_async_context(self._adapters.use(model))
+            adapter = await held.enter_async_context(self._adapters.acquire(model))
             memory = await recalling
         finally:
             recalling.cancel()
@@ -166,7 +166,7 @@ class ChatService:
         mode, route = await self._auto.select(wanted, name if kind == "user" else None, adapter, "open")
         answer = replace(await self._answer(body, messages, memory, mode, adapter), route=route)
         if isinstance(answer.content, dict) or answer.outcome != "fine":
-            await self._adapters.heard(adapter, answer.outcome)
+            await self._adapters.report_outcome(adapter, answer.outcome)
         return answer
 
     async def _recalled(
@@ -275,9 +275,9 @@ class ChatService:
                         line = first_chunk(line, answer.thought, made_by)
                     yield line
             except Exception:
-                await self._adapters.heard(answer.asked if fine else None, "failed")
+                await self._adapters.report_outcome(answer.asked if fine else None, "failed")
                 raise
-            await self._adapters.heard(answer.asked if fine else None, "fine")
+            await self._adapters.report_outcome(answer.asked if fine else None, "fine")
 
 
 # --- pure --------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class TraceService:
             return await self._store.traces.add(trace) if question.engagement_id is not None else trace
 
     async def _generate(self, request: TraceRequest, question: Question) -> Trace:
-        async with self._adapters.use(request.model) as adapter:
+        async with self._adapters.acquire(request.model) as adapter:
             params = await self._params(request, question, adapter)
             accepted = set()
             if params.is_for_training:
@@ -78,7 +78,7 @@ class TraceService:
             )
             trace = (await self._candidates.generate(context, params)).trace
             if _shows_health(request, params):
-                await self._adapters.heard(adapter, outcome_of(trace.reason))
+                await self._adapters.report_outcome(adapter, outcome_of(trace.reason))
             return trace
 
     async def _params(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:

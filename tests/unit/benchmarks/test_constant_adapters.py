@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mindprint_server.adapters import validation
-from mindprint_server.adapters.parity_check import judge
+from mindprint_server.adapters.parity_check import compare_logprobs
 from mindprint_server.settings import Settings
 from mindprint_trainer import settings as trainer_settings
 from support import constant_adapters
@@ -80,7 +80,10 @@ def test_the_server_takes_it_and_its_canary_is_true(
     weights.write_bytes(one.weights)
     validation.read_config(one.config, max_rank=constant_adapters.RANK, targets=TARGETS)
     validation.check_tensors(
-        validation.read_shapes(weights), validation.base_shapes(model), rank=constant_adapters.RANK, targets=TARGETS
+        validation.read_shapes(weights),
+        validation.read_base_shapes(model),
+        rank=constant_adapters.RANK,
+        targets=TARGETS,
     )
     ours, theirs, told = list[float](), list[float](), list[float]()
     for item in one.canary:
@@ -90,7 +93,7 @@ def test_the_server_takes_it_and_its_canary_is_true(
             values += [row[token] for row, token in zip(rows, item.target_ids, strict=True)]
         told += item.logprobs
     s = Settings()
-    assert judge(ours, theirs, told, tolerance=s.canary_tolerance, min_shift=s.canary_min_shift).passed
+    assert compare_logprobs(ours, theirs, told, tolerance=s.canary_tolerance, min_shift=s.canary_min_shift).passed
 
 
 def test_too_few_words_are_told(model: Path) -> None:

@@ -19,19 +19,19 @@ def test_no_more_than_the_limit() -> None:
         pass
 
 
-async def test_a_lull_is_when_the_last_one_has_left() -> None:
-    admission = AdmissionController(9, 1, patience_s=60)
-    await admission.lull()  # at once: nobody is inside
+async def test_waiting_ends_when_the_last_request_ends() -> None:
+    admission = AdmissionController(9, 1, max_idle_wait_s=60)
+    await admission.wait_until_idle()  # at once: nobody is inside
     with admission.enter():
         with admission.enter():
-            waiting = asyncio.create_task(admission.lull())
+            waiting = asyncio.create_task(admission.wait_until_idle())
         await asyncio.sleep(0)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 1)
 
 
-async def test_a_lull_is_not_waited_for_without_end() -> None:
-    for patience_s in (0.01, 0):
-        admission = AdmissionController(9, 1, patience_s)
+async def test_waiting_ends_after_max_idle_wait_s() -> None:
+    for max_idle_wait_s in (0.01, 0):
+        admission = AdmissionController(9, 1, max_idle_wait_s)
         with admission.enter():
-            await asyncio.wait_for(admission.lull(), 1)
+            await asyncio.wait_for(admission.wait_until_idle(), 1)

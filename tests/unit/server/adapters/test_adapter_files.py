@@ -4,13 +4,13 @@ import asyncio
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from mindprint.types import CanaryItem
 from mindprint_server.adapters import parity_check, validation
-from mindprint_server.adapters.storage import AdapterFiles
+from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import Invalid, ServerError
@@ -103,37 +103,37 @@ def test_weights_cut_off_anywhere(tmp_path: Path) -> None:
         assert code_of(error) == "adapter_truncated"
 
 
-def place(files: AdapterFiles, tmp_path: Path, version: int) -> Path:
+def place(storage: AdapterStorage, tmp_path: Path, version: int) -> Path:
     weights = tmp_path / "upload"
     weights.write_bytes(b"weights")
-    return files.write("user/ann", version, weights=weights, config=b"{}", manifest="{}")
+    return storage.write("user/ann", version, weights=weights, config=b"{}", manifest="{}")
 
 
 def test_a_version_is_never_written_again(tmp_path: Path) -> None:
-    files = AdapterFiles(tmp_path / "adapters")
-    folder = place(files, tmp_path, 1)
+    storage = AdapterStorage(tmp_path, store=cast(Any, None))
+    folder = place(storage, tmp_path, 1)
     assert sorted(f.name for f in folder.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
         "manifest.json",
     ]
     with pytest.raises(FileExistsError):
-        place(files, tmp_path, 1)
+        place(storage, tmp_path, 1)
 
 
 def test_orphans_are_collected_and_versions_stay(tmp_path: Path) -> None:
-    files = AdapterFiles(tmp_path / "adapters")
-    kept, orphan = place(files, tmp_path, 1), place(files, tmp_path, 2)
+    storage = AdapterStorage(tmp_path, store=cast(Any, None))
+    kept, orphan = place(storage, tmp_path, 1), place(storage, tmp_path, 2)
     half = kept.with_name(".000003.part")
     half.mkdir()
-    assert files.collect_orphans({("user/ann", 1)}) == 2
+    assert storage.remove_orphans({("user/ann", 1)}) == 2
     assert kept.exists()
     assert not orphan.exists()
     assert not half.exists()
 
 
 def verdict(engine: list[float], base: list[float], trainer: list[float]) -> str | None:
-    result = parity_check.judge(engine, base, trainer, tolerance=0.1, min_shift=0.02)
+    result = parity_check.compare_logprobs(engine, base, trainer, tolerance=0.1, min_shift=0.02)
     assert result.passed == (result.reason is None)
     return result.reason
 
@@ -155,16 +155,16 @@ async def test_canary_on_an_engine_that_ignores_adapters(base_folder: Path) -> N
     engine.tokenizer.encode("two words")
     item = CanaryItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
     ref = AdapterRef("user/ann", 1, "sha256:0", 1, base_folder)
-    lulls = []
+    waits = []
 
-    async def lull() -> None:
-        lulls.append(1)
+    async def wait() -> None:
+        waits.append(1)
 
-    result = await parity_check.check_parity(engine, ref, [item], tolerance=0.1, min_shift=0.02, lull=lull)
+    result = await parity_check.check_parity(engine, ref, [item], tolerance=0.1, min_shift=0.02, wait_until_idle=wait)
     assert not result.passed
     assert result.against_base == 0
     assert result.tokens == 2
-    assert len(lulls) == 4  # two tokens, with the adapter and without
+    assert len(waits) == 4  # two tokens, with the adapter and without
 
 
 async def test_a_canary_is_asked_for_one_token_after_the_other(base_folder: Path) -> None:
@@ -180,7 +180,7 @@ async def test_a_canary_is_asked_for_one_token_after_the_other(base_folder: Path
             self.inside -= 1
             return found
 
-    async def lull() -> None:
+    async def wait() -> None:
         """Nobody is waited for."""
 
     engine = Counting(model_path=base_folder)
@@ -188,6 +188,8 @@ async def test_a_canary_is_asked_for_one_token_after_the_other(base_folder: Path
     short = CanaryItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
     long = CanaryItem(prompt_ids=[2, 1], target_ids=[2, 1, 3], logprobs=[-0.5] * 3, base_logprobs=[-1] * 3)
     ref = AdapterRef("user/ann", 1, "sha256:0", 1, base_folder)
-    result = await parity_check.check_parity(engine, ref, [short, long], tolerance=99, min_shift=0, lull=lull)
+    result = await parity_check.check_parity(
+        engine, ref, [short, long], tolerance=99, min_shift=0, wait_until_idle=wait
+    )
     assert result.tokens == 5
     assert engine.most == 1

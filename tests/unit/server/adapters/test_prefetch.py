@@ -54,7 +54,7 @@ class Memory:
 
 def prefetcher(settings: Settings, engine: Any, memory: Any, admission: AdmissionController) -> PrefixPrefetcher:
     ctx = ServerContext(settings, cast(Any, None), engine, Metrics())
-    return PrefixPrefetcher(ctx, memory=memory, lull=admission.lull)
+    return PrefixPrefetcher(ctx, memory=memory, admission=admission)
 
 
 def adapter(key: str) -> AdapterRef:
@@ -65,7 +65,7 @@ def adapter(key: str) -> AdapterRef:
 async def test_what_all_questions_share_is_read_through_the_new_version(recall: Any, episodes: bool) -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await prefetcher(Settings(recall=recall, warm_step_tokens=999), engine, memory, AdmissionController(9, 1)).warm(
+    await prefetcher(Settings(recall=recall, warm_step_tokens=999), engine, memory, AdmissionController(9, 1)).prefetch(
         adapter("user/ann")
     )
     [(text, name)] = engine.read
@@ -77,7 +77,9 @@ async def test_what_all_questions_share_is_read_through_the_new_version(recall: 
 async def test_a_long_memory_is_read_piece_by_piece() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await prefetcher(Settings(warm_step_tokens=40), engine, memory, AdmissionController(9, 1)).warm(adapter("user/ann"))
+    await prefetcher(Settings(warm_step_tokens=40), engine, memory, AdmissionController(9, 1)).prefetch(
+        adapter("user/ann")
+    )
     lengths = [len(text) for text, _ in engine.read]
     assert lengths[:-1] == list(range(40, lengths[-1], 40))
     assert len(lengths) > 2
@@ -88,9 +90,9 @@ async def test_a_long_memory_is_read_piece_by_piece() -> None:
 async def test_each_piece_waits_for_those_who_are_being_answered() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    admission = AdmissionController(9, 1, patience_s=60)
+    admission = AdmissionController(9, 1, max_idle_wait_s=60)
     with admission.enter():
-        reading = asyncio.create_task(prefetcher(Settings(), engine, memory, admission).warm(adapter("user/ann")))
+        reading = asyncio.create_task(prefetcher(Settings(), engine, memory, admission).prefetch(adapter("user/ann")))
         await asyncio.sleep(0.01)
         assert engine.read == []
     await asyncio.wait_for(reading, 1)
@@ -110,18 +112,18 @@ async def test_nothing_is_read_that_no_question_is_known_to_need(
 ) -> None:
     engine: Any = Engine()
     memory: Any = Memory(profile=profile)
-    await prefetcher(Settings(**settings), engine, memory, AdmissionController(9, 1)).warm(adapter(key))
+    await prefetcher(Settings(**settings), engine, memory, AdmissionController(9, 1)).prefetch(adapter(key))
     assert engine.read == []
 
 
 async def test_a_failure_only_costs_the_time() -> None:
     engine: Any = Engine(ValueError("too long"))
     memory: Any = Memory()
-    await prefetcher(Settings(), engine, memory, AdmissionController(9, 1)).warm(adapter("user/ann"))
+    await prefetcher(Settings(), engine, memory, AdmissionController(9, 1)).prefetch(adapter("user/ann"))
 
 
 async def test_a_dead_engine_is_told() -> None:
     engine: Any = Engine(EngineDied("gone"))
     memory: Any = Memory()
     with pytest.raises(EngineDied):
-        await prefetcher(Settings(), engine, memory, AdmissionController(9, 1)).warm(adapter("user/ann"))
+        await prefetcher(Settings(), engine, memory, AdmissionController(9, 1)).prefetch(adapter("user/ann"))

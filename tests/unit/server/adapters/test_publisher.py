@@ -46,17 +46,19 @@ async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gat
 
 async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_path: Path) -> None:
     services = await serve(proof_patience_s=60)
-    with services.adapters.admission.enter():
+    with services.adapters._publisher._admission.enter():
         coming = asyncio.create_task(published(services, tmp_path))
-        await asyncio.wait([coming], timeout=0.3)
-        assert services.adapters.residents.loaded() == ["user/ann@1"]
+        async with asyncio.timeout(30):
+            while services.adapters.residency.loaded() != ["user/ann@1"]:  # noqa: ASYNC110 (it has no event)
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
         assert not coming.done()
     assert (await asyncio.wait_for(coming, 10)).state == "live"
 
 
 async def test_a_proof_does_not_wait_for_ever(serve: Open, tmp_path: Path) -> None:
     services = await serve(proof_patience_s=0.01)
-    with services.adapters.admission.enter():
+    with services.adapters._publisher._admission.enter():
         assert (await asyncio.wait_for(published(services, tmp_path), 10)).state == "live"
 
 
@@ -76,7 +78,7 @@ async def test_a_version_that_fails_is_kept_and_never_served_unless_promoted(
     assert COLLAPSED in version.checks
     assert folders(services) == [1]
     assert await answering(services) == "base"
-    assert services.adapters.residents.loaded() == []
+    assert services.adapters.residency.loaded() == []
     assert counted(services, "gate_refusals_total", check="collapse") == 1
     assert counted(services, "adapters_refused_total", reason="gate_failed") == 1
     with pytest.raises(ServerError, match="was refused"):
@@ -119,7 +121,7 @@ async def test_a_gate_that_breaks_leaves_nothing_and_the_trainer_may_try_again(
     with pytest.raises(RuntimeError):
         await upload(services, lease, tmp_path)
     assert folders(services) == []
-    assert services.adapters.residents.loaded() == []
+    assert services.adapters.residency.loaded() == []
     with pytest.raises(RecordNotFound):
         await services.store.adapters.get(KEY)
     assert (await services.store.leases.get(lease.id)).state == "active"
@@ -184,7 +186,7 @@ async def test_a_place_that_does_not_come_free_leaves_nothing(serve: Open, tmp_p
     services = await serve(max_cpu_loras=1, adapter_wait_s=0.1)
     await published(services, tmp_path, "user/bob")
     lease = await leased(services)
-    async with services.adapters.use("user/bob"):
+    async with services.adapters.acquire("user/bob"):
         with pytest.raises(ServerError) as error:
             await upload(services, lease, tmp_path)
     assert (type(error.value), error.value.code) == (Busy, "adapters_busy")

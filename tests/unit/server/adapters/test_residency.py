@@ -50,14 +50,15 @@ class Room:
     def __init__(self, **changes: float) -> None:
         bounds = {"max_cpu_loras": 2, "adapter_patience_s": 0.05, "adapter_wait_s": 5.0}
         self.engine, self.metrics = Engine(), Metrics()
-        self.gone: set[int] = set()
         settings = Settings.model_validate(bounds | changes)
         ctx = ServerContext(settings, cast(Any, None), self.engine, self.metrics)
-        self.residents = AdapterResidency(ctx, serves=lambda one: one.engine_id not in self.gone)
+        self.residency = AdapterResidency(ctx)
+        for number in range(1, 4):
+            self.residency.keep(f"user/u{number}", 1)
 
     async def use(self, *numbers: int) -> None:
         for number in numbers:
-            async with self.residents.hold(ref(number)):
+            async with self.residency.pin_for_request(ref(number)):
                 pass
 
     def counted(self, name: str, **labels: str) -> float:
@@ -76,7 +77,7 @@ class Users:
         leave = self.leave.setdefault(number, asyncio.Event())
 
         async def work() -> None:
-            async with self.room.residents.hold(ref(number)):
+            async with self.room.residency.pin_for_request(ref(number)):
                 assert number in self.room.engine.loaded
                 self.inside.append(number)
                 await leave.wait()
@@ -91,7 +92,7 @@ async def test_more_adapters_than_places_take_turns_and_the_least_recent_leaves(
     await room.use(1, 2, 1, 3, 1, 2)
     assert room.engine.done == ["+1", "+2", "-2", "+3", "-3", "+2"]
     assert room.engine.most == 2
-    assert room.residents.loaded() == ["user/u1@1", "user/u2@1"]
+    assert room.residency.loaded() == ["user/u1@1", "user/u2@1"]
     assert room.counted("adapter_requests_total", outcome="hit") == 2
     assert room.counted("adapter_requests_total", outcome="load") == 4
     assert room.counted("adapter_evictions_total") == 2
@@ -119,7 +120,7 @@ async def test_busy_adapters_make_room_for_one_that_waits() -> None:
 
     async def busy(number: int) -> None:
         while not stop.is_set():
-            async with room.residents.hold(ref(number)):
+            async with room.residency.pin_for_request(ref(number)):
                 served[number - 1] += 1
                 await asyncio.sleep(0.003)
 
@@ -144,7 +145,7 @@ async def test_nobody_waits_longer_than_may_be() -> None:
     await asyncio.wait_for(room.use(1), 1)
     users.leave[1].set()
     await task
-    assert not room.residents.needs("user/u2", 1)
+    assert not room.residency.is_needed("user/u2", 1)
 
 
 async def test_a_slow_load_keeps_nobody_else() -> None:
@@ -192,7 +193,7 @@ async def test_files_that_the_engine_refuses_take_no_place() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="bad files"):
             await room.use(1)
-    assert room.residents.loaded() == []
+    assert room.residency.loaded() == []
     assert room.counted("adapter_loads_total", outcome="failed") == 2
     await asyncio.wait_for(room.use(2), 1)
     room.engine.broken = set()
@@ -202,17 +203,16 @@ async def test_files_that_the_engine_refuses_take_no_place() -> None:
 
 async def test_what_is_no_longer_served_leaves_with_its_last_user_unless_it_is_pinned() -> None:
     room = Room()
-    async with room.residents.hold(ref(1)):
-        room.gone = {1}
-        await room.residents.retire("user/u1")
-        assert room.residents.loaded() == ["user/u1@1"]
-    assert room.residents.loaded() == []
-    async with room.residents.hold(ref(1), pinned=True):
+    async with room.residency.pin_for_request(ref(1)):
+        await room.residency.keep_only("user/u1", [])
+        assert room.residency.loaded() == ["user/u1@1"]
+    assert room.residency.loaded() == []
+    async with room.residency.pin_for_request(ref(1), pinned=True):
         pass
-    assert room.residents.loaded() == ["user/u1@1"]
-    await room.residents.pin(ref(1), False)
-    assert room.residents.loaded() == []
-    assert room.residents.needs("user/u1", 1) is False
+    assert room.residency.loaded() == ["user/u1@1"]
+    await room.residency.pin(ref(1), False)
+    assert room.residency.loaded() == []
+    assert room.residency.is_needed("user/u1", 1) is False
 
 
 async def test_stopping_waits_for_what_is_under_way() -> None:
@@ -221,7 +221,7 @@ async def test_stopping_waits_for_what_is_under_way() -> None:
     room.engine.held.clear()
     task = await Users(room).start(1)
     task.cancel()
-    stopping = asyncio.create_task(room.residents.stop())
+    stopping = asyncio.create_task(room.residency.stop())
     await asyncio.sleep(0.01)
     assert not stopping.done()
     room.engine.held.set()

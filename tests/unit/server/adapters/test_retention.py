@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lives import KEY, Gate, Loader, Open, answering, folders, lives
-from mindprint_server.adapters.storage import pieces
+from mindprint_server.adapters.storage import read_chunks
 from mindprint_server.settings import Settings
 from mindprint_server.store import FilesGone
 from uploads import leased, published
@@ -37,7 +37,7 @@ async def test_only_the_newest_keep_their_files(serve: Open, tmp_path: Path) -> 
     for call in (
         answering(services, "user/ann@2"),
         services.adapters.promote(KEY, 2),
-        services.adapters.release(KEY, 2, 0.5),
+        services.adapters.set_canary(KEY, 2, 0.5),
         services.adapters.download(KEY, 2),
     ):
         with pytest.raises(FilesGone):
@@ -48,7 +48,7 @@ async def test_only_the_newest_keep_their_files(serve: Open, tmp_path: Path) -> 
 async def test_what_is_being_used_keeps_its_files(serve: Open, tmp_path: Path) -> None:
     services = await serve(keep_versions=1)
     await published(services, tmp_path)
-    async with services.adapters.use(KEY):
+    async with services.adapters.acquire(KEY):
         await published(services, tmp_path)
         assert folders(services) == [1, 2]
     await published(services, tmp_path)
@@ -79,10 +79,10 @@ async def test_files_that_go_while_a_request_waits_send_it_to_the_newer_version(
     await engine.loading.wait()
     # Another replica publishes, and its retention knows nothing of this request.
     second = (await services.store.versions.allocate(KEY)).version
-    await asyncio.to_thread(shutil.copytree, life._files.path(KEY, 1), life._files.path(KEY, second))
+    await asyncio.to_thread(shutil.copytree, life._storage.path(KEY, 1), life._storage.path(KEY, second))
     await services.store.publication.publish(lease.id, first.model_copy(update={"version": second}))
     assert await services.store.retention.mark_files_removed(KEY, 1)
-    await asyncio.to_thread(life._files.remove, KEY, 1)
+    await asyncio.to_thread(life._storage.remove, KEY, 1)
     engine.held.set()
     assert await asking == "user/ann@2"
 
@@ -93,16 +93,16 @@ async def test_a_pinned_version_stays_in_the_engine(serve: Open, tmp_path: Path)
         await published(services, tmp_path)
     await services.adapters.pin(KEY, 1, True)
     assert await answering(services, "user/ann@1") == "user/ann@1"
-    assert services.adapters.residents.loaded() == ["user/ann@1", "user/ann@2"]
+    assert services.adapters.residency.loaded() == ["user/ann@1", "user/ann@2"]
     assert (await services.adapters.pin(KEY, 1, False)).pinned is False
-    assert services.adapters.residents.loaded() == ["user/ann@2"]
+    assert services.adapters.residency.loaded() == ["user/ann@2"]
 
 
 async def test_a_download_is_a_plain_folder(serve: Open, tmp_path: Path) -> None:
     services = await serve()
     version = await published(services, tmp_path)
     file = await services.adapters.download(KEY, 1)
-    content = b"".join([piece async for piece in pieces(file)])
+    content = b"".join([chunk async for chunk in read_chunks(file)])
     assert file.closed
     with zipfile.ZipFile(io.BytesIO(content)) as zip:
         assert sorted(zip.namelist()) == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
@@ -117,6 +117,6 @@ async def test_a_download_is_a_plain_folder(serve: Open, tmp_path: Path) -> None
 async def test_a_download_whose_files_vanish_is_refused(serve: Open, tmp_path: Path) -> None:
     services = await serve()
     await published(services, tmp_path)
-    (services.adapters._files.path(KEY, 1) / "manifest.json").unlink()
+    (services.adapters._storage.path(KEY, 1) / "manifest.json").unlink()
     with pytest.raises(FilesGone):
         await services.adapters.download(KEY, 1)

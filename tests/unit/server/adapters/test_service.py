@@ -36,15 +36,15 @@ async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(s
     assert (await published(services, tmp_path)).state == "live", "there is none yet that it could share with"
     assert (await published(services, tmp_path)).state == "candidate"
     assert await answering(services) == "user/ann@1", "0.5 is not below 0.4"
-    await services.adapters.release(KEY, 2, 0.6)
+    await services.adapters.set_canary(KEY, 2, 0.6)
     for number in range(3):
-        async with services.adapters.use(KEY) as adapter:
+        async with services.adapters.acquire(KEY) as adapter:
             assert adapter is not None
             assert adapter.version == 2
-            await services.adapters.heard(adapter, "fine")
+            await services.adapters.report_outcome(adapter, "fine")
         assert (await services.store.adapters.get(KEY)).live == (2 if number == 2 else 1)
     assert await answering(services) == "user/ann@2"
-    assert services.adapters.residents.loaded() == ["user/ann@2"]
+    assert services.adapters.residency.loaded() == ["user/ann@2"]
 
 
 async def test_a_candidate_that_does_badly_is_withdrawn(serve: Open, tmp_path: Path) -> None:
@@ -52,12 +52,12 @@ async def test_a_candidate_that_does_badly_is_withdrawn(serve: Open, tmp_path: P
     for _ in range(2):
         await published(services, tmp_path)
     for _ in range(2):
-        async with services.adapters.use(KEY) as adapter:
-            await services.adapters.heard(adapter, "collapsed")
+        async with services.adapters.acquire(KEY) as adapter:
+            await services.adapters.report_outcome(adapter, "collapsed")
     assert await answering(services) == "user/ann@1"
     version = await services.store.versions.get(KEY, 2)
     assert (version.state, version.checks[-1].name) == ("refused", "service_collapsed")
-    assert services.adapters.residents.loaded() == ["user/ann@1"]
+    assert services.adapters.residency.loaded() == ["user/ann@1"]
 
 
 async def test_a_release_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -> None:
@@ -65,13 +65,13 @@ async def test_a_release_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -
     for _ in range(2):
         await published(services, tmp_path)
     await services.adapters.rollback(KEY)
-    released = await services.adapters.release(KEY, 2, 0.6)
+    released = await services.adapters.set_canary(KEY, 2, 0.6)
     assert (released.live, released.candidate, released.share) == (1, 2, 0.6)
     assert await answering(services) == "user/ann@2"
-    assert (await services.adapters.release(KEY, None, 0.1)).candidate is None
+    assert (await services.adapters.set_canary(KEY, None, 0.1)).candidate is None
     assert await answering(services) == "user/ann@1"
     with pytest.raises(StoreError):
-        await services.adapters.release(KEY, 1, 0.1)
+        await services.adapters.set_canary(KEY, 1, 0.1)
 
 
 # --- withdrawal ---
@@ -82,14 +82,14 @@ async def test_a_live_version_that_collapses_falls_back_by_itself(serve: Open, t
     for _ in range(2):
         await published(services, tmp_path)
     for _ in range(4):
-        async with services.adapters.use(KEY) as adapter:
-            await services.adapters.heard(adapter, "collapsed")
+        async with services.adapters.acquire(KEY) as adapter:
+            await services.adapters.report_outcome(adapter, "collapsed")
     assert await answering(services) == "user/ann@1"
     assert counted(services, "versions_withdrawn_total", check="service_collapsed") == 1
     assert counted(services, "adapter_answers_total", outcome="collapsed") == 4
     for _ in range(4):
-        async with services.adapters.use(KEY) as adapter:
-            await services.adapters.heard(adapter, "failed")
+        async with services.adapters.acquire(KEY) as adapter:
+            await services.adapters.report_outcome(adapter, "failed")
     assert await answering(services) == "base"
 
 
@@ -97,9 +97,9 @@ async def test_what_is_not_in_service_is_not_watched(serve: Open, tmp_path: Path
     services = await serve(watch_least=1)
     for _ in range(2):
         await published(services, tmp_path)
-    async with services.adapters.use("user/ann@1") as adapter:
-        await services.adapters.heard(adapter, "collapsed")
-    await services.adapters.heard(None, "collapsed")
+    async with services.adapters.acquire("user/ann@1") as adapter:
+        await services.adapters.report_outcome(adapter, "collapsed")
+    await services.adapters.report_outcome(None, "collapsed")
     assert (await services.store.versions.get(KEY, 1)).state == "standby"
 
 
@@ -113,11 +113,11 @@ async def test_a_store_that_is_busy_spoils_no_answer(
         raise StoreError("busy")
 
     monkeypatch.setattr(services.store.live_versions, "withdraw", busy)
-    async with services.adapters.use(KEY) as adapter:
-        await services.adapters.heard(adapter, "collapsed")
+    async with services.adapters.acquire(KEY) as adapter:
+        await services.adapters.report_outcome(adapter, "collapsed")
     monkeypatch.undo()
-    async with services.adapters.use(KEY) as adapter:
-        await services.adapters.heard(adapter, "collapsed")
+    async with services.adapters.acquire(KEY) as adapter:
+        await services.adapters.report_outcome(adapter, "collapsed")
     assert await answering(services) == "base"
 
 
@@ -132,7 +132,7 @@ async def test_a_live_version_that_cannot_be_loaded_leaves_the_answer_to_the_bas
         assert await answering(services) == "base"
     assert counted(services, "fallbacks_total", to="base") == 2
     assert (await services.store.versions.get(KEY, 1)).state == "refused"
-    for call in (services.adapters.promote(KEY, 1), services.adapters.release(KEY, 1, 0.5)):
+    for call in (services.adapters.promote(KEY, 1), services.adapters.set_canary(KEY, 1, 0.5)):
         with pytest.raises(ServerError) as error:
             await call
         assert (type(error.value), error.value.code) == (Unusable, "version_unusable")
@@ -149,14 +149,14 @@ async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(se
 
     async def ask(model: str) -> None:
         while not stop.is_set():
-            async with services.adapters.use(model) as adapter:
+            async with services.adapters.acquire(model) as adapter:
                 for _ in range(3):
                     await asyncio.sleep(0.001)
                     assert adapter is None or services.engine.loaded[adapter.engine_id] == adapter  # type: ignore[attr-defined]
                 assert len(services.engine.loaded) <= 3  # type: ignore[attr-defined]
                 seen[adapter.name if adapter else "base"] += 1
                 bad = adapter is not None and adapter.version % 3 == 0
-                await services.adapters.heard(adapter, "collapsed" if bad else "fine")
+                await services.adapters.report_outcome(adapter, "collapsed" if bad else "fine")
 
     async with asyncio.timeout(60):
         for key in keys:
@@ -192,7 +192,7 @@ async def test_a_user_without_a_version_is_served_by_the_cohort_else_by_the_base
     assert await answering(services, "user/ann") == "user/ann@1"
     await services.store.live_versions.set_live("user/ann", None)
     assert await answering(services, "user/ann") == "cohort/everyone@1", "whoever moved the pointer"
-    assert "user/ann@1" not in services.adapters.residents.loaded()
+    assert "user/ann@1" not in services.adapters.residency.loaded()
 
 
 async def test_a_first_version_is_examined_beside_what_answers_now(serve: Open, gate: Gate, tmp_path: Path) -> None:

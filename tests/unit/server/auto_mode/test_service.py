@@ -34,7 +34,7 @@ CLOSED, OPEN = ["yes", "no"], None
 def gate(services: Container) -> Gate:
     """Examines the versions of `services`."""
     stub = Gate()
-    services.adapters._intake._gate = stub
+    services.adapters._publisher._gate = stub
     return stub
 
 

@@ -224,7 +224,7 @@ async def test_a_version_that_keeps_collapsing_is_withdrawn_and_nothing_is_lost(
     assert fallbacks == ["base"] * room.services.settings.watch_least + [None] * 3
     assert (await room.services.store.versions.get("user/ann", 1)).state == "refused"
     assert room.counted("versions_withdrawn_total", check="service_collapsed") == 1
-    assert room.services.adapters.residents.loaded() == []
+    assert room.services.adapters.residency.loaded() == []
 
 
 # --- mode auto ---
@@ -234,7 +234,7 @@ def examined(room: Room, gains: list[float], kind: QueryKind = "open") -> None:
     """The next version's gate finds this of its thinking."""
     gate = Gate()
     gate.checks = [checks.check_thinking_gain(kind, gains, confidence=0.95)]
-    room.services.adapters._intake._gate = gate
+    room.services.adapters._publisher._gate = gate
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ async def lines(response: StreamingResponse) -> list[dict[str, Any]]:
 async def test_a_stream_says_what_made_it_and_holds_its_version(room: Room) -> None:
     response = await room.reply({"model": "user/ann", "mode": "personal", "stream": True})
     await room.services.adapters.promote("user/ann", None)
-    assert room.services.adapters.residents.loaded() == ["user/ann@1"]
+    assert room.services.adapters.residency.loaded() == ["user/ann@1"]
     await room.services.adapters.promote("user/ann", 1)
     first, second = await lines(response)
     assert first["mindprint"]["model"] == "user/ann@1"
@@ -338,7 +338,7 @@ async def test_models_are_what_may_be_named(room: Room, tmp_path: Path) -> None:
     for _ in range(3):
         await published(services, tmp_path)
     await services.adapters.rollback("user/ann")
-    await services.adapters.release("user/ann", 4, 0.1)
+    await services.adapters.set_canary("user/ann", 4, 0.1)
     await services.store.retention.mark_files_removed("user/ann", 1)
     cards = (await room.chat.models())["data"]
     assert {card["id"]: card["root"] for card in cards} == {
@@ -350,7 +350,7 @@ async def test_models_are_what_may_be_named(room: Room, tmp_path: Path) -> None:
 
 async def test_memory_is_recalled_while_the_adapter_is_on_its_way(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     recalled = asyncio.Event()
-    recall, hold = room.services.memory.recall, room.services.adapters.residents._enter
+    recall, hold = room.services.memory.recall, room.services.adapters.residency._acquire_slot
 
     async def recalling(*args: Any, **kwargs: Any) -> Any:
         recalled.set()
@@ -361,7 +361,7 @@ async def test_memory_is_recalled_while_the_adapter_is_on_its_way(room: Room, mo
         return await hold(adapter)
 
     monkeypatch.setattr(room.services.memory, "recall", recalling)
-    monkeypatch.setattr(room.services.adapters.residents, "_enter", entering)
+    monkeypatch.setattr(room.services.adapters.residency, "_acquire_slot", entering)
     assert (await room.ask())["mindprint"]["model"] == "user/ann@1"
 
 
@@ -372,20 +372,20 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
         await entered.wait()
         return {"type": "http.disconnect"}
 
-    allocator = room.services.adapters.residents._slots.allocator
+    allocator = room.services.adapters.residency._slots.allocator
     allocator.count = 1
     await published(room.services, tmp_path, "user/bob")
-    async with room.services.adapters.use("user/bob"):
+    async with room.services.adapters.acquire("user/bob"):
         body = {"model": "user/ann", "messages": [{"role": "user", "content": "A walk?"}]}
         asking = asyncio.create_task(room.chat.completions(body, Request({"type": "http"}, receive)))
         async with asyncio.timeout(10):
-            while not room.services.adapters.residents.needs("user/ann", 1):  # noqa: ASYNC110 (it has no event)
+            while not room.services.adapters.residency.is_needed("user/ann", 1):  # noqa: ASYNC110 (it has no event)
                 await asyncio.sleep(0.001)
         entered.set()
         with pytest.raises(ServerError) as error:
             await asking
         assert isinstance(error.value, ClientGone)
-        assert not room.services.adapters.residents.needs("user/ann", 1)
+        assert not room.services.adapters.residency.is_needed("user/ann", 1)
 
 
 async def test_traces_by_a_version_are_watched_and_never_replaced(room: Room) -> None:

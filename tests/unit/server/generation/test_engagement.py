@@ -74,7 +74,7 @@ async def upload(services: Container, lease: Lease, folder: Path, *, mark: int =
         canary=[item],
     )
     config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "target_modules": ["q_proj"]}).encode()
-    return await services.adapters.complete(lease.id, manifest, config, weights)
+    return await services.adapters.publish(lease.id, manifest, config, weights)
 
 
 # --- batches ---
@@ -322,11 +322,11 @@ async def test_an_upload_goes_live(services: Container, tmp_path: Path) -> None:
     traces = await services.store.traces.find(user="ann", state="trained")
     assert {t.id for t in traces} == set(lease.trace_ids)
     assert {t.version for t in traces} == {1}
-    assert services.adapters.residents.loaded() == ["user/ann@1"]
-    async with services.adapters.use("user/ann") as adapter:
+    assert services.adapters.residency.loaded() == ["user/ann@1"]
+    async with services.adapters.acquire("user/ann") as adapter:
         assert adapter is not None
         assert adapter.version == 1
-    async with services.adapters.use("base") as adapter:
+    async with services.adapters.acquire("base") as adapter:
         assert adapter is None
 
 
@@ -346,10 +346,10 @@ async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services
     assert error.value.code == "canary_failed"
     assert (await services.store.versions.get("user/ann", 1)).state == "refused"
     assert (await services.store.live_versions.get("user/ann")).live is None
-    assert services.adapters.residents.loaded() == []
+    assert services.adapters.residency.loaded() == []
     assert (await services.store.traces.count_waiting())["user/ann"] == len(lease.trace_ids)
     with pytest.raises(ServerError) as error:
-        async with services.adapters.use("user/ann@1"):
+        async with services.adapters.acquire("user/ann@1"):
             pass
     assert error.value.code == "version_refused"
 
@@ -373,34 +373,34 @@ async def second_version(services: Container, folder: Path) -> None:
 
 async def test_a_running_request_finishes_on_its_version(services: Container, tmp_path: Path) -> None:
     await upload(services, await leased(services), tmp_path)
-    async with services.adapters.use("user/ann") as old:
+    async with services.adapters.acquire("user/ann") as old:
         await second_version(services, tmp_path)
         assert old is not None
         assert old.version == 1
-        assert services.adapters.residents.loaded() == ["user/ann@1", "user/ann@2"]
-        async with services.adapters.use("user/ann") as new:
+        assert services.adapters.residency.loaded() == ["user/ann@1", "user/ann@2"]
+        async with services.adapters.acquire("user/ann") as new:
             assert new is not None
             assert new.version == 2
             assert new.engine_id != old.engine_id
-    assert services.adapters.residents.loaded() == ["user/ann@2"]
+    assert services.adapters.residency.loaded() == ["user/ann@2"]
 
 
 async def test_roll_back_and_promote(services: Container, tmp_path: Path) -> None:
     await upload(services, await leased(services), tmp_path)
     await second_version(services, tmp_path)
     assert (await services.adapters.rollback("user/ann")).live == 1
-    async with services.adapters.use("user/ann") as adapter:
+    async with services.adapters.acquire("user/ann") as adapter:
         assert adapter is not None
         assert adapter.version == 1
-    assert services.adapters.residents.loaded() == ["user/ann@1"]
-    async with services.adapters.use("user/ann@2") as adapter:
+    assert services.adapters.residency.loaded() == ["user/ann@1"]
+    async with services.adapters.acquire("user/ann@2") as adapter:
         assert adapter is not None
-        assert services.adapters.residents.loaded() == ["user/ann@1", "user/ann@2"]
-    assert services.adapters.residents.loaded() == ["user/ann@1"]
+        assert services.adapters.residency.loaded() == ["user/ann@1", "user/ann@2"]
+    assert services.adapters.residency.loaded() == ["user/ann@1"]
     assert (await services.adapters.promote("user/ann", 2)).live == 2
-    assert services.adapters.residents.loaded() == ["user/ann@2"]
+    assert services.adapters.residency.loaded() == ["user/ann@2"]
     assert (await services.adapters.promote("user/ann", None)).live is None
-    assert services.adapters.residents.loaded() == []
+    assert services.adapters.residency.loaded() == []
 
 
 async def test_a_restart_serves_what_was_live(settings: Settings, base_folder: Path, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ async def test_a_restart_serves_what_was_live(settings: Settings, base_folder: P
     await close_container(services)
     services = await open_container(settings, engine=FakeEngine(model_path=base_folder))
     assert not orphan.exists()
-    async with services.adapters.use("user/ann") as adapter:
+    async with services.adapters.acquire("user/ann") as adapter:
         assert adapter is not None
         assert (adapter.path / "adapter_model.safetensors").exists()
     await close_container(services)
