@@ -1,6 +1,6 @@
-"""Reads a folder of records: users.jsonl (histories), train.jsonl and eval.jsonl (questions put to a user, by time).
+"""Read a dataset folder: users.jsonl (histories), train.jsonl and eval.jsonl (questions to users, in time order).
 
-Keys that are not known are left alone, and NaN is taken for JSON, as record sets made with Python have it.
+Unknown keys are ignored. NaN is accepted in JSON, because files written with Python contain it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pydantic import ValidationError
 from mindprint.types import Engagement, as_utc
 
 QuestionKind = Literal["closed", "rating", "open", "ranking"]
-"""`rating`: the choices are numbers. `ranking`: they are candidates, and where the real one stands counts."""
+"""`closed`: a question with choices. `rating`: they are numbers. `ranking`: the rank of the real answer counts."""
 FILE_NAMES = ("users.jsonl", "train.jsonl", "eval.jsonl")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""Where records without times begin: only their order matters."""
+"""Time of the first row where rows have no times: only their order matters."""
 _TICK = timedelta(microseconds=1)
 
 
 class DatasetError(Exception):
-    """The folder cannot be used. The message is one line: file, line number, what is wrong."""
+    """The dataset folder cannot be used. The message names file, line number and fault."""
 
 
 @dataclass(frozen=True)
 class HeldOutQuestion:
-    """A later question of a user, never shown to the service before it is scored."""
+    """A later question to a user, which the service does not see before it is scored."""
 
     id: str
     query: str
@@ -42,16 +42,16 @@ class HeldOutQuestion:
     target: str
     asked_at: datetime
     seen: bool | None = None
-    """Whether the same question was put to the user before; None if the records do not say."""
+    """Whether the user was asked the same question before; None if the dataset does not say."""
     best: str | None = None
-    """What the user's hidden rule answers without noise, where the users were made."""
+    """Answer of a synthetic user's hidden rule without noise; None for real users."""
     kind: QuestionKind = "closed"
-    """How an answer is measured."""
+    """Decides which metrics apply."""
 
 
 @dataclass(frozen=True)
 class UserDataset:
-    """Both in the order of time; every `occurred_at` is later than the one before, and held-out rows are last."""
+    """A user with engagements and later held-out questions. Both are in time order, and all times differ."""
 
     user_id: str
     engagements: list[Engagement]
@@ -75,10 +75,20 @@ def load_users(
     fewer: bool = False,
     open_too: bool = False,
 ) -> list[UserDataset]:
-    """The newest `engagements` train rows and a sample of `held_out` eval rows for the users named, or the first ones.
+    """Load users with their newest engagements and a sample of held-out questions.
 
-    Without `ids`, users with too few rows are passed over; with `fewer`, everybody who has an engagement is taken, and
-    may have no held-out row at all. With `open_too`, questions may come without choices. Raises BadRecords.
+    Args:
+        folder: Holds users.jsonl, train.jsonl and eval.jsonl.
+        users: Number of users, from the first one that has enough rows.
+        engagements: Newest rows of train.jsonl for each user.
+        held_out: Sampled rows of eval.jsonl for each user.
+        seed: Seeds the sample.
+        ids: These users instead of the first ones.
+        fewer: Also take users with fewer rows, as long as they have one engagement.
+        open_too: Also take questions without choices.
+
+    Raises:
+        DatasetError: A file is missing or wrong, or there are too few users.
     """
     missing = [name for name in FILE_NAMES if not (folder / name).is_file()]
     if missing:
@@ -100,7 +110,11 @@ def load_users(
 
 
 def list_user_ids(folder: Path) -> list[str]:
-    """All users, in the order of the file. Raises BadRecords."""
+    """Return the ids of all users, in file order.
+
+    Raises:
+        DatasetError: users.jsonl is missing or wrong.
+    """
     if not (folder / "users.jsonl").is_file():
         raise DatasetError(f"{folder} has no users.jsonl: name a folder with {', '.join(FILE_NAMES)}")
     return [_text(row, "user_id") for row in _lines(folder / "users.jsonl")]

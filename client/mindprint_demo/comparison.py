@@ -1,4 +1,4 @@
-"""Held-out answers before and after, compared row by row, with an honest word on chance. Pure."""
+"""Compare answers to held-out questions before and after training, with bootstrap intervals."""
 
 from __future__ import annotations
 

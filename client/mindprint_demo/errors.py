@@ -1,4 +1,4 @@
-"""The one error of the demo's own."""
+"""Errors of the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts held-out questions to the server, in one arm after the other, and notes how likely the real answer was."""
+"""Ask held-out questions in one arm, and keep the log-probability of the real answer."""
 
 from __future__ import annotations
 

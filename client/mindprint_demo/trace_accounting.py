@@ -1,4 +1,4 @@
-"""Where every accepted trace ended: exactly one version each, none lost, none twice. Pure."""
+"""Check that each accepted trace is trained in exactly one version: none is lost, none is trained twice."""
 
 from __future__ import annotations
 

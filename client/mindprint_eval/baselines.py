@@ -1,6 +1,6 @@
-"""What can be answered without a language model: the least that an arm has to beat. Pure.
+"""Baselines without a language model: the least that an arm has to beat.
 
-Each rival knows of a user what an adapter would be trained on, the engagements, and nothing of anybody else.
+A baseline knows the engagements that an adapter of the user would be trained on, and nothing of other users.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How near traces come to reasons that people wrote, by the cosine of their embeddings."""
+"""Similarity of traces and reasons that users wrote: the cosine of their embeddings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mindprint_eval.requests import EMPTY_RESPONSE
 from mindprint_eval.results import Outcome
 
 MAX_TOKENS = 256
-"""What is read of a text: small embedding models are trained on no more."""
+"""Tokens of a text that are embedded: small embedding models are trained on no more."""
 
 Embed = Callable[[Sequence[str]], np.ndarray]
-"""From texts to a row of unit length each."""
+"""From texts to rows of unit length, [texts, hidden]."""
 
 
 def similarity_outcomes(

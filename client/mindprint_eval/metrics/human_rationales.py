@@ -1,7 +1,7 @@
-"""Reasons that people wrote, scored after a trace, after generic thinking, after none.
+"""Reasons that users wrote, scored after a trace, after generic thinking, and after none.
 
-The trace was written before the user's answer was known to be right, and never from the reason: the closer it comes to
-what the user wrote, the more of the user's own thinking is in it. Pure.
+The writer of a trace never sees the reason. The likelier the trace makes it, the closer is the trace to the user's own
+thinking.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mindprint_eval.requests import EvalRequest, rationale_query
 from mindprint_eval.results import Outcome
 
 MAX_RATIONALES = 8
-"""Traces of one user that are looked at, the newest."""
+"""Maximum number of traces of one user, the newest."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def collect_rationales(user: UserDataset, lessons: Sequence[ImportedTrace]) -> l
 
 
 def generic_thinking_request(one: HumanRationale) -> EvalRequest:
-    """Asks for generic thinking about the same engagement."""
+    """Return a request for generic thinking about the same engagement."""
     e = one.engagement
     row = HeldOutQuestion(e.id, e.prompt, e.choices, e.response, e.occurred_at)
     request = TraceRequest(

@@ -1,7 +1,7 @@
-"""How sure a figure is: intervals and tests over users. Pure.
+"""Intervals and tests over users.
 
-Users are what was drawn by chance and what one wants to speak of; the questions to one user hang together. So users are
-resampled, never questions, and every user counts the same however many questions they answered.
+Users are the random sample, and questions to one user depend on each other. So users are resampled, never questions.
+Each user has the same weight, whatever the number of answered questions.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ COMPARED_PAIRS = (
     ("A5", "A1"),
     ("A5", "A4"),
 )
-"""What is compared, decided before there were figures: the correction for many comparisons counts these."""
+"""Pairs of arms, fixed beforehand: the correction for multiple comparisons counts these."""
 COHORT_PAIRS = (("cohort-A9", "A9"), ("cohort-A9", "cohort"), ("cohort-A9", "A4"), ("cohort-A9", "A5"))
-"""Compared, and counted, where that arm was asked."""
+"""Further pairs, compared and counted where that arm was run."""
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
@@ -52,7 +52,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over users with its bounds at LEVEL. One user alone says nothing of others: the bounds are NaN."""
+    """A mean over users with its bounds at `CONFIDENCE`. With one user the bounds are NaN."""
 
     mean: float
     low: float

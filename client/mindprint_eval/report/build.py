@@ -1,6 +1,6 @@
-"""Writes the report of one evaluation: report.html, which needs nothing else, report.md, and figures/*.svg.
+"""Write the report of one evaluation: report.html, which needs no other file, report.md, and figures/*.svg.
 
-Everything in it is computed from the folder's tables, and the same tables make the same bytes.
+All of it is computed from the tables of the folder. The same tables give the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ SHOWN_ELSEWHERE = ("arms", "adapters", "settings", "machine", "versions", "name"
 
 
 def write_report(folder: Path) -> Path:
-    """Returns the path of report.html. Raises FileNotFoundError where the folder is no evaluation's."""
+    """Write the report into an evaluation's folder, and return the path of report.html.
+
+    Raises:
+        FileNotFoundError: The folder holds no evaluation.
+    """
     shown = template_context(analysis.load_analysis(folder), folder)
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which traces the report shows: chosen by a rule, so that nobody picks the pretty ones. Pure."""
+"""Example traces of the report, chosen by a fixed rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class ArmExample:
-    """What one arm made of the question; `outcome` is `not measured` where the table has no such row."""
+    """The answer of one arm; `outcome` is `not measured` if the table has no such row."""
 
     arm: str
     outcome: str

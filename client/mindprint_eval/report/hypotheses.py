@@ -1,4 +1,4 @@
-"""What must be visible if the method does what it promises, each claim with the figure that decides it. Pure."""
+"""Hypotheses about the method, each with the value that decides it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a terminal shows at the end: the arms and the claims, in short. The report has all of it."""
+"""Short tables of arms and claims for the terminal."""
 
 from __future__ import annotations
 
