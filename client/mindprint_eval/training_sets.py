@@ -7,11 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mindprint.types import SCORE_REASONS, ImportedTrace, Trace
+from mindprint.types import CORRECT_ANSWER_REASONS, SCORE_REASONS, ImportedTrace, Trace
 from mindprint_eval.response_cache import content_digest
-
-CORRECT_ANSWER_REASONS = ("low_gain", "low_anchor", "hindsight")
-"""Reasons of candidates with a right answer, which only a score rejected."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from mindprint.types.openai import ChatChoice, ChatCompletion, ChatDelta, ChatMe
 from mindprint.types.pages import AdapterPage, BatchPage, CohortPage, EngagementPage, TracePage, UserPage
 from mindprint.types.server import LoraLimits, ServerInfo
 from mindprint.types.traces import (
+    CORRECT_ANSWER_REASONS,
+    REASON_GROUPS,
     SCORE_REASONS,
     Provenance,
     Reason,
@@ -48,9 +50,11 @@ from mindprint.types.users import Engagement, EngagementBatch, Ingested, Profile
 from mindprint.types.versions import Check, LearnedFrom, Lineage, Version, VersionState
 
 __all__ = [
+    "CORRECT_ANSWER_REASONS",
     "EVERYONE",
     "NAME",
     "NO_NUL",
+    "REASON_GROUPS",
     "SCORE_REASONS",
     "Adapter",
     "AdapterKey",

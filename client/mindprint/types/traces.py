@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -16,8 +17,28 @@ Reason = Literal[
     "parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected"
 ]
 """Why a candidate was rejected. `not_selected`: somebody brought it and says that it is no lesson."""
-SCORE_REASONS: tuple[Reason, ...] = ("wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected")
+ReasonGroup = Literal["collapse", "text", "answer", "score", "import"]
+"""What a reason speaks against. `collapse`: the thinking loops or is empty. `text`: its words. `answer`: the answer it
+leads to. `score`: a score of a thinking that leads to the real answer. `import`: the importer did not select it."""
+REASON_GROUPS: Mapping[str, ReasonGroup] = {
+    "parse": "text",
+    "empty": "collapse",
+    "loop": "collapse",
+    "leak": "text",
+    "duplicate": "text",
+    "wrong_answer": "answer",
+    "low_gain": "score",
+    "low_anchor": "score",
+    "hindsight": "score",
+    "not_selected": "import",
+}
+"""The group of every reason."""
+SCORE_REASONS: tuple[str, ...] = tuple(
+    reason for reason, group in REASON_GROUPS.items() if group in ("answer", "score", "import")
+)
 """Reasons that speak against what thinking leads to; nothing is wrong with the thinking as a text."""
+CORRECT_ANSWER_REASONS: tuple[str, ...] = tuple(reason for reason, group in REASON_GROUPS.items() if group == "score")
+"""Reasons that speak against a score of thinking that leads to the real answer."""
 
 
 class Provenance(Reply):

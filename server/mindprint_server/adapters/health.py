@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mindprint.types import Check
+from mindprint.types import REASON_GROUPS, Check
 
 Outcome = Literal["fine", "collapsed", "failed"]
 """How an answer went. `collapsed`: its thinking looped or was empty. `failed`: it broke off where the base did not."""
@@ -16,7 +16,7 @@ MAX_VERSIONS = 4096
 
 def outcome_of(reason: str | None) -> Outcome:
     """Return the outcome of an answer from the reason that `verdicts` gives against its thinking."""
-    return "collapsed" if reason in ("loop", "empty") else "fine"
+    return "collapsed" if REASON_GROUPS.get(reason or "") == "collapse" else "fine"
 
 
 @dataclass

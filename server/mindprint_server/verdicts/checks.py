@@ -102,7 +102,7 @@ CHECKS: tuple[CandidateCheck, ...] = (
         "hindsight", "hindsight", lambda c, s: _is_above(c.scores.get("hindsight_gap"), s.max_hindsight_gap)
     ),
 )
-"""Every check, in order. `not_selected` has none: it is set by whoever imports a trace."""
+"""Every check, in order. `not_selected` has none: imported traces bring it."""
 
 
 def first_failed(stage: Stage, measured: Measurements, settings: Settings) -> CandidateCheck | None:
@@ -130,7 +130,14 @@ class ThinkingChecker:
         return Measurements(thinking, finish, own_words(thinking, silent, self._settings.answer_lead))
 
     def check(self, thinking: str, *, opening: str, mode: Mode, finish: FinishReason) -> Reason | None:
-        """Return why a thinking can not be accepted, whatever the answer; None if it can. Arguments as in `measure`."""
+        """Return why a thinking cannot be accepted, whatever the answer; None if it can.
+
+        Args:
+            thinking: The whole thinking, with its opening.
+            opening: The text with which it was made to begin.
+            mode: The mode it was generated in.
+            finish: Why the generation ended.
+        """
         measured = self.measure(thinking, opening=opening, mode=mode, finish=finish)
         failed = first_failed("text", measured, self._settings)
         return failed.reason if failed else None

@@ -137,6 +137,11 @@ class EngagementContext:
     ) -> Likelihood:
         """Return log p(y | x, memory, thinking): the likelihood of the answers after a thinking.
 
+        Args:
+            thinking: The whole thinking, with its opening.
+            mode: The mode of the prompt.
+            owner: Whose memory the prompt shows.
+
         Raises:
             PromptTooLong: The query does not fit the model.
             ValueError: Two choices have the same tokens, or one has none.
