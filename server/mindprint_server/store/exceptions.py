@@ -66,7 +66,7 @@ class IdempotencyConflict(Conflict, StoreError):
 
 
 class QueueFull(LimitExceeded, StoreError):
-    """As many batches are queued or running as may be."""
+    """The maximum number of batches is queued or running."""
 
     def __init__(self, max_open: int) -> None:
         super().__init__(
@@ -75,24 +75,25 @@ class QueueFull(LimitExceeded, StoreError):
 
 
 class BacklogFull(LimitExceeded, StoreError):
-    """As many accepted traces wait for one adapter as may."""
+    """More accepted traces would wait for one adapter than the limit allows."""
 
-    def __init__(self, key: str, waiting: int, most: int) -> None:
+    def __init__(self, key: str, waiting: int, max_waiting: int) -> None:
         super().__init__(
             "backlog_full",
-            f"{waiting} accepted traces wait for {key}, of at most {most}: send fewer, or again when some are trained",
+            f"{waiting} accepted traces wait for {key}, of at most {max_waiting}: "
+            "send fewer, or again when some are trained",
         )
 
 
 class LeaseLost(Conflict, StoreError):
-    """The lease no longer holds its traces; whatever was done under it does not count."""
+    """The lease no longer holds its traces. Work that was done under it does not count."""
 
     def __init__(self, id: str, why: str) -> None:
         super().__init__("lease_lost", f"lease {id} is lost: {why}: drop the work and claim again with POST /v1/leases")
 
 
 class StoreBusy(Busy, StoreError):
-    """The database did not get to it in time. The same call may succeed in a moment."""
+    """The database was not free in time. The same call may succeed in a moment."""
 
     def __init__(self, why: str) -> None:
         super().__init__("store_busy", f"the database is busy ({why}): try again: retry in a moment")
@@ -110,7 +111,7 @@ class NothingToRollBack(Conflict, StoreError):
 
 
 class FilesGone(Conflict, StoreError):
-    """The version's files were removed to save space: it can no longer answer, nor can training begin with it."""
+    """The version's files were removed to save space: it cannot answer requests, and training cannot start from it."""
 
     def __init__(self, key: str, version: int) -> None:
         super().__init__(
@@ -137,7 +138,7 @@ class AlreadyLive(Conflict, StoreError):
 
 
 class EveryoneStays(Conflict, StoreError):
-    """`everyone` is no cohort that is joined, left or deleted."""
+    """The cohort `everyone` cannot be joined, left or deleted."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -168,6 +168,7 @@ async def _record_samples(db: AsyncConnection, id: str, fast: IdsByUser, rejecte
 
 
 async def get(db: AsyncConnection, id: str) -> Lease:
+    """Return a lease, without samples, base digest and limits; raise RecordNotFound if it is not stored."""
     row = (await db.execute(select(leases).where(leases.c.id == id))).mappings().one_or_none()
     if row is None:
         raise RecordNotFound("lease", id)
@@ -193,6 +194,7 @@ async def lock_active(db: AsyncConnection, id: str, now: datetime) -> RowMapping
 
 
 async def end(db: AsyncConnection, id: str, state: LeaseState, version: int | None = None) -> None:
+    """Set the state of a lease that ends, and the version that it ended with."""
     await db.execute(update(leases).where(leases.c.id == id).values(state=state, version=version))
 
 

@@ -92,6 +92,7 @@ class LiveVersionRepository:
 
 
 async def get(db: AsyncConnection, key: str) -> Pointers:
+    """Return what answers for an adapter."""
     pointed = or_(versions.c.version == live_versions.c.version, versions.c.version == live_versions.c.candidate)
     found = await version_rows.load(db, version_rows.select_versions().where(versions.c.adapter == key, pointed))
     by_state = {version.state: version for version in found}

@@ -195,6 +195,7 @@ async def _add_imported(
 
 
 async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
+    """Insert traces of users who exist; each belongs to the queue of its user's adapter."""
     rows = [trace.model_dump(exclude={"versions"}) | {"adapter": f"user/{trace.user_id}"} for trace in new]
     if rows:
         await db.execute(traces.insert(), rows)

@@ -60,6 +60,7 @@ async def _allocate(db: AsyncConnection, key: str) -> AllocatedVersion:
 
 
 async def get(db: AsyncConnection, key: str, number: int) -> VersionRecord:
+    """Return a version of an adapter; raise RecordNotFound if it is not stored."""
     found = await load(db, select_versions().where(versions.c.adapter == key, versions.c.version == number))
     if not found:
         raise RecordNotFound("version", f"{key}@{number}")
@@ -86,6 +87,7 @@ def select_versions() -> Select[Any]:
 
 
 async def load(db: AsyncConnection, query: Select[Any]) -> list[VersionRecord]:
+    """Return the versions that a query made by `select_versions` finds."""
     return [
         VersionRecord.model_validate(
             dict(row) | {"state": version_state(row["version"], row["live"], row["refused"], row["candidate"])}

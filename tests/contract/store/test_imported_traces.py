@@ -11,8 +11,8 @@ from mindprint.types import Ingested, Trace
 from mindprint_server.store import BacklogFull, RecordNotFound, Store
 
 
-async def add(store: Store, *new: Trace, user: str = "ann", most: int = 100) -> tuple[int, int]:
-    done: Ingested = await store.traces.add_imported(user, new, fingerprint=str.lower, max_waiting=most)
+async def add(store: Store, *new: Trace, user: str = "ann", max_waiting: int = 100) -> tuple[int, int]:
+    done: Ingested = await store.traces.add_imported(user, new, fingerprint=str.lower, max_waiting=max_waiting)
     return done.created, done.unchanged
 
 
@@ -59,12 +59,12 @@ async def test_one_that_cannot_be_stored_keeps_all_out(store: Store, make: Any) 
 async def test_no_more_wait_than_may(store: Store, make: Any) -> None:
     await make.user(store, "ann")
     await make.waiting(store, "bob", 3)
-    assert await add(store, make.trace("ann", "e0"), most=1) == (1, 0)
+    assert await add(store, make.trace("ann", "e0"), max_waiting=1) == (1, 0)
     with pytest.raises(BacklogFull, match="1 accepted traces wait for user/ann, of at most 1"):
-        await add(store, make.trace("ann", "e1"), most=1)
-    assert await add(store, make.trace("ann", "e0"), most=1) == (0, 1), "nothing new needs no room"
+        await add(store, make.trace("ann", "e1"), max_waiting=1)
+    assert await add(store, make.trace("ann", "e0"), max_waiting=1) == (0, 1), "nothing new needs no room"
     await make.claim(store, adapter="user/ann")
-    assert await add(store, make.trace("ann", "e1"), most=1) == (1, 0), "what is leased no longer waits"
+    assert await add(store, make.trace("ann", "e1"), max_waiting=1) == (1, 0), "what is leased no longer waits"
 
 
 async def test_of_the_same_at_once_one_is_stored(store: Store, other: Store, make: Any) -> None:
