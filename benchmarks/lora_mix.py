@@ -22,6 +22,7 @@ import typer
 
 from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
+from mindprint.types.keys import AdapterKey
 from support.engine import run_engine
 from support.exclusive import exclusive_turn
 from support.harness import JsonFile, Quick, Report, Spread, alternate, measure, spread
@@ -211,7 +212,7 @@ def make_adapters(model: str, folder: Path, count: int) -> list[AdapterRef]:
         path = folder / str(number)
         config.save_pretrained(path)
         save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
-        made.append(AdapterRef(f"user/{number}", 1, f"random {number}", number, path))
+        made.append(AdapterRef(AdapterKey.user(str(number)), 1, f"random {number}", number, path))
     return made
 
 

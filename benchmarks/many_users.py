@@ -30,6 +30,7 @@ from mindprint import datasets
 from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Lease, Manifest
+from mindprint.types.keys import AdapterKey
 from peers.trl_sft import peak_mib
 from support.environment import device
 from support.exclusive import exclusive_turn
@@ -93,7 +94,7 @@ def main(
         folder, settings = resolve(model), Settings(parallel_threads=lanes or None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         people = datasets.load_users(data / name, users=count, engagements=1 + engagements, held_out=0)
-        leases = [lease(f"user/{one.user_id}", samples(tokenizer, one, 1), settings.rank) for one in people]
+        leases = [lease(AdapterKey.user(one.user_id), samples(tokenizer, one, 1), settings.rank) for one in people]
         base = load_base_model(folder, DIGEST, settings)
         report.machine["device"] = device(base.device.type)
         async with AsyncExitStack() as stack:

@@ -33,6 +33,7 @@ from mindprint.local.console import Output
 from mindprint.local.processes import Child
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Adapter, Lease, LeaseRequest
+from mindprint.types.keys import AdapterKey
 from mindprint_demo.trace_accounting import TraceAccounting, account_for_traces
 from support.harness import CannotMeasure, JsonFile, Quick, Report, measure
 from support.server import Server, run_batch, run_server
@@ -108,7 +109,7 @@ def main(
             for person in people:
                 await server.client.users.add_engagements(person.user_id, person.engagements)
             await run_batch(server, [person.user_id for person in people], 0, out)
-            leases = await read_leases(server, [f"user/{person.user_id}" for person in people])
+            leases = await read_leases(server, [AdapterKey.user(person.user_id) for person in people])
             unbroken = await asyncio.to_thread(train_uninterrupted, model, leases, out)
             began = time.monotonic()
             runs = await train_with_kills(server, unbroken, wanted, random.Random(seed), out)

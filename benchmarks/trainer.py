@@ -23,6 +23,7 @@ from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.model_files import DEFAULT, resolve
 from mindprint.types import Sample
+from mindprint.types.keys import AdapterKey
 from support.environment import device
 from support.exclusive import exclusive_turn
 from support.harness import CannotMeasure, JsonFile, Quick, Report, alternate, measure, spread
@@ -126,7 +127,11 @@ def prepare(model: Path, settings: Settings, person: UserDataset) -> tuple[dict[
     from mindprint_trainer.model.base_model import available_cores
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    given = lease("user/benchmark", [single_target(one) for one in samples(tokenizer, person, EPISODES)], settings.rank)
+    given = lease(
+        AdapterKey.user("benchmark"),
+        [single_target(one) for one in samples(tokenizer, person, EPISODES)],
+        settings.rank,
+    )
     sequences, dropped = tokenize_all(
         given.samples, lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id, 2048
     )

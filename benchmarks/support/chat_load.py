@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import httpx
 
 from mindprint.datasets import UserDataset
+from mindprint.types.keys import AdapterKey
 from support.harness import CannotMeasure
 
 PATIENCE = 4
@@ -39,7 +40,7 @@ class ChatLoad:
         self._rate = rate
         self._tokens = tokens
         questions = (person.held_out[n % len(person.held_out)].query for n in itertools.count() for person in people)
-        self._asked = zip(itertools.cycle(f"user/{person.user_id}" for person in people), questions, strict=True)
+        self._asked = zip(itertools.cycle(AdapterKey.user(person.user_id) for person in people), questions, strict=True)
 
     async def run(self, seconds: float, beside: asyncio.Task[None], tell: Callable[[str], None]) -> list[ChatReply]:
         """Asks for so long, and until what runs `beside` is done; then waits for the last answers.

@@ -13,6 +13,7 @@ from mindprint import AsyncMindprintClient
 from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
 from mindprint.types import LeaseRequest
+from mindprint.types.keys import AdapterKey, VersionRef
 from support.constant_adapters import ConstantAdapter
 from support.harness import CannotMeasure
 from support.server import TRIES, Server, engagements_of_part, run_batch
@@ -52,7 +53,7 @@ class PublishedVersion:
 
     @property
     def name(self) -> str:
-        return f"{self.key}@{self.number}"
+        return VersionRef.of(self.key, self.number)
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Publisher:
     published: list[PublishedVersion] = field(default_factory=list)
 
     async def publish(self) -> None:
-        began, key, marked = time.monotonic(), f"user/{self.users.popleft()}", self.marked.popleft()
+        began, key, marked = time.monotonic(), AdapterKey.user(self.users.popleft()), self.marked.popleft()
         lease = await self.client.leases.claim(LeaseRequest(owner="reload", adapter=key, max_traces=1, ttl_s=LEASE_S))
         if lease is None:
             raise CannotMeasure(f"no trace waits for {key}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mindprint.datasets import UserDataset
 from mindprint.local.console import Output
+from mindprint.types.keys import AdapterKey, VersionRef
 from support.chat_load import chat
 from support.harness import CannotMeasure
 from support.server import TRIES, Server, engagements_of_part, run_batch
@@ -41,7 +42,7 @@ class TimeToLive:
 
 async def measure_time_to_live(server: Server, person: UserDataset, each: int, out: Output) -> TimeToLive:
     """A new user: engagements, traces, a real trainer, and the first answer of the version. Raises CannotMeasure."""
-    user_id, key, client = person.user_id, f"user/{person.user_id}", server.client
+    user_id, key, client = person.user_id, AdapterKey.user(person.user_id), server.client
     for part in range(TRIES):
         await client.users.add_engagements(user_id, engagements_of_part(person, part, each))
         done = await run_batch(server, [user_id], part, out)
@@ -82,7 +83,7 @@ async def measure_time_to_live(server: Server, person: UserDataset, each: int, o
         answer = await chat(server.http, body, asked)
         bar.finish("live")
     number = await live()
-    if number is None or answer.version != f"{key}@{number}":
+    if number is None or answer.version != VersionRef.of(key, number):
         raise CannotMeasure(f"{answer.version} answered for {key}@{number}")
     version = await client.adapters.get_version(key, number)
     training_s = version.manifest.seconds

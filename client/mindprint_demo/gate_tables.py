@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mindprint import gate_report
 from mindprint.types import Adapter, Version
+from mindprint.types.keys import VersionRef
 from mindprint_demo.results import CollapseResult
 
 
@@ -23,7 +24,7 @@ def refused_versions(adapters: Iterable[Adapter]) -> list[Version]:
 
 
 def version_name(version: Version) -> str:
-    return f"{version.adapter}@{version.version}"
+    return VersionRef.of(version.adapter, version.version)
 
 
 def describe_refusal(version: Version) -> str:

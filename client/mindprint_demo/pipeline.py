@@ -15,6 +15,7 @@ from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, POLL_S, LocalCluster
 from mindprint.local.console import Output, batch_progress, training_progress
 from mindprint.local.processes import Child
 from mindprint.types import Adapter, Batch, BatchRequest, Mode, Trace, TraceState
+from mindprint.types.keys import AdapterKey
 from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
 from mindprint_demo.results import CollapseResult, DemoResults
@@ -158,7 +159,7 @@ class DemoPipeline:
                 leased = await self._any("leased")
                 idle = 0 if leased or await self._any("waiting") else idle + 1
                 known = (await self.client.adapters.list()).adapters
-                live = sum(a.live is not None for a in known if a.key.startswith("user/"))
+                live = sum(a.live is not None for a in known if AdapterKey(a.key).kind == "user")
                 bar.update(live, training_progress(trainer.doing()) or "the trainer starts")
                 now = (await self.client.server.funnel()).trained, sum(len(adapter.versions) for adapter in known)
                 if now != last:
@@ -176,10 +177,10 @@ class DemoPipeline:
 
     async def adapters(self, users: Sequence[UserDataset]) -> dict[str, Adapter]:
         known = {adapter.key: adapter for adapter in (await self.client.adapters.list()).adapters}
-        return {user.user_id: known[key] for user in users if (key := f"user/{user.user_id}") in known}
+        return {user.user_id: known[key] for user in users if (key := AdapterKey.user(user.user_id)) in known}
 
     async def cohorts(self) -> list[Adapter]:
-        return [a for a in (await self.client.adapters.list()).adapters if a.key.startswith("cohort/")]
+        return [a for a in (await self.client.adapters.list()).adapters if AdapterKey(a.key).kind == "cohort"]
 
     async def traces(self, batch: Batch) -> list[Trace]:
         return [trace async for trace in self.client.batches.results(batch.id)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mindprint import gate_report
 from mindprint.datasets import UserDataset
 from mindprint.types import Adapter, Batch, Funnel, ServerInfo, Version
+from mindprint.types.keys import VersionRef
 from mindprint_demo.scoring import ArmScores
 from mindprint_demo.trace_accounting import TraceAccounting
 
@@ -36,7 +37,7 @@ class CollapseResult:
         """Return why it is not shown that the gate refused the collapsed version; empty if it is."""
         found = [self.failed] if self.failed else []
         if self.version is not None:
-            name, speaks = f"{self.version.adapter}@{self.version.version}", gate_report.failed(self.version)
+            name, speaks = VersionRef.of(self.version.adapter, self.version.version), gate_report.failed(self.version)
             if self.version.state != "refused":
                 found.append(f"the gate let {name} pass, which was trained by answers only")
             elif all(check.startswith("canary") for check in speaks):

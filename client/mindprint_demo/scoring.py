@@ -11,6 +11,7 @@ from mindprint.async_client import AsyncMindprintClient
 from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.exceptions import MindprintError
 from mindprint.types import Mode, Trace, TraceRequest
+from mindprint.types.keys import AdapterKey
 from mindprint_demo.comparison import ScoredAnswer
 
 Arm = Literal["base", "adapter"]
@@ -38,7 +39,7 @@ def build_request(user_id: str, row: HeldOutQuestion, mode: Mode, arm: Arm) -> T
         target=row.target,
         asked_at=row.asked_at,
         mode=mode,
-        model="base" if arm == "base" else f"user/{user_id}",
+        model="base" if arm == "base" else AdapterKey.user(user_id),
         temperature=0.0,
     )
 

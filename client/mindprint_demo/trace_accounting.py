@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mindprint.types import Adapter, Trace
+from mindprint.types.keys import AdapterKey, VersionRef
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def account_for_traces(
     homes: dict[str, list[str]] = {trace_id: [] for trace_id in traces}
     problems: list[str] = []
     for version in (v for adapter in adapters for v in adapter.versions):
-        name = f"{version.adapter}@{version.version}"
+        name = VersionRef.of(version.adapter, version.version)
         for trace_id in version.manifest.trace_ids:
             trace = traces.get(trace_id)
             if trace is None:
@@ -51,7 +52,11 @@ def account_for_traces(
         shared.update(once)
     for trace_id, names in homes.items():
         trace = traces[trace_id]
-        expected = [f"user/{trace.user_id}@{trace.version}"] if trace.state == "trained" else []
+        expected = (
+            [VersionRef.of(AdapterKey.user(trace.user_id), trace.version)]
+            if trace.state == "trained" and trace.version
+            else []
+        )
         if names != expected:
             problems.append(f"{trace_id} is {trace.state} ({expected or 'no version'}) but stands in {names or 'none'}")
         if trace.state not in ("trained", "dead"):

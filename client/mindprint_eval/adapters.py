@@ -14,6 +14,7 @@ from mindprint.local.cluster import POLL_S, LocalCluster
 from mindprint.local.console import Output, batch_progress, training_progress
 from mindprint.local.processes import Child
 from mindprint.types import Adapter, BatchRequest, ImportedTrace, Trace, Version
+from mindprint.types.keys import AdapterKey, ModelName, VersionRef
 from mindprint_eval.arms import Recipe
 from mindprint_eval.config import EvalOptions, EvaluationError
 from mindprint_eval.training_sets import placeholder_trace, training_user_id
@@ -37,7 +38,9 @@ class BuiltAdapter:
     @property
     def cohort(self) -> str:
         """Return the name of the cohort of this adapter."""
-        return str(self.model).removeprefix("cohort/").rpartition("@")[0]
+        key = ModelName(str(self.model)).key
+        assert key is not None
+        return key.name
 
     def row(self, recipe: str, seed: int, user: str) -> dict[str, Any]:
         """Return a row of the report's table of adapters.
@@ -143,7 +146,7 @@ class AdapterBuilder:
                 continue
             content = [objective, _content(traces), *([cohort_adapter.digest] if cohort_adapter else [])]
             name = training_user_id(user.user_id, recipe.name, content)
-            keys[user.user_id] = f"user/{name}"
+            keys[user.user_id] = AdapterKey.user(name)
             await self._upload_training_set(name, user, traces)
             if cohort_adapter is not None:
                 await self._client.cohorts.add_members(cohort_adapter.cohort, [name])
@@ -174,8 +177,8 @@ class AdapterBuilder:
                 member = training_user_id(user.user_id, recipe.name, content)
                 await self._upload_training_set(member, user, traces[user.user_id])
                 await self._client.cohorts.add_members(name, [member])
-        await self._train(recipe, [f"cohort/{name}"], objective)
-        return await self._load_adapter(f"cohort/{name}")
+        await self._train(recipe, [AdapterKey.cohort(name)], objective)
+        return await self._load_adapter(AdapterKey.cohort(name))
 
     def _training_set_of(
         self, recipe: Recipe, user: UserDataset, training_sets: Mapping[str, Sequence[ImportedTrace]]
@@ -233,9 +236,9 @@ class AdapterBuilder:
         newest = adapter.versions[-1]
         if adapter.live is None:
             speaks = ", ".join(gate_report.failed(newest)) or "no reason given"
-            return BuiltAdapter(None, None, "refused", f"{key}@{newest.version}: {speaks}", newest)
+            return BuiltAdapter(None, None, "refused", f"{VersionRef.of(key, newest.version)}: {speaks}", newest)
         live = next(version for version in adapter.versions if version.version == adapter.live)
-        return BuiltAdapter(f"{key}@{live.version}", live.digest, "live", "", live)
+        return BuiltAdapter(VersionRef.of(key, live.version), live.digest, "live", "", live)
 
 
 def _content(training_sets: Sequence[ImportedTrace]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from mindprint.datasets import HeldOutQuestion
 from mindprint.general_questions import QUESTIONS
 from mindprint.types import Trace, TraceRequest
+from mindprint.types.keys import AdapterKey
 from mindprint_eval.arms import Arm, MemoryOwner
 from mindprint_eval.response_cache import content_digest
 from mindprint_eval.results import Measure, Outcome
@@ -114,7 +115,7 @@ def memory_param(whose: MemoryOwner, others: Mapping[str, str]) -> str | None:
     """Return the memory as a request names it; None where there is no such other user."""
     if whose in ("own", "none"):
         return whose
-    return f"user/{others[whose]}" if whose in others else None
+    return AdapterKey.user(others[whose]) if whose in others else None
 
 
 # --- replies ---------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def cache_key(asked: EvalRequest, scope: CacheScope) -> str:
     """
     request = asked.request.model_dump(mode="json", exclude={"user_id", "model", "memory"})
     whose = asked.request.memory
-    memory = scope.memories[asked.user] if whose == "own" else scope.memories.get(whose.removeprefix("user/"), whose)
+    memory = scope.memories[asked.user] if whose == "own" else scope.memories.get(_user_of(whose), whose)
     return content_digest({"request": request, "memory": memory, "adapter": asked.digest, "base": scope.base})
 
 
@@ -209,3 +210,8 @@ def _known(asked: EvalRequest, seed: int) -> dict[str, Any]:
         "seen": asked.row.seen,
         "target": asked.row.target,
     }
+
+
+def _user_of(memory: str) -> str:
+    """Return whose memory a request names: a user's id, or `none`."""
+    return memory if memory == "none" else AdapterKey(memory).name

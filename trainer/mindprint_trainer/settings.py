@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mindprint.types import AdapterKey
+from mindprint.types import AdapterKeyStr
 
 Schedule = Literal["mix", "sequential"]
 
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     # leases
     once: bool = False
     """End when no adapter has `min_traces` waiting. Otherwise the trainer polls until it is stopped."""
-    adapter: Annotated[tuple[AdapterKey, ...], NoDecode] = ()
+    adapter: Annotated[tuple[AdapterKeyStr, ...], NoDecode] = ()
     """Train only these adapters, the first one that has traces waiting. In a variable, separate them with commas. Empty
     takes the adapter with the most traces waiting."""
 

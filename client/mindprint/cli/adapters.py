@@ -11,7 +11,7 @@ from mindprint import gate_report
 from mindprint.cli.batch_stats import percent
 from mindprint.cli.errors import Fail
 from mindprint.cli.lineage import state_of, why
-from mindprint.cli.options import AsJson, Url, VersionName, connect, version_of
+from mindprint.cli.options import AsJson, Url, VersionName, connect, version_of, version_or_none
 from mindprint.cli.output import WIDE, console, print_facts, print_json, print_rows
 from mindprint.types import Adapter, Release
 
@@ -79,8 +79,8 @@ def release(
     url: Url = None,
 ) -> None:
     """Let a version answer a share of the requests before it is live: `promote` then makes it live."""
-    if stop and "@" in name:
-        raise Fail(f"--stop takes the adapter without a version: {name.partition('@')[0]}", code=2)
+    if stop and (version := version_or_none(name)):
+        raise Fail(f"--stop takes the adapter without a version: {version.key}", code=2)
     key, number = (name, None) if stop else version_of(name)
     with connect(url) as client:
         adapter = client.adapters.set_canary(key, number, share)

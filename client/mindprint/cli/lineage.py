@@ -13,6 +13,7 @@ from mindprint.cli.compare import place
 from mindprint.cli.options import AsJson, Url, VersionName, connect, version_of
 from mindprint.cli.output import WIDE, console, print_facts, print_json, print_rows, print_text
 from mindprint.types import LearnedFrom, Lineage, Version
+from mindprint.types.keys import VersionRef
 
 SHOWN = ("gain", "anchor")
 """Scores with a column of their own: those that decide about a trace."""
@@ -56,7 +57,7 @@ def _facts(lineage: Lineage) -> list[tuple[str, object]]:
     samples = ", ".join(f"{count} {kind}" for kind, count in sorted(made.samples.items()))
     begun = " from ".join(lineage.ancestors) if lineage.ancestors else version.start
     return [
-        ("version", f"{version.adapter}@{version.version}"),
+        ("version", VersionRef.of(version.adapter, version.version)),
         ("state", state_of(version)),
         ("made", version.created_at),
         ("by", f"{made.trainer} in {duration(made.seconds)}"),

@@ -10,6 +10,7 @@ from mindprint.cli.errors import Fail
 from mindprint.retry import Retries
 from mindprint.sync_client import MindprintClient
 from mindprint.transport import DEFAULT_URL
+from mindprint.types.keys import EXAMPLE, VersionRef
 
 if TYPE_CHECKING:
     from stamina.instrumentation import RetryDetails
@@ -46,9 +47,16 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def version_or_none(name: str) -> VersionRef | None:
+    """Return the version that a text names; None if it names none."""
+    try:
+        return VersionRef(name)
+    except ValueError:
+        return None
+
+
 def version_of(name: str) -> tuple[str, int]:
-    """`user/anna@7` as ("user/anna", 7). Raises Fail."""
-    key, _, number = name.partition("@")
-    if not (number.isascii() and number.isdecimal() and int(number)):
-        raise Fail(f"{name!r} names no version: write it like user/anna@7", code=2)
-    return key, int(number)
+    """Return key and number of a version such as `user/anna@7`. Raises Fail."""
+    if (version := version_or_none(name)) is None:
+        raise Fail(f"{name!r} names no version: write it like {EXAMPLE}", code=2)
+    return version.key, version.number

@@ -10,6 +10,7 @@ from mindprint._methods import DownloadMethod, Method, Resource, SenderT
 from mindprint.exceptions import InvalidRequest
 from mindprint.transport import Call, Download, get_call, post_call, read_nothing, reply_of, segment
 from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, Release, Version
+from mindprint.types.keys import AdapterKey
 
 _adapter = reply_of(Adapter)
 _adapters = reply_of(AdapterPage)
@@ -112,7 +113,8 @@ def _version_path(key: str, number: int) -> str:
 
 
 def _path(key: str) -> str:
-    kind, _, name = key.partition("/")
-    if kind not in ("user", "cohort") or not name:
-        raise InvalidRequest(f"{key!r} is no adapter: write user/<id> or cohort/<name>")
-    return f"/v1/adapters/{kind}/{segment(name)}"
+    try:
+        adapter = AdapterKey(key)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+    return f"/v1/adapters/{adapter.kind}/{segment(adapter.name)}"

@@ -9,27 +9,21 @@ from __future__ import annotations
 
 from mindprint.types.adapters import Adapter, Pin, Promote, Release
 from mindprint.types.auto_mode import AskedMode, AutoModeDecision, AutoModeDecisions, Mode, QueryKind, RouteReason
-from mindprint.types.base import (
-    NAME,
-    NO_NUL,
-    AdapterKey,
-    Choice,
-    Choices,
-    EngagementId,
-    MemoryName,
-    ModelName,
-    Name,
-    Reply,
-    Request,
-    ScoreName,
-    Text,
-    Time,
-    as_utc,
-)
+from mindprint.types.base import NO_NUL, Choice, Choices, EngagementId, Reply, Request, ScoreName, Text, Time, as_utc
 from mindprint.types.batches import Batch, BatchRequest, BatchState, Funnel
 from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, Members
 from mindprint.types.errors import ErrorBody, ErrorReply
 from mindprint.types.imported_traces import GivenTraces, ImportedTrace
+from mindprint.types.keys import (
+    NAME,
+    AdapterKey,
+    AdapterKeyStr,
+    MemoryNameStr,
+    ModelName,
+    ModelNameStr,
+    Name,
+    VersionRef,
+)
 from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, Sample, Start
 from mindprint.types.manifests import CanaryItem, CanaryResult, Manifest
 from mindprint.types.openai import ChatChoice, ChatCompletion, ChatDelta, ChatMessage, ChatUsage, ModelEntry, ModelList
@@ -58,6 +52,7 @@ __all__ = [
     "SCORE_REASONS",
     "Adapter",
     "AdapterKey",
+    "AdapterKeyStr",
     "AdapterPage",
     "AskedMode",
     "AutoModeDecision",
@@ -98,11 +93,12 @@ __all__ = [
     "LoraLimits",
     "Manifest",
     "Members",
-    "MemoryName",
+    "MemoryNameStr",
     "Mode",
     "ModelEntry",
     "ModelList",
     "ModelName",
+    "ModelNameStr",
     "Name",
     "Pin",
     "Profile",
@@ -128,6 +124,7 @@ __all__ = [
     "UserPage",
     "VerdictLabel",
     "Version",
+    "VersionRef",
     "VersionState",
     "as_utc",
 ]

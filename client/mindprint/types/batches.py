@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from mindprint.types.auto_mode import Mode
-from mindprint.types.base import Name, Reply, Request, Time
+from mindprint.types.base import Reply, Request, Time
+from mindprint.types.keys import Name
 
 BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
 

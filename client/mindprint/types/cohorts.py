@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from mindprint.types.base import NO_NUL, Name, Reply, Request, Time
+from mindprint.types.base import NO_NUL, Reply, Request, Time
+from mindprint.types.keys import Name
 
 EVERYONE = "everyone"
 """The cohort that is always there."""

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from mindprint.types.base import AdapterKey, Reply, Request, Time
+from mindprint.types.base import Reply, Request, Time
+from mindprint.types.keys import AdapterKeyStr
 from mindprint.types.server import LoraLimits
 
 LeaseState = Literal["active", "released", "completed", "expired"]
@@ -16,7 +17,7 @@ class LeaseRequest(Request):
     """Claim the accepted traces of one adapter (of the neediest one if none is named)."""
 
     owner: Annotated[str, StringConstraints(min_length=1, max_length=128)]
-    adapter: AdapterKey | None = None
+    adapter: AdapterKeyStr | None = None
     """A cohort that is named needs `min_traces` alone; one that is not, the server's `cohort_min_traces` as well."""
     ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     min_traces: Annotated[int, Field(ge=1, le=10_000)] = 1

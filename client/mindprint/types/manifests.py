@@ -6,7 +6,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from mindprint.types.base import AdapterKey, Reply, Request
+from mindprint.types.base import Reply, Request
+from mindprint.types.keys import AdapterKeyStr
 
 
 class CanaryItem(Request):
@@ -30,7 +31,7 @@ class CanaryItem(Request):
 class Manifest(Request):
     """What the trainer says of a version it uploads."""
 
-    adapter: AdapterKey
+    adapter: AdapterKeyStr
     base_digest: str
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     trace_ids: list[str]

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from mindprint.types.auto_mode import AskedMode, Mode
-from mindprint.types.base import NO_NUL, Choices, EngagementId, MemoryName, ModelName, Name, Reply, Request, Text, Time
+from mindprint.types.base import NO_NUL, Choices, EngagementId, Reply, Request, Text, Time
+from mindprint.types.keys import MemoryNameStr, ModelNameStr, Name
 
 TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
 """Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""
@@ -72,13 +73,13 @@ class TraceRequest(Request):
     asked_at: Time | None = None
     mode: AskedMode = "personal"
     """`auto` only of a query, put to the user's own memory."""
-    model: ModelName = "base"
+    model: ModelNameStr = "base"
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     opening: Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)] | None = None
     """Replaces the model's opening of this mode; an empty one measures thinking from the bare `<think>`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    memory: MemoryName = "own"
+    memory: MemoryNameStr = "own"
     """Whose memory the prompt shows, as of `asked_at`, for controlled questions about a query.
 
     `user/<id>` shows another user's, so that a caller who may ask about one user reads of another: a tool for

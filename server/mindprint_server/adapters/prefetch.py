@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from mindprint.types.keys import AdapterKey
 from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, Sampling
@@ -44,12 +45,12 @@ class PrefixPrefetcher:
         Raises:
             EngineDied: The engine process is gone.
         """
-        kind, _, name = adapter.key.partition("/")
-        if not self._settings.warm_versions or kind != "user":
+        key = AdapterKey(adapter.key)
+        if not self._settings.warm_versions or key.kind != "user":
             return
         tokenizer = self._engine.tokenizer
         try:
-            memory, _ = await self._memory.recall(name, before=None)
+            memory, _ = await self._memory.recall(key.name, before=None)
             if self._settings.recall != "recency":
                 memory = RecalledMemory(profile=memory.profile)
             if not memory.profile and not memory.episodes:

@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from mindprint.types import Check, Lease, Manifest, Version
+from mindprint.types.keys import AdapterKey, VersionRef
 from mindprint_server.adapters import validation
 from mindprint_server.adapters.parity_check import check_parity
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
@@ -147,7 +148,7 @@ class VersionPublisher:
             digest=_digest(manifest),
             base_digest=manifest.base_digest,
             parent=lease.parent,
-            start=f"{lease.start.adapter}@{lease.start.version}" if lease.start else None,
+            start=VersionRef.of(lease.start.adapter, lease.start.version) if lease.start else None,
             traces=len(lease.trace_ids),
             manifest=manifest,
             created_at=datetime.now(UTC),
@@ -199,10 +200,10 @@ class VersionPublisher:
 
     async def _load_live(self, key: str, stack: AsyncExitStack) -> AdapterRef | None:
         """Hold the version that a new version of `key` would replace. For a user it may be a cohort's."""
-        kind, _, name = key.partition("/")
+        adapter = AdapterKey(key)
         _, pointers = (
-            await self._store.live_versions.resolve_for_user(name)
-            if kind == "user"
+            await self._store.live_versions.resolve_for_user(adapter.name)
+            if adapter.kind == "user"
             else (key, await self._store.live_versions.get(key))
         )
         if pointers.live is None:
@@ -222,7 +223,7 @@ class VersionPublisher:
         failed = [check.name for check in failed_checks(stored)]
         for check in failed:
             self._metrics.gate_refusals.labels(check=check).inc()
-        log.warning("version refused", adapter=f"{version.adapter}@{version.version}", failed=failed)
+        log.warning("version refused", adapter=VersionRef.of(version.adapter, version.version), failed=failed)
         raise refusal(stored)
 
     async def _commit(self, version: VersionRecord, lease_id: str) -> Version:
@@ -231,7 +232,7 @@ class VersionPublisher:
         stored = await self._store.publication.publish(lease_id, version, candidate_share=share)
         self._residency.keep(stored.adapter, stored.version)
         self._metrics.trained.inc(stored.traces)
-        log.info("version is in service", adapter=f"{stored.adapter}@{stored.version}", state=stored.state)
+        log.info("version is in service", adapter=VersionRef.of(stored.adapter, stored.version), state=stored.state)
         return stored
 
     # --- around the steps ---
@@ -322,7 +323,7 @@ def failed_checks(version: Version) -> list[Check]:
 
 def refusal(version: Version) -> Invalid:
     """Return the error for a refused version, with the figures of the checks that it failed."""
-    name = f"{version.adapter}@{version.version}"
+    name = VersionRef.of(version.adapter, version.version)
     if version.canary is not None and not version.canary.passed:
         return Invalid("canary_failed", f"{name} cannot be shown to be live: {version.canary.reason}")
     reasons = "; ".join(describe(check) for check in failed_checks(version))

@@ -16,6 +16,7 @@ from typing import IO
 import structlog
 
 from mindprint.types import Adapter, Check, Manifest, Version
+from mindprint.types.keys import ModelName, VersionRef
 from mindprint_server.adapters.health import Outcome, VersionHealth
 from mindprint_server.adapters.publisher import VersionPublisher
 from mindprint_server.adapters.residency import AdapterResidency
@@ -124,9 +125,10 @@ class AdapterService:
             yield await self._resolve(model, stack)
 
     async def _resolve(self, model: str, stack: AsyncExitStack) -> AdapterRef | None:
-        key, _, number = model.partition("@")
+        name = ModelName(model)
+        key, number = name.key or name, name.number
         for _ in range(MAX_TRIES):
-            version = await self._get_named(key, int(number)) if number else await self._choose_version(key)
+            version = await self._get_named(key, number) if number else await self._choose_version(key)
             if version is None:
                 return None
             try:
@@ -155,19 +157,19 @@ class AdapterService:
         return version
 
     async def _choose_version(self, model: str) -> VersionRecord | None:
-        kind, _, name = model.partition("/")
-        if kind == "base":
+        adapter = ModelName(model).key
+        if adapter is None:
             return None
         key, pointers = (
-            await self._store.live_versions.resolve_for_user(name)
-            if kind == "user"
+            await self._store.live_versions.resolve_for_user(adapter.name)
+            if adapter.kind == "user"
             else (model, await self._store.live_versions.get(model))
         )
         if key != model and model in self._serving:
             await self._sync_pointers(model, Pointers())
         await self._sync_pointers(key, pointers)
-        if kind == "cohort" and pointers == Pointers():
-            await self._store.cohorts.get(name)  # raises RecordNotFound for an unknown cohort
+        if adapter.kind == "cohort" and pointers == Pointers():
+            await self._store.cohorts.get(adapter.name)  # raises RecordNotFound for an unknown cohort
         if pointers.candidate is not None and self._chance() < (pointers.share or 0.0):
             return pointers.candidate
         return pointers.live
@@ -214,7 +216,7 @@ class AdapterService:
         async with AsyncExitStack() as stack:
             if version is not None:
                 await self._load(await self._get_with_files(key, version), stack)
-                self._health.reset(f"{key}@{version}")
+                self._health.reset(VersionRef.of(key, version))
             adapter = await self._store.live_versions.set_canary(key, version, share)
             await self._reload_pointers(key)
         return adapter
@@ -258,8 +260,8 @@ class AdapterService:
         now = live.version if live else None, candidate.version if candidate else None
         if self._serving.get(key, (None, None)) == now:
             return
-        for number in {*self._serving.pop(key, ())} - {*now}:
-            self._health.reset(f"{key}@{number}")
+        for number in {*self._serving.pop(key, ())} - {*now, None}:
+            self._health.reset(VersionRef.of(key, number))
         if now != (None, None):
             self._serving[key] = now
         await self.residency.keep_only(key, [number for number in now if number is not None])

@@ -18,6 +18,7 @@ from typing import IO
 
 import structlog
 
+from mindprint.types.keys import VersionRef
 from mindprint_server.engine import AdapterRef
 from mindprint_server.store import Store, VersionRecord
 
@@ -63,7 +64,7 @@ class AdapterStorage:
         """
         final = self.path(key, version)
         if final.exists():
-            raise FileExistsError(f"{key}@{version} is there already")
+            raise FileExistsError(f"{VersionRef.of(key, version)} is there already")
         partial = final.with_name(f".{final.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -19,6 +19,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from mindprint.types import AutoModeDecision, Check, Mode, QueryKind, RouteReason
+from mindprint.types.keys import AdapterKey, ModelName
 from mindprint_server.gate.checks import thinking_gain_check_name
 from mindprint_server.statistics import margin
 from mindprint_server.store import Gain
@@ -115,14 +116,14 @@ def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision
     Returns:
         The decision, or None if there may be evidence.
     """
-    key = model.partition("@")[0]
-    if key.startswith("cohort/"):
+    key = ModelName(model).key
+    if key is not None and key.kind == "cohort":
         return AutoModeDecision(
             mode="direct", reason="cohort", why=f"{model} answers for many users: what thinking gains one is unknown"
         )
     if user_id is None:
         return AutoModeDecision(mode="direct", reason="nobody", why="no user is asked about")
-    if key not in ("base", f"user/{user_id}"):
+    if key not in (None, AdapterKey.user(user_id)):
         return AutoModeDecision(
             mode="direct", reason="other_user", why=f"{model} was measured on its own user's questions"
         )

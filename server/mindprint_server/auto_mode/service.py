@@ -13,6 +13,7 @@ from functools import partial
 from cachetools import TTLCache
 
 from mindprint.types import AskedMode, AutoModeDecision, AutoModeDecisions, Mode, QueryKind
+from mindprint.types.keys import ModelName, VersionRef
 from mindprint_server.auto_mode import policy
 from mindprint_server.auto_mode.policy import Evidence
 from mindprint_server.context import ServerContext
@@ -80,7 +81,7 @@ class AutoModeSelector:
         """
         await self._store.users.get(user_id)
         key, pointers = await self._store.live_versions.resolve_for_user(user_id)
-        model = f"{key}@{pointers.live.version}" if pointers.live else "base"
+        model = VersionRef.of(key, pointers.live.version) if pointers.live else "base"
         if (decision := policy.decide_without_evidence(user_id, model)) is not None:
             return AutoModeDecisions(user_id=user_id, model=model, closed=decision, open=decision)
         return await self._get_decisions(user_id, model)
@@ -92,10 +93,10 @@ class AutoModeSelector:
         return decisions
 
     async def _read_decisions(self, user_id: str, model: str) -> AutoModeDecisions:
-        key, _, number = model.partition("@")
+        name = ModelName(model)
         evidence: Callable[[QueryKind], Evidence]
-        if number:
-            version = await self._store.versions.get(key, int(number))
+        if name.key is not None and name.number is not None:
+            version = await self._store.versions.get(name.key, name.number)
             evidence = partial(policy.gate_evidence, version.checks)
         else:
             gains = await self._store.traces.list_gains(

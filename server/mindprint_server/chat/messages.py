@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from mindprint.types import AskedMode, Mode
+from mindprint.types.keys import MODEL_NAME_LENGTH, ModelName
 from mindprint_server.exceptions import Invalid, NotFound
 from mindprint_server.prompts.templates import query_text
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
-_MODEL = re.compile(rf"base|(?P<kind>user|cohort)/(?P<name>{_NAME})(@[1-9][0-9]{{0,8}})?")
 
-
-def model_of(body: Mapping[str, Any]) -> str:
+def model_of(body: Mapping[str, Any]) -> ModelName:
     """Raises NotFound for what can be no model's name."""
     model = body.get("model")
-    if not isinstance(model, str) or len(model) > 84 or not _MODEL.fullmatch(model):
-        message = "model must be base, user/<id> or cohort/<name>, the latter two optionally with @<version>"
-        raise NotFound("model_not_found", message, param="model")
-    return model
+    try:
+        if isinstance(model, str) and len(model) <= MODEL_NAME_LENGTH:
+            return ModelName(model)
+    except ValueError:
+        pass
+    message = "model must be base, user/<id> or cohort/<name>, the latter two optionally with @<version>"
+    raise NotFound("model_not_found", message, param="model")
 
 
 def whose(model: str) -> tuple[str | None, str]:
     """Kind (user, cohort, or None for the base) and name of a model."""
-    match = _MODEL.fullmatch(model)
-    return (None, model) if match is None or match["kind"] is None else (match["kind"], match["name"])
+    key = ModelName(model).key
+    return (None, model) if key is None else (key.kind, key.name)
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mindprint.types import AskedMode, Mode
+from mindprint.types.keys import VersionRef
 from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import Outcome, outcome_of
 from mindprint_server.admission import AdmissionController
@@ -107,9 +108,9 @@ class ChatService:
             for version in adapter.versions:
                 made = int(version.created_at.timestamp())
                 if adapter.live == version.version:
-                    cards.append(self._card(adapter.key, made, root=f"{adapter.key}@{version.version}"))
+                    cards.append(self._card(adapter.key, made, root=VersionRef.of(adapter.key, version.version)))
                 if version.state != "refused" and version.files:
-                    cards.append(self._card(f"{adapter.key}@{version.version}", made))
+                    cards.append(self._card(VersionRef.of(adapter.key, version.version), made))
         return {"object": "list", "data": cards}
 
     def _card(self, name: str, created: int, root: str | None = None) -> dict[str, Any]:

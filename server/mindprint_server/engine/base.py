@@ -12,6 +12,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
+from mindprint.types.keys import VersionRef
+
 FinishReason = Literal["stop", "length", "loop", "abort"]
 """Why a sequence ended. `loop`: a pattern of tokens repeated, so that the engine stopped early."""
 
@@ -59,7 +61,7 @@ class AdapterRef:
     @property
     def name(self) -> str:
         """The name `<key>@<version>`."""
-        return f"{self.key}@{self.version}"
+        return VersionRef.of(self.key, self.version)
 
 
 @dataclass(frozen=True)

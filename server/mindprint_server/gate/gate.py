@@ -14,6 +14,7 @@ from statistics import fmean
 import structlog
 
 from mindprint.types import Check, Mode, QueryKind
+from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.gate import checks
@@ -108,9 +109,13 @@ class Gate:
 
     async def _select_recent(self, key: str) -> list[Question]:
         """Build questions about the newest engagements of the adapter's users, trained on or not."""
-        kind, _, name = key.partition("/")
+        adapter = AdapterKey(key)
         limit = self._settings.gate_items
-        users = [name] if kind == "user" else await self._store.cohorts.list_members(name, limit=limit)
+        users = (
+            [adapter.name]
+            if adapter.kind == "user"
+            else await self._store.cohorts.list_members(adapter.name, limit=limit)
+        )
         histories = {user: await self._store.engagements.list_history(user, before=None, limit=limit) for user in users}
         return await self._select_questions({user: [e.id for e in history] for user, history in histories.items()})
 

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from mindprint.types import Batch, BatchRequest
+from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import Invalid
@@ -183,7 +184,7 @@ class BatchRunner:
         for user_id, engagement_id in await self._store.batches.list_pending_items(batch.id):
             items.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
         waiting = await self._store.traces.count_waiting()
-        backlog = Counter({key.removeprefix("user/"): count for key, count in waiting.items()})
+        backlog = Counter({AdapterKey(key).name: count for key, count in waiting.items()})
         active = ActiveBatch(batch, sum(map(len, items.values())), items, backlog)
         self._active[batch.id] = active
         self._results.begin(batch.id)

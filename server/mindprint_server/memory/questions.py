@@ -8,6 +8,7 @@ from dataclasses import replace
 from cachetools import TTLCache
 
 from mindprint.types import TraceRequest
+from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.prompts.types import Question, RecalledMemory
@@ -88,7 +89,7 @@ class QuestionBuilder:
             return RecalledMemory(), None
         owner = request.user_id
         if request.memory != "own":
-            owner = request.memory.removeprefix("user/")
+            owner = AdapterKey(request.memory).name
             try:
                 await self._store.users.get(owner)
             except RecordNotFound as error:
@@ -105,4 +106,4 @@ class QuestionBuilder:
             if (known := self._memories.get(other_id)) is None:
                 known = self._memories[other_id] = await self._memory.recall(other_id, before=None)
         memory, version = known
-        return replace(question, memory=memory, profile_version=version, memory_of=f"user/{other_id}")
+        return replace(question, memory=memory, profile_version=version, memory_of=AdapterKey.user(other_id))

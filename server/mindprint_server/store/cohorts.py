@@ -13,6 +13,7 @@ from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Cohort
+from mindprint.types.keys import COHORT_PREFIX, AdapterKey
 from mindprint_server.store import leases
 from mindprint_server.store import live_versions as live_version_rows
 from mindprint_server.store.database import Database, advisory_lock, insert_new
@@ -108,7 +109,7 @@ async def _delete(db: AsyncConnection, name: str) -> None:
     await _lock(db, name)
     # Without this lock a claim could lease the adapter before the cohort is gone.
     await advisory_lock(db, "claims")
-    key = f"cohort/{name}"
+    key = AdapterKey.cohort(name)
     await leases.release_adapter(db, key)
     await live_version_rows.take_off(db, key)
     await db.execute(update(users).where(users.c.cohort == name).values(cohort=None))
@@ -131,7 +132,7 @@ async def _lock(db: AsyncConnection, name: str) -> None:
 
 def _cohorts() -> Select[Any]:
     inside = or_(users.c.cohort == cohorts.c.name, and_(cohorts.c.name == EVERYONE, users.c.cohort.is_(None)))
-    live = select(live_versions.c.version).where(live_versions.c.adapter == "cohort/" + cohorts.c.name)
+    live = select(live_versions.c.version).where(live_versions.c.adapter == COHORT_PREFIX + cohorts.c.name)
     return select(
         cohorts,
         select(func.count(users.c.id)).where(inside).scalar_subquery().label("users"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mindprint.types.keys import VersionRef
 from mindprint_server.exceptions import Busy, Conflict, LimitExceeded, NotFound
 
 HINTS = {
@@ -116,7 +117,7 @@ class FilesGone(Conflict, StoreError):
     def __init__(self, key: str, version: int) -> None:
         super().__init__(
             "version_files_gone",
-            f"the files of {key}@{version} are gone: choose a newer version, or one that is pinned",
+            f"the files of {VersionRef.of(key, version)} are gone: choose a newer version, or one that is pinned",
         )
 
 
@@ -124,7 +125,9 @@ class VersionRefused(Conflict, StoreError):
     """A refused version answers only when a person promotes it by name."""
 
     def __init__(self, key: str, version: int) -> None:
-        super().__init__("version_refused", f"{key}@{version} was refused: promote it by name if you mean it")
+        super().__init__(
+            "version_refused", f"{VersionRef.of(key, version)} was refused: promote it by name if you mean it"
+        )
 
 
 class AlreadyLive(Conflict, StoreError):
@@ -133,7 +136,7 @@ class AlreadyLive(Conflict, StoreError):
     def __init__(self, key: str, version: int) -> None:
         super().__init__(
             "version_live",
-            f"{key}@{version} is live: make another version live first, or release another as candidate",
+            f"{VersionRef.of(key, version)} is live: make another version live first, or release another as candidate",
         )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, LeaseRequest, Start
+from mindprint.types.keys import COHORT_PREFIX, AdapterKey
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import lineage, live_versions
 from mindprint_server.store.database import force_hash_join
@@ -85,10 +86,10 @@ async def _select_cohort(
     """Choose the oldest traces that are new to the named cohort, or to the cohort with most."""
     fresh = _fresh_to_cohorts()
     if request.adapter is not None:
-        kind, _, name = request.adapter.partition("/")
-        if kind != "cohort":
+        named = AdapterKey(request.adapter)
+        if named.kind != "cohort":
             return None
-        fresh.append(in_cohort(name))
+        fresh.append(in_cohort(named.name))
     of_users = traces.join(users, users.c.id == traces.c.user_id)
     # Ranking engagements for the hold-out is expensive: do it only for cohorts that have enough traces without it.
     enough = select(users.c.cohort).select_from(of_users).where(*fresh).group_by(users.c.cohort)
@@ -96,7 +97,7 @@ async def _select_cohort(
     held = set((await db.scalars(ACTIVE)).all())
     for cohort in (await db.scalars(by_need)).all():
         name = cohort or EVERYONE
-        key = f"cohort/{name}"
+        key = AdapterKey.cohort(name)
         if key in held:
             continue
         members = select(users.c.id).where(in_cohort(name))
@@ -118,7 +119,7 @@ async def _select_cohort(
 
 def _fresh_to_cohorts() -> list[ColumnElement[bool]]:
     """Return conditions on traces joined with users: accepted, and in no completed version of the users' cohort."""
-    key = "cohort/" + func.coalesce(users.c.cohort, EVERYONE)
+    key = COHORT_PREFIX + func.coalesce(users.c.cohort, EVERYONE)
     trained = (
         select(trace_versions.c.trace_id)
         .join(versions, _same_version())
@@ -150,9 +151,11 @@ async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> St
     """Return the version whose weights training starts from; None is a fresh adapter."""
     if start_from == "base":
         return None
-    kind, _, name = key.partition("/")
-    own = [key] if kind == "cohort" or start_from == "parent" else []
-    for candidate in own + (await live_versions.list_fallback_adapters(db, name) if kind == "user" else []):
+    adapter = AdapterKey(key)
+    own = [key] if adapter.kind == "cohort" or start_from == "parent" else []
+    for candidate in own + (
+        await live_versions.list_fallback_adapters(db, adapter.name) if adapter.kind == "user" else []
+    ):
         version = (await live_versions.get(db, candidate)).live
         if version and version.files:
             return Start(adapter=version.adapter, version=version.version, digest=version.digest)

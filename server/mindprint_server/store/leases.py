@@ -15,6 +15,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Lease, LeaseRequest, LeaseState, LoraLimits
+from mindprint.types.keys import AdapterKey, VersionRef
 from mindprint_server.store import lease_selection, live_versions
 from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import LeaseLost, RecordNotFound
@@ -106,7 +107,7 @@ async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy
     id, trace_ids = new_id(), [trace_id for trace_id, _ in choice.traces]
     start = await lease_selection.find_start(db, choice.adapter, policy.start_from)
     live = (await live_versions.get(db, choice.adapter)).live
-    trained = [f"{version.adapter}@{version.version}" for version in (start, live) if version]
+    trained = [VersionRef.of(version.adapter, version.version) for version in (start, live) if version]
     lease = {
         "id": id,
         "adapter": choice.adapter,
@@ -121,7 +122,7 @@ async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy
         "created_at": now,
     }
     await db.execute(leases.insert(), lease)
-    if choice.adapter.startswith("user/"):
+    if AdapterKey(choice.adapter).kind == "user":
         await db.execute(update(traces).where(traces.c.id.in_(trace_ids)).values(state="leased", lease_id=id))
     return await get(db, id)
 

@@ -9,6 +9,7 @@ from sqlalchemy import literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import LearnedFrom, Lineage
+from mindprint.types.keys import VersionRef
 from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database
 from mindprint_server.store.tables import leases, trace_versions, traces, versions
@@ -40,7 +41,7 @@ async def list_versions_by_trace(db: AsyncConnection, trace_ids: Sequence[str]) 
     in_order = trace_versions.c.adapter, trace_versions.c.version
     query = select(trace_versions).where(trace_versions.c.trace_id.in_(trace_ids)).order_by(*in_order)
     for id, key, number in await db.execute(query):
-        found[id].append(f"{key}@{number}")
+        found[id].append(VersionRef.of(key, number))
     return found
 
 
@@ -71,7 +72,7 @@ async def _get(db: AsyncConnection, key: str, number: int) -> Lineage:
         fast=lease.fast,
         rejected=lease.rejected,
         held_out=lease.held_out,
-        ancestors=(await list_line(db, f"{key}@{number}"))[1:],
+        ancestors=(await list_line(db, VersionRef.of(key, number)))[1:],
     )
 
 
@@ -84,9 +85,9 @@ async def list_line(db: AsyncConnection, name: str) -> list[str]:
         names.append(following)
         if following not in starts:
             # Read all versions of the adapter at once: most of them started from one of the same adapter.
-            key, _, _ = following.partition("@")
+            key = VersionRef(following).key
             of_adapter = select(versions.c.version, versions.c.start).where(versions.c.adapter == key)
-            starts |= {f"{key}@{number}": start for number, start in await db.execute(of_adapter)}
+            starts |= {VersionRef.of(key, number): start for number, start in await db.execute(of_adapter)}
         following = starts.get(following)
     return names
 
@@ -96,7 +97,7 @@ async def find_trained_engagements(
 ) -> set[tuple[str, str]]:
     """Return (user id, engagement id) that these versions and all their ancestors were trained on, slow or fast."""
     line = {each for name in names for each in await list_line(db, name)}
-    numbered = [(key, int(number)) for key, _, number in (name.partition("@") for name in line)]
+    numbered = [(ref.key, ref.number) for ref in map(VersionRef, line)]
     slow = (
         select(traces.c.user_id, traces.c.engagement_id)
         .join(trace_versions, trace_versions.c.trace_id == traces.c.id)

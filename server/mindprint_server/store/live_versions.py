@@ -9,6 +9,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Adapter, Check, Version
+from mindprint.types.keys import AdapterKey
 from mindprint_server.store import adapters
 from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database, advisory_lock, insert_new
@@ -101,7 +102,7 @@ async def get(db: AsyncConnection, key: str) -> Pointers:
 
 
 async def _resolve_for_user(db: AsyncConnection, user_id: str) -> tuple[str, Pointers]:
-    keys = [f"user/{user_id}", *await list_fallback_adapters(db, user_id)]
+    keys = [AdapterKey.user(user_id), *await list_fallback_adapters(db, user_id)]
     for key in keys:
         found = await get(db, key)
         if found.live or found.candidate:
@@ -112,7 +113,7 @@ async def _resolve_for_user(db: AsyncConnection, user_id: str) -> tuple[str, Poi
 async def list_fallback_adapters(db: AsyncConnection, user_id: str) -> list[str]:
     """List the adapters that answer for a user without an own one: the cohort's, then that of `everyone`."""
     cohort = await db.scalar(select(users.c.cohort).where(users.c.id == user_id))
-    return [f"cohort/{name}" for name in dict.fromkeys((cohort or EVERYONE, EVERYONE))]
+    return [AdapterKey.cohort(name) for name in dict.fromkeys((cohort or EVERYONE, EVERYONE))]
 
 
 async def publish(db: AsyncConnection, key: str, number: int, candidate_share: float | None) -> None:

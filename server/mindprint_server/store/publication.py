@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Start, Version
+from mindprint.types.keys import VersionRef
 from mindprint_server.store import leases, lineage, live_versions
 from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database
@@ -106,7 +107,7 @@ async def _insert(db: AsyncConnection, lease_id: str, version: Version, now: dat
     row = version.model_dump(exclude={"state", "canary", "manifest"}) | {
         "lease_id": lease_id,
         "refused": refused,
-        "start": f"{start.adapter}@{start.version}" if start else None,
+        "start": VersionRef.of(start.adapter, start.version) if start else None,
         "canary": version.canary.model_dump(mode="json") if version.canary else None,
         "manifest": version.manifest.model_dump(mode="json"),
     }

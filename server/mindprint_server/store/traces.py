@@ -10,6 +10,7 @@ from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Ingested, Mode, Trace, TraceState, VerdictLabel
+from mindprint.types.keys import AdapterKey
 from mindprint_server.store import engagements as engagement_rows
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import leases, lineage
@@ -186,7 +187,7 @@ async def _add_imported(
         if (identity := (trace.engagement_id, fingerprint(trace.thinking))) not in known:
             fresh.setdefault(identity, trace)
     if added := sum(trace.state == "waiting" for trace in fresh.values()):
-        key = f"user/{user_id}"
+        key = AdapterKey.user(user_id)
         waiting = (await _count_waiting(db)).get(key, 0)
         if waiting + added > max_waiting:
             raise BacklogFull(key, waiting, max_waiting)
@@ -196,7 +197,7 @@ async def _add_imported(
 
 async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
     """Insert traces of users who exist; each belongs to the queue of its user's adapter."""
-    rows = [trace.model_dump(exclude={"versions"}) | {"adapter": f"user/{trace.user_id}"} for trace in new]
+    rows = [trace.model_dump(exclude={"versions"}) | {"adapter": AdapterKey.user(trace.user_id)} for trace in new]
     if rows:
         await db.execute(traces.insert(), rows)
 
@@ -221,7 +222,7 @@ async def _find(
 
 async def _list_of_lease(db: AsyncConnection, lease_id: str) -> list[Trace]:
     lease = await leases.get(db, lease_id)
-    if lease.adapter.startswith("user/"):
+    if AdapterKey(lease.adapter).kind == "user":
         return await _find(db, {"lease_id": lease_id})
     return await _load(db, select(traces).where(traces.c.id.in_(lease.trace_ids)).order_by(traces.c.id))
 

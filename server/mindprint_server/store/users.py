@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, User
+from mindprint.types.keys import USER_PREFIX
 from mindprint_server.store.database import Database
 from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.tables import engagements, live_versions, profiles, users
@@ -83,7 +84,7 @@ async def _list_others(db: AsyncConnection, user_id: str, limit: int) -> list[st
 def _users() -> Select[Any]:
     count = select(func.count()).where(engagements.c.user_id == users.c.id)
     profile = select(func.max(profiles.c.version)).where(profiles.c.user_id == users.c.id)
-    live = select(live_versions.c.version).where(live_versions.c.adapter == "user/" + users.c.id)
+    live = select(live_versions.c.version).where(live_versions.c.adapter == USER_PREFIX + users.c.id)
     return select(
         users.c.id,
         users.c.created_at,

@@ -10,6 +10,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Version
+from mindprint.types.keys import VersionRef
 from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.states import version_state
@@ -63,7 +64,7 @@ async def get(db: AsyncConnection, key: str, number: int) -> VersionRecord:
     """Return a version of an adapter; raise RecordNotFound if it is not stored."""
     found = await load(db, select_versions().where(versions.c.adapter == key, versions.c.version == number))
     if not found:
-        raise RecordNotFound("version", f"{key}@{number}")
+        raise RecordNotFound("version", VersionRef.of(key, number))
     return found[0]
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mindprint.types import LoraLimits, Start
+from mindprint.types.keys import VersionRef
 from mindprint_trainer.errors import CannotTrain, TrainerError
 from mindprint_trainer.model.lora import LoraAdapter, LoraConfig, init_adapter
 from mindprint_trainer.settings import Settings
@@ -62,7 +63,7 @@ class ParentAdapter:
     @property
     def name(self) -> str:
         """Return the version's name, `user/ann@3`."""
-        return f"{self.start.adapter}@{self.start.version}"
+        return VersionRef.of(self.start.adapter, self.start.version)
 
 
 def read_parent(folder: Path, start: Start) -> ParentAdapter:
@@ -71,7 +72,7 @@ def read_parent(folder: Path, start: Start) -> ParentAdapter:
     Raises:
         TrainerError: The weights have another digest than `start` says, or the files are no plain LoRA adapter.
     """
-    name = f"{start.adapter}@{start.version}"
+    name = VersionRef.of(start.adapter, start.version)
     try:
         digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         if f"sha256:{digest}" != start.digest:

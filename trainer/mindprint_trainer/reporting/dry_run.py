@@ -6,6 +6,7 @@ from collections import Counter
 
 from rich.table import Table
 
+from mindprint.types.keys import VersionRef
 from mindprint_trainer.training.run import TrainingRun
 
 
@@ -35,7 +36,7 @@ def preview_table(run: TrainingRun) -> Table:
 def preview_lines(run: TrainingRun) -> list[str]:
     """Describe a run's lease, its steps and what the gate holds out."""
     lease, settings = run.lease, run.settings
-    start = f"{lease.start.adapter}@{lease.start.version}" if lease.start else "a fresh adapter"
+    start = VersionRef.of(lease.start.adapter, lease.start.version) if lease.start else "a fresh adapter"
     held_out = sum(map(len, lease.held_out.values()))
     return [
         f"{len(lease.trace_ids)} traces, attempt {lease.attempt}, starts from {start}",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mindprint.types import Lease
+from mindprint.types.keys import AdapterKey
 from mindprint_trainer.data.packing import PackedRow, Target, pack_rows, plan_steps
 from mindprint_trainer.data.tokenization import tokenize_all
 from mindprint_trainer.errors import CannotTrain, NotFinite
@@ -224,8 +225,8 @@ def check_single_user(lease: Lease) -> None:
     Raises:
         CannotTrain: The lease is for a user's adapter and holds samples of another user.
     """
-    kind, _, name = lease.adapter.partition("/")
-    others = {sample.user_id for sample in lease.samples} - {None, name} if kind == "user" else set()
+    adapter = AdapterKey(lease.adapter)
+    others = {sample.user_id for sample in lease.samples} - {None, adapter.name} if adapter.kind == "user" else set()
     if others:
         raise CannotTrain(f"the lease for {lease.adapter} holds samples of {len(others)} other users: refused")
 
