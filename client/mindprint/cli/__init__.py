@@ -1,4 +1,4 @@
-"""The `mindprint` command. Each module holds one noun; what they share is in `options`, `output` and `failures`."""
+"""The `mindprint` command: a module for each command or noun; they share `options`, `output` and `errors`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mindprint import __version__
-from mindprint.cli import adapters, batches, chat, cohorts, demo, eval, processes, traces, users
+from mindprint.cli import adapters, batches, chat, cohorts, demo, doctor, eval, serve, traces, train, users
 from mindprint.cli.errors import OneLine
 
 app = typer.Typer(
@@ -34,8 +34,11 @@ def root(
     pass
 
 
-processes.add_to(app)
-demo.add_to(app)
+app.command("serve")(serve.serve)
+app.command("train")(train.train)
+app.command("demo")(demo.demo)
+app.command("demo-data")(demo.demo_data)
+app.command("doctor")(doctor.doctor)
 app.add_typer(users.app, name="users", help="Users, their engagements and profiles.")
 app.add_typer(traces.app, name="traces", help="Thinking traces: list, show, write one now, export, import.")
 app.add_typer(batches.app, name="batches", help="Durable jobs that write traces for many engagements.")

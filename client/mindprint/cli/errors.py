@@ -1,4 +1,4 @@
-"""Every failure of the command is one line on stderr that says what to do, and an exit code other than 0."""
+"""Turn every failure of the command into one line on stderr that says what to do, and an exit code other than 0."""
 
 from __future__ import annotations
 
@@ -15,15 +15,27 @@ from mindprint.streaming import first
 
 
 class Fail(MindprintError):
-    """Ends the command with this line."""
+    """A failure whose message is the line that the command ends with; `code` is its exit code."""
 
     def __init__(self, message: str, *, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
 
 
+def exit_with(code: int | None) -> None:
+    """End the command with an exit code; 0 and None let it go on to its ordinary end."""
+    if code:
+        raise typer.Exit(code)
+
+
 def missing_extra(what: str, extra: str, error: ImportError) -> Fail:
-    """A part of Mindprint is not installed."""
+    """Return the failure that says how to install a part of Mindprint.
+
+    Args:
+        what: The part, such as "the server".
+        extra: The extras that install it, separated by commas.
+        error: The import that failed.
+    """
     gpu = extra.replace("cpu", "gpu")
     other = f" ('mindprint[{gpu}]' for NVIDIA)" if gpu != extra else ""
     return Fail(

@@ -1,4 +1,4 @@
-"""`mindprint eval`: the evidence, on one's own records."""
+"""`mindprint eval`: compare kinds of thinking on one's own records."""
 
 from __future__ import annotations
 
@@ -7,38 +7,49 @@ from typing import Annotated
 
 import typer
 
-from mindprint.cli.errors import Fail
+from mindprint.cli.errors import Fail, exit_with
 from mindprint.cli.options import given
-from mindprint.cli.processes import with_code
 from mindprint.cli.settings_flags import parse_sets, part
 
 app = typer.Typer(no_args_is_help=True)
 WHAT = ("an evaluation", "server,trainer,cpu,eval")
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help="Of an evaluation.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help="Folder of an evaluation.")
+]
 
 
 @app.command("run")
 def run(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="A folder of records.")],
     out: Annotated[
-        Path | None, typer.Option(show_default=".mindprint/eval", help="Where it lies, and goes on.")
+        Path | None,
+        typer.Option(show_default=".mindprint/eval", help="Folder of the evaluation. A second start continues there."),
     ] = None,
-    users: Annotated[int, typer.Option(min=1, help="How many users.")] = 4,
-    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="This user of the data; repeat it.")] = None,
+    users: Annotated[int, typer.Option(min=1, help="Number of users.")] = 4,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", help="Take this user of the data; repeat it.")
+    ] = None,
     which: Annotated[
-        str, typer.Option("--part", help="Of the data's users: `tune` every other one, `report` the rest, or `all`.")
+        str,
+        typer.Option("--part", help="Which users of the data: `tune` every other one, `report` the rest, or `all`."),
     ] = "all",
     rows: Annotated[int, typer.Option(min=1, help="Later questions to each user.")] = 20,
     engagements: Annotated[int, typer.Option(min=1, help="Past engagements of each user.")] = 20,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with traces of its own.")] = 1,
-    first_seed: Annotated[int, typer.Option(min=0, help="The number of the first; `eval join` joins them.")] = 0,
-    group: Annotated[int, typer.Option(min=1, help="Users who share a server.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds. Each has its own traces and trainings.")] = 1,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Number of the first seed; `eval join` joins several runs.")
+    ] = 0,
+    group: Annotated[int, typer.Option(min=1, help="Users that share a server.")] = 4,
     pool: Annotated[int, typer.Option(min=0, help="Other users, whose answers train the pooled adapter.")] = 2,
     arms: Annotated[
-        str | None, typer.Option(show_default="the method's", help="Arms by name, with commas between.")
+        str | None, typer.Option(show_default="the method's", help="Names of arms, separated by commas.")
     ] = None,
-    min_gain: Annotated[float | None, typer.Option(help="Judge the stored Gain by this bound instead.")] = None,
-    min_anchor: Annotated[float | None, typer.Option(help="Judge the stored Anchor by this bound instead.")] = None,
+    min_gain: Annotated[
+        float | None, typer.Option(help="Smallest Gain of a selected trace, in place of the server's.")
+    ] = None,
+    min_anchor: Annotated[
+        float | None, typer.Option(help="Smallest Anchor of a selected trace, in place of the server's.")
+    ] = None,
     objective: Annotated[
         list[str] | None, typer.Option("--train", metavar="NAME=VALUE", help="A setting of the trainer; repeat it.")
     ] = None,
@@ -48,16 +59,18 @@ def run(
     general: Annotated[int, typer.Option(min=0, max=32, help="General questions to each adapter.")] = 12,
     embeddings: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="A transformers model: compare traces with written reasons by it, too."),
+        typer.Option(
+            metavar="FOLDER", help="A transformers model, to compare traces with written reasons by its embeddings."
+        ),
     ] = None,
-    gate: Annotated[bool, typer.Option(help="Let the gate examine each version: about a minute each.")] = False,
+    gate: Annotated[bool, typer.Option(help="Let the gate examine each version; takes about a minute each.")] = False,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A Hugging Face id, a local folder, or `default`.")
     ] = "default",
 ) -> None:
-    """Compare thinking of every kind on later questions of real users, and write the report.
+    """Compare kinds of thinking on later questions of users, and write the report.
 
-    Started again with the same --out it goes on, and asks, writes and trains only what is new.
+    A second start with the same --out continues, and asks, writes and trains only what is new.
     """
     known = part("mindprint_eval.arms", *WHAT)
     names = tuple(name.strip() for name in arms.split(",")) if arms else known.METHOD_ARMS
@@ -89,7 +102,7 @@ def run(
         model=model,
         **given(out=out),
     )
-    with_code(part("mindprint_eval.runner", *WHAT).run_eval(options))
+    exit_with(part("mindprint_eval.runner", *WHAT).run_eval(options))
 
 
 @app.command("report")
@@ -101,13 +114,13 @@ def report(folder: Folder) -> None:
 @app.command("join")
 def join(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", exists=True, file_okay=False, help="Of evaluations.")
+        list[Path], typer.Argument(metavar="FOLDER...", exists=True, file_okay=False, help="Folders of evaluations.")
     ],
-    out: Annotated[Path, typer.Option(help="Where the whole lies; made by this.")],
+    out: Annotated[Path, typer.Option(help="Folder of the joined evaluation; it is created.")],
 ) -> None:
-    """Put evaluations of other users or seeds, but of the same settings, together, and write the report of the whole.
+    """Join evaluations of different users or seeds, but of the same settings, and write the report of the whole.
 
-    So an evaluation of many hours can be spread over days and machines.
+    An evaluation of many hours can be spread over days and machines this way.
     """
     evaluation_error = part("mindprint_eval.config", *WHAT).EvaluationError
     try:
@@ -118,5 +131,5 @@ def join(
 
 
 def _variables(sets: list[str] | None) -> dict[str, str]:
-    """`["min-gain=0.1"]` as {"MIN_GAIN": "0.1"}."""
+    """Return `["min-gain=0.1"]` as {"MIN_GAIN": "0.1"}."""
     return {name.upper(): value if isinstance(value, str) else str(value) for name, value in parse_sets(sets).items()}

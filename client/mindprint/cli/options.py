@@ -1,4 +1,4 @@
-"""What the commands have in common: where the server is, and in which form to answer."""
+"""Options that several commands have, and the client that they make."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ Url = Annotated[
 ]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="user/<id>@<number> or cohort/<name>@<number>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The most rows to show.")]
-After = Annotated[str | None, typer.Option("--after", help="Go on behind this one, from the last line of a list.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Rows to show at most.")]
+After = Annotated[
+    str | None, typer.Option("--after", help="Continue after this one, named in the last line of a list.")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeat it.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and stop.")]
 
 _PATIENCE = Retries(attempts=3, wait_initial_s=0.2, jitter_s=0.1)
-"""Someone is waiting at the terminal."""
+"""Few attempts: a person waits at the terminal."""
 _WORTH_TELLING_S = 1.0
 
 
 def connect(url: str | None) -> MindprintClient:
-    """A client that says on stderr when it waits for the server. MINDPRINT_API_KEY is sent if it is set."""
+    """Return a client that says on stderr when it waits for the server. It sends MINDPRINT_API_KEY if that is set."""
     import stamina
 
     stamina.instrumentation.set_on_retry_hooks([_waiting])
@@ -43,7 +47,7 @@ def _waiting(details: RetryDetails) -> None:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Those options that were set: for what is left out the server has a default."""
+    """Return the options that were set, so that the server's default holds for the others."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -56,7 +60,11 @@ def version_or_none(name: str) -> VersionRef | None:
 
 
 def version_of(name: str) -> tuple[str, int]:
-    """Return key and number of a version such as `user/anna@7`. Raises Fail."""
+    """Return key and number of a version such as `user/anna@7`.
+
+    Raises:
+        Fail: `name` is no version.
+    """
     if (version := version_or_none(name)) is None:
         raise Fail(f"{name!r} names no version: write it like {EXAMPLE}", code=2)
     return version.key, version.number

@@ -1,4 +1,4 @@
-"""From flags and `--set` to the settings of a process, and back to TOML."""
+"""Make the settings of a process from flags and `--set`, and print them as TOML."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def part(module: str, what: str, extra: str) -> Any:
 
 
 def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
-    """`["port=80", "openings={}"]` as {"port": "80", "openings": {}}: lists, objects and null are JSON."""
+    """Parse `["port=80", "openings={}"]` into {"port": "80", "openings": {}}. Lists, objects and null are JSON.
+
+    Raises:
+        Fail: An item is no NAME=VALUE, or holds wrong JSON.
+    """
     found: dict[str, Any] = {}
     for item in sets or ():
         name, equals, value = item.partition("=")
@@ -49,7 +53,17 @@ def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
 def build(
     kind: type[BaseSettings], wanted: Mapping[str, Any], *, config: Path | None = None, command: str
 ) -> BaseSettings:
-    """Settings of `kind`; `wanted` goes before the environment and the file. Raises Fail for a wrong setting."""
+    """Build settings. Values in `wanted` override the environment, and the environment overrides the file.
+
+    Args:
+        kind: The class of the settings.
+        wanted: Values of flags, by the name of the setting.
+        config: A TOML file in place of the default one.
+        command: The command, for messages.
+
+    Raises:
+        Fail: A setting is unknown or wrong.
+    """
     from pydantic_settings import SettingsError
 
     if config is not None:
@@ -67,7 +81,7 @@ def build(
 
 
 def as_toml(settings: BaseSettings) -> str:
-    """All settings in the form of a configuration file; what is not set or is secret stays a comment."""
+    """Return all settings as a configuration file. What is not set or is secret becomes a comment."""
     return "".join(_line(name, getattr(settings, name)) for name in type(settings).model_fields)
 
 
