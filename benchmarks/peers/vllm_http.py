@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,15 @@ import httpx
 from mindprint.local.console import Output
 from mindprint.local.processes import Child, Processes, free_port
 from mindprint.model_files import resolve
-from mindprint_server.engine import AdapterRef, EngineInfo, EngineStats, GenerationOutput, Priority, Sampling
+from mindprint_server.engine import (
+    AdapterRef,
+    ChatBackend,
+    EngineInfo,
+    EngineStats,
+    GenerationOutput,
+    Priority,
+    Sampling,
+)
 from support.harness import CannotMeasure
 from support.workload import as_options, engine_flags
 
@@ -82,6 +90,7 @@ class HttpEngine:
     def __init__(self, url: str, tokenizer: Any, info: EngineInfo, at_once: int) -> None:
         self.ready = True
         self.dead = asyncio.Event()
+        self.unsupported_fields: Mapping[str, str] = {}
         self.tokenizer = tokenizer
         self._info = info
         # The server closes what is idle for five seconds: whoever takes it up in that moment is told nothing.
@@ -98,6 +107,9 @@ class HttpEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats()
+
+    async def chat_backend(self) -> ChatBackend | None:
+        return None
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority

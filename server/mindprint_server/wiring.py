@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import mindprint
 from mindprint.types import ServerInfo
@@ -16,9 +15,10 @@ from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
-from mindprint_server.chat.service import Backend, ChatService
+from mindprint_server.chat.service import ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import Engine
+from mindprint_server.engine.factory import create_engine
 from mindprint_server.gate import Gate
 from mindprint_server.gate.measurements import ModelMeasurements
 from mindprint_server.generation.batch_runner import BatchRunner
@@ -80,7 +80,7 @@ async def open_container(
     store = await Store.open(settings.url)
     owned = engine is None or not engine.ready
     if engine is None:
-        engine = _engine(settings)
+        engine = create_engine(settings)
     try:
         if owned:
             await engine.start(progress)
@@ -126,7 +126,7 @@ async def open_container(
         )
         replays = ReplayBuffer(ctx, prompts=prompts)
         leases = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=replays)
-        backend = await _backend(engine)
+        backend = await engine.chat_backend()
         chat = ChatService(ctx, memory=memory, adapters=adapters, auto=auto, admission=admission, backend=backend)
         processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
         batches = BatchRunner(ctx, profiles=profiles, processor=processor)
@@ -177,23 +177,3 @@ async def close_container(services: Container, *, keep_engine: bool = False) -> 
     if not keep_engine:
         await services.engine.stop()
     await services.store.close()
-
-
-def _engine(settings: Settings) -> Engine:
-    if settings.engine == "fake":
-        from mindprint_server.engine.fake import FakeEngine
-
-        return FakeEngine(model_path=Path(settings.model), max_model_len=settings.max_model_len)
-    from mindprint_server.engine.vllm import VllmEngine
-
-    return VllmEngine(settings)
-
-
-async def _backend(engine: Engine) -> Backend | None:
-    from mindprint_server.engine.vllm import VllmEngine
-
-    if not isinstance(engine, VllmEngine):
-        return None
-    from mindprint_server.engine.vllm_openai import VllmChat
-
-    return await VllmChat.on(engine)

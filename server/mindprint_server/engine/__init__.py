@@ -2,6 +2,7 @@
 
 from mindprint_server.engine.base import (
     AdapterRef,
+    ChatBackend,
     Engine,
     EngineDied,
     EngineInfo,
@@ -16,6 +17,7 @@ from mindprint_server.engine.base import (
 
 __all__ = [
     "AdapterRef",
+    "ChatBackend",
     "Engine",
     "EngineDied",
     "EngineInfo",

@@ -6,11 +6,11 @@ Every implementation (vLLM, the fake of the tests) keeps the contracts of `Engin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 from mindprint.types.keys import VersionRef
 
@@ -188,16 +188,40 @@ class Tokenizer(Protocol):
         ...
 
 
+class ChatBackend(Protocol):
+    """Answers OpenAI chat completions on an engine."""
+
+    async def complete(
+        self, body: Mapping[str, Any], adapter: AdapterRef | None
+    ) -> dict[str, Any] | AsyncIterator[str]:
+        """Answer one chat completion.
+
+        Args:
+            body: Request in OpenAI's form, with the engine's extensions. Its `model` is ignored.
+            adapter: A loaded adapter; None answers with the base model.
+
+        Returns:
+            The whole answer, or the lines of an event stream if `body` sets `stream`.
+
+        Raises:
+            Invalid: The request does not have OpenAI's form.
+            BackendRefused: The engine refuses the request.
+        """
+        ...
+
+
 class Engine(Protocol):
     """An inference engine with LoRA adapters.
 
     Attributes:
         ready: True between the end of `start` and the first of `stop` and the engine's death.
         dead: Set when the engine died.
+        unsupported_fields: Fields of a chat request that the engine cannot serve, each with the message for the caller.
     """
 
     ready: bool
     dead: asyncio.Event
+    unsupported_fields: Mapping[str, str]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -229,6 +253,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Return the engine's state after its last step."""
+        ...
+
+    async def chat_backend(self) -> ChatBackend | None:
+        """Create the backend of the chat routes; None if the engine cannot chat. Call it after `start`."""
         ...
 
     async def generate(

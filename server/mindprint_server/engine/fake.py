@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mindprint.model_files import model_digest
 from mindprint_server.engine.base import (
     AdapterRef,
+    ChatBackend,
     EngineInfo,
     EngineStats,
     GenerationOutput,
@@ -67,6 +68,7 @@ class FakeEngine:
         self.tokenizer = FakeTokenizer()
         self.ready = False
         self.dead = asyncio.Event()
+        self.unsupported_fields: Mapping[str, str] = {}
         self.loaded: dict[int, AdapterRef] = {}
         self._delay_s = delay_s
         self._info = EngineInfo(
@@ -91,6 +93,10 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         """Report an idle engine."""
         return EngineStats()
+
+    async def chat_backend(self) -> ChatBackend | None:
+        """Return None: the fake engine cannot chat."""
+        return None
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority

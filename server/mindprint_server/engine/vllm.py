@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, files, version
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mindprint.device import cpu_dtype
 from mindprint_server.engine.base import (
     AdapterRef,
+    ChatBackend,
     EngineDied,
     EngineInfo,
     EngineStats,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+UNSUPPORTED_FIELDS = {"prompt_logprobs": "prompt_logprobs are not offered: ask for logprobs of the answer"}
+"""On a CPU, vLLM dies of the log-probabilities of two prompts in one step when it serves adapters (decision 005)."""
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
 CPU_CACHE_GIB = 1.0
 """Default size of the KV cache on a CPU."""
@@ -72,6 +75,7 @@ class VllmEngine:
         """Limits the adapters of one step. On a CPU vLLM counts one slot more than it can use."""
         self.ready = False
         self.dead = asyncio.Event()
+        self.unsupported_fields: Mapping[str, str] = UNSUPPORTED_FIELDS
 
     # --- start and stop ---
 
@@ -196,6 +200,12 @@ class VllmEngine:
         return self._stats.latest
 
     # --- requests ---
+
+    async def chat_backend(self) -> ChatBackend:
+        """Create vLLM's own chat server on this engine."""
+        from mindprint_server.engine.vllm_openai import VllmChat
+
+        return await VllmChat.create(self)
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority

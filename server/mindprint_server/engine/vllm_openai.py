@@ -1,6 +1,6 @@
-"""vLLM's own chat completions on our engine: its request type, its serving classes, its stream format.
+"""vLLM's own chat completions on the running engine: its request type, serving classes and stream format.
 
-Where vLLM keeps these names moved between releases, both places are tried; nothing is patched.
+Where a name moved between vLLM releases, both modules are tried. Nothing is patched.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mindprint_server.exceptions import BackendRefused, Invalid
 
 
 class VllmChat:
-    """OpenAI's chat completions as vLLM answers them."""
+    """`ChatBackend` on vLLM's OpenAI serving classes. Create it with `create`."""
 
     def __init__(self, serving: Any, models: Any, request_type: Any, slots: ActiveAdapterLimiter) -> None:
         self._serving = serving
         self._slots = slots
         self._models = models
         self._request_type = request_type
-        self._users: Counter[str] = Counter()
+        self._requests: Counter[str] = Counter()
 
     @classmethod
-    async def on(cls, engine: VllmEngine) -> VllmChat:
-        """Builds vLLM's serving objects with the defaults of its command line."""
+    async def create(cls, engine: VllmEngine) -> VllmChat:
+        """Build vLLM's serving objects, with the defaults of its command line."""
         from argparse import Namespace
 
         from starlette.datastructures import State
@@ -53,7 +53,12 @@ class VllmChat:
     async def complete(
         self, body: Mapping[str, Any], adapter: AdapterRef | None
     ) -> dict[str, Any] | AsyncIterator[str]:
-        """A whole answer, or the lines of the event stream if `body` asks for one. Raises Invalid, BackendRefused."""
+        """Answer one chat completion; see `ChatBackend.complete`.
+
+        Raises:
+            Invalid: The request does not have OpenAI's form.
+            BackendRefused: vLLM refuses the request.
+        """
         from pydantic import ValidationError
 
         name = adapter.name if adapter else "base"
@@ -65,16 +70,16 @@ class VllmChat:
             raise Invalid("validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
         except ValueError as error:
             raise Invalid("validation_error", str(error)) from None
-        async with AsyncExitStack() as held:
-            await held.enter_async_context(self._slots.acquire(adapter))
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._slots.acquire(adapter))
             answer = await self._answer(request, adapter)
             if isinstance(answer, dict):
                 return answer
-            return _until_its_end(answer, held.pop_all())
+            return _hold_while_streaming(answer, stack.pop_all())
 
     async def _answer(self, request: Any, adapter: AdapterRef | None) -> dict[str, Any] | AsyncIterator[str]:
         try:
-            with self._named(adapter):
+            with self._registered(adapter):
                 answer = await self._serving.create_chat_completion(request, None)
         except Exception as error:
             # vLLM's VLLMValidationError is a ValueError in some releases and none in others.
@@ -90,23 +95,23 @@ class VllmChat:
         return stream
 
     @contextmanager
-    def _named(self, adapter: AdapterRef | None) -> Iterator[None]:
-        """vLLM knows the adapter by its name while a request is being taken in; other requests may be using it too."""
+    def _registered(self, adapter: AdapterRef | None) -> Iterator[None]:
+        """Register the adapter's name with vLLM while it admits a request. Requests may share a registration."""
         if adapter is None:
             yield
             return
-        self._users[adapter.name] += 1
+        self._requests[adapter.name] += 1
         self._models.lora_requests[adapter.name] = lora_request(adapter)
         try:
             yield
         finally:
-            self._users[adapter.name] -= 1
-            if not self._users[adapter.name]:
-                del self._users[adapter.name], self._models.lora_requests[adapter.name]
+            self._requests[adapter.name] -= 1
+            if not self._requests[adapter.name]:
+                del self._requests[adapter.name], self._models.lora_requests[adapter.name]
 
 
-async def _until_its_end(lines: AsyncIterator[str], held: AsyncExitStack) -> AsyncIterator[str]:
-    """The adapter keeps its slot as long as its stream runs."""
-    async with held:
+async def _hold_while_streaming(lines: AsyncIterator[str], stack: AsyncExitStack) -> AsyncIterator[str]:
+    """Keep the adapter's slot until the stream ends."""
+    async with stack:
         async for line in lines:
             yield line

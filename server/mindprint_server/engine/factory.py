@@ -1,0 +1,19 @@
+"""Creates the engine that the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mindprint_server.engine.base import Engine
+from mindprint_server.settings import Settings
+
+
+def create_engine(settings: Settings) -> Engine:
+    """Create an engine without starting it. A heavy engine is imported only if it is the one chosen."""
+    if settings.engine == "fake":
+        from mindprint_server.engine.fake import FakeEngine
+
+        return FakeEngine(model_path=Path(settings.model), max_model_len=settings.max_model_len)
+    from mindprint_server.engine.vllm import VllmEngine
+
+    return VllmEngine(settings)
