@@ -1,1 +1,1 @@
-"""Chat completions: messages, memory, thinking, and the answer."""
+"""OpenAI-compatible chat: messages, thinking, fallback and streaming."""

@@ -1,4 +1,4 @@
-"""What goes into a chat answer and comes out of it, in OpenAI's shapes. Pure."""
+"""Reads chat requests, builds the messages for the model, and completes its answers, in OpenAI's form. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from mindprint_server.exceptions import Invalid, NotFound
 from mindprint_server.prompts.templates import query_text
 
 
-def model_of(body: Mapping[str, Any]) -> ModelName:
-    """Raises NotFound for what can be no model's name."""
+def read_model(body: Mapping[str, Any]) -> ModelName:
+    """Read the model's name from a request.
+
+    Raises:
+        NotFound: It can be no model's name.
+    """
     model = body.get("model")
     try:
         if isinstance(model, str) and len(model) <= MODEL_NAME_LENGTH:
@@ -24,37 +28,62 @@ def model_of(body: Mapping[str, Any]) -> ModelName:
     raise NotFound("model_not_found", message, param="model")
 
 
-def whose(model: str) -> tuple[str | None, str]:
-    """Kind (user, cohort, or None for the base) and name of a model."""
+def parse_model_name(model: str) -> tuple[str | None, str]:
+    """Split a model's name into its kind (`user`, `cohort`, or None for the base model) and the name behind it."""
     key = ModelName(model).key
     return (None, model) if key is None else (key.kind, key.name)
 
 
-def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Raises Invalid if there is none."""
+def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the messages from a request.
+
+    Raises:
+        Invalid: There are none.
+    """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         raise Invalid("validation_error", "messages must be a list of at least one message", param="messages")
     return messages
 
 
-def refuse(body: Mapping[str, Any]) -> None:
-    """Raises Invalid for what would end the engine for everybody: on CPU, vLLM dies of the log-probabilities of two
-    prompts in one step when it serves adapters (docs/decisions/005)."""
-    if body.get("prompt_logprobs") is not None:
-        message = "prompt_logprobs are not offered: ask for logprobs of the answer"
-        raise Invalid("validation_error", message, param="prompt_logprobs")
+def reject_unsupported(body: Mapping[str, Any], unsupported: Mapping[str, str]) -> None:
+    """Reject fields that the engine cannot serve.
+
+    Args:
+        body: The request.
+        unsupported: `Engine.unsupported_fields`.
+
+    Raises:
+        Invalid: The request sets such a field.
+    """
+    for field, message in unsupported.items():
+        if body.get(field) is not None:
+            raise Invalid("validation_error", message, param=field)
 
 
-def mode_of(value: object) -> AskedMode:
+def read_mode(value: object) -> AskedMode:
+    """Read the `mode` of a request.
+
+    Raises:
+        Invalid: There is no such mode.
+    """
     for mode in get_args(AskedMode):
         if value == mode:
             return mode  # type: ignore[no-any-return]
     raise Invalid("validation_error", "mode must be direct, generic, personal or auto", param="mode")
 
 
-def asked(messages: Sequence[dict[str, Any]], mode: Mode, special: Sequence[str]) -> list[dict[str, Any]]:
-    """The last message as the prompt builder would ask it. Raises Invalid if it is not a user's text."""
+def add_mode_line(messages: Sequence[dict[str, Any]], mode: Mode, special: Sequence[str]) -> list[dict[str, Any]]:
+    """Write the last message as the prompt templates write a query, with the line of the mode.
+
+    Args:
+        messages: The caller's messages.
+        mode: Mode of the answer.
+        special: Texts of the special tokens, which are removed.
+
+    Raises:
+        Invalid: The last message is not a user's text, or a message has no role or text.
+    """
     last = messages[-1]
     if last.get("role") != "user" or not isinstance(last.get("content"), str):
         message = "for user/… models and thinking modes the last message must be of role user, with text content"
@@ -64,38 +93,57 @@ def asked(messages: Sequence[dict[str, Any]], mode: Mode, special: Sequence[str]
     return [*messages[:-1], {**last, "content": query_text(last["content"], None, mode, special)}]
 
 
-def remembered(messages: Sequence[dict[str, Any]], memory: str) -> list[dict[str, Any]]:
-    """Memory first, then the caller's own system message, for the memory is what requests of a user share."""
+def prepend_memory(messages: Sequence[dict[str, Any]], memory: str) -> list[dict[str, Any]]:
+    """Put the memory before the caller's system message: the memory is the prefix that a user's requests share."""
     if messages[0].get("role") == "system":
         own, rest = messages[0]["content"], messages[1:]
         return [{"role": "system", "content": f"{memory}\n\n{own}"}, *rest]
     return [{"role": "system", "content": memory}, *messages]
 
 
-def turn(
+def build_messages(
     messages: list[dict[str, Any]], mode: Mode, memory: str | None, special: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What the model reads: the caller's messages with the memory before them, and the mode's line at their end.
+    """Build the messages that the model reads: memory, the caller's messages, and the line of the mode.
 
-    Without memory (None: the base is asked) a direct question stays as it is.
+    Args:
+        messages: The caller's messages.
+        mode: Mode of the answer.
+        memory: Text of the memory. None for the base model, whose direct questions stay as they are.
+        special: Texts of the special tokens, which are removed.
+
+    Raises:
+        Invalid: See `add_mode_line`.
     """
     if memory is None:
-        return messages if mode == "direct" else asked(messages, mode, special)
-    return remembered(asked(messages, mode, special), memory)
+        return messages if mode == "direct" else add_mode_line(messages, mode, special)
+    return prepend_memory(add_mode_line(messages, mode, special), memory)
 
 
-def with_thought(answer: dict[str, Any], thought: str, made_by: dict[str, Any]) -> dict[str, Any]:
-    """A whole answer with `reasoning_content` beside its content and `mindprint`, what made it."""
+def add_reasoning(answer: dict[str, Any], reasoning: str, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Complete a whole answer.
+
+    Args:
+        answer: The chat completion; it is changed.
+        reasoning: The thinking, for `reasoning_content`; empty for none.
+        provenance: What made the answer, for `mindprint`.
+    """
     for choice in answer.get("choices", []):
-        if thought:
-            choice["message"]["reasoning_content"] = thought
+        if reasoning:
+            choice["message"]["reasoning_content"] = reasoning
         if isinstance(choice["message"].get("content"), str):
             choice["message"]["content"] = choice["message"]["content"].lstrip()
-    return {**answer, "mindprint": made_by}
+    return {**answer, "mindprint": provenance}
 
 
-def first_chunk(line: str, thought: str, made_by: dict[str, Any]) -> str:
-    """The first line of an event stream, likewise; a line that holds no chunk stays as it is."""
+def add_reasoning_to_chunk(line: str, reasoning: str, provenance: dict[str, Any]) -> str:
+    """Complete the first line of an event stream as `add_reasoning` does. A line without a chunk stays as it is.
+
+    Args:
+        line: The line, with its `data: ` prefix.
+        reasoning: The thinking, for `reasoning_content`; empty for none.
+        provenance: What made the answer, for `mindprint`.
+    """
     head, _, data = line.partition("data: ")
     try:
         chunk = json.loads(data)
@@ -104,6 +152,6 @@ def first_chunk(line: str, thought: str, made_by: dict[str, Any]) -> str:
     if head or not isinstance(chunk, dict) or "error" in chunk:
         return line
     for choice in chunk.get("choices", []):
-        if thought:
-            choice["delta"]["reasoning_content"] = thought
-    return f"data: {json.dumps({**chunk, 'mindprint': made_by}, ensure_ascii=False)}\n\n"
+        if reasoning:
+            choice["delta"]["reasoning_content"] = reasoning
+    return f"data: {json.dumps({**chunk, 'mindprint': provenance}, ensure_ascii=False)}\n\n"

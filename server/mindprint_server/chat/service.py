@@ -1,18 +1,19 @@
-"""OpenAI's chat route for `base`, `user/<id>`, `cohort/<name>` and versions: memory, adapter and way of thinking.
+"""OpenAI's chat routes for `base`, `user/<id>`, `cohort/<name>` and versions.
 
-The answer itself is vLLM's. What happens here: whose memory goes before the messages, which adapter answers, and, in
-the thinking modes, the thinking that is written first and then continued by vLLM as the assistant's own words. Where a
-version's thinking collapses the base does all of it instead, and where that collapses too, answers without thinking.
+The engine's chat backend writes the answer. This service chooses the version and the mode, puts the user's memory
+before the messages, and in the thinking modes generates the thinking, which the backend continues as the assistant's
+own words. `chat.fallback` lists what is tried when a version's thinking collapses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar
+from functools import partial
+from typing import Any
 
 import structlog
 from fastapi import Request
@@ -24,21 +25,23 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import Outcome, outcome_of
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.chat.fallback import AnswerPlan, fallback_plans, is_adapter_fault
 from mindprint_server.chat.messages import (
-    asked,
-    first_chunk,
-    messages_of,
-    mode_of,
-    model_of,
-    refuse,
-    turn,
-    whose,
-    with_thought,
+    add_mode_line,
+    add_reasoning,
+    add_reasoning_to_chunk,
+    build_messages,
+    parse_model_name,
+    read_messages,
+    read_mode,
+    read_model,
+    reject_unsupported,
 )
+from mindprint_server.chat.streaming import cancel_on_disconnect, stream_answer
 from mindprint_server.context import ServerContext
-from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, PromptTooLong
+from mindprint_server.engine import AdapterRef, ChatBackend, Message, Priority, PromptTooLong
 from mindprint_server.engine.sampling import create_sampling
-from mindprint_server.exceptions import ClientGone, Invalid, ServerError, Unsupported
+from mindprint_server.exceptions import Invalid, Unsupported
 from mindprint_server.memory import MemoryService
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text
@@ -46,40 +49,41 @@ from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.verdicts.checks import ThinkingChecker
 
 log = structlog.get_logger(__name__)
-Result = TypeVar("Result")
-
-
-class Backend(Protocol):
-    """What answers in the end."""
-
-    async def complete(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None
-    ) -> dict[str, Any] | AsyncIterator[str]: ...
-
-
-@dataclass(frozen=True)
-class AnswerPlan:
-    """How an answer may be come by."""
-
-    by: AdapterRef | None
-    mode: Mode
-    fallback: Literal["base", "direct"] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
+    """An answer of the backend, with how it came about.
+
+    Attributes:
+        content: The whole answer, or the lines of its event stream.
+        reasoning: The thinking; empty for none.
+        plan: The plan that succeeded.
+        adapter: The version that was asked for; None is the base model.
+        outcome: How that version did. It is not `fine` if a fallback answered for it.
+        auto_reason: Why `mode: auto` chose the mode; None if the caller chose it.
+    """
+
     content: dict[str, Any] | AsyncIterator[str]
-    thought: str
-    way: AnswerPlan
-    asked: AdapterRef | None
-    """Who was to answer."""
+    reasoning: str
+    plan: AnswerPlan
+    adapter: AdapterRef | None
     outcome: Outcome
-    """How that went."""
-    route: str | None = None
-    """Why this mode, where `auto` chose it."""
+    auto_reason: str | None = None
 
 
 class ChatService:
+    """Answers chat completions and lists the models.
+
+    Args:
+        ctx: Settings, store, engine and metrics of the server.
+        memory: Recalls the memory of a user.
+        adapters: Resolves model names to loaded versions.
+        auto: Chooses the mode of `mode: auto` requests.
+        admission: Bounds the requests.
+        backend: Answers on the engine; None if the engine cannot chat.
+    """
+
     def __init__(
         self,
         ctx: ServerContext,
@@ -88,7 +92,7 @@ class ChatService:
         adapters: AdapterService,
         auto: AutoModeSelector,
         admission: AdmissionController,
-        backend: Backend | None,
+        backend: ChatBackend | None,
     ) -> None:
         self._settings = ctx.settings
         self._store = ctx.store
@@ -102,15 +106,15 @@ class ChatService:
         self._checker = ThinkingChecker(ctx.settings)
 
     async def models(self) -> dict[str, Any]:
-        """`GET /v1/models`: the base, every adapter's key, and every version that may be named."""
+        """List the base model, every adapter with a live version, and every version that may be named."""
         cards = [self._card("base", 0)]
         for adapter in await self._store.adapters.list_all():
             for version in adapter.versions:
-                made = int(version.created_at.timestamp())
+                created = int(version.created_at.timestamp())
                 if adapter.live == version.version:
-                    cards.append(self._card(adapter.key, made, root=VersionRef.of(adapter.key, version.version)))
+                    cards.append(self._card(adapter.key, created, root=VersionRef.of(adapter.key, version.version)))
                 if version.state != "refused" and version.files:
-                    cards.append(self._card(VersionRef.of(adapter.key, version.version), made))
+                    cards.append(self._card(VersionRef.of(adapter.key, version.version), created))
         return {"object": "list", "data": cards}
 
     def _card(self, name: str, created: int, root: str | None = None) -> dict[str, Any]:
@@ -125,25 +129,51 @@ class ChatService:
         }
 
     async def completions(self, body: dict[str, Any], request: Request) -> Response:
-        """`POST /v1/chat/completions`. A caller who goes away ends the work in the engine."""
+        """Answer a chat completion, whole or as a stream. A caller who disconnects ends the work in the engine.
+
+        Args:
+            body: The request in OpenAI's form, with our `mode`.
+            request: The HTTP request, whose body has been read.
+
+        Raises:
+            Unsupported: The engine cannot chat.
+            Invalid: The request has a wrong value.
+            NotFound: The model, the user or the version does not exist.
+            LimitExceeded: Too many requests run already.
+            ClientGone: The caller disconnected.
+            TimeoutError: The answer did not begin within `request_timeout_s`.
+        """
         if self._backend is None:
             raise Unsupported("no_chat", "this engine cannot chat: start the server with engine=vllm")
         body = dict(body)
-        began = time.monotonic()
-        refuse(body)
-        model, mode, messages = model_of(body), mode_of(body.pop("mode", "direct")), messages_of(body)
-        async with AsyncExitStack() as held:
-            held.enter_context(self._admission.enter())
-            work = self._reply(body, messages, model, mode, held)
+        started = time.monotonic()
+        reject_unsupported(body, self._engine.unsupported_fields)
+        model, mode, messages = read_model(body), read_mode(body.pop("mode", "direct")), read_messages(body)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._admission.enter())
+            work = self._reply(body, messages, model, mode, stack)
             async with asyncio.timeout(self._settings.request_timeout_s):
-                answer = await while_connected(request, work)
-            made_by = self._provenance(answer)
-            headers = {"Mindprint-Model": made_by["model"]}
+                answer = await cancel_on_disconnect(request.receive, work)
+            provenance = self._provenance(answer)
+            headers = {"Mindprint-Model": provenance["model"]}
+
             if isinstance(answer.content, dict):
-                self._metrics.first_token_seconds.observe(time.monotonic() - began)
-                return JSONResponse(with_thought(answer.content, answer.thought, made_by), headers=headers)
-            # The stream outlives this function, and so must its hold on the adapter.
-            lines = self._stream(answer.content, answer, made_by, held.pop_all(), began)
+                self._metrics.first_token_seconds.observe(time.monotonic() - started)
+                return JSONResponse(add_reasoning(answer.content, answer.reasoning, provenance), headers=headers)
+
+            def complete_first(line: str) -> str:
+                self._metrics.first_token_seconds.observe(time.monotonic() - started)
+                return add_reasoning_to_chunk(line, answer.reasoning, provenance)
+
+            # An outcome other than `fine` was reported when it happened.
+            adapter = answer.adapter if answer.outcome == "fine" else None
+            # The stream outlives this function; it takes over the hold on the adapter.
+            lines = stream_answer(
+                answer.content,
+                first=complete_first,
+                report=partial(self._adapters.report_outcome, adapter),
+                stack=stack.pop_all(),
+            )
             return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
     async def _reply(
@@ -152,34 +182,36 @@ class ChatService:
         messages: list[dict[str, Any]],
         model: str,
         wanted: AskedMode,
-        held: AsyncExitStack,
+        stack: AsyncExitStack,
     ) -> Answer:
-        """`held` keeps the adapter in the engine."""
-        # The adapter is on its way into the engine while the memory is recalled.
-        recalling = asyncio.create_task(self._recalled(messages, model, wanted))
+        """Answer with a version that `stack` holds in the engine."""
+        # Recall the memory while the version is being loaded.
+        recalling = asyncio.create_task(self._recall(messages, model, wanted))
         try:
-            adapter = await held.enter_async_context(self._adapters.acquire(model))
+            adapter = await stack.enter_async_context(self._adapters.acquire(model))
             memory = await recalling
         finally:
             recalling.cancel()
             await asyncio.gather(recalling, return_exceptions=True)
-        kind, name = whose(model)
-        mode, route = await self._auto.select(wanted, name if kind == "user" else None, adapter, "open")
-        answer = replace(await self._answer(body, messages, memory, mode, adapter), route=route)
+        kind, name = parse_model_name(model)
+        mode, auto_reason = await self._auto.select(wanted, name if kind == "user" else None, adapter, "open")
+        answer = replace(await self._answer(body, messages, memory, mode, adapter), auto_reason=auto_reason)
         if isinstance(answer.content, dict) or answer.outcome != "fine":
             await self._adapters.report_outcome(adapter, answer.outcome)
         return answer
 
-    async def _recalled(
-        self, messages: Sequence[dict[str, Any]], model: str, wanted: AskedMode
-    ) -> RecalledMemory | None:
-        """The memory that goes before the messages; None for the base. Raises Invalid for messages that cannot be
-        asked this way, NotFound."""
+    async def _recall(self, messages: Sequence[dict[str, Any]], model: str, wanted: AskedMode) -> RecalledMemory | None:
+        """Recall the memory that goes before the messages; None for the base model.
+
+        Raises:
+            Invalid: The messages cannot be asked in this mode.
+            RecordNotFound: There is no such user.
+        """
         special = self._engine.tokenizer.special
-        kind, name = whose(model)
-        mode: Mode = "direct" if wanted == "auto" else wanted  # what can be asked in one mode can be in all
+        kind, name = parse_model_name(model)
+        mode: Mode = "direct" if wanted == "auto" else wanted  # messages that fit one mode fit all
         if kind is not None or mode != "direct":
-            asked(messages, mode, special)
+            add_mode_line(messages, mode, special)  # to validate the messages
         if kind is None:
             return None
         memory = RecalledMemory()
@@ -200,121 +232,66 @@ class ChatService:
         special = self._engine.tokenizer.special
         text = None if memory is None else memory_text(memory, special)
         outcome: Outcome = "fine"
-        for way in ways(mode, adapter):
-            if way.fallback is not None:
-                self._metrics.fallbacks.labels(to=way.fallback).inc()
-            read = turn(messages, way.mode, text, special)
+        for plan in fallback_plans(mode, adapter):
+            if plan.fallback is not None:
+                self._metrics.fallbacks.labels(to=plan.fallback).inc()
+            built = build_messages(messages, plan.mode, text, special)
             try:
-                thought = "" if way.mode == "direct" else await self._think(read, way, memory)
-                if thought is not None:
-                    content = await self._backend.complete(self._continued(body, read, way, thought), way.by)
-                    return Answer(content, thought, way, adapter, outcome)
-                outcome = outcome if way.by is None else "collapsed"
+                reasoning = "" if plan.mode == "direct" else await self._think(built, plan, memory)
+                if reasoning is not None:
+                    request = self._backend_request(body, built, plan, reasoning)
+                    content = await self._backend.complete(request, plan.adapter)
+                    return Answer(content, reasoning, plan, adapter, outcome)
+                outcome = outcome if plan.adapter is None else "collapsed"
             except Exception as error:
-                if way.by is None or not is_the_version_s(error):
+                if plan.adapter is None or not is_adapter_fault(error):
                     raise
-                log.warning("a version failed: the base answers", adapter=way.by.name, why=str(error))
+                log.warning("a version failed: the base answers", adapter=plan.adapter.name, why=str(error))
                 outcome = "failed"
-        raise AssertionError("the last way is an answer without thinking")
+        raise AssertionError("the last plan answers without thinking")
 
     async def _think(
-        self, read: Sequence[Mapping[str, Any]], way: AnswerPlan, memory: RecalledMemory | None
+        self, messages: Sequence[Mapping[str, Any]], plan: AnswerPlan, memory: RecalledMemory | None
     ) -> str | None:
-        """None if the thinking loops or says nothing."""
-        opening = self._settings.openings.get(way.mode, "")
-        if way.mode == "personal" and memory is not None:
+        """Generate the thinking. Return None if it collapsed: it loops or says nothing."""
+        opening = self._settings.openings.get(plan.mode, "")
+        if plan.mode == "personal" and memory is not None:
             opening = opening_text(opening, memory, self._engine.tokenizer.special)
-        plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in read]
+        plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in messages]
         prompt = self._engine.tokenizer.render(plain) + thinking.thinking_prefix(opening)
         sampling = create_sampling(
             self._settings, max_tokens=self._settings.max_thinking_tokens, temperature=0.0, stop=(thinking.STOP,)
         )
         try:
-            written = await self._engine.generate(
-                self._engine.tokenizer.encode(prompt), sampling, adapter=way.by, priority=Priority.INTERACTIVE
+            generated = await self._engine.generate(
+                self._engine.tokenizer.encode(prompt), sampling, adapter=plan.adapter, priority=Priority.INTERACTIVE
             )
         except PromptTooLong as error:
             raise Invalid("prompt_too_long", str(error), param="messages") from error
-        thought = thinking.finalize_thinking(opening, written.text, written.finish)
-        reason = self._checker.check(thought, opening=opening, mode=way.mode, finish=written.finish)
-        return None if outcome_of(reason) == "collapsed" else thought
+        reasoning = thinking.finalize_thinking(opening, generated.text, generated.finish)
+        reason = self._checker.check(reasoning, opening=opening, mode=plan.mode, finish=generated.finish)
+        return None if outcome_of(reason) == "collapsed" else reasoning
 
-    def _continued(
-        self, body: Mapping[str, Any], read: list[dict[str, Any]], way: AnswerPlan, thought: str
+    def _backend_request(
+        self, body: Mapping[str, Any], messages: list[dict[str, Any]], plan: AnswerPlan, reasoning: str
     ) -> dict[str, Any]:
-        if way.mode == "direct":
-            return {**body, "messages": read}
-        begun = {"role": "assistant", "content": thinking.render_thinking(thought, self._settings.answer_lead)}
-        return {**body, "messages": [*read, begun], "add_generation_prompt": False, "continue_final_message": True}
+        """Build the request for the backend, which continues the thinking as an unfinished assistant message."""
+        if plan.mode == "direct":
+            return {**body, "messages": messages}
+        begun = {"role": "assistant", "content": thinking.render_thinking(reasoning, self._settings.answer_lead)}
+        return {**body, "messages": [*messages, begun], "add_generation_prompt": False, "continue_final_message": True}
 
     def _provenance(self, answer: Answer) -> dict[str, Any]:
-        by = answer.way.by
-        name = by.name if by else "base"
+        adapter = answer.plan.adapter
+        name = adapter.name if adapter else "base"
         return {
             "model": name,
-            "adapter_digest": by.digest if by else None,
+            "adapter_digest": adapter.digest if adapter else None,
             "base_digest": self._engine.info().base_digest,
             "prompt_version": PROMPT_VERSION,
-            "mode": answer.way.mode,
-            "route": answer.route,
-            "thinking": None if answer.way.mode == "direct" else name,
-            "fallback": answer.way.fallback,
+            "mode": answer.plan.mode,
+            "route": answer.auto_reason,
+            "thinking": None if answer.plan.mode == "direct" else name,
+            "fallback": answer.plan.fallback,
             "engine": self._engine.info().name,
         }
-
-    async def _stream(
-        self, lines: AsyncIterator[str], answer: Answer, made_by: dict[str, Any], held: AsyncExitStack, began: float
-    ) -> AsyncIterator[str]:
-        """vLLM's event lines; the first chunk also carries the thinking and what made the answer."""
-        async with held:
-            first, fine = True, answer.outcome == "fine"  # anything else was told when it happened
-            try:
-                async for line in lines:
-                    if first:
-                        first = False
-                        self._metrics.first_token_seconds.observe(time.monotonic() - began)
-                        line = first_chunk(line, answer.thought, made_by)
-                    yield line
-            except Exception:
-                await self._adapters.report_outcome(answer.asked if fine else None, "failed")
-                raise
-            await self._adapters.report_outcome(answer.asked if fine else None, "fine")
-
-
-# --- pure --------------------------------------------------------------------------
-
-
-def ways(mode: Mode, adapter: AdapterRef | None) -> list[AnswerPlan]:
-    """How an answer may be come by, the best first. A whole answer comes one way: never are two models mixed in it."""
-    found = [AnswerPlan(adapter, mode)]
-    if adapter is not None:
-        found.append(AnswerPlan(None, mode, "base"))
-    if mode != "direct":
-        found.append(AnswerPlan(None, "direct", "direct"))
-    return found
-
-
-def is_the_version_s(error: Exception) -> bool:
-    """Whether an error may be the fault of the version that was asked: then the base may do better."""
-    if isinstance(error, ServerError):
-        return error.is_server_fault
-    return not isinstance(error, EngineDied | PromptTooLong | TimeoutError)
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the caller goes away. Raises ClientGone then."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, watcher = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("client_closed_request", "the caller went away before the answer")
-        return task.result()
-    finally:
-        watcher.cancel()
-        task.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)

@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, StreamingResponse
 from lives import Gate
 from mindprint.types import QueryKind, TraceRequest
 from mindprint_server.admission import AdmissionController
-from mindprint_server.chat.service import ChatService, is_the_version_s, ways
+from mindprint_server.chat.fallback import fallback_plans, is_adapter_fault
+from mindprint_server.chat.service import ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, GenerationOutput, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.base import FinishReason
@@ -415,7 +416,7 @@ def test_the_ways_to_an_answer() -> None:
     ref = AdapterRef("user/ann", 1, "d", 1, Path("."))
 
     def told(mode: Any, adapter: AdapterRef | None) -> list[tuple[bool, str, str | None]]:
-        return [(way.by is not None, way.mode, way.fallback) for way in ways(mode, adapter)]
+        return [(plan.adapter is not None, plan.mode, plan.fallback) for plan in fallback_plans(mode, adapter)]
 
     assert told("direct", None) == [(False, "direct", None)]
     assert told("direct", ref) == [(True, "direct", None), (False, "direct", "base")]
@@ -440,4 +441,4 @@ def test_the_ways_to_an_answer() -> None:
     ],
 )
 def test_whose_fault_an_error_may_be(error: Exception, may_be: bool) -> None:
-    assert is_the_version_s(error) == may_be
+    assert is_adapter_fault(error) == may_be

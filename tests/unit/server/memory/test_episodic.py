@@ -349,11 +349,11 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     )
     await store.engagements.add("ann", Events(WALKS).all)
     said = [{"role": "user", "content": "tax forms"}, {"role": "assistant", "content": "no"}]
-    recalled = await chat._recalled([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
+    recalled = await chat._recall([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
     assert recalled is not None
     assert [episode.prompt for episode in recalled.episodes] == ["a walk by the lake"]
     with pytest.raises(ServerError, match="text content"):
-        await chat._recalled([{"role": "user", "content": ["A walk?"]}], "user/ann", "direct")
+        await chat._recall([{"role": "user", "content": ["A walk?"]}], "user/ann", "direct")
 
 
 async def test_the_loop_stays_free_while_words_are_counted() -> None:
