@@ -1,7 +1,7 @@
-"""Mindprint's client: every user of a language model gets a way of thinking of their own.
+"""Mindprint's client: give every user of a language model their own way of thinking.
 
-`MindprintClient` and `AsyncMindprintClient` speak to a Mindprint server; `mindprint.types` holds what goes over the
-wire. Names are loaded when they are first used, so `import mindprint` costs next to nothing.
+`MindprintClient` and `AsyncMindprintClient` call a Mindprint server; `mindprint.types` holds requests and replies.
+Names are loaded when they are first used, so that `import mindprint` is quick.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The client for asyncio code. `mindprint.calls`, `versions` and `answers` tell its methods."""
+"""The client for asyncio code. Its methods are described in `mindprint.endpoints`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ T = TypeVar("T")
 
 
 class AsyncMindprintClient(Resources[AsyncSender]):
-    """A connection to one server; may be shared between tasks. Use it in an `async with` block, or `aclose` it.
+    """A client of one server. Tasks may share it. Use it in an `async with` block, or `aclose` it.
 
-    `url` defaults to MINDPRINT_URL or http://127.0.0.1:8300, `api_key` to MINDPRINT_API_KEY or none.
-    A stream that is left before its end is closed by `contextlib.aclosing`.
-    `retries` bounds how often a call is repeated, `reconnects` how often `batches.watch` takes up a stream that broke.
-    Every method raises MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
+    Use `contextlib.aclosing` around a stream that may be left before its end.
+    Every method raises a MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
+
+    Attributes:
+        url: The server's address.
     """
 
     def __init__(
@@ -49,6 +50,19 @@ class AsyncMindprintClient(Resources[AsyncSender]):
         reconnects: Retries = Retries(attempts=20),
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """Prepare the client. Nothing is sent yet.
+
+        Args:
+            url: The server's address; None takes MINDPRINT_URL or http://127.0.0.1:8300.
+            api_key: Sent as a bearer token; None takes MINDPRINT_API_KEY, if that is set.
+            timeouts: Bounds on connecting and reading.
+            retries: How often a failed call is repeated.
+            reconnects: How often `batches.watch` opens a broken stream again before it gives up.
+            transport: httpx's transport, for tests and proxies.
+
+        Raises:
+            InvalidRequest: `url` is no HTTP address.
+        """
         super().__init__(self)
         self.url = find_url(url)
         self._timeouts = timeouts
@@ -65,17 +79,18 @@ class AsyncMindprintClient(Resources[AsyncSender]):
         await self.aclose()
 
     async def aclose(self) -> None:
+        """Close all connections."""
         await self._http.aclose()
 
     async def ready(self) -> bool:
-        """Whether the server is there and its engine takes requests. Asks once and raises nothing."""
+        """Return whether the server runs and its engine takes requests. Asks once and raises nothing."""
         try:
             return (await self._http.get("/readyz")).is_success
         except httpx.HTTPError:
             return False
 
     async def send(self, call: Call[T]) -> T:
-        """Make a call, again where that is safe, and return its reply."""
+        """Make a call, repeat it where that is safe, and return its reply."""
         async for attempt in self._retries.run(repeatable=call.repeatable):
             with attempt:
                 return call.read(await self._open(call))
@@ -86,7 +101,7 @@ class AsyncMindprintClient(Resources[AsyncSender]):
         return self._follow(stream, stream.final) if stream.final else self._once(stream)
 
     async def fetch(self, download: Download[T]) -> T:
-        """Make a call, keep its reply on disk as it comes, all anew where it breaks, and return what is made of it."""
+        """Make a call and write its reply to disk while it arrives. A broken download starts again."""
         async for attempt in self._retries.run(repeatable=download.call.repeatable):
             with attempt, download.opened() as sink:
                 response = await self._open(download.call, streamed=True)
@@ -100,7 +115,7 @@ class AsyncMindprintClient(Resources[AsyncSender]):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _once(self, stream: Stream[T]) -> AsyncGenerator[T]:
-        """Repeats only until the reply begins: what has been yielded cannot be taken back."""
+        """Repeat the call only until the reply begins: items that were yielded cannot be taken back."""
         async for attempt in self._retries.run(repeatable=stream.call.repeatable):
             with attempt:
                 response = await self._open(stream.call, streamed=True)
@@ -109,9 +124,9 @@ class AsyncMindprintClient(Resources[AsyncSender]):
                 yield item
 
     async def _follow(self, stream: Stream[T], final: Callable[[T], bool]) -> AsyncGenerator[T]:
-        """Opens the stream again where it breaks; each item renews the number of attempts.
+        """Open the stream again where it breaks. Each item renews the number of attempts.
 
-        Once it has begun, it waits as long as a server's restart may take.
+        Once the stream has begun, the waits are long enough for a restart of the server.
         """
         items: AsyncGenerator[T] | None = None
         last: T | None = None
@@ -125,7 +140,7 @@ class AsyncMindprintClient(Resources[AsyncSender]):
                         except (ConnectionFailed, StopAsyncIteration) as error:
                             items = None
                             raise broken_off(self.url, error) from error
-                if item != last:  # a stream that is opened again begins with what is known
+                if item != last:  # a stream that is opened again begins with the last item
                     yield item
                 if final(item):
                     return
@@ -135,7 +150,7 @@ class AsyncMindprintClient(Resources[AsyncSender]):
                 await items.aclose()
 
     async def _open(self, call: Call[Any], *, streamed: bool = False) -> httpx.Response:
-        """One attempt. A streamed response is open: whoever gets it closes it."""
+        """Make one attempt. A streamed response is returned open, and the caller closes it."""
         with our_errors(self.url), request_parts(call, self._timeouts, streamed=streamed) as parts:
             response = await self._http.send(self._http.build_request(**parts), stream=streamed)
             if response.is_success:

@@ -1,4 +1,4 @@
-"""A version's zip, kept on disk while it comes, and the plain PEFT folder that is made of it."""
+"""Write a version's zip to disk while it arrives, and unpack it into a plain PEFT folder."""
 
 from __future__ import annotations
 
@@ -16,45 +16,57 @@ from typing import BinaryIO
 from mindprint.exceptions import BadReply, InvalidRequest
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
-MOST_BYTES = 4 * 2**30
-"""The largest zip that is taken, and the most that is unpacked of it."""
+MAX_BYTES = 4 * 2**30
+"""Bound on the size of a zip and on what is unpacked of it."""
 _PIECE = 2**20
 
 
 @contextmanager
-def opened(folder: Path, most_bytes: int) -> Iterator[Archive]:
-    """Takes a zip, to be unpacked as `folder`, which must be absent or empty. Nothing stays if it does not get there.
+def opened(folder: Path, max_bytes: int) -> Iterator[Archive]:
+    """Yield an archive that receives a zip and unpacks it as `folder`. After a failure nothing is left behind.
 
-    Raises InvalidRequest if something lies in `folder`, OSError if it cannot be written.
+    Args:
+        folder: Absent or empty.
+        max_bytes: Bound on the size of the zip and on what is unpacked of it.
+
+    Raises:
+        InvalidRequest: The folder is not empty.
+        OSError: The folder cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidRequest(f"{folder} is not empty: name a folder that is empty or not there yet")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, so that what is whole can be renamed.
+    # In the same parent folder, so that the finished folder can be renamed into place.
     with (
         tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside,
         (Path(beside) / "zip").open("w+b") as stream,
     ):
-        yield Archive(folder, Path(beside) / "files", stream, most_bytes)
+        yield Archive(folder, Path(beside) / "files", stream, max_bytes)
 
 
 class Archive:
-    """The zip as far as it has come."""
+    """The zip as far as it has arrived."""
 
-    def __init__(self, folder: Path, parts: Path, stream: BinaryIO, most_bytes: int) -> None:
+    def __init__(self, folder: Path, parts: Path, stream: BinaryIO, max_bytes: int) -> None:
         self._folder = folder
         self._parts = parts
         self._stream = stream
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
 
     def write(self, chunk: bytes) -> None:
+        """Append a piece of the zip.
+
+        Raises:
+            BadReply: The zip is larger than the bound.
+        """
         self._stream.write(chunk)
         self._bound(self._stream.tell())
 
     def finish(self) -> Path:
-        """Unpack the three files of a version by their names, whatever else is there. Returns the folder.
+        """Unpack the three files of a version and return the folder. Other files in the zip are ignored.
 
-        Raises BadReply if it is no zip, a file is missing, or the weights are not those that the manifest tells of.
+        Raises:
+            BadReply: It is no zip, a file is missing, or the weights are not those of the manifest.
         """
         self._parts.mkdir()
         try:
@@ -88,10 +100,10 @@ class Archive:
         if not self._folder.exists():
             self._parts.replace(self._folder)
             return
-        # It may be somebody's working directory, so it stays. Without its configuration nobody takes it for an adapter.
+        # The folder may be a working directory, so it stays. The configuration is last: without it this is no adapter.
         for name in (MANIFEST, WEIGHTS, CONFIG):
             (self._parts / name).replace(self._folder / name)
 
     def _bound(self, size: int) -> None:
-        if size > self._most_bytes:
-            raise BadReply(f"the download is larger than {self._most_bytes} bytes: allow more with `most_bytes`")
+        if size > self._max_bytes:
+            raise BadReply(f"the download is larger than {self._max_bytes} bytes: allow more with `max_bytes`")

@@ -1,22 +1,26 @@
-"""What can go wrong with a call. Each message is one line and says what to do."""
+"""Errors of a call. Each message is one line and says what to do."""
 
 from __future__ import annotations
 
 
 class MindprintError(Exception):
-    """Anything that this package reports."""
+    """Base class of all errors of this package."""
 
 
 class InvalidRequest(MindprintError, ValueError):
-    """The call cannot be sent as it stands, for instance an empty id. Nothing has left this machine."""
+    """A call that cannot be sent as it stands, for instance with an empty id. Nothing was sent."""
 
 
 class BadReply(MindprintError):
-    """The server answered, but not with what this call expects."""
+    """A reply that does not have the expected form."""
 
 
 class ConnectionFailed(MindprintError):
-    """No (complete) answer came. `sent` tells whether the server may have acted on the request."""
+    """No complete reply arrived.
+
+    Attributes:
+        sent: Whether the server may have acted on the request.
+    """
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
@@ -24,7 +28,17 @@ class ConnectionFailed(MindprintError):
 
 
 class ApiError(MindprintError):
-    """The server refused. `code` is what programs switch on; `retry_after` (seconds) is there on most 429 and 503."""
+    """The server refused the call.
+
+    Attributes:
+        message: The reason and what to do.
+        status: HTTP status.
+        code: Stable name of the error, for programs.
+        type: Group of the error, as OpenAI's API has it.
+        param: The parameter that is wrong, if one is.
+        request_id: Id of the request in the server's log.
+        retry_after: Seconds to wait, on most 429 and 503; None elsewhere.
+    """
 
     def __init__(
         self,
@@ -47,5 +61,5 @@ class ApiError(MindprintError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        told = [f"{self.status} {self.code}"] + ([f"request {self.request_id}"] if self.request_id else [])
-        return f"{self.message} ({', '.join(told)})"
+        details = [f"{self.status} {self.code}"] + ([f"request {self.request_id}"] if self.request_id else [])
+        return f"{self.message} ({', '.join(details)})"

@@ -1,4 +1,4 @@
-"""When a failed call is made again, and after how long."""
+"""Decide when a failed call is made again, and after how long."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Attempts(Protocol):
-    """The attempts at one call; each is a context manager that keeps a failure which leads to another attempt."""
+    """The attempts at one call. Each is a context manager that swallows a failure when another attempt follows."""
 
     def __iter__(self) -> Iterator[Attempt]: ...
 
@@ -26,7 +26,7 @@ class Attempts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Bounds on repeating one call; times in seconds."""
+    """Bounds on repeating one call. Times are seconds."""
 
     attempts: int = 5
     timeout_s: float = 120.0
@@ -35,11 +35,15 @@ class Retries:
     wait_max_s: float = 10.0
     jitter_s: float = 0.5
     retry_after_max_s: float = 60.0
-    """A server that asks for a longer wait than this gets no second attempt: the caller sees the error at once."""
+    """If the server asks for a longer wait than this, there is no further attempt and the error is raised."""
 
     def run(self, *, repeatable: bool) -> Attempts:
-        """The attempts at one call, to loop over: `for attempt in retries.run(...): with attempt: ...`."""
-        import stamina  # a tenth of a second that a mere import of this package does not pay
+        """Return the attempts at one call, to loop over: `for attempt in retries.run(...): with attempt: ...`.
+
+        Args:
+            repeatable: Making the call twice does no more than making it once.
+        """
+        import stamina  # here, because it adds 0.1 s to the import of this package
 
         return stamina.retry_context(
             on=partial(decide, repeatable=repeatable, retries=self),
@@ -55,10 +59,15 @@ NEVER = Retries(attempts=1)
 
 
 def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | float:
-    """Whether to try again after `error`: no, yes with the usual back-off, or yes after so many seconds.
+    """Return whether to try again after `error`: no, yes with the usual back-off, or yes after so many seconds.
 
-    A call that is not `repeatable` is made again only if the server cannot have acted on it: the connection never
-    stood, or the server turned the call away at the door (429, or 503 with a Retry-After).
+    A call that is not repeatable is made again only if the server cannot have acted on it: the connection failed, or
+    the server refused the call before it did anything (429, or 503 with a Retry-After).
+
+    Args:
+        error: What the last attempt raised.
+        repeatable: Making the call twice does no more than making it once.
+        retries: The bounds.
     """
     if isinstance(error, ConnectionFailed):
         return repeatable or not error.sent
@@ -68,12 +77,12 @@ def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | fl
         return repeatable or error.status == 429
     if error.retry_after > retries.retry_after_max_s:
         return False
-    # Jitter on top, never below: all who were told the same time must not come back at once.
+    # Jitter is only added: clients that got the same Retry-After must not all come back at once.
     return error.retry_after + random.uniform(0, retries.jitter_s)
 
 
 def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or a date. None if it is absent or makes no sense."""
+    """Return the seconds of a Retry-After header, which holds seconds or a date; None if it is absent or malformed."""
     if not value:
         return None
     if value.strip().isdecimal():

@@ -1,4 +1,4 @@
-"""The client for ordinary code. `mindprint.calls`, `versions` and `answers` tell its methods."""
+"""The client for synchronous code. Its methods are described in `mindprint.endpoints`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ T = TypeVar("T")
 
 
 class MindprintClient(Resources[Sender]):
-    """A connection to one server; may be shared between threads. Use it in a `with` block, or close it.
+    """A client of one server. Threads may share it. Use it in a `with` block, or close it.
 
-    `url` defaults to MINDPRINT_URL or http://127.0.0.1:8300, `api_key` to MINDPRINT_API_KEY or none.
-    `retries` bounds how often a call is repeated, `reconnects` how often `batches.watch` takes up a stream that broke.
-    Every method raises MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
+    Every method raises a MindprintError: ApiError (refused), ConnectionFailed, BadReply or InvalidRequest.
+
+    Attributes:
+        url: The server's address.
     """
 
     def __init__(
@@ -46,6 +47,19 @@ class MindprintClient(Resources[Sender]):
         reconnects: Retries = Retries(attempts=20),
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """Prepare the client. Nothing is sent yet.
+
+        Args:
+            url: The server's address; None takes MINDPRINT_URL or http://127.0.0.1:8300.
+            api_key: Sent as a bearer token; None takes MINDPRINT_API_KEY, if that is set.
+            timeouts: Bounds on connecting and reading.
+            retries: How often a failed call is repeated.
+            reconnects: How often `batches.watch` opens a broken stream again before it gives up.
+            transport: httpx's transport, for tests and proxies.
+
+        Raises:
+            InvalidRequest: `url` is no HTTP address.
+        """
         super().__init__(self)
         self.url = find_url(url)
         self._timeouts = timeouts
@@ -62,17 +76,18 @@ class MindprintClient(Resources[Sender]):
         self.close()
 
     def close(self) -> None:
+        """Close all connections."""
         self._http.close()
 
     def ready(self) -> bool:
-        """Whether the server is there and its engine takes requests. Asks once and raises nothing."""
+        """Return whether the server runs and its engine takes requests. Asks once and raises nothing."""
         try:
             return self._http.get("/readyz").is_success
         except httpx.HTTPError:
             return False
 
     def send(self, call: Call[T]) -> T:
-        """Make a call, again where that is safe, and return its reply."""
+        """Make a call, repeat it where that is safe, and return its reply."""
         for attempt in self._retries.run(repeatable=call.repeatable):
             with attempt:
                 return call.read(self._open(call))
@@ -83,7 +98,7 @@ class MindprintClient(Resources[Sender]):
         return self._follow(stream, stream.final) if stream.final else self._once(stream)
 
     def fetch(self, download: Download[T]) -> T:
-        """Make a call, keep its reply on disk as it comes, all anew where it breaks, and return what is made of it."""
+        """Make a call and write its reply to disk while it arrives. A broken download starts again."""
         for attempt in self._retries.run(repeatable=download.call.repeatable):
             with attempt, download.opened() as sink:
                 response = self._open(download.call, streamed=True)
@@ -97,16 +112,16 @@ class MindprintClient(Resources[Sender]):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _once(self, stream: Stream[T]) -> Generator[T]:
-        """Repeats only until the reply begins: what has been yielded cannot be taken back."""
+        """Repeat the call only until the reply begins: items that were yielded cannot be taken back."""
         for attempt in self._retries.run(repeatable=stream.call.repeatable):
             with attempt:
                 response = self._open(stream.call, streamed=True)
         yield from self._read(response, stream)
 
     def _follow(self, stream: Stream[T], final: Callable[[T], bool]) -> Generator[T]:
-        """Opens the stream again where it breaks; each item renews the number of attempts.
+        """Open the stream again where it breaks. Each item renews the number of attempts.
 
-        Once it has begun, it waits as long as a server's restart may take.
+        Once the stream has begun, the waits are long enough for a restart of the server.
         """
         items: Generator[T] | None = None
         last: T | None = None
@@ -120,7 +135,7 @@ class MindprintClient(Resources[Sender]):
                         except (ConnectionFailed, StopIteration) as error:
                             items = None
                             raise broken_off(self.url, error) from error
-                if item != last:  # a stream that is opened again begins with what is known
+                if item != last:  # a stream that is opened again begins with the last item
                     yield item
                 if final(item):
                     return
@@ -130,7 +145,7 @@ class MindprintClient(Resources[Sender]):
                 items.close()
 
     def _open(self, call: Call[Any], *, streamed: bool = False) -> httpx.Response:
-        """One attempt. A streamed response is open: whoever gets it closes it."""
+        """Make one attempt. A streamed response is returned open, and the caller closes it."""
         with our_errors(self.url), request_parts(call, self._timeouts, streamed=streamed) as parts:
             response = self._http.send(self._http.build_request(**parts), stream=streamed)
             if response.is_success:

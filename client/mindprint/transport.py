@@ -1,4 +1,4 @@
-"""One call: what is sent, how the reply is read, and how every failure becomes one of our errors."""
+"""Describe one HTTP call: what is sent, how the reply is read, and which error a failure becomes."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. What a model writes takes longer than what a store looks up."""
+    """Bounds on waiting, in seconds. Calls that generate text or check an adapter take longer than lookups."""
 
     connect_s: float = 5.0
     read_s: float = 30.0
     slow_s: float = 330.0
-    """For calls during which a model writes or an adapter is proved: more than the server's own `request_timeout_s`."""
+    """Bound on a call that generates text or checks an adapter; above the server's own `request_timeout_s`."""
     stream_s: float = 60.0
-    """The longest silence on a stream; the server sends a sign of life more often."""
+    """Longest silence on a stream; the server sends a comment more often than that."""
     keepalive_s: float = 2.0
-    """How long an idle connection is used again: less than servers keep it, or a request meets its end."""
+    """How long an idle connection is used again; below the time for which servers keep it open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T]):
-    """One HTTP call. `read` makes the reply of a 2xx body."""
+    """One HTTP call. `read` turns the body of a 2xx response into the reply."""
 
     method: str
     path: str
@@ -51,42 +51,42 @@ class Call(Generic[T]):
     body: BaseModel | Mapping[str, Any] | None = None
     form: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, tuple[str, bytes | Path]] = field(default_factory=dict)
-    """Form field -> (file name, content or where it lies); files are opened anew for each attempt."""
+    """Form field -> (file name, content or path). A file is opened again for each attempt."""
     repeatable: bool
-    """Making the call twice does no more than making it once."""
+    """Whether making the call twice does no more than making it once."""
     slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stream(Generic[T]):
-    """A call whose reply is read item by item."""
+    """A call whose reply is read item by item, in constant memory."""
 
     call: Call[None]
     decoder: Callable[[], Decoder[T]]
     final: Callable[[T], bool] | None = None
-    """Given, the stream is opened again wherever it breaks, until an item is final."""
+    """If set, a broken stream is opened again until an item is final."""
 
 
 class Sink(Protocol[T_co]):
-    """Takes a file piece by piece."""
+    """Receives a file piece by piece."""
 
     def write(self, chunk: bytes) -> None: ...
 
     def finish(self) -> T_co:
-        """The file is whole: what is made of it."""
+        """Return the result of the complete file."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Download(Generic[T]):
-    """A call whose reply is a file that may be larger than memory. Each attempt opens a sink of its own."""
+    """A call whose reply is a file that may be larger than memory. Each attempt opens a new sink."""
 
     call: Call[None]
     opened: Callable[[], AbstractContextManager[Sink[T]]]
 
 
 def reply_of(kind: Any) -> Callable[[httpx.Response], Any]:
-    """A reader of JSON replies of the type `kind`; 204 reads as None."""
+    """Return a function that reads JSON replies of the type `kind`; 204 gives None."""
     adapter = TypeAdapter(kind)
 
     def read(response: httpx.Response) -> Any:
@@ -124,14 +124,22 @@ def read_nothing(_: httpx.Response) -> None:
 
 
 def segment(value: str) -> str:
-    """`value` as one segment of a path, whatever it holds."""
+    """Quote `value` as one segment of a path.
+
+    Raises:
+        InvalidRequest: `value` is empty, `.` or `..`.
+    """
     if value in ("", ".", ".."):
         raise InvalidRequest(f"{value!r} is no id: give the id of something that exists")
     return quote(value, safe="")
 
 
 def find_url(url: str | None) -> str:
-    """The server's address: `url`, or MINDPRINT_URL, or http://127.0.0.1:8300."""
+    """Return the server's address: `url`, or MINDPRINT_URL, or http://127.0.0.1:8300.
+
+    Raises:
+        InvalidRequest: It is no HTTP address.
+    """
     found = (url or os.environ.get("MINDPRINT_URL") or DEFAULT_URL).rstrip("/")
     parts = urlsplit(found)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -140,7 +148,7 @@ def find_url(url: str | None) -> str:
 
 
 def client_options(url: str, api_key: str | None, timeouts: Timeouts) -> dict[str, Any]:
-    """What both httpx clients are made with."""
+    """Return the arguments of httpx.Client and httpx.AsyncClient."""
     from mindprint import __version__
 
     key = api_key or os.environ.get("MINDPRINT_API_KEY")
@@ -156,7 +164,7 @@ def client_options(url: str, api_key: str | None, timeouts: Timeouts) -> dict[st
 
 @contextlib.contextmanager
 def request_parts(call: Call[Any], timeouts: Timeouts, *, streamed: bool = False) -> Iterator[dict[str, Any]]:
-    """The arguments of `httpx.Client.build_request`; files stay open inside the context."""
+    """Yield the arguments of `httpx.Client.build_request`; files stay open inside the context."""
     with contextlib.ExitStack() as stack:
         parts: dict[str, Any] = {"method": call.method, "url": call.path}
         parts["params"] = {name: value for name, value in call.params.items() if value is not None}
@@ -181,13 +189,18 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Un
 
 @contextlib.contextmanager
 def our_errors(url: str) -> Iterator[None]:
-    """httpx's errors become ours."""
+    """Turn httpx's errors into this package's.
+
+    Raises:
+        ConnectionFailed: No complete reply arrived.
+        BadReply: The reply is not readable.
+    """
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        told = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise ConnectionFailed(
-            f"no server answers at {url} ({told}): start one with `mindprint serve`, or set MINDPRINT_URL", sent=False
+            f"no server answers at {url} ({reason}): start one with `mindprint serve`, or set MINDPRINT_URL", sent=False
         ) from error
     except httpx.TimeoutException as error:
         raise ConnectionFailed(
@@ -195,19 +208,19 @@ def our_errors(url: str) -> Iterator[None]:
             sent=not isinstance(error, _UNSENT),
         ) from error
     except httpx.TransportError as error:
-        told = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise ConnectionFailed(
-            f"the connection to {url} broke ({told}): look at the server's log", sent=not isinstance(error, _UNSENT)
+            f"the connection to {url} broke ({reason}): look at the server's log", sent=not isinstance(error, _UNSENT)
         ) from error
     except (httpx.InvalidURL, httpx.DecodingError, httpx.TooManyRedirects) as error:
         raise BadReply(f"{url} answered something unreadable ({error}): is this a Mindprint server?") from error
 
 
 def refusal(response: httpx.Response) -> ApiError:
-    """The error that a reply other than 2xx stands for. Its body must have been read."""
+    """Return the error of a response other than 2xx. Its body must have been read."""
     try:
-        told = ErrorReply.model_validate_json(response.content).error
-        message, code, kind, param = told.message, told.code, told.type, told.param
+        body = ErrorReply.model_validate_json(response.content).error
+        message, code, kind, param = body.message, body.code, body.type, body.param
     except ValidationError:  # a proxy's page, or another server altogether
         text = " ".join(response.text.split())[:200]
         message, code, kind, param = text or response.reason_phrase or "no message", "unknown", "", None
@@ -223,7 +236,7 @@ def refusal(response: httpx.Response) -> ApiError:
 
 
 def broken_off(url: str, error: Exception) -> ConnectionFailed:
-    """Why a stream that should go on gave no further item."""
+    """Return the error of a stream that ended before its end."""
     if isinstance(error, ConnectionFailed):
         return error
     return ConnectionFailed(f"{url} ended the stream before its end: look at the server's log", sent=True)

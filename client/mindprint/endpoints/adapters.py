@@ -86,9 +86,7 @@ class AdaptersResource(Resource[SenderT]):
         return post_call(f"{_version_path(key, number)}/pin", _version, Pin(pinned=pinned), repeatable=True, slow=True)
 
     @DownloadMethod
-    def download(
-        self, key: str, number: int, folder: Path, *, most_bytes: int = downloads.MOST_BYTES
-    ) -> Download[Path]:
+    def download(self, key: str, number: int, folder: Path, *, max_bytes: int = downloads.MAX_BYTES) -> Download[Path]:
         """Download a version as a plain PEFT folder and return the folder.
 
         It holds adapter_config.json, adapter_model.safetensors and manifest.json, and appears whole or not at all.
@@ -97,7 +95,7 @@ class AdaptersResource(Resource[SenderT]):
             key: The adapter.
             number: The version.
             folder: Where to; absent or empty.
-            most_bytes: Refuse a larger download.
+            max_bytes: Refuse a larger download.
 
         Raises:
             ApiError: `version_files_gone` (409) once retention has removed the files.
@@ -105,7 +103,7 @@ class AdaptersResource(Resource[SenderT]):
             OSError: The folder cannot be written.
         """
         call = get_call(f"{_version_path(key, number)}/download", read_nothing)
-        return Download(call, partial(downloads.opened, folder, most_bytes))
+        return Download(call, partial(downloads.opened, folder, max_bytes))
 
 
 def _version_path(key: str, number: int) -> str:

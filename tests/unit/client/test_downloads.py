@@ -108,7 +108,7 @@ async def test_a_download_is_bounded_as_it_comes_and_as_it_is_unpacked(caller: A
     caller.server.answers_with(httpx.Response(200, content=packed.getvalue()))
     for most in (100, 10_000):
         with pytest.raises(BadReply, match=f"larger than {most} bytes"):
-            await caller.call("adapters.download", "user/ann", 7, tmp_path / "v7", most_bytes=most)
+            await caller.call("adapters.download", "user/ann", 7, tmp_path / "v7", max_bytes=most)
     assert names(tmp_path) == []
 
 
