@@ -180,7 +180,7 @@ def _engagement(row: _Row, history: list[Any], when: datetime) -> Engagement:
 
 
 def _reason(history: list[Any], place: object, query: str) -> str | None:
-    """A train row repeats the history's entry at `history_upto`; the reason stands there."""
+    """Return the reason in the history's entry at `history_upto`, which the train row repeats."""
     if not isinstance(place, int) or not 0 <= place < len(history):
         return None
     entry = history[place]
@@ -214,12 +214,12 @@ def _held_out(row: _Row, when: datetime, open_too: bool) -> HeldOutQuestion:
 
 
 def _sample(rows: Sequence[_Row], count: int, seed: str) -> list[_Row]:
-    """By seed, in the order of the file."""
+    """Sample rows by seed, in the order of the file."""
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), min(count, len(rows))))]
 
 
 def _after(clock: datetime | None, when: datetime | None) -> datetime:
-    """`when`, or just after `clock` where times are missing, repeat, or are only dates."""
+    """Return `when`, or just after `clock` where times are missing, repeat, or are only dates."""
     if clock is None:
         return when or _EPOCH
     return max(clock + _TICK, when or clock)

@@ -1,4 +1,4 @@
-"""What this machine computes well with. Imports nothing heavy: server and trainer ask before they load torch."""
+"""Choose the dtype that suits this CPU. Imports nothing heavy: server and trainer use it before they load torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU has bfloat16 arithmetic; where that cannot be read, False."""
+    """Return whether the CPU has bfloat16 arithmetic; False if that cannot be read."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -19,5 +19,5 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def cpu_dtype() -> Literal["bfloat16", "float32"]:
-    """The dtype that is quickest on this CPU: emulated bfloat16 is 2.4 times slower than float32 (decisions/001)."""
+    """Return the fastest dtype on this CPU: emulated bfloat16 is 2.4 times slower than float32 (decisions/001)."""
     return "bfloat16" if cpu_has_bf16() else "float32"

@@ -1,4 +1,4 @@
-"""What the gate found of a version, in words. Pure."""
+"""Describe the gate's findings about a version in words."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from mindprint.types import Check, Version
 
 
 def examined(version: Version) -> list[Check]:
-    """All checks of a version. The canary's proof comes first where the gate does not list it itself."""
+    """Return all checks of a version. The parity check comes first where the gate does not list it itself."""
     proof = version.canary
     if proof is None or any(check.name.startswith("canary") for check in version.checks):
         return version.checks
-    told = proof.reason or f"off the trainer, {proof.against_base:.3f} off the base"
-    return [Check(name="canary", value=proof.against_trainer, passed=proof.passed, detail=told), *version.checks]
+    detail = proof.reason or f"off the trainer, {proof.against_base:.3f} off the base"
+    return [Check(name="canary", value=proof.against_trainer, passed=proof.passed, detail=detail), *version.checks]
 
 
 def failed(version: Version) -> list[str]:
-    """The names of the checks that speak against a version."""
+    """Return the names of the checks that failed."""
     return [check.name for check in examined(version) if check.passed is False]
 
 
 def verdict(check: Check) -> str:
+    """Return `passed`, `FAILED` or `not judged`."""
     return "not judged" if check.passed is None else "passed" if check.passed else "FAILED"
 
 
 def in_short(version: Version) -> str | None:
-    """The gate's word on a version; None where no gate has seen it."""
+    """Summarize the verdict on a version; None if no gate has examined it."""
     checks = examined(version)
     if not checks:
         return None
@@ -37,7 +38,7 @@ def in_short(version: Version) -> str | None:
 
 
 def check_rows(checks: Iterable[Check]) -> list[tuple[str, str | None, str | None, str, str]]:
-    """Name, figure, bound, verdict and detail of each."""
+    """Return name, value, bound, verdict and detail of each check."""
     return [
         (check.name.replace("_", " "), figure(check.value), figure(check.bound), verdict(check), check.detail)
         for check in checks
@@ -45,4 +46,5 @@ def check_rows(checks: Iterable[Check]) -> list[tuple[str, str | None, str | Non
 
 
 def figure(value: float | None) -> str | None:
+    """Format a number with three digits."""
     return None if value is None else f"{value:.3f}"

@@ -1,8 +1,6 @@
-"""What is asked in general, by the gate and by evaluations: a fixed set, written for this project, that no user and no
-training has seen.
+"""General questions of the gate and the evaluation: a fixed set, written for this project and never trained on.
 
-Facts, common sense and small sums, four choices each, scored by their own words: no letter stands for one. The right
-one is named once more at the end.
+Facts, common sense and small sums. Each has four choices, which are scored by their own words, not by letters.
 """
 
 from __future__ import annotations
@@ -11,14 +9,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class General:
+class GeneralQuestion:
+    """A question with its choices and the right one."""
+
     query: str
     choices: tuple[str, ...]
     right: str
 
 
-def _set(*rows: tuple[str, str, str]) -> tuple[General, ...]:
-    return tuple(General(query, tuple(choices.split(" / ")), right) for query, choices, right in rows)
+def _set(*rows: tuple[str, str, str]) -> tuple[GeneralQuestion, ...]:
+    return tuple(GeneralQuestion(query, tuple(choices.split(" / ")), right) for query, choices, right in rows)
 
 
 QUESTIONS = _set(

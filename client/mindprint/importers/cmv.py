@@ -1,6 +1,6 @@
-"""The Change-My-View files of PRIME: `history_data.json` and `evaluation_data.json`, one of them or their folder.
+"""Read the Change-My-View files of PRIME: `history_data.json` and `evaluation_data.json`, or their folder.
 
-Nobody has published their schema, so this much is taken, and nothing is guessed beyond it. A file is a mapping from
+Their schema is not published. This much is read, and nothing is guessed beyond it. A file is a mapping from
 authors to lists of posts, or a list of authors; an author is a list of posts or an object with such a list under
 LISTS (and, in a list of authors, the name under AUTHOR). A post is an object with, each under the first of these keys
 that holds something:
@@ -9,7 +9,7 @@ that holds something:
 - CHOSEN: the reply that changed the author's view: a text, an object with BODY, or a list of these, each of which
   makes an engagement.
 - REJECTED, if there: replies that did not, in the same forms. The candidates are then laid out as [A], [B], ... in
-  the order of their digests, which tells nothing, and the answer is the label.
+  the order of their digests, which is independent of the answer, and the answer is the label.
 - REASON, ID and TIME, if there.
 
 Posts without a question or a reply are counted; a file in which no post has both is refused, naming what was found.
@@ -48,7 +48,7 @@ _LATER = timedelta(days=366)
 
 @dataclass
 class _Author:
-    """What was already read of someone, who may stand in both files."""
+    """What was already read of an author, who may stand in both files."""
 
     last: datetime | None = None
     ids: set[str] = field(default_factory=set)
@@ -65,7 +65,11 @@ class _Pair:
 
 
 def read(path: Path, skips: Skips) -> Rows:
-    """Raises BadImport."""
+    """Yield the engagements of one file or of both files in a folder, with the ids of their users.
+
+    Raises:
+        BadImport: A file cannot be used.
+    """
     files = [path]
     if path.is_dir() and not (files := [path / name for name in (HISTORY, EVALUATION) if (path / name).is_file()]):
         raise BadImport(f"{path}: has neither {HISTORY} nor {EVALUATION}")
@@ -127,7 +131,7 @@ def _question(post: Mapping[str, Any]) -> str:
 
 
 def _replies(post: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """The texts under the first key that holds any."""
+    """Return the texts under the first key that holds any."""
     for key in keys:
         value = post.get(key)
         found = [

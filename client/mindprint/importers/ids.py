@@ -1,4 +1,4 @@
-"""Ids of other people's files as ids that Mindprint takes.
+"""Turn ids of other projects' files into valid ids.
 
 A valid id is kept. In any other, each run of characters that are not allowed becomes a `-`, and `-` with eight
 digits of the SHA-256 of the original is added: so `a b` and `a/b` stay apart, and an id does not depend on what else
@@ -19,14 +19,14 @@ _ENGAGEMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 
 
 def user_name(raw: str) -> str:
-    """A `mindprint.types.Name`."""
+    """Return a valid user id, `mindprint.types.Name`."""
     if len(raw) <= USER_LENGTH and re.fullmatch(NAME, raw):
         return raw
     return _made(raw, r"[^A-Za-z0-9_-]+", USER_LENGTH, "user")
 
 
 def engagement_id(raw: str) -> str:
-    """A `mindprint.types.EngagementId`."""
+    """Return a valid engagement id, `mindprint.types.EngagementId`."""
     if len(raw) <= ENGAGEMENT_LENGTH and _ENGAGEMENT.fullmatch(raw):
         return raw
     return _made(raw, r"[^A-Za-z0-9._:/-]+", ENGAGEMENT_LENGTH, "row")

@@ -1,4 +1,4 @@
-"""LaMP: a file of questions, each with its user's past, and a file with the answers.
+"""Read LaMP: a file of questions, each with its user's past, and a file with the answers.
 
 Questions are a list of {"id", "input", "profile": [...]}, answers {"task": "LaMP_3", "golds": [{"id", "output"}]} (or
 only that list). Every question is a user of its own, `lamp-<task>-<id>`, as the benchmark scores them: the profile's
@@ -34,7 +34,7 @@ _MOST_CHOICES = 64
 
 @dataclass(frozen=True)
 class _Past:
-    """How an entry of a profile becomes a question: `given` fills the prompt, `answer` is what the user made of it."""
+    """How an entry of a profile becomes an engagement: the field `given` fills the prompt, `answer` is the response."""
 
     prompt: str
     given: str
@@ -62,11 +62,20 @@ _ASKED = {
     6: "generate a subject",
     7: "paraphrase the following tweet",
 }
-"""By how a question begins its task is known where no file of answers names it."""
+"""Beginnings of questions, which tell the task where no file of answers names it."""
 
 
 def read(file: Path, skips: Skips, outputs: Path | None = None) -> Rows:
-    """Raises BadImport."""
+    """Yield the engagements of a file of questions with the ids of their users.
+
+    Args:
+        file: The questions.
+        skips: Counts rows that are left out, by reason.
+        outputs: The file of answers. Without it, only the past of each user is read.
+
+    Raises:
+        BadImport: A file cannot be used.
+    """
     answers = _Answers.read(outputs) if outputs else _Answers()
     asked: set[str] = set()
     labels = _Labels(file, answers)
@@ -112,7 +121,7 @@ class _Answers:
 
 @dataclass
 class _Labels:
-    """The choices of a closed task."""
+    """Choices of a closed task."""
 
     file: Path
     answers: _Answers
@@ -129,7 +138,7 @@ class _Labels:
 
     @cached_property
     def _seen(self) -> list[str] | None:
-        """Where the questions list none: all labels of the whole file, if they are not too many to choose from."""
+        """Return all labels of the file, for questions that list none; None if there are too many to choose from."""
         seen = set(self.answers.by_id.values())
         for number, item in entries(self.file):
             for entry in _question(f"{self.file}: entry {number}", item)["profile"]:
@@ -140,7 +149,7 @@ class _Labels:
 
 
 def _listed(asked: str) -> list[str] | None:
-    """The labels that a question names: `tags: [comedy, action]`."""
+    """Return the labels that a question names: `tags: [comedy, action]`."""
     found = re.search(r"(?:tags|categories)\s*:\s*\[([^\]]*)\]", asked, re.IGNORECASE)
     labels = list(dict.fromkeys(label.strip(" '\"") for label in found[1].split(","))) if found else []
     return labels if len(labels) > 1 else None
@@ -190,7 +199,7 @@ def _user(
 
 
 def _usable(profile: list[Any], skips: Skips) -> Iterator[tuple[dict[str, Any], str, datetime | None]]:
-    """The entries with their ids and times."""
+    """Yield the entries that can be used, with their ids and times."""
     seen: set[str] = set()
     for number, entry in enumerate(profile, 1):
         if not isinstance(entry, dict):
@@ -208,7 +217,7 @@ def _usable(profile: list[Any], skips: Skips) -> Iterator[tuple[dict[str, Any], 
 
 
 def _last(question: dict[str, Any], times: list[datetime]) -> datetime:
-    """After everything in the profile, whatever the question's own date says: nothing of the past may be lost."""
+    """Return a time after everything in the profile, whatever the date of the question, so that it sees all of it."""
     earliest = max(times) + TICK if times else START
     try:
         return max(earliest, moment(question.get("date")) or earliest)

@@ -1,4 +1,4 @@
-"""Mindprint's own format: one engagement a line, in JSON, with a `user_id` unless the user is named otherwise."""
+"""Read Mindprint's own format: one engagement in JSON per line, with a `user_id` unless the caller names the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ _name = TypeAdapter[str](Name)
 
 
 def read(file: Path, user: str | None = None) -> Rows:
-    """Every line must be right, names too: nobody wants half of their own file. Raises BadImport with the line."""
+    """Yield the engagements of a file with the ids of their users.
+
+    Args:
+        file: The file; every line must be valid.
+        user: The user of rows without a `user_id`.
+
+    Raises:
+        BadImport: A line is not valid. The message names it.
+    """
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             line = line.removeprefix(BOM_UTF8) if number == 1 else line
@@ -25,8 +33,8 @@ def read(file: Path, user: str | None = None) -> Rows:
                 try:
                     yield _parse(line, user)
                 except (ValueError, RecursionError) as error:
-                    told = first(error) if isinstance(error, ValidationError) else str(error)
-                    raise BadImport(f"{file}:{number}: {told}") from error
+                    reason = first(error) if isinstance(error, ValidationError) else str(error)
+                    raise BadImport(f"{file}:{number}: {reason}") from error
 
 
 def _parse(line: bytes, user: str | None) -> tuple[str, Engagement]:

@@ -1,8 +1,10 @@
-"""pol.is: a folder with comments.csv (comment-id, comment-body) and votes.csv (voter-id, comment-id, vote, timestamp).
+"""Read pol.is: a folder with comments.csv and votes.csv.
 
-Every vote is an engagement: 1 agree, -1 disagree, 0 pass. Voters are numbered anew in every conversation, so a
-voter's name begins with that of the folder: `<folder>-<voter>`. Someone who votes twice on a comment did so at two
-times, and both votes stand.
+Columns are comment-id and comment-body, and voter-id, comment-id, vote and timestamp.
+
+Every vote is an engagement: 1 agree, -1 disagree, 0 pass. Each conversation numbers its voters from the start, so a
+voter's id begins with the name of the folder: `<folder>-<voter>`. Two votes of a voter on one comment, at two times,
+are two engagements.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ _FIELD = 1 << 20
 
 
 def read(folder: Path, skips: Skips) -> Rows:
-    """Held in memory: the comments, and of every vote its key. Raises BadImport."""
+    """Yield the votes of an export as engagements, with the ids of their users.
+
+    Holds the comments and the key of every vote in memory.
+
+    Raises:
+        BadImport: A file is missing or cannot be used.
+    """
     for name in (COMMENTS, VOTES):
         if not (folder / name).is_file():
             raise BadImport(f"{folder}: has no {name}: a pol.is export is a folder with {COMMENTS} and {VOTES}")
@@ -83,7 +91,7 @@ def _vote(told: str) -> str:
 
 
 def _table(file: Path, *needed: str) -> Iterator[dict[str, str]]:
-    """Rows by the names of the columns, stripped. A row with too few fields has empty ones."""
+    """Yield rows by the names of the columns, stripped. Missing fields of a row are empty."""
     bound = csv.field_size_limit(_FIELD)
     try:
         with file.open("rb") as stream:

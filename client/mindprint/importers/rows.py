@@ -1,4 +1,4 @@
-"""What the readers of foreign files share: a row that cannot be used is counted, a file that cannot is told of."""
+"""Shared parts of the importers: a row that cannot be used is counted, and a file that cannot be used is an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mindprint.exceptions import MindprintError
 from mindprint.types import Engagement
 
 Rows = Iterator[tuple[str, Engagement]]
-"""(user id, engagement), the rows of a user in the order of the file."""
+"""Pairs (user id, engagement). The rows of a user keep the order of the file."""
 Skips = Counter[str]
 """Rows that were left out, by reason."""
 
@@ -31,7 +31,7 @@ _FAULTS = {
 
 
 class BadImport(MindprintError):
-    """The file cannot be used. The message is one line: file, line or entry, what is wrong."""
+    """A file that cannot be used. The message is one line: file, line or entry, what is wrong."""
 
 
 def engagement(
@@ -44,7 +44,17 @@ def engagement(
     reason: str | None = None,
     choices: list[str] | None = None,
 ) -> Engagement | None:
-    """None if the values make no engagement, which is counted."""
+    """Build an engagement; return None and count the reason in `skips` if the values are not valid.
+
+    Args:
+        skips: Counts rows that are left out, by reason.
+        id: See `mindprint.types.Engagement`, as for the following ones.
+        prompt: The question.
+        response: What the user answered.
+        occurred_at: When.
+        reason: Why the user answered so.
+        choices: The answers that there were to choose from.
+    """
     if choices is not None and response not in choices:
         skips["answer is not among the choices"] += 1
         return None
@@ -53,19 +63,19 @@ def engagement(
             id=id, prompt=prompt, response=response, occurred_at=occurred_at, reason=reason, choices=choices
         )
     except ValidationError as error:
-        told = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = str(told["loc"][0]) if told["loc"] else "row"
-        skips[f"{field} {_FAULTS.get(told['type'], 'does not fit')}"] += 1
+        complaint = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = str(complaint["loc"][0]) if complaint["loc"] else "row"
+        skips[f"{field} {_FAULTS.get(complaint['type'], 'does not fit')}"] += 1
         return None
 
 
 def missing(value: object) -> bool:
-    """None, or NaN, which tables written with Python have for it."""
+    """Return whether a value is None, or NaN, which pandas writes for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def text(value: object) -> str:
-    """A text or a number as text (4.0 is "4"), stripped; empty for anything else."""
+    """Return a text or a number as stripped text (4.0 is "4"); empty for anything else."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool) or missing(value) or not isinstance(value, int | float):
@@ -74,12 +84,12 @@ def text(value: object) -> str:
 
 
 def first_text(row: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """Of the first of these keys that holds one."""
+    """Return the text under the first of these keys that holds one."""
     return next((found for key in keys if (found := text(row.get(key)))), "")
 
 
 def keys_of(row: object) -> str:
-    """What stands there in place of what was looked for."""
+    """Describe what a row holds, for an error message."""
     if not isinstance(row, Mapping):
         return f"a {type(row).__name__}"
     shown = [repr(key)[1:-1] for key in list(row)[:12]]

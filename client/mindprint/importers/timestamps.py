@@ -1,4 +1,4 @@
-"""Times of other people's files, and times where they have none."""
+"""Read times of other projects' files, and give times to rows that have none."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from mindprint.importers.rows import missing
 from mindprint.types import as_utc
 
 START = datetime(2000, 1, 1, tzinfo=UTC)
-"""Where rows without times begin: only their order matters."""
+"""First time of rows without times: only their order matters."""
 TICK = timedelta(microseconds=1)
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS = 1e11
-"""Numbers from here on count milliseconds: as seconds they would be of the year 5138."""
+"""Numbers from here on are milliseconds: as seconds they would lie after the year 5138."""
 
 
 def moment(value: object) -> datetime | None:
-    """Unix seconds or milliseconds, a year, or ISO 8601; None where there is none. Raises ValueError."""
+    """Read Unix seconds or milliseconds, a year, or ISO 8601; return None if there is no time.
+
+    Raises:
+        ValueError: The value is no time.
+    """
     if missing(value) or value == "":
         return None
     try:
@@ -38,10 +42,10 @@ def moment(value: object) -> datetime | None:
 
 
 def in_order(found: Sequence[datetime | None], start: datetime = START) -> list[datetime]:
-    """A time for each place, no two the same.
+    """Return a time for each row, no two the same.
 
-    A row without one comes right after the row before it in the file; the first ones right at the first time that
-    is known, or at `start`. Rows of the same time keep the order of the file.
+    A row without a time comes right after the row before it in the file. Rows before the first known time get that
+    time, or `start` if none is known. Rows of the same time keep the order of the file.
     """
     known = next((when for when in found if when is not None), start)
     filled: list[datetime] = []

@@ -1,1 +1,1 @@
-"""Mindprint's processes on this machine, as child processes with a console."""
+"""Run Mindprint on this machine: child processes, a cluster of server and trainers, and progress on a console."""

@@ -1,4 +1,4 @@
-"""What the demo prints: tables and live bars on a terminal, plain lines elsewhere and in the transcript."""
+"""Print progress: tables and live bars on a terminal, plain lines elsewhere and in the transcript."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from mindprint.types import Batch
 
 WIDTH = 118
-"""Of the transcript and of what is not a terminal."""
+"""Columns of the transcript and of an output that is no terminal."""
 LINE_EVERY_S = 10.0
 """Seconds between two progress lines where there is no live bar."""
 _FIELD = re.compile(r"(\w+)=(\S+)")
@@ -25,7 +25,7 @@ _FIELD = re.compile(r"(\w+)=(\S+)")
 
 @dataclass
 class Bar:
-    """Progress of one stage. `total` None means that its length is not known."""
+    """Progress of one stage. Without `total` its length is not known."""
 
     title: str
     total: int | None
@@ -37,7 +37,12 @@ class Bar:
     _told: float = field(default_factory=time.monotonic)
 
     def update(self, done: int, note: str = "") -> None:
-        """Where the stage stands now."""
+        """Show how far the stage is.
+
+        Args:
+            done: Steps done.
+            note: Words behind the bar.
+        """
         self.done, self.note = done, note
         if self.live is not None:
             progress, task = self.live
@@ -46,10 +51,11 @@ class Bar:
             self._tell()
 
     def advance(self) -> None:
+        """Count one step."""
         self.update(self.done + 1, self.note)
 
     def finish(self, outcome: str) -> None:
-        """The line that stays."""
+        """Print the line that stays when the bar goes."""
         seconds = time.monotonic() - self.began
         for console in (self.live[0].console, *self.plain) if self.live else self.plain:
             console.print(Text(f"{self.title}: {outcome} ({seconds:.0f} s)"))
@@ -62,7 +68,7 @@ class Bar:
 
 
 class Output:
-    """Prints to the console and, where one is asked for, to the transcript."""
+    """Print to the console and to the transcript, if there is one."""
 
     def __init__(self, console: Console | None = None, transcript: TextIO | None = None) -> None:
         self.console = console or Console()
@@ -73,14 +79,15 @@ class Output:
         )
 
     def say(self, *what: RenderableType) -> None:
-        plain = [Text(part) if isinstance(part, str) else part for part in what]  # no brackets taken for markup
+        """Print texts and tables."""
+        plain = [Text(part) if isinstance(part, str) else part for part in what]  # brackets in texts are no markup
         words_only = all(isinstance(part, str) for part in what)
         for console in (self.console, *self._copies):
             console.print(*plain, soft_wrap=words_only)
 
     @contextmanager
     def bar(self, title: str, total: int | None = None) -> Iterator[Bar]:
-        """A stage with progress. On a terminal the bar goes when the stage ends, and the line of `finish` stays."""
+        """Show the progress of a stage. On a terminal the bar goes when the stage ends; the line of `finish` stays."""
         if not self.console.is_terminal:
             yield Bar(title, total, None, [self.console, *self._copies])
             return
@@ -98,7 +105,7 @@ class Output:
 
 @contextmanager
 def opened(transcript: Path | None) -> Iterator[Output]:
-    """An output whose transcript, if one is asked for, is written as the demo goes on."""
+    """Yield an output. Its transcript, if there is one, is written line by line."""
     if transcript is None:
         yield Output()
         return
