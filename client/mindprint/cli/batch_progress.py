@@ -1,4 +1,4 @@
-"""Shows a batch while it runs: live on a terminal, a line now and then elsewhere, and a table at its end."""
+"""Show a running batch: live on a terminal, a line every few seconds elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ LINE_EVERY_S = 5.0
 
 
 def watch_batch(client: MindprintClient, batch_id: str, *, as_json: bool) -> None:
-    """Returns when the batch is done; raises Fail if it failed or was cancelled.
+    """Show a batch until it ends.
 
-    With `as_json` each state is printed as one line of JSON.
+    Args:
+        client: The client.
+        batch_id: The batch.
+        as_json: Print each state as one line of JSON.
+
+    Raises:
+        Fail: The batch failed or was cancelled, or Ctrl-C was pressed.
     """
     states = client.batches.watch(batch_id)
     screen = console()
@@ -47,7 +53,7 @@ def watch_batch(client: MindprintClient, batch_id: str, *, as_json: bool) -> Non
 
 
 def print_funnel(batch: Batch) -> None:
-    """What became of the candidates, and how fast it went."""
+    """Print the funnel of a batch and its speed."""
     console().print(Group("", _funnel(batch), "", facts(pace(batch))))
     if hint := left_out(batch):
         typer.echo(f"\n{hint}")
@@ -60,11 +66,11 @@ def _as_json(states: Iterator[Batch]) -> Batch:
 
 
 def _lines(states: Iterator[Batch]) -> Batch:
-    """The last state is left to the end, which tells it whole."""
-    told = 0.0
+    """Print a line every few seconds, but not for the last state: the caller prints it in full."""
+    printed_at = 0.0
     for batch in states:
-        if batch.state not in FINAL_STATES and time.monotonic() - told >= LINE_EVERY_S:
-            told = time.monotonic()
+        if batch.state not in FINAL_STATES and time.monotonic() - printed_at >= LINE_EVERY_S:
+            printed_at = time.monotonic()
             typer.echo(summary(batch))
     return batch
 
@@ -77,7 +83,7 @@ def _live(states: Iterator[Batch], screen: Console) -> Batch:
 
 
 def frame(batch: Batch, width: int) -> RenderableType:
-    """All of a batch at one moment. A narrow terminal is a low one too: there the pace is told in a line."""
+    """Render one state of a batch. On a narrow terminal the speed takes one line."""
     bar = ProgressBar(total=max(batch.items, 1), completed=batch.done, width=40)
     done = Table.grid(padding=(0, 2))
     if width < WIDE:

@@ -1,4 +1,4 @@
-"""What the counters of a batch say: numbers and their short forms, without a terminal."""
+"""Compute and format the numbers of a batch, without a terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from mindprint.endpoints.batches import FINAL_STATES
 from mindprint.types import Batch
 
 ENOUGH = 10
-"""Engagements done before a time is foretold; of small batches, a tenth. The first ones carry the start of all others
-that are under way, and would make the rest look far too long."""
+"""Engagements done before the time left is estimated; for small batches, a tenth of them.
+
+The first ones include the start of all others that run with them, so that an estimate from them is far too long.
+"""
 UNLIKELY = ("little_precedent", "out_of_reach")
-"""Reasons for which a batch that is not thorough leaves an engagement out."""
+"""Reasons for which a batch skips an engagement unless it is exhaustive."""
 
 
 class Stage(NamedTuple):
@@ -20,11 +22,11 @@ class Stage(NamedTuple):
     name: str
     number: int
     share: float | None = None
-    """Of the candidates generated."""
+    """Share of the generated candidates."""
 
 
 def funnel_rows(batch: Batch) -> list[Stage]:
-    """What became of the engagements and candidates, in the order of the way they go."""
+    """Return the rows of the funnel, from engagements attempted to traces in a live version."""
     funnel = batch.funnel
     generated = funnel.generated
     unjudged = generated - funnel.accepted - sum(funnel.rejected.values())
@@ -46,21 +48,20 @@ def funnel_rows(batch: Batch) -> list[Stage]:
 
 
 def ratio(part: float, whole: float | None) -> float | None:
-    """None where there is nothing to divide by."""
+    """Divide; return None if there is nothing to divide by."""
     return part / whole if whole else None
 
 
 def running_seconds(batch: Batch) -> float | None:
-    """Seconds in which the batch was worked on; None until it has generated something.
+    """Return the seconds in which the batch ran; None until it has generated something.
 
-    The server's speed is over just these seconds. The time since `started_at` would not do: it holds every restart,
-    and the wait for the server to come back.
+    The server computes its speed over these seconds. The time since `started_at` would include restarts.
     """
     return ratio(batch.generated_tokens, batch.tokens_per_second)
 
 
 def seconds_left(batch: Batch) -> float | None:
-    """What the engagements not done will take at the pace so far; None while that would be a guess."""
+    """Estimate the seconds left from the speed so far; None while too little is done."""
     seconds = running_seconds(batch)
     if batch.state != "running" or not seconds or batch.done < min(ENOUGH, batch.items / 10):
         return None
@@ -68,27 +69,30 @@ def seconds_left(batch: Batch) -> float | None:
 
 
 def accepted_engagements(batch: Batch) -> int:
-    """Engagements with an accepted trace. Exact where candidates are drawn one by one, as they are by default;
-    of several drawn at once more than one may be accepted, and this is the most that there can be."""
+    """Count the engagements with an accepted trace.
+
+    Exact if candidates are generated one by one. Of several at once more than one may be accepted: an upper bound.
+    """
     return min(batch.funnel.accepted, batch.funnel.attempted)
 
 
 def accepted_per_second(batch: Batch) -> float | None:
+    """Return the accepted engagements per second."""
     return ratio(accepted_engagements(batch), running_seconds(batch))
 
 
 def candidates_each(batch: Batch) -> float | None:
-    """Candidates for one engagement."""
+    """Return the mean number of candidates for one engagement."""
     return ratio(batch.funnel.generated, batch.funnel.attempted)
 
 
 def cached_share(batch: Batch) -> float | None:
-    """Of the prompt tokens, those that the prefix cache served."""
+    """Return the share of prompt tokens that came from the prefix cache."""
     return ratio(batch.cached_tokens, batch.prompt_tokens)
 
 
 def pace(batch: Batch) -> list[tuple[str, str | None]]:
-    """How fast it goes and for how long yet."""
+    """Return the speed of a batch and the time left, as names and texts."""
     ended = batch.state in FINAL_STATES
     return [
         ("tokens/s", amount(batch.tokens_per_second)),
@@ -96,29 +100,29 @@ def pace(batch: Batch) -> list[tuple[str, str | None]]:
         ("candidates an engagement", amount(candidates_each(batch))),
         ("prompt tokens cached", percent(cached_share(batch))),
         ("ran for" if ended else "running for", duration(running_seconds(batch))),
-        *([] if ended else [("time left", _told(seconds_left(batch)))]),
+        *([] if ended else [("time left", _or_unknown(seconds_left(batch)))]),
     ]
 
 
 def summary(batch: Batch) -> str:
-    """One line on where a batch stands."""
+    """Summarize a batch in one line."""
     share = percent(ratio(batch.funnel.accepted, batch.funnel.generated))
     rate, each = amount(accepted_per_second(batch)), amount(candidates_each(batch))
     cached, left = percent(cached_share(batch)), seconds_left(batch)
-    told = [
+    parts = [
         f"{batch.done}/{batch.items} engagements",
         f"{batch.funnel.generated} candidates" + (f" ({each} each)" if each else ""),
         f"{batch.funnel.accepted} accepted" + (f" ({share})" if share else ""),
         f"{amount(batch.tokens_per_second)} tokens/s",
         *([f"{rate} accepted/s"] if rate else []),
         *([f"{cached} of prompts cached"] if cached else []),
-        *([] if batch.state in FINAL_STATES else [f"time left {_told(left)}"]),
+        *([] if batch.state in FINAL_STATES else [f"time left {_or_unknown(left)}"]),
     ]
-    return f"{batch.state}: {', '.join(told)}"
+    return f"{batch.state}: {', '.join(parts)}"
 
 
 def left_out(batch: Batch) -> str | None:
-    """What an ended batch did not try because it was unlikely to bring a trace, and how to try it all the same."""
+    """Say how many engagements an ended batch skipped as unlikely, and how to include them; None if there are none."""
     unlikely = sum(batch.skipped.get(reason, 0) for reason in UNLIKELY)
     if batch.state not in FINAL_STATES or not unlikely:
         return None
@@ -126,7 +130,7 @@ def left_out(batch: Batch) -> str | None:
 
 
 def amount(value: float | None) -> str | None:
-    """Two digits that say something, whatever the size."""
+    """Format a number with two significant digits."""
     if value is None:
         return None
     return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:#.2g}"
@@ -136,12 +140,12 @@ def percent(share: float | None) -> str | None:
     return None if share is None else "100 %" if share == 1 else f"{share * 100:.1f} %"
 
 
-def _told(left: float | None) -> str:
+def _or_unknown(left: float | None) -> str:
     return "unknown" if left is None else f"about {duration(left)}"
 
 
 def duration(seconds: float | None) -> str | None:
-    """Seconds, minutes, or hours and minutes, or days and hours: never more than two units."""
+    """Format seconds in at most two units, from seconds to days."""
     if seconds is None:
         return None
     if seconds < 59.5:

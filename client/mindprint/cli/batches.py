@@ -1,4 +1,4 @@
-"""`mindprint batches`"""
+"""`mindprint batches`: start, watch and list batches."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def start(
     user: Annotated[
         list[str] | None, typer.Option("--user", "-u", help="Only for this user; repeat it. Without it, all users.")
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="How to think.")] = "personal",
-    candidates: Annotated[int | None, typer.Option(help="The most candidates for one engagement.")] = None,
+    mode: Annotated[Mode, typer.Option(help="Mode of thinking.")] = "personal",
+    candidates: Annotated[int | None, typer.Option(help="Candidates for one engagement at most.")] = None,
     draw: Annotated[int | None, typer.Option(help="Candidates drawn at once.")] = None,
     thorough: Annotated[
         bool | None,
@@ -33,8 +33,8 @@ def start(
         ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
-    tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="The budget of thinking.")] = None,
-    seed: Annotated[int, typer.Option(help="For the same traces again.")] = 0,
+    tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="Tokens of a thinking at most.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same traces.")] = 0,
     key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Starting it again with this key gives the same batch.")
     ] = None,
@@ -67,7 +67,7 @@ def start(
 
 @app.command("list")
 def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) -> None:
-    """The batches, newest first."""
+    """List the batches, newest first."""
     with connect(url) as client:
         page = client.batches.list(limit=limit)
     if as_json:
@@ -90,7 +90,7 @@ def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) ->
 
 @app.command("show")
 def show(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
-    """One batch as it stands."""
+    """Show one batch as it stands."""
     with connect(url) as client:
         batch = client.batches.get(batch_id)
     _print(batch, as_json)
@@ -105,7 +105,7 @@ def watch(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command("cancel")
 def cancel(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
-    """Stop a batch; what it has written stays."""
+    """Stop a batch. The traces that it has written stay."""
     with connect(url) as client:
         batch = client.batches.cancel(batch_id)
     _print(batch, as_json)
@@ -114,10 +114,10 @@ def cancel(batch_id: BatchId, as_json: AsJson = False, url: Url = None) -> None:
 @app.command("results")
 def results(
     batch_id: BatchId,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of stdout.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of stdout.")] = None,
     url: Url = None,
 ) -> None:
-    """The traces that a batch has written, as NDJSON."""
+    """Print the traces that a batch has written, as NDJSON."""
     with connect(url) as client:
         write_ndjson(client.batches.results(batch_id), out, "traces")
 

@@ -1,4 +1,4 @@
-"""`mindprint chat`"""
+"""`mindprint chat`: ask a model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def chat(
     mode: Annotated[
         AskedMode, typer.Option(help="Answer straight away, or think first; auto: where that pays for the user.")
     ] = "direct",
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 for the likeliest answer.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="For the same answer again.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the answer at most.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 gives the likeliest answer.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`mindprint cohorts`"""
+"""`mindprint cohorts`: list and change cohorts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Name = Annotated[str, typer.Argument(metavar="COHORT", help="The cohort's name."
 
 @app.command("list")
 def list_cohorts(as_json: AsJson = False, url: Url = None) -> None:
-    """The cohorts: users whose traces train one adapter, for those who have none of their own."""
+    """List the cohorts: users whose traces train one adapter, for users without their own."""
     with connect(url) as client:
         page = client.cohorts.list()
     if as_json:
@@ -28,7 +28,7 @@ def list_cohorts(as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command("show")
 def show(name: Name, as_json: AsJson = False, url: Url = None) -> None:
-    """One cohort."""
+    """Show one cohort."""
     with connect(url) as client:
         cohort = client.cohorts.get(name)
     _print(cohort, as_json)
@@ -37,11 +37,11 @@ def show(name: Name, as_json: AsJson = False, url: Url = None) -> None:
 @app.command("put")
 def put(
     name: Name,
-    description: Annotated[str, typer.Option("--description", "-d", help="Who they are.")] = "",
+    description: Annotated[str, typer.Option("--description", "-d", help="Description of the cohort.")] = "",
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Make a cohort, or describe it anew."""
+    """Create a cohort, or replace its description."""
     with connect(url) as client:
         cohort = client.cohorts.put(name, description)
     _print(cohort, as_json)
@@ -50,11 +50,11 @@ def put(
 @app.command("add")
 def add(
     name: Name,
-    users: Annotated[list[str], typer.Argument(metavar="USER...", help="Who moves in.")],
+    users: Annotated[list[str], typer.Argument(metavar="USER...", help="Users to move into the cohort.")],
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Move users into a cohort, from whichever they were in."""
+    """Move users into a cohort; each user is in one cohort at a time."""
     with connect(url) as client:
         cohort = client.cohorts.add_members(name, users)
     _print(cohort, as_json)
@@ -63,11 +63,11 @@ def add(
 @app.command("remove")
 def remove(
     name: Name,
-    user_id: Annotated[str, typer.Argument(metavar="USER", help="Who moves out.")],
+    user_id: Annotated[str, typer.Argument(metavar="USER", help="User to move out of the cohort.")],
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Move a user from a cohort to everyone's."""
+    """Move a user from a cohort to `everyone`."""
     with connect(url) as client:
         cohort = client.cohorts.remove_member(name, user_id)
     _print(cohort, as_json)
@@ -75,7 +75,7 @@ def remove(
 
 @app.command("delete")
 def delete(name: Name, url: Url = None) -> None:
-    """Remove a cohort; its users go to everyone's."""
+    """Remove a cohort; its users move to `everyone`."""
     with connect(url) as client:
         client.cohorts.delete(name)
     typer.echo(f"cohort {name} is gone; its users are in {EVERYONE}")

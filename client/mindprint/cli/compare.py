@@ -1,4 +1,4 @@
-"""Generic and personal thinking about one engagement, next to each other."""
+"""Show generic and personal thinking about one engagement next to each other."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mindprint.types import Mode, Trace, TraceRequest, VerdictLabel
 
 MODES: tuple[Mode, ...] = ("generic", "personal")
 SCORES = ("target_logprob", "prior_logprob", "gain", "anchor", "anchor_random", "hindsight_gap")
-"""The order of those that are known; others follow."""
+"""Order of the known scores; others follow."""
 _COLOURS: Mapping[VerdictLabel, str] = {"accepted": "green", "rejected": "red"}
 
 
 class Sides(BaseModel):
-    """The two to compare; None where nothing is stored."""
+    """The two traces to compare; None where none is stored."""
 
     user_id: str
     engagement_id: str
@@ -46,7 +46,7 @@ class Sides(BaseModel):
 
 
 def beside(client: MindprintClient, trace: Trace) -> Sides:
-    """`trace` on its own side, and what is stored on the other."""
+    """Put `trace` on its own side, and a stored trace on the other."""
     if trace.engagement_id is None:
         raise Fail(f"trace {trace.id} is about no stored engagement, so that nothing can be laid beside it")
     sides = Sides(user_id=trace.user_id, engagement_id=trace.engagement_id)
@@ -56,13 +56,13 @@ def beside(client: MindprintClient, trace: Trace) -> Sides:
 
 
 def found(client: MindprintClient, sides: Sides) -> Sides:
-    """With what is stored on the empty sides: of personal traces the newest accepted one, else the newest."""
+    """Fill the empty sides with stored traces: the newest accepted personal trace, else the newest."""
     best = [_best(client, sides, mode) for mode in sides.missing()]
     return sides.filled(*(trace for trace in best if trace is not None))
 
 
 def write_missing(client: MindprintClient, sides: Sides) -> Sides:
-    """Has the sides that are missing written now, as the other one was: same model, temperature, budget and seed."""
+    """Write the missing sides now, with the same model, temperature, budget and seed as the other side."""
     for mode in sides.missing():
         request = TraceRequest(
             user_id=sides.user_id, engagement_id=sides.engagement_id, mode=mode, **_as_written(sides.traces())
@@ -97,7 +97,7 @@ def showing(sides: Sides) -> str:
 
 
 def writing(sides: Sides, mode: Mode) -> str:
-    """The command that writes a missing side."""
+    """Return the command that writes a missing side."""
     words = ["mindprint", "traces", "write", "--user", sides.user_id, "--engagement", sides.engagement_id]
     return shlex.join([*words, "--mode", mode])
 
@@ -120,7 +120,7 @@ def _best(client: MindprintClient, sides: Sides, mode: Mode) -> Trace | None:
 
 
 def _newest(client: MindprintClient, sides: Sides, mode: Mode, verdict: VerdictLabel | None = None) -> Trace | None:
-    """Pages come oldest first, so it is the last one of the last page."""
+    """Return the newest trace. Pages are oldest first, so it is the last one of the last page."""
     newest: Trace | None = None
     after: str | None = None
     while True:
@@ -146,7 +146,7 @@ def _as_written(others: Sequence[Trace]) -> dict[str, object]:
 
 
 def _texts(sides: Sides, modes: Sequence[Mode]) -> Table:
-    """A column for each mode."""
+    """Return a table with a column for each mode."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
     table.add_column(no_wrap=True, style="bold", min_width=max(map(len, _ROWS)))
     columns = [_column(sides.of(mode)) for mode in modes]
@@ -170,8 +170,8 @@ def _column(trace: Trace | None) -> list[Text]:
     made = trace.provenance
     judged = cell(verdict_of(trace))
     judged.stylize(_COLOURS.get(trace.verdict, ""))
-    told = (state_of(trace), "yes" if made.saw_answer else "no", tokens_of(trace), made.seed, made.model, trace.id)
-    return [cell(trace.thinking.strip()), cell(trace.answer), judged, *map(cell, told)]
+    facts_ = (state_of(trace), "yes" if made.saw_answer else "no", tokens_of(trace), made.seed, made.model, trace.id)
+    return [cell(trace.thinking.strip()), cell(trace.answer), judged, *map(cell, facts_)]
 
 
 def _names(values: Mapping[Mode, Mapping[str, float]]) -> set[str]:
@@ -183,7 +183,7 @@ def place(score: str) -> tuple[int, str]:
 
 
 def _print_numbers(title: str, values: Mapping[Mode, Mapping[str, float]], names: Iterable[str]) -> None:
-    """A row for each name and a column for each mode; nothing where there are no names."""
+    """Return a table with a row for each name and a column for each mode; nothing without names."""
     rows = [(name, *(_number(values.get(mode, {}).get(name)) for mode in MODES)) for name in names]
     if rows:
         console().print(Group("", numbers((title, *MODES), rows)))

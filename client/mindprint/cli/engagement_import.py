@@ -1,4 +1,4 @@
-"""Sends what a file holds, user by user, in requests of bounded size."""
+"""Send the engagements of a file, user by user, in requests of bounded size."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from mindprint.sync_client import MindprintClient
 
 Row = TypeVar("Row", bound=BaseModel)
 _STEP = 200
-"""Rows between two looks at the screen while a file is checked."""
+"""Rows between two updates of the screen while a file is checked."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of one request. The server refuses more than 1000 rows, and bodies above its `max_body_bytes` (1 MB).
+    """Bounds of one request. The server refuses more than 1000 rows, and bodies above its `max_body_bytes` (1 MB).
 
-    `held`: bytes of rows, of all users together, that wait for more of their user before they are sent.
+    Attributes:
+        rows: Rows in a request.
+        size: Bytes of a request.
+        held: Bytes of rows of all users that wait for further rows of their user.
     """
 
     rows: int = 1000
@@ -36,7 +39,19 @@ class Bounds:
 def import_path(
     client: MindprintClient, path: Path, kind: Format, bounds: Bounds, *, outputs: Path | None, user: str | None
 ) -> None:
-    """Read the file twice: to check all of it before anything is sent, then to send it. Says what was stored."""
+    """Read a file twice: to check all of it before anything is sent, then to send it. Print what was stored.
+
+    Args:
+        client: The client.
+        path: A file, or the folder of an export.
+        kind: Its format; `auto` detects it.
+        bounds: Bounds of each request.
+        outputs: LaMP's file of answers.
+        user: The user of rows without a `user_id`, or the only user to import.
+
+    Raises:
+        Fail: The file cannot be used. Nothing was sent.
+    """
     screen = console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
@@ -54,8 +69,8 @@ def import_path(
         except BadImport as error:
             raise Fail(f"{error} (nothing was sent)") from error
         if not total:
-            told = "; ".join(f"{count} left out: {reason}" for reason, count in skips.most_common())
-            raise Fail(f"{path} holds no engagements{f' that can be used ({told})' if told else ''}")
+            reasons = "; ".join(f"{count} left out: {reason}" for reason, count in skips.most_common())
+            raise Fail(f"{path} holds no engagements{f' that can be used ({reasons})' if reasons else ''}")
         progress.reset(task, total=total, description="sending")
         created = unchanged = 0
         users: set[str] = set()
@@ -69,7 +84,7 @@ def import_path(
 
 
 def batched(rows: Iterator[tuple[str, Row]], bounds: Bounds) -> Iterator[tuple[str, list[Row]]]:
-    """Groups rows by user into requests within the bounds; a user's rows keep their order."""
+    """Group rows by user into requests within the bounds. A user's rows keep their order."""
     waiting: dict[str, list[Row]] = {}
     sizes: dict[str, int] = {}
     held = 0
@@ -88,6 +103,6 @@ def batched(rows: Iterator[tuple[str, Row]], bounds: Bounds) -> Iterator[tuple[s
 
 
 def print_imported(stored: Sequence[tuple[str, int]], skips: Skips) -> None:
-    """What became of a file's rows."""
+    """Print how many rows of a file were stored, unchanged and left out."""
     left_out = [(f"left out: {reason}", count) for reason, count in skips.most_common()]
     print_rows(("imported", "number"), [*stored, *left_out], empty="")

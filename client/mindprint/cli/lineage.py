@@ -1,4 +1,4 @@
-"""`mindprint adapters why`: what a version was made of, and what the gate said to it."""
+"""`mindprint adapters why`: show what a version was trained on, and the findings of the gate."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mindprint.types import LearnedFrom, Lineage, Version
 from mindprint.types.keys import VersionRef
 
 SHOWN = ("gain", "anchor")
-"""Scores with a column of their own: those that decide about a trace."""
+"""Scores with a column of their own: those that decide whether a trace is accepted."""
 
 
 def why(
     name: VersionName,
-    traces: Annotated[int, typer.Option("--traces", "-n", min=1, help="The most traces to show; --json has all.")] = 50,
+    traces: Annotated[int, typer.Option("--traces", "-n", min=1, help="Traces to show at most; --json has all.")] = 50,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Why a version is as it is: its beginning, its settings, the gate's figures, and all that it learned from."""
+    """Show what a version comes from: its start, its settings, the gate's findings, and its traces."""
     key, number = version_of(name)
     with connect(url) as client:
         lineage = client.adapters.get_lineage(key, number)
@@ -46,9 +46,9 @@ def why(
 
 
 def state_of(version: Version) -> str:
-    """Its state, and what else decides whether it can answer."""
-    told = [version.state, *(["pinned"] if version.pinned else []), *([] if version.files else ["files gone"])]
-    return ", ".join(told)
+    """Return the state of a version, and what else decides whether it can answer."""
+    parts = [version.state, *(["pinned"] if version.pinned else []), *([] if version.files else ["files gone"])]
+    return ", ".join(parts)
 
 
 def _facts(lineage: Lineage) -> list[tuple[str, object]]:
@@ -110,7 +110,7 @@ def _others(trace: LearnedFrom) -> str:
 def _print_by_user(
     title: str, by_user: Mapping[str, Iterable[str]], *, besides: Iterable[tuple[str, str]] = ()
 ) -> None:
-    """A line for each user; nothing where there are none."""
+    """Return a line for each user; nothing if there are none."""
     left = {user: [one for one in ones if (user, one) not in besides] for user, ones in sorted(by_user.items())}
     lines = [f"{user}: {', '.join(ones)}" for user, ones in left.items() if ones]
     if lines:

@@ -1,4 +1,4 @@
-"""How the commands print: tables for people, JSON for programs, and nothing that could steer a terminal."""
+"""Print tables for people and JSON for programs, without control characters from users or models."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ NOTHING = "-"
 
 
 PIPE_WIDTH = 160
-"""Columns where there is no terminal to ask: ids must not be cut for `grep`."""
+"""Columns if the output is no terminal: wide enough that ids are not cut."""
 
 
 WIDE = 100
-"""Columns from which a terminal has room for what is good to know."""
+"""Columns from which on a terminal has room for more details."""
 
 
 def console() -> Console:
-    """Made when it is needed, so that it follows a redirected stdout."""
+    """Return a console. It is created at each use, so that it follows a redirected stdout."""
     screen = Console(highlight=False)
     if not screen.is_terminal and "COLUMNS" not in os.environ:
         screen.width = PIPE_WIDTH
@@ -34,16 +34,17 @@ def console() -> Console:
 
 
 def print_json(value: BaseModel) -> None:
+    """Print a reply as indented JSON."""
     typer.echo(value.model_dump_json(indent=2))
 
 
 def safe(text: str) -> str:
-    """Text of users and models without control characters, which a terminal would obey."""
+    """Replace control characters in a text of a user or model: a terminal would obey them."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def short(text: str, width: int = 60) -> str:
-    """The beginning of a text on one line."""
+    """Return the beginning of a text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 1]}…"
 

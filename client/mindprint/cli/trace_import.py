@@ -1,4 +1,4 @@
-"""Brings the accepted thinking in a file to a user."""
+"""Import the accepted thinking in a file for a user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mindprint.sync_client import MindprintClient
 from mindprint.types import ImportedTrace, Reply, TraceState, VerdictLabel
 
 OTHER_MODEL = "not for training"
-"""Accepted, but of a mode or a model whose thinking is never trained on."""
+"""Reason for an accepted trace of a mode or a model that is never trained on."""
 
 
 class Made(Reply):
@@ -24,7 +24,7 @@ class Made(Reply):
 
 
 class Line(Reply):
-    """What is read of a line: of an exported trace, or of one by hand that has engagement and thinking alone."""
+    """Fields that are read of a line: of an exported trace, or of one that has engagement and thinking alone."""
 
     user_id: str | None = None
     engagement_id: str | None = None
@@ -51,15 +51,19 @@ class Line(Reply):
 
 
 def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: Bounds) -> None:
-    """Check the whole file, then send what it holds, and say what was stored."""
+    """Check the whole file, send its traces, and print how many were stored.
+
+    Raises:
+        Fail: A line is not valid, or there is no accepted trace. Nothing was sent.
+    """
     skips: Counter[str] = Counter()
     try:
         rows = [(user_id, trace) for trace in read(file, skips)]
     except ValueError as error:
         raise Fail(f"{file}:{error} (nothing was sent)") from error
     if not rows:
-        told = "; ".join(f"{count} left out: {reason}" for reason, count in skips.most_common())
-        raise Fail(f"{file} holds no accepted traces{f' ({told})' if told else ''}")
+        reasons = "; ".join(f"{count} left out: {reason}" for reason, count in skips.most_common())
+        raise Fail(f"{file} holds no accepted traces{f' ({reasons})' if reasons else ''}")
     created = unchanged = 0
     for _, part in batched(iter(rows), bounds):
         done = client.traces.add(user_id, part)
@@ -68,7 +72,11 @@ def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: B
 
 
 def read(file: Path, skips: Counter[str]) -> Iterator[ImportedTrace]:
-    """The accepted traces of one user; others are counted. Raises ValueError that begins with the line's number."""
+    """Yield the accepted traces of one user, and count the others.
+
+    Raises:
+        ValueError: A line is not valid. The message begins with its number.
+    """
     whose: str | None = None
     with file.open("rb") as lines:
         for number, text in enumerate(lines, 1):
@@ -85,5 +93,5 @@ def read(file: Path, skips: Counter[str]) -> Iterator[ImportedTrace]:
                 else:
                     yield line.given()
             except ValueError as error:
-                told = first(error) if isinstance(error, ValidationError) else str(error)
-                raise ValueError(f"{number}: {told}") from error
+                reason = first(error) if isinstance(error, ValidationError) else str(error)
+                raise ValueError(f"{number}: {reason}") from error

@@ -1,4 +1,4 @@
-"""`mindprint traces`"""
+"""`mindprint traces`: list, show, write, export and import traces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OfVerdict = Annotated[VerdictLabel | None, typer.Option("--verdict", help="Only 
 def list_traces(
     user: User = None,
     engagement: Annotated[str | None, typer.Option("--engagement", "-e", help="Only about this engagement.")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="Only of this way of thinking.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Only of this mode.")] = None,
     batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
     verdict: OfVerdict = None,
     state: Annotated[TraceState | None, typer.Option(help="Only in this state of the queue.")] = None,
@@ -33,7 +33,7 @@ def list_traces(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Traces in the order of writing."""
+    """List traces in the order in which they were written."""
     with connect(url) as client:
         page = client.traces.list(
             user=user,
@@ -59,7 +59,7 @@ def list_traces(
 @app.command("show")
 def show(
     trace_id: Annotated[str | None, typer.Argument(metavar="TRACE", help="The trace's id.")] = None,
-    user: Annotated[str | None, typer.Option("--user", "-u", help="Whose thinking, instead of TRACE.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="The user, instead of TRACE.")] = None,
     engagement: Annotated[
         str | None, typer.Option("--engagement", "-e", help="About this engagement, instead of TRACE.")
     ] = None,
@@ -99,23 +99,23 @@ def show(
 
 @app.command("write")
 def write(
-    user: Annotated[str, typer.Option("--user", "-u", help="Whose thinking.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="The user.")],
     engagement: Annotated[str | None, typer.Option("--engagement", "-e", help="About this stored engagement.")] = None,
     query: Annotated[
         str | None, typer.Option("--query", "-q", help="About this question, which is not stored.")
     ] = None,
     choice: Annotated[list[str] | None, typer.Option("--choice", help="An answer to choose from; repeat it.")] = None,
-    target: Annotated[str | None, typer.Option(help="The right answer, to judge by.")] = None,
+    target: Annotated[str | None, typer.Option(help="The real answer, for the verdict.")] = None,
     mode: Annotated[
         AskedMode, typer.Option(help="How to think; auto, with --query: only where that pays for the user.")
     ] = "personal",
     model: Annotated[str, typer.Option("--model", "-m", help="base, user/<id> or cohort/<name>.")] = "base",
     temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
-    tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="The budget of thinking.")] = None,
+    tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="Tokens of the thinking at most.")] = None,
     opening: Annotated[
         str | None, typer.Option(help="How the thinking begins, instead of the model's setting.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="For the same trace again.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same trace.")] = None,
     memory: Annotated[
         str | None, typer.Option(help="Whose memory the prompt shows, with --query: own, none or user/<id>.")
     ] = None,
@@ -156,17 +156,17 @@ def write(
 def export(
     user: User = None,
     verdict: OfVerdict = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of stdout.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of stdout.")] = None,
     url: Url = None,
 ) -> None:
-    """All traces as NDJSON, one a line."""
+    """Print all traces as NDJSON, one per line."""
     with connect(url) as client:
         write_ndjson(client.traces.export(user=user, verdict=verdict), out, "traces")
 
 
 @app.command("import")
 def import_(
-    user_id: Annotated[str, typer.Argument(metavar="USER", help="Whose thinking it becomes.")],
+    user_id: Annotated[str, typer.Argument(metavar="USER", help="The user.")],
     file: Annotated[
         Path,
         typer.Argument(

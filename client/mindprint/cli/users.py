@@ -1,4 +1,4 @@
-"""`mindprint users`"""
+"""`mindprint users`: list users, import engagements, show profiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 
 @app.command("list")
 def list_users(limit: Limit = 100, after: After = None, as_json: AsJson = False, url: Url = None) -> None:
-    """The users, with their number of engagements."""
+    """List the users with their number of engagements."""
     with connect(url) as client:
         page = client.users.list(limit=limit, after=after)
     if as_json:
@@ -35,7 +35,7 @@ def list_users(limit: Limit = 100, after: After = None, as_json: AsJson = False,
 
 @app.command("show")
 def show(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
-    """One user, and how far the user's traces have come."""
+    """Show one user, and how many of the user's traces are trained and live."""
     with connect(url) as client:
         user = client.users.get(user_id)
         if as_json:
@@ -94,11 +94,11 @@ def import_(
 @app.command("profile")
 def profile(
     user_id: UserId,
-    write: Annotated[bool, typer.Option("--write", help="Have the model write it anew now.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write a new profile now.")] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """What the model has written about a user."""
+    """Show the profile that the model has written of a user."""
     with connect(url) as client:
         found = client.users.write_profile(user_id) if write else client.users.get_profile(user_id)
     if as_json:
@@ -117,7 +117,7 @@ def profile(
 
 @app.command("route")
 def route(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
-    """Whether --mode auto thinks before it answers this user, and what says so."""
+    """Show whether --mode auto thinks before it answers this user, and the evidence."""
     with connect(url) as client:
         found = client.users.get_auto_mode(user_id)
     if as_json:
