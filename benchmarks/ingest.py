@@ -109,7 +109,7 @@ def make_model_folder(folder: Path) -> Path:
 async def run_server(name: str) -> AsyncIterator[tuple[AsyncMindprintClient, psutil.Process]]:
     """A server process on an empty store, a client of it, and what the system tells of it."""
     with tempfile.TemporaryDirectory(prefix=f"mindprint-{name}-") as folder, LocalCluster(Path(folder)) as cluster:
-        settings = {"ENGINE": "fake", "MIN_PRECEDENT": "0"}  # every answer here is a random one
+        settings = {"ENGINE": "fake", "MIN_ANSWER_FREQUENCY": "0"}  # every answer here is a random one
         server = await cluster.start_server(
             make_model_folder(Path(folder) / "model"), settings, timeout_s=START_TIMEOUT_S
         )

@@ -166,13 +166,14 @@ class ThroughputSides:
     async def prepare(self, part: Slice) -> RoundPrompts:
         from mindprint_server.engine import Sampling
         from mindprint_server.generation.engagement import derive_seed
-        from mindprint_server.prompts.thinking import STOP, thinking_prefix
+        from mindprint_server.prompts.thinking import STOP, render_thinking_prefix
 
         s = self.settings
         posed = await self.bench.pose(part)
-        opening = self.bench.engine.tokenizer.encode(thinking_prefix(s.openings["personal"]))
+        thinking_prefix = self.bench.engine.tokenizer.encode(render_thinking_prefix(s.thinking_prefixes["personal"]))
         prompts = [
-            self.bench.prompts.build(p.question, "personal", thinking_tokens=s.max_thinking_tokens).ids + opening
+            self.bench.prompts.build(p.question, "personal", thinking_tokens=s.max_thinking_tokens).ids
+            + thinking_prefix
             for p in posed
         ]
         sampling = [
@@ -260,8 +261,10 @@ class ThroughputSides:
                 priority=Priority.BATCH,
                 accepted=accepted[posed.user_id],
             )
-            opening = self.settings.openings["personal"]
-            await verifier.verify(context, written, thinking=trace.thinking, opening=opening, hinted=False)
+            thinking_prefix = self.settings.thinking_prefixes["personal"]
+            await verifier.verify(
+                context, written, thinking=trace.thinking, thinking_prefix=thinking_prefix, hinted=False
+            )
         return recorder.scored
 
 
@@ -344,8 +347,8 @@ async def _mindprint(stack: AsyncExitStack, cluster: LocalCluster, settings: Set
             "PROFILE_EVERY": str(settings.profile_every),
             "MAX_THINKING_TOKENS": str(settings.max_thinking_tokens),
             "HINTS": str(settings.hints).lower(),
-            "PROBE": "false",  # or it would leave out what the other sides write
-            "MIN_PRECEDENT": "0",  # likewise
+            "PREFILTER_BY_PRIOR": "false",  # or it would leave out what the other sides write
+            "MIN_ANSWER_FREQUENCY": "0",  # likewise
             "HOLDOUT_SHARE": "0",  # likewise
         },
         timeout_s=START_S,

@@ -41,9 +41,14 @@ WARM_UP = 4
 CANDIDATES = 4
 RESAMPLES = 2000
 
-FOUR_EACH: dict[str, Any] = {"candidates": CANDIDATES, "give_up": None, "give_up_score": None, "min_precedent": 0}
+FOUR_EACH: dict[str, Any] = {
+    "candidates": CANDIDATES,
+    "early_stop_margin_nats": None,
+    "early_stop_score_margin": None,
+    "min_answer_frequency": 0,
+}
 PARTS: dict[str, dict[str, Any]] = {
-    "scheduling": {"draw": CANDIDATES, "cancel_brothers": False, **FOUR_EACH, "hints": False},
+    "scheduling": {"candidates_per_round": CANDIDATES, "cancel_siblings_on_accept": False, **FOUR_EACH, "hints": False},
     "+ on demand": {**FOUR_EACH, "hints": False},
     "+ early ends": {"hints": False},
     "+ hints": {"hints": True},
@@ -231,7 +236,7 @@ class YieldSides:
         from mindprint_server.verdicts.verifier import CandidateVerifier
 
         s = self.settings
-        opening = s.openings["personal"]
+        thinking_prefix = s.thinking_prefixes["personal"]
         verifier = CandidateVerifier(s)
         context = contexts.build(
             each.question, thinking_tokens=s.max_thinking_tokens, priority=Priority.BATCH, accepted=accepted
@@ -246,7 +251,7 @@ class YieldSides:
             stop=(thinking.STOP,),
             detect_loops=True,
         )
-        lead = self.http.tokenizer.encode(thinking.thinking_prefix(opening))
+        lead = self.http.tokenizer.encode(thinking.render_thinking_prefix(thinking_prefix))
         written = await self.http.generate_many(prompt.ids + lead, sampling, CANDIDATES)
         won = 0
         judged = await asyncio.gather(
@@ -254,8 +259,8 @@ class YieldSides:
                 verifier.verify(
                     context,
                     one,
-                    thinking=thinking.finalize_thinking(opening, one.text, one.finish),
-                    opening=opening,
+                    thinking=thinking.finalize_thinking(thinking_prefix, one.text, one.finish),
+                    thinking_prefix=thinking_prefix,
                     hinted=False,
                 )
                 for one in written

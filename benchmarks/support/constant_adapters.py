@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mindprint.model_files import resolve
-from mindprint.types import CanaryItem, Lease, Manifest
+from mindprint.types import Lease, Manifest, ParityItem
 from support.harness import CannotMeasure
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ConstantAdapter:
     """What it writes, without the space before it."""
     config: bytes
     weights: bytes
-    canary: tuple[CanaryItem, ...]
+    canary: tuple[ParityItem, ...]
 
     def manifest(self, lease: Lease) -> Manifest:
         """As if it had been trained on the traces of this lease."""
@@ -62,7 +62,7 @@ class ConstantAdapter:
             tokens=0,
             seconds=0.0,
             trainer="marks, not trained",
-            canary=list(self.canary),
+            parity_items=list(self.canary),
         )
 
 
@@ -161,7 +161,7 @@ class ConstantAdapterBuilder:
         if not min(map(min, ours)) >= -SURE:
             return None
         canary = tuple(
-            CanaryItem(prompt_ids=prompt, target_ids=[token] * WRITTEN, logprobs=with_it, base_logprobs=without)
+            ParityItem(prompt_ids=prompt, target_ids=[token] * WRITTEN, logprobs=with_it, base_logprobs=without)
             for prompt, with_it, without in zip(self._prompts, ours, theirs, strict=True)
         )[:PROVED]
         return ConstantAdapter(self._tokenizer.decode([token]).strip(), self._config(), self._weights(b), canary)

@@ -9,11 +9,11 @@ from mindprint.types import Check, Version
 
 def examined(version: Version) -> list[Check]:
     """Return all checks of a version. The parity check comes first where the gate does not list it itself."""
-    proof = version.canary
-    if proof is None or any(check.name.startswith("canary") for check in version.checks):
+    proof = version.parity
+    if proof is None or any(check.name.startswith("parity") for check in version.checks):
         return version.checks
     detail = proof.reason or f"off the trainer, {proof.against_base:.3f} off the base"
-    return [Check(name="canary", value=proof.against_trainer, passed=proof.passed, detail=detail), *version.checks]
+    return [Check(name="parity", value=proof.against_trainer, passed=proof.passed, detail=detail), *version.checks]
 
 
 def failed(version: Version) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-OPENINGS = {"generic": "Let me think step by step.", "personal": "What this user has shown:"}
+THINKING_PREFIXES = {"generic": "Let me think step by step.", "personal": "What this user has shown:"}
 """Default beginning of the thinking, by mode."""
-ANSWER_LEAD = "This user's answer:"
+ANSWER_PREFIX = "This user's answer:"
 """Default words before the answer."""
 LEAST_WORDS = 5
 """A thinking with fewer words of its own counts as empty (`method.md`: Collapse rate)."""
@@ -21,15 +21,15 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def own_words(thinking: str, opening: str, answer_lead: str) -> int:
-    """Count the words of a thinking without its opening and without the words before the answer.
+def own_words(thinking: str, thinking_prefix: str, answer_prefix: str) -> int:
+    """Count the words of a thinking without its thinking prefix and without the words before the answer.
 
     A thinking such as `This user's answer: yes` has next to no words of its own.
 
     Args:
-        thinking: The thinking, with or without its opening.
-        opening: Words with which the thinking began, given or learned.
-        answer_lead: Words before the answer.
+        thinking: The thinking, with or without its thinking prefix.
+        thinking_prefix: Words with which the thinking began, given or learned.
+        answer_prefix: Words before the answer.
     """
-    own = thinking.strip().removeprefix(opening.strip()).strip()
-    return len(words(own.removeprefix(answer_lead.strip())))
+    own = thinking.strip().removeprefix(thinking_prefix.strip()).strip()
+    return len(words(own.removeprefix(answer_prefix.strip())))

@@ -111,8 +111,8 @@ def post_call(
     return Call(method="POST", path=path, read=read, body=body, repeatable=repeatable, slow=slow)
 
 
-def put_call(path: str, read: Callable[[httpx.Response], T], body: Any) -> Call[T]:
-    return Call(method="PUT", path=path, read=read, body=body, repeatable=True)
+def put_call(path: str, read: Callable[[httpx.Response], T], body: Any, *, slow: bool = False) -> Call[T]:
+    return Call(method="PUT", path=path, read=read, body=body, repeatable=True, slow=slow)
 
 
 def delete_call(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:

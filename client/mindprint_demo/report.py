@@ -53,7 +53,7 @@ def production_table(results: DemoResults) -> Table:
         "accepted",
         "trained",
         "adapter",
-        "canary",
+        "parity",
         "tokens generated",
     )
     for name in names:
@@ -91,9 +91,9 @@ def funnel_cells(funnel: Funnel) -> tuple[str, str, str, str]:
 
 def parity_cell(version: Version | None) -> str:
     """The engine against the trainer, and against the base, in nats a token."""
-    if version is None or version.canary is None:
+    if version is None or version.parity is None:
         return ""
-    proof = version.canary
+    proof = version.parity
     told = f"{proof.against_trainer:.3f} off trainer\n{proof.against_base:.3f} off base"
     return f"{'passed' if proof.passed else 'FAILED'}\n{told}"
 
@@ -202,7 +202,7 @@ def find_problems(results: DemoResults) -> list[str]:
     if results.failed_requests:
         found.append(f"{results.failed_requests} requests failed")
     for version in gate_tables.list_versions([*results.cohorts, *results.adapters.values()]):
-        if version.canary is not None and not version.canary.passed:
+        if version.parity is not None and not version.parity.passed:
             found.append(f"{gate_tables.version_name(version)} was refused: its canary failed")
     if not any(live_version(adapter) for adapter in results.adapters.values()):
         found.append("no adapter is live")
@@ -224,7 +224,7 @@ def results_json(results: DemoResults) -> dict[str, Any]:
                 "funnel": results.funnels[user.user_id].model_dump(),
                 "generated_tokens": results.tokens[user.user_id],
                 "version": version.version if version else None,
-                "canary": version.canary.model_dump() if version and version.canary else None,
+                "parity": version.parity.model_dump() if version and version.parity else None,
                 "gate": [gate_tables.checks_json(v) for v in gate_tables.list_versions(user_adapters(results, user))],
                 "commonest_answer": majority_accuracy(user),
                 "hidden_rule": hidden_rule_accuracy(user.held_out),

@@ -59,7 +59,9 @@ def account_for_traces(
         )
         if names != expected:
             problems.append(f"{trace_id} is {trace.state} ({expected or 'no version'}) but stands in {names or 'none'}")
-        if trace.state not in ("trained", "dead"):
+        if trace.state not in ("trained", "dead_letter"):
             problems.append(f"{trace_id} is still {trace.state}")
     states = Counter(trace.state for trace in traces.values())
-    return TraceAccounting(len(traces), states["trained"], states["dead"], len(shared.keys() & traces.keys()), problems)
+    return TraceAccounting(
+        len(traces), states["trained"], states["dead_letter"], len(shared.keys() & traces.keys()), problems
+    )

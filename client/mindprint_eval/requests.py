@@ -82,7 +82,7 @@ def greedy_params() -> dict[str, Any]:
 
 def bare_thinking_params(row: HeldOutQuestion) -> dict[str, Any]:
     """Return the parameters of bare thinking: no prefix, sampled as the service does, one seed a question."""
-    return {"opening": "", "max_thinking_tokens": BARE_MAX_TOKENS, "seed": int(content_digest(row.id)[:7], 16)}
+    return {"thinking_prefix": "", "max_thinking_tokens": BARE_MAX_TOKENS, "seed": int(content_digest(row.id)[:7], 16)}
 
 
 def perturb_thinking(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outcome, str]]:

@@ -179,7 +179,9 @@ class ShardRunner:
             copies = {
                 user.user_id: await self._builder.upload_copy(user, f"{user.user_id[:48]}.writer") for user in users
             }
-            written = await self._builder.generate_traces("traces, hinted", list(copies.values()), blind=0, hints=True)
+            written = await self._builder.generate_traces(
+                "traces, hinted", list(copies.values()), unhinted=0, hints=True
+            )
             by_user = {name: _of(written, copy) for name, copy in copies.items()}
             right = await self._answered_directly(by_user)
             chosen = {name: training_sets.select_hinted(by_user[name], right[name]) for name in copies}

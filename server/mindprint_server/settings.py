@@ -13,7 +13,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mindprint.thinking_text import ANSWER_LEAD, LEAST_WORDS, OPENINGS
+from mindprint.thinking_text import ANSWER_PREFIX, LEAST_WORDS, THINKING_PREFIXES
 
 if TYPE_CHECKING:
     from mindprint_server.store import Holdout
@@ -93,56 +93,57 @@ class Settings(BaseSettings):
         return folder
 
     # writing
-    openings: dict[str, str] = Field(default_factory=lambda: dict(OPENINGS))
+    thinking_prefixes: dict[str, str] = Field(default_factory=lambda: dict(THINKING_PREFIXES))
     """How each thinking mode begins, after `<think>`. Empty for models trained to reason."""
-    opening_recall: int = Field(0, ge=0, le=8)
+    reminder_engagements: int = Field(0, ge=0, le=8)
     """Past engagements, the most like the query, that personal thinking begins with: what was asked, what this user
     answered. It reads all of `recall_from` for each query."""
     max_thinking_tokens: int = Field(64, ge=1)
     max_answer_tokens: int = Field(64, ge=1)
-    answer_lead: str = ANSWER_LEAD
+    answer_prefix: str = ANSWER_PREFIX
     """What stands between the end of the thinking and the answer, as the memory's lines have it; without it a small
     model answers by habit, not by what it thought (docs/decisions/004). Empty for models trained to reason."""
     candidates: int = Field(3, ge=1, le=64)
     """The most candidates that one engagement gets."""
-    blind_candidates: int = Field(2, ge=1, le=64)
+    unhinted_candidates: int = Field(2, ge=1, le=64)
     """Of these, how many before the writer is shown the answer."""
     hints: bool = True
-    """Whether the writer is shown the answer once the blind candidates were rejected; such traces are marked."""
-    give_up: float | None = Field(0.5, ge=0)
+    """Whether the writer is shown the answer once the unhinted candidates were rejected; such traces are marked."""
+    early_stop_margin_nats: float | None = Field(0.5, ge=0)
     """Nats by which the real answer may trail the likeliest choice after the best candidate so far; an engagement that
     is further behind is given up (docs/decisions/006)."""
-    give_up_score: float | None = Field(0.2, ge=0)
+    early_stop_score_margin: float | None = Field(0.2, ge=0)
     """Nats a token by which Gain or Anchor of the best candidate so far may be under its bound; an engagement that is
     further off is given up too (docs/decisions/006)."""
-    min_precedent: float = Field(0.25, ge=0, le=1)
+    min_answer_frequency: float = Field(0.25, ge=0, le=1)
     """How often a user must have answered so before: the mean of the real answer's shares among the recalled and among
     the newest `recall_from` engagements, of those with the same choices. What is below is left out as
-    `little_precedent` before the engine is asked anything, with `accept_by=answer` alone (docs/decisions/006); 0
+    `rare_answer` before the engine is asked anything, with `accept_by=answer` alone (docs/decisions/006); 0
     leaves nothing out."""
-    thorough: bool = False
-    """Whether `give_up`, `give_up_score`, `min_precedent` and `probe` stand aside: every engagement then gets all its
+    exhaustive: bool = False
+    """Whether `early_stop_margin_nats`, `early_stop_score_margin`, `min_answer_frequency` and `prefilter_by_prior`
+    stand aside: every engagement then gets all its
     candidates until one is accepted. They buy speed with coverage, of which who has few engagements has none to spare;
     a batch may ask for it too (docs/decisions/006)."""
-    draw: int = Field(1, ge=1, le=64)
+    candidates_per_round: int = Field(1, ge=1, le=64)
     """Candidates drawn at once, unless the engine has room to spare; more only where none was accepted."""
-    cancel_brothers: bool = True
+    cancel_siblings_on_accept: bool = True
     """Whether the others of a draw end in the engine once one is accepted."""
-    probe: bool = True
-    """Whether the answer behind the bare opening is scored before anything is written: an engagement whose real answer
-    trails by more than `give_up` is left out as `out_of_reach`."""
+    prefilter_by_prior: bool = True
+    """Whether the answer behind the bare thinking prefix is scored before anything is written: an engagement whose
+    real answer trails by more than `early_stop_margin_nats` is left out as `prior_too_low`."""
     temperature: float = Field(0.7, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     """Below 1 it sorts the whole vocabulary for every token: 40 % of the speed on CPU (docs/decisions/004)."""
     min_p: float = Field(0.05, ge=0, le=1)
     """Tokens less likely than this share of the likeliest one's probability are never sampled."""
     min_thinking_words: int = Field(LEAST_WORDS, ge=0)
-    """Of its own: neither the opening counts nor what leads an answer in."""
-    batch_inflight: int = Field(128, ge=1)
+    """Of its own: neither the thinking prefix counts nor what leads an answer in."""
+    batch_max_in_flight: int = Field(128, ge=1)
     """Engagements of batches that are worked on at once, at most; the engine's state decides how many really are."""
     batch_per_user: int = Field(16, ge=1)
     """Of these, how many of one user."""
-    batch_patience_s: float = Field(30, gt=0)
+    batch_max_starvation_s: float = Field(30, gt=0)
     """After this a waiting user takes the place of the one served longest."""
     batch_spare: float = Field(0.25, ge=0, le=1)
     """Share of the engine's slots that the last engagements of a batch fill by drawing several candidates at once."""
@@ -192,9 +193,9 @@ class Settings(BaseSettings):
     """Engagements, newest first, that a lease brings as samples of the ordinary objective; a cohort's in all."""
     holdout_share: float = Field(0.1, ge=0, lt=1)
     """Share of a user's engagements, the newest, that no training sees and the gate examines on; 0 is none."""
-    holdout_least: int = Field(20, ge=1)
+    holdout_min_engagements: int = Field(20, ge=1)
     """Engagements below which nothing of a user is held out: every one is needed for learning."""
-    holdout_most: int = Field(16, ge=1)
+    holdout_max_engagements: int = Field(16, ge=1)
     """Engagements of one user that are held out at most."""
     start_from: Literal["parent", "cohort", "base"] = "parent"
     """What a training begins with: the adapter's own live version, else its cohort's; always the cohort's; nothing."""
@@ -202,7 +203,8 @@ class Settings(BaseSettings):
     """Accepted traces of its users that a cohort's adapter has not learned from before it is trained (again). A trainer
     that names the cohort (`mindprint train --adapter cohort/<name>`) is held back by its own `min_traces` alone."""
     answer_rejected: bool = True
-    """Whether the real answer is learned after the first blind thinking about an engagement, also where its answer or
+    """Whether the real answer is learned after the first unhinted thinking about an engagement, also where its answer
+    or
     its scores spoke against that one. An accepted one that came later then teaches thinking alone: it was picked for
     its answer, and after picked thinking every answer seems certain (docs/decisions/014)."""
     replay_share: float = Field(0.1, ge=0, le=1)
@@ -213,12 +215,12 @@ class Settings(BaseSettings):
     """Replays that are being written at once."""
 
     # adapters
-    canary_tolerance: float = Field(0.3, gt=0)
+    parity_tolerance_nats: float = Field(0.3, gt=0)
     """Nats a token by which the engine may differ from the trainer, on average over the canary. In one arithmetic they
     differ by under 0.01, in float32 against bfloat16 by 0.1 to 0.2; a trained adapter moves the canary by 1 to 3."""
-    canary_min_shift: float = Field(0.02, ge=0)
+    parity_min_shift_nats: float = Field(0.02, ge=0)
     """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
-    proof_patience_s: float = Field(1.0, ge=0)
+    parity_max_idle_wait_s: float = Field(1.0, ge=0)
     """How long each step of a proof waits for a moment in which nobody is being answered. It has eight at most, with
     the trainer's defaults. What is read ahead through a new version waits as long. The gate does not (decision 019)."""
     lease_extension_s: float = Field(60, gt=0)
@@ -227,20 +229,20 @@ class Settings(BaseSettings):
     """Share of an adapter's requests that a new version answers before it is live; 0: it is live at once."""
     canary_requests: int = Field(50, ge=1)
     """Good answers after which a candidate goes live by itself."""
-    watch_window: int = Field(200, ge=1)
+    health_window: int = Field(200, ge=1)
     """Newest answers of a version in service by which it is judged; a server judges by its own."""
-    watch_least: int = Field(20, ge=1)
+    health_min_answers: int = Field(20, ge=1)
     """Answers before it is judged."""
     max_collapsed: float | None = Field(0.25, ge=0, le=1)
     """Share of its answers whose thinking may loop or be empty; above it the version is withdrawn (`null`: never)."""
     max_failed: float | None = Field(0.1, ge=0, le=1)
     """Share of its answers that may fail where the base does not; above it the version is withdrawn (`null`: never)."""
-    warm_versions: bool = True
+    prefetch_prefixes: bool = True
     """Whether a user's memory is read through a new version before it answers: the engine keeps prefixes by version,
     and the first question would wait for it."""
-    warm_step_tokens: int = Field(128, ge=1)
+    prefetch_step_tokens: int = Field(128, ge=1)
     """How much of it is read in one step of the engine. Each waits as the steps of a proof do."""
-    adapter_patience_s: float = Field(2, gt=0)
+    adapter_max_starvation_s: float = Field(2, gt=0)
     """After this, the adapter served longest takes no new requests until a waiting one has its place in the engine."""
     adapter_wait_s: float = Field(20, gt=0)
     """Longest wait for a place among `max_cpu_loras`; after that 503."""
@@ -305,7 +307,7 @@ class Settings(BaseSettings):
         """What is held out of every history."""
         from mindprint_server.store import Holdout
 
-        return Holdout(self.holdout_share, self.holdout_least, self.holdout_most)
+        return Holdout(self.holdout_share, self.holdout_min_engagements, self.holdout_max_engagements)
 
     @classmethod
     def settings_customise_sources(

@@ -89,7 +89,9 @@ async def open_container(
         prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)
         questions = QuestionBuilder(ctx, memory=memory)
         contexts = ContextBuilder(ctx=ctx, prompts=prompts, questions=questions, neighbors=NeighborIndex(ctx))
-        admission = AdmissionController(settings.max_interactive, settings.retry_after_s, settings.proof_patience_s)
+        admission = AdmissionController(
+            settings.max_interactive, settings.retry_after_s, settings.parity_max_idle_wait_s
+        )
         measurements = ModelMeasurements(ctx, contexts=contexts)
         gate = Gate(ctx, questions=questions, memory=memory, measurements=measurements)
         storage = AdapterStorage(settings.data_dir, store=store)
@@ -99,8 +101,8 @@ async def open_container(
             ctx, storage=storage, residency=residency, gate=gate, prefetcher=prefetcher, admission=admission
         )
         health = VersionHealth(
-            window=settings.watch_window,
-            min_answers=settings.watch_least,
+            window=settings.health_window,
+            min_answers=settings.health_min_answers,
             max_collapsed=settings.max_collapsed,
             max_failed=settings.max_failed,
         )

@@ -69,7 +69,7 @@ def make_manifest(adapter: str = "user/ann", **changes: Any) -> Manifest:
     canary: Any = [{"prompt_ids": [1], "target_ids": [2], "logprobs": [-0.5], "base_logprobs": [-1.0]}]
     manifest = Manifest(
         adapter=adapter, base_digest="b", weights_sha256=DIGEST, trace_ids=[], samples={"slow": 1}, settings={},
-        losses={}, tokens=1, seconds=1.0, trainer="t", canary=canary,
+        losses={}, tokens=1, seconds=1.0, trainer="t", parity_items=canary,
     )  # fmt: skip
     return manifest.model_copy(update=changes)
 
@@ -99,7 +99,10 @@ class FakeTraces:
             raise self.next
         await self.store.users.get(request.user_id)
         return make_trace(
-            request.user_id, verdict="unjudged", state="kept", mode="direct" if request.mode == "auto" else request.mode
+            request.user_id,
+            verdict="unjudged",
+            state="stored",
+            mode="direct" if request.mode == "auto" else request.mode,
         )
 
 

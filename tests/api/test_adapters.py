@@ -62,14 +62,14 @@ async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
 
 @pytest.mark.usefixtures("two_versions")
 async def test_release_and_end_it(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
-    released = (await client.post(f"{KEY}/release", json={"version": 1, "share": 0.25})).json()
-    assert (released["live"], released["candidate"], released["share"]) == (2, 1, 0.25)
-    assert [one["state"] for one in released["versions"]] == ["candidate", "live"]
-    assert (await client.post(f"{KEY}/release", json={"version": None})).json()["candidate"] is None
-    response = await client.post(f"{KEY}/release", json={"version": 2})
+    released = (await client.put(f"{KEY}/canary", json={"version": 1, "share": 0.25})).json()
+    assert (released["live"], released["canary"], released["canary_share"]) == (2, 1, 0.25)
+    assert [one["state"] for one in released["versions"]] == ["canary", "live"]
+    assert (await client.put(f"{KEY}/canary", json={"version": None})).json()["canary"] is None
+    response = await client.put(f"{KEY}/canary", json={"version": 2})
     assert (response.status_code, error_of(response)["code"]) == (409, "version_live")
     for body in ({}, {"version": 1, "share": 1}, {"version": 1, "share": 0}):
-        assert (await client.post(f"{KEY}/release", json=body)).status_code == 422
+        assert (await client.put(f"{KEY}/canary", json=body)).status_code == 422
 
 
 @pytest.mark.usefixtures("two_versions")

@@ -40,9 +40,9 @@ async def test_the_same_key_is_the_same_batch(ann: str, client: httpx.AsyncClien
 async def test_an_answer_that_is_shown_at_once_takes_hints(
     body: dict[str, Any], ann: str, client: httpx.AsyncClient, error_of: ErrorOf
 ) -> None:
-    response = await client.post("/v1/batches", json={"blind": 0, **body})
+    response = await client.post("/v1/batches", json={"unhinted": 0, **body})
     assert (response.status_code, error_of(response)["code"]) == (422, "validation_error")
-    assert (await client.post("/v1/batches", json={"blind": 0})).status_code == 201
+    assert (await client.post("/v1/batches", json={"unhinted": 0})).status_code == 201
 
 
 async def test_a_full_queue_says_when_to_come_back(ann: str, client: httpx.AsyncClient, error_of: ErrorOf) -> None:

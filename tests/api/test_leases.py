@@ -125,9 +125,11 @@ async def test_a_complaint_about_the_manifest_names_its_field(
     lease: Lease, client: httpx.AsyncClient, manifest: MakeManifest, error_of: ErrorOf
 ) -> None:
     short = manifest()
-    short.canary[0].logprobs.clear()
+    short.parity_items[0].logprobs.clear()
     error = error_of(await client.post(f"/v1/leases/{lease.id}/complete", **form(short)))
-    assert error["message"].startswith("manifest.canary[0]: target_ids, logprobs and base_logprobs differ in length")
+    assert error["message"].startswith(
+        "manifest.parity_items[0]: target_ids, logprobs and base_logprobs differ in length"
+    )
 
 
 async def test_an_upload_that_is_no_form(lease: Lease, client: httpx.AsyncClient, error_of: ErrorOf) -> None:

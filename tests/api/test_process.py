@@ -57,7 +57,7 @@ def test_a_dead_engine_ends_the_process(
 ) -> None:
     closed = []
 
-    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
+    async def thinking_prefix(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
         services = await start_services(settings)
         asyncio.get_running_loop().call_later(0.2, services.engine.dead.set)
         return services
@@ -66,7 +66,7 @@ def test_a_dead_engine_ends_the_process(
         closed.append(services)
         await services.store.close()
 
-    monkeypatch.setattr(app, "open_container", opening)
+    monkeypatch.setattr(app, "open_container", thinking_prefix)
     monkeypatch.setattr(app, "close_container", closing)
     assert process.run(settings) == process.FAILED
     assert said(capfd) == ["mindprint: the engine died"]
@@ -76,11 +76,11 @@ def test_a_dead_engine_ends_the_process(
 def test_a_start_that_fails_ends_the_process(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def opening(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
+    async def thinking_prefix(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
         progress("finding the model")
         raise FileNotFoundError("no model at 'x': `mindprint doctor` says how to get one")
 
-    monkeypatch.setattr(app, "open_container", opening)
+    monkeypatch.setattr(app, "open_container", thinking_prefix)
     assert process.run(settings) == process.FAILED
     expected = (
         "mindprint: start-up failed while finding the model: no model at 'x': `mindprint doctor` says how to get one"

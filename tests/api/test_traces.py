@@ -51,7 +51,7 @@ async def test_controlled_questions(ann: str, client: httpx.AsyncClient, control
         {"user_id": "ann", "query": "q", "memory": "user/../x"},
         {"user_id": "ann", "query": "q", "thinking": "a\0b"},
         {"user_id": "ann", "query": "q", "thinking": "so", "mode": "direct"},
-        {"user_id": "ann", "query": "q", "thinking": "so", "opening": ""},
+        {"user_id": "ann", "query": "q", "thinking": "so", "thinking_prefix": ""},
         {"user_id": "ann", "query": "q", "thinking": "so", "max_thinking_tokens": 9},
         {"user_id": "ann", "query": "q", "thinking": "so", "temperature": 0},
         {"user_id": "ann", "query": "q", "thinking": "so", "seed": 0},
@@ -67,12 +67,12 @@ async def test_pages_and_filters(
     ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
 ) -> None:
     kept = [await services.store.traces.add(traces(thinking=f"t{n}")) for n in range(3)]
-    wrong = await services.store.traces.add(traces(verdict="rejected", reason="wrong", state="kept"))
+    wrong = await services.store.traces.add(traces(verdict="rejected", reason="wrong", state="stored"))
     page = (await client.get("/v1/traces", params={"user": "ann", "limit": 2})).json()
     assert [one["id"] for one in page["traces"]] == [kept[0].id, kept[1].id]
     rest = (await client.get("/v1/traces", params={"after": page["next"]})).json()
     assert ([one["id"] for one in rest["traces"]], rest["next"]) == ([kept[2].id, wrong.id], None)
-    for filters in ({"verdict": "rejected"}, {"state": "kept"}):
+    for filters in ({"verdict": "rejected"}, {"state": "stored"}):
         found = (await client.get("/v1/traces", params=filters)).json()["traces"]
         assert [one["id"] for one in found] == [wrong.id]
     assert (await client.get(f"/v1/traces/{wrong.id}")).json()["reason"] == "wrong"
@@ -82,8 +82,8 @@ async def test_the_traces_of_one_engagement_by_mode(
     ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace], error_of: ErrorOf
 ) -> None:
     personal = await services.store.traces.add(traces())
-    generic = await services.store.traces.add(traces(mode="generic", state="kept"))
-    await services.store.traces.add(traces(mode="generic", state="kept", engagement_id="e2"))
+    generic = await services.store.traces.add(traces(mode="generic", state="stored"))
+    await services.store.traces.add(traces(mode="generic", state="stored", engagement_id="e2"))
 
     async def found(**filters: str) -> list[str]:
         reply = await client.get("/v1/traces", params={"user": "ann", **filters})

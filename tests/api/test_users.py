@@ -68,13 +68,13 @@ async def test_the_profile_is_written_on_request(ann: str, client: httpx.AsyncCl
 
 
 async def test_what_auto_would_do(ann: str, client: httpx.AsyncClient, error_of: ErrorOf) -> None:
-    response = await client.get("/v1/users/ann/route")
+    response = await client.get("/v1/users/ann/auto-mode")
     assert response.status_code == 200
     found = response.json()
     assert (found["user_id"], found["model"]) == ("ann", "base")
     for kind in ("closed", "open"):
         assert (found[kind]["mode"], found[kind]["reason"], found[kind]["items"]) == ("direct", "too_few", 0)
-    response = await client.get("/v1/users/nobody/route")
+    response = await client.get("/v1/users/nobody/auto-mode")
     assert (response.status_code, error_of(response)["code"]) == (404, "user_not_found")
 
 
@@ -86,7 +86,7 @@ async def test_thinking_may_be_brought_and_come_twice(ann: str, client: httpx.As
         response = await client.post("/v1/users/ann/traces", json={"traces": [GIVEN]})
         assert (response.status_code, response.json()) == (200, {"created": created, "unchanged": 1 - created})
     [trace] = (await client.get("/v1/traces", params={"user": "ann"})).json()["traces"]
-    assert (trace["answer"], trace["state"], trace["provenance"]["model"]) == ("tea", "waiting", "given")
+    assert (trace["answer"], trace["state"], trace["provenance"]["model"]) == ("tea", "waiting", "imported")
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,11 @@ class World:
                 "DTYPE": "float32",
                 "KV_CACHE_GIB": "0.25",
                 "MAX_NUM_SEQS": "8",
-                "BATCH_INFLIGHT": "4",
+                "BATCH_MAX_IN_FLIGHT": "4",
                 "MAX_THINKING_TOKENS": "12",
                 "MIN_THINKING_WORDS": "0",
-                "PROBE": "false",
-                "MIN_PRECEDENT": "0",
+                "PREFILTER_BY_PRIOR": "false",
+                "MIN_ANSWER_FREQUENCY": "0",
                 "MIN_GAIN": "null",
                 "MIN_ANCHOR": "null",
                 "GATE": "false",  # random weights do not think
@@ -153,8 +153,8 @@ def test_the_loop_survives_what_kills_its_processes(world: World) -> None:
         for user in USERS:
             adapter = client.adapters.get(f"user/{user}")
             version = next(v for v in adapter.versions if v.version == adapter.live)
-            assert version.canary is not None
-            assert version.canary.passed, version.canary
+            assert version.parity is not None
+            assert version.parity.passed, version.parity
             question = TraceRequest(
                 user_id=user, query="A walk?", choices=["yes", "no"], mode="direct", model=adapter.key
             )

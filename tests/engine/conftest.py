@@ -49,8 +49,8 @@ def engine_settings(tiny_model: Path) -> Settings:
         max_thinking_tokens=24,
         max_answer_tokens=8,
         min_thinking_words=0,
-        probe=False,
-        min_precedent=0,
+        prefilter_by_prior=False,
+        min_answer_frequency=0,
         gate=False,  # nor do adapters of random weights pass
         min_gain=None,  # random weights think as they like
         min_anchor=None,

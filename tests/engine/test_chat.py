@@ -130,7 +130,7 @@ async def test_auto_goes_by_the_gains_that_a_batch_measured(
     extra = {"mode": "auto"}
     answer = await api.chat.completions.create(model="user/ann", messages=ASK, max_tokens=6, extra_body=extra)
     made_by = answer.model_extra["mindprint"]  # type: ignore[index]
-    assert (made_by["mode"], made_by["route"]) == (mode, known.why)
+    assert (made_by["mode"], made_by["mode_reason"]) == (mode, known.why)
     thought = getattr(answer.choices[0].message, "reasoning_content", None)
     assert (thought is not None) == (mode == "personal")
 
@@ -153,9 +153,9 @@ async def test_answers_follow_the_live_version(
         return answer.model, answer.choices[0].message.content
 
     first = await live_version(services, adapters[0], tmp_path, 1)
-    assert first.canary is not None
-    assert first.canary.passed
-    assert first.canary.against_trainer < 0.02
+    assert first.parity is not None
+    assert first.parity.passed
+    assert first.parity.against_trainer < 0.02
     on_first = await text("user/ann")
     assert on_first[0] == "user/ann@1"
 

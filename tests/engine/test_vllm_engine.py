@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindprint.types import CanaryItem
+from mindprint.types import ParityItem
 from mindprint_server.adapters import parity_check
 from mindprint_server.engine import AdapterRef, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.vllm import VllmEngine
@@ -170,12 +170,12 @@ async def test_an_adapter_comes_answers_and_goes(engine: VllmEngine, tiny_model:
     assert await engine.next_logprobs(ids, tokens, adapter=None, priority=NOW) == pytest.approx(base, abs=1e-4)
 
 
-def canary_items(base: Path, adapter: Path, prompt: list[int], target: list[int]) -> list[CanaryItem]:
+def parity_items(base: Path, adapter: Path, prompt: list[int], target: list[int]) -> list[ParityItem]:
     def of(folder: Path | None) -> list[float]:
         rows = logprobs(base, prompt + target, adapter=folder)
         return [rows[len(prompt) + i - 1][token] for i, token in enumerate(target)]
 
-    return [CanaryItem(prompt_ids=prompt, target_ids=target, logprobs=of(adapter), base_logprobs=of(None))]
+    return [ParityItem(prompt_ids=prompt, target_ids=target, logprobs=of(adapter), base_logprobs=of(None))]
 
 
 async def test_the_base_stays_the_base_beside_adapters(
@@ -205,7 +205,7 @@ async def test_the_canary_tells_the_adapter_from_another(
     engine: VllmEngine, tiny_model: Path, adapters: list[Path]
 ) -> None:
     prompt, target = engine.tokenizer.encode(TEXT), engine.tokenizer.encode("yes")
-    items = canary_items(tiny_model, adapters[0], prompt, target)
+    items = parity_items(tiny_model, adapters[0], prompt, target)
     verdicts = []
     for number, folder in enumerate(adapters[:2], start=10):
         async with loaded(engine, ref(folder, number)) as adapter:

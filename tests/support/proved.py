@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mindprint.types import BatchRequest, CanaryItem, Lease, LeaseRequest, Manifest, Version
+from mindprint.types import BatchRequest, Lease, LeaseRequest, Manifest, ParityItem, Version
 from mindprint_server.adapters.validation import sha256
 from mindprint_server.wiring import Container
 from samples import engagement
@@ -38,7 +38,9 @@ async def live_version(services: Container, adapter: Path, tmp_path: Path, numbe
         tokens=0,
         seconds=0,
         trainer="test",
-        canary=[CanaryItem(prompt_ids=prompt, target_ids=target, logprobs=values[adapter], base_logprobs=values[None])],
+        parity_items=[
+            ParityItem(prompt_ids=prompt, target_ids=target, logprobs=values[adapter], base_logprobs=values[None])
+        ],
     )
     return await services.adapters.publish(lease.id, manifest, config_of(adapter), weights)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mindprint.types import CanaryItem, Lease, LeaseRequest, Manifest, Provenance, Trace, Version
+from mindprint.types import Lease, LeaseRequest, Manifest, ParityItem, Provenance, Trace, Version
 from mindprint_server.engine import AdapterRef, Priority
 from mindprint_server.store import ClaimPolicy, new_id
 from mindprint_server.wiring import Container
@@ -71,11 +71,12 @@ async def upload(
         return [value for [value] in await asyncio.gather(*one_by_one)]
 
     ours, base = await logprobs(ref), await logprobs(None)
-    item = CanaryItem(prompt_ids=prompt, target_ids=target, logprobs=ours, base_logprobs=base)
+    item = ParityItem(prompt_ids=prompt, target_ids=target, logprobs=ours, base_logprobs=base)
     digest = await asyncio.to_thread(lambda: hashlib.sha256(weights.read_bytes()).hexdigest())
     manifest = Manifest(
         adapter=lease.adapter, base_digest=services.info().base_digest, weights_sha256=digest,
-        trace_ids=lease.trace_ids, samples={}, settings={}, losses={}, tokens=1, seconds=1, trainer="t", canary=[item],
+        trace_ids=lease.trace_ids, samples={}, settings={}, losses={}, tokens=1, seconds=1, trainer="t",
+        parity_items=[item],
     )  # fmt: skip
     config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "target_modules": ["q_proj"]}).encode()
     return await services.adapters.publish(lease.id, manifest.model_copy(update=changes), config, weights)

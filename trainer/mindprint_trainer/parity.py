@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mindprint.types import CanaryItem
+from mindprint.types import ParityItem
 from mindprint_trainer.data.packing import forward_passes, pack_rows
 from mindprint_trainer.data.tokenization import Segment, TokenizedSample
 from mindprint_trainer.model.base_model import Base
@@ -27,7 +27,7 @@ def measure_parity_items(
     improvement: Callable[[int], float],
     settings: Settings,
     before_pass: Callable[[], None],
-) -> list[CanaryItem]:
+) -> list[ParityItem]:
     """Measure the sequences that the training moved most, and choose those that prove most.
 
     Args:
@@ -50,7 +50,7 @@ def measure_parity_items(
     with view.disable_adapters():
         unadapted = target_logprobs(base, view, adapter, pool, settings, before_pass)
     items = [
-        CanaryItem(
+        ParityItem(
             prompt_ids=list(sequence.ids[: sequence.prompt_length]),
             target_ids=list(sequence.ids[sequence.prompt_length :]),
             logprobs=adapted[index],
@@ -102,7 +102,7 @@ def target_logprobs(
     return logprobs
 
 
-def evidence_nats(item: CanaryItem) -> float:
+def evidence_nats(item: ParityItem) -> float:
     """Return how much an item proves, in nats a token: the adapter's shift plus the target's mean log-probability.
 
     Two implementations differ less about a likely token than about an unlikely one (decision 003).
@@ -110,7 +110,7 @@ def evidence_nats(item: CanaryItem) -> float:
     return mean_shift_nats(item) + sum(item.logprobs) / len(item.logprobs)
 
 
-def mean_shift_nats(item: CanaryItem) -> float:
+def mean_shift_nats(item: ParityItem) -> float:
     """Return the mean absolute difference that the adapter makes to an item's tokens, in nats."""
     pairs = zip(item.logprobs, item.base_logprobs, strict=True)
     return sum(abs(adapted - unadapted) for adapted, unadapted in pairs) / len(item.logprobs)

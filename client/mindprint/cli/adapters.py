@@ -13,7 +13,7 @@ from mindprint.cli.errors import Fail
 from mindprint.cli.lineage import state_of, why
 from mindprint.cli.options import AsJson, Url, VersionName, connect, version_of, version_or_none
 from mindprint.cli.output import WIDE, console, print_facts, print_json, print_rows
-from mindprint.types import Adapter, Release
+from mindprint.types import Adapter, SetCanary
 
 app = typer.Typer(no_args_is_help=True)
 Key = Annotated[str, typer.Argument(metavar="ADAPTER", help="user/<id> or cohort/<name>.")]
@@ -28,11 +28,11 @@ def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
     if as_json:
         return print_json(page)
     rows = [
-        (a.key, a.live, _candidate(a), len(a.versions), a.versions[-1].created_at if a.versions else None)
+        (a.key, a.live, _canary(a), len(a.versions), a.versions[-1].created_at if a.versions else None)
         for a in page.adapters
     ]
     empty = "no adapters yet: `mindprint train` makes them from accepted traces"
-    print_rows(("adapter", "live version", "candidate", "versions", "newest"), rows, empty=empty)
+    print_rows(("adapter", "live version", "canary", "versions", "newest"), rows, empty=empty)
 
 
 @app.command("show")
@@ -70,10 +70,10 @@ def rollback(key: Key, as_json: AsJson = False, url: Url = None) -> None:
     _print(adapter, as_json)
 
 
-@app.command("release")
+@app.command("canary")
 def release(
     name: Annotated[str, typer.Argument(metavar="VERSION", help="user/<id>@<number>; with --stop, user/<id>.")],
-    share: Share = Release.model_fields["share"].default,
+    share: Share = SetCanary.model_fields["share"].default,
     stop: Annotated[bool, typer.Option("--stop", help="The live version answers everything again.")] = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -127,8 +127,8 @@ def _print(adapter: Adapter, as_json: bool) -> None:
         return print_json(adapter)
     live = f"version {adapter.live}" if adapter.live else "none: the cohort or the base answers"
     told = [("adapter", adapter.key), ("live", live)]
-    if adapter.candidate:
-        told.append(("candidate", f"version {_candidate(adapter)} of the requests"))
+    if adapter.canary:
+        told.append(("canary", f"version {_canary(adapter)} of the requests"))
     print_facts(told)
     typer.echo()
     wide = console().width >= WIDE
@@ -146,7 +146,7 @@ def _print(adapter: Adapter, as_json: bool) -> None:
     print_rows(columns, rows, empty="it has no versions", fold=True)
 
 
-def _candidate(adapter: Adapter) -> str | None:
-    if adapter.candidate is None:
+def _canary(adapter: Adapter) -> str | None:
+    if adapter.canary is None:
         return None
-    return f"{adapter.candidate} at {percent(adapter.share)}" if adapter.share else str(adapter.candidate)
+    return f"{adapter.canary} at {percent(adapter.canary_share)}" if adapter.canary_share else str(adapter.canary)

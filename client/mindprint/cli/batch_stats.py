@@ -12,7 +12,7 @@ ENOUGH = 10
 
 The first ones include the start of all others that run with them, so that an estimate from them is far too long.
 """
-UNLIKELY = ("little_precedent", "out_of_reach")
+UNLIKELY = ("rare_answer", "prior_too_low")
 """Reasons for which a batch skips an engagement unless it is exhaustive."""
 
 
@@ -126,7 +126,7 @@ def left_out(batch: Batch) -> str | None:
     unlikely = sum(batch.skipped.get(reason, 0) for reason in UNLIKELY)
     if batch.state not in FINAL_STATES or not unlikely:
         return None
-    return f"left out as unlikely: {unlikely} of {batch.items}; `mindprint batches start --thorough` tries them too"
+    return f"left out as unlikely: {unlikely} of {batch.items}; `mindprint batches start --exhaustive` tries them too"
 
 
 def amount(value: float | None) -> str | None:

@@ -23,11 +23,11 @@ def start(
     ] = None,
     mode: Annotated[Mode, typer.Option(help="Mode of thinking.")] = "personal",
     candidates: Annotated[int | None, typer.Option(help="Candidates for one engagement at most.")] = None,
-    draw: Annotated[int | None, typer.Option(help="Candidates drawn at once.")] = None,
-    thorough: Annotated[
+    candidates_per_round: Annotated[int | None, typer.Option(help="Candidates written at once.")] = None,
+    exhaustive: Annotated[
         bool | None,
         typer.Option(
-            "--thorough/--no-thorough",
+            "--exhaustive/--no-exhaustive",
             help="Try every engagement with all its candidates, however unlikely: for users with few of them.",
             show_default="the server's setting",
         ),
@@ -48,8 +48,8 @@ def start(
             users=user or None,
             mode=mode,
             candidates=candidates,
-            draw=draw,
-            thorough=thorough,
+            candidates_per_round=candidates_per_round,
+            exhaustive=exhaustive,
             temperature=temperature,
             max_thinking_tokens=tokens,
             seed=seed,

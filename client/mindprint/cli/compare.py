@@ -138,7 +138,7 @@ def _as_written(others: Sequence[Trace]) -> dict[str, object]:
         return {}
     made = others[0].provenance
     return given(
-        model=None if made.model == "given" else made.model,
+        model=None if made.model == "imported" else made.model,
         temperature=made.sampling.get("temperature"),
         max_thinking_tokens=made.sampling.get("max_tokens"),
         seed=made.seed,

@@ -36,7 +36,8 @@ def part(module: str, what: str, extra: str) -> Any:
 
 
 def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
-    """Parse `["port=80", "openings={}"]` into {"port": "80", "openings": {}}. Lists, objects and null are JSON.
+    """Parse `["port=80", "thinking_prefixes={}"]` into {"port": "80", "thinking_prefixes": {}}. Lists, objects and
+    null are JSON.
 
     Raises:
         Fail: An item is no NAME=VALUE, or holds wrong JSON.

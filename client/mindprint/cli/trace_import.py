@@ -37,7 +37,7 @@ class Line(Reply):
     def why_left_out(self) -> str | None:
         if self.verdict != "accepted":
             return self.verdict
-        return OTHER_MODEL if self.state == "kept" else None
+        return OTHER_MODEL if self.state == "stored" else None
 
     def given(self) -> ImportedTrace:
         return ImportedTrace.model_validate(

@@ -112,7 +112,7 @@ def write(
     model: Annotated[str, typer.Option("--model", "-m", help="base, user/<id> or cohort/<name>.")] = "base",
     temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
     tokens: Annotated[int | None, typer.Option("--max-thinking-tokens", help="Tokens of the thinking at most.")] = None,
-    opening: Annotated[
+    thinking_prefix: Annotated[
         str | None, typer.Option(help="How the thinking begins, instead of the model's setting.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same trace.")] = None,
@@ -140,7 +140,7 @@ def write(
             model=model,
             temperature=temperature,
             max_thinking_tokens=tokens,
-            opening=opening,
+            thinking_prefix=thinking_prefix,
             seed=seed,
             memory=memory,
             thinking=thinking,
@@ -202,7 +202,7 @@ def _print(trace: Trace, as_json: bool) -> None:
                 "made by",
                 f"{made.model}, mode {made.mode}, prompt {made.prompt_version}, seed {made.seed}, {made.engine}",
             ),
-            *([("route", made.route)] if made.route else []),
+            *([("mode_reason", made.mode_reason)] if made.mode_reason else []),
             ("tokens", tokens_of(trace)),
         ]
     )

@@ -115,7 +115,7 @@ def profile(
     print_text("profile", found.text)
 
 
-@app.command("route")
+@app.command("auto-mode")
 def route(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
     """Show whether --mode auto thinks before it answers this user, and the evidence."""
     with connect(url) as client:

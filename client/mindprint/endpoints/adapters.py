@@ -8,8 +8,8 @@ from pathlib import Path
 from mindprint import downloads
 from mindprint._methods import DownloadMethod, Method, Resource, SenderT
 from mindprint.exceptions import InvalidRequest
-from mindprint.transport import Call, Download, get_call, post_call, read_nothing, reply_of, segment
-from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, Release, Version
+from mindprint.transport import Call, Download, get_call, post_call, put_call, read_nothing, reply_of, segment
+from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, SetCanary, Version
 from mindprint.types.keys import AdapterKey
 
 _adapter = reply_of(Adapter)
@@ -61,8 +61,8 @@ class AdaptersResource(Resource[SenderT]):
             version: Its number; None ends the canary.
             share: Share of the requests, above 0 and below 1.
         """
-        body = Release(version=version, share=share).model_dump()
-        return post_call(f"{_path(key)}/release", _adapter, body, repeatable=True, slow=True)
+        body = SetCanary(version=version, share=share).model_dump()
+        return put_call(f"{_path(key)}/canary", _adapter, body, slow=True)
 
     @Method
     def get_version(self, key: str, number: int) -> Call[Version]:

@@ -8,8 +8,8 @@ from mindprint._methods import Method, Resource, SenderT, StreamMethod
 from mindprint.streaming import Ndjson
 from mindprint.transport import Call, Stream, get_call, post_call, read_nothing, reply_of, segment
 from mindprint.types import (
-    GivenTraces,
     ImportedTrace,
+    ImportedTraces,
     Ingested,
     Mode,
     Trace,
@@ -91,7 +91,7 @@ class TracesResource(Resource[SenderT]):
         Raises:
             ApiError: `engagement_not_found`, `backlog_full` (429) or `prompt_too_long`.
         """
-        body = GivenTraces(traces=[*traces])
+        body = ImportedTraces(traces=[*traces])
         return post_call(f"/v1/users/{segment(user_id)}/traces", _ingested, body, repeatable=True, slow=True)
 
     @StreamMethod

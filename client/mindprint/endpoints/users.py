@@ -87,7 +87,7 @@ class UsersResource(Resource[SenderT]):
     @Method
     def get_auto_mode(self, user_id: str) -> Call[AutoModeDecisions]:
         """Return which mode `auto` takes for the user's closed and open queries, with the evidence."""
-        return get_call(f"{_path(user_id)}/route", _auto_mode)
+        return get_call(f"{_path(user_id)}/auto-mode", _auto_mode)
 
 
 def _path(user_id: str) -> str:

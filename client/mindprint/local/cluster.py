@@ -17,7 +17,7 @@ POLL_S = 0.5
 START_TIMEOUT_S = 300.0
 TRAINER_STOP_S = 10.0
 """From the request to stop a trainer until the kill."""
-EXHAUSTIVE_SETTINGS = {"THOROUGH": "true", "CANDIDATES": "4", "BLIND_CANDIDATES": "3"}
+EXHAUSTIVE_SETTINGS = {"EXHAUSTIVE": "true", "CANDIDATES": "4", "UNHINTED_CANDIDATES": "3"}
 """Server settings for users with few engagements, where every trace counts (docs/decisions/006)."""
 
 

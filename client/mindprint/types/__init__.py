@@ -7,13 +7,13 @@ Times are UTC, log-probabilities natural, lengths in tokens of the base model.
 
 from __future__ import annotations
 
-from mindprint.types.adapters import Adapter, Pin, Promote, Release
-from mindprint.types.auto_mode import AskedMode, AutoModeDecision, AutoModeDecisions, Mode, QueryKind, RouteReason
+from mindprint.types.adapters import Adapter, Pin, Promote, SetCanary
+from mindprint.types.auto_mode import AskedMode, AutoModeDecision, AutoModeDecisions, AutoModeReason, Mode, QueryKind
 from mindprint.types.base import NO_NUL, Choice, Choices, EngagementId, Reply, Request, ScoreName, Text, Time, as_utc
 from mindprint.types.batches import Batch, BatchRequest, BatchState, Funnel
 from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, Members
 from mindprint.types.errors import ErrorBody, ErrorReply
-from mindprint.types.imported_traces import GivenTraces, ImportedTrace
+from mindprint.types.imported_traces import ImportedTrace, ImportedTraces
 from mindprint.types.keys import (
     NAME,
     AdapterKey,
@@ -25,7 +25,7 @@ from mindprint.types.keys import (
     VersionRef,
 )
 from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, Sample, Start
-from mindprint.types.manifests import CanaryItem, CanaryResult, Manifest
+from mindprint.types.manifests import Manifest, ParityItem, ParityResult
 from mindprint.types.openai import ChatChoice, ChatCompletion, ChatDelta, ChatMessage, ChatUsage, ModelEntry, ModelList
 from mindprint.types.pages import AdapterPage, BatchPage, CohortPage, EngagementPage, TracePage, UserPage
 from mindprint.types.server import LoraLimits, ServerInfo
@@ -57,12 +57,11 @@ __all__ = [
     "AskedMode",
     "AutoModeDecision",
     "AutoModeDecisions",
+    "AutoModeReason",
     "Batch",
     "BatchPage",
     "BatchRequest",
     "BatchState",
-    "CanaryItem",
-    "CanaryResult",
     "ChatChoice",
     "ChatCompletion",
     "ChatDelta",
@@ -81,9 +80,9 @@ __all__ = [
     "ErrorBody",
     "ErrorReply",
     "Funnel",
-    "GivenTraces",
     "Heartbeat",
     "ImportedTrace",
+    "ImportedTraces",
     "Ingested",
     "LearnedFrom",
     "Lease",
@@ -100,19 +99,20 @@ __all__ = [
     "ModelName",
     "ModelNameStr",
     "Name",
+    "ParityItem",
+    "ParityResult",
     "Pin",
     "Profile",
     "Promote",
     "Provenance",
     "QueryKind",
     "Reason",
-    "Release",
     "Reply",
     "Request",
-    "RouteReason",
     "Sample",
     "ScoreName",
     "ServerInfo",
+    "SetCanary",
     "Start",
     "Text",
     "Time",

@@ -13,8 +13,8 @@ from mindprint.types.versions import Version
 class Adapter(Reply):
     key: str
     live: int | None
-    candidate: int | None = None
-    share: float | None = None
+    canary: int | None = None
+    canary_share: float | None = None
     """Share of the adapter's requests that the candidate answers."""
     versions: list[Version]
 
@@ -25,7 +25,7 @@ class Promote(Request):
     version: Annotated[int, Field(ge=1, lt=2**31)] | None
 
 
-class Release(Request):
+class SetCanary(Request):
     """Lets a version answer a share of its adapter's requests; `null` ends that."""
 
     version: Annotated[int, Field(ge=1, lt=2**31)] | None

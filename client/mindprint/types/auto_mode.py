@@ -11,7 +11,7 @@ AskedMode = Literal["direct", "generic", "personal", "auto"]
 """What a query may ask for: `auto` is `personal` where the user's evidence says that thinking pays, else `direct`."""
 QueryKind = Literal["closed", "open"]
 """`closed`: with choices."""
-RouteReason = Literal["pays", "not_shown", "too_few", "cohort", "nobody", "other_user"]
+AutoModeReason = Literal["pays", "not_shown", "too_few", "cohort", "nobody", "other_user"]
 
 
 class AutoModeDecision(Reply):
@@ -21,7 +21,7 @@ class AutoModeDecision(Reply):
     """
 
     mode: Mode
-    reason: RouteReason
+    reason: AutoModeReason
     """`pays`, or what keeps it `direct`: not shown to pay, too few questions, a cohort's version answers, nobody is
     asked about, or the version is another user's."""
     why: str

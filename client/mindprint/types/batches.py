@@ -19,13 +19,13 @@ class BatchRequest(Request):
     users: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = None
     mode: Mode = "personal"
     candidates: Annotated[int, Field(ge=1, le=64)] | None = None
-    draw: Annotated[int, Field(ge=1, le=64)] | None = None
-    blind: Annotated[int, Field(ge=0, le=64)] | None = None
+    candidates_per_round: Annotated[int, Field(ge=1, le=64)] | None = None
+    unhinted: Annotated[int, Field(ge=0, le=64)] | None = None
     """Candidates of an engagement that are written before the writer is shown the answer; 0 shows it from the first one
     on."""
     hints: bool | None = None
     """Whether the writer is ever shown the answer."""
-    thorough: bool | None = None
+    exhaustive: bool | None = None
     """Whether every engagement gets all its candidates until one is accepted, none left out or given up for being
     unlikely: for users with few engagements, of whom every trace counts."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -34,9 +34,9 @@ class BatchRequest(Request):
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
 
     @model_validator(mode="after")
-    def _shown_or_blind(self) -> Self:
-        if self.blind == 0 and (self.hints is False or self.mode != "personal"):
-            raise ValueError("blind=0 shows the writer the answer: that takes hints, and mode personal")
+    def _shown_or_unhinted(self) -> Self:
+        if self.unhinted == 0 and (self.hints is False or self.mode != "personal"):
+            raise ValueError("unhinted=0 shows the writer the answer: that takes hints, and mode personal")
         return self
 
 

@@ -21,7 +21,7 @@ class ImportedTrace(Request):
     scores: Annotated[dict[ScoreName, FiniteFloat], Field(max_length=32)] = Field(default_factory=dict)
 
 
-class GivenTraces(Request):
+class ImportedTraces(Request):
     """All wait for a trainer as accepted, or none. One that says what an accepted one of its engagement says changes
     nothing."""
 

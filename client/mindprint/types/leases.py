@@ -25,7 +25,8 @@ class LeaseRequest(Request):
 
 
 class Sample(Reply):
-    """One training sequence: `prompt` (no loss) + `opening` + `recalled` (no loss) + `thinking` + `closing` + `answer`
+    """One training sequence: `prompt` (no loss) + `thinking_prefix` + `reminder` (no loss) + `thinking` +
+    `thinking_suffix` + `answer`
     + the tokenizer's end-of-turn token.
 
     `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
@@ -40,12 +41,13 @@ class Sample(Reply):
     trace_id: str | None = None
     prompt: str
     """Up to where something is to be learned: for thinking, with the `<think>` that the server always writes."""
-    opening: str = ""
+    thinking_prefix: str = ""
     """How the thinking begins: a part of its own, or its few words would drown among the rest."""
-    recalled: str = ""
-    """What the server wrote behind the opening, of cases that the prompt does not show: nobody could learn to."""
+    reminder: str = ""
+    """What the server wrote behind the thinking prefix, of cases that the prompt does not show: nobody could learn
+    to."""
     thinking: str = ""
-    closing: str = ""
+    thinking_suffix: str = ""
     """The end of thinking and all that stands before the answer: of its own as well, or thinking goes on and on."""
     answer: str
     """Empty: nothing is learned behind the thinking and its closing."""

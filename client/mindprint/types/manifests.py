@@ -10,7 +10,7 @@ from mindprint.types.base import Reply, Request
 from mindprint.types.keys import AdapterKeyStr
 
 
-class CanaryItem(Request):
+class ParityItem(Request):
     """The trainer's own log-probabilities, which the engine must reproduce with the adapter (invariant 5).
 
     `logprobs[i]` = log p(target_ids[i] | prompt_ids + target_ids[:i]) with the adapter, `base_logprobs` without.
@@ -41,10 +41,10 @@ class Manifest(Request):
     tokens: int
     seconds: float
     trainer: str
-    canary: Annotated[list[CanaryItem], Field(min_length=1, max_length=32)]
+    parity_items: Annotated[list[ParityItem], Field(min_length=1, max_length=32)]
 
 
-class CanaryResult(Reply):
+class ParityResult(Reply):
     """Mean absolute differences in nats a token: engine with adapter against trainer, and against the base."""
 
     passed: bool

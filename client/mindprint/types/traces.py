@@ -11,8 +11,8 @@ from mindprint.types.auto_mode import AskedMode, Mode
 from mindprint.types.base import NO_NUL, Choices, EngagementId, Reply, Request, Text, Time
 from mindprint.types.keys import MemoryNameStr, ModelNameStr, Name
 
-TraceState = Literal["waiting", "leased", "trained", "dead", "kept"]
-"""Where an accepted trace stands in the queue; `kept` = rejected or not judged, never trained on."""
+TraceState = Literal["waiting", "leased", "trained", "dead_letter", "stored"]
+"""Where an accepted trace stands in the queue; `stored` = rejected or not judged, never trained on."""
 VerdictLabel = Literal["accepted", "rejected", "unjudged"]
 Reason = Literal[
     "parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected"
@@ -46,7 +46,7 @@ class Provenance(Reply):
     """What made a trace or an answer (invariant 6)."""
 
     model: str
-    """`base`, a version such as `user/anna@2`, or `given` where somebody brought the thinking."""
+    """`base`, a version such as `user/anna@2`, or `imported` where somebody brought the thinking."""
     adapter_digest: str | None
     base_digest: str
     prompt_version: str
@@ -58,7 +58,7 @@ class Provenance(Reply):
     memory_dropped: int = 0
     """Parts of the memory, oldest first, that were left out to fit the model."""
     profile_version: int | None = None
-    route: str | None = None
+    mode_reason: str | None = None
     """Why this mode, in words, where `auto` was asked for."""
 
 
@@ -76,8 +76,8 @@ class TraceRequest(Request):
     model: ModelNameStr = "base"
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    opening: Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)] | None = None
-    """Replaces the model's opening of this mode; an empty one measures thinking from the bare `<think>`."""
+    thinking_prefix: Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)] | None = None
+    """Replaces the model's thinking prefix of this mode; an empty one measures thinking from the bare `<think>`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     memory: MemoryNameStr = "own"
     """Whose memory the prompt shows, as of `asked_at`, for controlled questions about a query.
@@ -120,7 +120,7 @@ class TraceRequest(Request):
             return self
         if self.mode == "direct":
             raise ValueError("mode direct has no thinking: leave thinking out, or choose generic or personal")
-        writing = ("opening", "max_thinking_tokens", "temperature", "seed")
+        writing = ("thinking_prefix", "max_thinking_tokens", "temperature", "seed")
         if wanted := [name for name in writing if getattr(self, name) is not None]:
             raise ValueError(f"nothing is written where thinking is given: leave out {' and '.join(wanted)}")
         return self
@@ -146,7 +146,7 @@ class Trace(Reply):
     scores: dict[str, float] = Field(default_factory=dict)
     """Such as `target_logprob`, nats of the real answer (of a long open one its beginning), and `target_tokens`, how
     many tokens that is of."""
-    state: TraceState = "kept"
+    state: TraceState = "stored"
     version: int | None = None
     """The version of the user's own adapter that was trained on it."""
     versions: list[str] = Field(default_factory=list)

@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from mindprint.types.base import Reply, Time
-from mindprint.types.manifests import CanaryResult, Manifest
+from mindprint.types.manifests import Manifest, ParityResult
 
-VersionState = Literal["live", "candidate", "standby", "refused"]
-"""`candidate`: answers a share of the requests before it is live."""
+VersionState = Literal["live", "canary", "standby", "refused"]
+"""`canary`: answers a share of the requests before it is live."""
 
 
 class Check(Reply):
@@ -38,7 +38,7 @@ class Version(Reply):
     start: str | None = None
     """The version whose weights training began with, such as `cohort/everyone@3`."""
     traces: int
-    canary: CanaryResult | None = None
+    parity: ParityResult | None = None
     checks: list[Check] = Field(default_factory=list)
     """What the gate found, and later what took the version out of service."""
     pinned: bool = False

@@ -20,7 +20,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
 
 from mindprint.datasets import QuestionKind
-from mindprint.thinking_text import ANSWER_LEAD, LEAST_WORDS, OPENINGS, own_words
+from mindprint.thinking_text import ANSWER_PREFIX, LEAST_WORDS, THINKING_PREFIXES, own_words
 from mindprint_eval.arms import ARMS
 
 DIRECT_REFERENCE = {
@@ -312,7 +312,7 @@ def _thinking(rows: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
 
 
 def _own_words(row: Mapping[str, Any]) -> float:
-    return own_words(row["thinking"], OPENINGS.get(ARMS[row["arm"]].mode, ""), ANSWER_LEAD)
+    return own_words(row["thinking"], THINKING_PREFIXES.get(ARMS[row["arm"]].mode, ""), ANSWER_PREFIX)
 
 
 def _length(rows: pd.DataFrame, others: pd.DataFrame) -> float:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
-from mindprint.types import CanaryItem, CanaryResult
+from mindprint.types import ParityItem, ParityResult
 from mindprint_server.engine import AdapterRef, Engine, Priority
 
 
 def compare_logprobs(
     engine: Sequence[float], base: Sequence[float], trainer: Sequence[float], *, tolerance: float, min_shift: float
-) -> CanaryResult:
+) -> ParityResult:
     """Compare log-probabilities of the same tokens, in nats.
 
     Args:
@@ -41,7 +41,7 @@ def compare_logprobs(
         reason = f"the engine is {against_trainer:.4f} nats a token from the trainer's values, {tolerance} allowed"
     elif against_trainer >= distance(base, trainer):
         reason = "the engine with the adapter is no nearer to the trainer's values than without it"
-    return CanaryResult(
+    return ParityResult(
         passed=reason is None,
         against_trainer=against_trainer,
         against_base=against_base,
@@ -53,12 +53,12 @@ def compare_logprobs(
 async def check_parity(
     engine: Engine,
     adapter: AdapterRef,
-    parity_items: Sequence[CanaryItem],
+    parity_items: Sequence[ParityItem],
     *,
     tolerance: float,
     min_shift: float,
     wait_until_idle: Callable[[], Awaitable[None]],
-) -> CanaryResult:
+) -> ParityResult:
     """Score the target tokens on the engine, with and without the adapter, and compare with the trainer's values.
 
     Args:
@@ -70,7 +70,7 @@ async def check_parity(
         wait_until_idle: Awaited before each token, so that interactive requests go first.
     """
 
-    async def score(item: CanaryItem, using: AdapterRef | None) -> list[float]:
+    async def score(item: ParityItem, using: AdapterRef | None) -> list[float]:
         found: list[float] = []
         for step, token in enumerate(item.target_ids):
             await wait_until_idle()

@@ -46,7 +46,7 @@ class PrefixPrefetcher:
             EngineDied: The engine process is gone.
         """
         key = AdapterKey(adapter.key)
-        if not self._settings.warm_versions or key.kind != "user":
+        if not self._settings.prefetch_prefixes or key.kind != "user":
             return
         tokenizer = self._engine.tokenizer
         try:
@@ -69,7 +69,7 @@ class PrefixPrefetcher:
     async def _prefill(self, prompt: Sequence[int], adapter: AdapterRef) -> None:
         # In steps, each on the cached prefix of the one before: a long prompt at once would fill an engine step, and
         # interactive requests would wait for it.
-        step = self._settings.warm_step_tokens
+        step = self._settings.prefetch_step_tokens
         for end in range(step, len(prompt) + step, step):
             await self._admission.wait_until_idle()
             await self._engine.generate(

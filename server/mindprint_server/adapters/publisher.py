@@ -165,25 +165,25 @@ class VersionPublisher:
             yield adapter
 
     async def _check_parity(self, version: VersionRecord, adapter: AdapterRef) -> VersionRecord:
-        tolerance = self._settings.canary_tolerance
+        tolerance = self._settings.parity_tolerance_nats
         result = await check_parity(
             self._engine,
             adapter,
-            version.manifest.canary,
+            version.manifest.parity_items,
             tolerance=tolerance,
-            min_shift=self._settings.canary_min_shift,
+            min_shift=self._settings.parity_min_shift_nats,
             wait_until_idle=self._admission.wait_until_idle,
         )
-        self._metrics.canary.labels(result="passed" if result.passed else "failed").inc()
+        self._metrics.parity_checks.labels(result="passed" if result.passed else "failed").inc()
         log.info("parity check", adapter=adapter.name, **result.model_dump())
         check = Check(
-            name="canary",
+            name="parity",
             value=result.against_trainer,
             bound=tolerance,
             passed=result.passed,
             detail=result.reason or f"nats a token from the trainer's; {result.against_base:.4f} from the base",
         )
-        return add_checks(version.model_copy(update={"canary": result}), [check])
+        return add_checks(version.model_copy(update={"parity": result}), [check])
 
     async def _evaluate(
         self, version: VersionRecord, adapter: AdapterRef, held_out: Mapping[str, Sequence[str]]
@@ -229,7 +229,7 @@ class VersionPublisher:
     async def _commit(self, version: VersionRecord, lease_id: str) -> Version:
         """Store the version as live or as the candidate; the traces are trained in the same transaction."""
         share = self._settings.canary_share or None
-        stored = await self._store.publication.publish(lease_id, version, candidate_share=share)
+        stored = await self._store.publication.publish(lease_id, version, canary_share=share)
         self._residency.keep(stored.adapter, stored.version)
         self._metrics.trained.inc(stored.traces)
         log.info("version is in service", adapter=VersionRef.of(stored.adapter, stored.version), state=stored.state)
@@ -324,8 +324,8 @@ def failed_checks(version: Version) -> list[Check]:
 def refusal(version: Version) -> Invalid:
     """Return the error for a refused version, with the figures of the checks that it failed."""
     name = VersionRef.of(version.adapter, version.version)
-    if version.canary is not None and not version.canary.passed:
-        return Invalid("canary_failed", f"{name} cannot be shown to be live: {version.canary.reason}")
+    if version.parity is not None and not version.parity.passed:
+        return Invalid("canary_failed", f"{name} cannot be shown to be live: {version.parity.reason}")
     reasons = "; ".join(describe(check) for check in failed_checks(version))
     return Invalid("gate_failed", f"{name} did not pass ({reasons}): it is kept, and promote puts it in service")
 

@@ -54,7 +54,7 @@ class AdapterResidency:
         self._residents: dict[int, _Resident] = {}
         self._requests: Counter[tuple[str, int]] = Counter()
         self._slots = SlotQueue(
-            SlotAllocator(ctx.settings.max_cpu_loras, ctx.settings.adapter_patience_s), self._unload_for_another
+            SlotAllocator(ctx.settings.max_cpu_loras, ctx.settings.adapter_max_starvation_s), self._unload_for_another
         )
         self._unloading: set[asyncio.Task[None]] = set()
 

@@ -170,8 +170,8 @@ class AdapterService:
         await self._sync_pointers(key, pointers)
         if adapter.kind == "cohort" and pointers == Pointers():
             await self._store.cohorts.get(adapter.name)  # raises RecordNotFound for an unknown cohort
-        if pointers.candidate is not None and self._chance() < (pointers.share or 0.0):
-            return pointers.candidate
+        if pointers.canary is not None and self._chance() < (pointers.canary_share or 0.0):
+            return pointers.canary
         return pointers.live
 
     async def _load(self, version: VersionRecord, stack: AsyncExitStack) -> AdapterRef:
@@ -256,7 +256,7 @@ class AdapterService:
 
     async def _sync_pointers(self, key: str, pointers: Pointers) -> None:
         """Follow the store's pointers: versions that they no longer name are unloaded when they are idle."""
-        live, candidate = pointers.live, pointers.candidate
+        live, candidate = pointers.live, pointers.canary
         now = live.version if live else None, candidate.version if candidate else None
         if self._serving.get(key, (None, None)) == now:
             return
@@ -301,14 +301,14 @@ class AdapterService:
         log.error("version withdrawn", adapter=adapter.name, check=check.name, value=check.value, bound=check.bound)
         self._metrics.withdrawn.labels(check=check.name).inc()
         left = await self._store.live_versions.withdraw(adapter.key, adapter.version, check)
-        log.info("pointers after the withdrawal", adapter=adapter.key, live=left.live, candidate=left.candidate)
+        log.info("pointers after the withdrawal", adapter=adapter.key, live=left.live, canary=left.canary)
         await self._reload_pointers(adapter.key)
 
     async def _promote_candidate(self, adapter: AdapterRef) -> None:
         if self._serving.get(adapter.key, (None, None))[1] != adapter.version:
             return
         pointers = await self._store.live_versions.get(adapter.key)
-        if pointers.candidate is not None and pointers.candidate.version == adapter.version:
+        if pointers.canary is not None and pointers.canary.version == adapter.version:
             # The request that reports this outcome holds the version, so it is loaded.
             await self._store.live_versions.set_live(adapter.key, adapter.version)
             await self._reload_pointers(adapter.key)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import StreamingResponse
 
-from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, Release, Version
+from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, SetCanary, Version
 from mindprint.types.keys import AdapterKey, Kind
 from mindprint_server.adapters import storage
 from mindprint_server.api.dependencies import ContainerDep, UserId
@@ -36,8 +36,8 @@ async def promote(kind: Kind, name: UserId, wanted: Promote, services: Container
     return await services.adapters.promote(AdapterKey.make(kind, name), wanted.version)
 
 
-@router.post("/{kind}/{name}/release")
-async def release(kind: Kind, name: UserId, wanted: Release, services: ContainerDep) -> Adapter:
+@router.put("/{kind}/{name}/canary")
+async def set_canary(kind: Kind, name: UserId, wanted: SetCanary, services: ContainerDep) -> Adapter:
     """Lets a version answer a share of the requests until it has proved itself; `null` ends that."""
     return await services.adapters.set_canary(AdapterKey.make(kind, name), wanted.version, wanted.share)
 

@@ -8,7 +8,7 @@ from mindprint.types import (
     AutoModeDecisions,
     EngagementBatch,
     EngagementPage,
-    GivenTraces,
+    ImportedTraces,
     Ingested,
     Profile,
     User,
@@ -63,14 +63,14 @@ async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
     return await services.profiles.renew(user_id)
 
 
-@router.get("/{user_id}/route")
+@router.get("/{user_id}/auto-mode")
 async def route(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
     """Whether `mode: auto` thinks first about this user's queries, with choices and without, and what says so."""
     return await services.auto.explain(user_id)
 
 
 @router.post("/{user_id}/traces")
-async def add_traces(user_id: UserId, given: GivenTraces, services: ContainerDep) -> Ingested:
+async def add_traces(user_id: UserId, given: ImportedTraces, services: ContainerDep) -> Ingested:
     """Takes thinking that somebody brings: all wait for a trainer as accepted, or none.
 
     The prompt is the personal one of the engagement's time, the answer the user's real response. What says of its

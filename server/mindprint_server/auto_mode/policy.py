@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from mindprint.types import AutoModeDecision, Check, Mode, QueryKind, RouteReason
+from mindprint.types import AutoModeDecision, AutoModeReason, Check, Mode, QueryKind
 from mindprint.types.keys import AdapterKey, ModelName
 from mindprint_server.gate.checks import thinking_gain_check_name
 from mindprint_server.statistics import margin
@@ -83,7 +83,7 @@ def decide(kind: QueryKind, evidence: Evidence, thresholds: AutoModeThresholds) 
     """
     low = evidence.lower_bound(thresholds.confidence)
     mode: Mode = "direct"
-    reason: RouteReason = "not_shown"
+    reason: AutoModeReason = "not_shown"
     if low is None or evidence.items < thresholds.min_items:
         reason = "too_few"
         why = f"{kind} questions whose gain is known: {evidence.items}, wanted: {thresholds.min_items}"

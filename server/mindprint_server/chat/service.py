@@ -44,7 +44,7 @@ from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.exceptions import Invalid, Unsupported
 from mindprint_server.memory import MemoryService
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, opening_text
+from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text, prefix_with_reminders
 from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.verdicts.checks import ThinkingChecker
 
@@ -254,11 +254,11 @@ class ChatService:
         self, messages: Sequence[Mapping[str, Any]], plan: AnswerPlan, memory: RecalledMemory | None
     ) -> str | None:
         """Generate the thinking. Return None if it collapsed: it loops or says nothing."""
-        opening = self._settings.openings.get(plan.mode, "")
+        thinking_prefix = self._settings.thinking_prefixes.get(plan.mode, "")
         if plan.mode == "personal" and memory is not None:
-            opening = opening_text(opening, memory, self._engine.tokenizer.special)
+            thinking_prefix = prefix_with_reminders(thinking_prefix, memory, self._engine.tokenizer.special)
         plain: list[Message] = [{"role": m["role"], "content": m["content"]} for m in messages]
-        prompt = self._engine.tokenizer.render(plain) + thinking.thinking_prefix(opening)
+        prompt = self._engine.tokenizer.render(plain) + thinking.render_thinking_prefix(thinking_prefix)
         sampling = create_sampling(
             self._settings, max_tokens=self._settings.max_thinking_tokens, temperature=0.0, stop=(thinking.STOP,)
         )
@@ -268,8 +268,10 @@ class ChatService:
             )
         except PromptTooLong as error:
             raise Invalid("prompt_too_long", str(error), param="messages") from error
-        reasoning = thinking.finalize_thinking(opening, generated.text, generated.finish)
-        reason = self._checker.check(reasoning, opening=opening, mode=plan.mode, finish=generated.finish)
+        reasoning = thinking.finalize_thinking(thinking_prefix, generated.text, generated.finish)
+        reason = self._checker.check(
+            reasoning, thinking_prefix=thinking_prefix, mode=plan.mode, finish=generated.finish
+        )
         return None if outcome_of(reason) == "collapsed" else reasoning
 
     def _backend_request(
@@ -278,7 +280,7 @@ class ChatService:
         """Build the request for the backend, which continues the thinking as an unfinished assistant message."""
         if plan.mode == "direct":
             return {**body, "messages": messages}
-        begun = {"role": "assistant", "content": thinking.render_thinking(reasoning, self._settings.answer_lead)}
+        begun = {"role": "assistant", "content": thinking.render_thinking(reasoning, self._settings.answer_prefix)}
         return {**body, "messages": [*messages, begun], "add_generation_prompt": False, "continue_final_message": True}
 
     def _provenance(self, answer: Answer) -> dict[str, Any]:
@@ -290,7 +292,7 @@ class ChatService:
             "base_digest": self._engine.info().base_digest,
             "prompt_version": PROMPT_VERSION,
             "mode": answer.plan.mode,
-            "route": answer.auto_reason,
+            "mode_reason": answer.auto_reason,
             "thinking": None if answer.plan.mode == "direct" else name,
             "fallback": answer.plan.fallback,
             "engine": self._engine.info().name,

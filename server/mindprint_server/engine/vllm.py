@@ -71,7 +71,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._health_check: asyncio.Task[None] | None = None
         self._stats = _StatsRecorder()
-        self.slots = ActiveAdapterLimiter(settings.max_loras, settings.adapter_patience_s)
+        self.slots = ActiveAdapterLimiter(settings.max_loras, settings.adapter_max_starvation_s)
         """Limits the adapters of one step. On a CPU vLLM counts one slot more than it can use."""
         self.ready = False
         self.dead = asyncio.Event()

@@ -58,7 +58,7 @@ class ModelMeasurements:
             self._prompt(question, "personal")
             if question.choices is not None:
                 context = self._context(question, None)
-                for lead in ("", self._settings.answer_lead):
+                for lead in ("", self._settings.answer_prefix):
                     likelihood.branch_points(context.answer_tokens(lead).ids, self._engine.tokenizer.eos_id)
         except ValueError:
             return False
@@ -127,7 +127,7 @@ class ModelMeasurements:
 
         async def sample(seed: int) -> ThinkingSample:
             prompt = self._prompt(questions[seed % len(questions)], mode)
-            prefix = self._settings.openings.get(mode, "")
+            prefix = self._settings.thinking_prefixes.get(mode, "")
             return await self._measure(
                 adapter, ("think", prompt.text, seed), lambda: self._think(prompt, prefix, seed, adapter)
             )
@@ -143,10 +143,10 @@ class ModelMeasurements:
             seed=seed,
             stop=(thinking.STOP,),
         )
-        ids = prompt.ids + self._engine.tokenizer.encode(thinking.thinking_prefix(""))
+        ids = prompt.ids + self._engine.tokenizer.encode(thinking.render_thinking_prefix(""))
         generated = await self._engine.generate(ids, sampling, adapter=adapter, priority=Priority.PARITY_CHECK)
         text = thinking.finalize_thinking("", generated.text, generated.finish)
-        return ThinkingSample(text, len(generated.token_ids), is_collapsed(generated, prefix, settings.answer_lead))
+        return ThinkingSample(text, len(generated.token_ids), is_collapsed(generated, prefix, settings.answer_prefix))
 
     async def _measure(
         self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[T]]
@@ -172,7 +172,7 @@ class ModelMeasurements:
         )
 
 
-def is_collapsed(generated: GenerationOutput, prefix: str, answer_lead: str) -> bool:
+def is_collapsed(generated: GenerationOutput, prefix: str, answer_prefix: str) -> bool:
     """Return whether thinking collapsed (method: collapse rate).
 
     It did if it loops, never ends, or has fewer than five words of its own.
@@ -180,11 +180,11 @@ def is_collapsed(generated: GenerationOutput, prefix: str, answer_lead: str) -> 
     Args:
         generated: The thinking, generated from the bare `<think>` tag.
         prefix: The thinking prefix of the mode. Its words do not count: an adapter learns to write them.
-        answer_lead: The words before an answer. They do not count either.
+        answer_prefix: The words before an answer. They do not count either.
     """
     if generated.finish != "stop" or checks.loops(generated.text):
         return True
-    return own_words(generated.text, prefix, answer_lead) < LEAST_WORDS
+    return own_words(generated.text, prefix, answer_prefix) < LEAST_WORDS
 
 
 def _score(question: Question, found: Likelihood) -> float:

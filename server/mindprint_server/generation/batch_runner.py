@@ -66,9 +66,9 @@ class BatchRunner:
         self._profiles = profiles
         self._processor = processor
         self._scheduler = EngagementScheduler(
-            max_per_user=settings.batch_per_user, max_starvation_s=settings.batch_patience_s
+            max_per_user=settings.batch_per_user, max_starvation_s=settings.batch_max_starvation_s
         )
-        self._concurrency = ConcurrencyLimiter(slots=settings.max_num_seqs, max_limit=settings.batch_inflight)
+        self._concurrency = ConcurrencyLimiter(slots=settings.max_num_seqs, max_limit=settings.batch_max_in_flight)
         self._results = ResultWriter(ctx.store, self._notify_watchers)
         self._active: dict[str, ActiveBatch] = {}
         self._wake = asyncio.Event()
@@ -92,9 +92,9 @@ class BatchRunner:
             IdempotencyConflict: The idempotency key came with another request before.
             Invalid: The request wants hints, and this server gives none.
         """
-        if request.blind == 0 and request.hints is None and not self._settings.hints:
-            message = "blind=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
-            raise Invalid("validation_error", message, param="blind")
+        if request.unhinted == 0 and request.hints is None and not self._settings.hints:
+            message = "unhinted=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
+            raise Invalid("validation_error", message, param="unhinted")
         plan = await self._store.traces.list_untraced(request.users, self._settings.holdout)
         batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
         self._may_have_new = True

@@ -1,4 +1,5 @@
-"""Generates one candidate: the mode's opening, thinking within its budget, a forced close, then answer and verdict."""
+"""Generates one candidate: the mode's thinking prefix, thinking within its budget, a forced close, then answer and
+verdict."""
 
 from __future__ import annotations
 
@@ -69,16 +70,16 @@ class CandidateGenerator:
         output, thinking = None, params.given_thinking or ""
         if params.mode != "direct" and params.given_thinking is None:
             output = await self._think(context, shown, params)
-            thinking = thinking_text.finalize_thinking(params.opening, output.text, output.finish)
+            thinking = thinking_text.finalize_thinking(params.thinking_prefix, output.text, output.finish)
         if params.is_for_training:
             assert output is not None
             verdict = await self._verifier.verify(
-                context, output, thinking=thinking, opening=params.opening, hinted=params.hinted
+                context, output, thinking=thinking, thinking_prefix=params.thinking_prefix, hinted=params.hinted
             )
         else:
             verdict = await self._answer(context, params, prompt, output, thinking)
         self._count(output, verdict, params)
-        state: TraceState = "waiting" if verdict.label == "accepted" and params.is_for_training else "kept"
+        state: TraceState = "waiting" if verdict.label == "accepted" and params.is_for_training else "stored"
         trace = Trace(
             id=new_id(),
             user_id=question.user_id,
@@ -104,7 +105,7 @@ class CandidateGenerator:
         return Candidate(trace, verdict)
 
     async def _think(self, context: EngagementContext, prompt: Prompt, params: GenerationParams) -> GenerationOutput:
-        prefix = self._engine.tokenizer.encode(thinking_text.thinking_prefix(params.opening))
+        prefix = self._engine.tokenizer.encode(thinking_text.render_thinking_prefix(params.thinking_prefix))
         with self._metrics.engine_seconds.labels(call="think").time():
             return await self._engine.generate(
                 prompt.ids + prefix,
@@ -153,15 +154,15 @@ class CandidateGenerator:
     ) -> Reason | None:
         if params.mode == "direct":
             return None
-        # A learned opening says as little as a given one.
-        opening = params.opening or self._settings.openings.get(params.mode, "")
+        # A learned thinking prefix says as little as a given one.
+        thinking_prefix = params.thinking_prefix or self._settings.thinking_prefixes.get(params.mode, "")
         finish = output.finish if output else "stop"
-        return self._checker.check(thinking, opening=opening, mode=params.mode, finish=finish)
+        return self._checker.check(thinking, thinking_prefix=thinking_prefix, mode=params.mode, finish=finish)
 
     async def _generate_answer(
         self, context: EngagementContext, params: GenerationParams, prompt: Prompt, thinking: str
     ) -> str:
-        turn = "" if params.mode == "direct" else thinking_text.render_thinking(thinking, self._settings.answer_lead)
+        turn = "" if params.mode == "direct" else thinking_text.render_thinking(thinking, self._settings.answer_prefix)
         output = await self._engine.generate(
             prompt.ids + self._engine.tokenizer.encode(turn),
             create_sampling(self._settings, max_tokens=self._settings.max_answer_tokens, temperature=0.0),

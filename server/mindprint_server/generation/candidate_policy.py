@@ -24,7 +24,8 @@ class SkipPolicy:
     min_answer_frequency: float = 0.0
     """Least share of the user's past answers that the real answer must have; 0 skips nothing."""
     max_prior_shortfall: float | None = None
-    """Nats by which the real answer may be behind the likeliest choice after the bare opening; None skips nothing."""
+    """Nats by which the real answer may be behind the likeliest choice after the bare thinking prefix; None skips
+    nothing."""
 
     @classmethod
     def create(cls, settings: Settings, request: BatchRequest, question: Question) -> SkipPolicy:
@@ -36,7 +37,9 @@ class SkipPolicy:
         by_answer = request.mode == "personal" and settings.accept_by == "answer" and question.choices is not None
         if not by_answer or is_exhaustive(settings, request):
             return cls()
-        return cls(settings.min_precedent, settings.give_up if settings.probe else None)
+        return cls(
+            settings.min_answer_frequency, settings.early_stop_margin_nats if settings.prefilter_by_prior else None
+        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class EngagementFacts:
     answer_frequency: float | None = None
     """Share of the real answer among the user's past answers (`answer_frequency`)."""
     prior_shortfall: float | None = None
-    """Nats by which the real answer is behind the likeliest choice after the bare opening."""
+    """Nats by which the real answer is behind the likeliest choice after the bare thinking prefix."""
 
 
 def skip_reason(facts: EngagementFacts, policy: SkipPolicy) -> str | None:
@@ -57,9 +60,9 @@ def skip_reason(facts: EngagementFacts, policy: SkipPolicy) -> str | None:
     if facts.unfit is not None:
         return facts.unfit
     if frequency is not None and frequency < policy.min_answer_frequency:
-        return "little_precedent"
+        return "rare_answer"
     if shortfall is not None and policy.max_prior_shortfall is not None and shortfall > policy.max_prior_shortfall:
-        return "out_of_reach"
+        return "prior_too_low"
     return None
 
 
@@ -91,7 +94,7 @@ def answer_frequency(
 
 def is_exhaustive(settings: Settings, request: BatchRequest) -> bool:
     """Return whether every engagement of a batch gets all its candidates until one is accepted."""
-    return settings.thorough if request.thorough is None else request.thorough
+    return settings.exhaustive if request.exhaustive is None else request.exhaustive
 
 
 # --- how many candidates the others get ---
@@ -130,11 +133,13 @@ class SamplingPolicy:
         exhaustive = is_exhaustive(settings, request)
         return cls(
             max_candidates=request.candidates or (settings.candidates if for_training else 1),
-            candidates_per_round=max(request.draw or settings.draw, spare_candidates),
-            unhinted_candidates=settings.blind_candidates if request.blind is None else request.blind,
+            candidates_per_round=max(request.candidates_per_round or settings.candidates_per_round, spare_candidates),
+            unhinted_candidates=settings.unhinted_candidates if request.unhinted is None else request.unhinted,
             hints=for_training and (settings.hints if request.hints is None else request.hints),
-            early_stop_margin_nats=settings.give_up if settings.accept_by == "answer" and not exhaustive else None,
-            early_stop_score_margin=None if exhaustive else settings.give_up_score,
+            early_stop_margin_nats=settings.early_stop_margin_nats
+            if settings.accept_by == "answer" and not exhaustive
+            else None,
+            early_stop_score_margin=None if exhaustive else settings.early_stop_score_margin,
         )
 
 

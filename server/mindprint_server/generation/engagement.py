@@ -130,8 +130,8 @@ class EngagementProcessor:
     async def _prior_shortfall(
         self, context: EngagementContext, request: BatchRequest, reservation: CacheReservation
     ) -> float | None:
-        opening = self._contexts.prompts.opening(request.mode, context.question.memory)
-        shortfall = await context.with_priority(reservation.priority).prior_shortfall(opening)
+        thinking_prefix = self._contexts.prompts.thinking_prefix(request.mode, context.question.memory)
+        shortfall = await context.with_priority(reservation.priority).prior_shortfall(thinking_prefix)
         reservation.mark_started()
         return shortfall
 
@@ -178,7 +178,7 @@ class EngagementProcessor:
         }
         candidates: list[Candidate] = []
         try:
-            while tasks and not (self._settings.cancel_brothers and _has_accepted(candidates)):
+            while tasks and not (self._settings.cancel_siblings_on_accept and _has_accepted(candidates)):
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for result in await asyncio.gather(*done, return_exceptions=True):
                     if isinstance(result, BaseException):
@@ -202,7 +202,7 @@ class EngagementProcessor:
     ) -> GenerationParams:
         return GenerationParams(
             mode=request.mode,
-            opening=self._contexts.prompts.opening(request.mode, context.question.memory),
+            thinking_prefix=self._contexts.prompts.thinking_prefix(request.mode, context.question.memory),
             max_thinking_tokens=context.thinking_tokens,
             temperature=self._settings.temperature if request.temperature is None else request.temperature,
             seed=derive_seed(request.seed, item.user_id, item.engagement_id, number),

@@ -16,7 +16,7 @@ class GenerationParams:
     """How one candidate is generated, and whether it is verified for training."""
 
     mode: Mode
-    opening: str
+    thinking_prefix: str
     """The text with which the thinking is made to begin."""
     max_thinking_tokens: int
     temperature: float
@@ -27,7 +27,7 @@ class GenerationParams:
     """Whether the prompt shows the real answer."""
     given_thinking: str | None = None
     """Thinking that stands in place of a generated one."""
-    route: str | None = None
+    mode_reason: str | None = None
     """Why this mode was chosen, where `auto` chose it."""
     batch_id: str | None = None
     priority: Priority = Priority.INTERACTIVE

@@ -24,9 +24,9 @@ def generated_provenance(
         params: How the thinking was generated.
         adapter: The version that generated; None is the base model.
     """
-    sampling: dict[str, Any] = {"thinking": "given"}
+    sampling: dict[str, Any] = {"thinking": "imported"}
     if params.given_thinking is None:
-        sampling = {**thinking_sampling(params, ctx.settings).provenance(), "opening": params.opening}
+        sampling = {**thinking_sampling(params, ctx.settings).provenance(), "thinking_prefix": params.thinking_prefix}
     return _provenance(
         ctx,
         question,
@@ -37,12 +37,12 @@ def generated_provenance(
         sampling=sampling,
         seed=params.seed,
         saw_answer=params.hinted,
-        route=params.route,
+        mode_reason=params.mode_reason,
     )
 
 
 def imported_provenance(
-    ctx: ServerContext, question: Question, prompt: Prompt, *, opening: str, saw_answer: bool
+    ctx: ServerContext, question: Question, prompt: Prompt, *, thinking_prefix: str, saw_answer: bool
 ) -> Provenance:
     """Return the provenance of a trace whose thinking was written elsewhere.
 
@@ -50,17 +50,17 @@ def imported_provenance(
         ctx: Names the engine, the base model and the settings.
         question: The engagement's question.
         prompt: The prompt that this server makes of it.
-        opening: The server's own opening, where the thinking begins with it.
+        thinking_prefix: The server's own thinking prefix, where the thinking begins with it.
         saw_answer: Whether its author saw the real answer.
     """
     return _provenance(
         ctx,
         question,
         prompt,
-        model="given",
+        model="imported",
         adapter_digest=None,
         mode="personal",
-        sampling={"thinking": "given", "opening": opening},
+        sampling={"thinking": "imported", "thinking_prefix": thinking_prefix},
         seed=None,
         saw_answer=saw_answer,
     )
@@ -70,7 +70,7 @@ def _provenance(
     ctx: ServerContext, question: Question, prompt: Prompt, *, sampling: dict[str, Any], **fields: Any
 ) -> Provenance:
     info = ctx.engine.info()
-    sampling = {**sampling, "answer_lead": ctx.settings.answer_lead, "memory": question.memory_of}
+    sampling = {**sampling, "answer_prefix": ctx.settings.answer_prefix, "memory": question.memory_of}
     if not question.show_choices:
         sampling["show_choices"] = False
     return Provenance(

@@ -94,11 +94,15 @@ class TraceImporter:
             verdict="accepted" if imported.selected else "rejected",
             reason=None if imported.selected else "not_selected",
             scores=imported.scores,
-            state="waiting" if imported.selected else "kept",
+            state="waiting" if imported.selected else "stored",
             prompt_tokens=len(prompt.ids),
             thinking_tokens=tokens,
             provenance=imported_provenance(
-                self._ctx, question, prompt, opening=self._opening(thinking, question), saw_answer=imported.saw_answer
+                self._ctx,
+                question,
+                prompt,
+                thinking_prefix=self._thinking_prefix(thinking, question),
+                saw_answer=imported.saw_answer,
             ),
             created_at=datetime.now(UTC),
         )
@@ -120,8 +124,9 @@ class TraceImporter:
             )
             raise Invalid("prompt_too_long", message, param=param) from error
 
-    def _opening(self, thinking: str, question: Question) -> str:
-        """The part of a thinking that is this server's opening, with its reminders or without; empty if neither."""
-        with_reminders = self._prompts.opening("personal", question.memory)
-        bare = self._settings.openings.get("personal", "")
+    def _thinking_prefix(self, thinking: str, question: Question) -> str:
+        """The part of a thinking that is this server's thinking_prefix, with its reminders or without; empty if
+        neither."""
+        with_reminders = self._prompts.thinking_prefix("personal", question.memory)
+        bare = self._settings.thinking_prefixes.get("personal", "")
         return thinking_text.split(thinking, with_reminders)[0] or thinking_text.split(thinking, bare)[0]

@@ -83,21 +83,23 @@ class TraceService:
 
     async def _params(self, request: TraceRequest, question: Question, adapter: AdapterRef | None) -> GenerationParams:
         settings, prompts = self._settings, self._contexts.prompts
-        mode, route = await self._auto_mode.select(request.mode, request.user_id, adapter, question.kind)
+        mode, mode_reason = await self._auto_mode.select(request.mode, request.user_id, adapter, question.kind)
         given = None if request.thinking is None else prompts.clean(request.thinking)
         thinking_tokens = request.max_thinking_tokens or settings.max_thinking_tokens
         if given is not None:  # a longer one takes the space that it needs, at the cost of the memory
             thinking_tokens = max(thinking_tokens, len(self._tokenizer.encode(given)))
         return GenerationParams(
             mode=mode,
-            opening=prompts.opening(mode, question.memory) if request.opening is None else request.opening,
+            thinking_prefix=prompts.thinking_prefix(mode, question.memory)
+            if request.thinking_prefix is None
+            else request.thinking_prefix,
             max_thinking_tokens=thinking_tokens,
             temperature=settings.temperature if request.temperature is None else request.temperature,
             seed=request.seed,
             # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
             is_for_training=request.engagement_id is not None and request.model == "base" and mode == "personal",
             given_thinking=given,
-            route=route,
+            mode_reason=mode_reason,
         )
 
 

@@ -67,7 +67,7 @@ def create_retriever(settings: Settings) -> Retriever:
 
 def create_reminder_retriever(settings: Settings) -> Retriever:
     """Create the retriever of reminders: the most similar by words, and none where there is no query."""
-    return Bm25(settings.opening_recall, settings.recall_from, Recency(0))
+    return Bm25(settings.reminder_engagements, settings.recall_from, Recency(0))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Metrics:
         self.cached_tokens = self._counter("cached_tokens", "Prompt tokens that the prefix cache had")
 
         # the engine, as the planner sees it
-        self.inflight = self._gauge("batch_inflight", "Engagements of batches that are being worked on")
+        self.inflight = self._gauge("batch_max_in_flight", "Engagements of batches that are being worked on")
         self.engine_running = self._gauge("engine_running", "Requests that the engine computes")
         self.engine_waiting = self._gauge("engine_waiting", "Requests that wait in the engine")
         self.engine_kv_use = self._gauge("engine_kv_use", "Share of the KV cache that running requests hold")
@@ -51,7 +51,7 @@ class Metrics:
         self.adapter_loads = self._counter("adapter_loads", "Adapters loaded into the engine", "outcome")
         self.adapter_unloads = self._counter("adapter_unloads", "Adapters removed from the engine")
         self.adapters_refused = self._counter("adapters_refused", "Uploaded versions refused", "reason")
-        self.canary = self._counter("canary", "Canary proofs", "result")
+        self.parity_checks = self._counter("parity_checks", "Parity checks", "result")
         self.gate_refusals = self._counter("gate_refusals", "Checks that a new version failed", "check")
         self.resident_adapters = self._gauge("resident_adapters", "Adapters that the engine holds")
         self.adapter_requests = self._counter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindprint.types import Mode
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.engine.base import Tokenizer
-from mindprint_server.prompts.templates import build, clean, opening_text
+from mindprint_server.prompts.templates import build, clean, prefix_with_reminders
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 
@@ -37,7 +37,7 @@ class PromptBuilder:
         """
         tokenizer = self._tokenizer
         # The same space is reserved in every mode, so that all modes of a question see the same memory.
-        reminder_tokens = len(tokenizer.encode(opening_text("", question.memory, tokenizer.special)))
+        reminder_tokens = len(tokenizer.encode(prefix_with_reminders("", question.memory, tokenizer.special)))
         reserved = thinking_tokens + reminder_tokens + self._settings.max_answer_tokens + TEMPLATE_RESERVE_TOKENS
         limit = self._max_model_len - reserved
         choices = question.choices if question.show_choices else None
@@ -50,10 +50,14 @@ class PromptBuilder:
             memory, dropped = memory.without_oldest(), dropped + 1
         raise PromptTooLong(f"the query alone leaves less than {reserved} of the model's tokens: shorten it")
 
-    def opening(self, mode: Mode, memory: RecalledMemory) -> str:
+    def thinking_prefix(self, mode: Mode, memory: RecalledMemory) -> str:
         """Return the text with which thinking begins in this mode, with the memory's reminders in personal mode."""
-        opening = self._settings.openings.get(mode, "")
-        return opening_text(opening, memory, self._tokenizer.special) if mode == "personal" else opening
+        thinking_prefix = self._settings.thinking_prefixes.get(mode, "")
+        return (
+            prefix_with_reminders(thinking_prefix, memory, self._tokenizer.special)
+            if mode == "personal"
+            else thinking_prefix
+        )
 
     def clean(self, text: str) -> str:
         """Return a user's text without anything that could end a turn or a thinking."""

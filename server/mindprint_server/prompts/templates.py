@@ -81,11 +81,11 @@ def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def opening_text(opening: str, memory: RecalledMemory, special: Sequence[str]) -> str:
-    """Return the text with which personal thinking begins: the mode's opening, then its reminders.
+def prefix_with_reminders(thinking_prefix: str, memory: RecalledMemory, special: Sequence[str]) -> str:
+    """Return the text with which personal thinking begins: the mode's thinking prefix, then its reminders.
 
     Args:
-        opening: The mode's opening.
+        thinking_prefix: The mode's thinking prefix.
         memory: Its reminders are the past engagements most similar to the query.
         special: Texts of the tokenizer's special tokens, which are removed.
     """
@@ -94,12 +94,16 @@ def opening_text(opening: str, memory: RecalledMemory, special: Sequence[str]) -
         f'this user answered "{shorten(clean(e.response, special), REMINDER_CHARS, placeholder=" ...")}"'
         for e in memory.reminders
     )
-    return f"{opening} {cases}{CONCLUDE}".strip() if cases else opening
+    return f"{thinking_prefix} {cases}{CONCLUDE}".strip() if cases else thinking_prefix
 
 
-def opening_without_reminders(opening: str, mode_opening: str) -> str:
-    """Return an opening without its reminders, which are about the user; the rest says nothing of the user."""
-    return mode_opening if opening.startswith(mode_opening) and opening.endswith(CONCLUDE) else opening
+def prefix_without_reminders(thinking_prefix: str, mode_prefix: str) -> str:
+    """Return a thinking prefix without its reminders, which are about the user; the rest says nothing of the user."""
+    return (
+        mode_prefix
+        if thinking_prefix.startswith(mode_prefix) and thinking_prefix.endswith(CONCLUDE)
+        else thinking_prefix
+    )
 
 
 def query_text(

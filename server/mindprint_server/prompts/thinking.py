@@ -1,4 +1,4 @@
-"""The text around thinking: its tags, its opening, and the answer's lead. Pure functions."""
+"""The text around thinking: its tags, its thinking prefix, and the answer's lead. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ STOP = "</think>"
 _LAST_SENTENCE = re.compile(r"^(.*[.!?](?=\s|$)|.*(?=\n))", re.DOTALL)
 
 
-def thinking_prefix(opening: str) -> str:
+def render_thinking_prefix(thinking_prefix: str) -> str:
     """Return the start of the assistant's turn, which the model continues."""
-    return OPEN + opening
+    return OPEN + thinking_prefix
 
 
-def finalize_thinking(opening: str, generated: str, finish: FinishReason) -> str:
-    """Return the thinking to keep: the opening and the generated text.
+def finalize_thinking(thinking_prefix: str, generated: str, finish: FinishReason) -> str:
+    """Return the thinking to keep: the thinking prefix and the generated text.
 
     A thinking that was cut by its token limit ends at its last whole sentence.
 
     Args:
-        opening: The text with which the thinking was made to begin.
+        thinking_prefix: The text with which the thinking was made to begin.
         generated: What the model generated after it.
         finish: Why the generation ended.
     """
     if finish == "length" and (whole := _LAST_SENTENCE.match(generated)) and whole.group(0).strip():
         generated = whole.group(0)
-    return (opening + generated).strip()
+    return (thinking_prefix + generated).strip()
 
 
-def split(thinking: str, opening: str) -> tuple[str, str]:
-    """Return a thinking as its opening and the rest; the first is empty if the thinking does not begin with it."""
-    begun = opening.strip()
+def split(thinking: str, thinking_prefix: str) -> tuple[str, str]:
+    """Return a thinking as its thinking prefix and the rest; the first is empty if the thinking does not begin with
+    it."""
+    begun = thinking_prefix.strip()
     return (begun, thinking.removeprefix(begun)) if thinking.startswith(begun) else ("", thinking)
 
 
-def render_thinking(thinking: str, answer_lead: str) -> str:
+def render_thinking(thinking: str, answer_prefix: str) -> str:
     """Return the part of the assistant's turn before the answer: the closed thinking and the answer's lead."""
-    return f"{OPEN}{thinking}{CLOSE}{answer_lead}"
+    return f"{OPEN}{thinking}{CLOSE}{answer_prefix}"
 
 
-def answer_suffix(answer_lead: str, answer: str) -> str:
+def answer_suffix(answer_prefix: str, answer: str) -> str:
     """Return the answer as it follows its lead."""
-    return f" {answer}" if answer_lead else answer
+    return f" {answer}" if answer_prefix else answer

@@ -36,7 +36,7 @@ async def get(db: AsyncConnection, key: str) -> Adapter:
     found = await versions.load(db, versions.select_versions().where(version_table.c.adapter == key))
     if not found:
         raise RecordNotFound("adapter", key)
-    share = await db.scalar(select(live_versions.c.share).where(live_versions.c.adapter == key))
+    share = await db.scalar(select(live_versions.c.canary_share).where(live_versions.c.adapter == key))
     return _adapter(key, found, share)
 
 
@@ -44,12 +44,14 @@ async def _list_all(db: AsyncConnection) -> list[Adapter]:
     grouped: dict[str, list[Version]] = defaultdict(list)
     for version in await versions.load(db, versions.select_versions()):
         grouped[version.adapter].append(version)
-    shares = {key: share for key, share in await db.execute(select(live_versions.c.adapter, live_versions.c.share))}
+    shares = {
+        key: share for key, share in await db.execute(select(live_versions.c.adapter, live_versions.c.canary_share))
+    }
     return [_adapter(key, found, shares.get(key)) for key, found in grouped.items()]
 
 
 def _adapter(key: str, found: Sequence[Version], share: float | None) -> Adapter:
     numbers = {version.state: version.version for version in found}
     return Adapter(
-        key=key, live=numbers.get("live"), candidate=numbers.get("candidate"), share=share, versions=list(found)
+        key=key, live=numbers.get("live"), canary=numbers.get("canary"), canary_share=share, versions=list(found)
     )

@@ -131,7 +131,7 @@ class VersionRefused(Conflict, StoreError):
 
 
 class AlreadyLive(Conflict, StoreError):
-    """A version that answers every request cannot be the candidate that answers a share."""
+    """A version that answers every request cannot be the canary that answers a share."""
 
     def __init__(self, key: str, version: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Live versions: the pointers to the version of an adapter that is live and to the candidate that answers a share."""
+"""Live versions: the pointers to the version of an adapter that is live and to the canary that answers a share."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Pointers:
     """Which versions of an adapter answer requests."""
 
     live: VersionRecord | None = None
-    candidate: VersionRecord | None = None
-    share: float | None = None
-    """Share of the requests that the candidate answers, more than 0 and less than 1."""
+    canary: VersionRecord | None = None
+    canary_share: float | None = None
+    """Share of the requests that the canary answers, more than 0 and less than 1."""
 
 
 class LiveVersionRepository:
@@ -41,7 +41,7 @@ class LiveVersionRepository:
     async def resolve_for_user(self, user_id: str) -> tuple[str, Pointers]:
         """Find the adapter that answers for a user.
 
-        The first of these that has a live version or a candidate: the user's own adapter, that of the user's cohort,
+        The first of these that has a live version or a canary: the user's own adapter, that of the user's cohort,
         that of `everyone`. A user who is not stored counts as a member of `everyone`.
 
         Returns:
@@ -50,9 +50,9 @@ class LiveVersionRepository:
         return await self._database.read(_resolve_for_user, user_id)
 
     async def set_live(self, key: str, version: int | None) -> Adapter:
-        """Make a version live, also a refused one; None takes the adapter off, with its candidate.
+        """Make a version live, also a refused one; None takes the adapter off, with its canary.
 
-        A candidate that becomes live is no longer the candidate.
+        A canary that becomes live is no longer the canary.
 
         Raises:
             FilesGone: The version has no files.
@@ -71,7 +71,7 @@ class LiveVersionRepository:
     async def withdraw(self, key: str, version: int, check: Check) -> Adapter:
         """Refuse a version after it was accepted, and add the failed check to its checks.
 
-        If it was live, the adapter falls back as with `rollback`, or is off. If it was the candidate, there is none
+        If it was live, the adapter falls back as with `rollback`, or is off. If it was the canary, there is none
         afterwards. A second call changes nothing.
         """
         return await self._database.write(_withdraw, key, version, check)
@@ -81,7 +81,7 @@ class LiveVersionRepository:
 
         Args:
             key: Adapter key.
-            version: The version that becomes the candidate, or None.
+            version: The version that becomes the canary, or None.
             share: Share of the requests, more than 0 and less than 1.
 
         Raises:
@@ -94,18 +94,18 @@ class LiveVersionRepository:
 
 async def get(db: AsyncConnection, key: str) -> Pointers:
     """Return what answers for an adapter."""
-    pointed = or_(versions.c.version == live_versions.c.version, versions.c.version == live_versions.c.candidate)
+    pointed = or_(versions.c.version == live_versions.c.version, versions.c.version == live_versions.c.canary)
     found = await version_rows.load(db, version_rows.select_versions().where(versions.c.adapter == key, pointed))
     by_state = {version.state: version for version in found}
-    share = await db.scalar(select(live_versions.c.share).where(live_versions.c.adapter == key))
-    return Pointers(by_state.get("live"), by_state.get("candidate"), share)
+    share = await db.scalar(select(live_versions.c.canary_share).where(live_versions.c.adapter == key))
+    return Pointers(by_state.get("live"), by_state.get("canary"), share)
 
 
 async def _resolve_for_user(db: AsyncConnection, user_id: str) -> tuple[str, Pointers]:
     keys = [AdapterKey.user(user_id), *await list_fallback_adapters(db, user_id)]
     for key in keys:
         found = await get(db, key)
-        if found.live or found.candidate:
+        if found.live or found.canary:
             break
     return key, found
 
@@ -116,13 +116,13 @@ async def list_fallback_adapters(db: AsyncConnection, user_id: str) -> list[str]
     return [AdapterKey.cohort(name) for name in dict.fromkeys((cohort or EVERYONE, EVERYONE))]
 
 
-async def publish(db: AsyncConnection, key: str, number: int, candidate_share: float | None) -> None:
-    """Make a new version live, or the candidate if a share is given and a version is live; replace the candidate."""
+async def publish(db: AsyncConnection, key: str, number: int, canary_share: float | None) -> None:
+    """Make a new version live, or the canary if a share is given and a version is live; replace the canary."""
     await advisory_lock(db, f"adapter {key}")
-    if candidate_share and (await get(db, key)).live:
-        await _update_pointers(db, key, candidate=number, share=candidate_share)
+    if canary_share and (await get(db, key)).live:
+        await _update_pointers(db, key, canary=number, canary_share=canary_share)
     else:
-        await _update_pointers(db, key, version=number, candidate=None, share=None)
+        await _update_pointers(db, key, version=number, canary=None, canary_share=None)
 
 
 async def _set_live(db: AsyncConnection, key: str, number: int | None) -> Adapter:
@@ -162,8 +162,8 @@ async def _withdraw(db: AsyncConnection, key: str, number: int, check: Check) ->
     if version.state == "live":
         with_files = [each.version for each in _rollback_targets(adapter) if each.files]
         await _update_pointers(db, key, version=with_files[-1] if with_files else None)
-    elif version.state == "candidate":
-        await _update_pointers(db, key, candidate=None, share=None)
+    elif version.state == "canary":
+        await _update_pointers(db, key, canary=None, canary_share=None)
     return await adapters.get(db, key)
 
 
@@ -171,7 +171,7 @@ async def _set_canary(db: AsyncConnection, key: str, number: int | None, share: 
     await advisory_lock(db, f"adapter {key}")
     await adapters.get(db, key)
     if number is None:
-        await _update_pointers(db, key, candidate=None, share=None)
+        await _update_pointers(db, key, canary=None, canary_share=None)
     else:
         version = await version_rows.get(db, key, number)
         if not version.files:
@@ -180,14 +180,14 @@ async def _set_canary(db: AsyncConnection, key: str, number: int | None, share: 
             raise VersionRefused(key, number)
         if version.state == "live":
             raise AlreadyLive(key, number)
-        await _update_pointers(db, key, candidate=number, share=share)
+        await _update_pointers(db, key, canary=number, canary_share=share)
     return await adapters.get(db, key)
 
 
 async def take_off(db: AsyncConnection, key: str) -> None:
     """Clear both pointers of an adapter, so that it answers no request."""
     await advisory_lock(db, f"adapter {key}")
-    await _update_pointers(db, key, version=None, candidate=None, share=None)
+    await _update_pointers(db, key, version=None, canary=None, canary_share=None)
 
 
 def _rollback_targets(adapter: Adapter) -> list[Version]:
@@ -198,8 +198,8 @@ def _rollback_targets(adapter: Adapter) -> list[Version]:
 
 
 async def _go_live(db: AsyncConnection, adapter: Adapter, number: int) -> None:
-    """Make a version live. Another version that is the candidate stays the candidate."""
-    ended: dict[str, Any] = {"candidate": None, "share": None} if adapter.candidate == number else {}
+    """Make a version live. Another version that is the canary stays the canary."""
+    ended: dict[str, Any] = {"canary": None, "canary_share": None} if adapter.canary == number else {}
     await _update_pointers(db, adapter.key, version=number, **ended)
 
 

@@ -24,22 +24,22 @@ class PublicationRepository:
         self._database = database
 
     async def publish(
-        self, lease_id: str, version: Version, *, candidate_share: float | None = None, now: datetime | None = None
+        self, lease_id: str, version: Version, *, canary_share: float | None = None, now: datetime | None = None
     ) -> VersionRecord:
         """Store an accepted version, make it live, and mark the lease's traces as trained: all together, or nothing.
 
-        A repeated call with the same digest returns what is stored. An earlier candidate is on standby afterwards.
+        A repeated call with the same digest returns what is stored. An earlier canary is on standby afterwards.
 
         Args:
             lease_id: The lease that the version was trained under.
             version: The version. Its `start` is ignored: the lease says what training started from.
-            candidate_share: If above 0 and a version is live, the new one becomes the candidate with this share.
+            canary_share: If above 0 and a version is live, the new one becomes the canary with this share.
             now: Time at which the lease must still hold; None: the present.
 
         Raises:
             LeaseLost: The lease has ended otherwise, or is of another adapter.
         """
-        return await self._database.write(_publish, lease_id, version, candidate_share, now or datetime.now(UTC))
+        return await self._database.write(_publish, lease_id, version, canary_share, now or datetime.now(UTC))
 
     async def refuse(
         self, lease_id: str, version: Version, *, max_attempts: int, now: datetime | None = None
@@ -61,7 +61,7 @@ class PublicationRepository:
 
 
 async def _publish(
-    db: AsyncConnection, lease_id: str, version: Version, candidate_share: float | None, now: datetime
+    db: AsyncConnection, lease_id: str, version: Version, canary_share: float | None, now: datetime
 ) -> VersionRecord:
     stored = await _find_repeat(db, lease_id, version, refused=False)
     if stored is not None:
@@ -69,7 +69,7 @@ async def _publish(
     await _insert(db, lease_id, version, now, refused=False)
     await leases.end(db, lease_id, "completed", version.version)
     await leases.mark_trained(db, lease_id, version.version)
-    await live_versions.publish(db, version.adapter, version.version, candidate_share)
+    await live_versions.publish(db, version.adapter, version.version, canary_share)
     return await version_rows.get(db, version.adapter, version.version)
 
 
@@ -104,11 +104,11 @@ async def _insert(db: AsyncConnection, lease_id: str, version: Version, now: dat
     if lease["adapter"] != version.adapter:
         raise LeaseLost(lease_id, f"it holds traces of {lease['adapter']}, not of {version.adapter}")
     start = Start.model_validate(lease["start"]) if lease["start"] else None
-    row = version.model_dump(exclude={"state", "canary", "manifest"}) | {
+    row = version.model_dump(exclude={"state", "parity", "manifest"}) | {
         "lease_id": lease_id,
         "refused": refused,
         "start": VersionRef.of(start.adapter, start.version) if start else None,
-        "canary": version.canary.model_dump(mode="json") if version.canary else None,
+        "parity": version.parity.model_dump(mode="json") if version.parity else None,
         "manifest": version.manifest.model_dump(mode="json"),
     }
     await db.execute(versions.insert(), row)

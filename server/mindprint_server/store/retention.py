@@ -40,7 +40,7 @@ class RetentionRepository:
         """Mark that a version has no files from now on. The caller removes them afterwards.
 
         Returns:
-            False if nothing changed and the files must stay: the version is live, the candidate, pinned, or an active
+            False if nothing changed and the files must stay: the version is live, the canary, pinned, or an active
             lease starts from it.
         """
         return await self._database.write(_mark_files_removed, key, version)
@@ -77,7 +77,7 @@ async def _mark_files_removed(db: AsyncConnection, key: str, number: int) -> boo
 
 
 def _in_use(version: Version, starts: set[tuple[str, int]]) -> bool:
-    answers = version.state in ("live", "candidate")
+    answers = version.state in ("live", "canary")
     return answers or version.pinned or (version.adapter, version.version) in starts
 
 

@@ -30,22 +30,22 @@ def why_lost(state: LeaseState, deadline: datetime, now: datetime) -> str | None
 
 def after_bad_end(attempts: int, max_attempts: int) -> tuple[TraceState, int]:
     """Return the new state and attempts of a trace whose lease ended badly."""
-    return ("dead" if attempts + 1 >= max_attempts else "waiting"), attempts + 1
+    return ("dead_letter" if attempts + 1 >= max_attempts else "waiting"), attempts + 1
 
 
-def version_state(version: int, live: int | None, refused: bool, candidate: int | None = None) -> VersionState:
-    """Return the state of a version: live or candidate if a pointer names it, else refused or standby.
+def version_state(version: int, live: int | None, refused: bool, canary: int | None = None) -> VersionState:
+    """Return the state of a version: live or canary if a pointer names it, else refused or standby.
 
     Args:
         version: Number of the version.
         live: Number of the adapter's live version.
         refused: Whether the version was refused. A refused version that was made live is refused again afterwards.
-        candidate: Number of the adapter's candidate.
+        canary: Number of the adapter's canary.
     """
     if version == live:
         return "live"
-    if version == candidate:
-        return "candidate"
+    if version == canary:
+        return "canary"
     return "refused" if refused else "standby"
 
 

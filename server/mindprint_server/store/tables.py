@@ -219,7 +219,7 @@ traces = Table(
     Column("provenance", Json, nullable=False),
     _created_at(),
     ForeignKeyConstraint(["user_id", "engagement_id"], ["engagements.user_id", "engagements.id"]),
-    CheckConstraint("state = 'kept' OR verdict = 'accepted'", name="only_accepted_queue"),
+    CheckConstraint("state = 'stored' OR verdict = 'accepted'", name="only_accepted_queue"),
     CheckConstraint("(state = 'trained') = (version IS NOT NULL)", name="trained_in_one_version"),
     CheckConstraint("state <> 'leased' OR lease_id IS NOT NULL", name="leased_by_a_lease"),
     Index("traces_queue", "state", "adapter", "id"),
@@ -255,7 +255,7 @@ versions = Table(
     Column("base_digest", Key, nullable=False),
     Column("parent", Integer),
     _count("traces"),
-    Column("canary", Json),
+    Column("parity", Json),
     Column("checks", Json, nullable=False, server_default="[]"),
     Column("pinned", Boolean, nullable=False, server_default=false()),
     Column("files", Boolean, nullable=False, server_default=true()),
@@ -277,17 +277,17 @@ trace_versions = Table(
     Index("trace_versions_by_version", "adapter", "version"),
 )
 
-# The live version and the candidate of each adapter. For an adapter without a row the base model answers.
+# The live version and the canary of each adapter. For an adapter without a row the base model answers.
 live_versions = Table(
     "live_versions",
     metadata,
     Column("adapter", Key, primary_key=True),
     Column("version", Integer),
-    Column("candidate", Integer),
-    Column("share", Float),
+    Column("canary", Integer),
+    Column("canary_share", Float),
     ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
-    ForeignKeyConstraint(["adapter", "candidate"], ["versions.adapter", "versions.version"]),
-    CheckConstraint("(candidate IS NULL) = (share IS NULL)", name="candidate_has_share"),
+    ForeignKeyConstraint(["adapter", "canary"], ["versions.adapter", "versions.version"]),
+    CheckConstraint("(canary IS NULL) = (canary_share IS NULL)", name="canary_has_share"),
 )
 
 # General questions with the base model's generic thinking and answer, which trainers mix into their samples.

@@ -246,7 +246,7 @@ async def _list_first_rejected(db: AsyncConnection, user_id: str, reasons: Seque
             traces.c.mode == "personal",
             or_(and_(*_accepted_for_queue()), and_(traces.c.verdict == "rejected", traces.c.reason.in_(reasons))),
             traces.c.provenance["saw_answer"].as_boolean().is_(False),
-            traces.c.provenance["model"].as_string().in_(("base", "given")),
+            traces.c.provenance["model"].as_string().in_(("base", "imported")),
         )
         .group_by(traces.c.engagement_id)
     )
@@ -259,7 +259,7 @@ def _accepted_for_queue() -> list[Any]:
 
     Traces of other modes have a verdict too, but are `kept`: they never enter the queue.
     """
-    return [traces.c.verdict == "accepted", traces.c.state != "kept"]
+    return [traces.c.verdict == "accepted", traces.c.state != "stored"]
 
 
 async def _list_untraced(
@@ -317,5 +317,5 @@ async def _count_waiting(db: AsyncConnection) -> dict[str, int]:
 
 
 async def _requeue(db: AsyncConnection, ids: Sequence[str]) -> int:
-    dead: list[Any] = [traces.c.id.in_(ids), traces.c.state == "dead"]
+    dead: list[Any] = [traces.c.id.in_(ids), traces.c.state == "dead_letter"]
     return (await db.execute(update(traces).where(*dead).values(state="waiting", attempts=0))).rowcount

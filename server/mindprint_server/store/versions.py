@@ -79,7 +79,7 @@ def select_versions() -> Select[Any]:
     """Select versions with their engine ids and the pointers of their adapters, ordered by key and number."""
     same_version = (version_numbers.c.adapter == versions.c.adapter) & (version_numbers.c.version == versions.c.version)
     numbered = versions.join(version_numbers, same_version)
-    pointers = live_versions.c.version.label("live"), live_versions.c.candidate
+    pointers = live_versions.c.version.label("live"), live_versions.c.canary
     return (
         select(versions, version_numbers.c.engine_id, *pointers)
         .select_from(numbered.outerjoin(live_versions, live_versions.c.adapter == versions.c.adapter))
@@ -91,7 +91,7 @@ async def load(db: AsyncConnection, query: Select[Any]) -> list[VersionRecord]:
     """Return the versions that a query made by `select_versions` finds."""
     return [
         VersionRecord.model_validate(
-            dict(row) | {"state": version_state(row["version"], row["live"], row["refused"], row["candidate"])}
+            dict(row) | {"state": version_state(row["version"], row["live"], row["refused"], row["parity"])}
         )
         for row in (await db.execute(query)).mappings()
     ]

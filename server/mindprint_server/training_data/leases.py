@@ -79,10 +79,11 @@ class LeaseService:
         fast = await self._fast_samples(histories, lease.held_out)
         rejected = await self._answer_samples(fast, histories)
         await self._store.leases.record_samples(lease.id, engagement_ids_by_user(fast), trace_ids_by_user(rejected))
-        opening = settings.openings.get("personal", "")
+        thinking_prefix = settings.thinking_prefixes.get("personal", "")
         answered = first_trace_ids(traces, exclude=engagement_keys(rejected))
         slow = [
-            slow_sample(trace, opening, choices_of(trace, histories), answered=trace.id in answered) for trace in traces
+            slow_sample(trace, thinking_prefix, choices_of(trace, histories), answered=trace.id in answered)
+            for trace in traces
         ]
         samples = slow + fast + rejected
         samples += await self._replay_samples(lease, len(samples), min(settings.replay_wait_s, request.ttl_s / 4))
@@ -157,14 +158,16 @@ class LeaseService:
         return [self._replay_sample(replay) for replay in drawn[:wanted]]
 
     def _replay_sample(self, replay: Replay) -> Sample:
-        answer_lead = self._settings.answer_lead
-        opening, body = thinking_text.split(replay.thinking, self._settings.openings.get("generic", ""))
+        answer_prefix = self._settings.answer_prefix
+        thinking_prefix, body = thinking_text.split(
+            replay.thinking, self._settings.thinking_prefixes.get("generic", "")
+        )
         return Sample(
             kind="replay",
             engagement_id=f"replay/{replay.position}",
             prompt=replay.prompt + thinking_text.OPEN,
-            opening=opening,
+            thinking_prefix=thinking_prefix,
             thinking=body,
-            closing=thinking_text.CLOSE + answer_lead,
-            answer=thinking_text.answer_suffix(answer_lead, replay.answer),
+            thinking_suffix=thinking_text.CLOSE + answer_prefix,
+            answer=thinking_text.answer_suffix(answer_prefix, replay.answer),
         )

@@ -101,20 +101,20 @@ class ReplayBuffer:
         return None
 
     async def _think(self, prompt: Prompt, seed: int) -> str | None:
-        opening = self._prompts.opening("generic", RecalledMemory())
+        thinking_prefix = self._prompts.thinking_prefix("generic", RecalledMemory())
         output = await self._generate(
             prompt,
-            thinking_text.thinking_prefix(opening),
+            thinking_text.render_thinking_prefix(thinking_prefix),
             max_tokens=self._settings.max_thinking_tokens,
             temperature=self._settings.temperature,
             seed=seed,
         )
-        thinking = thinking_text.finalize_thinking(opening, output.text, output.finish)
-        failed = self._checker.check(thinking, opening=opening, mode="generic", finish=output.finish)
+        thinking = thinking_text.finalize_thinking(thinking_prefix, output.text, output.finish)
+        failed = self._checker.check(thinking, thinking_prefix=thinking_prefix, mode="generic", finish=output.finish)
         return None if failed else thinking
 
     async def _answer(self, prompt: Prompt, thinking: str) -> str | None:
-        turn = thinking_text.render_thinking(thinking, self._settings.answer_lead)
+        turn = thinking_text.render_thinking(thinking, self._settings.answer_prefix)
         output = await self._generate(prompt, turn, max_tokens=self._settings.max_answer_tokens, temperature=0.0)
         answer = thinking_text.finalize_thinking("", output.text, output.finish)
         is_cut = output.finish == "length" and answer == output.text.strip()

@@ -8,37 +8,37 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from mindprint.types import Sample, Trace
 from mindprint_server.memory import UserHistory
 from mindprint_server.prompts import thinking as thinking_text
-from mindprint_server.prompts.templates import opening_without_reminders
+from mindprint_server.prompts.templates import prefix_without_reminders
 
 EngagementKey = tuple[str | None, str]
 """User id and engagement id."""
 
 
-def slow_sample(trace: Trace, mode_opening: str, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
+def slow_sample(trace: Trace, mode_prefix: str, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
     """Return an accepted trace as a sample, split as it was generated.
 
     Args:
         trace: An accepted trace about an engagement.
-        mode_opening: The personal mode's opening, without reminders.
+        mode_prefix: The personal mode's thinking prefix, without reminders.
         choices: The choices of its question; empty for an open one.
         answered: Whether the answer is learned too, or the thinking alone.
     """
     assert trace.engagement_id is not None
-    answer_lead = str(trace.provenance.sampling.get("answer_lead", ""))
-    begun, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("opening", "")))
-    opening = opening_without_reminders(begun, mode_opening)
+    answer_prefix = str(trace.provenance.sampling.get("answer_prefix", ""))
+    begun, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("thinking_prefix", "")))
+    thinking_prefix = prefix_without_reminders(begun, mode_prefix)
     return Sample(
         kind="slow",
         user_id=trace.user_id,
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
         prompt=trace.prompt + thinking_text.OPEN,
-        opening=opening,
-        recalled=begun.removeprefix(opening),
+        thinking_prefix=thinking_prefix,
+        reminder=begun.removeprefix(thinking_prefix),
         thinking=body,
-        closing=thinking_text.CLOSE + answer_lead,
-        answer=thinking_text.answer_suffix(answer_lead, trace.answer) if answered else "",
-        choices=[thinking_text.answer_suffix(answer_lead, choice) for choice in choices],
+        thinking_suffix=thinking_text.CLOSE + answer_prefix,
+        answer=thinking_text.answer_suffix(answer_prefix, trace.answer) if answered else "",
+        choices=[thinking_text.answer_suffix(answer_prefix, choice) for choice in choices],
     )
 
 
@@ -51,15 +51,15 @@ def answer_sample(trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sam
         choices: The choices of its question; empty for an open one.
     """
     assert trace.engagement_id is not None
-    answer_lead = str(trace.provenance.sampling.get("answer_lead", ""))
+    answer_prefix = str(trace.provenance.sampling.get("answer_prefix", ""))
     return Sample(
         kind="slow",
         user_id=trace.user_id,
         engagement_id=trace.engagement_id,
         trace_id=trace.id,
-        prompt=trace.prompt + thinking_text.render_thinking(trace.thinking, answer_lead),
-        answer=thinking_text.answer_suffix(answer_lead, answer),
-        choices=[thinking_text.answer_suffix(answer_lead, choice) for choice in choices],
+        prompt=trace.prompt + thinking_text.render_thinking(trace.thinking, answer_prefix),
+        answer=thinking_text.answer_suffix(answer_prefix, answer),
+        choices=[thinking_text.answer_suffix(answer_prefix, choice) for choice in choices],
     )
 
 

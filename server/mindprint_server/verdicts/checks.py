@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from mindprint.thinking_text import own_words, words
 from mindprint.types import Mode, Reason
 from mindprint_server.engine.base import FinishReason
-from mindprint_server.prompts.templates import opening_without_reminders
+from mindprint_server.prompts.templates import prefix_without_reminders
 from mindprint_server.settings import Settings
 
 _TAG = re.compile(r"</?think>", re.IGNORECASE)
@@ -43,7 +43,7 @@ class Measurements:
     thinking: str
     finish: FinishReason
     own_words: int
-    """Words of the thinking without the opening and the answer's lead."""
+    """Words of the thinking without the thinking prefix and the answer's lead."""
     is_duplicate: bool = False
     target: str | None = None
     answer: str = ""
@@ -116,29 +116,30 @@ class ThinkingChecker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def measure(self, thinking: str, *, opening: str, mode: Mode, finish: FinishReason) -> Measurements:
+    def measure(self, thinking: str, *, thinking_prefix: str, mode: Mode, finish: FinishReason) -> Measurements:
         """Measure a thinking by its text.
 
         Args:
-            thinking: The whole thinking, with its opening.
-            opening: The text with which it was made to begin. Words of the opening and of the answer's lead do not
-                count as its own; what the opening recalls of the user does.
+            thinking: The whole thinking, with its thinking prefix.
+            thinking_prefix: The text with which it was made to begin. Words of the thinking prefix and of the
+            answer's lead do not
+                count as its own; what the thinking prefix recalls of the user does.
             mode: The mode it was generated in.
             finish: Why the generation ended.
         """
-        silent = opening_without_reminders(opening, self._settings.openings.get(mode, ""))
-        return Measurements(thinking, finish, own_words(thinking, silent, self._settings.answer_lead))
+        silent = prefix_without_reminders(thinking_prefix, self._settings.thinking_prefixes.get(mode, ""))
+        return Measurements(thinking, finish, own_words(thinking, silent, self._settings.answer_prefix))
 
-    def check(self, thinking: str, *, opening: str, mode: Mode, finish: FinishReason) -> Reason | None:
+    def check(self, thinking: str, *, thinking_prefix: str, mode: Mode, finish: FinishReason) -> Reason | None:
         """Return why a thinking cannot be accepted, whatever the answer; None if it can.
 
         Args:
-            thinking: The whole thinking, with its opening.
-            opening: The text with which it was made to begin.
+            thinking: The whole thinking, with its thinking prefix.
+            thinking_prefix: The text with which it was made to begin.
             mode: The mode it was generated in.
             finish: Why the generation ended.
         """
-        measured = self.measure(thinking, opening=opening, mode=mode, finish=finish)
+        measured = self.measure(thinking, thinking_prefix=thinking_prefix, mode=mode, finish=finish)
         failed = first_failed("text", measured, self._settings)
         return failed.reason if failed else None
 

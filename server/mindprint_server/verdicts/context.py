@@ -123,7 +123,7 @@ class EngagementContext:
 
         async def compute() -> Likelihood:
             prompt = await self.prompt("direct", owner)
-            return await self._likelihood(prompt.ids, answer_lead="")
+            return await self._likelihood(prompt.ids, answer_prefix="")
 
         return await self.once(("direct", owner), compute)
 
@@ -138,7 +138,7 @@ class EngagementContext:
         """Return log p(y | x, memory, thinking): the likelihood of the answers after a thinking.
 
         Args:
-            thinking: The whole thinking, with its opening.
+            thinking: The whole thinking, with its thinking prefix.
             mode: The mode of the prompt.
             owner: Whose memory the prompt shows.
 
@@ -147,15 +147,15 @@ class EngagementContext:
             ValueError: Two choices have the same tokens, or one has none.
         """
         prompt = await self.prompt(mode, owner)
-        answer_lead = self.builder.ctx.settings.answer_lead
-        turn = self.builder.ctx.engine.tokenizer.encode(thinking_text.render_thinking(thinking, answer_lead))
-        return await self._likelihood(prompt.ids + turn, answer_lead=answer_lead)
+        answer_prefix = self.builder.ctx.settings.answer_prefix
+        turn = self.builder.ctx.engine.tokenizer.encode(thinking_text.render_thinking(thinking, answer_prefix))
+        return await self._likelihood(prompt.ids + turn, answer_prefix=answer_prefix)
 
-    async def prior_shortfall(self, opening: str) -> float | None:
+    async def prior_shortfall(self, thinking_prefix: str) -> float | None:
         """Return how far thinking would have to bring the real answer, before anything is generated.
 
-        It is the shortfall after the bare opening. The direct likelihood, which Gain is measured against, is computed
-        in the same step of the engine.
+        It is the shortfall after the bare thinking prefix. The direct likelihood, which Gain is measured against, is
+        computed in the same step of the engine.
 
         Returns:
             Nats by which the real answer is behind the likeliest choice; None for an open or unknown answer.
@@ -166,21 +166,25 @@ class EngagementContext:
         """
         if self.question.choices is None or self.question.target is None:
             return None
-        after, _ = await asyncio.gather(self.answer_logprob_with_thinking(opening), self.answer_logprob_direct())
+        after, _ = await asyncio.gather(
+            self.answer_logprob_with_thinking(thinking_prefix), self.answer_logprob_direct()
+        )
         assert after.choices is not None
         return checks.shortfall(after.choices, self.question.target)
 
-    async def thinking_logprobs(self, opening: str, ids: Sequence[int], positions: Sequence[int]) -> list[float]:
+    async def thinking_logprobs(
+        self, thinking_prefix: str, ids: Sequence[int], positions: Sequence[int]
+    ) -> list[float]:
         """Return the log-probabilities of some tokens of a thinking under the prompt without a hint, in nats.
 
         Args:
-            opening: The text with which the thinking began.
-            ids: Token ids of what was generated after the opening.
+            thinking_prefix: The text with which the thinking began.
+            ids: Token ids of what was generated after the thinking prefix.
             positions: Which of them to score.
         """
         engine = self.builder.ctx.engine
         prompt = await self.prompt("personal")
-        prefix = prompt.ids + engine.tokenizer.encode(thinking_text.thinking_prefix(opening))
+        prefix = prompt.ids + engine.tokenizer.encode(thinking_text.render_thinking_prefix(thinking_prefix))
 
         async def one(position: int) -> float:
             before = [*prefix, *ids[:position]]
@@ -189,21 +193,21 @@ class EngagementContext:
 
         return list(await asyncio.gather(*(one(position) for position in positions)))
 
-    def answer_tokens(self, answer_lead: str) -> AnswerTokens:
-        """Return the token ids of what may be answered after `answer_lead`.
+    def answer_tokens(self, answer_prefix: str) -> AnswerTokens:
+        """Return the token ids of what may be answered after `answer_prefix`.
 
         Of an open answer only the first `score_tokens` are scored.
         """
         settings, encode = self.builder.ctx.settings, self.builder.ctx.engine.tokenizer.encode
         question, clean = self.question, self.builder.prompts.clean
         texts = question.choices if question.choices is not None else (question.target or "",)
-        ids = {text: encode(thinking_text.answer_suffix(answer_lead, clean(text))) for text in texts}
+        ids = {text: encode(thinking_text.answer_suffix(answer_prefix, clean(text))) for text in texts}
         if question.choices is None:
             ids = {text: tokens[: settings.score_tokens] for text, tokens in ids.items()}
         return AnswerTokens(ids, question.target, question.choices is not None)
 
-    async def _likelihood(self, prefix: Sequence[int], *, answer_lead: str) -> Likelihood:
-        answers = self.answer_tokens(answer_lead)
+    async def _likelihood(self, prefix: Sequence[int], *, answer_prefix: str) -> Likelihood:
+        answers = self.answer_tokens(answer_prefix)
         return await likelihood.score_answers(
             self.builder.ctx.engine, prefix, answers, adapter=self.adapter, priority=self.priority
         )

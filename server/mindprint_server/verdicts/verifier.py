@@ -39,7 +39,7 @@ class _Candidate:
 
     context: EngagementContext
     output: GenerationOutput
-    opening: str
+    thinking_prefix: str
     hinted: bool
     measured: Measurements
     likelihood: Likelihood | None = None
@@ -61,15 +61,15 @@ class CandidateVerifier:
         }
 
     async def verify(
-        self, context: EngagementContext, output: GenerationOutput, *, thinking: str, opening: str, hinted: bool
+        self, context: EngagementContext, output: GenerationOutput, *, thinking: str, thinking_prefix: str, hinted: bool
     ) -> Verdict:
         """Verify one candidate in personal mode; an accepted thinking is recorded in the context.
 
         Args:
             context: The engagement's context; its question must have a real answer.
-            output: What was generated after the opening.
-            thinking: The whole thinking, with its opening.
-            opening: The text with which it was made to begin.
+            output: What was generated after the thinking prefix.
+            thinking: The whole thinking, with its thinking prefix.
+            thinking_prefix: The text with which it was made to begin.
             hinted: Whether the prompt showed the real answer.
 
         Raises:
@@ -77,10 +77,12 @@ class CandidateVerifier:
             ValueError: Two choices have the same tokens, or one has none.
         """
         assert context.question.target is not None
-        measured = self._checker.measure(thinking, opening=opening, mode="personal", finish=output.finish)
+        measured = self._checker.measure(
+            thinking, thinking_prefix=thinking_prefix, mode="personal", finish=output.finish
+        )
         measured.is_duplicate = context.is_duplicate(thinking)
         measured.target = context.question.target
-        candidate = _Candidate(context, output, opening, hinted, measured)
+        candidate = _Candidate(context, output, thinking_prefix, hinted, measured)
         failed = await self._score_checks(candidate)
         reason = failed.reason if failed else None
         # A sibling candidate may have been accepted while this one was scored.
@@ -161,7 +163,7 @@ class CandidateVerifier:
         last, count = len(with_hint) - 1, min(self._settings.hindsight_tokens, len(with_hint))
         positions = sorted({round(i * last / max(1, count - 1)) for i in range(count)})
         without_hint = await candidate.context.thinking_logprobs(
-            candidate.opening, candidate.output.token_ids, positions
+            candidate.thinking_prefix, candidate.output.token_ids, positions
         )
         return sum(with_hint[position] for position in positions) / len(positions) - sum(without_hint) / len(positions)
 

@@ -24,13 +24,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import (
     EVERYONE,
-    CanaryItem,
-    CanaryResult,
     Check,
     Engagement,
     Lease,
     LeaseRequest,
     Manifest,
+    ParityItem,
+    ParityResult,
     Profile,
     Provenance,
     Trace,
@@ -47,7 +47,8 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here share one event loop, as they share the store: opening one takes longer than most tests."""
+    """All tests here share one event loop, as they share the store: thinking_prefix one takes longer than most
+    tests."""
     for item in items:
         if Path(__file__).parent in item.path.parents and is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
@@ -158,7 +159,7 @@ class Make:
             "thinking": "because",
             "answer": "yes",
             "verdict": verdict,
-            "state": "waiting" if verdict == "accepted" else "kept",
+            "state": "waiting" if verdict == "accepted" else "stored",
             "prompt_tokens": 30,
             "cached_tokens": 20,
             "thinking_tokens": 10,
@@ -187,7 +188,7 @@ class Make:
             "parent": lease.parent,
             "start": lease.start and f"{lease.start.adapter}@{lease.start.version}",
             "traces": len(lease.trace_ids),
-            "canary": CanaryResult(passed=True, against_trainer=0.01, against_base=0.2, tokens=4),
+            "parity": ParityResult(passed=True, against_trainer=0.01, against_base=0.2, tokens=4),
             "manifest": Manifest(
                 adapter=lease.adapter,
                 base_digest="base",
@@ -199,7 +200,7 @@ class Make:
                 tokens=100,
                 seconds=1.5,
                 trainer="test",
-                canary=[CanaryItem(prompt_ids=[1], target_ids=[2], logprobs=[-1.0], base_logprobs=[-2.0])],
+                parity_items=[ParityItem(prompt_ids=[1], target_ids=[2], logprobs=[-1.0], base_logprobs=[-2.0])],
             ),
             "created_at": T0,
         }

@@ -90,7 +90,7 @@ async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str
     assert set(newest) - set(older) == {"cohorts", "trace_versions", "replays"}
     assert await migrated(upgrade, "head") == newest
     assert (await store.users.get("bob")).cohort == "everyone"
-    assert (await store.live_versions.get("user/bob")).candidate is None
+    assert (await store.live_versions.get("user/bob")).canary is None
     traces, users, adapter, cohorts = before
     assert [t for t in await store.traces.find() if t.user_id == "ann"] == traces
     assert [u for u in await store.users.list_page() if u.id == "ann"] == users

@@ -50,7 +50,7 @@ async def test_whatever_the_verdict_the_newest_first(store: Store, make: Any) ->
         {"mode": "generic"},
         {"made": {"saw_answer": True}},
         {"made": {"model": "user/ann@1"}},
-        {"made": {"model": "given"}},
+        {"made": {"model": "imported"}},
         {"made": {"base_digest": "older"}},
         {"made": {"prompt_version": "p0"}},
     ],

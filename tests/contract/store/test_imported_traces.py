@@ -40,7 +40,7 @@ async def test_what_was_trained_on_is_known_and_what_was_not_for_training_is_not
     await make.trained(store, "ann")
     await store.engagements.add("ann", [make.engagement(1)])
     await store.traces.add(make.trace("ann", "e1", "rejected"))
-    await store.traces.add(make.trace("ann", "e1", state="kept", mode="generic"))
+    await store.traces.add(make.trace("ann", "e1", state="stored", mode="generic"))
     assert await add(store, make.trace("ann", "e0"), make.trace("ann", "e1")) == (1, 1)
 
 

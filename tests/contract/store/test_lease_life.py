@@ -81,7 +81,7 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
             known = len(self.leases)
             self.claim(key, ttl=1, max_traces=max_traces, cohort_min_traces=1)
             for lease in self.leases[known:]:
-                version = self.run(make.completed(self.store, lease, candidate_share=share, now=self.now))
+                version = self.run(make.completed(self.store, lease, canary_share=share, now=self.now))
                 self.trained[key] |= dict.fromkeys(lease.trace_ids, version.version)
                 for id in lease.trace_ids:
                     self.versions[id].add(f"{key}@{version.version}")
@@ -111,7 +111,7 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
                         alive = True  # also a repeat, which changes nothing
                     else:
                         share = 0.5 if pick % 2 else None
-                        terms = {"candidate_share": share, "now": self.now}
+                        terms = {"canary_share": share, "now": self.now}
                         stored = self.run(self.store.publication.publish(lease.id, version, **terms))
                         if alive:
                             assert not self.trained[lease.adapter].keys() & set(lease.trace_ids)

@@ -80,7 +80,7 @@ async def test_a_claim_of_a_user_passes_over_cohorts(store: Store, make: Any) ->
 async def test_dead_traces_do_not_count(store: Store, make: Any) -> None:
     await make.leased(store, "ann", 1, ttl_s=1, now=make.T0)
     assert await make.claim(store, max_attempts=1, now=make.T0 + SECOND) is None
-    assert [t.state for t in await store.traces.find()] == ["dead"]
+    assert [t.state for t in await store.traces.find()] == ["dead_letter"]
     assert await make.cohort_claim(store) is None
 
 

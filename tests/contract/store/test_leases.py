@@ -27,7 +27,7 @@ async def test_a_claim_takes_the_oldest_waiting_traces(store: Store, make: Any) 
     assert (lease.base_digest, lease.limits) == ("", LoraLimits(max_rank=0, target_modules=[]))
     assert await store.leases.get(lease.id) == lease
     assert [t.id for t in await store.traces.list_of_lease(lease.id)] == ids[:3]
-    assert await states(store) == ["leased"] * 3 + ["waiting"] * 2 + ["kept"]
+    assert await states(store) == ["leased"] * 3 + ["waiting"] * 2 + ["stored"]
 
 
 async def test_a_claim_without_a_name_takes_the_neediest(store: Store, make: Any) -> None:
@@ -117,7 +117,7 @@ async def test_after_the_last_attempt_traces_are_dead_until_revived(store: Store
         assert lease.attempt == attempt
         now += SECOND
     assert await make.claim(store, max_attempts=2, now=now) is None
-    dead = await store.traces.find(state="dead")
+    dead = await store.traces.find(state="dead_letter")
     assert [t.id for t in dead] == lease.trace_ids
     assert await store.traces.count_waiting() == {}
 
@@ -137,7 +137,7 @@ async def test_attempts_are_counted_a_trace(store: Store, make: Any) -> None:
     assert (lease.trace_ids, lease.attempt) == (old + new, 2)
     last = await make.claim(store, max_attempts=2, now=make.T0 + 2 * SECOND)
     assert (last.trace_ids, last.attempt) == (new, 2)
-    assert [t.id for t in await store.traces.find(state="dead")] == old
+    assert [t.id for t in await store.traces.find(state="dead_letter")] == old
 
 
 async def test_a_release_is_no_attempt(store: Store, make: Any) -> None:

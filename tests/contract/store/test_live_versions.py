@@ -16,43 +16,43 @@ async def versions(store: Store) -> dict[int, str]:
 
 
 async def test_a_candidate_answers_a_share_before_it_is_live(store: Store, make: Any) -> None:
-    first = await make.trained(store, candidate_share=0.1)
+    first = await make.trained(store, canary_share=0.1)
     assert first.state == "live"  # there is nothing that could answer the rest
-    second = await make.trained(store, digest="b", candidate_share=0.1)
-    assert second.state == "candidate"
+    second = await make.trained(store, digest="b", canary_share=0.1)
+    assert second.state == "canary"
     assert await store.live_versions.get(KEY) == Pointers(first, second, 0.1)
     assert (await store.live_versions.get(KEY)).live == first
     adapter = await store.adapters.get(KEY)
-    assert (adapter.live, adapter.candidate, adapter.share) == (1, 2, 0.1)
+    assert (adapter.live, adapter.canary, adapter.canary_share) == (1, 2, 0.1)
     assert await store.adapters.list_all() == [adapter]
     assert {t.state for t in await store.traces.find()} == {"trained"}
 
-    third = await make.trained(store, digest="c", candidate_share=0.2)
-    assert await versions(store) == {1: "live", 2: "standby", 3: "candidate"}
+    third = await make.trained(store, digest="c", canary_share=0.2)
+    assert await versions(store) == {1: "live", 2: "standby", 3: "canary"}
     assert third.parent == 1
     promoted = await store.live_versions.set_live(KEY, 3)
-    assert (promoted.live, promoted.candidate, promoted.share) == (3, None, None)
-    await make.trained(store, digest="d", candidate_share=0.0)
+    assert (promoted.live, promoted.canary, promoted.canary_share) == (3, None, None)
+    await make.trained(store, digest="d", canary_share=0.0)
     assert await versions(store) == {1: "standby", 2: "standby", 3: "standby", 4: "live"}
 
 
 async def test_a_version_that_goes_live_ends_an_older_candidate(store: Store, make: Any) -> None:
     await make.trained(store)
-    await make.trained(store, candidate_share=0.1)
+    await make.trained(store, canary_share=0.1)
     await make.trained(store)
     assert await versions(store) == {1: "standby", 2: "standby", 3: "live"}
-    assert (await store.adapters.get(KEY)).share is None
+    assert (await store.adapters.get(KEY)).canary_share is None
 
 
 async def test_a_person_releases_a_candidate(store: Store, make: Any) -> None:
     for _ in range(3):
         await make.trained(store)
     released = await store.live_versions.set_canary(KEY, 2, 0.3)
-    assert (released.live, released.candidate, released.share) == (3, 2, 0.3)
+    assert (released.live, released.canary, released.canary_share) == (3, 2, 0.3)
     assert (await store.live_versions.rollback(KEY)).live == 1  # a candidate is still on trial
-    assert (await store.live_versions.set_canary(KEY, 2, 0.5)).share == 0.5
+    assert (await store.live_versions.set_canary(KEY, 2, 0.5)).canary_share == 0.5
     ended = await store.live_versions.set_canary(KEY, None, 0.5)
-    assert (ended.live, ended.candidate, ended.share) == (1, None, None)
+    assert (ended.live, ended.canary, ended.canary_share) == (1, None, None)
     assert await store.live_versions.set_canary(KEY, None, 0.5) == ended
     with pytest.raises(AlreadyLive, match=f"{KEY}@1"):
         await store.live_versions.set_canary(KEY, 1, 0.1)
@@ -70,14 +70,14 @@ async def test_a_refused_version_is_no_candidate(store: Store, make: Any) -> Non
 
 async def test_a_candidate_stays_when_the_live_version_moves(store: Store, make: Any) -> None:
     for share in (None, None, 0.1):
-        await make.trained(store, candidate_share=share)
-    assert (await store.live_versions.rollback(KEY)).candidate == 3
-    assert (await store.live_versions.set_live(KEY, 2)).candidate == 3
+        await make.trained(store, canary_share=share)
+    assert (await store.live_versions.rollback(KEY)).canary == 3
+    assert (await store.live_versions.set_live(KEY, 2)).canary == 3
     off = await store.live_versions.set_live(KEY, None)
-    assert (off.live, off.candidate, off.share) == (None, None, None)
+    assert (off.live, off.canary, off.canary_share) == (None, None, None)
     assert await store.live_versions.get(KEY) == Pointers()
     alone = await store.live_versions.set_canary(KEY, 3, 0.1)
-    assert (alone.live, alone.candidate) == (None, 3)
+    assert (alone.live, alone.canary) == (None, 3)
     assert (await store.live_versions.resolve_for_user("ann"))[0] == KEY
     assert (await store.users.get("ann")).live_version is None
     assert (await store.funnel.get("ann")).live == 0
@@ -131,9 +131,9 @@ async def test_withdrawn_at_once_by_two_replicas_it_falls_back_once(
 async def test_a_candidate_or_a_standby_is_withdrawn(store: Store, make: Any, check: Check) -> None:
     await make.trained(store)
     await make.trained(store)
-    await make.trained(store, candidate_share=0.1)
+    await make.trained(store, canary_share=0.1)
     ended = await store.live_versions.withdraw(KEY, 3, check)
-    assert (ended.live, ended.candidate, ended.share) == (2, None, None)
+    assert (ended.live, ended.canary, ended.canary_share) == (2, None, None)
     assert (await store.live_versions.withdraw(KEY, 1, check)).live == 2
     assert await versions(store) == {1: "refused", 2: "live", 3: "refused"}
     with pytest.raises(RecordNotFound, match=f"{KEY}@9"):

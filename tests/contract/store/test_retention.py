@@ -12,7 +12,7 @@ KEY = "user/ann"
 
 async def test_the_newest_stay_and_whatever_is_needed(store: Store, make: Any) -> None:
     for share in (None, None, None, None, None, 0.1):
-        await make.trained(store, candidate_share=share)
+        await make.trained(store, canary_share=share)
     assert await store.retention.list_prunable(KEY, 2) == [1, 2, 3, 4]
     assert await store.retention.list_prunable(KEY, 0) == [1, 2, 3, 4]
     assert await store.retention.list_prunable(KEY, 9) == []
@@ -56,7 +56,7 @@ async def test_files_go_but_the_row_stays(store: Store, make: Any) -> None:
 
 async def test_files_that_are_needed_by_now_stay(store: Store, make: Any) -> None:
     for share in (None, None, 0.1):
-        await make.trained(store, candidate_share=share)
+        await make.trained(store, canary_share=share)
     await store.retention.pin(KEY, 1, True)
     for version in (1, 2, 3):
         assert not await store.retention.mark_files_removed(KEY, version)

@@ -23,9 +23,9 @@ def test_a_lease_that_ended_holds_nothing(state: LeaseState) -> None:
 
 
 def test_the_last_attempt_ends_in_the_dead_letters() -> None:
-    assert [after_bad_end(n, 3) for n in range(3)] == [("waiting", 1), ("waiting", 2), ("dead", 3)]
-    assert after_bad_end(0, 1) == ("dead", 1)
-    assert after_bad_end(7, 3) == ("dead", 8)
+    assert [after_bad_end(n, 3) for n in range(3)] == [("waiting", 1), ("waiting", 2), ("dead_letter", 3)]
+    assert after_bad_end(0, 1) == ("dead_letter", 1)
+    assert after_bad_end(7, 3) == ("dead_letter", 8)
 
 
 def test_the_pointer_says_what_is_live() -> None:
@@ -33,8 +33,8 @@ def test_the_pointer_says_what_is_live() -> None:
     assert version_state(1, 2, False) == "standby"
     assert version_state(1, None, True) == "refused"
     assert version_state(1, 1, True) == "live"
-    assert version_state(3, 2, False, 3) == "candidate"
-    assert version_state(3, None, False, 3) == "candidate"
+    assert version_state(3, 2, False, 3) == "canary"
+    assert version_state(3, None, False, 3) == "canary"
     assert version_state(1, 2, True, 3) == "refused"
 
 

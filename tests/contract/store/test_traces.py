@@ -60,7 +60,7 @@ async def test_traces_are_found_by_what_they_are_of(store: Store, make: Any) -> 
     assert await store.traces.find(user="ann") == [a, b]
     assert await store.traces.find(user="bob", engagement="e1") == [c]
     assert await store.traces.find(verdict="accepted") == [a, c]
-    assert await store.traces.find(state="kept") == [b, d]
+    assert await store.traces.find(state="stored") == [b, d]
     assert await store.traces.find(limit=2) == [a, b]
     assert await store.traces.find(after=b.id, limit=1) == [c]
     assert await store.traces.find(batch="none") == []
@@ -116,7 +116,7 @@ async def test_the_first_rejected_trace_of_each_engagement_that_has_no_accepted_
     made = make.trace("ann", "e0").provenance
     hinted = made.model_copy(update={"saw_answer": True})
     of_adapter = made.model_copy(update={"model": "user/ann@1"})
-    no = {"verdict": "rejected", "reason": "low_gain", "state": "kept"}
+    no = {"verdict": "rejected", "reason": "low_gain", "state": "stored"}
     await store.traces.add(make.trace("ann", "e0"))
     await store.traces.add(make.trace("ann", "e0", **no))
     await store.traces.add(make.trace("ann", "e1", **no | {"reason": "loop"}))

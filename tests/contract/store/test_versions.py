@@ -135,7 +135,7 @@ async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_t
     event.listen(engine, "commit", fail)
     try:
         for call in (
-            store.publication.publish(lease.id, version, candidate_share=0.1),
+            store.publication.publish(lease.id, version, canary_share=0.1),
             store.live_versions.withdraw(key, 2, check),
             store.retention.mark_files_removed(key, 1),
             store.live_versions.set_canary(key, 1, 0.1),
@@ -146,7 +146,7 @@ async def test_a_failure_before_the_commit_leaves_a_cohort_and_its_pointers_as_t
         event.remove(engine, "commit", fail)
 
     assert (await store.traces.find(), await store.leases.get(lease.id), await store.adapters.get(key)) == before
-    assert (await store.publication.publish(lease.id, version, candidate_share=0.1)).state == "candidate"
+    assert (await store.publication.publish(lease.id, version, canary_share=0.1)).state == "canary"
 
 
 async def test_a_refused_version_is_kept_and_its_traces_wait_again(store: Store, make: Any) -> None:
@@ -165,7 +165,7 @@ async def test_a_refused_version_is_kept_and_its_traces_wait_again(store: Store,
     await store.publication.refuse(
         again.id, make.version(again, (await store.versions.allocate(KEY)).version), max_attempts=2
     )
-    assert [t.id for t in await store.traces.find(state="dead")] == lease.trace_ids
+    assert [t.id for t in await store.traces.find(state="dead_letter")] == lease.trace_ids
 
 
 async def test_an_adapter_may_have_a_refused_version_only(store: Store, make: Any) -> None:

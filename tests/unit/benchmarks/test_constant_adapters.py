@@ -93,7 +93,9 @@ def test_the_server_takes_it_and_its_canary_is_true(
             values += [row[token] for row, token in zip(rows, item.target_ids, strict=True)]
         told += item.logprobs
     s = Settings()
-    assert compare_logprobs(ours, theirs, told, tolerance=s.canary_tolerance, min_shift=s.canary_min_shift).passed
+    assert compare_logprobs(
+        ours, theirs, told, tolerance=s.parity_tolerance_nats, min_shift=s.parity_min_shift_nats
+    ).passed
 
 
 def test_too_few_words_are_told(model: Path) -> None:

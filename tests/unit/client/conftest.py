@@ -40,7 +40,7 @@ MANIFEST: dict[str, Any] = {
     "tokens": 10,
     "seconds": 1.0,
     "trainer": "t",
-    "canary": [{"prompt_ids": [1], "target_ids": [2], "logprobs": [-1.0], "base_logprobs": [-2.0]}],
+    "parity_items": [{"prompt_ids": [1], "target_ids": [2], "logprobs": [-1.0], "base_logprobs": [-2.0]}],
 }
 
 
@@ -113,7 +113,7 @@ class Samples:
             "digest": "sha256:0123456789",
             "base_digest": "sha256:b",
             "traces": 1,
-            "canary": canary,
+            "parity": canary,
             "manifest": MANIFEST,
             "created_at": WHEN,
             **changes,

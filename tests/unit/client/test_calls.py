@@ -62,7 +62,7 @@ ENGAGEMENT = Engagement.model_validate(
         ("users.list_engagements", ("ann",), {}, "GET /v1/users/ann/engagements?limit=100", {"engagements": []}),
         ("users.get_profile", ("ann",), {}, "GET /v1/users/ann/profile", PROFILE),
         ("users.write_profile", ("ann",), {}, "POST /v1/users/ann/profile", PROFILE),
-        ("users.get_auto_mode", ("ann",), {}, "GET /v1/users/ann/route", "routes"),
+        ("users.get_auto_mode", ("ann",), {}, "GET /v1/users/ann/auto-mode", "routes"),
         ("traces.create", (TraceRequest(user_id="ann", query="Tea?"),), {}, "POST /v1/traces", "trace"),
         ("traces.get", ("t1",), {}, "GET /v1/traces/t1", "trace"),
         (
@@ -98,7 +98,7 @@ ENGAGEMENT = Engagement.model_validate(
         ("adapters.get", ("user/ann",), {}, "GET /v1/adapters/user/ann", "adapter"),
         ("adapters.promote", ("user/ann", 1), {}, "POST /v1/adapters/user/ann/promote", "adapter"),
         ("adapters.rollback", ("cohort/tea",), {}, "POST /v1/adapters/cohort/tea/rollback", "adapter"),
-        ("adapters.set_canary", ("user/ann", 1, 0.2), {}, "POST /v1/adapters/user/ann/release", "adapter"),
+        ("adapters.set_canary", ("user/ann", 1, 0.2), {}, "PUT /v1/adapters/user/ann/canary", "adapter"),
         ("adapters.get_version", ("user/ann", 1), {}, "GET /v1/adapters/user/ann/versions/1", "version"),
         ("adapters.get_lineage", ("cohort/tea", 2), {}, "GET /v1/adapters/cohort/tea/versions/2/lineage", "lineage"),
         ("adapters.pin", ("user/ann", 1, False), {}, "POST /v1/adapters/user/ann/versions/1/pin", "version"),
@@ -141,7 +141,7 @@ async def test_taking_an_adapter_off_sends_null(caller: Any, samples: Any) -> No
 
 async def test_ending_a_release_sends_null(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.adapter()))
-    assert (await caller.call("adapters.set_canary", "user/ann", None)).candidate is None
+    assert (await caller.call("adapters.set_canary", "user/ann", None)).canary is None
     assert json.loads(caller.server.asked[0].content) == {"version": None, "share": 0.1}
 
 

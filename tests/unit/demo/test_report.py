@@ -108,7 +108,7 @@ def test_a_refusal_by_the_gate_is_told_and_is_no_failure() -> None:
     assert "0.050" in line_of(text, "collapse", "passed", "1 of 20 thinkings")
     assert "1.000" in line_of(text, "collapse", "FAILED", "the base [1]")
     assert "not judged" in line_of(text, "personal live", "2 engagements held out")
-    assert line_of(text, "cohort/everyone@4", "canary", "passed")
+    assert line_of(text, "cohort/everyone@4", "parity", "passed")
     assert results_json(made)["rows"][0]["gate"][1]["checks"][1]["name"] == "collapse"
     assert results_json(made)["cohorts"][0]["version"] == "cohort/everyone@4"
 
@@ -117,7 +117,7 @@ def test_the_document_is_json() -> None:
     document = json.loads(json.dumps(results_json(results()), allow_nan=False))
     first, second = document["rows"]
     assert first["scores"]["direct"]["logprob"] == {"before": -1.0, "after": -0.25, "low": 0.75, "high": 0.75}
-    assert (first["version"], first["canary"]["passed"]) == (1, True)
+    assert (first["version"], first["parity"]["passed"]) == (1, True)
     assert (second["version"], second["scores"]["direct"]) == (None, None)
     assert document["batch"]["tokens_per_second"] == 123.4
     assert document["accounting"] == {"accepted": 2, "trained": 2, "dead": 0, "in_cohorts": 0, "problems": []}

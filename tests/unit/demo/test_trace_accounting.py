@@ -6,7 +6,7 @@ from mindprint_demo.trace_accounting import account_for_traces
 
 def test_books_that_balance() -> None:
     books = account_for_traces(
-        [trace("a"), trace("b", version=2), trace("c", state="dead", version=None)],
+        [trace("a"), trace("b", version=2), trace("c", state="dead_letter", version=None)],
         [adapter(version(["a"], 1, state="standby"), version(["b"], 2))],
     )
     assert (books.accepted, books.trained, books.dead, books.balanced) == (3, 2, 1, True)

@@ -100,7 +100,7 @@ def test_thinking_is_changed_in_three_ways() -> None:
 def test_bare_thinking_has_a_seed_of_the_question_s_own() -> None:
     assert bare_thinking_params(ROW) == bare_thinking_params(ROW)
     assert bare_thinking_params(ROW)["seed"] != bare_thinking_params(replace(ROW, id="ann/2"))["seed"]
-    assert question(**bare_thinking_params(ROW)).request.opening == ""
+    assert question(**bare_thinking_params(ROW)).request.thinking_prefix == ""
 
 
 def test_general_questions_stand_at_the_time_of_another() -> None:

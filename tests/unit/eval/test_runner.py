@@ -74,10 +74,10 @@ def test_the_server_measures_and_does_not_interfere(data: Path, monkeypatch: pyt
 def test_no_engagement_is_left_out_for_being_unlikely_but_where_that_is_asked_for(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert runner.server_settings(options(data))["THOROUGH"] == "true"
-    assert runner.server_settings(options(data, server={"THOROUGH": "false"}))["THOROUGH"] == "false"
-    monkeypatch.setenv("MINDPRINT_THOROUGH", "false")
-    assert runner.server_settings(options(data))["THOROUGH"] == "false"
+    assert runner.server_settings(options(data))["EXHAUSTIVE"] == "true"
+    assert runner.server_settings(options(data, server={"EXHAUSTIVE": "false"}))["EXHAUSTIVE"] == "false"
+    monkeypatch.setenv("MINDPRINT_EXHAUSTIVE", "false")
+    assert runner.server_settings(options(data))["EXHAUSTIVE"] == "false"
 
 
 def test_other_thresholds_leave_a_piece_s_store_and_ask_anew(data: Path) -> None:

@@ -52,14 +52,14 @@ async def services(tmp_path: Path, base_folder: Path) -> AsyncIterator[Container
         model=str(base_folder),
         data_dir=tmp_path / "server",
         watch_interval_s=0.01,
-        probe=False,
+        prefilter_by_prior=False,
         gate=False,
         replay_share=0,
         holdout_share=0,
         max_attempts=1,
         target_modules=("q_proj",),
         candidates=16,
-        thorough=True,  # every user needs a trace to train on, and what the fake engine thinks hits by chance
+        exhaustive=True,  # every user needs a trace to train on, and what the fake engine thinks hits by chance
     )
     async with serving(settings, FakeEngine(model_path=base_folder)) as opened:
         yield opened

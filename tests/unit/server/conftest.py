@@ -60,8 +60,8 @@ def settings(tmp_path: Path, base_folder: Path) -> Settings:
         data_dir=tmp_path / "server",
         profile_every=5,
         watch_interval_s=0.01,
-        probe=False,
-        min_precedent=0,
+        prefilter_by_prior=False,
+        min_answer_frequency=0,
         gate=False,
     )
 

@@ -29,7 +29,7 @@ from scripted import Scripted, serving
 Open = Callable[..., Awaitable[Container]]
 ONE_BY_ONE = {"max_num_seqs": 1}
 """With no room to spare, candidates are drawn one by one."""
-NO_BOUNDS = {"min_gain": None, "min_anchor": None, "give_up": None}
+NO_BOUNDS = {"min_gain": None, "min_anchor": None, "early_stop_margin_nats": None}
 _number = itertools.count()
 
 
@@ -133,38 +133,49 @@ async def test_one_episode_longer_than_the_model_is_left_out(serve: Open) -> Non
 
 
 async def test_a_hint_that_does_not_fit_leaves_the_blind_candidates_as_they_are(serve: Open) -> None:
-    services = await serve(Scripted(thinks=good, max_model_len=600), min_gain=99.0, give_up=None, give_up_score=None)
+    services = await serve(
+        Scripted(thinks=good, max_model_len=600),
+        min_gain=99.0,
+        early_stop_margin_nats=None,
+        early_stop_score_margin=None,
+    )
     odd = asked("Tell me all?", " ".join(f"word{n}" for n in range(420)))
     batch, traces = await about(services, odd)
-    assert Counter(trace.reason for trace in traces) == {"low_gain": services.settings.blind_candidates}
+    assert Counter(trace.reason for trace in traces) == {"low_gain": services.settings.unhinted_candidates}
     assert "prompt_too_long" not in batch.skipped
-    batch = await run(services, blind=0)
+    batch = await run(services, unhinted=0)
     assert batch.skipped["prompt_too_long"] == 1, "where the first candidate is hinted, there is none"
 
 
-@pytest.mark.parametrize(("response", "give_up", "tried"), [("no", 1.0, False), ("no", None, True), ("yes", 1.0, True)])
+@pytest.mark.parametrize(
+    ("response", "early_stop_margin_nats", "tried"), [("no", 1.0, False), ("no", None, True), ("yes", 1.0, True)]
+)
 async def test_an_answer_out_of_reach_is_not_thought_about(
-    serve: Open, response: str, give_up: float | None, tried: bool
+    serve: Open, response: str, early_stop_margin_nats: float | None, tried: bool
 ) -> None:
-    services = await serve(Scripted(likes_yes, good), probe=True, give_up=give_up)
+    services = await serve(
+        Scripted(likes_yes, good), prefilter_by_prior=True, early_stop_margin_nats=early_stop_margin_nats
+    )
     batch, traces = await about(services, asked("Walk?", response, ["yes", "no"]))
     assert bool(traces) == tried
-    assert ("out_of_reach" in batch.skipped) == (response == "no" and not tried)
+    assert ("prior_too_low" in batch.skipped) == (response == "no" and not tried)
 
 
 @pytest.mark.parametrize(("response", "tried"), [("no", False), ("yes", True)])
 async def test_an_answer_out_of_reach_is_not_shown_either(serve: Open, response: str, tried: bool) -> None:
-    services = await serve(Scripted(likes_yes, good), probe=True, give_up=1.0)
-    batch, traces = await about(services, asked("Walk?", response, ["yes", "no"]), blind=0)
+    services = await serve(Scripted(likes_yes, good), prefilter_by_prior=True, early_stop_margin_nats=1.0)
+    batch, traces = await about(services, asked("Walk?", response, ["yes", "no"]), unhinted=0)
     assert bool(traces) == tried
     assert all(trace.provenance.saw_answer for trace in traces)
-    assert ("out_of_reach" in batch.skipped) == (not tried)
+    assert ("prior_too_low" in batch.skipped) == (not tried)
 
 
 async def test_by_gain_no_answer_is_out_of_reach(serve: Open) -> None:
-    services = await serve(Scripted(likes_yes, good), probe=True, give_up=0.1, accept_by="gain", min_gain=None)
+    services = await serve(
+        Scripted(likes_yes, good), prefilter_by_prior=True, early_stop_margin_nats=0.1, accept_by="gain", min_gain=None
+    )
     batch, traces = await about(services, asked("Walk?", "no", ["yes", "no"]))
-    assert "out_of_reach" not in batch.skipped
+    assert "prior_too_low" not in batch.skipped
     assert [(trace.verdict, trace.answer) for trace in traces] == [("accepted", "no")]
     likely = traces[0].choice_logprobs
     assert likely is not None
@@ -179,7 +190,7 @@ async def test_by_gain_no_answer_is_out_of_reach(serve: Open) -> None:
         ("no", ["no", "yes"], {}, False),
         ("no", ["yes", "no", "perhaps"], {}, True),
         ("no", None, {}, True),
-        ("no", ["yes", "no"], {"min_precedent": 0}, True),
+        ("no", ["yes", "no"], {"min_answer_frequency": 0}, True),
         ("no", ["yes", "no"], {"accept_by": "gain"}, True),
     ],
     ids=["never", "always", "in another order", "asked otherwise", "open", "turned off", "by gain"],
@@ -188,15 +199,15 @@ async def test_what_the_user_hardly_ever_answered_is_left_out(
     serve: Open, response: str, choices: list[str] | None, changes: dict[str, Any], tried: bool
 ) -> None:
     engine = Scripted(thinks=good)
-    services = await serve(engine, **{"min_precedent": 0.25} | changes)
+    services = await serve(engine, **{"min_answer_frequency": 0.25} | changes)
     batch, traces = await about(services, asked("Walk?", response, choices))
     assert bool(traces) == tried
-    assert batch.skipped == {"no_history": 1} | ({} if tried else {"little_precedent": 1})
-    assert counted(services, "items_skipped", reason="little_precedent") == (not tried)
+    assert batch.skipped == {"no_history": 1} | ({} if tried else {"rare_answer": 1})
+    assert counted(services, "items_skipped", reason="rare_answer") == (not tried)
 
 
 async def test_what_was_answered_later_is_no_precedent(serve: Open) -> None:
-    services = await serve(Scripted(thinks=good), min_precedent=0.25)
+    services = await serve(Scripted(thinks=good), min_answer_frequency=0.25)
     odd, later = asked("Walk?", "no", ["yes", "no"]), [engagement(n) for n in (11, 13, 15, 17)]
     await services.store.engagements.add("ann", [engagement(0), engagement(2), odd, *later])
     await run(services)
@@ -205,7 +216,7 @@ async def test_what_was_answered_later_is_no_precedent(serve: Open) -> None:
 
 
 async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None:
-    services = await serve(Scripted(thinks=good), min_precedent=0.25)
+    services = await serve(Scripted(thinks=good), min_answer_frequency=0.25)
     await about(services, asked("Walk?", "no", ["yes", "no"]))
     trace = await services.traces.create(TraceRequest(user_id="ann", engagement_id="odd"))
     assert trace.engagement_id == "odd"
@@ -214,26 +225,29 @@ async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None
 @pytest.mark.parametrize("by", ["setting", "batch"])
 @pytest.mark.parametrize(
     ("unlikely", "reason"),
-    [({"min_precedent": 0.25}, "little_precedent"), ({"probe": True, "give_up": 1.0}, "out_of_reach")],
+    [
+        ({"min_answer_frequency": 0.25}, "rare_answer"),
+        ({"prefilter_by_prior": True, "early_stop_margin_nats": 1.0}, "prior_too_low"),
+    ],
     ids=["precedent", "probe"],
 )
 async def test_a_thorough_batch_leaves_out_nothing_that_is_unlikely(
     serve: Open, unlikely: dict[str, Any], reason: str, by: str
 ) -> None:
-    services = await serve(Scripted(likes_yes, good), **unlikely, thorough=by == "setting")
+    services = await serve(Scripted(likes_yes, good), **unlikely, exhaustive=by == "setting")
     batch, traces = await about(
-        services, asked("Walk?", "no", ["yes", "no"]), **({"thorough": True} if by == "batch" else {})
+        services, asked("Walk?", "no", ["yes", "no"]), **({"exhaustive": True} if by == "batch" else {})
     )
     assert Counter(trace.reason for trace in traces) == {"wrong_answer": services.settings.candidates}
     assert reason not in batch.skipped
-    batch = await run(services, thorough=False, seed=1)
+    batch = await run(services, exhaustive=False, seed=1)
     assert batch.skipped[reason] == 1, "the batch has the last word"
 
 
-@pytest.mark.parametrize(("thorough", "written"), [(False, 1), (True, 4)])
-async def test_a_thorough_batch_does_not_give_up(serve: Open, thorough: bool, written: int) -> None:
+@pytest.mark.parametrize(("exhaustive", "written"), [(False, 1), (True, 4)])
+async def test_a_thorough_batch_does_not_give_up(serve: Open, exhaustive: bool, written: int) -> None:
     services = await serve(Scripted(thinks=good), min_gain=99.0, candidates=4)
-    _, traces = await about(services, asked("Well?", "quite well indeed"), thorough=thorough)
+    _, traces = await about(services, asked("Well?", "quite well indeed"), exhaustive=exhaustive)
     assert [trace.reason for trace in traces] == ["low_gain"] * written
 
 
@@ -248,7 +262,7 @@ async def test_thinking_that_never_ends_is_closed_by_force_and_judged(serve: Ope
     services = await serve(engine, **NO_BOUNDS)
     batch, [trace] = await about(services, asked("A walk?", "yes", ["yes", "no"]), max_thinking_tokens=16)
     assert (trace.finish, trace.thinking_tokens, trace.verdict, trace.answer) == ("length", 16, "accepted", "yes")
-    assert len(trace.thinking.split()) == 5 + 16, "the opening's and all that was written"
+    assert len(trace.thinking.split()) == 5 + 16, "the thinking_prefix's and all that was written"
     closed = f"<think>\n{trace.thinking}\n</think>\nThis user's answer:"
     assert any(before.endswith(closed) for before, _ in engine.asked)
     assert batch.generated_tokens == 32, "of two engagements"
@@ -320,7 +334,7 @@ async def test_odd_text_in_prompts_responses_and_choices(serve: Open, text: str)
 
 @pytest.mark.parametrize("text", ODD)
 async def test_odd_text_as_an_open_answer_is_hinted_and_scored(serve: Open, text: str) -> None:
-    services = await serve(Scripted(thinks=good), min_gain=99.0, give_up_score=None)
+    services = await serve(Scripted(thinks=good), min_gain=99.0, early_stop_score_margin=None)
     _, traces = await about(services, asked("Well?", f"{text} indeed"))
     assert {trace.provenance.saw_answer for trace in traces} == {False, True}
     assert all("gain" in trace.scores for trace in traces)
@@ -335,7 +349,7 @@ async def test_choices_that_read_alike_or_as_nothing_are_skipped(serve: Open, ch
 
 @pytest.mark.parametrize("lead", ["This user's answer:", ""])
 async def test_an_open_answer_that_reads_as_nothing_is_never_accepted(serve: Open, lead: str) -> None:
-    services = await serve(Scripted(thinks=good), answer_lead=lead)
+    services = await serve(Scripted(thinks=good), answer_prefix=lead)
     _, traces = await about(services, asked("Well?", "\x01\x02 <think>"))
     assert not [trace for trace in traces if trace.verdict == "accepted"]
 
@@ -388,7 +402,7 @@ async def rows_of(services: Container, user: str) -> Counter[str]:
 
 
 async def test_a_user_erased_while_traces_are_written_leaves_nothing(serve: Open) -> None:
-    services = await serve(Scripted(delay_s=0.01), batch_inflight=3)
+    services = await serve(Scripted(delay_s=0.01), batch_max_in_flight=3)
     await services.store.engagements.add("ann", [engagement(n) for n in range(12)])
     await services.store.engagements.add("bob", [engagement(n) for n in range(6)])
     batch, _ = await services.batches.submit(BatchRequest(users=["ann", "bob"]))
@@ -420,7 +434,7 @@ async def test_a_user_erased_while_its_profile_is_written_leaves_nothing(serve: 
 
 
 async def test_a_neighbour_erased_meanwhile_harms_nobody(serve: Open) -> None:
-    services = await serve(Scripted(likes_yes, good, delay_s=0.005), batch_inflight=1, **NO_BOUNDS)
+    services = await serve(Scripted(likes_yes, good, delay_s=0.005), batch_max_in_flight=1, **NO_BOUNDS)
     await services.store.engagements.add("ann", [engagement(n, choices=["yes", "no"]) for n in range(12)])
     await services.store.engagements.add("bob", [engagement(n) for n in range(6)])
     batch, _ = await services.batches.submit(BatchRequest(users=["ann"]))
@@ -464,7 +478,9 @@ async def test_what_the_cache_has_no_room_for_begins_behind_all_that_has_begun(
             return await super().next_logprobs(prompt_ids, token_ids, adapter=adapter, priority=priority)
 
     engine = Listening()
-    services = await serve(engine, probe=probe, profile_every=1000, **(NO_BOUNDS | {"give_up": 1.0}))
+    services = await serve(
+        engine, prefilter_by_prior=probe, profile_every=1000, **(NO_BOUNDS | {"early_stop_margin_nats": 1.0})
+    )
     await services.store.engagements.add("ann", [engagement(0), engagement(2)])
     assert (await run(services)).funnel.accepted == 1
     first = 2 if probe else 1
@@ -481,9 +497,11 @@ async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open
         next(ended)
         return await good(prompt, sampling)
 
-    services = await serve(Scripted(likes_yes, one_is_quick), batch_inflight=1, **NO_BOUNDS)
+    services = await serve(Scripted(likes_yes, one_is_quick), batch_max_in_flight=1, **NO_BOUNDS)
     async with asyncio.timeout(30):
-        _, traces = await about(services, asked("A walk?", "yes", ["yes", "no"]), draw=4, blind=4, candidates=4)
+        _, traces = await about(
+            services, asked("A walk?", "yes", ["yes", "no"]), candidates_per_round=4, unhinted=4, candidates=4
+        )
     assert [trace.verdict for trace in traces] == ["accepted"]
     assert (next(begun), next(ended)) == (8, 2), "of two engagements"
     assert counted(services, "traces_cancelled") == 6
@@ -491,7 +509,7 @@ async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open
 
 
 async def test_brothers_that_fail_together_leave_no_error_behind(serve: Open, caplog: pytest.LogCaptureFixture) -> None:
-    batch, _ = await about(await serve(), asked("Walk?", "yes", ["yes", "yes "]), draw=4)
+    batch, _ = await about(await serve(), asked("Walk?", "yes", ["yes", "yes "]), candidates_per_round=4)
     assert batch.skipped["choices_alike"] == 1
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -75,7 +75,7 @@ def test_a_crash_anywhere_gives_the_same_bits(base: Base, asked: Settings, lease
         resumed = once(base, asked, lease)
         assert resumed.files.weights == whole.files.weights
         assert resumed.manifest.losses == whole.manifest.losses
-        assert resumed.manifest.canary == whole.manifest.canary
+        assert resumed.manifest.parity_items == whole.manifest.parity_items
         assert resumed.manifest.tokens == whole.manifest.tokens
     assert seen > 12
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from mindprint.types import CanaryItem
+from mindprint.types import ParityItem
 from mindprint_trainer import parity
 from mindprint_trainer.data.tokenization import TokenizedSample, tokenize_all
 from mindprint_trainer.model import peft_io, tree_attention
@@ -60,8 +60,8 @@ def test_values_are_those_of_the_adapter_as_saved_and_of_the_base(
 
 
 def test_of_two_items_the_likely_one_tells_more_though_the_other_is_moved_further() -> None:
-    def item(ours: list[float], theirs: list[float]) -> CanaryItem:
-        return CanaryItem(prompt_ids=[1], target_ids=[2, 3], logprobs=ours, base_logprobs=theirs)
+    def item(ours: list[float], theirs: list[float]) -> ParityItem:
+        return ParityItem(prompt_ids=[1], target_ids=[2, 3], logprobs=ours, base_logprobs=theirs)
 
     unlikely, likely = item([-6.8, -5.5], [-11.4, -9.7]), item([-0.5, 0.0], [-8.0, -1.0])
     assert parity.mean_shift_nats(unlikely) > parity.mean_shift_nats(likely)

@@ -16,7 +16,7 @@ EncodeText = Callable[[str], list[int]]
 """Encodes text to token ids, without special tokens."""
 Kind = Literal["slow", "fast", "replay"]
 """Slow: thinking and answer; fast: the answer alone; replay: generic thinking of the base model."""
-Part = Literal["opening", "thinking", "closing", "answer"]
+Part = Literal["thinking_prefix", "thinking", "thinking_suffix", "answer"]
 """What a segment of the target is."""
 
 
@@ -74,10 +74,10 @@ def tokenize(sample: Sample, encode_text: EncodeText, end_of_turn: int, max_leng
     """
     prompt = encode_text(sample.prompt)
     texts: list[tuple[Part | None, str]] = [
-        ("opening", sample.opening),
-        (None, sample.recalled),
+        ("thinking_prefix", sample.thinking_prefix),
+        (None, sample.reminder),
         ("thinking", sample.thinking),
-        ("closing", sample.closing),
+        ("thinking_suffix", sample.thinking_suffix),
         ("answer", sample.answer),
     ]
     parts = [(part, encode_text(text)) for part, text in texts if text]

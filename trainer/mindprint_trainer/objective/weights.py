@@ -60,9 +60,9 @@ def create_weights(settings: Settings, sequences: Sequence[TokenizedSample]) -> 
     return TargetWeights(
         kinds={kind: weight * factors.get(kind, 1.0) for kind, weight in kind_weights(settings).items()},
         parts={
-            "opening": settings.delimiter_weight,
+            "thinking_prefix": settings.delimiter_weight,
             "thinking": settings.thinking_weight,
-            "closing": settings.delimiter_weight,
+            "thinking_suffix": settings.delimiter_weight,
             "answer": settings.answer_weight,
         },
     )

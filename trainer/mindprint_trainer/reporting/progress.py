@@ -153,7 +153,7 @@ def manifest_cells(manifest: Manifest | None) -> tuple[str, str, str, str]:
     )
     shifts = [
         abs(adapted - unadapted)
-        for item in manifest.canary
+        for item in manifest.parity_items
         for adapted, unadapted in zip(item.logprobs, item.base_logprobs, strict=True)
     ]
     return str(sequences), losses, f"{manifest.tokens / manifest.seconds:.0f}", f"{sum(shifts) / len(shifts):.2f}"

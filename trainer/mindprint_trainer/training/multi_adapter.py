@@ -257,7 +257,7 @@ class MultiAdapterTrainer:
             tokens=run.tokens,
             seconds=round(run.seconds, 3),
             trainer=" ".join(f"{part.__name__} {part.__version__}" for part in (mindprint, torch, transformers, peft)),
-            canary=items,
+            parity_items=items,
         )
         one.result = TrainedAdapter(manifest, files)
 

@@ -90,7 +90,7 @@ def thinking_lengths(lengths: Mapping[str, Sequence[int]], looks: Mapping[str, A
 
 
 def funnel(counts: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """A row of panels a recipe: its frame has a row a stage, in order, and the columns `blind` and `hinted`."""
+    """A row of panels a recipe: its frame has a row a stage, in order, and the columns `unhinted` and `hinted`."""
     counts = {recipe: frame for recipe, frame in counts.items() if frame.to_numpy().sum()}
     if not counts:
         return None
@@ -99,7 +99,7 @@ def funnel(counts: Mapping[str, pd.DataFrame]) -> Figure | None:
         height = 0.5 * len(counts) + 0.22 * sum(stages)
         figure, panels = style.new_figure(height, 2, len(counts), sharex="row", sharey="row", height_ratios=stages)
         for row, (recipe, frame) in enumerate(counts.items()):
-            for axes, column in zip(panels[2 * row : 2 * row + 2], ("blind", "hinted"), strict=True):
+            for axes, column in zip(panels[2 * row : 2 * row + 2], ("unhinted", "hinted"), strict=True):
                 _bars(axes, frame[column], f"{recipe}: {column}")
     return figure
 

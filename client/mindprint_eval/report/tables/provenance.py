@@ -40,7 +40,7 @@ CANDIDATE_COLUMNS = (
 
 
 def funnel_counts(candidates: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """By recipe: a row a stage (candidates, each reason for rejection, accepted, trained), blind and hinted.
+    """By recipe: a row a stage (candidates, each reason for rejection, accepted, trained), unhinted and hinted.
 
     The reasons stand in one order in all recipes, the commonest of all candidates first.
     """
@@ -59,10 +59,10 @@ def _funnel(rows: pd.DataFrame, reasons: Sequence[str]) -> pd.DataFrame:
         "trained": rows[used],
     }
     counts = {
-        stage: {"blind": int((~of["hinted"].astype(bool)).sum()), "hinted": int(of["hinted"].astype(bool).sum())}
+        stage: {"unhinted": int((~of["hinted"].astype(bool)).sum()), "hinted": int(of["hinted"].astype(bool).sum())}
         for stage, of in stages.items()
     }
-    return pd.DataFrame.from_dict(counts, orient="index", columns=["blind", "hinted"])
+    return pd.DataFrame.from_dict(counts, orient="index", columns=["unhinted", "hinted"])
 
 
 def funnel_table(candidates: pd.DataFrame) -> Table:
@@ -73,17 +73,17 @@ def funnel_table(candidates: pd.DataFrame) -> Table:
         cells = [
             [
                 text_cell(stage),
-                text_cell(blind),
-                _share(blind, whole["blind"]),
+                text_cell(unhinted),
+                _share(unhinted, whole["unhinted"]),
                 text_cell(hinted),
                 _share(hinted, whole["hinted"]),
             ]
-            for stage, blind, hinted in counts.itertuples()
+            for stage, unhinted, hinted in counts.itertuples()
         ]
         rows.append(RowGroup(f"{recipe}: {_yield(own)}", cells))
     return Table(
         "What became of the candidates",
-        make_columns("stage", "blind", "%", "hinted", "%"),
+        make_columns("stage", "unhinted", "%", "hinted", "%"),
         rows,
         [
             "Hinted: the writer saw the real answer. Trained: an adapter of this recipe learned from it, of an "
@@ -105,12 +105,12 @@ def _yield(rows: pd.DataFrame) -> str:
 
 
 def score_table(candidates: pd.DataFrame) -> Table:
-    """Medians of the scores, for accepted and rejected candidates, blind and hinted."""
+    """Medians of the scores, for accepted and rejected candidates, unhinted and hinted."""
     groups: list[RowGroup] = []
     for recipe, rows in candidates.groupby("recipe", sort=False):
         cells: list[list[Cell]] = []
         for name, verdict in (("accepted", True), ("rejected", False)):
-            for how, hinted in (("blind", False), ("hinted", True)):
+            for how, hinted in (("unhinted", False), ("hinted", True)):
                 of = rows[((rows["verdict"] == "accepted") == verdict) & (rows["hinted"].astype(bool) == hinted)]
                 if len(of):
                     cells.append(

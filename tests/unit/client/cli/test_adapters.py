@@ -54,7 +54,7 @@ def test_why_a_version_is_so(run: Any, server: Any, samples: Any) -> None:
     assert "version 6" in line_of(told, "live before")
     assert "3 fast, 2 slow; 10 tokens" in line_of(told, "samples")
     assert "rank 16, learning_rate 0.0004" in line_of(told, "settings")
-    assert line_of(told, "canary").split()[1:4] == ["0.010", "-", "passed"]
+    assert line_of(told, "parity").split()[1:4] == ["0.010", "-", "passed"]
     assert "not judged  3 engagements held out, 8 wanted" in line_of(told, "personal base")
     assert line_of(told, "collapse").split()[1:4] == ["1.000", "0.120", "FAILED"]
     assert line_of(told, "t1 ").split()[:6] == ["t1", "e1", "no", "no", "+0.250", "-0.500"]
@@ -83,7 +83,7 @@ def test_a_long_list_of_traces_is_cut_and_says_so(run: Any, server: Any, samples
 
 
 def test_an_old_version_has_not_much_to_tell(run: Any, server: Any, samples: Any) -> None:
-    version = samples.version(1, canary=None)
+    version = samples.version(1, parity=None)
     found = lineage(samples, version=version, traces=[], fast={}, held_out={}, ancestors=[])
     server.routes(GET_v1_adapters_user_ann_versions_1_lineage=found)
     told = run("adapters", "why", "user/ann@1").stdout
@@ -99,33 +99,33 @@ def test_an_adapter_with_all_its_versions(
     versions = [
         samples.version(1, state="standby", files=False),
         samples.version(2, state="refused", checks=CHECKS, start="cohort/tea@1"),
-        samples.version(3, state="candidate", pinned=True, checks=[CHECKS[0], *PASSED]),
-        samples.version(4, canary=None),
+        samples.version(3, state="canary", pinned=True, checks=[CHECKS[0], *PASSED]),
+        samples.version(4, parity=None),
     ]
-    server.routes(GET_v1_adapters_user_ann=samples.adapter(live=4, candidate=3, share=0.1, versions=versions))
+    server.routes(GET_v1_adapters_user_ann=samples.adapter(live=4, canary=3, canary_share=0.1, versions=versions))
     monkeypatch.setenv("COLUMNS", columns)
     told = run("adapters", "show", "user/ann").stdout
-    assert "version 3 at 10.0 % of the requests" in line_of(told, "candidate  version")
+    assert "version 3 at 10.0 % of the requests" in line_of(told, "canary   version")
     assert "standby, files gone" in told
-    assert "candidate, pinned" in told
+    assert "canary, pinned" in told
     assert "FAILED: collapse" in line_of(told, "refused")
     assert "passed; not judged: personal_base" in line_of(told, "pinned")
     assert line_of(told, "  4 ", "live").split()[-1] == "-"
     assert ("cohort/tea@1" in told) == (columns == "120")
 
 
-def test_a_list_shows_candidates(run: Any, server: Any, samples: Any) -> None:
-    server.routes(GET_v1_adapters={"adapters": [samples.adapter(candidate=3, share=0.25)]})
+def test_list_shows_canaries(run: Any, server: Any, samples: Any) -> None:
+    server.routes(GET_v1_adapters={"adapters": [samples.adapter(canary=3, canary_share=0.25)]})
     assert "3 at 25.0 %" in run("adapters", "list").stdout
 
 
 def test_release_and_its_end(run: Any, server: Any, samples: Any) -> None:
     server.answers_with(
-        httpx.Response(200, json=samples.adapter(candidate=7, share=0.2)),
+        httpx.Response(200, json=samples.adapter(canary=7, canary_share=0.2)),
         httpx.Response(200, json=samples.adapter()),
     )
-    assert "version 7 at 20.0 %" in run("adapters", "release", "user/ann@7", "--share", "0.2").stdout
-    assert "candidate" not in run("adapters", "release", "user/ann", "--stop").stdout
+    assert "version 7 at 20.0 %" in run("adapters", "canary", "user/ann@7", "--share", "0.2").stdout
+    assert "at 20.0 %" not in run("adapters", "canary", "user/ann", "--stop").stdout
     assert [json.loads(asked.content) for asked in server.asked] == [
         {"version": 7, "share": 0.2},
         {"version": None, "share": 0.1},

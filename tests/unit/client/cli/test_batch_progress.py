@@ -96,18 +96,18 @@ def test_leaving_does_not_stop_the_batch(run: Any, server: Any, samples: Any, bo
 
 
 def test_what_was_left_out_as_unlikely_is_told_with_how_to_try_it(run: Any, watched: Any, samples: Any) -> None:
-    left = {"no_history": 1, "little_precedent": 2, "out_of_reach": 3}
+    left = {"no_history": 1, "rare_answer": 2, "prior_too_low": 3}
     watched(samples.batch("running", 1, skipped=left), samples.batch("done", 4, items=10, skipped=left))
-    told = [line for line in run("batches", "watch", "b1").stdout.splitlines() if "--thorough" in line]
-    assert told == ["left out as unlikely: 5 of 10; `mindprint batches start --thorough` tries them too"]
+    told = [line for line in run("batches", "watch", "b1").stdout.splitlines() if "--exhaustive" in line]
+    assert told == ["left out as unlikely: 5 of 10; `mindprint batches start --exhaustive` tries them too"]
     watched(samples.batch("done", 4))
-    assert "--thorough" not in run("batches", "watch", "b1").stdout
+    assert "--exhaustive" not in run("batches", "watch", "b1").stdout
 
 
-@pytest.mark.parametrize(("flags", "sent"), [((), None), (("--thorough",), True), (("--no-thorough",), False)])
+@pytest.mark.parametrize(("flags", "sent"), [((), None), (("--exhaustive",), True), (("--no-exhaustive",), False)])
 def test_a_batch_may_be_thorough(
     run: Any, server: Any, samples: Any, flags: tuple[str, ...], sent: bool | None
 ) -> None:
     server.answers_with(httpx.Response(201, json=samples.batch("queued", 0)))
     assert run("batches", "start", *flags).exit_code == 0
-    assert json.loads(server.asked[0].content).get("thorough") is sent
+    assert json.loads(server.asked[0].content).get("exhaustive") is sent

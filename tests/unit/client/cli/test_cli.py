@@ -17,11 +17,11 @@ COMMANDS = [
     ("demo-data",),
     ("doctor",),
     ("chat",),
-    *(("users", name) for name in ("", "list", "show", "import", "profile", "route")),
+    *(("users", name) for name in ("", "list", "show", "import", "profile", "auto-mode")),
     *(("traces", name) for name in ("", "list", "show", "write", "export", "import")),
     *(("batches", name) for name in ("", "start", "list", "show", "watch", "cancel", "results")),
     *(("adapters", name) for name in ("", "list", "show", "why", "promote", "rollback")),
-    *(("adapters", name) for name in ("release", "pin", "unpin", "export")),
+    *(("adapters", name) for name in ("canary", "pin", "unpin", "export")),
     *(("cohorts", name) for name in ("", "list", "show", "put", "add", "remove", "delete")),
 ]
 
@@ -60,9 +60,9 @@ def test_the_version(run: Any) -> None:
         (("adapters", "promote", "user/ann", "2", "--base"), "name either a version or --base"),
         (("adapters", "why", "user/ann"), "'user/ann' names no version: write it like user/anna@7"),
         (("adapters", "pin", "user/ann@0"), "'user/ann@0' names no version"),
-        (("adapters", "release", "user/ann"), "'user/ann' names no version"),
-        (("adapters", "release", "user/ann@2", "--stop"), "--stop takes the adapter without a version: user/ann"),
-        (("adapters", "release", "user/ann@2", "--share", "1"), "share: Input should be less than 1"),
+        (("adapters", "canary", "user/ann"), "'user/ann' names no version"),
+        (("adapters", "canary", "user/ann@2", "--stop"), "--stop takes the adapter without a version: user/ann"),
+        (("adapters", "canary", "user/ann@2", "--share", "1"), "share: Input should be less than 1"),
         (("cohorts", "add", "tea"), "Missing argument 'USER...'"),
         (("traces", "show"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
@@ -166,7 +166,7 @@ def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str)
     ("words", "path", "reply"),
     [
         (("users", "show", "ann"), "GET_v1_users_ann", "user"),
-        (("users", "route", "ann"), "GET_v1_users_ann_route", "routes"),
+        (("users", "auto-mode", "ann"), "GET_v1_users_ann_auto-mode", "routes"),
         (("traces", "show", "t1"), "GET_v1_traces_t1", "trace"),
         (("traces", "write", "-u", "ann", "-q", "Tea?"), "POST_v1_traces", "trace"),
         (("batches", "start"), "POST_v1_batches", "batch"),
@@ -177,7 +177,7 @@ def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str)
         (("adapters", "rollback", "user/ann"), "POST_v1_adapters_user_ann_rollback", "adapter"),
         (("adapters", "why", "user/ann@1"), "GET_v1_adapters_user_ann_versions_1_lineage", "lineage"),
         (("adapters", "pin", "user/ann@1"), "POST_v1_adapters_user_ann_versions_1_pin", "version"),
-        (("adapters", "release", "user/ann@1"), "POST_v1_adapters_user_ann_release", "adapter"),
+        (("adapters", "canary", "user/ann@1"), "PUT_v1_adapters_user_ann_canary", "adapter"),
         (("cohorts", "show", "tea"), "GET_v1_cohorts_tea", "cohort"),
         (("cohorts", "put", "tea"), "PUT_v1_cohorts_tea", "cohort"),
         (("cohorts", "add", "tea", "ann"), "POST_v1_cohorts_tea_users", "cohort"),
@@ -218,8 +218,8 @@ def test_one_thing_for_people(run: Any, server: Any, samples: Any) -> None:
 
 
 def test_what_auto_does_for_a_user_and_why(run: Any, server: Any, samples: Any) -> None:
-    server.routes(GET_v1_users_ann_route=samples.routes())
-    told = run("users", "route", "ann").stdout
+    server.routes(**{"GET_v1_users_ann_auto-mode": samples.routes()})
+    told = run("users", "auto-mode", "ann").stdout
     assert "answered by  user/ann@2" in told
     rows = [line.strip().split(maxsplit=5) for line in told.strip().splitlines()[-2:]]
     assert rows[0] == ["closed", "40", "+0.125", "+0.050", "personal", "thinking pays"]
@@ -227,7 +227,7 @@ def test_what_auto_does_for_a_user_and_why(run: Any, server: Any, samples: Any) 
 
 
 def test_auto_can_be_asked_for_and_says_what_it_took(run: Any, server: Any, samples: Any) -> None:
-    made = {**samples.trace()["provenance"], "mode": "direct", "route": "no user is asked about"}
+    made = {**samples.trace()["provenance"], "mode": "direct", "mode_reason": "no user is asked about"}
     server.routes(POST_v1_traces=samples.trace(mode="direct", provenance=made), POST_v1_chat_completions=samples.chat())
     told = run("traces", "write", "-u", "ann", "-q", "Tea?", "--mode", "auto").stdout
     assert "mode direct" in told
@@ -238,13 +238,13 @@ def test_auto_can_be_asked_for_and_says_what_it_took(run: Any, server: Any, samp
 
 def test_filters_are_passed_on(run: Any, server: Any) -> None:
     server.answers_with(httpx.Response(200, json={"traces": []}))
-    run("traces", "list", "--user", "ann", "--batch", "b1", "--verdict", "rejected", "--state", "kept", "-n", "5")
+    run("traces", "list", "--user", "ann", "--batch", "b1", "--verdict", "rejected", "--state", "stored", "-n", "5")
     run("traces", "list", "-u", "ann", "-e", "e7", "--mode", "generic")
     assert dict(server.asked[0].url.params) == {
         "user": "ann",
         "batch": "b1",
         "verdict": "rejected",
-        "state": "kept",
+        "state": "stored",
         "limit": "5",
     }
     assert dict(server.asked[1].url.params) == {"user": "ann", "engagement": "e7", "mode": "generic", "limit": "20"}

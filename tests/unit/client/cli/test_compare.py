@@ -17,7 +17,7 @@ def generic(samples: Any) -> dict[str, Any]:
     made = {**samples.trace()["provenance"], "mode": "generic", "seed": 11}
     return {
         **samples.trace(id="g1", mode="generic", thinking="Let me think.\n\nCoffee wakes.", answer="coffee"),
-        **{"verdict": "rejected", "reason": "wrong_answer", "state": "kept", "provenance": made},
+        **{"verdict": "rejected", "reason": "wrong_answer", "state": "stored", "provenance": made},
         **{"choice_logprobs": {"coffee": -0.2, "tea": -1.7}, "scores": {"target_logprob": -1.7}},
     }
 
@@ -97,7 +97,7 @@ def test_one_below_the_other_on_a_narrow_terminal(
 def test_an_accepted_personal_trace_comes_first_else_the_newest(
     run: Any, stored: Any, generic: Any, personal: Any
 ) -> None:
-    rejected = {**personal, "verdict": "rejected", "state": "kept"}
+    rejected = {**personal, "verdict": "rejected", "state": "stored"}
     newer = [{**generic, "id": "g2"}, {**rejected, "id": "p2"}]
     stored(generic, rejected, *newer)
     assert ["trace", "g2", "p2"] in rows(run(*ANN).stdout)

@@ -30,12 +30,13 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
 
 def test_serve_passes_its_flags_on(run: Any, started: list[Any]) -> None:
-    result = run("serve", "--port", "0", "--model", "m", "--data-dir", "d", "--set", 'openings={"personal": ""}',
+    flags = ("--port", "0", "--model", "m", "--data-dir", "d")
+    result = run("serve", *flags, "--set", 'thinking_prefixes={"personal": ""}',
                  "--set", "max-loras=4", "--set", "database_url=null")  # fmt: skip
     assert result.exit_code == 3, "the exit code is the process's own"
     settings = started[0]
     assert (settings.port, settings.model, settings.data_dir) == (0, "m", Path("d"))
-    assert (settings.openings, settings.max_loras, settings.database_url) == ({"personal": ""}, 4, None)
+    assert (settings.thinking_prefixes, settings.max_loras, settings.database_url) == ({"personal": ""}, 4, None)
 
 
 def test_flags_win_over_the_file(run: Any, started: list[Any], tmp_path: Path) -> None:
@@ -46,7 +47,14 @@ def test_flags_win_over_the_file(run: Any, started: list[Any], tmp_path: Path) -
 
 
 def test_a_printed_configuration_can_be_read_again(run: Any, started: list[Any], tmp_path: Path) -> None:
-    flags = ("--model", 'a "b"\\c', "--set", "database_url=postgresql+asyncpg://me:secret@h/d", "--set", "openings={}")
+    flags = (
+        "--model",
+        'a "b"\\c',
+        "--set",
+        "database_url=postgresql+asyncpg://me:secret@h/d",
+        "--set",
+        "thinking_prefixes={}",
+    )
     printed = run("serve", "--print-config", *flags).stdout
     assert "secret" not in printed
     assert tomllib.loads(printed)["model"] == 'a "b"\\c'
@@ -89,7 +97,7 @@ def test_a_dry_run_is_the_trainers_own_setting(
         (("serve", "--port", "99999"), "setting port: Input should be less than or equal to 65535"),
         (("serve", "--set", "prot=1"), "setting prot: there is no such setting (`mindprint serve --print-config`"),
         (("serve", "--set", "port"), "--set 'port' is no NAME=VALUE"),
-        (("serve", "--set", "openings={"), "holds wrong JSON"),
+        (("serve", "--set", "thinking_prefixes={"), "holds wrong JSON"),
         (("serve", "--config", "nowhere.toml"), "file 'nowhere.toml' does not exist"),
         (("train", "--adapter", "ann"), "setting adapter.0: String should match pattern"),
     ],
@@ -107,7 +115,7 @@ def test_wrong_settings_outside_the_flags(
     (tmp_path / "mindprint.toml").write_text("port = = 1")
     assert "mindprint.toml is no TOML" in run("serve").stderr
     (tmp_path / "mindprint.toml").unlink()
-    monkeypatch.setenv("MINDPRINT_OPENINGS", "{")
+    monkeypatch.setenv("MINDPRINT_THINKING_PREFIXES", "{")
     assert "the environment holds a wrong setting" in run("serve").stderr
 
 

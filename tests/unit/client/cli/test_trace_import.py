@@ -44,9 +44,9 @@ def test_what_was_exported_is_brought(run: Any, server: Any, samples: Any, file:
         file,
         samples.trace(scores={"gain": 0.5}, provenance=made),
         samples.trace(engagement_id="e2", thinking="known", state="trained"),
-        samples.trace(engagement_id="e3", verdict="rejected", reason="loop", state="kept"),
-        samples.trace(engagement_id="e4", verdict="unjudged", state="kept", mode="generic"),
-        samples.trace(engagement_id="e5", state="kept", mode="generic"),
+        samples.trace(engagement_id="e3", verdict="rejected", reason="loop", state="stored"),
+        samples.trace(engagement_id="e4", verdict="unjudged", state="stored", mode="generic"),
+        samples.trace(engagement_id="e5", state="stored", mode="generic"),
         "",
     )
     result = run("traces", "import", "bob", str(file))
@@ -103,7 +103,7 @@ def test_nothing_is_sent_of_a_file_with_a_wrong_line(
 
 
 def test_nothing_to_bring(run: Any, server: Any, samples: Any, file: Path) -> None:
-    result = run("traces", "import", "ann", write(file, samples.trace(verdict="rejected", state="kept")))
+    result = run("traces", "import", "ann", write(file, samples.trace(verdict="rejected", state="stored")))
     assert result.stderr == f"error: {file} holds no accepted traces (1 left out: rejected)\n"
     assert not server.asked
 

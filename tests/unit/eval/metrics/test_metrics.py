@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_outcomes import made, outcome, table, unanswered
-from mindprint.thinking_text import ANSWER_LEAD, OPENINGS
+from mindprint.thinking_text import ANSWER_PREFIX, THINKING_PREFIXES
 from mindprint_eval.metrics import metrics
 from mindprint_eval.results import Outcome
 
@@ -255,8 +255,8 @@ def test_collapse_and_its_causes() -> None:
 
 def test_what_only_leads_an_answer_in_is_empty_whatever_was_written_of_it() -> None:
     """As in tables that were written before the server counted so."""
-    rows = bare("A6", ("a", "stop", None, 9), thinking=f"{OPENINGS['personal']} {ANSWER_LEAD} yes")
-    rows += bare("A6", ("b", "stop", None, 9), thinking=f"{ANSWER_LEAD} yes, for they walk by the lake")
+    rows = bare("A6", ("a", "stop", None, 9), thinking=f"{THINKING_PREFIXES['personal']} {ANSWER_PREFIX} yes")
+    rows += bare("A6", ("b", "stop", None, 9), thinking=f"{ANSWER_PREFIX} yes, for they walk by the lake")
     found = metrics.bare_thinking(table(rows)).iloc[0]
     assert (found["collapse"], found["empties"]) == (0.5, 0.5)
 

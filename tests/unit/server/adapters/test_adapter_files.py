@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from mindprint.types import CanaryItem
+from mindprint.types import ParityItem
 from mindprint_server.adapters import parity_check, validation
 from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.engine import AdapterRef
@@ -153,7 +153,7 @@ async def test_canary_on_an_engine_that_ignores_adapters(base_folder: Path) -> N
 
     engine = Deaf(model_path=base_folder)
     engine.tokenizer.encode("two words")
-    item = CanaryItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
+    item = ParityItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
     ref = AdapterRef("user/ann", 1, "sha256:0", 1, base_folder)
     waits = []
 
@@ -185,8 +185,8 @@ async def test_a_canary_is_asked_for_one_token_after_the_other(base_folder: Path
 
     engine = Counting(model_path=base_folder)
     engine.tokenizer.encode("one two three")
-    short = CanaryItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
-    long = CanaryItem(prompt_ids=[2, 1], target_ids=[2, 1, 3], logprobs=[-0.5] * 3, base_logprobs=[-1] * 3)
+    short = ParityItem(prompt_ids=[1, 2], target_ids=[1, 2], logprobs=[-0.5, -0.5], base_logprobs=[-1, -1])
+    long = ParityItem(prompt_ids=[2, 1], target_ids=[2, 1, 3], logprobs=[-0.5] * 3, base_logprobs=[-1] * 3)
     ref = AdapterRef("user/ann", 1, "sha256:0", 1, base_folder)
     result = await parity_check.check_parity(
         engine, ref, [short, long], tolerance=99, min_shift=0, wait_until_idle=wait

@@ -65,9 +65,9 @@ def adapter(key: str) -> AdapterRef:
 async def test_what_all_questions_share_is_read_through_the_new_version(recall: Any, episodes: bool) -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await prefetcher(Settings(recall=recall, warm_step_tokens=999), engine, memory, AdmissionController(9, 1)).prefetch(
-        adapter("user/ann")
-    )
+    await prefetcher(
+        Settings(recall=recall, prefetch_step_tokens=999), engine, memory, AdmissionController(9, 1)
+    ).prefetch(adapter("user/ann"))
     [(text, name)] = engine.read
     assert "ann likes tea" in text
     assert ("A walk?" in text) is episodes
@@ -77,7 +77,7 @@ async def test_what_all_questions_share_is_read_through_the_new_version(recall: 
 async def test_a_long_memory_is_read_piece_by_piece() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await prefetcher(Settings(warm_step_tokens=40), engine, memory, AdmissionController(9, 1)).prefetch(
+    await prefetcher(Settings(prefetch_step_tokens=40), engine, memory, AdmissionController(9, 1)).prefetch(
         adapter("user/ann")
     )
     lengths = [len(text) for text, _ in engine.read]
@@ -104,7 +104,7 @@ async def test_each_piece_waits_for_those_who_are_being_answered() -> None:
     [
         ({}, "cohort/everyone", True),
         ({"recall": "bm25"}, "user/ann", False),
-        ({"warm_versions": False}, "user/ann", True),
+        ({"prefetch_prefixes": False}, "user/ann", True),
     ],
 )
 async def test_nothing_is_read_that_no_question_is_known_to_need(

@@ -45,7 +45,7 @@ async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gat
 
 
 async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_path: Path) -> None:
-    services = await serve(proof_patience_s=60)
+    services = await serve(parity_max_idle_wait_s=60)
     with services.adapters._publisher._admission.enter():
         coming = asyncio.create_task(published(services, tmp_path))
         async with asyncio.timeout(30):
@@ -57,7 +57,7 @@ async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_p
 
 
 async def test_a_proof_does_not_wait_for_ever(serve: Open, tmp_path: Path) -> None:
-    services = await serve(proof_patience_s=0.01)
+    services = await serve(parity_max_idle_wait_s=0.01)
     with services.adapters._publisher._admission.enter():
         assert (await asyncio.wait_for(published(services, tmp_path), 10)).state == "live"
 
@@ -152,7 +152,7 @@ async def test_an_engine_with_one_place_examines_without_the_live_version(
 
 
 async def test_many_uploads_at_once_share_few_places(serve: Open, tmp_path: Path) -> None:
-    services = await serve(max_cpu_loras=2, adapter_patience_s=0.05)
+    services = await serve(max_cpu_loras=2, adapter_max_starvation_s=0.05)
     names = [f"u{number}" for number in range(6)]
     async with asyncio.timeout(20):
         for _ in range(2):

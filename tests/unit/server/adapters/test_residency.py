@@ -48,7 +48,7 @@ def ref(number: int) -> AdapterRef:
 
 class Room:
     def __init__(self, **changes: float) -> None:
-        bounds = {"max_cpu_loras": 2, "adapter_patience_s": 0.05, "adapter_wait_s": 5.0}
+        bounds = {"max_cpu_loras": 2, "adapter_max_starvation_s": 0.05, "adapter_wait_s": 5.0}
         self.engine, self.metrics = Engine(), Metrics()
         settings = Settings.model_validate(bounds | changes)
         ctx = ServerContext(settings, cast(Any, None), self.engine, self.metrics)
@@ -100,7 +100,7 @@ async def test_more_adapters_than_places_take_turns_and_the_least_recent_leaves(
 
 
 async def test_when_all_are_in_use_the_next_waits() -> None:
-    room = Room(adapter_patience_s=60)
+    room = Room(adapter_max_starvation_s=60)
     users = Users(room)
     tasks = [await users.start(number) for number in (1, 2, 3, 1)]
     assert users.inside == [1, 2, 1]
@@ -177,7 +177,7 @@ async def test_who_goes_away_while_it_loads_leaves_no_half_adapter() -> None:
 
 
 async def test_who_goes_away_while_waiting_lets_the_next_one_in() -> None:
-    room = Room(max_cpu_loras=1, adapter_patience_s=60)
+    room = Room(max_cpu_loras=1, adapter_max_starvation_s=60)
     users = Users(room)
     first, second, third = [await users.start(number) for number in (1, 2, 3)]
     second.cancel()

@@ -34,7 +34,7 @@ async def serve(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
 async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(serve: Open, tmp_path: Path) -> None:
     services = await serve(canary_share=0.4, canary_requests=3)
     assert (await published(services, tmp_path)).state == "live", "there is none yet that it could share with"
-    assert (await published(services, tmp_path)).state == "candidate"
+    assert (await published(services, tmp_path)).state == "canary"
     assert await answering(services) == "user/ann@1", "0.5 is not below 0.4"
     await services.adapters.set_canary(KEY, 2, 0.6)
     for number in range(3):
@@ -48,7 +48,7 @@ async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(s
 
 
 async def test_a_candidate_that_does_badly_is_withdrawn(serve: Open, tmp_path: Path) -> None:
-    services = await serve(canary_share=0.6, watch_least=2)
+    services = await serve(canary_share=0.6, health_min_answers=2)
     for _ in range(2):
         await published(services, tmp_path)
     for _ in range(2):
@@ -66,9 +66,9 @@ async def test_a_release_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -
         await published(services, tmp_path)
     await services.adapters.rollback(KEY)
     released = await services.adapters.set_canary(KEY, 2, 0.6)
-    assert (released.live, released.candidate, released.share) == (1, 2, 0.6)
+    assert (released.live, released.canary, released.canary_share) == (1, 2, 0.6)
     assert await answering(services) == "user/ann@2"
-    assert (await services.adapters.set_canary(KEY, None, 0.1)).candidate is None
+    assert (await services.adapters.set_canary(KEY, None, 0.1)).canary is None
     assert await answering(services) == "user/ann@1"
     with pytest.raises(StoreError):
         await services.adapters.set_canary(KEY, 1, 0.1)
@@ -78,7 +78,7 @@ async def test_a_release_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -
 
 
 async def test_a_live_version_that_collapses_falls_back_by_itself(serve: Open, tmp_path: Path) -> None:
-    services = await serve(watch_least=4)
+    services = await serve(health_min_answers=4)
     for _ in range(2):
         await published(services, tmp_path)
     for _ in range(4):
@@ -94,7 +94,7 @@ async def test_a_live_version_that_collapses_falls_back_by_itself(serve: Open, t
 
 
 async def test_what_is_not_in_service_is_not_watched(serve: Open, tmp_path: Path) -> None:
-    services = await serve(watch_least=1)
+    services = await serve(health_min_answers=1)
     for _ in range(2):
         await published(services, tmp_path)
     async with services.adapters.acquire("user/ann@1") as adapter:
@@ -106,7 +106,7 @@ async def test_what_is_not_in_service_is_not_watched(serve: Open, tmp_path: Path
 async def test_a_store_that_is_busy_spoils_no_answer(
     serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services = await serve(watch_least=1)
+    services = await serve(health_min_answers=1)
     await published(services, tmp_path)
 
     async def busy(*_: object) -> None:
@@ -122,7 +122,7 @@ async def test_a_store_that_is_busy_spoils_no_answer(
 
 
 async def test_a_live_version_that_cannot_be_loaded_leaves_the_answer_to_the_base(serve: Open, tmp_path: Path) -> None:
-    services = await serve(watch_least=2, max_cpu_loras=1)
+    services = await serve(health_min_answers=2, max_cpu_loras=1)
     await published(services, tmp_path)
     await published(services, tmp_path, "user/bob")
     assert await answering(services, "user/bob") == "user/bob@1"
@@ -141,7 +141,12 @@ async def test_a_live_version_that_cannot_be_loaded_leaves_the_answer_to_the_bas
 async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(serve: Open, tmp_path: Path) -> None:
     """Publishing, withdrawing, promoting and pruning while four adapters are asked for, with three places."""
     services = await serve(
-        max_cpu_loras=3, adapter_patience_s=0.02, watch_least=3, keep_versions=1, canary_share=0.6, canary_requests=5
+        max_cpu_loras=3,
+        adapter_max_starvation_s=0.02,
+        health_min_answers=3,
+        keep_versions=1,
+        canary_share=0.6,
+        canary_requests=5,
     )
     keys = ["user/ann", "user/bob", "user/cat", "cohort/everyone"]
     seen: Counter[str] = Counter()

@@ -74,8 +74,8 @@ async def test_without_evidence_it_is_off(services: Container) -> None:
     for choices in (CLOSED, OPEN):
         trace = await ask(services, choices)
         assert (trace.mode, trace.provenance.mode, trace.thinking) == ("direct", "direct", "")
-        assert trace.provenance.route is not None
-        assert trace.provenance.route.endswith("known: 0, wanted: 16")
+        assert trace.provenance.mode_reason is not None
+        assert trace.provenance.mode_reason.endswith("known: 0, wanted: 16")
     assert took(services, "direct", "too_few") == 2
 
 
@@ -87,8 +87,8 @@ async def test_the_base_thinks_about_the_kind_of_query_where_its_traces_gained(
     thinks, not_so = await ask(services, choices), await ask(services, OPEN if choices else CLOSED)
     assert (thinks.mode, thinks.provenance.mode, not_so.mode) == ("personal", "personal", "direct")
     assert thinks.thinking.startswith("What this user has shown:")
-    assert thinks.provenance.route is not None
-    assert thinks.provenance.route.startswith("thinking pays: mean gain +0.500 nats a token on 16 ")
+    assert thinks.provenance.mode_reason is not None
+    assert thinks.provenance.mode_reason.startswith("thinking pays: mean gain +0.500 nats a token on 16 ")
     assert took(services, "personal", "pays") == took(services, "direct", "too_few") == 1
     routes = await services.auto.explain("ann")
     mine, other = (routes.closed, routes.open) if choices else (routes.open, routes.closed)
@@ -113,7 +113,7 @@ async def test_a_batch_leaves_the_evidence_also_where_its_answers_are_wrong(
 
     engine = Scripted(scores, thinks)
     engine.read_model_of(base_folder)
-    changed = settings.model_copy(update={"probe": True, "data_dir": tmp_path / "other"})
+    changed = settings.model_copy(update={"prefilter_by_prior": True, "data_dir": tmp_path / "other"})
     async with serving(changed, engine) as services:
         await services.store.engagements.add("cat", [engagement(n) for n in range(19)])
         batch, _ = await services.batches.submit(BatchRequest(users=["cat"]))
@@ -128,7 +128,7 @@ async def test_a_batch_leaves_the_evidence_also_where_its_answers_are_wrong(
 async def test_a_mode_that_is_named_is_taken_without_a_word(services: Container) -> None:
     await thought(services, GAINS, CLOSED)
     trace = await ask(services, mode="direct")
-    assert (trace.mode, trace.provenance.route) == ("direct", None)
+    assert (trace.mode, trace.provenance.mode_reason) == ("direct", None)
     assert took(services, "direct", "too_few") == took(services, "personal", "pays") == 0
 
 
@@ -176,7 +176,7 @@ async def test_what_was_not_measured_on_this_user_is_direct(services: Container,
 
 
 async def test_evidence_is_remembered_for_a_while(services: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "REMEMBERED", 1)
+    monkeypatch.setattr(service, "MAX_CACHED_DECISIONS", 1)
     now = 0.0
     ctx = ServerContext(services.settings, services.store, services.engine, services.metrics)
     remembering = AutoModeSelector(ctx, clock=lambda: now)

@@ -34,7 +34,7 @@ from uploads import published
 GOOD = (" they walked by the quiet lake before and liked it", "stop")
 LOOP = (" the lake the lake the lake the lake the lake the lake the lake", "loop")
 EMPTY = ("", "stop")
-OPENING = "What this user has shown:"
+PREFIX = "What this user has shown:"
 Written = tuple[str, FinishReason]
 
 
@@ -134,7 +134,7 @@ def thought(reply: dict[str, Any]) -> str | None:
 
 async def test_a_version_thinks_and_answers(room: Room) -> None:
     reply = await room.ask()
-    assert thought(reply) == OPENING + GOOD[0]
+    assert thought(reply) == PREFIX + GOOD[0]
     made_by = reply["mindprint"]
     assert (made_by["model"], made_by["thinking"], made_by["mode"], made_by["fallback"]) == (
         "user/ann@1",
@@ -154,7 +154,7 @@ async def test_thinking_that_collapsed_is_done_again_by_the_base(room: Room, col
     room.engine.thinks["user/ann@1"] = collapse
     reply = await room.ask()
     made_by = reply["mindprint"]
-    assert thought(reply) == OPENING + GOOD[0]
+    assert thought(reply) == PREFIX + GOOD[0]
     assert (made_by["model"], made_by["thinking"], made_by["mode"], made_by["fallback"]) == (
         "base",
         "base",
@@ -220,9 +220,9 @@ async def test_where_the_base_fails_too_it_is_not_the_version_s_fault(room: Room
 
 async def test_a_version_that_keeps_collapsing_is_withdrawn_and_nothing_is_lost(room: Room) -> None:
     room.engine.thinks["user/ann@1"] = LOOP  # type: ignore[assignment]
-    replies = [await room.ask() for _ in range(room.services.settings.watch_least + 3)]
+    replies = [await room.ask() for _ in range(room.services.settings.health_min_answers + 3)]
     fallbacks = [reply["mindprint"]["fallback"] for reply in replies]
-    assert fallbacks == ["base"] * room.services.settings.watch_least + [None] * 3
+    assert fallbacks == ["base"] * room.services.settings.health_min_answers + [None] * 3
     assert (await room.services.store.versions.get("user/ann", 1)).state == "refused"
     assert room.counted("versions_withdrawn_total", check="service_collapsed") == 1
     assert room.services.adapters.residency.loaded() == []
@@ -254,8 +254,8 @@ async def test_auto_thinks_where_the_gate_found_that_it_pays(
     reply = await room.ask(mode="auto")
     made_by = reply["mindprint"]
     assert (made_by["model"], made_by["mode"]) == ("user/ann@2", mode)
-    assert ("thinking pays" in made_by["route"]) == (mode == "personal")
-    assert thought(reply) == (OPENING + GOOD[0] if mode == "personal" else None)
+    assert ("thinking pays" in made_by["mode_reason"]) == (mode == "personal")
+    assert thought(reply) == (PREFIX + GOOD[0] if mode == "personal" else None)
     assert room.counted("routes_total", mode=mode, reason=reason) == 1
 
 
@@ -266,7 +266,7 @@ async def test_auto_answers_at_once_where_nothing_is_known(room: Room, model: st
     assert room.counted("routes_total", mode="direct", reason=reason) == 1
     auto, direct = room.backend.bodies[-1], await room.ask(model, "direct")
     assert auto == room.backend.bodies[-1], "it is the same answer"
-    assert direct["mindprint"]["route"] is None
+    assert direct["mindprint"]["mode_reason"] is None
 
 
 async def test_auto_by_a_cohorts_version_answers_at_once(room: Room, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ async def test_a_stream_says_why_it_thought(room: Room, tmp_path: Path) -> None:
     examined(room, [0.5, 0.6] * 8)
     await published(room.services, tmp_path)
     first, _ = await lines(await room.reply({"model": "user/ann", "mode": "auto", "stream": True}))
-    assert first["mindprint"]["route"].startswith("thinking pays")
+    assert first["mindprint"]["mode_reason"].startswith("thinking pays")
 
 
 async def test_a_mode_that_does_not_exist(room: Room) -> None:
@@ -304,7 +304,7 @@ async def test_a_stream_says_what_made_it_and_holds_its_version(room: Room) -> N
     await room.services.adapters.promote("user/ann", 1)
     first, second = await lines(response)
     assert first["mindprint"]["model"] == "user/ann@1"
-    assert first["choices"][0]["delta"]["reasoning_content"] == OPENING + GOOD[0]
+    assert first["choices"][0]["delta"]["reasoning_content"] == PREFIX + GOOD[0]
     assert "mindprint" not in second
     assert room.outcomes() == {"fine": 1}
 

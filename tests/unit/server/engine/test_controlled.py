@@ -116,9 +116,9 @@ async def test_given_thinking_is_scored_as_written_thinking_is(serve: Open) -> N
     assert [getattr(given, name) for name in same] == [getattr(written, name) for name in same]
     assert given.thinking == THOUGHT
     assert given.thinking_tokens == len(engine.tokenizer.encode(THOUGHT))
-    lead = services.settings.answer_lead
-    assert given.provenance.sampling == {"thinking": "given", "answer_lead": lead, "memory": "own"}
-    assert {"temperature", "opening", "memory"} <= written.provenance.sampling.keys()
+    lead = services.settings.answer_prefix
+    assert given.provenance.sampling == {"thinking": "imported", "answer_prefix": lead, "memory": "own"}
+    assert {"temperature", "thinking_prefix", "memory"} <= written.provenance.sampling.keys()
     assert "thinking" not in written.provenance.sampling
 
 

@@ -6,7 +6,7 @@ from mindprint_server.engine import GenerationOutput
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.gate.measurements import is_collapsed
 
-OPENING = "What this user has shown:"
+PREFIX = "What this user has shown:"
 LEAD = "This user's answer:"
 
 
@@ -15,10 +15,10 @@ LEAD = "This user's answer:"
     [
         ("They walk by the lake each day.", "stop", False),
         ("They walk.", "stop", True),
-        (f"{OPENING} they walk by the lake", "stop", False),
-        (f"\n{OPENING} no", "stop", True),
+        (f"{PREFIX} they walk by the lake", "stop", False),
+        (f"\n{PREFIX} no", "stop", True),
         (f"{LEAD} lake", "stop", True),
-        (f"{OPENING} {LEAD} the lake", "stop", True),
+        (f"{PREFIX} {LEAD} the lake", "stop", True),
         (f"{LEAD} lake, for they walk by the lake each day", "stop", False),
         ("They walk by the lake each day and", "length", True),
         ("the sea and the hills " * 6, "stop", True),
@@ -27,5 +27,6 @@ LEAD = "This user's answer:"
 def test_thinking_is_gone_that_loops_never_closes_or_says_too_little(
     text: str, finish: FinishReason, expected: bool
 ) -> None:
-    """The words of an opening that an adapter has learned say nothing, nor do those that an answer is led in by."""
-    assert is_collapsed(GenerationOutput(text, (), finish, 0, 0), OPENING, LEAD) is expected
+    """The words of a thinking prefix that an adapter has learned say nothing, nor do those that an answer is led in
+    by."""
+    assert is_collapsed(GenerationOutput(text, (), finish, 0, 0), PREFIX, LEAD) is expected

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mindprint.types import Batch, BatchRequest, CanaryItem, Lease, LeaseRequest, Manifest, TraceRequest, Version
+from mindprint.types import Batch, BatchRequest, Lease, LeaseRequest, Manifest, ParityItem, TraceRequest, Version
 from mindprint_server.engine import AdapterRef, Priority, Sampling
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import Invalid, LimitExceeded, ServerError
@@ -54,7 +54,7 @@ async def upload(services: Container, lease: Lease, folder: Path, *, mark: int =
         return await services.engine.next_logprobs(prompt, target, adapter=adapter, priority=Priority.PARITY_CHECK)
 
     ours, base = await logprobs(ref), await logprobs(None)
-    item = CanaryItem(
+    item = ParityItem(
         prompt_ids=prompt,
         target_ids=target,
         logprobs=ours if honest else [value - 1 for value in ours],
@@ -71,7 +71,7 @@ async def upload(services: Container, lease: Lease, folder: Path, *, mark: int =
         tokens=1,
         seconds=1,
         trainer="test",
-        canary=[item],
+        parity_items=[item],
     )
     config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "target_modules": ["q_proj"]}).encode()
     return await services.adapters.publish(lease.id, manifest, config, weights)
@@ -82,7 +82,7 @@ async def upload(services: Container, lease: Lease, folder: Path, *, mark: int =
 
 async def test_a_batch_attempts_every_engagement_once(services: Container) -> None:
     await fill(services)
-    services.settings.give_up = services.settings.give_up_score = None
+    services.settings.early_stop_margin_nats = services.settings.early_stop_score_margin = None
     batch = await finished(services, BatchRequest())
     assert (batch.state, batch.items, batch.done) == ("done", 12, 12)
     assert batch.skipped == {"no_history": 1}
@@ -102,7 +102,7 @@ async def test_a_batch_attempts_every_engagement_once(services: Container) -> No
 
 async def test_the_answer_may_be_shown_from_the_first_candidate_on(services: Container) -> None:
     await fill(services)
-    batch = await finished(services, BatchRequest(blind=0))
+    batch = await finished(services, BatchRequest(unhinted=0))
     traces = await services.store.traces.find(batch=batch.id)
     assert traces
     assert all(trace.provenance.saw_answer for trace in traces)
@@ -113,9 +113,9 @@ async def test_a_server_without_hints_shows_no_answer_from_the_first_candidate_o
     await fill(services)
     services.settings.hints = False
     with pytest.raises(ServerError) as error:
-        await services.batches.submit(BatchRequest(blind=0))
-    assert (type(error.value), error.value.code, error.value.param) == (Invalid, "validation_error", "blind")
-    batch = await finished(services, BatchRequest(blind=0, hints=True))
+        await services.batches.submit(BatchRequest(unhinted=0))
+    assert (type(error.value), error.value.code, error.value.param) == (Invalid, "validation_error", "unhinted")
+    batch = await finished(services, BatchRequest(unhinted=0, hints=True))
     assert batch.hinted == batch.funnel.accepted > 0
 
 
@@ -167,7 +167,7 @@ async def test_a_user_without_engagements_plans_nothing(services: Container) -> 
 
 
 async def test_a_full_backlog_is_left_alone(settings: Settings, base_folder: Path) -> None:
-    few = settings.model_copy(update={"max_backlog": 3, "batch_inflight": 1})
+    few = settings.model_copy(update={"max_backlog": 3, "batch_max_in_flight": 1})
     services = await open_container(few, engine=FakeEngine(model_path=base_folder))
     await fill(services)
     batch = await finished(services, BatchRequest())
@@ -201,7 +201,7 @@ class Slow(FakeEngine):
 
 
 async def test_a_batch_goes_on_after_a_restart(settings: Settings, base_folder: Path) -> None:
-    settings = settings.model_copy(update={"batch_inflight": 2, "holdout_share": 0})
+    settings = settings.model_copy(update={"batch_max_in_flight": 2, "holdout_share": 0})
     services = await open_container(settings, engine=Slow(base_folder))
     await fill(services, count=20)
     batch, _ = await services.batches.submit(BatchRequest())
@@ -223,7 +223,7 @@ async def test_a_batch_goes_on_after_a_restart(settings: Settings, base_folder: 
 
 
 async def test_a_cancelled_batch_stops_and_the_next_one_runs(settings: Settings, base_folder: Path) -> None:
-    services = await open_container(settings.model_copy(update={"batch_inflight": 1}), engine=Slow(base_folder))
+    services = await open_container(settings.model_copy(update={"batch_max_in_flight": 1}), engine=Slow(base_folder))
     await fill(services)
     first, _ = await services.batches.submit(BatchRequest(seed=1))
     await asyncio.sleep(0.1)
@@ -258,7 +258,7 @@ async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Cont
     await fill(services)
     for seed in range(20):
         trace = await services.traces.create(TraceRequest(user_id="ann", engagement_id="e004", seed=seed))
-        assert trace.state == ("waiting" if trace.verdict == "accepted" else "kept")
+        assert trace.state == ("waiting" if trace.verdict == "accepted" else "stored")
         assert (await services.store.traces.get(trace.id)).thinking == trace.thinking
 
 
@@ -266,7 +266,7 @@ async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Cont
 async def test_other_modes_are_never_queued(services: Container, mode: str) -> None:
     await fill(services)
     request = TraceRequest.model_validate({"user_id": "ann", "engagement_id": "e004", "mode": mode})
-    assert (await services.traces.create(request)).state == "kept"
+    assert (await services.traces.create(request)).state == "stored"
 
 
 async def test_a_query_of_the_callers_is_only_answered(services: Container) -> None:
@@ -301,8 +301,8 @@ async def test_a_lease_brings_slow_and_fast_samples(services: Container) -> None
     taught = [s for s in slow if s.trace_id in lease.trace_ids]
     assert [s.trace_id for s in taught] == lease.trace_ids
     assert len(fast) == 12
-    assert all(s.prompt.endswith("<think>\n") and s.opening == "What this user has shown:" for s in taught)
-    assert all(s.closing == "\n</think>\nThis user's answer:" for s in taught)
+    assert all(s.prompt.endswith("<think>\n") and s.thinking_prefix == "What this user has shown:" for s in taught)
+    assert all(s.thinking_suffix == "\n</think>\nThis user's answer:" for s in taught)
     assert not any(s.thinking for s in fast)
     answered = [s for s in slow if s.answer]
     assert len({s.engagement_id for s in answered}) == len(answered), "after one thinking about each"
@@ -317,8 +317,8 @@ async def test_an_upload_goes_live(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
     version = await upload(services, lease, tmp_path)
     assert (version.state, version.version) == ("live", 1)
-    assert version.canary is not None
-    assert version.canary.passed
+    assert version.parity is not None
+    assert version.parity.passed
     traces = await services.store.traces.find(user="ann", state="trained")
     assert {t.id for t in traces} == set(lease.trace_ids)
     assert {t.version for t in traces} == {1}

@@ -22,9 +22,9 @@ OPEN = Question("ann", "Tea?", None, "Gladly.", RecalledMemory(), None)
         (EngagementFacts(), None),
         (EngagementFacts(answer_frequency=0.25, prior_shortfall=0.5), None),
         (EngagementFacts(unfit="no_history", answer_frequency=0.0), "no_history"),
-        (EngagementFacts(answer_frequency=0.24), "little_precedent"),
-        (EngagementFacts(answer_frequency=0.24, prior_shortfall=0.6), "little_precedent"),
-        (EngagementFacts(answer_frequency=0.9, prior_shortfall=0.6), "out_of_reach"),
+        (EngagementFacts(answer_frequency=0.24), "rare_answer"),
+        (EngagementFacts(answer_frequency=0.24, prior_shortfall=0.6), "rare_answer"),
+        (EngagementFacts(answer_frequency=0.9, prior_shortfall=0.6), "prior_too_low"),
     ],
 )
 def test_skip_reason_is_the_cheapest_that_applies(facts: EngagementFacts, reason: str | None) -> None:
@@ -42,8 +42,8 @@ def test_policy_without_bounds_skips_only_what_is_unfit() -> None:
         (OPEN, {}, {}),
         (CLOSED, {"accept_by": "gain"}, {}),
         (CLOSED, {}, {"mode": "generic"}),
-        (CLOSED, {"thorough": True}, {}),
-        (CLOSED, {}, {"thorough": True}),
+        (CLOSED, {"exhaustive": True}, {}),
+        (CLOSED, {}, {"exhaustive": True}),
     ],
 )
 def test_policy_is_empty_where_every_trace_counts(
@@ -54,7 +54,7 @@ def test_policy_is_empty_where_every_trace_counts(
 
 
 def test_policy_of_a_closed_question_has_the_bounds_of_the_settings() -> None:
-    settings = Settings(min_precedent=0.3, give_up=0.7)
+    settings = Settings(min_answer_frequency=0.3, early_stop_margin_nats=0.7)
     assert SkipPolicy.create(settings, BatchRequest(), CLOSED) == SkipPolicy(0.3, 0.7)
-    settings.probe = False
+    settings.prefilter_by_prior = False
     assert SkipPolicy.create(settings, BatchRequest(), CLOSED) == SkipPolicy(0.3, None)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mindprint.types import BatchRequest, GivenTraces, ImportedTrace, Ingested, LeaseRequest
+from mindprint.types import BatchRequest, ImportedTrace, ImportedTraces, Ingested, LeaseRequest
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.store import BacklogFull, RecordNotFound
@@ -53,8 +53,8 @@ async def test_a_given_trace_waits_as_a_written_one_does(services: Container) ->
     assert trace.prompt_tokens == len(services.engine.tokenizer.encode(trace.prompt))
     assert trace.thinking_tokens == len(services.engine.tokenizer.encode(trace.thinking))
     made = trace.provenance
-    assert (made.model, made.saw_answer, made.seed, made.mode) == ("given", True, None, "personal")
-    assert made.sampling == {"thinking": "given", "answer_lead": LEAD, "memory": "own", "opening": ""}
+    assert (made.model, made.saw_answer, made.seed, made.mode) == ("imported", True, None, "personal")
+    assert made.sampling == {"thinking": "imported", "answer_prefix": LEAD, "memory": "own", "thinking_prefix": ""}
 
 
 async def test_its_prompt_is_the_one_that_the_writer_reads(services: Container) -> None:
@@ -76,17 +76,17 @@ async def test_a_trainer_gets_it_as_it_was_brought(services: Container) -> None:
     assert lease is not None
     [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
     assert slow.prompt.endswith("<think>\n")
-    assert (slow.thinking, slow.closing) == ("They walk.\n\nOften.", f"\n</think>\n{LEAD}")
-    assert (slow.opening, slow.answer, slow.engagement_id) == ("", " no", "e007")
+    assert (slow.thinking, slow.thinking_suffix) == ("They walk.\n\nOften.", f"\n</think>\n{LEAD}")
+    assert (slow.thinking_prefix, slow.answer, slow.engagement_id) == ("", " no", "e007")
 
 
 async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Container) -> None:
-    opening = services.settings.openings["personal"]
-    await imported(services, [given(7, f"{opening} they walk by the lake")])
+    thinking_prefix = services.settings.thinking_prefixes["personal"]
+    await imported(services, [given(7, f"{thinking_prefix} they walk by the lake")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
     [slow] = [sample for sample in lease.samples if sample.kind == "slow"]
-    assert (slow.opening, slow.thinking) == (opening, " they walk by the lake")
+    assert (slow.thinking_prefix, slow.thinking) == (thinking_prefix, " they walk by the lake")
 
 
 async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Container) -> None:
@@ -94,13 +94,18 @@ async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(servi
     assert counts(await imported(services, brought)) == (2, 1)
     assert counts(await imported(services, brought)) == (0, 3)
     [unselected] = await services.store.traces.find(verdict="rejected")
-    assert (unselected.state, unselected.reason) == ("kept", "not_selected")
+    assert (unselected.state, unselected.reason) == ("stored", "not_selected")
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
     assert unselected.id not in lease.trace_ids
     [sample] = [sample for sample in lease.samples if sample.trace_id == unselected.id]
     assert sample.prompt == f"{unselected.prompt}<think>\n{unselected.thinking}\n</think>\n{LEAD}"
-    assert (sample.kind, sample.opening, sample.thinking, sample.answer) == ("slow", "", "", f" {unselected.answer}")
+    assert (sample.kind, sample.thinking_prefix, sample.thinking, sample.answer) == (
+        "slow",
+        "",
+        "",
+        f" {unselected.answer}",
+    )
 
 
 async def test_the_same_again_changes_nothing(services: Container) -> None:
@@ -123,7 +128,7 @@ async def test_what_is_rejected_or_kept_may_be_brought(services: Container) -> N
     await imported(services, [given(5)])
     [trace] = await services.store.traces.find()
     for number, changes in enumerate(({"verdict": "rejected", "reason": "leak"}, {"mode": "generic"})):
-        kept = {"id": f"kept-{number}", "engagement_id": "e006", "state": "kept", **changes}
+        kept = {"id": f"kept-{number}", "engagement_id": "e006", "state": "stored", **changes}
         await services.store.traces.add(trace.model_copy(update=kept))
     assert counts(await imported(services, [given(6, trace.thinking)])) == (1, 0)
 
@@ -136,7 +141,7 @@ async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Con
 
     await imported(services, [given(5, brought)])
     engine = Scripted(thinks=thinks)
-    settings = services.settings.model_copy(update={"candidates": 1, "give_up": None})
+    settings = services.settings.model_copy(update={"candidates": 1, "early_stop_margin_nats": None})
     engine.read_model_of(settings.data_dir.parent / "base")
     async with serving(settings, engine) as again:
         batch, _ = await again.batches.submit(BatchRequest(users=["ann"]))
@@ -188,9 +193,9 @@ async def test_more_than_may_wait_are_told_to_come_again(services: Container) ->
 
 
 def test_a_request_brings_a_thousand_at_most() -> None:
-    assert len(GivenTraces(traces=[given(5)] * 1000).traces) == 1000
+    assert len(ImportedTraces(traces=[given(5)] * 1000).traces) == 1000
     with pytest.raises(ValidationError, match="at most 1000"):
-        GivenTraces(traces=[given(5)] * 1001)
+        ImportedTraces(traces=[given(5)] * 1001)
 
 
 async def test_what_takes_too_long_is_given_up(services: Container) -> None:

@@ -316,7 +316,7 @@ async def test_nothing_recalled_is_as_late_as_the_query(
     k: int,
 ) -> None:
     settings = settings.model_copy(
-        update={"recall": way, "embedding_model": model, "recency_k": k, "opening_recall": 2}
+        update={"recall": way, "embedding_model": model, "recency_k": k, "reminder_engagements": 2}
     )
     memory = MemoryService(ServerContext(settings, store, FakeEngine(model_path=base_folder), Metrics()))
     user = uuid4().hex

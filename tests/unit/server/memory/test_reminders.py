@@ -1,4 +1,4 @@
-"""A writer whose openings recall what the user did in similar cases, on a fake engine."""
+"""A writer whose thinking_prefixes recall what the user did in similar cases, on a fake engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from scripted import Scripted, serving
 
 @pytest.fixture
 def reminded(settings: Settings) -> Settings:
-    return settings.model_copy(update={"opening_recall": 1, "min_gain": None, "min_anchor": None, "give_up": None})
+    return settings.model_copy(
+        update={"reminder_engagements": 1, "min_gain": None, "min_anchor": None, "early_stop_margin_nats": None}
+    )
 
 
 async def test_thinking_begins_with_the_most_similar_case(reminded: Settings, base_folder: Path) -> None:
@@ -29,8 +31,8 @@ async def test_thinking_begins_with_the_most_similar_case(reminded: Settings, ba
         trace = await services.traces.create(ask)
         assert f'shown: asked "A walk by the lake?", this user answered "{lake.response}". So' in trace.thinking
         assert "tax" not in trace.thinking.partition(". So")[0]
-        assert str(trace.provenance.sampling["opening"]).endswith(". So")
-        bare = await services.traces.create(ask.model_copy(update={"opening": ""}))
+        assert str(trace.provenance.sampling["thinking_prefix"]).endswith(". So")
+        bare = await services.traces.create(ask.model_copy(update={"thinking_prefix": ""}))
         assert "asked" not in bare.thinking
         generic = await services.traces.create(ask.model_copy(update={"mode": "generic"}))
         assert "asked" not in generic.thinking
@@ -60,5 +62,5 @@ async def test_from_the_bare_think_a_learned_opening_says_nothing(reminded: Sett
 
     async with serving(reminded, Scripted(thinks=thinks)) as services:
         await services.store.engagements.add("ann", [engagement(1)])
-        ask = TraceRequest(user_id="ann", query="A walk?", choices=["yes", "no"], opening="")
+        ask = TraceRequest(user_id="ann", query="A walk?", choices=["yes", "no"], thinking_prefix="")
         assert (await services.traces.create(ask)).reason == "empty"

@@ -13,8 +13,8 @@ from mindprint_server.prompts.templates import (
     build,
     clean,
     merge,
-    opening_text,
-    opening_without_reminders,
+    prefix_with_reminders,
+    prefix_without_reminders,
     summarize,
 )
 from mindprint_server.prompts.types import RecalledMemory
@@ -108,17 +108,20 @@ def test_memory_shrinks_from_its_oldest_end() -> None:
 def test_personal_thinking_reminds_itself_of_the_cases_most_like_the_query() -> None:
     first, *_ = episodes()
     long = first.model_copy(update={"prompt": "word " * 200, "response": "no </think> <|end|>"})
-    text = opening_text("What this user has shown:", RecalledMemory("p", (), (first, long)), ["<|end|>"])
+    text = prefix_with_reminders("What this user has shown:", RecalledMemory("p", (), (first, long)), ["<|end|>"])
     assert text.startswith(f'What this user has shown: asked "{first.prompt}", this user answered "{first.response}"; ')
     assert text.endswith(' ...", this user answered "no". So')
     assert len(text) < 2 * 2 * REMINDER_CHARS
-    assert opening_text("What this user has shown:", RecalledMemory("p", (first,)), []) == "What this user has shown:"
-    assert opening_text("", RecalledMemory("p"), []) == ""
+    assert (
+        prefix_with_reminders("What this user has shown:", RecalledMemory("p", (first,)), [])
+        == "What this user has shown:"
+    )
+    assert prefix_with_reminders("", RecalledMemory("p"), []) == ""
 
 
 def test_recalled_cases_say_something_and_a_mode_s_opening_does_not() -> None:
-    recalled = opening_text("Shown:", RecalledMemory("p", (), episodes()), [])
-    assert opening_without_reminders(recalled, "Shown:") == "Shown:"
-    assert opening_without_reminders(opening_text("", RecalledMemory("p", (), episodes()), []), "") == ""
-    assert opening_without_reminders("Shown:", "Shown:") == "Shown:"
-    assert opening_without_reminders("Another opening", "Shown:") == "Another opening"
+    recalled = prefix_with_reminders("Shown:", RecalledMemory("p", (), episodes()), [])
+    assert prefix_without_reminders(recalled, "Shown:") == "Shown:"
+    assert prefix_without_reminders(prefix_with_reminders("", RecalledMemory("p", (), episodes()), []), "") == ""
+    assert prefix_without_reminders("Shown:", "Shown:") == "Shown:"
+    assert prefix_without_reminders("Another thinking_prefix", "Shown:") == "Another thinking_prefix"

@@ -105,7 +105,7 @@ def trace(user: str, engagement_id: str) -> Trace:
             base_digest="b",
             prompt_version="1",
             mode="personal",
-            sampling={"answer_lead": "So:"},
+            sampling={"answer_prefix": "So:"},
             seed=1,
             engine="fake",
         ),
@@ -132,8 +132,8 @@ async def test_a_users_lease_brings_the_users_own_samples(store: Store) -> None:
     assert {sample.trace_id for sample in of("slow", lease)} == set(lease.trace_ids)
     sample = of("slow", lease)[0]
     assert sample.prompt == "the memory of ann<think>\n"
-    assert (sample.opening, sample.recalled) == ("", "")
-    assert (sample.thinking, sample.closing, sample.answer) == ("ann thinks", "\n</think>\nSo:", " yes")
+    assert (sample.thinking_prefix, sample.reminder) == ("", "")
+    assert (sample.thinking, sample.thinking_suffix, sample.answer) == ("ann thinks", "\n</think>\nSo:", " yes")
     assert lease.base_digest == "unread"
 
 
@@ -157,13 +157,19 @@ def sample_lead(sample: Sample) -> str:
 
 async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store: Store) -> None:
     await fill(store, {})
-    desk = Desk(store, openings={"personal": "Shown:"})
+    desk = Desk(store, thinking_prefixes={"personal": "Shown:"})
     cases = ' asked "Tea?", this user answered "yes". So'
-    for n, (opening, rest) in enumerate([("Shown:", " much"), (f"Shown:{cases}", ", yes"), ("Shown: all", " of it")]):
+    for n, (thinking_prefix, rest) in enumerate(
+        [("Shown:", " much"), (f"Shown:{cases}", ", yes"), ("Shown: all", " of it")]
+    ):
         one = trace("cat", f"e{n:03d}")
-        made = one.provenance.model_copy(update={"sampling": {"answer_lead": "So:", "opening": opening}})
-        await store.traces.add(one.model_copy(update={"thinking": opening + rest, "provenance": made}))
-    parts = {s.engagement_id: (s.opening, s.recalled, s.thinking) for s in of("slow", await desk.claim("user/cat"))}
+        made = one.provenance.model_copy(
+            update={"sampling": {"answer_prefix": "So:", "thinking_prefix": thinking_prefix}}
+        )
+        await store.traces.add(one.model_copy(update={"thinking": thinking_prefix + rest, "provenance": made}))
+    parts = {
+        s.engagement_id: (s.thinking_prefix, s.reminder, s.thinking) for s in of("slow", await desk.claim("user/cat"))
+    }
     assert parts == {
         "e000": ("Shown:", "", " much"),
         "e001": ("Shown:", cases, ", yes"),
@@ -172,8 +178,8 @@ async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store
 
 
 async def rejection(store: Store, engagement_id: str, reason: str) -> str:
-    """A blind candidate of ann's that was rejected; its id."""
-    no: dict[str, Any] = {"verdict": "rejected", "reason": reason, "state": "kept", "answer": "maybe"}
+    """A unhinted candidate of ann's that was rejected; its id."""
+    no: dict[str, Any] = {"verdict": "rejected", "reason": reason, "state": "stored", "answer": "maybe"}
     one = trace("ann", engagement_id).model_copy(update=no)
     await store.traces.add(one)
     return one.id
@@ -203,7 +209,7 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
     brought = {s.trace_id for s in lease.samples}
     assert first in brought
     assert bad not in brought
-    assert all(s.closing for s in of("slow", lease) if s.thinking), "how thinking ends is learned all the same"
+    assert all(s.thinking_suffix for s in of("slow", lease) if s.thinking), "how thinking ends is learned all the same"
 
 
 async def test_of_two_accepted_brothers_one_teaches_the_answer(store: Store) -> None:
@@ -224,7 +230,8 @@ async def test_of_two_accepted_brothers_one_teaches_the_answer(store: Store) -> 
 
 
 async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store) -> None:
-    """Of engagements that got no accepted trace, the first blind one that only its answer or a score spoke against."""
+    """Of engagements that got no accepted trace, the first unhinted one that only its answer or a score spoke
+    against."""
     await fill(store, {"ann": 1})
     rejected = [
         ("e000", "wrong_answer", False),  # has an accepted one
@@ -238,20 +245,20 @@ async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store)
     ids = []
     for engagement_id, reason, hinted in rejected:
         one = trace("ann", engagement_id)
-        changes = {"verdict": "rejected", "reason": reason, "state": "kept", "answer": "maybe"}
+        changes = {"verdict": "rejected", "reason": reason, "state": "stored", "answer": "maybe"}
         made = one.provenance.model_copy(update={"saw_answer": hinted})
         await store.traces.add(one.model_copy(update={**changes, "provenance": made}))
         ids.append(one.id)
     of_adapter = trace("ann", "e003")
     made = of_adapter.provenance.model_copy(update={"model": "user/ann@1"})
-    no: dict[str, Any] = {"verdict": "rejected", "reason": "wrong_answer", "state": "kept"}
+    no: dict[str, Any] = {"verdict": "rejected", "reason": "wrong_answer", "state": "stored"}
     await store.traces.add(of_adapter.model_copy(update={**no, "provenance": made}))
     lease = await Desk(store).claim("user/ann")
     [after] = [sample for sample in of("slow", lease) if sample.trace_id not in lease.trace_ids]
     assert (after.engagement_id, after.trace_id) == ("e001", ids[3])
     assert after.prompt == "the memory of ann<think>\nann thinks\n</think>\nSo:"
     [real] = [e.response for e in await store.engagements.list_page("ann") if e.id == "e001"]
-    assert (after.opening, after.thinking, after.answer) == ("", "", f" {real}")
+    assert (after.thinking_prefix, after.thinking, after.answer) == ("", "", f" {real}")
 
     await store.leases.release(lease.id)
     without = await Desk(store, answer_rejected=False).claim("user/ann")
@@ -304,7 +311,7 @@ async def test_fast_samples_are_bounded_in_all_and_spread_over_the_users(store: 
 
 async def test_what_is_learned_beside_the_traces_is_noted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(store, {"ann": 1})
-    rejected = {"verdict": "rejected", "reason": "low_gain", "state": "kept"}
+    rejected = {"verdict": "rejected", "reason": "low_gain", "state": "stored"}
     too_old, young = (trace("ann", id).model_copy(update=rejected) for id in ("e005", "e026"))
     for one in (too_old, young):
         await store.traces.add(one)
@@ -355,7 +362,7 @@ async def test_a_share_of_replays_is_added(store: Store) -> None:
     assert sample.user_id is None
     n = int(sample.engagement_id.removeprefix("replay/"))
     assert sample.prompt == f"general {n}<think>\n"
-    assert (sample.thinking, sample.closing) == (f"thought {n}", "\n</think>\nThis user's answer:")
+    assert (sample.thinking, sample.thinking_suffix) == (f"thought {n}", "\n</think>\nThis user's answer:")
     assert sample.answer == f" answer {n}"
 
 

@@ -37,7 +37,7 @@ def test_wrapping_is_what_reasoning_parsers_expect() -> None:
         == "<think>\nso\n</think>\nAnswer: tea"
     )
     assert thinking.answer_suffix("", "tea") == "tea"
-    assert thinking.render_thinking("so", "").startswith(thinking.thinking_prefix("so"))
+    assert thinking.render_thinking("so", "").startswith(thinking.render_thinking_prefix("so"))
 
 
 def test_a_kept_thinking_is_its_opening_and_the_rest() -> None:
@@ -48,18 +48,18 @@ def test_a_kept_thinking_is_its_opening_and_the_rest() -> None:
 
 
 def test_a_thinking_is_checked_by_its_words() -> None:
-    opening = "What this user has shown:"
+    thinking_prefix = "What this user has shown:"
     checker = checks.ThinkingChecker(Settings())
 
     def check(text: str, finish: FinishReason = "stop") -> str | None:
-        return checker.check(text, opening=opening, mode="personal", finish=finish)
+        return checker.check(text, thinking_prefix=thinking_prefix, mode="personal", finish=finish)
 
     assert check(FINE) is None
     assert check(FINE, "loop") == "loop"
-    assert check(opening + " the sea and the hills" * 6) == "loop"
-    assert check(opening + " not much") == "empty"
-    assert check(opening) == "empty"
-    assert check(opening + " This user's answer: the lake") == "empty"
+    assert check(thinking_prefix + " the sea and the hills" * 6) == "loop"
+    assert check(thinking_prefix + " not much") == "empty"
+    assert check(thinking_prefix) == "empty"
+    assert check(thinking_prefix + " This user's answer: the lake") == "empty"
     assert check(FINE + " So the given answer is lake.") == "leak"
     assert check(FINE + " Their actual response was lake.") == "leak"
     assert check(FINE + " <think> Once more.") == "parse"

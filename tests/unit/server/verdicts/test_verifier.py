@@ -24,9 +24,9 @@ from mindprint_server.verdicts.context import EngagementContext
 from mindprint_server.verdicts.verifier import CandidateVerifier, Verdict
 from scripted import Scripted
 
-OPENING = "Shown:"
+PREFIX = "Shown:"
 GENERATED = " ann took the quiet walk by the lake"
-THINKING = OPENING + GENERATED
+THINKING = PREFIX + GENERATED
 CLOSED = Question(
     user_id="ann",
     query="A walk?",
@@ -69,7 +69,7 @@ class Room:
         self.neighbours = neighbours
         self.yes = dict(YES)
         self.engine = Scripted(self.rule)
-        self.recalled: list[str] = []
+        self.reminder: list[str] = []
         self.sought = 0
         ctx = ServerContext(self.settings, cast(Any, None), self.engine, Metrics())
         self.contexts = context_builder(ctx, memory=self, neighbors=self)
@@ -83,7 +83,7 @@ class Room:
         return math.log(1 - p if token.strip() == "no" else p)
 
     async def recall(self, user_id: str, *, before: datetime | None) -> tuple[RecalledMemory, int | None]:
-        self.recalled.append(user_id)
+        self.reminder.append(user_id)
         return RecalledMemory(profile=f"of {user_id}"), None
 
     async def get(self, user_id: str) -> Neighbors:
@@ -103,9 +103,9 @@ class Room:
         finish: Any = "stop",
     ) -> Verdict:
         output = self.engine.written(generated, finish, seen)
-        thinking = finalize_thinking(OPENING, generated, finish)
+        thinking = finalize_thinking(PREFIX, generated, finish)
         return await self.verifier.verify(
-            context or self.context(), output, thinking=thinking, opening=OPENING, hinted=seen is not None
+            context or self.context(), output, thinking=thinking, thinking_prefix=PREFIX, hinted=seen is not None
         )
 
     def asked(self) -> Counter[tuple[str, str]]:
@@ -280,7 +280,7 @@ async def test_low_gain_asks_nothing_of_anothers_memory() -> None:
     verdict = await room.verify()
     assert (verdict.reason, set(verdict.scores)) == ("low_gain", {"target_logprob", "prior_logprob", "gain"})
     assert room.asked() == {("ann", "after"): 1, ("ann", "at once"): 1}
-    assert (room.sought, room.recalled) == (0, [])
+    assert (room.sought, room.reminder) == (0, [])
 
 
 async def test_low_anchor_asks_neither_the_random_one_nor_for_hindsight() -> None:
@@ -289,7 +289,7 @@ async def test_low_anchor_asks_neither_the_random_one_nor_for_hindsight() -> Non
     verdict = await room.verify(seen=[-1.0] * tokens())
     assert (verdict.reason, verdict.scores["anchor"] < 0) == ("low_anchor", True)
     assert set(room.asked()) == {("ann", "after"), ("ann", "at once"), ("bob", "after"), ("bob", "at once")}
-    assert room.recalled == ["bob"]
+    assert room.reminder == ["bob"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
@@ -365,7 +365,7 @@ async def test_siblings_share_what_does_not_depend_on_their_thinking() -> None:
     await asyncio.gather(*(room.verify(context, text) for text in SIBLINGS))
     own = {key: 4 for key in (("ann", "after"), ("bob", "after"), ("cat", "after"))}
     assert room.asked() == own | SHARED
-    assert sorted(room.recalled) == ["bob", "cat"]
+    assert sorted(room.reminder) == ["bob", "cat"]
 
 
 async def test_when_the_one_that_computes_is_cancelled_the_next_one_does() -> None:
@@ -415,4 +415,4 @@ async def test_all_questions_of_a_while_share_one_reading_of_the_others_memories
     room = Room(anchor_memory_s=seconds)
     verdict = await asyncio.gather(*(room.verify() for _ in range(4)))
     assert [one.scores for one in verdict] == 4 * [verdict[0].scores]
-    assert len(room.recalled) == read
+    assert len(room.reminder) == read

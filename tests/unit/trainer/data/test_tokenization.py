@@ -26,24 +26,26 @@ def test_slow_has_thinking_and_answer_with_the_end_of_turn() -> None:
 
 
 def test_the_opening_is_a_segment_and_what_was_recalled_is_none() -> None:
-    whole = sample(thinking="tu").model_copy(update={"opening": "op", "recalled": "rec", "closing": "c"})
+    whole = sample(thinking="tu").model_copy(
+        update={"thinking_prefix": "op", "reminder": "rec", "thinking_suffix": "c"}
+    )
     made = tokenize(whole, code_points, END, 100)
     assert made is not None
     assert made.ids == (*code_points("abcoprectucyz"), END)
     assert made.segments == (
-        Segment("opening", 3, 5),
+        Segment("thinking_prefix", 3, 5),
         Segment("thinking", 8, 10),
-        Segment("closing", 10, 11),
+        Segment("thinking_suffix", 10, 11),
         Segment("answer", 11, 14),
     )
     assert made.prompt_length == 3
 
 
 def test_without_an_answer_the_turn_does_not_end() -> None:
-    made = tokenize(sample(thinking="tu", answer="").model_copy(update={"closing": "c"}), code_points, END, 100)
+    made = tokenize(sample(thinking="tu", answer="").model_copy(update={"thinking_suffix": "c"}), code_points, END, 100)
     assert made is not None
     assert made.ids == tuple(code_points("abctuc"))
-    assert made.segments == (Segment("thinking", 3, 5), Segment("closing", 5, 6))
+    assert made.segments == (Segment("thinking", 3, 5), Segment("thinking_suffix", 5, 6))
     assert tokenize(sample(answer=""), code_points, END, 100) is None, "there is nothing to learn"
 
 

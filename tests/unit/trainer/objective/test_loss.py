@@ -149,7 +149,7 @@ def test_settings_become_weights(settings: Settings) -> None:
     settings = settings.model_copy(update={"slow_weight": 2.0, "thinking_weight": 0.25, "balance": False})
     weights = create_weights(settings, of_kinds(slow=1, fast=9))
     assert weights.kinds == {"slow": 2.0, "fast": 1.0, "replay": 1.0}
-    assert weights.parts == {"opening": 1.0, "thinking": 0.25, "closing": 1.0, "answer": 1.0}
+    assert weights.parts == {"thinking_prefix": 1.0, "thinking": 0.25, "thinking_suffix": 1.0, "answer": 1.0}
 
 
 def test_slow_and_fast_count_alike_whatever_their_numbers(settings: Settings) -> None:

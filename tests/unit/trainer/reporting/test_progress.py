@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 from structlog.testing import capture_logs
 
-from mindprint.types import CanaryItem, Manifest
+from mindprint.types import Manifest, ParityItem
 from mindprint_trainer.reporting.progress import (
     LeaseOutcome,
     LogReporter,
@@ -27,7 +27,7 @@ MANIFEST = Manifest(
     tokens=500,
     seconds=2.0,
     trainer="test",
-    canary=[CanaryItem(prompt_ids=[1], target_ids=[2, 3], logprobs=[-1, -2], base_logprobs=[-2, -4])],
+    parity_items=[ParityItem(prompt_ids=[1], target_ids=[2, 3], logprobs=[-1, -2], base_logprobs=[-2, -4])],
 )
 
 

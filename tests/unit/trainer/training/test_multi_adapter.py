@@ -183,7 +183,7 @@ def test_adapters_trained_together_are_those_trained_apart(
         weights = load(alone.files.weights)
         for name, tensor in load(made.files.weights).items():
             torch.testing.assert_close(tensor, weights[name], atol=2e-3, rtol=2e-2)
-        for one, other in zip(made.manifest.canary, alone.manifest.canary, strict=True):
+        for one, other in zip(made.manifest.parity_items, alone.manifest.parity_items, strict=True):
             assert one.base_logprobs == pytest.approx(other.base_logprobs, abs=1e-3)
     assert torch.equal(before, answers(base))
 
@@ -241,7 +241,7 @@ def test_the_manifest_says_what_was_done(go: Go, lease_of: LeaseOf, base: Base) 
     assert manifest.tokens > 3 * 500
     assert manifest.seconds > 0
     assert "torch" in manifest.trainer
-    assert 1 <= len(manifest.canary) <= 3
+    assert 1 <= len(manifest.parity_items) <= 3
 
 
 def test_progress_is_told_after_each_step(base: Base, settings: Settings, lease_of: LeaseOf) -> None:

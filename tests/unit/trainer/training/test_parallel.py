@@ -62,7 +62,7 @@ def test_a_lane_s_adapters_are_those_trained_alone(base: Base, two: Settings, le
         weights = load(alone.files.weights)
         assert all(torch.equal(tensor, weights[name]) for name, tensor in load(result.files.weights).items())
         assert result.manifest.losses == alone.manifest.losses
-        assert result.manifest.canary == alone.manifest.canary
+        assert result.manifest.parity_items == alone.manifest.parity_items
 
 
 def test_whoever_asked_is_told_in_the_own_thread(base: Base, two: Settings, lease_of: LeaseOf) -> None:

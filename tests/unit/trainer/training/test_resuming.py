@@ -10,7 +10,7 @@ import httpx
 import pytest
 import torch
 
-from mindprint.types import CanaryItem, Lease, Manifest, Start, Version
+from mindprint.types import Lease, Manifest, ParityItem, Start, Version
 from mindprint_trainer.checkpoints import SUFFIX
 from mindprint_trainer.errors import NotFinite, Stopped, TrainerError
 from mindprint_trainer.model.base_model import Base
@@ -59,7 +59,7 @@ def test_a_first_attempt_and_a_crash_before_move_no_seed(
 
 
 def version(state: Any, trace_ids: list[str]) -> Version:
-    item = CanaryItem(prompt_ids=[1], target_ids=[2], logprobs=[-1.0], base_logprobs=[-2.0])
+    item = ParityItem(prompt_ids=[1], target_ids=[2], logprobs=[-1.0], base_logprobs=[-2.0])
     manifest = Manifest(
         adapter="user/anna",
         base_digest="d",
@@ -71,7 +71,7 @@ def version(state: Any, trace_ids: list[str]) -> Version:
         tokens=1,
         seconds=1,
         trainer="t",
-        canary=[item],
+        parity_items=[item],
     )
     return Version(
         adapter="user/anna",

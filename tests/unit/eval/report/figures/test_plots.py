@@ -131,10 +131,10 @@ def test_thinking_lengths() -> None:
 
 
 def test_the_funnel_prints_its_counts() -> None:
-    counts = pd.DataFrame({"blind": [7, 5, 2], "hinted": [3, 3, 0]}, index=["candidates", "loop", "accepted"])
+    counts = pd.DataFrame({"unhinted": [7, 5, 2], "hinted": [3, 3, 0]}, index=["candidates", "loop", "accepted"])
     figure = plots.funnel({"selected": counts, "nothing": counts * 0})
     assert figure is not None
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["selected: blind", "selected: hinted"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["selected: unhinted", "selected: hinted"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["7", "5", "2"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(counts.index)
     assert plots.funnel({}) is None
