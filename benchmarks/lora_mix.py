@@ -165,7 +165,7 @@ class Writing:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        from mindprint_server.engine.vllm import lora_request
+        from mindprint_server.engine.vllm_lora import lora_request
 
         params = SamplingParams(
             max_tokens=self.load.tokens,

@@ -29,10 +29,10 @@ from mindprint_server.engine.base import (
 )
 from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.tokenizer import HFTokenizer
+from mindprint_server.engine.vllm_lora import lora_request
 from mindprint_server.settings import Settings
 
 if TYPE_CHECKING:
-    from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 UNSUPPORTED_FIELDS = {"prompt_logprobs": "prompt_logprobs are not offered: ask for logprobs of the answer"}
@@ -205,7 +205,7 @@ class VllmEngine:
         """Create vLLM's own chat server on this engine."""
         from mindprint_server.engine.vllm_openai import VllmChat
 
-        return await VllmChat.create(self)
+        return await VllmChat.create(self.llm, self.slots, model_path=self.info().model_path)
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
@@ -376,10 +376,3 @@ def preload_openmp() -> None:
         for file in files("intel-openmp") or []:
             if file.name == "libiomp5.so" and "LD_PRELOAD" not in os.environ:
                 os.environ["LD_PRELOAD"] = os.path.realpath(file.locate())
-
-
-def lora_request(adapter: AdapterRef) -> LoRARequest:
-    """Build vLLM's request object for one version. Fields go by name: their order differs between releases."""
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.engine_id, lora_path=str(adapter.path))

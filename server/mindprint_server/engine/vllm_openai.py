@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindprint_server.engine.base import AdapterRef
 from mindprint_server.engine.slots import ActiveAdapterLimiter
-from mindprint_server.engine.vllm import VllmEngine, lora_request
+from mindprint_server.engine.vllm_lora import lora_request
 from mindprint_server.exceptions import BackendRefused, Invalid
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 
 class VllmChat:
@@ -27,8 +30,14 @@ class VllmChat:
         self._requests: Counter[str] = Counter()
 
     @classmethod
-    async def create(cls, engine: VllmEngine) -> VllmChat:
-        """Build vLLM's serving objects, with the defaults of its command line."""
+    async def create(cls, llm: AsyncLLM, slots: ActiveAdapterLimiter, *, model_path: str) -> VllmChat:
+        """Build vLLM's serving objects, with the defaults of its command line.
+
+        Args:
+            llm: The running engine.
+            slots: Limits the adapters of one engine step.
+            model_path: Folder of the base model.
+        """
         from argparse import Namespace
 
         from starlette.datastructures import State
@@ -42,13 +51,12 @@ class VllmChat:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-        path = engine.info().model_path
         args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(
-            ["--model", path, "--served-model-name", "base", "--disable-log-stats"]
+            ["--model", model_path, "--served-model-name", "base", "--disable-log-stats"]
         )
         state = State()
-        await init_app_state(engine.llm, state, args, await engine.llm.get_supported_tasks())
-        return cls(state.openai_serving_chat, state.openai_serving_models, ChatCompletionRequest, engine.slots)
+        await init_app_state(llm, state, args, await llm.get_supported_tasks())
+        return cls(state.openai_serving_chat, state.openai_serving_models, ChatCompletionRequest, slots)
 
     async def complete(
         self, body: Mapping[str, Any], adapter: AdapterRef | None
@@ -61,7 +69,7 @@ class VllmChat:
         """
         from pydantic import ValidationError
 
-        name = adapter.name if adapter else "base"
+        name = str(adapter.name) if adapter else "base"
         try:
             request = self._request_type.model_validate({**body, "model": name, "priority": 0})
         except ValidationError as error:
