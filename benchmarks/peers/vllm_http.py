@@ -37,7 +37,7 @@ LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
 async def run_vllm_server(
     processes: Processes, settings: Settings, out: Output, *, at_once: int = 1024
 ) -> AsyncIterator[HttpEngine]:
-    """vLLM's server with the engine flags of a Mindprint server, ready. Raises CannotMeasure."""
+    """VLLM's server with the engine flags of a Mindprint server, ready. Raises CannotMeasure."""
     flags = engine_flags(settings)  # also sets the environment that these flags go with
     port = free_port()
     words = ["--port", str(port), "--host", "127.0.0.1", "--disable-uvicorn-access-log", *as_options(flags)]

@@ -46,8 +46,10 @@ def versions() -> dict[str, str]:
 
 
 def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
-    """How to run it again: with the settings in the environment, but without the file of the results, and without where
-    things lie on this machine."""
+    """Return the command that runs a benchmark again.
+
+    It has the settings of the environment, but neither the file of the results nor a path of this machine.
+    """
     said = {name: value for name, value in environment.items() if name.startswith(PREFIX) and name not in UNSAID}
     words = [f"{name}={shareable_path(Path(value))}" for name, value in sorted(said.items())]
     words += ["python", f"benchmarks/{Path(argv[0]).name}"]

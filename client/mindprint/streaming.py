@@ -19,7 +19,9 @@ M = TypeVar("M", bound=BaseModel)
 class Decoder(Protocol[T_co]):
     """Turn the pieces of a body into items."""
 
-    def feed(self, chunk: bytes) -> Iterator[T_co]: ...
+    def feed(self, chunk: bytes) -> Iterator[T_co]:
+        """Yield the items that a chunk of the body completes."""
+        ...
 
     def end(self) -> Iterator[T_co]:
         """Return what is still held back at the end of the body.
@@ -61,10 +63,12 @@ class Ndjson(Generic[M]):
         self._count = 0
 
     def feed(self, chunk: bytes) -> Iterator[M]:
+        """Yield the items of the lines that a chunk completes."""
         for line in self._lines.feed(chunk):
             yield from self._read(line)
 
     def end(self) -> Iterator[M]:
+        """Yield the item of a last line without a line end."""
         for line in self._lines.end():
             yield from self._read(line)
 
@@ -138,6 +142,7 @@ class ChatPieces(Events[ChatDelta]):
         self._done = False
 
     def end(self) -> Iterator[ChatDelta]:
+        """Yield the rest; raise BadReply if the stream ended without its end mark."""
         if not self._done:
             raise ConnectionFailed("the answer broke off: ask again", sent=True)
         return iter(())
@@ -166,9 +171,11 @@ class AnswerText:
         self._pieces = ChatPieces()
 
     def feed(self, chunk: bytes) -> Iterator[str]:
+        """Yield the pieces of the answer's text that a chunk completes."""
         return (piece.text for piece in self._pieces.feed(chunk) if piece.text)
 
     def end(self) -> Iterator[str]:
+        """Yield the rest of the answer's text."""
         return (piece.text for piece in self._pieces.end() if piece.text)
 
 

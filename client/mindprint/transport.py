@@ -102,24 +102,50 @@ def reply_of(kind: Any) -> Callable[[httpx.Response], Any]:
 
 
 def get_call(path: str, read: Callable[[httpx.Response], T], **params: str | int | None) -> Call[T]:
+    """Describe a GET request, which may be repeated.
+
+    Args:
+        path: The route, quoted.
+        read: Makes the return value of the response.
+        **params: Query parameters; None is left out.
+    """
     return Call(method="GET", path=path, read=read, params=params, repeatable=True)
 
 
 def post_call(
     path: str, read: Callable[[httpx.Response], T], body: Any = None, *, repeatable: bool = False, slow: bool = False
 ) -> Call[T]:
+    """Describe a POST request.
+
+    Args:
+        path: The route, quoted.
+        read: Makes the return value of the response.
+        body: A pydantic model or a JSON value; None sends none.
+        repeatable: Whether the same request twice does what one does.
+        slow: Whether the longer time-out applies.
+    """
     return Call(method="POST", path=path, read=read, body=body, repeatable=repeatable, slow=slow)
 
 
 def put_call(path: str, read: Callable[[httpx.Response], T], body: Any, *, slow: bool = False) -> Call[T]:
+    """Describe a PUT request, which may be repeated.
+
+    Args:
+        path: The route, quoted.
+        read: Makes the return value of the response.
+        body: A pydantic model or a JSON value.
+        slow: Whether the longer time-out applies.
+    """
     return Call(method="PUT", path=path, read=read, body=body, repeatable=True, slow=slow)
 
 
 def delete_call(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
+    """Describe a DELETE request, which may be repeated."""
     return Call(method="DELETE", path=path, read=read, repeatable=True)
 
 
 def read_nothing(_: httpx.Response) -> None:
+    """Return None for a response without a body."""
     return None
 
 

@@ -28,7 +28,7 @@ def version_name(version: Version) -> str:
 
 
 def describe_refusal(version: Version) -> str:
-    """`user/anna@2: collapse, general`"""
+    """Return a refused version and its failed checks, such as `user/anna@2: collapse, general`."""
     names = ", ".join(name.replace("_", " ") for name in gate_report.failed(version))
     return f"{version_name(version)}: {names or 'no check failed'}"
 

@@ -93,8 +93,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _quiet_signals(server: uvicorn.Server) -> Iterator[None]:
-    """uvicorn raises a signal that it handled once more when it is done, for the handlers that were there before:
-    these are ours, so that the process ends with our exit code and not by the signal."""
+    """Keep a handled signal from ending the process a second time.
+
+    Uvicorn raises a signal that it handled once more when it is done, for the handlers that were there before. These
+    are ours, so that the process ends with our exit code and not by the signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

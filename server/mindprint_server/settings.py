@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseSettings):
+    """All settings of the server. Flags win over the environment, the environment over the TOML file."""
+
     model_config = SettingsConfigDict(
         env_prefix="MINDPRINT_", toml_file="mindprint.toml", env_parse_none_str="null", extra="forbid"
     )
@@ -318,4 +320,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of settings, the strongest first: flags, environment, TOML file.
+
+        Args:
+            settings_cls: The class of settings.
+            init_settings: What was passed as arguments, that is, the flags.
+            env_settings: The environment.
+            dotenv_settings: Not used.
+            file_secret_settings: Not used.
+        """
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

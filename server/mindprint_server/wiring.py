@@ -42,6 +42,8 @@ from mindprint_server.verdicts.verifier import CandidateVerifier
 
 @dataclass
 class Container:
+    """The parts of a running server, as `open_container` makes them."""
+
     settings: Settings
     metrics: Metrics
     store: Store

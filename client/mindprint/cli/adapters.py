@@ -1,4 +1,4 @@
-"""`mindprint adapters`"""
+"""`mindprint adapters`: the commands of this group."""
 
 from __future__ import annotations
 

@@ -36,8 +36,9 @@ def part(module: str, what: str, extra: str) -> Any:
 
 
 def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
-    """Parse `["port=80", "thinking_prefixes={}"]` into {"port": "80", "thinking_prefixes": {}}. Lists, objects and
-    null are JSON.
+    """Parse `--set NAME=VALUE` items; lists, objects and null are JSON.
+
+    `["port=80", "thinking_prefixes={}"]` becomes `{"port": "80", "thinking_prefixes": {}}`.
 
     Raises:
         Fail: An item is no NAME=VALUE, or holds wrong JSON.

@@ -47,6 +47,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Return the process id."""
         return self._process.pid
 
     @property

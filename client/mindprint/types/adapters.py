@@ -11,6 +11,8 @@ from mindprint.types.versions import Version
 
 
 class Adapter(Reply):
+    """An adapter: its key, its versions, and which of them answer."""
+
     key: str
     live: int | None
     canary: int | None = None

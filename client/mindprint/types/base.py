@@ -25,8 +25,12 @@ Time = Annotated[datetime, AfterValidator(as_utc)]
 
 
 class Request(BaseModel):
+    """The base of request bodies: an unknown field is refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
 class Reply(BaseModel):
+    """The base of replies: a field of a newer server is ignored."""
+
     model_config = ConfigDict(extra="ignore")

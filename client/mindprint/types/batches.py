@@ -52,6 +52,8 @@ class Funnel(Reply):
 
 
 class Batch(Reply):
+    """A batch with its progress and its counts."""
+
     id: str
     state: BatchState
     request: BatchRequest

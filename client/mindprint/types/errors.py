@@ -6,6 +6,8 @@ from mindprint.types.base import Reply
 
 
 class ErrorBody(Reply):
+    """An error in OpenAI's form. `code` is stable and meant for programs."""
+
     message: str
     type: str
     code: str

@@ -22,7 +22,9 @@ class ImportedTrace(Request):
 
 
 class ImportedTraces(Request):
-    """All wait for a trainer as accepted, or none. One that says what an accepted one of its engagement says changes
-    nothing."""
+    """Traces to import: all are stored and wait for a trainer, or none.
+
+    A trace that repeats an accepted one of its engagement is not stored again.
+    """
 
     traces: Annotated[list[ImportedTrace], Field(min_length=1, max_length=1000)]

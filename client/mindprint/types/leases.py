@@ -25,13 +25,14 @@ class LeaseRequest(Request):
 
 
 class Sample(Reply):
-    """One training sequence: `prompt` (no loss) + `thinking_prefix` + `reminder` (no loss) + `thinking` +
-    `thinking_suffix` + `answer`
-    + the tokenizer's end-of-turn token.
+    """One training sequence.
+
+    Its parts are `prompt` (no loss), `thinking_prefix`, `reminder` (no loss), `thinking`, `thinking_suffix`, `answer`
+    and the
+    tokenizer's end-of-turn token. They are tokenized one by one, without special tokens, and their ids concatenated.
 
     `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
     `replay`: a general question without any user's memory, to generic thinking and answer of the base model.
-    The texts are tokenized one by one, without special tokens, and their ids concatenated.
     """
 
     kind: Literal["slow", "fast", "replay"]
@@ -64,6 +65,8 @@ class Start(Reply):
 
 
 class Lease(Reply):
+    """A trainer's timed claim on the accepted traces of one adapter."""
+
     id: str
     adapter: str
     owner: str
@@ -86,4 +89,6 @@ class Lease(Reply):
 
 
 class Heartbeat(Request):
+    """Extends a lease: it then lasts `ttl_s` seconds from now."""
+
     ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0

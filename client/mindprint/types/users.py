@@ -39,11 +39,15 @@ class EngagementBatch(Request):
 
 
 class Ingested(Reply):
+    """How many of the sent items are new."""
+
     created: int
     unchanged: int
 
 
 class User(Reply):
+    """A user with counts of what the server holds."""
+
     id: str
     created_at: Time
     engagements: int

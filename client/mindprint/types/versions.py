@@ -28,6 +28,8 @@ class Check(Reply):
 
 
 class Version(Reply):
+    """One immutable version of an adapter."""
+
     adapter: str
     version: int
     state: VersionState

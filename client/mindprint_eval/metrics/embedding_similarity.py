@@ -23,8 +23,11 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 def similarity_outcomes(
     told: Sequence[HumanRationale], generic: Sequence[Outcome], seed: int, embed: Embed
 ) -> list[Outcome]:
-    """Of each trace: its user's reason with the trace (`L-trace`) and with generic thinking (`L-generic`), the next
-    user's reason with the trace (`L-other`). Pure, but for `embed_texts`."""
+    """Return cosines of traces and written reasons.
+
+    For each trace: its user's reason with the trace (`L-trace`) and with generic thinking (`L-generic`), and the next
+    user's reason with the trace (`L-other`). Pure, but for `embed`.
+    """
     compared = list(_compared(told, generic))
     texts = list(dict.fromkeys(text for *_, thinking, reason in compared for text in (thinking, reason)))
     vectors = dict(zip(texts, embed(texts), strict=True))
@@ -64,8 +67,11 @@ def _outcome(arm: str, one: HumanRationale, thinking: str, reason: str, seed: in
 
 
 def embed_texts(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """By the model in `folder`, the mean over a text's tokens. A text without tokens gets zeros. Raises
-    CannotEvaluate."""
+    """Embed texts as the mean over their tokens; a text without tokens gets zeros.
+
+    Raises:
+        CannotEvaluate: The folder holds no model that can be loaded.
+    """
     tokenizer, model = _loaded(folder)
     import torch
 

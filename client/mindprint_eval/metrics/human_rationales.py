@@ -64,8 +64,11 @@ def with_alternatives(
 
 
 def rationale_requests(told: Sequence[HumanRationale], generic: Sequence[Outcome]) -> list[EvalRequest]:
-    """Of each trace: its user's reason after none (`R-none`), generic thinking (`R-generic`) and the trace (`R-trace`);
-    the next user's after none and the trace (`R-other-none`, `R-other-trace`)."""
+    """Return the requests that score written reasons.
+
+    For each trace: its user's reason after none (`R-none`), generic thinking (`R-generic`) and the trace (`R-trace`);
+    the next user's after none and the trace (`R-other-none`, `R-other-trace`).
+    """
     asked = []
     for one, general, foreign in with_alternatives(told, generic):
         asked += [_ask("R-none", one, "", one.reason), _ask("R-trace", one, one.thinking, one.reason)]

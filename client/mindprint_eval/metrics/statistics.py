@@ -120,8 +120,10 @@ def compare_pairs(
     pairs: Sequence[tuple[str, str]] = COMPARED_PAIRS,
     metrics: Sequence[ComparedMetric] = COMPARED_METRICS,
 ) -> pd.DataFrame:
-    """The fields of Comparison and `p_holm`, a row for each pair and metric. Holm's correction is within a metric, over
-    the pairs that have a p."""
+    """Compare pairs of arms: one row for each pair and metric, with the fields of ArmComparison and `p_holm`.
+
+    Holm's correction is within a metric, over the pairs that have a p.
+    """
     found = [asdict(compare_arms(table, one, other, metric)) for metric in metrics for one, other in pairs]
     frame = pd.DataFrame(found, columns=[field.name for field in fields(ArmComparison)])
     frame["p_holm"] = math.nan

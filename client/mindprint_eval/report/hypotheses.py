@@ -65,8 +65,11 @@ def _ends(
     end: Literal["low", "high"],
     where: Literal["above 0", "at least 0", "below 0"],
 ) -> Hypothesis:
-    """A claim about where an interval ends. One that reaches 0 shows that no harm was seen, not that there is none: the
-    detail says which, and how large a harm would have been seen. With few users the interval is too narrow: hence p."""
+    """Judge a claim about where an interval ends.
+
+    An interval that reaches 0 shows that no harm was seen, not that there is none. The detail says which, and how
+    large a harm would have been seen. With few users the interval is too narrow: hence p.
+    """
     text = f"{'lower' if end == 'low' else 'upper'} end of the interval of {one} minus {other} ({metric}) is {where}"
     which = [comparisons[column] == value for column, value in (("one", one), ("other", other), ("metric", metric))]
     rows = comparisons[which[0] & which[1] & which[2] & (comparisons["users"] > 0)]

@@ -228,7 +228,16 @@ class AdapterService:
         return adapter
 
     async def pin(self, key: str, version: int, pinned: bool) -> Version:
-        """Pin or unpin a version. A pinned version keeps its files and, once loaded, its slot in the engine."""
+        """Pin or unpin a version. A pinned version keeps its files and, once loaded, its slot in the engine.
+
+        Args:
+            key: The adapter.
+            version: Number of the version.
+            pinned: Whether it is pinned from now on.
+
+        Raises:
+            FilesGone: Its files are removed already.
+        """
         stored = await self._store.retention.pin(key, version, pinned)
         await self.residency.pin(self._storage.ref(stored), pinned)
         return stored

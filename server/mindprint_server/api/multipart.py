@@ -140,8 +140,11 @@ def _malformed(how: str) -> ApiError:
 
 
 def _new_file(folder: Path, stale_s: float) -> Path:
-    """An empty file of a new name. Files that a killed server left are removed first: they are the ones that
-    nobody wrote to for `stale_s` seconds, the time after which a stalled upload is broken off."""
+    """Make an empty file of a new name.
+
+    Files that a killed server left are removed first: those that nothing wrote to for `stale_s` seconds, the time after
+    which a stalled upload is broken off.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.iterdir():
         if time.time() - leftover.stat().st_mtime > stale_s:

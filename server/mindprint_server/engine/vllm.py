@@ -177,7 +177,7 @@ class VllmEngine:
 
     @property
     def llm(self) -> AsyncLLM:
-        """vLLM's own engine, for its OpenAI serving classes. Raises EngineDied before start and after stop."""
+        """VLLM's own engine, for its OpenAI serving classes. Raises EngineDied before start and after stop."""
         if self._llm is None:
             raise EngineDied("the engine is not running")
         return self._llm

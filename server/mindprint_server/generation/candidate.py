@@ -1,5 +1,7 @@
-"""Generates one candidate: the mode's thinking prefix, thinking within its budget, a forced close, then answer and
-verdict."""
+"""Generates one candidate.
+
+Its parts are the mode's thinking prefix, thinking within its budget, a forced close, the answer, and the verdict.
+"""
 
 from __future__ import annotations
 

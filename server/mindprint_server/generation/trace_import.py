@@ -125,8 +125,7 @@ class TraceImporter:
             raise Invalid("prompt_too_long", message, param=param) from error
 
     def _thinking_prefix(self, thinking: str, question: Question) -> str:
-        """The part of a thinking that is this server's thinking_prefix, with its reminders or without; empty if
-        neither."""
+        """Return the part of a thinking that is this server's prefix, with or without reminders; else empty."""
         with_reminders = self._prompts.thinking_prefix("personal", question.memory)
         bare = self._settings.thinking_prefixes.get("personal", "")
         return thinking_text.split(thinking, with_reminders)[0] or thinking_text.split(thinking, bare)[0]

@@ -73,6 +73,7 @@ class Metrics:
         self.engine_seconds = self._histogram("engine_seconds", "Calls of the engine", "call")
 
     def see(self, load: EngineStats) -> None:
+        """Set the gauges of the engine's load."""
         self.engine_running.set(load.running)
         self.engine_waiting.set(load.waiting)
         self.engine_kv_use.set(load.kv_use)

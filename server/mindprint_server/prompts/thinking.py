@@ -33,8 +33,7 @@ def finalize_thinking(thinking_prefix: str, generated: str, finish: FinishReason
 
 
 def split(thinking: str, thinking_prefix: str) -> tuple[str, str]:
-    """Return a thinking as its thinking prefix and the rest; the first is empty if the thinking does not begin with
-    it."""
+    """Return a thinking as its prefix and the rest; the first is empty if it begins with another one."""
     begun = thinking_prefix.strip()
     return (begun, thinking.removeprefix(begun)) if thinking.startswith(begun) else ("", thinking)
 
