@@ -91,7 +91,7 @@ async def load(db: AsyncConnection, query: Select[Any]) -> list[VersionRecord]:
     """Return the versions that a query made by `select_versions` finds."""
     return [
         VersionRecord.model_validate(
-            dict(row) | {"state": version_state(row["version"], row["live"], row["refused"], row["parity"])}
+            dict(row) | {"state": version_state(row["version"], row["live"], row["refused"], row["canary"])}
         )
         for row in (await db.execute(query)).mappings()
     ]
