@@ -32,21 +32,26 @@ class _Said:
     why: str = ""
 
 
-_Rival = Callable[[str, Sequence[str]], _Said]
+_Baseline = Callable[[str, Sequence[str]], _Said]
 """Of a query and its choices, none if it is open. Called only where `_cannot` has nothing against it."""
 
 
 def answer_with_baselines(
     users: Sequence[UserDataset], seed: int, tokens: Callable[[str], int] = lambda answer: 1
 ) -> list[Outcome]:
-    """Every held-out question as each rival answers it; `tokens` gives the length of an answer in the model's tokens.
+    """Answer every held-out question with each baseline.
 
-    majority: the user's commonest answer; its log-probabilities are of frequencies with one added to each choice.
-    copy: the answer to the most similar past question, by cosine over TF-IDF, of equals the newest; no probabilities.
-    tfidf: logistic regression over TF-IDF with scikit-learn's settings; where the user always gave the same answer it
-    is the majority, and `why` says so. No choice gets less than 1 / (engagements + choices), which is what the majority
-    gives to one that was never taken.
-    Where the user has taken none of the choices before, a rival has `failed`; at open questions all but copy have.
+    majority: the user's commonest answer. Its log-probabilities are of frequencies with one added to each choice.
+    copy: the answer to the most similar past question, by cosine over TF-IDF; of equal ones the newest. It gives no
+    probabilities.
+    tfidf: logistic regression over TF-IDF with scikit-learn's settings. For a user with one answer it is the majority,
+    and `why` says so. No choice gets less than 1 / (engagements + choices), as a new choice does in the majority.
+    A baseline has `failed` where the user took none of the choices before. On open questions all but copy have failed.
+
+    Args:
+        users: The users with engagements and held-out questions.
+        seed: The seed that outcomes are marked with.
+        tokens: Length of an answer in the model's tokens.
     """
     return [
         _outcome(name, past, say, user.user_id, row, seed, tokens)
@@ -56,7 +61,7 @@ def answer_with_baselines(
     ]
 
 
-def _of(user: UserDataset, seed: int) -> Iterator[tuple[str, Sequence[Engagement], _Rival]]:
+def _of(user: UserDataset, seed: int) -> Iterator[tuple[str, Sequence[Engagement], _Baseline]]:
     """Each with the engagements that it goes by."""
     closed = [e for e in user.engagements if e.choices]
     yield "majority", closed, _majority(closed)
@@ -64,12 +69,12 @@ def _of(user: UserDataset, seed: int) -> Iterator[tuple[str, Sequence[Engagement
     yield "tfidf", closed, _tfidf(closed, seed)
 
 
-def _majority(past: Sequence[Engagement]) -> _Rival:
+def _majority(past: Sequence[Engagement]) -> _Baseline:
     counts = Counter(e.response for e in past)
     return lambda query, choices: _likeliest({choice: counts[choice] + 1.0 for choice in choices})
 
 
-def _copy(past: Sequence[Engagement]) -> _Rival:
+def _copy(past: Sequence[Engagement]) -> _Baseline:
     newest_first = past[::-1]
     vectorizer = _vectorizer()
     vectors = vectorizer.fit_transform([e.prompt for e in newest_first]) if past else None
@@ -82,7 +87,7 @@ def _copy(past: Sequence[Engagement]) -> _Rival:
     return say
 
 
-def _tfidf(past: Sequence[Engagement], seed: int) -> _Rival:
+def _tfidf(past: Sequence[Engagement], seed: int) -> _Baseline:
     if len({e.response for e in past}) < 2:
         majority = _majority(past)
         return lambda query, choices: replace(majority(query, choices), why=ONE_CLASS)
@@ -120,7 +125,7 @@ def _cannot(name: str, past: Sequence[Engagement], choices: Sequence[str]) -> st
 def _outcome(
     name: str,
     past: Sequence[Engagement],
-    say: _Rival,
+    say: _Baseline,
     user: str,
     row: HeldOutQuestion,
     seed: int,

@@ -57,7 +57,7 @@ def test_an_evaluation_runs_through_and_goes_on_where_it_was(tmp_path: Path) -> 
     table = results.read_outcomes(tmp_path / "eval" / "outcomes.jsonl.gz")
     answers = table[table["measure"] == "answer"]
     assert set(ARMS) <= set(answers["arm"])
-    assert set(Counter(answers["arm"]).values()) == {4}  # the rivals' too: two users with two questions each
+    assert set(Counter(answers["arm"]).values()) == {4}  # the baselines' too: two users with two questions each
     of_fast = answers[answers["arm"].isin(["A0", "A1", "A3", "A5", "A6"])]
     assert set(of_fast["outcome"]) == {"answered"}
     assert answers.loc[answers["outcome"] != "answered", "why"].str.len().min() != 0

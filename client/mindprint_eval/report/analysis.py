@@ -51,10 +51,10 @@ class Analysis:
         return [arm for arm in ARMS if arm in there] + sorted(there - set(ARMS) - set(BASELINES))
 
     @cached_property
-    def rivals(self) -> list[str]:
+    def baselines(self) -> list[str]:
         """Return the baselines that have answers."""
         there = set(self.answers["arm"])
-        return [rival for rival in BASELINES if rival in there]
+        return [baseline for baseline in BASELINES if baseline in there]
 
     @cached_property
     def whats(self) -> dict[str, str]:

@@ -110,14 +110,14 @@ def describe_sample(found: Analysis) -> str:
     about, answers = found.about, found.answers
     questions = len(answers[["user", "item"]].drop_duplicates())
     lost = int((~answers["answered"].astype(bool)).sum())
-    rivals = f", and by the rivals {', '.join(found.rivals)}" if found.rivals else ""
+    baselines = f", and by the baselines {', '.join(found.baselines)}" if found.baselines else ""
     return (
         f"{_count(answers['user'].nunique(), 'user')} of {about.get('data', 'unnamed records')} (part: "
         f"{about.get('part', 'not recorded')}), each known by {about.get('engagements', 'an unknown number of')} past "
         f"engagements, were put {_count(questions, 'later question')} in all. They were answered by "
-        f"{', '.join(found.arms) or 'no arm'}{rivals}, with {_count(answers['seed'].nunique(), 'seed')}, on the model "
-        f"{about.get('model', 'not recorded')}: {_count(len(answers), 'answer')} asked for, {lost} missing. The tables "
-        f"hold {_count(len(found.outcomes), 'outcome')} and {_count(len(found.candidates), 'candidate')}."
+        f"{', '.join(found.arms) or 'no arm'}{baselines}, with {_count(answers['seed'].nunique(), 'seed')}, on the "
+        f"model {about.get('model', 'not recorded')}: {_count(len(answers), 'answer')} asked for, {lost} missing. "
+        f"The tables hold {_count(len(found.outcomes), 'outcome')} and {_count(len(found.candidates), 'candidate')}."
     )
 
 

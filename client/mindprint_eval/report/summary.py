@@ -24,7 +24,7 @@ def arms_table(found: Analysis) -> Table:
     for name in ("right, %", "nats of the real answer", "collapse, %", "missing"):
         table.add_column(name, justify="right")
     missing = (~found.answers["answered"].astype(bool)).groupby(found.answers["arm"]).sum()
-    for arm in [*found.arms, *found.rivals]:
+    for arm in [*found.arms, *found.baselines]:
         table.add_row(
             arm,
             found.whats.get(arm, ""),

@@ -49,12 +49,12 @@ def test_it_tells_what_each_was(two: list[Path], tmp_path: Path) -> None:
     assert [one["command"] for one in about["joined"]] == [document["command"], "mindprint eval of two"]
 
 
-def test_another_seed_of_the_same_users_brings_no_second_answer_of_a_rival(tmp_path: Path) -> None:
+def test_another_seed_of_the_same_users_brings_no_second_answer_of_a_baseline(tmp_path: Path) -> None:
     folders = [evaluation(tmp_path / f"seed-{seed}", ("ann",), (seed,)) for seed in (0, 1)]
-    rival = {"measure": "answer", "arm": "majority", "seed": 0, "user": "ann", "item": "i"}
+    baseline = {"measure": "answer", "arm": "majority", "seed": 0, "user": "ann", "item": "i"}
     for folder in folders:
         rows = list(results.read_ndjson(folder / "outcomes.jsonl.gz"))
-        results.write_ndjson([*rows, rows[0] | rival], folder / "outcomes.jsonl.gz")
+        results.write_ndjson([*rows, rows[0] | baseline], folder / "outcomes.jsonl.gz")
     whole = analysis.load_analysis(merge_evaluations(folders, tmp_path / "whole"))
     assert whole.about["seeds"] == [0, 1]
     assert (whole.outcomes["arm"] == "majority").sum() == 1

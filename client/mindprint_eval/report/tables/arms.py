@@ -48,7 +48,7 @@ def arms_table(found: Analysis) -> Table:
     )  # fmt: skip
     groups = [
         RowGroup("", [_arm(found, arm) for arm in found.arms]),
-        RowGroup("Rivals, which use no language model", [_arm(found, rival) for rival in found.rivals]),
+        RowGroup("Baselines, which use no language model", [_arm(found, baseline) for baseline in found.baselines]),
     ]
     return Table("Arms", heads, [group for group in groups if group.rows], _arm_notes(found))
 
@@ -56,7 +56,7 @@ def arms_table(found: Analysis) -> Table:
 def _arm(found: Analysis, arm: str) -> list[Cell]:
     known = ARMS.get(arm)
     thinks = known is not None and known.mode != "direct"
-    model = arm not in found.rivals
+    model = arm not in found.baselines
     own = found.per_user[found.per_user["arm"] == arm]
     asked = int((own["items"] + own["missing"]).sum())
     return [
@@ -116,8 +116,8 @@ def _arm_notes(found: Analysis) -> list[str]:
         notes.append(f"The bare <think> is not asked of {', '.join(bare)}: not measured.")
     if absent:
         notes.append(f"Arms of the method that were not run, and are not measured: {', '.join(absent)}.")
-    if not found.rivals:
-        notes.append("Rivals without a language model: not measured.")
+    if not found.baselines:
+        notes.append("Baselines without a language model: not measured.")
     return notes
 
 
@@ -132,7 +132,7 @@ def seen_table(found: Analysis) -> Table:
             *(mean_cell(mean_over_users(part, arm, "accuracy"), 1, scale=100) for part in parts),
             *(_logprob(part, arm) for part in parts),
         ]
-        for arm in [*found.arms, *found.rivals]
+        for arm in [*found.arms, *found.baselines]
     ]
     known = len(seen) + len(new)
     return Table(
@@ -158,7 +158,7 @@ def kinds_table(found: Analysis) -> Table:
             text_cell(arm),
             *(number_cell(mean_over_users(found.per_user, arm, metric.name).mean, metric.digits) for metric in shown),
         ]
-        for arm in [*found.arms, *found.rivals]
+        for arm in [*found.arms, *found.baselines]
     ]
     note = "A rating that is no number on the scale counts as the farthest from the real one."
     return Table(

@@ -146,7 +146,7 @@ def test_figures_are_those_of_the_tables(whole: Path) -> None:
     assert a9["general score, %"] == Cell(a9["general score, %"].text, "as A9-direct")
     assert a9["accuracy, %"].text in page(whole)
     assert row(arms.arms_table(found), "copy")["log-probability, nats"].text == "\N{EN DASH}"
-    assert [group.heading for group in arms.arms_table(found).groups] == ["", "Rivals, which use no language model"]
+    assert [group.heading for group in arms.arms_table(found).groups] == ["", "Baselines, which use no language model"]
 
 
 def test_claims_are_told_in_words(whole: Path, minimal: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_gap_is_stated(minimal: Path) -> None:
     text = page(minimal, "report.md")
     for gap in (
         "Arms of the method that were not run, and are not measured: A0, A2, A4,",
-        "Rivals without a language model: not measured.",
+        "Baselines without a language model: not measured.",
         "Not measured: no arm has both answers and thinking",
         "Not measured: fewer than two of A9,",
         "Not measured: no arm was asked to think from the bare",
