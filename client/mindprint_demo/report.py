@@ -57,8 +57,8 @@ def production_table(results: DemoResults) -> Table:
         "tokens generated",
     )
     for name in names:
-        left = name in ("user", "rejected", "canary")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name in ("rejected", "canary"))
+        left = name in ("user", "rejected", "parity")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name in ("rejected", "parity"))
     for user in results.users:
         funnel = results.funnels[user.user_id]
         version = live_version(results.adapters.get(user.user_id))
@@ -196,14 +196,14 @@ def closing_lines(results: DemoResults) -> Text:
 def find_problems(results: DemoResults) -> list[str]:
     """Why the demo has not done its job, for the exit code; empty if it has.
 
-    To refuse a version is the gate's job; but a canary that fails says that an adapter did not reach the engine.
+    To refuse a version is the gate's job; but a parity check that fails says that an adapter did not reach the engine.
     """
     found = list(results.accounting.problems)
     if results.failed_requests:
         found.append(f"{results.failed_requests} requests failed")
     for version in gate_tables.list_versions([*results.cohorts, *results.adapters.values()]):
         if version.parity is not None and not version.parity.passed:
-            found.append(f"{gate_tables.version_name(version)} was refused: its canary failed")
+            found.append(f"{gate_tables.version_name(version)} was refused: its parity check failed")
     if not any(live_version(adapter) for adapter in results.adapters.values()):
         found.append("no adapter is live")
     if results.collapse is not None:

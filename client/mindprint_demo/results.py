@@ -40,7 +40,7 @@ class CollapseResult:
             name, speaks = VersionRef.of(self.version.adapter, self.version.version), gate_report.failed(self.version)
             if self.version.state != "refused":
                 found.append(f"the gate let {name} pass, which was trained by answers only")
-            elif all(check.startswith("canary") for check in speaks):
+            elif all(check.startswith("parity") for check in speaks):
                 found.append(f"{name} was refused, but not for its thinking: {', '.join(speaks) or 'no check failed'}")
             if self.live_after != self.live.version:
                 found.append(f"version {self.live.version} was live before, {self.live_after or 'none'} after")

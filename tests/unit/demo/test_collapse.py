@@ -253,7 +253,7 @@ async def test_a_gate_that_lets_it_pass_is_a_problem() -> None:
 async def test_a_refusal_for_another_reason_is_a_problem() -> None:
     found = await played(World())
     found.version = version(["n1"], 2, state="refused", passed=False)
-    assert found.problems() == ["user/u-0@2 was refused, but not for its thinking: canary"]
+    assert found.problems() == ["user/u-0@2 was refused, but not for its thinking: parity"]
 
 
 async def test_a_question_without_an_answer_is_a_problem() -> None:

@@ -91,7 +91,7 @@ def test_problems_decide_the_exit_code() -> None:
     assert find_problems(results(failed=1)) == ["1 requests failed"]
     made = results()
     made.adapters = {"u-0": adapter(version(["t1", "t2"], state="refused", passed=False))}
-    assert find_problems(made) == ["user/u-0@1 was refused: its canary failed", "no adapter is live"]
+    assert find_problems(made) == ["user/u-0@1 was refused: its parity check failed", "no adapter is live"]
 
 
 def test_a_refusal_by_the_gate_is_told_and_is_no_failure() -> None:
