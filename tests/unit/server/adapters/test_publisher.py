@@ -35,7 +35,7 @@ async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gat
     services = await serve()
     version = await published(services, tmp_path)
     assert [(check.name, check.passed) for check in version.checks] == [
-        ("canary", True),
+        ("parity", True),
         ("score", True),
         ("general", None),
     ]
