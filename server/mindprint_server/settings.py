@@ -218,12 +218,14 @@ class Settings(BaseSettings):
 
     # adapters
     parity_tolerance_nats: float = Field(0.3, gt=0)
-    """Nats a token by which the engine may differ from the trainer, on average over the canary. In one arithmetic they
-    differ by under 0.01, in float32 against bfloat16 by 0.1 to 0.2; a trained adapter moves the canary by 1 to 3."""
+    """Nats a token by which the engine may differ from the trainer, on average over the parity items. In one
+    arithmetic they
+    differ by under 0.01, in float32 against bfloat16 by 0.1 to 0.2; a trained adapter moves them by 1 to 3."""
     parity_min_shift_nats: float = Field(0.02, ge=0)
-    """Nats a token by which the engine with the adapter must differ from the base, on average over the canary."""
+    """Nats a token by which the engine with the adapter must differ from the base, on average over the parity items."""
     parity_max_idle_wait_s: float = Field(1.0, ge=0)
-    """How long each step of a proof waits for a moment in which nobody is being answered. It has eight at most, with
+    """How long each step of a parity check waits for a moment in which nobody is being answered. It has eight at
+    most, with
     the trainer's defaults. What is read ahead through a new version waits as long. The gate does not (decision 019)."""
     lease_extension_s: float = Field(60, gt=0)
     """For how long a lease is prolonged, again and again, while its upload is proved and examined."""
@@ -243,7 +245,7 @@ class Settings(BaseSettings):
     """Whether a user's memory is read through a new version before it answers: the engine keeps prefixes by version,
     and the first question would wait for it."""
     prefetch_step_tokens: int = Field(128, ge=1)
-    """How much of it is read in one step of the engine. Each waits as the steps of a proof do."""
+    """How much of it is read in one step of the engine. Each waits as the steps of a parity check do."""
     adapter_max_starvation_s: float = Field(2, gt=0)
     """After this, the adapter served longest takes no new requests until a waiting one has its place in the engine."""
     adapter_wait_s: float = Field(20, gt=0)
@@ -253,7 +255,7 @@ class Settings(BaseSettings):
 
     # the gate: a version that fails is refused. "Beyond noise" is Student's one-sided bound of the mean difference.
     gate: bool = True
-    """Whether versions are examined at all; the canary proof is asked for in any case."""
+    """Whether versions are examined at all; the parity check is made in any case."""
     gate_items: int = Field(16, ge=1)
     """Held-out engagements that one examination asks about, at most."""
     gate_min_items: int = Field(4, ge=2)

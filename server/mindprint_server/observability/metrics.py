@@ -28,7 +28,7 @@ class Metrics:
         self.accepted = self._counter("traces_accepted", "Candidates accepted", "hinted")
         self.rejected = self._counter("traces_rejected", "Candidates rejected", "reason")
         self.given = self._counter("traces_given", "Traces brought by callers, stored as accepted")
-        self.cancelled = self._counter("traces_cancelled", "Candidates ended because a brother was accepted")
+        self.cancelled = self._counter("traces_cancelled", "Candidates ended because a sibling was accepted")
         self.trained = self._counter("traces_trained", "Traces that went into a version")
         self.skipped = self._counter("items_skipped", "Engagements of batches that could not be attempted", "reason")
         self.generated_tokens = self._counter("generated_tokens", "Tokens written by the engine")
