@@ -39,7 +39,7 @@ def test_it_trains_and_uploads_each_lease_until_nothing_waits(
     assert manifest.adapter == "user/anna"
     assert manifest.weights_sha256 == hashlib.sha256(weights).hexdigest()
     assert config["base_model_name_or_path"] == base.digest
-    assert len(manifest.canary) == settings.parity_items
+    assert len(manifest.parity_items) == settings.parity_items
     assert left(settings, "") == []
 
 
