@@ -1,7 +1,6 @@
 """Words that were replaced by the field's own do not come back. `docs/explanation/glossary.md` has old and new.
 
-Decision records, kept runs, evidence and old benchmark results keep the words of their day. So do migrations, and the
-one module that reads old evaluations.
+Decision records, kept runs, evidence and old benchmark results keep the words of their day. So do migrations.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ FOLDERS = ("benchmarks", "client", "deploy", "docs", "server", "tests", "trainer
 SUFFIXES = {".py", ".md", ".toml", ".j2", ".yml", ".yaml"}
 EXEMPT = (
     "benchmarks/results",
-    "client/mindprint_eval/old_words.py",
     "docs/decisions",
     "docs/evidence",
     "docs/explanation/glossary.md",
