@@ -168,8 +168,8 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
             with_files = self.run(self.store.versions.list_refs(with_files=True))
             assert with_files >= set(starts)
             for adapter in self.run(self.store.adapters.list_all()):
-                assert with_files >= {(adapter.key, n) for n in (adapter.live, adapter.candidate) if n}
-                assert (adapter.candidate is None) == (adapter.share is None)
+                assert with_files >= {(adapter.key, n) for n in (adapter.live, adapter.canary) if n}
+                assert (adapter.canary is None) == (adapter.canary_share is None)
 
         def active(self) -> list[Lease]:
             found = [self.run(self.store.leases.get(lease.id)) for lease in self.leases]
