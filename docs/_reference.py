@@ -15,6 +15,7 @@ from typing import Any, get_args
 from _pictures import MACHINES
 
 ROOT = Path(__file__).resolve().parent.parent
+DECISIONS = ROOT / "docs" / "decisions"
 
 
 def page(title: str, about: str, parts: Iterable[str]) -> str:
@@ -301,10 +302,18 @@ def settings_trainer() -> str:
 
 
 def _settings(owner: Any) -> Iterator[str]:
-    """Yield a table for each group; fields of the class itself are one group, or several by the comments above them."""
+    """Yield a table for each group of settings: a base class of the owner, or a field that is a model.
+
+    Fields of the class itself are one group, or several by the comments above them.
+    """
     prefix = owner.model_config.get("env_prefix", "")
     groups = {name: field for name, field in owner.model_fields.items() if hasattr(field.annotation, "model_fields")}
-    if set(owner.model_fields) - set(groups):
+    bases = [base for base in reversed(owner.__bases__) if getattr(base, "model_fields", None)]
+    for base in bases:
+        title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", base.__name__.removesuffix("Settings")).capitalize()
+        yield f"## {title}\n\n{docstring(base.__doc__ or '')}".rstrip()
+        yield _rows(base, list(base.model_fields), prefix, "")
+    if not bases and set(owner.model_fields) - set(groups):
         yield from _tables(owner, set(groups), prefix, "")
     for name, field in groups.items():
         inner: Any = field.annotation
@@ -351,12 +360,18 @@ def _rows(owner: Any, names: Iterable[str], prefix: str, dotted: str) -> str:
     rows = []
     for name in names:
         field = owner.model_fields[name]
-        meaning = field.description or docs.get(name, "")
+        meaning = _with_links(field.description or docs.get(name, ""))
         alias = field.validation_alias
         variable = str(alias).upper() if isinstance(alias, str) else f"{prefix}{name.upper()}"
         shown = f"{code(f'{dotted}{name}')}<br>{code(variable)}"
         rows.append((shown, meaning, _schema(schema[name]) or "text", code(_value(field))))
     return table("setting, variable | meaning | type | default", rows)
+
+
+def _with_links(text: str) -> str:
+    """Link "decision NNN" to the record."""
+    records = {path.name[:3]: path.name for path in DECISIONS.glob("[0-9]*.md")}
+    return re.sub(r"\bdecision\s+(\d{3})\b", lambda found: f"[{found[0]}](../decisions/{records[found[1]]})", text)
 
 
 def _value(field: Any) -> str:

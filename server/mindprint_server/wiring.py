@@ -32,8 +32,8 @@ from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
-from mindprint_server.settings import Settings
-from mindprint_server.store import Store
+from mindprint_server.settings import QueueSettings, Settings
+from mindprint_server.store import Holdout, Store
 from mindprint_server.training_data.leases import LeaseService
 from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.verdicts.context import ContextBuilder
@@ -62,6 +62,11 @@ class Container:
 
 def _quiet(phase: str) -> None:
     """Nobody is told."""
+
+
+def create_holdout(settings: QueueSettings) -> Holdout:
+    """Return how many engagements of each user are held out."""
+    return Holdout(settings.holdout_share, settings.holdout_min_engagements, settings.holdout_max_engagements)
 
 
 async def open_container(
@@ -129,11 +134,14 @@ async def open_container(
             admission=admission,
         )
         replays = ReplayBuffer(ctx, prompts=prompts)
-        leases = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=replays)
+        holdout = create_holdout(settings)
+        leases = LeaseService(
+            ctx, prompts=prompts, questions=questions, memory=memory, replays=replays, holdout=holdout
+        )
         backend = await engine.chat_backend()
         chat = ChatService(ctx, memory=memory, adapters=adapters, auto=auto, admission=admission, backend=backend)
         processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
-        batches = BatchRunner(ctx, profiles=profiles, processor=processor)
+        batches = BatchRunner(ctx, profiles=profiles, processor=processor, holdout=holdout)
         await batches.start()
     except BaseException:
         if owned:

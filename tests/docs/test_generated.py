@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
+
 import _generate
 import _reference
+from mindprint_server import settings as server_settings
+from mindprint_trainer import settings as trainer_settings
 
 
 def test_generated_files_are_fresh() -> None:
     assert _generate.stale(_generate.generated()) == [], "run python docs/_generate.py"
 
 
-def test_every_setting_has_a_meaning() -> None:
-    for text in (_reference.settings_server(), _reference.settings_trainer()):
-        assert text.count("| `") > 40
+@pytest.mark.parametrize("settings", [server_settings.Settings, trainer_settings.Settings])
+def test_every_setting_has_a_meaning(settings: type[BaseModel]) -> None:
+    texts = _reference.field_docs(settings)
+    assert [name for name, field in settings.model_fields.items() if not (field.description or texts.get(name))] == []
+
+
+def test_each_setting_of_the_server_is_in_one_group() -> None:
+    groups = [base for base in server_settings.Settings.__bases__ if base is not BaseSettings]
+    names = [name for group in groups for name in getattr(group, "model_fields", {})]
+    assert sorted(names) == sorted(server_settings.Settings.model_fields)
+
+
+def test_a_decision_that_a_setting_names_is_a_link() -> None:
+    assert "[decision 018](../decisions/018-" in _reference.settings_server()
 
 
 def test_a_google_docstring_becomes_markdown() -> None:

@@ -15,7 +15,7 @@ from mindprint.types import NAME
 from mindprint_server import exceptions
 from mindprint_server.engine import EngineDied, PromptTooLong
 from mindprint_server.exceptions import ServerError, engine_dead
-from mindprint_server.settings import Settings
+from mindprint_server.settings import LimitSettings
 
 MESSAGE_LIMIT = 600
 """Characters; a message may quote what was sent, and that may be large."""
@@ -150,7 +150,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], content_type: str = "ap
     return ApiError(422, "invalid_name" if is_name else "validation_error", message, param=field)
 
 
-def from_engine(error: Exception, settings: Settings) -> ApiError:
+def from_engine(error: Exception, settings: LimitSettings) -> ApiError:
     """A dead engine, a prompt that does not fit, or work that took longer than it may."""
     if isinstance(error, EngineDied):
         return from_server(engine_dead(), settings.retry_after_s)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mindprint_server.api.errors import ApiError, internal, reply
 from mindprint_server.observability.logging import log
-from mindprint_server.settings import Settings
+from mindprint_server.settings import LimitSettings
 
 UPLOAD = re.compile(r"/v1/leases/[^/]+/complete")
 
@@ -23,7 +23,7 @@ UPLOAD = re.compile(r"/v1/leases/[^/]+/complete")
 class BodySizeLimitMiddleware:
     """Pure ASGI, so that streaming and cancellation pass untouched. Answers 413 (too large) and 408 (too slow)."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: LimitSettings) -> None:
         self.app = app
         self.settings = settings
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mindprint_server.engine.base import Engine
-from mindprint_server.settings import Settings
+from mindprint_server.settings import EngineSettings
 
 
-def create_engine(settings: Settings) -> Engine:
+def create_engine(settings: EngineSettings) -> Engine:
     """Create an engine without starting it. A heavy engine is imported only if it is the one chosen."""
     if settings.engine == "fake":
         from mindprint_server.engine.fake import FakeEngine

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mindprint_server.engine.base import Sampling
-from mindprint_server.settings import Settings
+from mindprint_server.settings import GenerationSettings
 
 
 def create_sampling(
-    settings: Settings,
+    settings: GenerationSettings,
     *,
     max_tokens: int,
     temperature: float,

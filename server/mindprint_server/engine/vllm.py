@@ -30,7 +30,7 @@ from mindprint_server.engine.base import (
 from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.tokenizer import HFTokenizer
 from mindprint_server.engine.vllm_lora import lora_request
-from mindprint_server.settings import Settings
+from mindprint_server.settings import EngineSettings
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -63,7 +63,7 @@ def distribution() -> str:
 class VllmEngine:
     """`Engine` on vLLM's `AsyncLLM`. A process has at most one; it is started and stopped once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._llm: AsyncLLM | None = None
         self._tokenizer: HFTokenizer | None = None
@@ -341,7 +341,7 @@ def _sampled_logprobs(sequence: Any) -> tuple[float, ...]:
     return tuple(at[token].logprob for token, at in zip(sequence.token_ids, sequence.logprobs, strict=False))
 
 
-def _cpu_args(settings: Settings) -> dict[str, Any]:
+def _cpu_args(settings: EngineSettings) -> dict[str, Any]:
     """Return the engine arguments for a CPU and set its environment (measured in docs/decisions/001 and 002).
 
     Raises:

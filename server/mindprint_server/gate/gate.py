@@ -22,6 +22,7 @@ from mindprint_server.gate.measurements import GENERAL_QUESTIONS, ModelMeasureme
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts.types import Question
+from mindprint_server.settings import GateSettings
 from mindprint_server.store import RecordNotFound
 
 log = structlog.get_logger(__name__)
@@ -45,7 +46,7 @@ class Gate:
         memory: MemoryService,
         measurements: ModelMeasurements,
     ) -> None:
-        self._settings = ctx.settings
+        self._settings: GateSettings = ctx.settings
         self._store = ctx.store
         self._questions = questions
         self._memory = memory

@@ -22,7 +22,7 @@ from mindprint_server.generation.engagement import EngagementProcessor, UserSnap
 from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.generation.scheduler import EngagementScheduler, Item
 from mindprint_server.memory import ProfileWriter
-from mindprint_server.store import RecordNotFound, StoreBusy
+from mindprint_server.store import Holdout, RecordNotFound, StoreBusy
 from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,7 @@ class BatchRunner:
         *,
         profiles: ProfileWriter,
         processor: EngagementProcessor,
+        holdout: Holdout,
     ) -> None:
         self._settings = settings = ctx.settings
         self._store = ctx.store
@@ -65,6 +66,7 @@ class BatchRunner:
         self._metrics = ctx.metrics
         self._profiles = profiles
         self._processor = processor
+        self._holdout = holdout
         self._scheduler = EngagementScheduler(
             max_per_user=settings.batch_per_user, max_starvation_s=settings.batch_max_starvation_s
         )
@@ -95,7 +97,7 @@ class BatchRunner:
         if request.unhinted == 0 and request.hints is None and not self._settings.hints:
             message = "unhinted=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
             raise Invalid("validation_error", message, param="unhinted")
-        plan = await self._store.traces.list_untraced(request.users, self._settings.holdout)
+        plan = await self._store.traces.list_untraced(request.users, self._holdout)
         batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
         self._may_have_new = True
         self._wake.set()

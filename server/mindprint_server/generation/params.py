@@ -8,7 +8,7 @@ from mindprint.types import Mode
 from mindprint_server.engine import Priority, Sampling
 from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.prompts import thinking
-from mindprint_server.settings import Settings
+from mindprint_server.settings import GenerationSettings
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class GenerationParams:
     priority: Priority = Priority.INTERACTIVE
 
 
-def thinking_sampling(params: GenerationParams, settings: Settings) -> Sampling:
+def thinking_sampling(params: GenerationParams, settings: GenerationSettings) -> Sampling:
     """Return the sampling parameters of a candidate's thinking."""
     return create_sampling(
         settings,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mindprint.types import Engagement
-from mindprint_server.settings import Settings
+from mindprint_server.settings import MemorySettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class Retriever(Protocol):
         ...
 
 
-def create_retriever(settings: Settings) -> Retriever:
+def create_retriever(settings: MemorySettings) -> Retriever:
     """Create the retriever that the settings name; the settings have checked that what it needs exists."""
     recency = Recency(settings.recency_k, settings.recency_step)
     if settings.recall == "bm25":
@@ -65,7 +65,7 @@ def create_retriever(settings: Settings) -> Retriever:
     return recency
 
 
-def create_reminder_retriever(settings: Settings) -> Retriever:
+def create_reminder_retriever(settings: MemorySettings) -> Retriever:
     """Create the retriever of reminders: the most similar by words, and none where there is no query."""
     return Bm25(settings.reminder_engagements, settings.recall_from, Recency(0))
 

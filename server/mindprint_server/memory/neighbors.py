@@ -19,6 +19,7 @@ from cachetools import TTLCache
 
 from mindprint.types import Engagement
 from mindprint_server.context import ServerContext
+from mindprint_server.settings import VerdictSettings
 
 CACHED_USERS = 4096
 """Users whose neighbors are cached."""
@@ -37,7 +38,7 @@ class NeighborIndex:
     """Looks up neighbors in the store and caches them for `anchor_refresh_s` seconds."""
 
     def __init__(self, ctx: ServerContext, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings = ctx.settings
+        self._settings: VerdictSettings = ctx.settings
         self._store = ctx.store
         self._known: TTLCache[str, Neighbors] = TTLCache(CACHED_USERS, ctx.settings.anchor_refresh_s, clock)
         self._vectors: TTLCache[str, Features] = TTLCache(CACHED_USERS, ctx.settings.anchor_refresh_s, clock)

@@ -15,6 +15,7 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import Message, Priority, Sampling
 from mindprint_server.exceptions import Invalid
 from mindprint_server.prompts.templates import PROMPT_VERSION, merge, summarize
+from mindprint_server.settings import MemorySettings
 
 Item = TypeVar("Item")
 MERGE_FAN_IN = 6
@@ -27,7 +28,7 @@ class ProfileWriter:
     """Writes profiles, one user's never twice at the same time."""
 
     def __init__(self, ctx: ServerContext) -> None:
-        self._settings = ctx.settings
+        self._settings: MemorySettings = ctx.settings
         self._store = ctx.store
         self._engine = ctx.engine
         self._locks: dict[str, asyncio.Lock] = {}

@@ -9,7 +9,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import Processor
 
-from mindprint_server.settings import Settings
+from mindprint_server.settings import ServerSettings
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ FLOORS = {
 """The lowest level that libraries may speak at: below it they write what users sent."""
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: ServerSettings) -> None:
     """Sends structlog and the standard library's loggers to stderr, as JSON or as text for people."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Processor] = [

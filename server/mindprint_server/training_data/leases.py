@@ -16,7 +16,7 @@ from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
-from mindprint_server.store import ClaimPolicy, Replay
+from mindprint_server.store import ClaimPolicy, Holdout, Replay
 from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.training_data.samples import (
     allocate_evenly,
@@ -41,6 +41,7 @@ class LeaseService:
         questions: QuestionBuilder,
         memory: MemoryService,
         replays: ReplayBuffer,
+        holdout: Holdout,
     ) -> None:
         self._settings = ctx.settings
         self._store = ctx.store
@@ -52,7 +53,7 @@ class LeaseService:
         self._metrics = ctx.metrics
         self._claim_policy = ClaimPolicy(
             max_attempts=ctx.settings.max_attempts,
-            holdout=ctx.settings.holdout,
+            holdout=holdout,
             start_from=ctx.settings.start_from,
             cohort_min_traces=ctx.settings.cohort_min_traces,
         )

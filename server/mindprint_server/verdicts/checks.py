@@ -18,7 +18,7 @@ from mindprint.thinking_text import own_words, words
 from mindprint.types import Mode, Reason
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.prompts.templates import prefix_without_reminders
-from mindprint_server.settings import Settings
+from mindprint_server.settings import Settings, VerdictSettings
 
 _TAG = re.compile(r"</?think>", re.IGNORECASE)
 _LEAK = re.compile(
@@ -61,8 +61,8 @@ class CandidateCheck:
     reason: Reason
     stage: Stage
     """The stage after which the check is made."""
-    is_failed: Callable[[Measurements, Settings], bool]
-    deficit: Callable[[Measurements, Settings], float | None] | None = None
+    is_failed: Callable[[Measurements, VerdictSettings], bool]
+    deficit: Callable[[Measurements, VerdictSettings], float | None] | None = None
     """How far the score is under its bound, in nats a token; None where early stopping does not read it."""
 
 
@@ -105,7 +105,7 @@ CHECKS: tuple[CandidateCheck, ...] = (
 """Every check, in order. `not_selected` has none: imported traces bring it."""
 
 
-def first_failed(stage: Stage, measured: Measurements, settings: Settings) -> CandidateCheck | None:
+def first_failed(stage: Stage, measured: Measurements, settings: VerdictSettings) -> CandidateCheck | None:
     """Return the first check of a stage that a candidate fails; None if it passes all of them."""
     return next((check for check in CHECKS if check.stage == stage and check.is_failed(measured, settings)), None)
 

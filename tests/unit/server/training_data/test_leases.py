@@ -23,6 +23,7 @@ from mindprint_server.store import Replay, Store, new_id
 from mindprint_server.training_data.leases import LeaseService
 from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.training_data.samples import allocate_evenly
+from mindprint_server.wiring import create_holdout
 from samples import engagement
 from scripted import Scripted
 
@@ -64,7 +65,14 @@ class Desk:
         prompts = prompt_builder(self.settings, engine)
         questions = QuestionBuilder(ctx, memory=memory)
         ready = cast(ReplayBuffer, self.replays)
-        self.desk = LeaseService(ctx, prompts=prompts, questions=questions, memory=memory, replays=ready)
+        self.desk = LeaseService(
+            ctx,
+            prompts=prompts,
+            questions=questions,
+            memory=memory,
+            replays=ready,
+            holdout=create_holdout(self.settings),
+        )
 
     async def claim(self, adapter: str, **request: Any) -> Lease:
         lease = await self.desk.claim(LeaseRequest(owner="t", adapter=adapter, **request))

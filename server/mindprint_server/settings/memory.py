@@ -1,0 +1,43 @@
+"""Settings of memory: which past engagements a prompt shows, and when profiles are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
+
+
+class MemorySettings(BaseModel):
+    """Memory: recalled engagements and profiles."""
+
+    recall: Literal["recency", "bm25", "embeddings"] = "bm25"
+    """Which past engagements a prompt shows: the newest, or those most like the query by words (`bm25`) or by
+    embeddings. The newest share a cached prefix. By words, the untrained model answers better. Default: decision
+    018."""
+    recency_k: int = Field(4, ge=0, le=64)
+    """Number of engagements that a prompt shows, for every kind of `recall`. 0 shows none."""
+    recency_step: int = Field(5, ge=1, le=64)
+    """With `recall=recency`, a prompt shows `recency_k` to `recency_k + recency_step - 1` of the newest engagements.
+    The first one changes only once in so many, so that the engine finds the prefix in its cache."""
+    recall_from: int = Field(500, ge=1)
+    """Number of newest engagements among which similarity chooses. For 500, `bm25` takes 10 ms of a core a query."""
+    embedding_model: Path | None = Field(None, validate_default=True)
+    """Folder of a transformers model. Only `recall=embeddings` needs it."""
+    reminder_engagements: int = Field(0, ge=0, le=8)
+    """Number of past engagements with which personal thinking begins: the question and this user's answer, the most
+    similar to the query by words. 0 adds none. Above 0, each query reads `recall_from` engagements."""
+    profile_every: int = Field(10, ge=1)
+    """A user's profile is written each time when this many engagements came in, so the first needs as many."""
+    profile_tokens: int = Field(120, ge=16)
+    """Most tokens of a profile, and of each note that it is made from."""
+    profile_piece: int = Field(10, ge=1)
+    """Number of engagements that one note summarizes. The notes are then merged into the profile."""
+
+    @field_validator("embedding_model")
+    @classmethod
+    def _needed_by_recall(cls, folder: Path | None, others: ValidationInfo) -> Path | None:
+        if others.data.get("recall") == "embeddings" and (folder is None or not (folder / "config.json").is_file()):
+            found = "it is not set" if folder is None else f"{folder} has no config.json"
+            raise ValueError(f"recall=embeddings needs the folder of a transformers model, but {found}")
+        return folder

@@ -1,0 +1,36 @@
+"""Settings of the process: where it listens, where it keeps data, how it logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr
+
+
+class ServerSettings(BaseModel):
+    """The process: address, data, logs."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Only loopback is allowed, since the server checks no API keys: for a network, put a proxy
+    that checks them in front."""
+    port: int = Field(8300, ge=0, le=65535)
+    """Port to listen on. 0 takes a free one, which the log line `listening` names."""
+    data_dir: Path = Path(".mindprint/server")
+    """Folder for adapter files and, by default, the database. It is created at start."""
+    database_url: SecretStr | None = None
+    """Async SQLAlchemy URL of the database, such as `postgresql+asyncpg://user@host/name`. Unset: a SQLite file in
+    `data_dir`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the lines that are logged."""
+    log_json: bool = False
+    """Log one JSON object a line instead of text."""
+    shutdown_grace_s: float = Field(5, ge=0)
+    """Seconds that open requests have to end after SIGTERM. Then they are cut off."""
+
+    @property
+    def url(self) -> str:
+        """The database's URL, with its password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.data_dir / 'mindprint.db'}"
