@@ -6,7 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from _reference import ROOT, code, page, table
+from _markdown import code, page, table
+from _reference import ROOT
 from mindprint_server.api.errors import STATUS
 from mindprint_server.store.exceptions import HINTS
 

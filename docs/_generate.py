@@ -14,6 +14,7 @@ sys.path[:0] = [str(DOCS), *(str(DOCS.parent / part) for part in ("client", "ser
 import _errors  # noqa: E402
 import _pictures  # noqa: E402
 import _reference  # noqa: E402
+import _settings  # noqa: E402
 
 
 def generated() -> dict[Path, str]:
@@ -21,8 +22,8 @@ def generated() -> dict[Path, str]:
     pages = {
         "http-api": _reference.http_api(),
         "cli": _reference.cli(),
-        "settings-server": _reference.settings_server(),
-        "settings-trainer": _reference.settings_trainer(),
+        "settings-server": _settings.settings_server(),
+        "settings-trainer": _settings.settings_trainer(),
         "errors": _errors.errors(),
         "metrics": _reference.metrics(),
         "states": _reference.states(),

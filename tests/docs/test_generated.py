@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
 import _generate
-import _reference
+import _markdown
+import _settings
 from mindprint_server import settings as server_settings
 from mindprint_trainer import settings as trainer_settings
 
@@ -18,7 +19,7 @@ def test_generated_files_are_fresh() -> None:
 
 @pytest.mark.parametrize("settings", [server_settings.Settings, trainer_settings.Settings])
 def test_every_setting_has_a_meaning(settings: type[BaseModel]) -> None:
-    texts = _reference.field_docs(settings)
+    texts = _markdown.field_docs(settings)
     assert [name for name, field in settings.model_fields.items() if not (field.description or texts.get(name))] == []
 
 
@@ -29,16 +30,16 @@ def test_each_setting_of_the_server_is_in_one_group() -> None:
 
 
 def test_a_decision_that_a_setting_names_is_a_link() -> None:
-    assert "[decision 018](../decisions/018-" in _reference.settings_server()
+    assert "[decision 018](../decisions/018-" in _settings.settings_server()
 
 
 def test_a_google_docstring_becomes_markdown() -> None:
     args = "Args:\n    name: What it is\n        called.\n    size: In bytes.\n"
-    assert _reference.docstring(f"Do it.\n\n{args}\nRaises:\n    ValueError: never\n") == (
+    assert _markdown.docstring(f"Do it.\n\n{args}\nRaises:\n    ValueError: never\n") == (
         "Do it.\n\n\n**Args**\n\n- name: What it is\n  called.\n- size: In bytes.\n"
         "\n\n**Raises**\n\n- ValueError: never"
     )
 
 
 def test_a_cell_stays_in_one_line() -> None:
-    assert _reference.cell("one | two\nthree") == "one \\| two three"
+    assert _markdown.cell("one | two\nthree") == "one \\| two three"
