@@ -95,7 +95,7 @@ def phrase(chosen: random.Random, words: int) -> str:
 
 
 def make_model_folder(folder: Path) -> Path:
-    """What the server asks of a model's folder when its engine is the fake one."""
+    """Create a model folder with the few files that the server reads when its engine is the fake one."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
@@ -107,7 +107,7 @@ def make_model_folder(folder: Path) -> Path:
 
 @asynccontextmanager
 async def run_server(name: str) -> AsyncIterator[tuple[AsyncMindprintClient, psutil.Process]]:
-    """A server process on an empty store, a client of it, and what the system tells of it."""
+    """Run a server process on an empty store; yield a client and psutil's view of the process."""
     with tempfile.TemporaryDirectory(prefix=f"mindprint-{name}-") as folder, LocalCluster(Path(folder)) as cluster:
         settings = {"ENGINE": "fake", "MIN_ANSWER_FREQUENCY": "0"}  # every answer here is a random one
         server = await cluster.start_server(

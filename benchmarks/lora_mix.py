@@ -102,7 +102,7 @@ async def measure_mixes(
 
 
 async def measure_without_lora(out: Output, report: Report, writing: Writing) -> None:
-    """A row of its own: this engine ran after the other one, not in turn with it."""
+    """Add a separate row: this engine ran after the other one, not in turn with it."""
     with out.bar("requests without LoRA support", 4) as bar:
         runs = await alternate({"base": lambda: writing.run(())}, tell=lambda note: bar.update(bar.done + 1, note))
         bar.finish("measured")
@@ -134,7 +134,7 @@ def add_row(
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of all do not exceed."""
+    """Return the smallest value that `share` of all do not exceed."""
     return ordered[max(0, -(-len(ordered) * round(share * 100) // 100) - 1)]
 
 
@@ -161,7 +161,7 @@ class Writing:
         )
 
     async def _write(self, number: int, adapter: AdapterRef | None, *, stream: bool) -> float:
-        """Returns the seconds until the first output: of a streamed request, the first token."""
+        """Return the seconds until the first output: of a streamed request, the first token."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

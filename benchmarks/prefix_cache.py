@@ -90,7 +90,7 @@ def main(
 
 
 def batch_of(history: Sequence[Engagement], recalled: int, step: int, each: int, engine: VllmEngine) -> Iterator[Asks]:
-    """What a batch asks about one user's last `each` engagements, in time order.
+    """Yield what a batch asks about one user's last `each` engagements, in time order.
 
     As in the server, `recalled` answers before the question or up to `step` - 1 more: the window grows, then jumps.
     """
@@ -119,7 +119,7 @@ def profile_at(history: Sequence[Engagement], place: int) -> str:
 
 
 def best_share(prompts: Sequence[Sequence[int]], block: int) -> float:
-    """The most of all prompt tokens that any order can serve from a cache: full blocks less those seen first."""
+    """Return the largest share of prompt tokens that any order can serve from a cache: full blocks seen before."""
     blocks = [tuple(ids[: end + block]) for ids in prompts for end in range(0, len(ids) - block + 1, block)]
     return block * (len(blocks) - len(set(blocks))) / sum(map(len, prompts))
 

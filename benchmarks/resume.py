@@ -124,7 +124,7 @@ def main(
 
 
 async def read_leases(server: Server, keys: Sequence[str]) -> list[Lease]:
-    """What a trainer will be given for each adapter that anything was accepted for. Leaves no mark."""
+    """Return what a trainer would be given for each adapter that has accepted traces. Nothing is leased."""
     leases = []
     for key in keys:
         lease = await server.client.leases.claim(LeaseRequest(owner="unbroken", adapter=key))
@@ -192,7 +192,7 @@ class KillableTrainer:
         self.child: Child = server.cluster.start_trainer(f"trainer-{number}", variables)
 
     def events(self) -> list[Event]:
-        """What it has logged."""
+        """Return the lines that it has logged."""
         lines = self.child.log.read_text(errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
@@ -215,7 +215,7 @@ def is_last(event: Event) -> bool:
 async def train_with_kills(
     server: Server, unbroken: Sequence[UninterruptedRun], wanted: int, dice: random.Random, out: Output
 ) -> list[list[Event]]:
-    """What each trainer logged until it was killed."""
+    """Train with trainers that are killed, and return what each one logged until then."""
     runs: list[list[Event]] = []
     with out.bar("kills", wanted) as bar:
         for moment in itertools.islice(kill_moments(unbroken, dice), wanted):

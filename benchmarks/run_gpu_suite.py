@@ -94,7 +94,7 @@ def main(
 
 
 def run(scripts: Sequence[Script], out: Path, device: str, deadline: float, more: Sequence[str]) -> None:
-    """Runs a wave, and tells of each script how it ended."""
+    """Run a list of scripts and print how each one ended."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mindprint-turns-") as folder:
         turns = Path(folder)
@@ -119,7 +119,7 @@ def run(scripts: Sequence[Script], out: Path, device: str, deadline: float, more
 
 
 def end_process(process: subprocess.Popen[bytes]) -> None:
-    """It is given time to write what it has measured."""
+    """End a script, with time to write what it has measured."""
     process.terminate()
     try:
         process.wait(GRACE_S)

@@ -199,7 +199,7 @@ class ThroughputSides:
         return ThroughputRun(reply["seconds"], reply["tokens"], reply["texts"])
 
     async def _offline_with_scores(self, part: Slice, asked: RoundPrompts) -> ThroughputRun:
-        """What (c) has just asked of its engine. Its scores come last: by then what they read is in the cache."""
+        """Return what (c) has just asked of its engine. Its scores come last: what they read is then in the cache."""
         scored = [{"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": tokens} for _, tokens in asked.scored]
         reply = await self.offline.ask(
             {
@@ -245,7 +245,7 @@ class ThroughputSides:
         )
 
     async def _scores(self, asked: RoundPrompts, traces: Mapping[str, Trace]) -> list[tuple[list[int], list[int]]]:
-        """The scores that the verdicts on these traces ask of an engine, by going through the verdicts once more."""
+        """Return the scores that the verdicts on these traces ask of an engine, by computing the verdicts once more."""
         from mindprint_server.engine import GenerationOutput, Priority
         from mindprint_server.verdicts.verifier import CandidateVerifier
 

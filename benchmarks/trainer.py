@@ -119,7 +119,7 @@ def single_target(sample: Sample) -> Sample:
 
 
 def prepare(model: Path, settings: Settings, person: UserDataset) -> tuple[dict[str, Any], int]:
-    """What both sides are given, and the tokens that they train on."""
+    """Return what both sides are given, and the tokens that they train on."""
     from transformers import AutoTokenizer
 
     from mindprint_trainer.data.packing import plan_steps

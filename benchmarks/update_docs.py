@@ -138,13 +138,13 @@ def _outcomes(folder: Path) -> int:
 
 
 def claims_paragraphs(report: str) -> str:
-    """What was asked, and of what: the first paragraph."""
+    """Return the first paragraph of the report's first section: what was measured, and on what."""
     _, _, rest = report.partition("## 1. ")
     return rest.split("\n\n")[1].strip()
 
 
 def rows(report: str, title: str) -> str:
-    """The table under a heading."""
+    """Return the table under a heading."""
     _, _, rest = report.partition(f"### {title}\n")
     lines = rest.strip().splitlines()
     end = next((number for number, line in enumerate(lines) if not line.startswith("|")), len(lines))

@@ -204,7 +204,7 @@ def report_users(report: Report, records: str, theirs: Sequence[YieldRun], ours:
 
 
 def _by_user(side: Sequence[YieldRun], what: str) -> Counter[str]:
-    """Counts of all rounds together, by the user as the records name it."""
+    """Return the counts of all rounds together, by the user's name in the records."""
     total: Counter[str] = Counter()
     for run in side:
         for user, count in getattr(run, what).items():

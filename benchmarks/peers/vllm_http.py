@@ -70,7 +70,7 @@ async def _ready(url: str, child: Child, out: Output) -> None:
 
 
 def sampling_body(sampling: Sampling) -> dict[str, Any]:
-    """The same sampling as our engine's, in the fields of vLLM's completions route."""
+    """Return the same sampling as our engine's, in the fields of vLLM's completions route."""
     return {
         "model": "base",
         "max_tokens": sampling.max_tokens,

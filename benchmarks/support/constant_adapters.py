@@ -127,13 +127,13 @@ class ConstantAdapterBuilder:
         return list(ids)
 
     def _read(self, written: list[int]) -> tuple[Tensor, Tensor]:
-        """The layer's inputs and the last hidden states, a row for each prompt: where `written` is to be predicted."""
+        """Return the layer's inputs and the last hidden states, one row a prompt, where `written` is predicted."""
         self._model(self._torch.tensor([ids + written for ids in self._prompts]))
         places = slice(len(self._prompts[0]) - 1, -1)
         return self._seen["inputs"][:, places], self._seen["hidden"][:, places]
 
     def _in_rank(self, row: Tensor) -> Tensor:
-        """A matrix of RANK rows, of which only the first is not zero, in the dtype of the model."""
+        """Return a matrix of RANK rows, of which only the first is not zero, in the dtype of the model."""
         matrix = self._torch.zeros(RANK, len(row))
         matrix[0] = row
         return matrix.to(self._model.dtype)
@@ -153,7 +153,7 @@ class ConstantAdapterBuilder:
             yield from ((int(id), towards[n]) for n, id in enumerate(ids) if leads[n])
 
     def marked(self, token: int, direction: Tensor) -> ConstantAdapter | None:
-        """The adapter that writes this token; None if in some chat it does not do so for sure."""
+        """Return the adapter that writes this token; None if in some chat it does not do so for sure."""
         b = self._in_rank(direction * self._length).T.contiguous()
         inputs, hidden = self._read([token] * WRITTEN)
         ours = self._logprobs(hidden + inputs @ self._a.T @ b.T, token)

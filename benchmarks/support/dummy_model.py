@@ -27,7 +27,7 @@ LLAMA_8B = {
 
 
 def make_dummy_model(folder: Path, shape: dict[str, float | int | bool]) -> None:
-    """Writes configuration, tokenizer and a file of no tensors: a folder without one counts as incomplete."""
+    """Write configuration, tokenizer and a file of no tensors: a folder without one counts as incomplete."""
     from safetensors.torch import save_file
     from transformers import AutoTokenizer, LlamaConfig
 

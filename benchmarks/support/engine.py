@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 async def run_engine(
     settings: Settings, out: Output, report: Report, *, lora: bool = True
 ) -> AsyncIterator[VllmEngine]:
-    """An engine that is ready; its device goes into the report. It ends with the block."""
+    """Run an engine for the block, and yield it when it is ready. Its device goes into the report."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported first
     from mindprint_server.engine.vllm import VllmEngine
 

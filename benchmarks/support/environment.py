@@ -29,7 +29,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 def device(kind: str) -> str:
-    """The name of the device that torch calls `cpu` or `cuda`."""
+    """Return the name of the device that torch calls `cpu` or `cuda`."""
     import torch
 
     return torch.cuda.get_device_name() if kind == "cuda" else "none"
@@ -64,5 +64,5 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
 
 
 def shareable_path(path: Path) -> str:
-    """A path as it may be told to others: as given if it is relative, else by its name alone."""
+    """Return a path that may be published: as given if it is relative, else its name alone."""
     return path.name if path.is_absolute() else str(path)

@@ -106,7 +106,7 @@ class Report:
         self.bars.append(Bar(name, value, at_least, at_most))
 
     def tables(self) -> list[Table]:
-        """The rows, a table for each set of columns in the order of their first row, then the bars."""
+        """Return the rows, one table for each set of columns in the order of their first row, then the bars."""
         grouped: dict[tuple[str, ...], list[list[Cell]]] = {}
         for row in self.rows:
             grouped.setdefault(tuple(row), []).append(list(row.values()))
@@ -142,7 +142,7 @@ class Report:
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    """A wide table has no room for the ends of a spread beside its median: they go under it."""
+    """Return a table. In a wide one, the ends of a spread stand below its median."""
     table, spreads = Table(box=SIMPLE_HEAD), "{}\n{}..{}" if len(names) > 7 else "{} ({}..{})"
     for name, cells in zip(names, zip(*rows, strict=True), strict=True):
         words = all(isinstance(cell, str) for cell in cells)
@@ -171,7 +171,7 @@ async def alternate(
     warm_up: bool = True,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[T]]:
-    """Runs the sides in turn, every other round in reverse, so that a drift of the machine meets all of them alike.
+    """Run the sides in turn, every other round in reverse, so that a drift of the machine meets all of them alike.
 
     The results of the warm-up, which runs every side once, are thrown away. `tell` hears what is about to run.
     """
@@ -188,7 +188,7 @@ async def alternate(
 def measure(
     what: str | None, takes: str, json_file: Path | None, work: Callable[[Output, Report], Awaitable[None]]
 ) -> None:
-    """The frame of every script: says `what` and how long, does the work, prints the report, writes the file.
+    """Run a script's work: print `what` and how long it takes, then the report, and write the file.
 
     Ends the process with 1 if nothing could be measured; a bar that does not hold is a result like any other. Who ends
     the script (SIGTERM, Ctrl-C) gets what was measured until then, marked as such, and 1 as well.

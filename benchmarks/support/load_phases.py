@@ -49,7 +49,7 @@ class Phase:
 async def under_load(
     server: Server, load: ChatLoad, publisher: Publisher, sizes: PhaseSizes, out: Output
 ) -> dict[str, list[Phase]]:
-    """The phases of both kinds in turn, once every user has a version."""
+    """Run the phases of both kinds in turn, once every user has a version."""
     with out.bar("versions", sizes.published) as bar:
         running = "warm-up"
 

@@ -86,7 +86,7 @@ def is_outdated(reply: ChatReply, published: Sequence[PublishedVersion]) -> bool
 
 
 def first_replies(replies: Sequence[ChatReply]) -> frozenset[ChatReply]:
-    """The first answer of each version."""
+    """Return the first answer of each version."""
     found: dict[str, ChatReply] = {}
     for reply in sorted(replies, key=lambda reply: reply.sent_at):
         if reply.failure is None:
@@ -95,7 +95,7 @@ def first_replies(replies: Sequence[ChatReply]) -> frozenset[ChatReply]:
 
 
 def first_token_s(replies: Sequence[ChatReply], share: float) -> float:
-    """The quantile of those that were answered, in seconds."""
+    """Return the quantile of those that were answered, in seconds."""
     return quantile(sorted(reply.first_token_s for reply in replies if reply.failure is None), share)
 
 

@@ -66,7 +66,7 @@ class Server:
 
 @asynccontextmanager
 async def run_server(model: str, out: Output, *, gate: bool = False) -> AsyncIterator[Server]:
-    """A server process on an empty store, ready. Raises ProcessFailed."""
+    """Run a server process on an empty store, and yield it when it is ready. Raises ProcessFailed."""
     settings = SETTINGS | GATED if gate else SETTINGS
     with (
         tempfile.TemporaryDirectory(prefix="mindprint-reload-") as folder,
@@ -83,7 +83,7 @@ def engagements_of_part(person: UserDataset, part: int, each: int) -> Sequence[E
 
 
 async def run_batch(server: Server, users: Sequence[str], seed: int, out: Output) -> Batch:
-    """Runs a batch to its end. Raises CannotMeasure."""
+    """Run a batch to its end. Raises CannotMeasure."""
     now = begun = await server.client.batches.create(BatchRequest(users=list(users), seed=seed))
     with out.bar("traces", begun.items) as bar:
         async for now in server.client.batches.watch(begun.id):

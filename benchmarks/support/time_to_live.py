@@ -41,7 +41,7 @@ class TimeToLive:
 
 
 async def measure_time_to_live(server: Server, person: UserDataset, each: int, out: Output) -> TimeToLive:
-    """A new user: engagements, traces, a real trainer, and the first answer of the version. Raises CannotMeasure."""
+    """Measure a new user: engagements, traces, a real trainer, the version's first answer. Raises CannotMeasure."""
     user_id, key, client = person.user_id, AdapterKey.user(person.user_id), server.client
     for part in range(TRIES):
         await client.users.add_engagements(user_id, engagements_of_part(person, part, each))

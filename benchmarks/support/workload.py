@@ -37,7 +37,7 @@ class Slice:
 
 
 def slices(folder: Path, *, users: int, each: int, rounds: int, warm_up: int) -> list[Slice]:
-    """`rounds` slices of `users` users with `each` engagements, after a smaller one of `warm_up` engagements a user.
+    """Return `rounds` slices of `users` users with `each` engagements, and a smaller one of `warm_up` before them.
 
     Users are named apart, round by round, and bring only that round's part of their history. Raises BadRecords.
     """
@@ -86,7 +86,7 @@ class Workbench:
         return ContextBuilder(ctx=ctx, prompts=self.prompts, questions=self.questions, neighbors=NeighborIndex(ctx))
 
     async def pose(self, part: Slice) -> list[PreparedQuestion]:
-        """Stores a slice; its engagements in the planner's order, without those that nothing is known before."""
+        """Store a slice. Return its engagements as questions, in the planner's order, without those that cannot be asked."""
         posed = []
         for user_id, engagements in part.users.items():
             await self.store.engagements.add(user_id, engagements)
@@ -112,7 +112,7 @@ async def workbench(settings: Settings, engine: Engine) -> AsyncIterator[Workben
 
 
 def engine_flags(settings: Settings) -> dict[str, Any]:
-    """The engine arguments that a Mindprint server uses, for engines that are started without one."""
+    """Return the engine arguments that a Mindprint server uses, for engines that are started without one."""
     import dataclasses
 
     from vllm.engine.arg_utils import EngineArgs

@@ -57,13 +57,13 @@ AnswerPair = tuple[ScoredAnswer, ScoredAnswer]
 
 
 def pair_answers(before: Iterable[ScoredAnswer], after: Iterable[ScoredAnswer]) -> list[AnswerPair]:
-    """The rows that both arms answered, in the order of the first."""
+    """Return the rows that both arms answered, in the order of the first."""
     found = {answer.row: answer for answer in after}
     return [(answer, found[answer.row]) for answer in before if answer.row in found]
 
 
 def compare_arms(users: Sequence[Sequence[AnswerPair]]) -> Comparison | None:
-    """The mean over users of each user's mean over rows; one user is the plain case. None without any row.
+    """Return the mean over users of each user's mean over rows. None without any row.
 
     The interval is a paired bootstrap over rows within each user, so it speaks for these users, not for others.
     """

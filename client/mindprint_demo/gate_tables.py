@@ -34,7 +34,7 @@ def describe_refusal(version: Version) -> str:
 
 
 def checks_table(title: str, versions: Iterable[Version]) -> Table:
-    """A section for each version: figure, bound and verdict of every check."""
+    """Return a section for each version: figure, bound and verdict of every check."""
     made = Table(title=title, title_justify="left")
     for column in ("version", "state", "check", "figure", "bound", "verdict", "detail"):
         right = column in ("figure", "bound")
@@ -50,7 +50,7 @@ def checks_table(title: str, versions: Iterable[Version]) -> Table:
 
 
 def collapse_tables(collapse: CollapseResult) -> Iterator[RenderableType]:
-    """The gate's table of the collapsed version, and what happened around it."""
+    """Return the gate's table of the collapsed version, and what happened around it."""
     if collapse.version is not None:
         yield checks_table(f"{collapse.user_id}, trained by answers only", [collapse.version])
     yield Text(describe_collapse(collapse) + "\n")

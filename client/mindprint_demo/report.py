@@ -90,7 +90,7 @@ def funnel_cells(funnel: Funnel) -> tuple[str, str, str, str]:
 
 
 def parity_cell(version: Version | None) -> str:
-    """The engine against the trainer, and against the base, in nats a token."""
+    """Compare the engine with the trainer and with the base, in nats a token."""
     if version is None or version.parity is None:
         return ""
     proof = version.parity
@@ -149,7 +149,7 @@ def change_cells(comparison: Comparison | None) -> tuple[str, str, str, str, str
 
 
 def summary_sentence(results: DemoResults, mode: Mode) -> str:
-    """What the sample allows to say about all users together, and no more."""
+    """Say what the sample allows to say about all users together, and no more."""
     comparison = overall_comparison(results, mode)
     if comparison is None:
         return "No user has both scores, so nothing can be said."
@@ -212,7 +212,7 @@ def find_problems(results: DemoResults) -> list[str]:
 
 
 def results_json(results: DemoResults) -> dict[str, Any]:
-    """The same figures for programs. Times in seconds, log-probabilities in nats."""
+    """Return the same figures for programs. Times are in seconds, log-probabilities in nats."""
     modes: tuple[Mode, ...] = ("direct", "personal")
     rows = []
     for user in results.users:
@@ -248,7 +248,7 @@ def results_json(results: DemoResults) -> dict[str, Any]:
 
 
 def user_adapters(results: DemoResults, user: UserDataset) -> list[Adapter]:
-    """The user's own, if there is one."""
+    """Return the user's own adapter, if there is one."""
     return [results.adapters[user.user_id]] if user.user_id in results.adapters else []
 
 

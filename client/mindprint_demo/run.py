@@ -29,7 +29,7 @@ INTERRUPTED = 130
 
 
 def run_demo(options: DemoOptions) -> int:
-    """The whole loop once. Returns 0, 1 (failed, or the books do not balance) or 130 (interrupted).
+    """Run the whole loop once. Return 0, 1 (failed, or a trace is lost or trained twice) or 130 (interrupted).
 
     However it ends, no process is left running; the logs and the store stay in `work_dir`.
     """
@@ -78,7 +78,7 @@ async def _loop(
 
 
 async def _model(name: str, cluster: LocalCluster, out: Output) -> Path:
-    """The model's folder. The default one is prepared in a process of its own, which takes torch away with it."""
+    """Return the model's folder. Another process prepares the default one, so that torch takes no memory here."""
     if name == model_files.DEFAULT and not model_files.default_path().is_dir():
         child = cluster.processes.start("model", ["mindprint.model_files"], {})
         with out.bar("model") as bar:
@@ -117,7 +117,7 @@ def _introduction(options: DemoOptions, users: list[datasets.UserDataset], folde
 
 
 def create_run_folder(work_dir: Path, keep: int) -> Path:
-    """A new folder for this run; of the older ones the newest `keep - 1` stay."""
+    """Create a folder for this run, and keep only the newest `keep - 1` of the older ones."""
     older = sorted(work_dir.glob("run-*"))
     for folder in older[: max(0, len(older) - max(keep, 1) + 1)]:
         shutil.rmtree(folder, ignore_errors=True)

@@ -31,7 +31,7 @@ class ArmScores:
 
 
 def build_request(user_id: str, row: HeldOutQuestion, mode: Mode, arm: Arm) -> TraceRequest:
-    """The request of one question: greedy, with the user's memory as it is at the time of the question."""
+    """Return the request of one question: greedy, with the user's memory as it is at the time of the question."""
     return TraceRequest(
         user_id=user_id,
         query=row.query,
@@ -45,7 +45,7 @@ def build_request(user_id: str, row: HeldOutQuestion, mode: Mode, arm: Arm) -> T
 
 
 def score_trace(row: HeldOutQuestion, trace: Trace) -> ScoredAnswer:
-    """Raises MindprintError if the reply does not score the choices."""
+    """Return the score of one answer. Raises MindprintError if the reply has no log-probability of the real one."""
     if trace.choice_logprobs is None or row.target not in trace.choice_logprobs:
         raise MindprintError(f"the reply about {row.id} does not score the choices")
     return ScoredAnswer(

@@ -75,7 +75,7 @@ class PreferenceRule:
         return sum(self.weights[attribute] for attribute in option.attributes())
 
     def best(self, options: Sequence[Option]) -> Option:
-        """What the user would take without noise; the first one on a tie."""
+        """Return what the user would choose without noise; the first one on a tie."""
         return max(options, key=self.utility)
 
 

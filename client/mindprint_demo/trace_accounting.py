@@ -29,7 +29,7 @@ class TraceAccounting:
 def account_for_traces(
     accepted: Iterable[Trace], adapters: Iterable[Adapter], cohorts: Iterable[Adapter] = ()
 ) -> TraceAccounting:
-    """Holds the traces' own states against the manifests of the users' adapters.
+    """Compare the traces' own states with the manifests of the users' adapters.
 
     Versions that the gate refused do not count; one that was live before it was withdrawn does. A cohort learns from
     the traces besides, from each once.

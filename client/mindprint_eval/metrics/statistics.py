@@ -111,7 +111,7 @@ def compare_arms(table: pd.DataFrame, one: str, other: str, metric: ComparedMetr
 
 
 def pairs_for(arms: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """The pairs that an evaluation of these arms compares."""
+    """Return the pairs that an evaluation of these arms compares."""
     return COMPARED_PAIRS + tuple(pair for pair in COHORT_PAIRS if pair[0] in arms)
 
 

@@ -58,7 +58,7 @@ def write_report(folder: Path) -> Path:
 
 
 def template_context(found: Analysis, folder: Path) -> dict[str, Any]:
-    """What both templates show."""
+    """Return what both templates show."""
     about, adapters = found.about, found.about.get("adapters", [])
     return {
         "name": about.get("name", folder.name),
@@ -106,7 +106,7 @@ def template_context(found: Analysis, folder: Path) -> dict[str, Any]:
 
 
 def describe_sample(found: Analysis) -> str:
-    """What the evaluation was, in a few sentences."""
+    """Say in a few sentences what the evaluation was."""
     about, answers = found.about, found.answers
     questions = len(answers[["user", "item"]].drop_duplicates())
     lost = int((~answers["answered"].astype(bool)).sum())

@@ -31,7 +31,7 @@ def accuracy_against_collapse(points: Sequence[Point], majority: float | None = 
 
 
 def cost_against_gain(points: Sequence[Point], unit: str, majority: float | None = None) -> Figure | None:
-    """`unit`: what x counts, a question; y is the log-probability of the real answer in nats."""
+    """Plot log-probabilities of the real answer, in nats. `unit` is what x counts: one question."""
     return _scatter(points, f"{unit} a question", "log-probability of the real answer, nats", majority)
 
 
@@ -90,7 +90,7 @@ def thinking_lengths(lengths: Mapping[str, Sequence[int]], looks: Mapping[str, A
 
 
 def funnel(counts: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """A row of panels a recipe: its frame has a row a stage, in order, and the columns `unhinted` and `hinted`."""
+    """Draw a row of panels for each recipe. Its frame has a row a stage, in order: columns `unhinted` and `hinted`."""
     counts = {recipe: frame for recipe, frame in counts.items() if frame.to_numpy().sum()}
     if not counts:
         return None

@@ -75,7 +75,7 @@ def arm_style(arm: str, recipe: str | None) -> ArmStyle:
 
 
 def new_figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `height` inches. Call it, and draw, inside `style()`."""
+    """Create a figure of `height` inches. Call it, and draw, inside `style()`."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.flat)
@@ -99,7 +99,7 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
 
 
 def standalone_svg(drawn: str) -> str:
-    """The same as a file: its colours follow the viewer's light or dark."""
+    """Return a drawing as the text of an SVG file. Its colours follow the viewer's light or dark."""
     end = drawn.index(">") + 1
     return f'<?xml version="1.0" encoding="utf-8"?>\n{drawn[:end]}\n {COLOR_SCHEME_CSS}{drawn[end:]}\n'
 

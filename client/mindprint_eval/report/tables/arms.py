@@ -91,7 +91,7 @@ def _collapse(found: Analysis, arm: str) -> Cell:
 
 
 def _general(found: Analysis, arm: str) -> Cell:
-    """An adapter is asked once for all arms that it answers for; so is the base."""
+    """Return the score on general questions: the arm's, or that of an arm with the same adapter."""
     known = ARMS.get(arm)
     same = [other for other in GENERAL_QUESTION_ARMS if known is not None and ARMS[other].recipe == known.recipe]
     for other in dict.fromkeys([arm, *same]):

@@ -220,7 +220,7 @@ def similarity_tables(found: Analysis) -> list[Table]:
 
 
 def _over_users(name: str, each: pd.Series, *, sign: bool) -> list[Cell]:
-    """A row of the mean over users of what is known of each reason."""
+    """Return a row with the mean over users of what is known of each reason."""
     known = each.dropna()
     spread = bootstrap_interval(known.groupby("user").mean())
     return [text_cell(name), mean_cell(spread, 3, sign=sign), text_cell(spread.users), text_cell(len(known))]

@@ -140,7 +140,7 @@ def _median(values: pd.Series[Any]) -> Cell:
 
 
 def adapter_summary(adapters: Sequence[Mapping[str, Any]]) -> Table:
-    """A row a recipe."""
+    """Return the table of adapters, one row a recipe."""
     by_recipe = {a["recipe"]: [b for b in adapters if b["recipe"] == a["recipe"]] for a in adapters}
     rows = [
         [
