@@ -86,7 +86,7 @@ class Workbench:
         return ContextBuilder(ctx=ctx, prompts=self.prompts, questions=self.questions, neighbors=NeighborIndex(ctx))
 
     async def pose(self, part: Slice) -> list[PreparedQuestion]:
-        """Store a slice. Return its engagements as questions, in the planner's order, without those that cannot be asked."""
+        """Store a slice. Return the questions about it in the planner's order, without those that cannot be asked."""
         posed = []
         for user_id, engagements in part.users.items():
             await self.store.engagements.add(user_id, engagements)

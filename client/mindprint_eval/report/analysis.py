@@ -18,7 +18,6 @@ from mindprint_eval.metrics import metrics, statistics
 from mindprint_eval.metrics.statistics import Interval
 from mindprint_eval.report.examples import Key
 from mindprint_eval.report.hypotheses import Hypothesis, check_hypotheses
-from mindprint_eval.report.tables.provenance import CANDIDATE_COLUMNS
 
 BASELINES = {
     "majority": "the user's commonest answer",
@@ -26,6 +25,23 @@ BASELINES = {
     "tfidf": "logistic regression on TF-IDF of the user's past questions",
 }
 """Ways to answer without a language model, with their descriptions."""
+
+CANDIDATE_COLUMNS = (
+    "seed",
+    "user",
+    "recipe",
+    "engagement",
+    "verdict",
+    "reason",
+    "hinted",
+    "gain",
+    "anchor",
+    "anchor_random",
+    "hindsight_gap",
+    "thinking_tokens",
+    "used",
+)
+"""Columns of the table of candidates."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from mindprint_eval.report import analysis, examples
+from mindprint_eval.report import analysis, examples, table
 from mindprint_eval.report.analysis import Analysis
 from mindprint_eval.report.figures import style
 from mindprint_eval.report.figures.captions import report_figures
-from mindprint_eval.report.tables import arms, comparisons, model, provenance
+from mindprint_eval.report.tables import arms, comparisons, provenance
 
 TITLES = (
     "What was asked, and of what",
@@ -101,7 +101,7 @@ def template_context(found: Analysis, folder: Path) -> dict[str, Any]:
         ],
         "command": about.get("command") or "not recorded",
         "recompute": recompute_command(folder),
-        "figure": model.format_number,
+        "figure": table.format_number,
     }
 
 

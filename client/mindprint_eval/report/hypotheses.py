@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from mindprint_eval.report.tables.model import format_interval, format_number
+from mindprint_eval.report.table import format_interval, format_number
 
 MIN_COLLAPSE_RISE = 0.20
 MAX_COLLAPSE_RISE = 0.05

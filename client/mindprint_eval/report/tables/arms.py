@@ -9,7 +9,7 @@ import pandas as pd
 from mindprint_eval.arms import ARMS, BARE_THINKING_ARMS, GENERAL_QUESTION_ARMS, METHOD_ARMS
 from mindprint_eval.metrics.metrics import ALL_KINDS, DIRECT_REFERENCE, METRICS, scores_by_user
 from mindprint_eval.report.analysis import Analysis, arm_value, mean_over_users
-from mindprint_eval.report.tables.model import (
+from mindprint_eval.report.table import (
     NOT_APPLICABLE_CELL,
     NOT_MEASURED_CELL,
     Cell,

@@ -10,7 +10,7 @@ from mindprint_eval.arms import PERTURBED_ARMS
 from mindprint_eval.metrics.metrics import select_answered
 from mindprint_eval.metrics.statistics import Interval, bootstrap_interval, pairs_for
 from mindprint_eval.report.analysis import Analysis, arm_value
-from mindprint_eval.report.tables.model import (
+from mindprint_eval.report.table import (
     MINUS,
     NOT_MEASURED_CELL,
     Cell,

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mindprint_eval.arms import RECIPES
-from mindprint_eval.report.tables.model import (
+from mindprint_eval.report.table import (
     NOT_APPLICABLE_CELL,
     Cell,
     RowGroup,
@@ -25,18 +25,6 @@ SCORE_TITLES = {
     "anchor_random": "Anchor, random",
     "hindsight_gap": "Hindsight gap",
 }
-CANDIDATE_COLUMNS = (
-    "seed",
-    "user",
-    "recipe",
-    "engagement",
-    "verdict",
-    "reason",
-    "hinted",
-    *SCORE_TITLES,
-    "thinking_tokens",
-    "used",
-)
 
 
 def funnel_counts(candidates: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -13,8 +13,7 @@ from mindprint_eval.arms import ARMS
 from mindprint_eval.metrics import metrics
 from mindprint_eval.metrics.statistics import COHORT_PAIRS, COMPARED_PAIRS
 from mindprint_eval.report import analysis, build
-from mindprint_eval.report.tables import arms, comparisons
-from mindprint_eval.report.tables.model import (
+from mindprint_eval.report.table import (
     NOT_MEASURED,
     Cell,
     Table,
@@ -23,6 +22,7 @@ from mindprint_eval.report.tables.model import (
     number_cell,
     p_value_cell,
 )
+from mindprint_eval.report.tables import arms, comparisons
 
 VOID = {"meta", "link", "br", "hr", "img"}
 
