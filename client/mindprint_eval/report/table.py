@@ -52,6 +52,7 @@ class Table:
 
     @property
     def rows(self) -> int:
+        """Number of rows in all groups."""
         return sum(len(group.rows) for group in self.groups)
 
     def classes(self, place: int, cell: Cell) -> str | None:
@@ -65,6 +66,7 @@ NOT_APPLICABLE_CELL = Cell("\N{EN DASH}")
 
 
 def text_cell(value: object, below: str = "") -> Cell:
+    """Build a cell of text; None or an empty text gives a dash."""
     return Cell(str(value), below) if value is not None and value != "" else NOT_APPLICABLE_CELL
 
 
@@ -86,6 +88,15 @@ def format_number(value: float | None, digits: int = 2, *, scale: float = 1.0, s
 def number_cell(
     value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bool = False, below: str = ""
 ) -> Cell:
+    """Build a cell of a number.
+
+    Args:
+        value: The number; None or NaN gives `not measured`.
+        digits: Digits after the point.
+        scale: Factor, as 100 for percent.
+        sign: Whether positive numbers get a plus sign.
+        below: Text under the number.
+    """
     if value is None or math.isnan(value):
         return NOT_MEASURED_CELL
     return Cell(format_number(value, digits, scale=scale, sign=sign), below)
@@ -108,7 +119,14 @@ def format_interval(low: float, high: float, digits: int = 2, *, scale: float = 
 
 
 def mean_cell(found: Interval, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> Cell:
-    """Build a cell of a mean with its interval under it."""
+    """Build a cell of a mean with its interval under it.
+
+    Args:
+        found: The mean over users and its interval.
+        digits: Digits after the point.
+        scale: Factor, as 100 for percent.
+        sign: Whether positive numbers get a plus sign.
+    """
     below = format_interval(found.low, found.high, digits, scale=scale, sign=sign) if found.users > 1 else "one user"
     return number_cell(found.mean, digits, scale=scale, sign=sign, below=below)
 
