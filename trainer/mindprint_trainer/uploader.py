@@ -11,9 +11,9 @@ from mindprint_trainer.errors import LeaseEnded
 from mindprint_trainer.lease import HeldLease
 from mindprint_trainer.training.multi_adapter import TrainedAdapter
 
-SETTLED_CODES = ("lease_lost", "canary_failed", "gate_failed")
+SETTLED_CODES = ("lease_lost", "parity_failed", "gate_failed")
 """Error codes after which the server has already put the traces back."""
-REFUSED_CODES = ("canary_failed", "gate_failed")
+REFUSED_CODES = ("parity_failed", "gate_failed")
 """Error codes about the version itself: the next try has another seed."""
 LEASE_LOST = "the lease was lost: nothing uploaded"
 

@@ -57,7 +57,7 @@ class LeasesResource(Resource[SenderT]):
             weights: PEFT's adapter_model.safetensors, as bytes or as a file.
 
         Raises:
-            ApiError: `lease_lost` (409), or 422 with the reason, such as `canary_failed`, `adapter_rank` or
+            ApiError: `lease_lost` (409), or 422 with the reason, such as `parity_failed`, `adapter_rank` or
                 `adapter_base_model`.
         """
         return Call(

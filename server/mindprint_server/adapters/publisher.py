@@ -325,7 +325,11 @@ def refusal(version: Version) -> Invalid:
     """Return the error for a refused version, with the figures of the checks that it failed."""
     name = VersionRef.of(version.adapter, version.version)
     if version.parity is not None and not version.parity.passed:
-        return Invalid("canary_failed", f"{name} cannot be shown to be live: {version.parity.reason}")
+        message = (
+            f"{name} failed the parity check ({version.parity.reason}): train its traces again, and compare the "
+            "trainer's base model and precision with the server's if it fails again"
+        )
+        return Invalid("parity_failed", message)
     reasons = "; ".join(describe(check) for check in failed_checks(version))
     return Invalid("gate_failed", f"{name} did not pass ({reasons}): it is kept, and promote puts it in service")
 

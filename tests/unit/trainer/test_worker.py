@@ -106,7 +106,7 @@ def test_a_stop_in_the_middle_releases_the_lease(
     assert server.completed == []
 
 
-@pytest.mark.parametrize("code", ["canary_failed", "gate_failed"])
+@pytest.mark.parametrize("code", ["parity_failed", "gate_failed"])
 def test_a_refused_version_is_told_and_the_next_lease_goes_on(
     server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, refusal: Any, code: str
 ) -> None:

@@ -343,7 +343,7 @@ async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services
     lease = await leased(services)
     with pytest.raises(ServerError) as error:
         await upload(services, lease, tmp_path, honest=False)
-    assert error.value.code == "canary_failed"
+    assert error.value.code == "parity_failed"
     assert (await services.store.versions.get("user/ann", 1)).state == "refused"
     assert (await services.store.live_versions.get("user/ann")).live is None
     assert services.adapters.residency.loaded() == []
