@@ -17,7 +17,7 @@ class Adapter(Reply):
     live: int | None
     canary: int | None = None
     canary_share: float | None = None
-    """Share of the adapter's requests that the candidate answers."""
+    """Share of the adapter's requests that the canary answers."""
     versions: list[Version]
 
 

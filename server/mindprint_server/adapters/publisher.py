@@ -1,4 +1,4 @@
-"""Publishes a new version: from a trainer's upload to a live version, a candidate, or a refusal.
+"""Publishes a new version: from a trainer's upload to a live version, a canary, or a refusal.
 
 `VersionPublisher.publish` is the whole protocol in seven steps. The caller of the publisher moves the pointers of this
 process afterwards (`AdapterService.publish`).
@@ -35,7 +35,7 @@ class VersionGate(Protocol):
     """What the publisher needs of `gate.Gate`."""
 
     async def evaluate(
-        self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
+        self, version: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
     ) -> list[Check]:
         """Run the gate's checks on a version."""
         ...
@@ -93,7 +93,7 @@ class VersionPublisher:
             weights: The uploaded safetensors file; it is moved.
 
         Returns:
-            The version, live or as the candidate.
+            The version, live or as the canary.
 
         Raises:
             Invalid: The files cannot be served, or the version failed a check.
@@ -227,7 +227,7 @@ class VersionPublisher:
         raise refusal(stored)
 
     async def _commit(self, version: VersionRecord, lease_id: str) -> Version:
-        """Store the version as live or as the candidate; the traces are trained in the same transaction."""
+        """Store the version as live or as the canary; the traces are trained in the same transaction."""
         share = self._settings.canary_share or None
         stored = await self._store.publication.publish(lease_id, version, canary_share=share)
         self._residency.keep(stored.adapter, stored.version)

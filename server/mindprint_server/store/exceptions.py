@@ -97,7 +97,7 @@ class StoreBusy(Busy, StoreError):
     """The database was not free in time. The same call may succeed in a moment."""
 
     def __init__(self, why: str) -> None:
-        super().__init__("store_busy", f"the database is busy ({why}): try again: retry in a moment")
+        super().__init__("store_busy", f"the database is busy ({why}): retry in a moment")
 
 
 class NothingToRollBack(Conflict, StoreError):
@@ -136,7 +136,7 @@ class AlreadyLive(Conflict, StoreError):
     def __init__(self, key: str, version: int) -> None:
         super().__init__(
             "version_live",
-            f"{VersionRef.of(key, version)} is live: make another version live first, or release another as candidate",
+            f"{VersionRef.of(key, version)} is live: make another version live first, or choose another as the canary",
         )
 
 

@@ -153,10 +153,10 @@ async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> St
         return None
     adapter = AdapterKey(key)
     own = [key] if adapter.kind == "cohort" or start_from == "parent" else []
-    for candidate in own + (
+    for source in own + (
         await live_versions.list_fallback_adapters(db, adapter.name) if adapter.kind == "user" else []
     ):
-        version = (await live_versions.get(db, candidate)).live
+        version = (await live_versions.get(db, source)).live
         if version and version.files:
             return Start(adapter=version.adapter, version=version.version, digest=version.digest)
     return None

@@ -49,7 +49,7 @@ async def test_a_person_releases_a_candidate(store: Store, make: Any) -> None:
         await make.trained(store)
     released = await store.live_versions.set_canary(KEY, 2, 0.3)
     assert (released.live, released.canary, released.canary_share) == (3, 2, 0.3)
-    assert (await store.live_versions.rollback(KEY)).live == 1  # a candidate is still on trial
+    assert (await store.live_versions.rollback(KEY)).live == 1  # a canary is not live yet
     assert (await store.live_versions.set_canary(KEY, 2, 0.5)).canary_share == 0.5
     ended = await store.live_versions.set_canary(KEY, None, 0.5)
     assert (ended.live, ended.canary, ended.canary_share) == (1, None, None)
