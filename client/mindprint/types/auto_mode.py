@@ -11,7 +11,13 @@ AskedMode = Literal["direct", "generic", "personal", "auto"]
 """What a query may ask for: `auto` is `personal` where the user's evidence says that thinking pays, else `direct`."""
 QueryKind = Literal["closed", "open"]
 """`closed`: with choices."""
-AutoModeReason = Literal["pays", "not_shown", "too_few", "cohort", "nobody", "other_user"]
+AutoModeReason = Literal["pays", "not_shown", "too_few", "cohort", "no_user", "other_user"]
+"""Why `auto` chose a mode.
+
+`pays`: thinking is shown to make the user's real answers likelier; the only reason for `personal`. `not_shown`: it is
+not shown to. `too_few`: the gain is known for too few questions. `cohort`: a cohort's version answers. `no_user`: the
+request names no user. `other_user`: the version is another user's.
+"""
 
 
 class AutoModeDecision(Reply):
@@ -22,8 +28,8 @@ class AutoModeDecision(Reply):
 
     mode: Mode
     reason: AutoModeReason
-    """`pays`, or what keeps it `direct`: not shown to pay, too few questions, a cohort's version answers, nobody is
-    asked about, or the version is another user's."""
+    """`pays` for `personal`. For `direct`: thinking is not shown to pay, the gain of too few questions is known, a
+    cohort's version answers, the request names no user, or the version is another user's."""
     why: str
     """The same in words."""
     items: int = 0

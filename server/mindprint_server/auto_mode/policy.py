@@ -110,7 +110,7 @@ def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision
     """Choose `direct` where no evidence can exist: no user, a cohort's version, or another user's version.
 
     Args:
-        user_id: The user who is asked about; None if nobody is.
+        user_id: The user whose memory is used; None without one.
         model: What would answer: `base`, or the name of a version.
 
     Returns:
@@ -122,7 +122,7 @@ def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision
             mode="direct", reason="cohort", why=f"{model} answers for many users: what thinking gains one is unknown"
         )
     if user_id is None:
-        return AutoModeDecision(mode="direct", reason="nobody", why="no user is asked about")
+        return AutoModeDecision(mode="direct", reason="no_user", why="the request names no user")
     if key not in (None, AdapterKey.user(user_id)):
         return AutoModeDecision(
             mode="direct", reason="other_user", why=f"{model} was measured on its own user's questions"

@@ -62,7 +62,7 @@ class AutoModeSelector:
         if wanted != "auto":
             return wanted, None
         decision = await self._decide(user_id, adapter, kind)
-        self._metrics.routes.labels(mode=decision.mode, reason=decision.reason).inc()
+        self._metrics.auto_decisions.labels(mode=decision.mode, reason=decision.reason).inc()
         return decision.mode, decision.why
 
     async def _decide(self, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind) -> AutoModeDecision:

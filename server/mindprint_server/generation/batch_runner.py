@@ -199,8 +199,8 @@ class BatchRunner:
     def _start_items(self) -> None:
         stats = self._engine.stats()
         limit = self._concurrency.update(stats)
-        self._metrics.inflight.set(self._scheduler.running)
-        self._metrics.see(stats)
+        self._metrics.batch_in_flight.set(self._scheduler.running)
+        self._metrics.update_engine(stats)
         for item in self._scheduler.take(limit - self._scheduler.running, time.monotonic()):
             active = self._active[item.batch_id]
             self._spawn(active, self._process_item(active, item))

@@ -70,7 +70,7 @@ class TraceImporter:
             ingested = await self._store.traces.add_imported(
                 user_id, traces, fingerprint=checks.fingerprint, max_waiting=self._settings.max_backlog
             )
-        self._metrics.given.inc(ingested.created)
+        self._metrics.imported.inc(ingested.created)
         return ingested
 
     async def _trace(self, user_id: str, imported: ImportedTrace, param: str, history: UserHistory) -> Trace:

@@ -67,7 +67,7 @@ async def ask(services: Container, choices: list[str] | None = CLOSED, **request
 
 
 def took(services: Container, mode: str, reason: str) -> float:
-    return counted(services, "routes_total", mode=mode, reason=reason)
+    return counted(services, "auto_decisions_total", mode=mode, reason=reason)
 
 
 async def test_without_evidence_it_is_off(services: Container) -> None:

@@ -116,7 +116,7 @@ async def test_the_same_again_changes_nothing(services: Container) -> None:
     elsewhere = given(8, given(5).thinking)
     assert counts(await imported(services, [other_words, same_words, elsewhere])) == (2, 1)
     assert len(await services.store.traces.find()) == 5
-    assert services.metrics.registry.get_sample_value("mindprint_traces_given_total") == 5
+    assert services.metrics.registry.get_sample_value("mindprint_traces_imported_total") == 5
 
 
 async def test_two_who_bring_the_same_at_once_store_it_once(services: Container) -> None:
