@@ -108,7 +108,7 @@ def test_an_adapter_that_is_always_in_use_makes_room_in_the_end() -> None:
             break
     assert waiting.admitted
     assert room.now <= MAX_STARVATION_S + 2
-    assert room.evicted == [1], "the one served longest"
+    assert room.evicted == [1], "the one that was active longest"
     assert admitted(busy[1]) == [False], "its new users queue up"
     room.release(waiting)
     assert admitted(busy[1]) == [True]
