@@ -1,8 +1,9 @@
-"""Parity items: log-probabilities that the engine must reproduce once it has loaded the adapter (invariant 5).
+"""Parity items: log-probabilities that the engine must reproduce once it has loaded the adapter.
 
-They are computed with weights rounded to what the engine holds, in the trainer's own arithmetic. Where that is float32
-and the engine's bfloat16, both differ by rounding: 0.10 nats a token on the 135M model, 0.16 with an adapter on it,
-measured on unlikely text. Two bfloat16 implementations differ by 0.10. An adapter moves its items by whole nats.
+They prove that a live adapter is the one that was trained. The weights are rounded to what the engine holds; the
+arithmetic is the trainer's own. If the trainer computes in float32 and the engine in bfloat16, rounding alone makes
+them differ: by 0.10 nats a token on the 135M model, and by 0.16 with an adapter on it, measured on unlikely text. Two
+bfloat16 implementations differ by 0.10. An adapter changes the log-probabilities of its items by whole nats.
 """
 
 from __future__ import annotations

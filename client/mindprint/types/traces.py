@@ -43,7 +43,7 @@ CORRECT_ANSWER_REASONS: tuple[str, ...] = tuple(reason for reason, group in REAS
 
 
 class Provenance(Reply):
-    """What made a trace or an answer (invariant 6)."""
+    """What made a trace or an answer."""
 
     model: str
     """`base`, a version such as `user/anna@2`, or `imported` where somebody brought the thinking."""

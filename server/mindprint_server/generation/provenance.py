@@ -1,4 +1,4 @@
-"""What made a trace: model, prompt, sampling and memory, so that it can be made again (invariant 6)."""
+"""Provenance: the model, prompt, sampling and memory that made a trace, so that it can be reproduced."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ class TrainingRun:
 
 
 def check_single_user(lease: Lease) -> None:
-    """Check that a user's adapter is trained on that user's samples only (invariant 7 of the design).
+    """Check that a user's adapter is trained on that user's samples only: no user's data reaches another's adapter.
 
     Raises:
         CannotTrain: The lease is for a user's adapter and holds samples of another user.
