@@ -120,12 +120,15 @@ class VersionPublisher:
 
     def _check_upload(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> None:
         if manifest.adapter != lease.adapter or set(manifest.trace_ids) != set(lease.trace_ids):
-            raise Invalid("manifest_mismatch", "the manifest's adapter or traces are not those of the lease")
+            raise Invalid(
+                "manifest_mismatch",
+                "the manifest's adapter or traces are not those of the lease: upload under the lease that they are of",
+            )
         served = self._engine.info().base_digest
         if manifest.base_digest != served:
             raise Invalid(
                 "adapter_base_model",
-                f"trained on base {manifest.base_digest[:23]}…, served is {served[:23]}…: train on that",
+                f"trained on base {manifest.base_digest[:23]}…, served is {served[:23]}…: train on the served base",
             )
         max_rank, targets = self._settings.max_lora_rank, self._settings.target_modules
         shapes = validation.read_shapes(weights)
@@ -161,7 +164,8 @@ class VersionPublisher:
             try:
                 adapter = await stack.enter_async_context(self._residency.pin_for_request(self._storage.ref(version)))
             except (ValueError, OSError) as error:
-                raise Invalid("adapter_load", str(error)) from error
+                message = f"the engine cannot load the adapter ({error}): upload the files that PEFT wrote"
+                raise Invalid("adapter_load", message) from error
             yield adapter
 
     async def _check_parity(self, version: VersionRecord, adapter: AdapterRef) -> VersionRecord:
@@ -331,7 +335,9 @@ def refusal(version: Version) -> Invalid:
         )
         return Invalid("parity_failed", message)
     reasons = "; ".join(describe(check) for check in failed_checks(version))
-    return Invalid("gate_failed", f"{name} did not pass ({reasons}): it is kept, and promote puts it in service")
+    return Invalid(
+        "gate_failed", f"{name} failed the gate ({reasons}): train again, or promote it by number to use it anyway"
+    )
 
 
 def describe(check: Check) -> str:

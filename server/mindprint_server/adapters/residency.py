@@ -127,7 +127,10 @@ class AdapterResidency:
             request = await self._slots.acquire(adapter.engine_id, max_wait_s=self._settings.adapter_wait_s)
         except TimeoutError:
             self._metrics.adapter_requests.labels(outcome="busy").inc()
-            message = f"every place in the engine has been in use for {self._settings.adapter_wait_s:g} s: retry"
+            message = (
+                f"every adapter slot of the engine was in use for {self._settings.adapter_wait_s:g} s: "
+                "retry in a moment, or raise max_cpu_loras"
+            )
             raise Busy("adapters_busy", message) from None
         outcome = "wait" if request.queued else "hit" if hit else "load"
         self._metrics.adapter_requests.labels(outcome=outcome).inc()

@@ -118,7 +118,7 @@ def from_http(error: HTTPException, request: Request) -> ApiError:
     """The router's and the body reader's refusals."""
     status, path = error.status_code, request.url.path
     if status == 404 and b"%2f" in (request.scope.get("raw_path") or b"").lower():
-        return ApiError(422, "invalid_name", "a name in the path holds a slash: names are no paths", param="path")
+        return ApiError(422, "invalid_name", "a name in the path holds a slash: use a name without one", param="path")
     if status == 404:
         return ApiError(
             404, "not_found", f"there is no {clean(path, 200)!r} here: GET /openapi.json lists what there is"
@@ -157,7 +157,7 @@ def from_engine(error: Exception, settings: LimitSettings) -> ApiError:
     if isinstance(error, PromptTooLong):
         return ApiError(422, "prompt_too_long", str(error))
     message = (
-        f"not done within {settings.request_timeout_s:g} s: ask for fewer tokens, or again when the server is less busy"
+        f"not done within {settings.request_timeout_s:g} s: ask for fewer tokens, or retry when the server is less busy"
     )
     return ApiError(504, "timeout", message)
 
@@ -210,5 +210,5 @@ def install(app: FastAPI) -> None:
 
 def internal(request_id: str) -> ApiError:
     """What a caller hears of a fault of ours; the rest is in the log."""
-    message = f"the server failed on this request: retry, and report it with request id {request_id} if it stays"
+    message = f"the server failed on this request: retry, and report request id {request_id} if it fails again"
     return ApiError(500, "internal_error", message)

@@ -51,7 +51,7 @@ async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     await services.store.users.get(user_id)
     found = await services.store.profiles.get_newest(user_id)
     if found is None:
-        message = f"nothing is written about user {user_id!r} yet: POST /v1/users/{user_id}/profile writes it"
+        message = f"there is no profile of user {user_id!r} yet: POST /v1/users/{user_id}/profile writes one"
         raise NotFound("profile_not_found", message)
     return found
 

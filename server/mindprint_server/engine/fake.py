@@ -131,7 +131,7 @@ class FakeEngine:
 
     def _check_length(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
         if len(prompt_ids) + max_tokens > self._info.max_model_len:
-            raise PromptTooLong("too long for the fake engine")
+            raise PromptTooLong("the prompt is too long for the fake engine: shorten it")
 
     def _hash(self, prompt_ids: Sequence[int], salt: int | str | None, adapter: AdapterRef | None) -> int:
         text = f"{self.tokenizer.decode(prompt_ids)}|{salt}|{adapter.name if adapter else ''}"

@@ -61,7 +61,7 @@ class IdempotencyConflict(Conflict, StoreError):
     def __init__(self, key: str) -> None:
         super().__init__(
             "idempotency_conflict",
-            f"idempotency key {key!r} came with another request before: use a new key",
+            f"idempotency key {key!r} was sent with another request: use a new key",
             param="idempotency_key",
         )
 
@@ -82,7 +82,7 @@ class BacklogFull(LimitExceeded, StoreError):
         super().__init__(
             "backlog_full",
             f"{waiting} accepted traces wait for {key}, of at most {max_waiting}: "
-            "send fewer, or again when some are trained",
+            "send fewer, or send them again when some are trained",
         )
 
 
@@ -107,7 +107,7 @@ class NothingToRollBack(Conflict, StoreError):
         super().__init__(
             "nothing_to_roll_back",
             f"adapter {key!r} has no earlier version that passed its gate: "
-            "promote names a version, or null for the base",
+            "promote a version by number, or null for the base",
         )
 
 
@@ -126,7 +126,7 @@ class VersionRefused(Conflict, StoreError):
 
     def __init__(self, key: str, version: int) -> None:
         super().__init__(
-            "version_refused", f"{VersionRef.of(key, version)} was refused: promote it by name if you mean it"
+            "version_refused", f"{VersionRef.of(key, version)} was refused: promote it by number to use it anyway"
         )
 
 
@@ -146,5 +146,6 @@ class EveryoneStays(Conflict, StoreError):
     def __init__(self) -> None:
         super().__init__(
             "everyone_stays",
-            "cohort 'everyone' holds all who are in no other: add users to another, or remove them from it",
+            "cohort 'everyone' holds all who are in no other cohort, and cannot be edited: "
+            "add users to another cohort, or remove them from that one",
         )
