@@ -50,7 +50,7 @@ class VersionPublisher:
         residency: Loads the version into the engine.
         gate: Evaluates the loaded version.
         prefetcher: Prefills the user's memory through the version.
-        admission: Tells when no interactive request runs; the parity check waits for that.
+        admission: Knows when no interactive request runs; the parity check waits for that.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class VersionPublisher:
         self._admission = admission
         self._base_shapes: validation.Shapes = {}
         self._uploads: dict[str, asyncio.Lock] = {}
-        # A publication holds one slot and may wait for another, that of the live version. Half of the slots stay free
-        # for the second, so that publications cannot block each other.
+        # A publication holds a slot for the new version and may wait for one for the live version. At most half of the
+        # slots are taken by new versions, so that publications cannot block each other.
         self._publications = asyncio.Semaphore(max(1, ctx.settings.max_cpu_loras // 2))
 
     async def start(self) -> None:
@@ -84,7 +84,7 @@ class VersionPublisher:
         self._base_shapes = await asyncio.to_thread(validation.read_base_shapes, folder)
 
     async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
-        """Publish the version that was trained under a lease. A repeated upload has the outcome of the first.
+        """Publish the version that was trained under a lease. A repeated upload has the result of the first one.
 
         Args:
             lease_id: The lease.
@@ -159,7 +159,7 @@ class VersionPublisher:
 
     @asynccontextmanager
     async def _load(self, version: VersionRecord) -> AsyncIterator[AdapterRef]:
-        """Hold the version in the engine. It is unloaded with the block, unless `_commit` keeps it."""
+        """Keep the version loaded during the block. It is unloaded afterwards, unless `_commit` keeps it."""
         async with AsyncExitStack() as stack:
             try:
                 adapter = await stack.enter_async_context(self._residency.pin_for_request(self._storage.ref(version)))
@@ -192,7 +192,7 @@ class VersionPublisher:
     async def _evaluate(
         self, version: VersionRecord, adapter: AdapterRef, held_out: Mapping[str, Sequence[str]]
     ) -> VersionRecord:
-        """Run the gate beside the version that answers now. A version that failed the parity check skips it."""
+        """Run the gate, with the live version as a reference. A version that failed the parity check skips it."""
         if version.state == "refused":
             return version
         async with AsyncExitStack() as stack:
@@ -203,7 +203,7 @@ class VersionPublisher:
         return add_checks(version, checks)
 
     async def _load_live(self, key: str, stack: AsyncExitStack) -> AdapterRef | None:
-        """Hold the version that a new version of `key` would replace. For a user it may be a cohort's."""
+        """Keep the version loaded that a new version of `key` would replace; for a user it may be a cohort's."""
         adapter = AdapterKey(key)
         _, pointers = (
             await self._store.live_versions.resolve_for_user(adapter.name)
@@ -282,7 +282,7 @@ class VersionPublisher:
 
     @asynccontextmanager
     async def _lease_extended(self, lease_id: str) -> AsyncIterator[None]:
-        """Extend the lease while the block runs: a complete upload is not lost if its trainer goes away."""
+        """Extend the lease during the block, so that a complete upload is not lost if its trainer dies."""
         ttl = self._settings.lease_extension_s
 
         async def extend() -> None:

@@ -28,7 +28,7 @@ from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRecor
 
 log = structlog.get_logger(__name__)
 MAX_TRIES = 3
-"""How often a request resolves its model again because the version's files were removed while it waited."""
+"""Tries to resolve the model of a request. A further try follows if the version's files were removed meanwhile."""
 
 
 class Unusable(Conflict):
@@ -105,10 +105,10 @@ class AdapterService:
 
     @asynccontextmanager
     async def acquire(self, model: str) -> AsyncIterator[AdapterRef | None]:
-        """Hold the version that a model name stands for now; it stays loaded while the block runs.
+        """Resolve a model name to a version, and keep that version loaded during the block.
 
-        A user without a version in service gets the cohort's, and without that the base model. So does a request whose
-        live version cannot be loaded.
+        A user without a version in service gets the cohort's version, else the base model. If the version in service
+        cannot be loaded, the base model answers.
 
         Args:
             model: `base`, `user/<id>` or `cohort/<name>`, the latter two optionally with `@<version>`.
@@ -186,7 +186,7 @@ class AdapterService:
     # --- pointers ---
 
     async def promote(self, key: str, version: int | None) -> Adapter:
-        """Make a version live; None takes the adapter off. The version is loaded before the pointer moves.
+        """Make a version live; None takes the adapter off. The version is loaded first.
 
         Raises:
             Unusable: The version cannot be loaded.
@@ -264,7 +264,7 @@ class AdapterService:
         await self._sync_pointers(key, await self._store.live_versions.get(key))
 
     async def _sync_pointers(self, key: str, pointers: Pointers) -> None:
-        """Follow the store's pointers: versions that they no longer name are unloaded when they are idle."""
+        """Apply the store's pointers to this process: unload versions that they no longer name, once they are idle."""
         live, canary = pointers.live, pointers.canary
         now = live.version if live else None, canary.version if canary else None
         if self._serving.get(key, (None, None)) == now:

@@ -1,4 +1,4 @@
-"""Traces: one now, a page of them, or all of them as a stream."""
+"""Routes of traces: generate one, list pages, export all as a stream."""
 
 from __future__ import annotations
 

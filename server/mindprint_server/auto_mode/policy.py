@@ -1,14 +1,14 @@
-"""Pure rules of `mode: auto`: does thinking pay for this user and this kind of question?
+"""Pure rules of `mode: auto`: whether thinking pays for a user and a kind of question.
 
 The evidence is the gain of a question: log p of the real answer after thinking, minus log p without thinking. Two
 sources measure gains. Only those of the model that would answer count:
 
 - The gate measures a user's own version on held-out engagements, after thinking from the bare `<think>` tag. The unit
   is nats, and nats a token for open answers.
-- The verdicts measure the base model: Gain of unhinted candidates, whatever their verdict, in nats a token. Later
+- The verifier measures the base model: Gain of unhinted candidates, whatever their verdict, in nats a token. Later
   candidates of an engagement exist only because the first was rejected, so only the first one with a Gain counts. A
-  batch skips closed questions that its pre-filter finds hopeless (docs/decisions/006): the gain is that of the
-  questions worth thinking about, and flatters the others.
+  batch skips closed questions whose real answer is unlikely (docs/decisions/006). So the gain is that of the questions
+  worth thinking about, and is too high for the others.
 """
 
 from __future__ import annotations

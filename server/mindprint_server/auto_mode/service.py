@@ -1,7 +1,7 @@
 """Chooses the mode of `mode: auto` requests, from evidence that it reads from the store and caches.
 
-The decisions for both kinds of questions are cached per user and model. Another live version has another name, so a
-pointer that moves leads to the evidence of that version at once.
+The decisions for both kinds of questions are cached per user and model. A new live version has another model name, so
+its evidence is used at once.
 """
 
 from __future__ import annotations

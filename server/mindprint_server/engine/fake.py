@@ -1,4 +1,4 @@
-"""A deterministic engine without a model, for tests of HTTP and store logic. It says nothing about generation."""
+"""A deterministic engine without a model, for tests of HTTP and of the store. It cannot test generation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FakeTokenizer:
         return "".join(self._texts[i] for i in ids)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Write each message behind its role in brackets."""
+        """Render each message as its role in brackets and its text."""
         return "".join(f"[{m['role']}] {m['content']}\n" for m in messages) + "[assistant]\n"
 
 
@@ -83,7 +83,7 @@ class FakeEngine:
         self.ready = True
 
     async def stop(self) -> None:
-        """End being ready."""
+        """Set `ready` to False."""
         self.ready = False
 
     def info(self) -> EngineInfo:

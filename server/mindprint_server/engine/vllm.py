@@ -239,7 +239,7 @@ class VllmEngine:
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
-        """Score candidates for the next token; see `Engine.next_logprobs`."""
+        """Score tokens as the next token; see `Engine.next_logprobs`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -28,7 +28,7 @@ class ThinkingSample:
     Attributes:
         text: The thinking. It may be cut to its last whole sentence.
         tokens: Number of generated tokens, before any cut.
-        collapsed: It loops, never ends, or says next to nothing (method: collapse rate).
+        collapsed: It loops, never ends, or has hardly any words of its own (method: collapse rate).
     """
 
     text: str
@@ -134,7 +134,7 @@ def check_length_ratio(
 ) -> Check:
     """Check that the version thinks neither much shorter nor much longer than the base.
 
-    The margin is that of the logarithms of the paired ratios, because lengths differ by factors.
+    The margin is computed from the logarithms of the paired ratios, because lengths differ by factors.
 
     Args:
         samples: Thinking samples of the version.
@@ -172,6 +172,4 @@ def check_general(score: float, base: float, *, max_drop: float) -> Check:
     if not math.isfinite(score):
         return Check(name="general", passed=False, detail="a score is not finite")
     bound = base - max_drop
-    return Check(
-        name="general", value=score, bound=bound, passed=score >= bound, detail=f"the base has {base:.1f}"
-    )
+    return Check(name="general", value=score, bound=bound, passed=score >= bound, detail=f"the base has {base:.1f}")

@@ -147,8 +147,7 @@ class Gate:
         asked = asked or GENERAL_QUESTIONS[: settings.gate_thoughts]
         count = max(len(asked), settings.gate_thoughts)
         ours, theirs = [
-            await self._measurements.generate_thinking(asked, mode, adapter, count=count)
-            for adapter in (version, None)
+            await self._measurements.generate_thinking(asked, mode, adapter, count=count) for adapter in (version, None)
         ]
         after, base_after = [
             await self._measurements.score_after_thinking(questions, samples, adapter)

@@ -10,7 +10,7 @@ from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 
 TEMPLATE_RESERVE_TOKENS = 64
-"""Tokens kept free for what surrounds thinking and answer: tags, the answer's lead, the end of the turn."""
+"""Tokens kept free for the text around thinking and answer: tags, the answer prefix, the end of the turn."""
 
 
 class PromptBuilder:

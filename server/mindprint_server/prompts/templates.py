@@ -15,7 +15,7 @@ from mindprint_server.engine import Message
 from mindprint_server.prompts.types import RecalledMemory
 
 PROMPT_VERSION = "2"
-"""Changed with every change of a text below; golden tests fail where a text changed and this did not."""
+"""Version of the texts below. Change it with every change of a text; golden tests fail otherwise."""
 
 SYSTEM = "You answer as one particular user would. What is known about this user:"
 NOTHING_KNOWN = "Nothing is known about this user yet."
@@ -28,7 +28,7 @@ HINT_LINE = (
     "This user's answer is: {answer}\n"
     "Think about what this user has shown before that leads to this answer, then give this user's answer."
 )
-"""Replaces the personal mode's line where the prompt shows the real answer."""
+"""Replaces the personal mode's line if the prompt shows the real answer."""
 SUMMARIZE = "Below is what one user was asked and how the user answered. Describe what this user prefers and why."
 MERGE = "Below are notes about one user, oldest first. Write one short description of what this user prefers and why."
 SUMMARY_RULE = "Write at most four short sentences. Begin with: This user"
@@ -98,7 +98,7 @@ def prefix_with_reminders(thinking_prefix: str, memory: RecalledMemory, special:
 
 
 def prefix_without_reminders(thinking_prefix: str, mode_prefix: str) -> str:
-    """Return a thinking prefix without its reminders, which are about the user; the rest says nothing of the user."""
+    """Return a thinking prefix without its reminders. What is left says nothing about the user."""
     return (
         mode_prefix
         if thinking_prefix.startswith(mode_prefix) and thinking_prefix.endswith(CONCLUDE)

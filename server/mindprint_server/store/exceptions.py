@@ -16,13 +16,13 @@ HINTS = {
     "version": "GET /v1/adapters/{key} lists the adapter's",
     "cohort": "GET /v1/cohorts lists them, PUT /v1/cohorts/{name} creates one",
 }
-"""What to do where a record of this kind does not exist."""
+"""What to do if a record of this kind does not exist."""
 
 
 class StoreError(Exception):
-    """Anything the store refuses. Nothing of the refused call has been written.
+    """A call that the store refuses. Nothing of it has been written.
 
-    Raised itself only when the database cannot be opened.
+    This class itself is raised only if the database cannot be opened.
     """
 
 
