@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from mindprint.types import Engagement, as_utc
 
 QuestionKind = Literal["closed", "rating", "open", "ranking"]
-"""`closed`: a question with choices. `rating`: they are numbers. `ranking`: the rank of the real answer counts."""
+"""`closed`: a question with choices. `rating`: its choices are numbers. `ranking`: the rank of the real answer counts.
+`open`: a question without choices."""
 FILE_NAMES = ("users.jsonl", "train.jsonl", "eval.jsonl")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Time of the first row where rows have no times: only their order matters."""
@@ -44,9 +45,9 @@ class HeldOutQuestion:
     seen: bool | None = None
     """Whether the user was asked the same question before; None if the dataset does not say."""
     best: str | None = None
-    """Answer of a synthetic user's hidden rule without noise; None for real users."""
+    """Answer that the hidden rule of a synthetic user gives without noise; None for real users."""
     kind: QuestionKind = "closed"
-    """Decides which metrics apply."""
+    """Kind of the question. It decides which metrics apply."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_why_a_version_is_so(run: Any, server: Any, samples: Any) -> None:
     assert line_of(told, "t2 ").split()[:4] == ["t2", "e2", "yes", "yes"]
     assert "target -0.400" in line_of(told, "t1 ")
     assert "answer directly\nann: e5\n" in told, "what has a trace is not told twice"
-    assert "examined on\nann: e8, e9\n" in told
+    assert "evaluated on\nann: e8, e9\n" in told
 
 
 def test_a_cohorts_traces_name_their_users(run: Any, server: Any, samples: Any) -> None:
@@ -87,9 +87,9 @@ def test_an_old_version_has_not_much_to_tell(run: Any, server: Any, samples: Any
     found = lineage(samples, version=version, traces=[], fast={}, held_out={}, ancestors=[])
     server.routes(GET_v1_adapters_user_ann_versions_1_lineage=found)
     told = run("adapters", "why", "user/ann@1").stdout
-    assert "no gate has seen it" in told
+    assert "no gate has evaluated it" in told
     assert "no traces" in told
-    assert "examined on" not in told
+    assert "evaluated on" not in told
 
 
 @pytest.mark.parametrize("columns", ["120", "80"])
