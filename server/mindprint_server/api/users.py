@@ -22,8 +22,8 @@ router = APIRouter(prefix="/v1/users", tags=["users"])
 
 @router.get("")
 async def list_users(services: ContainerDep, limit: Limit = 100, after: After = None) -> UserPage:
-    found = await services.store.users.list_page(after=after, limit=limit + 1)
-    return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    users = await services.store.users.list_page(after=after, limit=limit + 1)
+    return UserPage(users=users[:limit], next=users[limit - 1].id if len(users) > limit else None)
 
 
 @router.get("/{user_id}")
@@ -42,18 +42,18 @@ async def list_engagements(
     user_id: UserId, services: ContainerDep, limit: Limit = 100, after: After = None
 ) -> EngagementPage:
     await services.store.users.get(user_id)
-    found = await services.store.engagements.list_page(user_id, after=after, limit=limit + 1)
-    return EngagementPage(engagements=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    page = await services.store.engagements.list_page(user_id, after=after, limit=limit + 1)
+    return EngagementPage(engagements=page[:limit], next=page[limit - 1].id if len(page) > limit else None)
 
 
 @router.get("/{user_id}/profile")
 async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     await services.store.users.get(user_id)
-    found = await services.store.profiles.get_newest(user_id)
-    if found is None:
+    newest = await services.store.profiles.get_newest(user_id)
+    if newest is None:
         message = f"there is no profile of user {user_id!r} yet: POST /v1/users/{user_id}/profile writes one"
         raise NotFound("profile_not_found", message)
-    return found
+    return newest
 
 
 @router.post("/{user_id}/profile")

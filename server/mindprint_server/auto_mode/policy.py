@@ -132,11 +132,11 @@ def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision
 
 def gate_evidence(checks: Iterable[Check], kind: QueryKind) -> Evidence:
     """Read the evidence from the gate's checks of a version. It is empty if the gate did not measure the gain."""
-    found = {check.name: check for check in checks}.get(thinking_gain_check_name(kind))
+    measured = {check.name: check for check in checks}.get(thinking_gain_check_name(kind))
     unit: Unit = "nats" if kind == "closed" else "nats a token"
-    if found is None or found.value is None or found.items is None:
+    if measured is None or measured.value is None or measured.items is None:
         return Evidence.from_gains([], unit)
-    return Evidence(found.items, found.value, found.deviation or 0.0, unit)
+    return Evidence(measured.items, measured.value, measured.deviation or 0.0, unit)
 
 
 def trace_evidence(newest_first: Iterable[Gain], kind: QueryKind) -> Evidence:

@@ -25,8 +25,8 @@ def slow_sample(trace: Trace, mode_prefix: str, choices: Sequence[str] = (), *, 
     """
     assert trace.engagement_id is not None
     answer_prefix = str(trace.provenance.sampling.get("answer_prefix", ""))
-    begun, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("thinking_prefix", "")))
-    thinking_prefix = prefix_without_reminders(begun, mode_prefix)
+    whole_prefix, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("thinking_prefix", "")))
+    thinking_prefix = prefix_without_reminders(whole_prefix, mode_prefix)
     return Sample(
         kind="slow",
         user_id=trace.user_id,
@@ -34,7 +34,7 @@ def slow_sample(trace: Trace, mode_prefix: str, choices: Sequence[str] = (), *, 
         trace_id=trace.id,
         prompt=trace.prompt + thinking_text.OPEN,
         thinking_prefix=thinking_prefix,
-        reminder=begun.removeprefix(thinking_prefix),
+        reminder=whole_prefix.removeprefix(thinking_prefix),
         thinking=body,
         thinking_suffix=thinking_text.CLOSE + answer_prefix,
         answer=thinking_text.answer_suffix(answer_prefix, trace.answer) if answered else "",
