@@ -44,7 +44,7 @@ async def test_a_version_that_goes_live_ends_an_older_candidate(store: Store, ma
     assert (await store.adapters.get(KEY)).canary_share is None
 
 
-async def test_a_person_releases_a_candidate(store: Store, make: Any) -> None:
+async def test_canary_is_set_and_ended_by_hand(store: Store, make: Any) -> None:
     for _ in range(3):
         await make.trained(store)
     released = await store.live_versions.set_canary(KEY, 2, 0.3)
@@ -128,7 +128,7 @@ async def test_withdrawn_at_once_by_two_replicas_it_falls_back_once(
     assert (await store.versions.get(KEY, 3)).checks == [check]
 
 
-async def test_a_candidate_or_a_standby_is_withdrawn(store: Store, make: Any, check: Check) -> None:
+async def test_canary_or_standby_is_withdrawn(store: Store, make: Any, check: Check) -> None:
     await make.trained(store)
     await make.trained(store)
     await make.trained(store, canary_share=0.1)

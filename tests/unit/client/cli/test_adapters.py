@@ -119,7 +119,7 @@ def test_list_shows_canaries(run: Any, server: Any, samples: Any) -> None:
     assert "3 at 25.0 %" in run("adapters", "list").stdout
 
 
-def test_release_and_its_end(run: Any, server: Any, samples: Any) -> None:
+def test_canary_and_its_end(run: Any, server: Any, samples: Any) -> None:
     server.answers_with(
         httpx.Response(200, json=samples.adapter(canary=7, canary_share=0.2)),
         httpx.Response(200, json=samples.adapter()),
@@ -149,7 +149,7 @@ def test_export(run: Any, server: Any, tmp_path: Path) -> None:
     assert "is not empty" in again.stderr
 
 
-def test_a_trace_tells_its_versions(run: Any, server: Any, samples: Any) -> None:
+def test_trace_shows_its_versions(run: Any, server: Any, samples: Any) -> None:
     server.routes(GET_v1_traces_t1=samples.trace(versions=["user/ann@2", "cohort/everyone@1"]))
     assert "user/ann@2, cohort/everyone@1" in line_of(run("traces", "show", "t1").stdout, "versions")
 

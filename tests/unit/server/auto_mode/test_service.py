@@ -147,7 +147,7 @@ async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains
     assert took(services, "direct", "not_shown") == 1
 
 
-async def test_a_pointer_that_moves_takes_its_routes_with_it(services: Container, gate: Gate, tmp_path: Path) -> None:
+async def test_moved_pointer_changes_the_decisions(services: Container, gate: Gate, tmp_path: Path) -> None:
     gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path)
     assert (await ask(services, model="user/ann")).mode == "personal"

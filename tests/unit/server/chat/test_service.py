@@ -389,7 +389,7 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
         assert not room.services.adapters.residency.is_needed("user/ann", 1)
 
 
-async def test_traces_by_a_version_are_watched_and_never_replaced(room: Room) -> None:
+async def test_traces_of_a_version_count_for_its_health_and_are_never_replaced(room: Room) -> None:
     room.engine.thinks["user/ann@1"] = EMPTY  # type: ignore[assignment]
     request = TraceRequest(user_id="ann", query="A walk?", model="user/ann")
     trace = await room.services.traces.create(request)
