@@ -1,4 +1,4 @@
-"""What answers for a model name: candidates, withdrawal, cohorts."""
+"""What answers for a model name: canaries, withdrawal, cohorts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def serve(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
 # --- candidates ---
 
 
-async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(serve: Open, tmp_path: Path) -> None:
+async def test_canary_answers_its_share_and_is_promoted_after_good_answers(serve: Open, tmp_path: Path) -> None:
     services = await serve(canary_share=0.4, canary_requests=3)
     assert (await published(services, tmp_path)).state == "live", "there is none yet that it could share with"
     assert (await published(services, tmp_path)).state == "canary"

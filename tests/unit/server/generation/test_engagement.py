@@ -42,7 +42,7 @@ async def leased(services: Container, user: str = "ann") -> Lease:
 
 
 async def upload(services: Container, lease: Lease, folder: Path, *, mark: int = 0, honest: bool = True) -> Version:
-    """What a trainer does: weights, config and a canary that holds if `honest`."""
+    """What a trainer does: weights, config and a parity item that holds if `honest`."""
     weights = folder / f"upload-{lease.id}-{mark}"
     write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
     prompt, target = services.engine.tokenizer.encode("a prompt"), services.engine.tokenizer.encode(" yes")
