@@ -28,8 +28,14 @@ def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
     if as_json:
         return print_json(page)
     rows = [
-        (a.key, a.live, _canary(a), len(a.versions), a.versions[-1].created_at if a.versions else None)
-        for a in page.adapters
+        (
+            adapter.key,
+            adapter.live,
+            _canary(adapter),
+            len(adapter.versions),
+            adapter.versions[-1].created_at if adapter.versions else None,
+        )
+        for adapter in page.adapters
     ]
     empty = "no adapters yet: `mindprint train` makes them from accepted traces"
     print_rows(("adapter", "live version", "canary", "versions", "newest"), rows, empty=empty)
@@ -135,13 +141,13 @@ def _print(adapter: Adapter, as_json: bool) -> None:
     columns = ("version", "state", "traces", *(("began with", "made") if wide else ()), "gate")
     rows = [
         (
-            v.version,
-            state_of(v),
-            v.traces,
-            *((v.start or "fresh", v.created_at) if wide else ()),
-            gate_report.summarize(v),
+            version.version,
+            state_of(version),
+            version.traces,
+            *((version.start or "fresh", version.created_at) if wide else ()),
+            gate_report.summarize(version),
         )
-        for v in adapter.versions
+        for version in adapter.versions
     ]
     print_rows(columns, rows, empty="it has no versions", fold=True)
 

@@ -57,8 +57,16 @@ def list_traces(
     if as_json:
         return print_json(page)
     rows = [
-        (t.id, t.user_id, t.engagement_id, t.mode, t.reason or t.verdict, t.state, short(t.thinking or t.answer))
-        for t in page.traces
+        (
+            trace.id,
+            trace.user_id,
+            trace.engagement_id,
+            trace.mode,
+            trace.reason or trace.verdict,
+            trace.state,
+            short(trace.thinking or trace.answer),
+        )
+        for trace in page.traces
     ]
     empty = "no such traces: `mindprint batches start` writes some"
     print_rows(("trace", "user", "engagement", "mode", "verdict", "state", "thinking"), rows, empty=empty)

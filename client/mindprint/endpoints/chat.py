@@ -81,6 +81,10 @@ def _streamed(body: dict[str, Any], decoder: Callable[[], Decoder[T]]) -> Stream
 def _chat_body(messages: Messages, options: ChatOptions) -> dict[str, Any]:
     if unknown := options.keys() - ChatOptions.__annotations__:
         raise TypeError(f"chat takes no {', '.join(sorted(unknown))}")
-    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(m) for m in messages]
+    turns = (
+        [{"role": "user", "content": messages}]
+        if isinstance(messages, str)
+        else [dict(message) for message in messages]
+    )
     chosen = {name: value for name, value in options.items() if value is not None}
     return {"model": "base", "messages": turns, **chosen}

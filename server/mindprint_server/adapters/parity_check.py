@@ -27,8 +27,8 @@ def compare_logprobs(
     """
     count = len(trainer)
 
-    def distance(a: Sequence[float], b: Sequence[float]) -> float:
-        return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / count
+    def distance(values: Sequence[float], others: Sequence[float]) -> float:
+        return sum(abs(value - other) for value, other in zip(values, others, strict=True)) / count
 
     against_trainer, against_base = distance(engine, trainer), distance(engine, base)
     reason = None

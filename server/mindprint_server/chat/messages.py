@@ -41,7 +41,7 @@ def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         Invalid: There are none.
     """
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise Invalid("validation_error", "messages must be a list of at least one message", param="messages")
     return messages
 
@@ -88,7 +88,9 @@ def add_mode_line(messages: Sequence[dict[str, Any]], mode: Mode, special: Seque
     if last.get("role") != "user" or not isinstance(last.get("content"), str):
         message = "for user/… models and thinking modes the last message must be of role user, with text content"
         raise Invalid("validation_error", message, param="messages")
-    if not all(isinstance(m.get("content"), str) and isinstance(m.get("role"), str) for m in messages):
+    if not all(
+        isinstance(message.get("content"), str) and isinstance(message.get("role"), str) for message in messages
+    ):
         raise Invalid("validation_error", "every message needs a role and text content", param="messages")
     return [*messages[:-1], {**last, "content": query_text(last["content"], None, mode, special)}]
 

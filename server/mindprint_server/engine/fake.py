@@ -52,7 +52,7 @@ class FakeTokenizer:
 
     def render(self, messages: Sequence[Message]) -> str:
         """Render each message as its role in brackets and its text."""
-        return "".join(f"[{m['role']}] {m['content']}\n" for m in messages) + "[assistant]\n"
+        return "".join(f"[{message['role']}] {message['content']}\n" for message in messages) + "[assistant]\n"
 
 
 class FakeEngine:

@@ -62,7 +62,7 @@ def check_score(
     """
     if len(scores) < min_items:
         return Check(name=name, detail=f"{len(scores)} engagements held out, {min_items} wanted")
-    differences = [a - b for a, b in zip(scores, reference, strict=True)]
+    differences = [score - other for score, other in zip(scores, reference, strict=True)]
     if not all(map(math.isfinite, differences)):
         return Check(name=name, passed=False, detail="a score is not finite")
     value, bound = fmean(differences), -slack - margin_of_mean(differences, confidence)
@@ -116,7 +116,7 @@ def check_collapse(
         confidence: One-sided confidence.
     """
     ours, theirs = ([float(sample.collapsed) for sample in group] for group in (samples, base))
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    differences = [own - other for own, other in zip(ours, theirs, strict=True)]
     value = fmean(ours)
     # A bound above 1 means that no rise could be shown: the base collapses too often, or there are too few samples.
     bound = min(1.0, fmean(theirs) + max_rise + margin_of_mean(differences, confidence))
@@ -147,7 +147,7 @@ def check_length_ratio(
     if not median(theirs):
         return Check(name="length_ratio", detail="the base writes no thinking")
     value = median(ours) / median(theirs)
-    logs = [math.log(max(a, 1) / max(b, 1)) for a, b in zip(ours, theirs, strict=True)]
+    logs = [math.log(max(own, 1) / max(other, 1)) for own, other in zip(ours, theirs, strict=True)]
     factor = math.exp(margin_of_mean(logs, confidence))
     bound = min_ratio / factor if value < 1 else max_ratio * factor
     return Check(

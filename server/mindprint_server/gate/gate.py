@@ -118,7 +118,9 @@ class Gate:
             else await self._store.cohorts.list_members(adapter.name, limit=limit)
         )
         histories = {user: await self._store.engagements.list_history(user, before=None, limit=limit) for user in users}
-        return await self._select_questions({user: [e.id for e in history] for user, history in histories.items()})
+        return await self._select_questions(
+            {user: [engagement.id for engagement in history] for user, history in histories.items()}
+        )
 
     async def _check_scores(
         self, questions: Sequence[Question], direct: Sequence[float], live: AdapterRef | None

@@ -27,7 +27,9 @@ from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
 
 T = TypeVar("T")
-GENERAL_QUESTIONS = tuple(Question("", q.query, q.choices, q.right, RecalledMemory(), None) for q in QUESTIONS)
+GENERAL_QUESTIONS = tuple(
+    Question("", general.query, general.choices, general.right, RecalledMemory(), None) for general in QUESTIONS
+)
 """The general questions, with an empty memory."""
 MAX_CACHED_MEASUREMENTS = 2048
 """Cached measurements of the base model."""

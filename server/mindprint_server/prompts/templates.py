@@ -77,7 +77,7 @@ def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
     if memory.profile:
         parts.append(f"Profile:\n{clean(memory.profile, special)}")
     if memory.episodes:
-        parts.append("Recent answers:\n" + "\n".join(episode_lines(e, special) for e in memory.episodes))
+        parts.append("Recent answers:\n" + "\n".join(episode_lines(episode, special) for episode in memory.episodes))
     return "\n\n".join(parts)
 
 
@@ -90,9 +90,9 @@ def prefix_with_reminders(thinking_prefix: str, memory: RecalledMemory, special:
         special: Texts of the tokenizer's special tokens, which are removed.
     """
     cases = "; ".join(
-        f'asked "{shorten(clean(e.prompt, special), REMINDER_CHARS, placeholder=" ...")}", '
-        f'this user answered "{shorten(clean(e.response, special), REMINDER_CHARS, placeholder=" ...")}"'
-        for e in memory.reminders
+        f'asked "{shorten(clean(engagement.prompt, special), REMINDER_CHARS, placeholder=" ...")}", '
+        f'this user answered "{shorten(clean(engagement.response, special), REMINDER_CHARS, placeholder=" ...")}"'
+        for engagement in memory.reminders
     )
     return f"{thinking_prefix} {cases}{CONCLUDE}".strip() if cases else thinking_prefix
 
@@ -151,7 +151,7 @@ def build(
 
 def summarize(episodes: Sequence[Engagement], special: Sequence[str] = ()) -> list[Message]:
     """Return the messages that ask for notes on one piece of a history."""
-    history = "\n".join(episode_lines(e, special) for e in episodes)
+    history = "\n".join(episode_lines(episode, special) for episode in episodes)
     return [{"role": "user", "content": f"{SUMMARIZE}\n\n{history}\n\n{SUMMARY_RULE}"}]
 
 

@@ -101,7 +101,9 @@ class LeaseService:
     ) -> list[Sample]:
         """Return the newest engagements that are not held out, evenly over the users, up to `max_fast_samples`."""
         eligible = {
-            user_id: [e for e in history.engagements if e.id not in held_out.get(user_id, ())]
+            user_id: [
+                engagement for engagement in history.engagements if engagement.id not in held_out.get(user_id, ())
+            ]
             for user_id, history in histories.items()
         }
         counts = allocate_evenly(

@@ -108,7 +108,9 @@ def create_initial_adapter(
     resolve_target_modules(model, parent.config.target_modules, limits)
     adapter = init_adapter(model, parent.config, settings.dropout, seed)
     ours = named_parameters(adapter)
-    if ours.keys() != parent.tensors.keys() or any(ours[n].shape != t.shape for n, t in parent.tensors.items()):
+    if ours.keys() != parent.tensors.keys() or any(
+        ours[name].shape != tensor.shape for name, tensor in parent.tensors.items()
+    ):
         raise CannotTrain(f"{parent.name} does not fit the base model: its layers have other names or sizes")
     with torch.no_grad():
         for name, tensor in parent.tensors.items():

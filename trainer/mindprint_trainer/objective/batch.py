@@ -80,7 +80,9 @@ def collate(rows: Sequence[PackedRow], device: torch.device, *, masked: bool, pa
         ids=ids.view(shape).to(device),
         position_ids=None if causal else positions.view(shape).to(device),
         mask=None if mask is None else mask.to(device),
-        blocks=() if masked else tuple(b.shifted(s) for s, row in zip(starts, rows, strict=True) for b in row.blocks),
+        blocks=()
+        if masked
+        else tuple(block.shifted(start) for start, row in zip(starts, rows, strict=True) for block in row.blocks),
         predictors=torch.tensor(predictors, device=device),
         tokens=torch.tensor([target.token for part in parts for target in part.targets], device=device),
         parts=tuple(parts),
