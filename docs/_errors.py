@@ -12,23 +12,65 @@ from mindprint_server.api.errors import STATUS
 from mindprint_server.store.exceptions import HINTS
 
 SERVER = ROOT / "server" / "mindprint_server"
+MAX_MESSAGES = 5
+"""Messages shown for one code. A code with more of them is described in words instead."""
+PASSED_ON = {
+    "choices_alike": ("ValueError", "verdicts/likelihood.py"),
+    "prompt_too_long": ("PromptTooLong", "engine/vllm.py"),
+}
+"""Codes whose message is that of another exception: its name and the file that raises it."""
+DESCRIBED = {
+    "bad_request": "the message of vLLM's chat server: correct the field that it names",
+    "http_error": "the message of the web framework for a status that no other code stands for",
+    "validation_error": "`<...>`: what is wrong with this field of the request, then what to send",
+}
+"""What the messages of a code say, where they are not literals of this server or too many to list."""
 
 
 def errors() -> str:
     """Render the table of codes."""
-    rows: dict[tuple[str, str], tuple[str, str]] = {}
+    rows: dict[tuple[str, str], tuple[dict[str, None], str]] = {}
     for file in sorted(SERVER.rglob("*.py")):
         for status, name, message in _raised(file):
-            rows.setdefault((name, status), (message, str(file.relative_to(SERVER))))
+            messages, _ = rows.setdefault((name, status), ({}, str(file.relative_to(SERVER))))
+            if message:
+                messages[message] = None
     del rows["<...>_not_found", "404"]
     for kind, hint in HINTS.items():
-        rows.setdefault((f"{kind}_not_found", "404"), (f"there is no {kind} <...>: {hint}", "store/exceptions.py"))
+        message = f"there is no {kind} <...>: {hint}"
+        messages, _ = rows.setdefault((f"{kind}_not_found", "404"), ({}, "store/exceptions.py"))
+        messages.setdefault(message)
     about = (
         "Every error reply has OpenAI's form: `error.code` is for programs, `error.message` says what is wrong and "
         "what to do. 429 and 503 carry `Retry-After` in seconds. `<...>` stands for a value."
     )
-    listed = ((code(name), status, message, code(where)) for (name, status), (message, where) in sorted(rows.items()))
+    listed = (
+        (code(name), status, _describe(name, list(messages)), code(where))
+        for (name, status), (messages, where) in sorted(rows.items())
+    )
     return page("Errors", about, [table("code | status | message | raised in", listed)])
+
+
+def _describe(name: str, messages: list[str]) -> str:
+    """Return the messages of a code, one a line.
+
+    Raises:
+        ValueError: The code has no message that can be shown: add it to `PASSED_ON` or `DESCRIBED`.
+    """
+    if name in DESCRIBED:
+        return DESCRIBED[name]
+    if name in PASSED_ON:
+        messages = [*_messages_of(*PASSED_ON[name]), *messages]
+    if not messages or len(messages) > MAX_MESSAGES:
+        raise ValueError(f"error code {name} has {len(messages)} messages: describe it in docs/_errors.py")
+    return "<br>".join(messages)
+
+
+def _messages_of(exception: str, file: str) -> list[str]:
+    """Return the literal messages of the exceptions of this name that a file makes."""
+    tree = ast.parse((SERVER / file).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == exception]
+    return [text for call in calls if call.args and (text := _text(call.args[0]))]
 
 
 def _raised(file: Path) -> Iterator[tuple[str, str, str]]:

@@ -115,7 +115,7 @@ class AsyncMindprintClient(Resources[AsyncSender]):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _once(self, stream: Stream[T]) -> AsyncGenerator[T]:
-        """Repeat the call only until the reply begins: items that were yielded cannot be taken back."""
+        """Repeat the call only until the reply begins, because yielded items cannot be withdrawn."""
         async for attempt in self._retries.run(repeatable=stream.call.repeatable):
             with attempt:
                 response = await self._open(stream.call, streamed=True)

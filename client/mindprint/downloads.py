@@ -17,7 +17,7 @@ from mindprint.exceptions import BadReply, InvalidRequest
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
 MAX_BYTES = 4 * 2**30
-"""Bound on the size of a zip and on what is unpacked of it."""
+"""Maximum size of a zip, and of the files unpacked from it."""
 _PIECE = 2**20
 
 
@@ -26,8 +26,8 @@ def opened(folder: Path, max_bytes: int) -> Iterator[Archive]:
     """Yield an archive that receives a zip and unpacks it as `folder`. After a failure nothing is left behind.
 
     Args:
-        folder: Absent or empty.
-        max_bytes: Bound on the size of the zip and on what is unpacked of it.
+        folder: Where the files go. It must be absent or empty.
+        max_bytes: Maximum size of the zip, and of the files unpacked from it.
 
     Raises:
         InvalidRequest: The folder is not empty.
@@ -36,7 +36,7 @@ def opened(folder: Path, max_bytes: int) -> Iterator[Archive]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidRequest(f"{folder} is not empty: name a folder that is empty or not there yet")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # In the same parent folder, so that the finished folder can be renamed into place.
+    # Work in the same parent folder, so that the finished folder can be renamed into place.
     with (
         tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside,
         (Path(beside) / "zip").open("w+b") as stream,
@@ -45,7 +45,7 @@ def opened(folder: Path, max_bytes: int) -> Iterator[Archive]:
 
 
 class Archive:
-    """The zip as far as it has arrived."""
+    """A zip that is being received."""
 
     def __init__(self, folder: Path, parts: Path, stream: BinaryIO, max_bytes: int) -> None:
         self._folder = folder
@@ -70,24 +70,24 @@ class Archive:
         """
         self._parts.mkdir()
         try:
-            with zipfile.ZipFile(self._stream) as found:
-                told = json.loads(self._unpack(found, MANIFEST).read_bytes())
-                self._unpack(found, CONFIG)
-                weights = self._unpack(found, WEIGHTS)
+            with zipfile.ZipFile(self._stream) as archive:
+                manifest = json.loads(self._unpack(archive, MANIFEST).read_bytes())
+                self._unpack(archive, CONFIG)
+                weights = self._unpack(archive, WEIGHTS)
         except KeyError as error:
             raise BadReply(f"the download is no adapter version: {error.args[0]}") from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
             raise BadReply(f"the download cannot be unpacked ({error}): try again") from error
         with weights.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if not isinstance(told, dict) or told.get("weights_sha256") != digest:
+        if not isinstance(manifest, dict) or manifest.get("weights_sha256") != digest:
             raise BadReply("the downloaded weights are not those of their manifest: look at the server's log")
         self._place()
         return self._folder
 
-    def _unpack(self, found: zipfile.ZipFile, name: str) -> Path:
+    def _unpack(self, archive: zipfile.ZipFile, name: str) -> Path:
         size = 0
-        with found.open(name) as packed, (self._parts / name).open("xb") as out:
+        with archive.open(name) as packed, (self._parts / name).open("xb") as out:
             while piece := packed.read(_PIECE):
                 size += len(piece)
                 self._bound(size)
@@ -100,7 +100,8 @@ class Archive:
         if not self._folder.exists():
             self._parts.replace(self._folder)
             return
-        # The folder may be a working directory, so it stays. The configuration is last: without it this is no adapter.
+        # Move the files, because the folder may be a working directory. The configuration comes last: a folder without
+        # it is no adapter.
         for name in (MANIFEST, WEIGHTS, CONFIG):
             (self._parts / name).replace(self._folder / name)
 

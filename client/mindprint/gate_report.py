@@ -1,4 +1,4 @@
-"""Describe the gate's findings about a version in words."""
+"""Describe the checks of a version in words."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from mindprint.types import Check, Version
 
 
-def examined(version: Version) -> list[Check]:
-    """Return all checks of a version. The parity check comes first where the gate does not list it itself."""
-    proof = version.parity
-    if proof is None or any(check.name.startswith("parity") for check in version.checks):
+def all_checks(version: Version) -> list[Check]:
+    """Return all checks of a version. A parity check that is not among them is added as the first one."""
+    parity = version.parity
+    if parity is None or any(check.name.startswith("parity") for check in version.checks):
         return version.checks
-    detail = proof.reason or f"off the trainer, {proof.against_base:.3f} off the base"
-    return [Check(name="parity", value=proof.against_trainer, passed=proof.passed, detail=detail), *version.checks]
+    detail = parity.reason or f"off the trainer, {parity.against_base:.3f} off the base"
+    return [Check(name="parity", value=parity.against_trainer, passed=parity.passed, detail=detail), *version.checks]
 
 
 def failed(version: Version) -> list[str]:
     """Return the names of the checks that failed."""
-    return [check.name for check in examined(version) if check.passed is False]
+    return [check.name for check in all_checks(version) if check.passed is False]
 
 
 def verdict(check: Check) -> str:
@@ -26,9 +26,9 @@ def verdict(check: Check) -> str:
     return "not judged" if check.passed is None else "passed" if check.passed else "FAILED"
 
 
-def in_short(version: Version) -> str | None:
-    """Summarize the verdict on a version; None if no gate has examined it."""
-    checks = examined(version)
+def summarize(version: Version) -> str | None:
+    """Summarize the checks of a version in a few words; None if it has none."""
+    checks = all_checks(version)
     if not checks:
         return None
     if names := failed(version):

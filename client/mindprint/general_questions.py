@@ -1,6 +1,6 @@
 """General questions of the gate and the evaluation: a fixed set, written for this project and never trained on.
 
-Facts, common sense and small sums. Each has four choices, which are scored by their own words, not by letters.
+They ask for facts, common sense and small sums. Each has four choices, which are scored as words, not as letters.
 """
 
 from __future__ import annotations

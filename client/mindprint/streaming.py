@@ -1,4 +1,4 @@
-"""Decode streamed replies from bytes to items, piece by piece, for the sync and the async client alike."""
+"""Decode streamed replies from bytes to items, piece by piece. The sync and the async client share this code."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Decoder(Protocol[T_co]):
         ...
 
     def end(self) -> Iterator[T_co]:
-        """Return what is still held back at the end of the body.
+        """Yield the remaining items at the end of the body.
 
         Raises:
             ConnectionFailed: The body ended before its end.
-            BadReply: The rest is not readable.
+            BadReply: The remaining text cannot be read.
         """
         ...
 

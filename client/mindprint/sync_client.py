@@ -112,7 +112,7 @@ class MindprintClient(Resources[Sender]):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _once(self, stream: Stream[T]) -> Generator[T]:
-        """Repeat the call only until the reply begins: items that were yielded cannot be taken back."""
+        """Repeat the call only until the reply begins, because yielded items cannot be withdrawn."""
         for attempt in self._retries.run(repeatable=stream.call.repeatable):
             with attempt:
                 response = self._open(stream.call, streamed=True)

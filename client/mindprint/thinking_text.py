@@ -22,9 +22,9 @@ def words(text: str) -> list[str]:
 
 
 def own_words(thinking: str, thinking_prefix: str, answer_prefix: str) -> int:
-    """Count the words of a thinking without its thinking prefix and without the words before the answer.
+    """Count the words of a thinking without its thinking prefix and without the answer prefix.
 
-    A thinking such as `This user's answer: yes` has next to no words of its own.
+    A thinking such as `This user's answer: yes` has hardly any words of its own.
 
     Args:
         thinking: The thinking, with or without its thinking prefix.

@@ -35,9 +35,9 @@ class Timeouts:
     slow_s: float = 330.0
     """Bound on a call that generates text or checks an adapter; above the server's own `request_timeout_s`."""
     stream_s: float = 60.0
-    """Longest silence on a stream; the server sends a comment more often than that."""
+    """Longest wait for data on a stream. The server sends a comment more often than that."""
     keepalive_s: float = 2.0
-    """How long an idle connection is used again; below the time for which servers keep it open."""
+    """Time for which an idle connection is kept for further calls. Servers keep it open longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Call(Generic[T]):
     files: Mapping[str, tuple[str, bytes | Path]] = field(default_factory=dict)
     """Form field -> (file name, content or path). A file is opened again for each attempt."""
     repeatable: bool
-    """Whether making the call twice does no more than making it once."""
+    """Whether making the call twice has the same effect as making it once."""
     slow: bool = False
 
 
@@ -64,7 +64,7 @@ class Stream(Generic[T]):
     call: Call[None]
     decoder: Callable[[], Decoder[T]]
     final: Callable[[T], bool] | None = None
-    """If set, a broken stream is opened again until an item is final."""
+    """Returns whether an item is the last one. If it is set, a broken stream is opened again until the last item."""
 
 
 class Sink(Protocol[T_co]):
@@ -106,7 +106,7 @@ def get_call(path: str, read: Callable[[httpx.Response], T], **params: str | int
 
     Args:
         path: The route, quoted.
-        read: Makes the return value of the response.
+        read: Turns the response into the return value.
         **params: Query parameters; None is left out.
     """
     return Call(method="GET", path=path, read=read, params=params, repeatable=True)
@@ -119,9 +119,9 @@ def post_call(
 
     Args:
         path: The route, quoted.
-        read: Makes the return value of the response.
+        read: Turns the response into the return value.
         body: A pydantic model or a JSON value; None sends none.
-        repeatable: Whether the same request twice does what one does.
+        repeatable: Whether sending the request twice has the same effect as sending it once.
         slow: Whether the longer time-out applies.
     """
     return Call(method="POST", path=path, read=read, body=body, repeatable=repeatable, slow=slow)
@@ -132,7 +132,7 @@ def put_call(path: str, read: Callable[[httpx.Response], T], body: Any, *, slow:
 
     Args:
         path: The route, quoted.
-        read: Makes the return value of the response.
+        read: Turns the response into the return value.
         body: A pydantic model or a JSON value.
         slow: Whether the longer time-out applies.
     """
@@ -166,11 +166,11 @@ def find_url(url: str | None) -> str:
     Raises:
         InvalidRequest: It is no HTTP address.
     """
-    found = (url or os.environ.get("MINDPRINT_URL") or DEFAULT_URL).rstrip("/")
-    parts = urlsplit(found)
+    address = (url or os.environ.get("MINDPRINT_URL") or DEFAULT_URL).rstrip("/")
+    parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidRequest(f"{found!r} is no server address: write it like {DEFAULT_URL}")
-    return found
+        raise InvalidRequest(f"{address!r} is no server address: write it like {DEFAULT_URL}")
+    return address
 
 
 def client_options(url: str, api_key: str | None, timeouts: Timeouts) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def client_options(url: str, api_key: str | None, timeouts: Timeouts) -> dict[st
         "headers": {"User-Agent": f"mindprint/{__version__}", **({"Authorization": f"Bearer {key}"} if key else {})},
         "timeout": httpx.Timeout(timeouts.read_s, connect=timeouts.connect_s, pool=timeouts.slow_s),
         "limits": httpx.Limits(max_connections=100, keepalive_expiry=timeouts.keepalive_s),
-        # A proxy cannot reach this machine's own loopback.
+        # Use no proxy for loopback: a proxy cannot reach this machine's own.
         "trust_env": urlsplit(url).hostname not in _LOOPBACK,
     }
 
@@ -215,7 +215,7 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Un
 
 @contextlib.contextmanager
 def our_errors(url: str) -> Iterator[None]:
-    """Turn httpx's errors into this package's.
+    """Turn errors of httpx into errors of this package.
 
     Raises:
         ConnectionFailed: No complete reply arrived.

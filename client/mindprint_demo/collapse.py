@@ -55,7 +55,7 @@ async def run_collapse(
 
 
 async def _train(pipeline: DemoPipeline, user: UserDataset, collapse: CollapseResult) -> None:
-    """Train until the gate has examined a version. Meanwhile ask the live version a question every few seconds."""
+    """Train until the gate has evaluated a version. Meanwhile ask the live version a question every few seconds."""
     key, client, timeout_s = collapse.live.adapter, pipeline.client, pipeline.options.train_timeout_s
     before = {version.version for version in (await client.adapters.get(key)).versions}
     trainer = pipeline.start_trainer("collapse", answers_only_settings(pipeline.options, key))

@@ -41,7 +41,7 @@ def checks_table(title: str, versions: Iterable[Version]) -> Table:
         made.add_column(column, justify="right" if right else "left", no_wrap=column != "detail", overflow="fold")
     for version in versions:
         first = [version_name(version), version.state]
-        for row in gate_report.check_rows(gate_report.examined(version)) or [("none", None, None, "not judged", "")]:
+        for row in gate_report.check_rows(gate_report.all_checks(version)) or [("none", None, None, "not judged", "")]:
             # As text: a detail is no markup.
             made.add_row(*map(Text, first), *(Text(cell or "") for cell in row))
             first = ["", ""]
@@ -79,7 +79,7 @@ def checks_json(version: Version) -> dict[str, Any]:
     return {
         "version": version_name(version),
         "state": version.state,
-        "checks": [check.model_dump(mode="json") for check in gate_report.examined(version)],
+        "checks": [check.model_dump(mode="json") for check in gate_report.all_checks(version)],
     }
 
 

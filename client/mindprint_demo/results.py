@@ -23,7 +23,7 @@ class CollapseResult:
     version: Version | None = None
     """The version that was trained on answers alone."""
     live_after: int | None = None
-    """Number of the live version after the gate examined `version`."""
+    """Number of the live version after the gate evaluated `version`."""
     answered: int = 0
     """Number of questions that the live version answered during the training."""
     failures: list[str] = field(default_factory=list)

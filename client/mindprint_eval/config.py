@@ -52,7 +52,7 @@ class EvalOptions:
     embeddings: Path | None = None
     """Folder of a transformers model that embeds traces and written reasons; None measures no similarity."""
     gate: bool = False
-    """Whether the gate examines each version, about a minute each. A refused version answers nothing."""
+    """Whether the gate evaluates each version, about a minute each. A refused version answers nothing."""
     in_flight: int = 48
     """Maximum number of concurrent requests."""
     start_timeout_s: float = 600

@@ -1,4 +1,4 @@
-"""Bounds the interactive requests that run at the same time, and tells background work when none runs."""
+"""Limits the interactive requests that run at the same time, and lets background work wait until none runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application: the engine comes up behind an HTTP server that answers from the first moment."""
+"""The ASGI application. It answers HTTP from the start, while the engine is still starting."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ log = structlog.get_logger(__name__)
 
 
 class ServerState:
-    """From start-up to the end: holds the services once they are open, and why they are not.
+    """Starts and stops the services of one server, and knows whether they are ready.
 
-    `failure` is the one line that says what stopped the server; `failed` is set with it.
+    Attributes:
+        services: The open services; None before start-up has ended and after `close`.
+        failure: One line that says what stopped the server; None while nothing did.
+        failed: Set together with `failure`.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, services: Container | None = None) -> None:
@@ -41,7 +44,11 @@ class ServerState:
         self._task: asyncio.Task[None] | None = None
 
     def ready(self) -> Container:
-        """The services. Raises Unavailable before they are open and after the engine died."""
+        """Return the services.
+
+        Raises:
+            Unavailable: The services are not open yet, or the engine died.
+        """
         if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
             raise engine_dead()
         if self.services is None:
@@ -50,7 +57,7 @@ class ServerState:
         return self.services
 
     def status(self) -> dict[str, Any]:
-        """What `/readyz` shows: `status` (starting, ready or dead), start-up phase, seconds since the start."""
+        """Return the body of `/readyz`: `status` (starting, ready or dead), start-up phase, seconds since the start."""
         if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
             status = "dead"
         else:
@@ -59,11 +66,11 @@ class ServerState:
         return {"status": status, "phase": phase, "seconds": round(time.monotonic() - self._began, 1)}
 
     def open(self) -> None:
-        """Begins the start-up in the background."""
+        """Begin the start-up in a background task."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Ends start-up or service, whichever is going on. May be called twice."""
+        """Stop the start-up or the running services. A second call does nothing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -92,9 +99,11 @@ class ServerState:
 
 
 def create_app(settings: Settings, *, services: Container | None = None) -> FastAPI:
-    """The ASGI application. Services that are given are used as they are and stay the caller's to close.
+    """Create the ASGI application. Its `app.state` holds `settings`, `metrics` and `life` (a `ServerState`).
 
-    `app.state` holds `settings`, `metrics` and `life`.
+    Args:
+        settings: The server's settings.
+        services: Open services, which the caller closes; None opens them at start-up.
     """
     metrics = Metrics() if services is None else services.metrics
     life = ServerState(settings, metrics, services)

@@ -1,4 +1,4 @@
-"""What every service of the server needs, made once in `wiring.py`."""
+"""The context that every service of the server gets; `wiring.py` makes it once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mindprint_server.store import Store
 class ServerContext:
     """Settings, store, engine and metrics of one running server.
 
-    The engine has started, so `engine.info()` tells the model, its length and its digest.
+    The engine has started, so `engine.info()` returns the model, its length and its digest.
     """
 
     settings: Settings

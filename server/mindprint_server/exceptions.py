@@ -13,12 +13,12 @@ class ServerError(Exception):
         code: Stable name for programs, such as `lease_lost`.
         message: What is wrong, then what to do.
         param: The field or parameter that is wrong.
-        retry_after: Seconds after which the request may be sent again. None: the setting `retry_after_s` where the
-            kind is one that passes by itself.
+        retry_after: Seconds after which the request may be sent again. None takes the setting `retry_after_s` for
+            errors that pass by themselves (429 and 503).
     """
 
     is_server_fault: bool = False
-    """Whether the request was right and the server could not do it."""
+    """Whether the server is at fault: the request was valid, but could not be answered."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)

@@ -26,11 +26,15 @@ REFUSED = 2
 
 
 def run(settings: Settings) -> int:
-    """Serves until a signal or the engine's end. Returns 0, 1 (engine or start-up failed) or 2 (cannot listen)."""
+    """Serve until a signal comes or the engine dies.
+
+    Returns:
+        The exit code: 0, 1 if the engine or the start-up failed, or 2 if the server cannot listen.
+    """
     logging.configure(settings)
     if not is_loopback(settings.host):
         return _say(
-            f"will not listen on {settings.host}: API keys are not there yet; "
+            f"will not listen on {settings.host}: there are no API keys yet; "
             "listen on loopback (127.0.0.1) and put a proxy in front",
             REFUSED,
         )
@@ -66,7 +70,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, life: ServerState) -> None:
-    """Serves until uvicorn is told to stop, or until the server has failed."""
+    """Serve until uvicorn is asked to stop, or until the server has failed."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     failed = asyncio.create_task(life.failed.wait())
     await asyncio.wait({serving, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -75,7 +79,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, life: ServerSt
     try:
         await serving
     finally:
-        await life.close()  # a second Ctrl-C makes uvicorn leave out the application's own shutdown
+        await life.close()  # after a second Ctrl-C uvicorn skips the application's shutdown
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -93,10 +97,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _quiet_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Keep a handled signal from ending the process a second time.
+    """Keep a handled signal from killing the process after uvicorn has stopped.
 
-    Uvicorn raises a signal that it handled once more when it is done, for the handlers that were there before. These
-    are ours, so that the process ends with our exit code and not by the signal.
+    When uvicorn is done, it raises a signal that it handled again, for the handlers that were installed before. Inside
+    the block these handlers do no more than stop uvicorn. So the process ends with the exit code of `run`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Puts the server's parts together, in the order in which they need each other."""
+"""Creates the parts of the server and connects them: the only place that knows all of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from mindprint_server.verdicts.verifier import CandidateVerifier
 
 @dataclass
 class Container:
-    """The parts of a running server, as `open_container` makes them."""
+    """The parts of a running server."""
 
     settings: Settings
     metrics: Metrics
@@ -60,8 +60,8 @@ class Container:
     info: Callable[[], ServerInfo]
 
 
-def _quiet(phase: str) -> None:
-    """Nobody is told."""
+def _ignore_phase(phase: str) -> None:
+    """Do nothing with a start-up phase: the default of `progress`."""
 
 
 def create_holdout(settings: QueueSettings) -> Holdout:
@@ -73,13 +73,19 @@ async def open_container(
     settings: Settings,
     *,
     metrics: Metrics | None = None,
-    progress: Callable[[str], None] = _quiet,
+    progress: Callable[[str], None] = _ignore_phase,
     engine: Engine | None = None,
 ) -> Container:
-    """Opens the store, starts the engine, picks up open batches. `progress` is told each phase.
+    """Open the store, start the engine, and continue open batches.
 
-    An engine that is given is started here and stopped by `close_container`, unless it is ready already: then it stays
-    its owner's. Raises whatever stops the start; what was opened by then is closed.
+    Whatever stops the start is raised after what was opened is closed again.
+
+    Args:
+        settings: The server's settings.
+        metrics: Counts of this server; None creates new ones.
+        progress: Called with the name of each start-up phase.
+        engine: None creates the engine that the settings name. An engine that is ready already is not started here,
+            and its owner stops it (`close_container(keep_engine=True)`).
     """
     metrics = metrics or Metrics()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -182,7 +188,12 @@ async def open_container(
 
 
 async def close_container(services: Container, *, keep_engine: bool = False) -> None:
-    """Stops the work first, then the engine (unless its owner keeps it), then the store."""
+    """Stop the work, then the engine, then close the store.
+
+    Args:
+        services: The parts, from `open_container`.
+        keep_engine: Leave the engine running for its owner.
+    """
     await services.batches.stop()
     await services.leases.stop()
     await services.adapters.stop()

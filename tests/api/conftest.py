@@ -66,10 +66,10 @@ def make_trace(user: str = "ann", **changes: Any) -> Trace:
 
 
 def make_manifest(adapter: str = "user/ann", **changes: Any) -> Manifest:
-    canary: Any = [{"prompt_ids": [1], "target_ids": [2], "logprobs": [-0.5], "base_logprobs": [-1.0]}]
+    parity_items: Any = [{"prompt_ids": [1], "target_ids": [2], "logprobs": [-0.5], "base_logprobs": [-1.0]}]
     manifest = Manifest(
         adapter=adapter, base_digest="b", weights_sha256=DIGEST, trace_ids=[], samples={"slow": 1}, settings={},
-        losses={}, tokens=1, seconds=1.0, trainer="t", parity_items=canary,
+        losses={}, tokens=1, seconds=1.0, trainer="t", parity_items=parity_items,
     )  # fmt: skip
     return manifest.model_copy(update=changes)
 

@@ -61,7 +61,7 @@ async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
 
 
 @pytest.mark.usefixtures("two_versions")
-async def test_release_and_end_it(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+async def test_set_canary_and_end_it(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
     released = (await client.put(f"{KEY}/canary", json={"version": 1, "share": 0.25})).json()
     assert (released["live"], released["canary"], released["canary_share"]) == (2, 1, 0.25)
     assert [one["state"] for one in released["versions"]] == ["canary", "live"]

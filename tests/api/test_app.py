@@ -111,7 +111,7 @@ async def test_closing_while_it_starts(opening: Opening, app: FastAPI) -> None:
     assert (opening.cancelled, opening.closed) == (True, 0)
 
 
-async def test_given_services_stay_open(settings: Settings, services: Container) -> None:
+async def test_services_of_the_caller_stay_open(settings: Settings, services: Container) -> None:
     app = create_app(settings, services=services)
     async with app.router.lifespan_context(app):
         pass

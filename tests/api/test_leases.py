@@ -76,7 +76,7 @@ async def test_an_upload_becomes_a_version(
     assert left_over(settings) == []
 
 
-@pytest.mark.parametrize("code", ["adapter_rank", "adapter_truncated", "adapter_pickle", "canary_failed"])
+@pytest.mark.parametrize("code", ["adapter_rank", "adapter_truncated", "adapter_pickle", "parity_failed"])
 async def test_a_refused_adapter(
     code: str,
     lease: Lease,

@@ -81,7 +81,7 @@ async def test_what_auto_would_do(ann: str, client: httpx.AsyncClient, error_of:
 GIVEN = {"engagement_id": "e1", "thinking": "Ann drinks tea."}
 
 
-async def test_thinking_may_be_brought_and_come_twice(ann: str, client: httpx.AsyncClient) -> None:
+async def test_import_of_the_same_thinking_twice_changes_nothing(ann: str, client: httpx.AsyncClient) -> None:
     for created in (1, 0):
         response = await client.post("/v1/users/ann/traces", json={"traces": [GIVEN]})
         assert (response.status_code, response.json()) == (200, {"created": created, "unchanged": 1 - created})
@@ -101,7 +101,7 @@ async def test_thinking_may_be_brought_and_come_twice(ann: str, client: httpx.As
         ([{**GIVEN, "answer": "tea"}], 422, "validation_error", "traces[0].answer"),
     ],
 )
-async def test_of_what_is_brought_all_is_stored_or_none(
+async def test_import_stores_all_traces_or_none(
     traces: Any, status: int, code: str, param: str, ann: str, client: httpx.AsyncClient, error_of: ErrorOf
 ) -> None:
     response = await client.post("/v1/users/ann/traces", json={"traces": traces})

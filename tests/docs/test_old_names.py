@@ -1,4 +1,4 @@
-"""Words that were replaced by the field's own do not come back. `docs/explanation/glossary.md` has old and new.
+"""Words that were replaced by the field's own do not come back. `docs/reference/old-words.md` has old and new.
 
 Decision records, kept runs, evidence and old benchmark results keep the words of their day. So do migrations.
 """
@@ -18,7 +18,7 @@ EXEMPT = (
     "benchmarks/results",
     "docs/decisions",
     "docs/evidence",
-    "docs/explanation/glossary.md",
+    "docs/reference/old-words.md",
     "docs/runs",
     "server/mindprint_server/store/migrations",
     "tests/docs/test_old_names.py",
@@ -47,6 +47,7 @@ OLD_NAMES = [
     "answer_lead",
     "batch_patience_s",
     "blind_candidates",
+    "canary_failed",
     "canary_items",
     "canary_tolerance",
     "canary_min_shift",
@@ -62,6 +63,7 @@ OLD_NAMES = [
     "opening_recall",
     "proof_patience_s",
     "release_candidate",
+    "traces_given",
     "warm_versions",
     "whole_joins",
     "write_one",
@@ -125,7 +127,7 @@ PAGES = dict(pages())
 @pytest.mark.parametrize("name", sorted({*OLD_NAMES, *OLD_MODULES}))
 def test_old_name_is_gone(name: str) -> None:
     found = [f"{path}:{number}" for path, text in PAGES.items() for number in uses(name, text)]
-    assert not found, f"{name} is an old name, see docs/explanation/glossary.md:\n" + "\n".join(found)
+    assert not found, f"{name} is an old name, see docs/reference/old-words.md:\n" + "\n".join(found)
 
 
 def test_search_finds_a_whole_word_only() -> None:

@@ -23,7 +23,6 @@ PACKAGES = ("", "server/mindprint_server", "trainer/mindprint_trainer", "client/
 ROUTE = re.compile(r"(GET|POST|PUT|DELETE) (/[\w/{}<>*.-]*)")
 WORD = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+")
 METRIC = re.compile(r"\bmindprint_[a-z_]+\b")
-GLOSSARY = "docs/explanation/glossary.md"
 MADE = ("users.jsonl", "train.jsonl", "eval.jsonl", "result.json", "manifest.json", "adapter_config.json")
 """Files that a user has or a command writes."""
 
@@ -47,8 +46,6 @@ def test_relative_links_resolve(page: Path) -> None:
 
 @PAGES
 def test_files_that_are_named_exist(page: Path) -> None:
-    if doc_pages.name(page) == GLOSSARY:
-        pytest.skip("names old files")
     named = {code for code in doc_pages.inline_code(page) if FILE.fullmatch(code) or code.startswith(TOP)}
     assert not [path for path in sorted(named) if not _exists(path)]
 
@@ -138,8 +135,6 @@ def routes() -> list[tuple[str, re.Pattern[str]]]:
 
 @PAGES
 def test_routes_that_are_named_exist(page: Path) -> None:
-    if doc_pages.name(page) == GLOSSARY:
-        pytest.skip("names old routes")
     named = ROUTE.findall(page.read_text(encoding="utf-8"))
     lost = [
         f"{method} {path}"
@@ -159,8 +154,8 @@ def words_of_the_code() -> set[str]:
 @PAGES
 def test_names_in_backticks_stand_in_the_code(page: Path) -> None:
     """A setting, field or code that was renamed is found here."""
-    if doc_pages.name(page) in (GLOSSARY, "docs/contributing.md"):
-        pytest.skip("names old words, or examples of style")
+    if doc_pages.name(page) == "docs/contributing.md":
+        pytest.skip("names examples of style")
     named = {word for code in doc_pages.inline_code(page) for word in WORD.findall(code)}
     known = words_of_the_code()
     lost = [word for word in sorted(named - OUTSIDE) if word not in known]

@@ -27,7 +27,7 @@ async def written(services: Container, **request: Any) -> Trace:
 
 
 @pytest.mark.parametrize("mode", ["generic", "personal"])
-async def test_given_thinking_has_the_scores_of_the_written(services: Container, mode: str) -> None:
+async def test_imported_thinking_has_the_scores_of_generated_thinking(services: Container, mode: str) -> None:
     await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     wrote = await written(services, mode=mode)
     given = await ask(services, mode=mode, thinking=wrote.thinking)
@@ -49,7 +49,7 @@ async def test_an_open_answer_has_its_score_and_its_length(services: Container) 
 
 
 @pytest.mark.parametrize("mode", ["direct", "personal"])
-async def test_without_memory_everybody_is_asked_as_a_stranger(services: Container, mode: str) -> None:
+async def test_without_memory_the_prompt_is_that_of_a_user_without_history(services: Container, mode: str) -> None:
     await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     await services.store.engagements.add("eve", [])
     how = {"mode": mode} | ({} if mode == "direct" else {"thinking": "They walk a lot, and gladly."})

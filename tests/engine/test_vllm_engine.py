@@ -67,7 +67,7 @@ async def test_sampled_tokens_come_with_their_own_logprobs(engine: VllmEngine, t
     assert list(written.logprobs) == pytest.approx(wanted, abs=1e-3)
 
 
-async def test_the_engine_tells_what_it_is_doing(engine: VllmEngine) -> None:
+async def test_engine_reports_its_load(engine: VllmEngine) -> None:
     prompts = [engine.tokenizer.encode(f"{number} " + TEXT) for number in range(24)]
     sampling = Sampling(max_tokens=40, temperature=1.0)
     tasks = [asyncio.create_task(engine.generate(p, sampling, adapter=None, priority=NOW)) for p in prompts]
@@ -201,9 +201,7 @@ async def at_once() -> None:
     """Nobody is waited for."""
 
 
-async def test_the_canary_tells_the_adapter_from_another(
-    engine: VllmEngine, tiny_model: Path, adapters: list[Path]
-) -> None:
+async def test_parity_check_distinguishes_adapters(engine: VllmEngine, tiny_model: Path, adapters: list[Path]) -> None:
     prompt, target = engine.tokenizer.encode(TEXT), engine.tokenizer.encode("yes")
     items = parity_items(tiny_model, adapters[0], prompt, target)
     verdicts = []

@@ -29,9 +29,9 @@ class Gate:
         self.held.set()
 
     async def evaluate(
-        self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
+        self, version: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
     ) -> list[Check]:
-        self.seen.append((candidate.name, live.name if live else None))
+        self.seen.append((version.name, live.name if live else None))
         await self.held.wait()
         if self.error:
             raise self.error

@@ -13,7 +13,7 @@ from tiny import logprobs
 
 
 async def live_version(services: Container, adapter: Path, tmp_path: Path, number: int) -> Version:
-    """Takes a made adapter through the true way: lease, upload, canary on the engine, switch."""
+    """Take a made adapter through the real steps: lease, upload, parity check on the engine, publication."""
     # Ever older engagements, so that the memory of a question asked now stays the same.
     news = [engagement(n, day=-n) for n in range(8 * number - 8, 8 * number)]
     await services.store.engagements.add("ann", news)

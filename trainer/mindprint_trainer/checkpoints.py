@@ -1,7 +1,8 @@
-"""Checkpoints on disk, so that a killed training continues and reaches the same bits.
+"""Checkpoints on disk, so that a killed training continues and ends with the same weights, bit by bit.
 
 A checkpoint belongs to a task: adapter, samples, start and recipe. It does not belong to a lease, so that the next
-lease of the same traces continues from it. Other samples or settings never meet it. It appears by rename, complete.
+lease of the same traces continues from it. Other samples or settings have another checkpoint. A checkpoint is written
+to a temporary file and renamed, so that it is always complete.
 
 The key of a task contains the names of settings. After an upgrade that renames one, older checkpoints are not found:
 the training begins again, and `remove_stale` deletes them.
@@ -29,7 +30,7 @@ FAILED = ".failed"
 
 
 def task_key(lease: Lease, settings: Settings) -> str:
-    """Return a digest in hex of all that decides the training, except how often it was tried."""
+    """Return a hex digest of everything that decides the training, except the number of tries."""
     task = {
         "format": FORMAT,
         "adapter": lease.adapter,
@@ -90,14 +91,14 @@ class Checkpoints:
             part.unlink(missing_ok=True)
 
     def drop(self) -> None:
-        """Delete the checkpoint: the task is done or refused, and another try begins anew."""
+        """Delete the checkpoint, because the task is done or refused. Another try starts from the beginning."""
         self.path.unlink(missing_ok=True)
 
     def set_aside(self) -> Path | None:
         """Rename the checkpoint so that it is not loaded again, and count a failure.
 
         Returns:
-            Where it lies now; None when there was no checkpoint. The failure is counted in both cases.
+            The new path; None if there was no checkpoint. The failure is counted in both cases.
         """
         aside = self._folder / f"{self._key}.{self.failures}{FAILED}"
         try:

@@ -1,4 +1,4 @@
-"""Which leases a trainer claims."""
+"""Claims leases for a trainer."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class LeaseClaimer:
         """Claim leases and append them to `held`, up to `max_concurrent_adapters`.
 
         Raises:
-            MindprintError: The first claim failed and `held` is empty. With leases in hand a failure is left to the
-                next call.
+            MindprintError: A claim failed and `held` is empty. If `held` has leases, the failure is ignored: the next
+                call claims again.
         """
         while len(held) < self._settings.max_concurrent_adapters:
             try:

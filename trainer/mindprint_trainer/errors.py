@@ -1,10 +1,10 @@
-"""What ends a training. Each message is one line and says what to do."""
+"""Exceptions that end a training. Each message is one line and says what to do."""
 
 from __future__ import annotations
 
 
 class TrainerError(Exception):
-    """The process cannot go on."""
+    """The trainer process cannot continue."""
 
 
 class BaseMismatch(TrainerError):
@@ -20,13 +20,13 @@ class NotFinite(TrainerError):
 
 
 class LeaseEnded(Exception):
-    """The server no longer counts the lease as ours. What was trained under it cannot be uploaded."""
+    """The server has ended the lease. What was trained under it cannot be uploaded."""
 
 
 class Stopped(BaseException):
     """The process was asked to stop by a signal.
 
-    Like KeyboardInterrupt it is no Exception, so that no handler of failures catches it.
+    Like KeyboardInterrupt it is not an Exception, so that no handler of failures catches it.
     """
 
     def __init__(self, signal_number: int) -> None:

@@ -1,4 +1,4 @@
-"""Which failed calls are tried again, and when the trainer gives up."""
+"""Decides which failed calls are tried again, and when the trainer gives up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mindprint import ApiError, MindprintError
 from mindprint_trainer.errors import TrainerError
 
 TRANSIENT_STATUSES = (408, 429)
-"""Statuses below 500 that may pass."""
+"""HTTP statuses below 500 after which a repeated call may succeed."""
 
 
 class FailureCounter:
@@ -19,21 +19,21 @@ class FailureCounter:
         self._failures = 0
 
     def reset(self) -> None:
-        """Begin to count anew, after a success."""
+        """Set the count to zero, after a success."""
         self._failures = 0
 
     def record_call(self, error: MindprintError) -> None:
         """Record a failed call that may succeed later.
 
         Raises:
-            TrainerError: It will not, or there were too many failures in a row.
+            TrainerError: The call cannot succeed later, or there were too many failures in a row.
         """
         if isinstance(error, ApiError) and error.status < 500 and error.status not in TRANSIENT_STATUSES:
             raise TrainerError(str(error)) from error
         self.record(error)
 
     def record(self, error: Exception) -> None:
-        """Record any failure that may pass.
+        """Record a failure after which another try may succeed.
 
         Raises:
             TrainerError: There were too many failures in a row.

@@ -1,4 +1,4 @@
-"""Leases while they are held: heartbeats from a thread of their own, and their end."""
+"""Keeps claimed leases alive with heartbeats, and ends them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mindprint.types import Lease
 from mindprint_trainer.errors import LeaseEnded
 
 LOST_STATUSES = (404, 409)
-"""Statuses of a heartbeat that say that the lease is no longer ours."""
+"""Statuses of a heartbeat after which the lease has ended for this trainer."""
 
 
 class LeaseKeeper:
-    """Sends a heartbeat every third of `ttl_s`, from a thread of its own.
+    """Sends a heartbeat every third of `ttl_s`, in a thread of its own.
 
-    `lost` is set when the server refuses a heartbeat, or when none got through for `ttl_s`.
+    `lost` is set when the server refuses a heartbeat, or when none succeeded for `ttl_s`.
     """
 
     def __init__(self, connect: Callable[[], MindprintClient], lease_id: str, ttl_s: float) -> None:
@@ -43,7 +43,7 @@ class LeaseKeeper:
     def stop(self) -> None:
         """Stop sending heartbeats, and wait for one that is under way."""
         self._stopped.set()
-        self._thread.join(self._ttl_s / 3)  # No call takes longer.
+        self._thread.join(self._ttl_s / 3)  # A heartbeat takes no longer than this.
 
     def _send_heartbeats(self) -> None:
         confirmed = time.monotonic()
@@ -55,7 +55,7 @@ class LeaseKeeper:
                     confirmed = sent
                 except MindprintError as error:
                     is_refused = isinstance(error, ApiError) and error.status in LOST_STATUSES
-                    # Other failures may pass: the next heartbeat may get through before the deadline.
+                    # After other failures the next heartbeat may still succeed before the deadline.
                     if is_refused or time.monotonic() - confirmed > self._ttl_s:
                         self.lost.set()
                         return
@@ -82,10 +82,10 @@ class HeldLease:
         self._keeper.start()
 
     def raise_if_lost(self) -> None:
-        """Check that the lease is still ours.
+        """Check that this trainer still holds the lease.
 
         Raises:
-            LeaseEnded: It is not, or may not be.
+            LeaseEnded: The lease has ended, or may have ended.
         """
         if self._keeper.lost.is_set():
             raise LeaseEnded
@@ -95,7 +95,7 @@ class HeldLease:
         self._keeper.stop()
 
     def release(self) -> None:
-        """Give the traces back at once. It tries once; a lease that cannot be released expires."""
+        """Put the traces back into the queue at once. It tries once; a lease that cannot be released expires."""
         self.stop_heartbeat()
         with contextlib.suppress(MindprintError), self._connect() as client:
             client.leases.release(self.lease.id)

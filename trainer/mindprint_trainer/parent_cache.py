@@ -1,4 +1,4 @@
-"""The versions that training runs start from: downloaded once, checked by digest, the last used ones kept."""
+"""Caches the versions that training runs start from: downloads each once and checks its digest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ParentCache:
         Raises:
             MindprintError: The download failed.
             OSError: The disk failed.
-            TrainerError: The files are not what the digest says. They are deleted, and downloaded again next time.
+            TrainerError: The files have another digest. They are deleted, and downloaded again next time.
         """
         folder = self._folder / start.digest.rpartition(":")[2]
         if not folder.exists():

@@ -1,8 +1,9 @@
-"""Parity items: log-probabilities that the engine must reproduce once it has loaded the adapter (invariant 5).
+"""Parity items: log-probabilities that the engine must reproduce once it has loaded the adapter.
 
-They are computed with weights rounded to what the engine holds, in the trainer's own arithmetic. Where that is float32
-and the engine's bfloat16, both differ by rounding: 0.10 nats a token on the 135M model, 0.16 with an adapter on it,
-measured on unlikely text. Two bfloat16 implementations differ by 0.10. An adapter moves its items by whole nats.
+They prove that a live adapter is the one that was trained. The weights are rounded to what the engine holds; the
+arithmetic is the trainer's own. If the trainer computes in float32 and the engine in bfloat16, rounding alone makes
+them differ: by 0.10 nats a token on the 135M model, and by 0.16 with an adapter on it, measured on unlikely text. Two
+bfloat16 implementations differ by 0.10. An adapter changes the log-probabilities of its items by whole nats.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ def measure_parity_items(
     settings: Settings,
     before_pass: Callable[[], None],
 ) -> list[ParityItem]:
-    """Measure the sequences that the training moved most, and choose those that prove most.
+    """Measure the sequences that the training changed most, and choose those with the most evidence.
 
     Args:
         base: The base model.
         view: The base with the adapters.
         adapter: Index of the adapter in the view. It must hold the weights as they are saved.
         sequences: All sequences of the training run.
-        improvement: Returns by how many nats a sequence's loss fell in training, by index. It costs no forward pass;
-            only the best `parity_pool` sequences are then measured, with the adapter and without.
-        settings: How many items, and how long.
+        improvement: Returns by how many nats a sequence's loss fell in training, by index. It needs no forward pass.
+            Only the `parity_pool` sequences with the largest values are measured, with the adapter and without.
+        settings: Number and length of the items.
         before_pass: Called before each forward pass; may raise to stop.
 
     Returns:
         At most `parity_items` items, those with the most evidence first.
     """
     order = sorted(range(len(sequences)), key=lambda index: (-improvement(index), index))
-    # Two sequences with equal ends would prove the same thing twice.
+    # Drop sequences that are equal after shortening: they would be measured twice.
     pool = list(dict.fromkeys(shorten_sample(sequences[index], settings) for index in order))[: settings.parity_pool]
     adapted = target_logprobs(base, view, adapter, pool, settings, before_pass)
     with view.disable_adapters():
@@ -103,7 +104,7 @@ def target_logprobs(
 
 
 def evidence_nats(item: ParityItem) -> float:
-    """Return how much an item proves, in nats a token: the adapter's shift plus the target's mean log-probability.
+    """Return an item's evidence, in nats a token: the adapter's shift plus the target's mean log-probability.
 
     Two implementations differ less about a likely token than about an unlikely one (decision 003).
     """

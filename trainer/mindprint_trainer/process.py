@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 READY_EVERY_S = 0.5
 TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
-"""Variables set before torch is loaded. Threads that spin while they wait are slow where the engine shares the cores:
-one pass took 40 s, and 4.5 s with threads that sleep. Without other load it makes no difference."""
+"""Variables set before torch is loaded. Threads that spin while they wait are slow if the engine uses the same cores: a
+pass took 40 s with them, and 4.5 s with threads that sleep. Without other load there is no difference."""
 
 
 def run(settings: Settings) -> int:
-    """Run the trainer until nothing is waiting (`once`), a signal comes, or it cannot go on.
+    """Run the trainer until nothing is waiting (`once`), a signal comes, or it cannot continue.
 
     Returns:
         The exit code: 0, 128 + the signal's number, or 1 after one line on stderr that says what to do.
@@ -64,7 +64,7 @@ def print_error(line: str) -> int:
 def run_worker(
     settings: Settings, client: MindprintClient, console: Console, raise_if_stopped: Callable[[], None]
 ) -> None:
-    """Connect to the server, load the base model, and work through leases. Show a table of outcomes at any end.
+    """Connect to the server, load the base model, and work on leases. Print a table of outcomes at the end.
 
     Args:
         settings: The trainer's settings.
@@ -136,12 +136,12 @@ def load_matching_base(settings: Settings, info: ServerInfo, reporter: ProgressR
     """Load the base model that the server serves.
 
     Args:
-        settings: Where the model lies, device and dtypes.
+        settings: Path of the model, device and dtypes.
         info: The server's model path and digest.
         reporter: Gets an event when the model is loaded.
 
     Raises:
-        BaseMismatch: The files here have another digest than the server's.
+        BaseMismatch: The trainer's files have another digest than the server's.
     """
     from mindprint_trainer.model.base_model import load_base_model
     from mindprint_trainer.worker import base_mismatch

@@ -1,4 +1,4 @@
-"""Uploads finished adapters in threads, while the next training runs: the server's checks take their time."""
+"""Uploads finished adapters in threads while the next training runs, because the server's checks take time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mindprint_trainer.errors import LeaseEnded
 from mindprint_trainer.lease import HeldLease
 from mindprint_trainer.training.multi_adapter import TrainedAdapter
 
-SETTLED_CODES = ("lease_lost", "canary_failed", "gate_failed")
-"""Error codes after which the server has already put the traces back."""
-REFUSED_CODES = ("canary_failed", "gate_failed")
+SETTLED_CODES = ("lease_lost", "parity_failed", "gate_failed")
+"""Error codes after which the server has already put the traces back into the queue."""
+REFUSED_CODES = ("parity_failed", "gate_failed")
 """Error codes about the version itself: the next try has another seed."""
 LEASE_LOST = "the lease was lost: nothing uploaded"
 
@@ -25,9 +25,9 @@ class UploadResult:
     held: HeldLease
     trained: TrainedAdapter
     result: str | Exception
-    """`version 3`, or why there is none; an exception when the call failed."""
+    """Text such as `version 3`, or why there is no version. An exception if the call failed."""
     is_final: bool
-    """Whether the task is done or refused. Otherwise its checkpoint is still of use."""
+    """Whether the task is done or refused. Otherwise its checkpoint is still needed."""
 
 
 class VersionUploader:
@@ -47,8 +47,8 @@ class VersionUploader:
         """Start the upload of a finished adapter.
 
         Args:
-            held: Its lease. The uploader ends it: completed, or released when the call fails.
-            trained: Manifest and files.
+            held: The lease of the adapter. The uploader completes it, or releases it if the call fails.
+            trained: The adapter's manifest and files.
         """
         self._pending[held.lease.id] = held
         # A daemon thread: a process that is told to stop does not wait for a server.

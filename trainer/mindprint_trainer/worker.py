@@ -35,7 +35,7 @@ UPLOAD_POLL_S = 0.1
 class Worker:
     """Works through the leases of one server.
 
-    `outcomes` lists how the leases ended that got as far as training.
+    `outcomes` lists the results of all leases that were trained.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Worker:
             while self._work_once():
                 pass
         except TrainerError:
-            # Pending uploads are of other leases, and may still succeed.
+            # Pending uploads belong to other leases and may still succeed.
             self._await_uploads()
             raise
         finally:
@@ -138,8 +138,8 @@ class Worker:
                 if isinstance(result, TrainedAdapter):
                     self._upload(held, result)
                     continue
-                # A failed lease is left to expire, which counts as an attempt. If it was released, the next trainer
-                # would fail in the same way, again and again.
+                # Let a failed lease expire: that counts as an attempt. A released lease does not count, so trainers
+                # would fail on the same traces without end.
                 held.stop_heartbeat()
                 if isinstance(result, LeaseEnded):
                     self._record_outcome(held.lease, LEASE_LOST)
@@ -151,7 +151,7 @@ class Worker:
         return bool(jobs)
 
     def _prepare(self, held: HeldLease) -> TrainingJob | None:
-        """Get what the training needs besides the lease. On a failure the lease is released and None returned."""
+        """Return the training job of a lease. After a failure, release the lease and return None."""
         lease = held.lease
         if lease.base_digest != self._base.digest:
             raise base_mismatch(lease.base_digest, self._base.digest)
@@ -167,7 +167,7 @@ class Worker:
         return TrainingJob(lease, parent, tries, held.raise_if_lost, saved if self._settings.checkpoints else None)
 
     def _count_refusals(self, lease: Lease) -> int:
-        """Count the versions, trained on these very traces, that the server has refused."""
+        """Count the refused versions that were trained on exactly these traces."""
         try:
             versions = self._client.adapters.get(lease.adapter).versions
         except ApiError as error:
@@ -202,7 +202,7 @@ class Worker:
         return result is not None
 
     def _record_upload(self, upload: UploadResult) -> None:
-        """Record how an upload ended. Raises TrainerError when it failed for good."""
+        """Record how an upload ended; raise TrainerError if it cannot succeed later."""
         lease, result = upload.held.lease, upload.result
         if upload.is_final:
             with contextlib.suppress(OSError):

@@ -22,14 +22,20 @@ Share = Annotated[float, typer.Option(help="Of the adapter's requests, above 0 a
 
 @app.command("list")
 def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
-    """The adapters and their live versions."""
+    """List the adapters and their live versions."""
     with connect(url) as client:
         page = client.adapters.list()
     if as_json:
         return print_json(page)
     rows = [
-        (a.key, a.live, _canary(a), len(a.versions), a.versions[-1].created_at if a.versions else None)
-        for a in page.adapters
+        (
+            adapter.key,
+            adapter.live,
+            _canary(adapter),
+            len(adapter.versions),
+            adapter.versions[-1].created_at if adapter.versions else None,
+        )
+        for adapter in page.adapters
     ]
     empty = "no adapters yet: `mindprint train` makes them from accepted traces"
     print_rows(("adapter", "live version", "canary", "versions", "newest"), rows, empty=empty)
@@ -37,7 +43,7 @@ def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command("show")
 def show(key: Key, as_json: AsJson = False, url: Url = None) -> None:
-    """One adapter with all its versions and what the gate said to them."""
+    """Show one adapter with all its versions and the gate's verdict on each."""
     with connect(url) as client:
         adapter = client.adapters.get(key)
     _print(adapter, as_json)
@@ -71,14 +77,14 @@ def rollback(key: Key, as_json: AsJson = False, url: Url = None) -> None:
 
 
 @app.command("canary")
-def release(
+def set_canary(
     name: Annotated[str, typer.Argument(metavar="VERSION", help="user/<id>@<number>; with --stop, user/<id>.")],
     share: Share = SetCanary.model_fields["share"].default,
     stop: Annotated[bool, typer.Option("--stop", help="The live version answers everything again.")] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Let a version answer a share of the requests before it is live: `promote` then makes it live."""
+    """Let a version answer a share of the requests. Enough good answers, or `promote`, make it live."""
     if stop and (version := version_or_none(name)):
         raise Fail(f"--stop takes the adapter without a version: {version.key}", code=2)
     key, number = (name, None) if stop else version_of(name)
@@ -89,13 +95,13 @@ def release(
 
 @app.command("pin")
 def pin(name: VersionName, as_json: AsJson = False, url: Url = None) -> None:
-    """Keep a version's files, and its place in the engine once it is loaded."""
+    """Keep a version's files and, once it is loaded, its slot in the engine."""
     _pin(name, True, as_json, url)
 
 
 @app.command("unpin")
 def unpin(name: VersionName, as_json: AsJson = False, url: Url = None) -> None:
-    """Leave a version to retention again."""
+    """End the pin of a version: retention may remove its files again."""
     _pin(name, False, as_json, url)
 
 
@@ -118,30 +124,30 @@ def _pin(name: str, pinned: bool, as_json: bool, url: str | None) -> None:
         version = client.adapters.pin(key, number, pinned)
     if as_json:
         return print_json(version)
-    told = "pinned: its files and its place in the engine stay" if pinned else "not pinned: its files may go in time"
-    typer.echo(f"{name} is {told}")
+    state = "pinned: its files and its slot in the engine stay" if pinned else "not pinned: its files may go in time"
+    typer.echo(f"{name} is {state}")
 
 
 def _print(adapter: Adapter, as_json: bool) -> None:
     if as_json:
         return print_json(adapter)
     live = f"version {adapter.live}" if adapter.live else "none: the cohort or the base answers"
-    told = [("adapter", adapter.key), ("live", live)]
+    facts = [("adapter", adapter.key), ("live", live)]
     if adapter.canary:
-        told.append(("canary", f"version {_canary(adapter)} of the requests"))
-    print_facts(told)
+        facts.append(("canary", f"version {_canary(adapter)} of the requests"))
+    print_facts(facts)
     typer.echo()
     wide = console().width >= WIDE
     columns = ("version", "state", "traces", *(("began with", "made") if wide else ()), "gate")
     rows = [
         (
-            v.version,
-            state_of(v),
-            v.traces,
-            *((v.start or "fresh", v.created_at) if wide else ()),
-            gate_report.in_short(v),
+            version.version,
+            state_of(version),
+            version.traces,
+            *((version.start or "fresh", version.created_at) if wide else ()),
+            gate_report.summarize(version),
         )
-        for v in adapter.versions
+        for version in adapter.versions
     ]
     print_rows(columns, rows, empty="it has no versions", fold=True)
 

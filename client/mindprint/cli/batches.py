@@ -74,15 +74,15 @@ def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) ->
         return print_json(page)
     rows = [
         (
-            b.id,
-            b.state,
-            b.request.mode,
-            f"{b.done}/{b.items}",
-            b.funnel.accepted,
-            f"{b.tokens_per_second:.0f}",
-            b.created_at,
+            batch.id,
+            batch.state,
+            batch.request.mode,
+            f"{batch.done}/{batch.items}",
+            batch.funnel.accepted,
+            f"{batch.tokens_per_second:.0f}",
+            batch.created_at,
         )
-        for b in page.batches
+        for batch in page.batches
     ]
     empty = "no batches yet: `mindprint batches start` begins one"
     print_rows(("batch", "state", "mode", "done", "accepted", "tokens/s", "since"), rows, empty=empty)

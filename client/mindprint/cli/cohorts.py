@@ -21,7 +21,7 @@ def list_cohorts(as_json: AsJson = False, url: Url = None) -> None:
         page = client.cohorts.list()
     if as_json:
         return print_json(page)
-    rows = [(c.name, c.users, c.live, c.created_at, c.description) for c in page.cohorts]
+    rows = [(cohort.name, cohort.users, cohort.live, cohort.created_at, cohort.description) for cohort in page.cohorts]
     empty = "no cohorts: `mindprint cohorts put COHORT` makes one"
     print_rows(("cohort", "users", "live version", "since", "description"), rows, empty=empty)
 

@@ -52,10 +52,10 @@ def beside(client: MindprintClient, trace: Trace) -> Sides:
     sides = Sides(user_id=trace.user_id, engagement_id=trace.engagement_id)
     if trace.mode not in MODES:
         raise Fail(f"trace {trace.id} is of mode {trace.mode}: `{showing(sides)}` shows generic and personal thinking")
-    return found(client, sides.filled(trace))
+    return fill_from_store(client, sides.filled(trace))
 
 
-def found(client: MindprintClient, sides: Sides) -> Sides:
+def fill_from_store(client: MindprintClient, sides: Sides) -> Sides:
     """Fill the empty sides with stored traces: the newest accepted personal trace, else the newest."""
     best = [_best(client, sides, mode) for mode in sides.missing()]
     return sides.filled(*(trace for trace in best if trace is not None))
@@ -136,12 +136,12 @@ def _newest(client: MindprintClient, sides: Sides, mode: Mode, verdict: VerdictL
 def _as_written(others: Sequence[Trace]) -> dict[str, object]:
     if not others:
         return {}
-    made = others[0].provenance
+    provenance = others[0].provenance
     return given(
-        model=None if made.model == "imported" else made.model,
-        temperature=made.sampling.get("temperature"),
-        max_thinking_tokens=made.sampling.get("max_tokens"),
-        seed=made.seed,
+        model=None if provenance.model == "imported" else provenance.model,
+        temperature=provenance.sampling.get("temperature"),
+        max_thinking_tokens=provenance.sampling.get("max_tokens"),
+        seed=provenance.seed,
     )
 
 
@@ -167,11 +167,12 @@ _ROWS = ("thinking", "answer", "verdict", "state", "saw the answer", "tokens", "
 def _column(trace: Trace | None) -> list[Text]:
     if trace is None:
         return [Text("none is stored", style="dim"), *(Text() for _ in _ROWS[1:])]
-    made = trace.provenance
+    provenance = trace.provenance
     judged = cell(verdict_of(trace))
     judged.stylize(_COLOURS.get(trace.verdict, ""))
-    facts_ = (state_of(trace), "yes" if made.saw_answer else "no", tokens_of(trace), made.seed, made.model, trace.id)
-    return [cell(trace.thinking.strip()), cell(trace.answer), judged, *map(cell, facts_)]
+    saw_answer = "yes" if provenance.saw_answer else "no"
+    facts = (state_of(trace), saw_answer, tokens_of(trace), provenance.seed, provenance.model, trace.id)
+    return [cell(trace.thinking.strip()), cell(trace.answer), judged, *map(cell, facts)]
 
 
 def _names(values: Mapping[Mode, Mapping[str, float]]) -> set[str]:

@@ -56,11 +56,11 @@ class OneLine(TyperGroup):
         except Exception as error:
             if os.environ.get("MINDPRINT_DEBUG"):
                 raise
-            code = _tell(error)
+            code = _report(error)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _tell(error: Exception) -> int:
+def _report(error: Exception) -> int:
     if isinstance(error, Fail):
         return _end(str(error), error.code)
     if hasattr(error, "format_message"):  # a wrong use of the command line
@@ -69,7 +69,7 @@ def _tell(error: Exception) -> int:
         return _end(first(error), 2)
     if isinstance(error, OSError) and error.filename is not None:
         return _end(f"{error.filename}: {error.strerror or error}", 1)
-    if type(error).__module__.partition(".")[0].startswith("mindprint"):  # such messages are written to be read
+    if type(error).__module__.partition(".")[0].startswith("mindprint"):  # the messages of this package say what to do
         return _end(str(error), 1)
     return _end(f"unexpected {type(error).__name__}: {error} (MINDPRINT_DEBUG=1 shows where)", 1)
 
@@ -79,8 +79,8 @@ def _usage(error: Any) -> int:
         error.show()
         return int(error.exit_code)
     command = getattr(getattr(error, "ctx", None), "command_path", "mindprint")
-    told = error.format_message().replace("Value error, ", "").rstrip(".")
-    return _end(f"{told}: see `{command} --help`", int(error.exit_code))
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    return _end(f"{message}: see `{command} --help`", int(error.exit_code))
 
 
 def _end(line: str, code: int) -> int:

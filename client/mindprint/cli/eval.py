@@ -63,14 +63,14 @@ def run(
             metavar="FOLDER", help="A transformers model, to compare traces with written reasons by its embeddings."
         ),
     ] = None,
-    gate: Annotated[bool, typer.Option(help="Let the gate examine each version; takes about a minute each.")] = False,
+    gate: Annotated[bool, typer.Option(help="Let the gate evaluate each version; takes about a minute each.")] = False,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A Hugging Face id, a local folder, or `default`.")
     ] = "default",
 ) -> None:
     """Compare kinds of thinking on later questions of users, and write the report.
 
-    A second start with the same --out continues, and asks, writes and trains only what is new.
+    A second start with the same --out continues: it repeats no question, trace or training.
     """
     known = part("mindprint_eval.arms", *WHAT)
     names = tuple(name.strip() for name in arms.split(",")) if arms else known.METHOD_ARMS
@@ -107,7 +107,7 @@ def run(
 
 @app.command("report")
 def report(folder: Folder) -> None:
-    """Compute the report of an evaluation again from its tables."""
+    """Build the report of an evaluation again from its tables."""
     typer.echo(f"report: {part('mindprint_eval.report.build', *WHAT).write_report(folder)}")
 
 

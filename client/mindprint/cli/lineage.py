@@ -25,7 +25,7 @@ def why(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Show what a version comes from: its start, its settings, the gate's findings, and its traces."""
+    """Show what a version comes from: its start, its settings, its checks, and its traces."""
     key, number = version_of(name)
     with connect(url) as client:
         lineage = client.adapters.get_lineage(key, number)
@@ -34,38 +34,37 @@ def why(
     print_facts(_facts(lineage))
     typer.secho("\nthe gate", bold=True)
     columns = ("check", "figure", "bound", "verdict", "detail")
-    print_rows(
-        columns, gate_report.check_rows(gate_report.examined(lineage.version)), empty="no gate has seen it", fold=True
-    )
+    rows = gate_report.check_rows(gate_report.all_checks(lineage.version))
+    print_rows(columns, rows, empty="no gate has evaluated it", fold=True)
     typer.secho("\nlearned from", bold=True)
     _print_traces(lineage, traces)
     learned = {(trace.user_id, trace.engagement_id) for trace in lineage.traces}
     _print_by_user("also learned to answer directly", lineage.fast, besides=learned)
     _print_by_user("learned only the real answer after these rejected traces", lineage.rejected)
-    _print_by_user("examined on", lineage.held_out)
+    _print_by_user("evaluated on", lineage.held_out)
 
 
 def state_of(version: Version) -> str:
-    """Return the state of a version, and what else decides whether it can answer."""
+    """Return the state of a version, and whether it is pinned or has no files."""
     parts = [version.state, *(["pinned"] if version.pinned else []), *([] if version.files else ["files gone"])]
     return ", ".join(parts)
 
 
 def _facts(lineage: Lineage) -> list[tuple[str, object]]:
     version = lineage.version
-    made = version.manifest
-    samples = ", ".join(f"{count} {kind}" for kind, count in sorted(made.samples.items()))
-    begun = " from ".join(lineage.ancestors) if lineage.ancestors else version.start
+    manifest = version.manifest
+    samples = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.samples.items()))
+    origin = " from ".join(lineage.ancestors) if lineage.ancestors else version.start
     return [
         ("version", VersionRef.of(version.adapter, version.version)),
         ("state", state_of(version)),
         ("made", version.created_at),
-        ("by", f"{made.trainer} in {duration(made.seconds)}"),
-        ("began with", begun or "a fresh adapter"),
+        ("by", f"{manifest.trainer} in {duration(manifest.seconds)}"),
+        ("began with", origin or "a fresh adapter"),
         ("live before", f"version {version.parent}" if version.parent else "none"),
-        ("samples", f"{samples}; {made.tokens} tokens"),
-        ("losses", _pairs(made.losses)),
-        ("settings", _pairs(made.settings)),
+        ("samples", f"{samples}; {manifest.tokens} tokens"),
+        ("losses", _pairs(manifest.losses)),
+        ("settings", _pairs(manifest.settings)),
         ("digest", version.digest),
         ("base", version.base_digest),
     ]
@@ -110,7 +109,7 @@ def _others(trace: LearnedFrom) -> str:
 def _print_by_user(
     title: str, by_user: Mapping[str, Iterable[str]], *, besides: Iterable[tuple[str, str]] = ()
 ) -> None:
-    """Return a line for each user; nothing if there are none."""
+    """Print a line for each user; nothing if there are none."""
     left = {user: [one for one in ones if (user, one) not in besides] for user, ones in sorted(by_user.items())}
     lines = [f"{user}: {', '.join(ones)}" for user, ones in left.items() if ones]
     if lines:

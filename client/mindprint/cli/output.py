@@ -18,15 +18,15 @@ NOTHING = "-"
 
 
 PIPE_WIDTH = 160
-"""Columns if the output is no terminal: wide enough that ids are not cut."""
+"""Width in columns if the output is no terminal: wide enough for ids."""
 
 
 WIDE = 100
-"""Columns from which on a terminal has room for more details."""
+"""Least width in columns at which tables show more details."""
 
 
 def console() -> Console:
-    """Return a console. It is created at each use, so that it follows a redirected stdout."""
+    """Create a console. Create it at each use, so that it writes to a redirected stdout."""
     screen = Console(highlight=False)
     if not screen.is_terminal and "COLUMNS" not in os.environ:
         screen.width = PIPE_WIDTH
@@ -39,7 +39,7 @@ def print_json(value: BaseModel) -> None:
 
 
 def safe(text: str) -> str:
-    """Replace control characters in a text of a user or model: a terminal would obey them."""
+    """Replace control characters in a text of a user or model, because a terminal would execute them."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -58,9 +58,13 @@ def cell(value: object) -> Text:
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, fold: bool = False) -> None:
-    """A table; `empty` is said instead when there are no rows. Columns of numbers are set to the right.
+    """Print a table. Columns of numbers are aligned to the right.
 
-    The last column is cut on a narrow terminal, or with `fold` goes on in the line below.
+    Args:
+        columns: Titles of the columns.
+        rows: Values of the rows.
+        empty: Line to print if there are no rows.
+        fold: Wrap the last column on a narrow terminal, instead of cutting it.
     """
     listed = list(rows)
     if not listed:
@@ -70,7 +74,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     last = len(columns) - 1
     for index, name in enumerate(columns):
         numbers = all(isinstance(row[index], int | float | None) for row in listed)
-        # Only the last column gives way on a narrow terminal: what stands before it is there to be copied.
+        # Shorten only the last column on a narrow terminal: people copy ids from the others.
         table.add_column(name, justify="right" if numbers else "left", no_wrap=index != last)
     for row in listed:
         cells = [cell(value) for value in row]
@@ -81,7 +85,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
 
 
 def numbers(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Names on the left, which give way on a narrow terminal, and columns of numbers, written out, on the right."""
+    """Return a table with names in the first column, which may wrap, and numbers in the others, which may not."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(columns):
         table.add_column(name, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
@@ -91,7 +95,7 @@ def numbers(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 
 def facts(named: Iterable[tuple[str, object]]) -> Table:
-    """One thing: a line for each of its properties."""
+    """Return a table with one line for each property of a thing."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -105,19 +109,19 @@ def print_facts(named: Iterable[tuple[str, object]]) -> None:
 
 
 def print_text(title: str, text: str) -> None:
-    """A longer text below its title."""
+    """Print a longer text below its title."""
     typer.secho(f"\n{title}", bold=True)
     typer.echo(safe(text) or NOTHING)
 
 
 def print_next(after: str | None, command: str) -> None:
-    """Where a list that was cut goes on."""
+    """Print the command that shows the next page of a list; nothing if there is none."""
     if after is not None:
         typer.secho(f"more: {command} --after {after}", dim=True, err=True)
 
 
 def write_ndjson(items: Iterator[BaseModel], file: Path | None, noun: str) -> None:
-    """One item a line to stdout, or to a file, which appears whole or not at all."""
+    """Write one item a line to stdout, or to a file. The file appears only when it is complete."""
     if file is None:
         for item in items:
             typer.echo(item.model_dump_json())

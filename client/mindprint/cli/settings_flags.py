@@ -74,8 +74,8 @@ def build(
         return kind(**wanted)
     except ValidationError as error:
         unknown = error.errors()[0]["type"] == "extra_forbidden"
-        told = f"{error.errors()[0]['loc'][0]}: there is no such setting" if unknown else first(error)
-        raise Fail(f"setting {told} (`mindprint {command} --print-config` lists them)", code=2) from error
+        message = f"{error.errors()[0]['loc'][0]}: there is no such setting" if unknown else first(error)
+        raise Fail(f"setting {message} (`mindprint {command} --print-config` lists them)", code=2) from error
     except SettingsError as error:
         raise Fail(f"the environment holds a wrong setting: {error}", code=2) from error
     except tomllib.TOMLDecodeError as error:

@@ -16,15 +16,15 @@ from mindprint.sync_client import MindprintClient
 from mindprint.types import ImportedTrace, Reply, TraceState, VerdictLabel
 
 OTHER_MODEL = "not for training"
-"""Reason for an accepted trace of a mode or a model that is never trained on."""
+"""Why an accepted trace is left out: its mode or its model is never trained on."""
 
 
-class Made(Reply):
+class LineProvenance(Reply):
     saw_answer: bool = False
 
 
 class Line(Reply):
-    """Fields that are read of a line: of an exported trace, or of one that has engagement and thinking alone."""
+    """The fields of a line that are read. A line is an exported trace, or only an engagement id and a thinking."""
 
     user_id: str | None = None
     engagement_id: str | None = None
@@ -32,14 +32,14 @@ class Line(Reply):
     verdict: VerdictLabel = "accepted"
     state: TraceState = "waiting"
     scores: dict[str, float] = Field(default_factory=dict)
-    provenance: Made = Made()
+    provenance: LineProvenance = LineProvenance()
 
     def why_left_out(self) -> str | None:
         if self.verdict != "accepted":
             return self.verdict
         return OTHER_MODEL if self.state == "stored" else None
 
-    def given(self) -> ImportedTrace:
+    def imported_trace(self) -> ImportedTrace:
         return ImportedTrace.model_validate(
             {
                 "engagement_id": self.engagement_id,
@@ -91,7 +91,7 @@ def read(file: Path, skips: Counter[str]) -> Iterator[ImportedTrace]:
                 if why := line.why_left_out():
                     skips[why] += 1
                 else:
-                    yield line.given()
+                    yield line.imported_trace()
             except ValueError as error:
                 reason = first(error) if isinstance(error, ValidationError) else str(error)
                 raise ValueError(f"{number}: {reason}") from error

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mindprint.cli.compare import Sides, beside, found, print_sides, state_of, tokens_of, verdict_of, write_missing
+from mindprint.cli.compare import (
+    Sides,
+    beside,
+    fill_from_store,
+    print_sides,
+    state_of,
+    tokens_of,
+    verdict_of,
+    write_missing,
+)
 from mindprint.cli.engagement_import import Bounds
 from mindprint.cli.errors import Fail
 from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
@@ -48,8 +57,16 @@ def list_traces(
     if as_json:
         return print_json(page)
     rows = [
-        (t.id, t.user_id, t.engagement_id, t.mode, t.reason or t.verdict, t.state, short(t.thinking or t.answer))
-        for t in page.traces
+        (
+            trace.id,
+            trace.user_id,
+            trace.engagement_id,
+            trace.mode,
+            trace.reason or trace.verdict,
+            trace.state,
+            short(trace.thinking or trace.answer),
+        )
+        for trace in page.traces
     ]
     empty = "no such traces: `mindprint batches start` writes some"
     print_rows(("trace", "user", "engagement", "mode", "verdict", "state", "thinking"), rows, empty=empty)
@@ -76,9 +93,9 @@ def show(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """One trace: what was asked, thought and answered, and what made it.
+    """Show one trace: the query, the thinking, the answer, and what made it.
 
-    With --user and --engagement instead of TRACE: generic and personal thinking about it, side by side.
+    With --user and --engagement instead of TRACE: show generic and personal thinking about it side by side.
     """
     with connect(url) as client:
         if trace_id is not None and user is None and engagement is None:
@@ -87,7 +104,7 @@ def show(
                 return _print(trace, as_json)
             sides = beside(client, trace)
         elif trace_id is None and user is not None and engagement is not None:
-            sides = found(client, Sides(user_id=user, engagement_id=engagement))
+            sides = fill_from_store(client, Sides(user_id=user, engagement_id=engagement))
         else:
             raise Fail("name either TRACE, or both --user and --engagement", code=2)
         if write:
@@ -177,9 +194,9 @@ def import_(
     size: Annotated[int, typer.Option(min=1024, help="Bytes in one request.")] = Bounds.size,
     url: Url = None,
 ) -> None:
-    """Bring the accepted thinking in a file, about engagements that USER has: it waits for a trainer.
+    """Import the accepted thinking in a file, about stored engagements of USER. It then waits for a trainer.
 
-    A line needs an engagement_id and a thinking. The file is checked first; sending it again changes nothing.
+    A line needs an engagement_id and a thinking. The file is checked first; importing it again changes nothing.
     """
     with connect(url) as client:
         import_thinking(client, user_id, file, Bounds(rows=rows, size=size))
@@ -188,7 +205,7 @@ def import_(
 def _print(trace: Trace, as_json: bool) -> None:
     if as_json:
         return print_json(trace)
-    made = trace.provenance
+    provenance = trace.provenance
     print_facts(
         [
             ("trace", trace.id),
@@ -200,9 +217,10 @@ def _print(trace: Trace, as_json: bool) -> None:
             ("scores", ", ".join(f"{name} {value:.3f}" for name, value in trace.scores.items())),
             (
                 "made by",
-                f"{made.model}, mode {made.mode}, prompt {made.prompt_version}, seed {made.seed}, {made.engine}",
+                f"{provenance.model}, mode {provenance.mode}, prompt {provenance.prompt_version}, "
+                f"seed {provenance.seed}, {provenance.engine}",
             ),
-            *([("mode_reason", made.mode_reason)] if made.mode_reason else []),
+            *([("mode_reason", provenance.mode_reason)] if provenance.mode_reason else []),
             ("tokens", tokens_of(trace)),
         ]
     )

@@ -92,44 +92,45 @@ def import_(
 
 
 @app.command("profile")
-def profile(
+def show_profile(
     user_id: UserId,
     write: Annotated[bool, typer.Option("--write", help="Write a new profile now.")] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Show the profile that the model has written of a user."""
+    """Show the profile that the base model wrote about a user."""
     with connect(url) as client:
-        found = client.users.write_profile(user_id) if write else client.users.get_profile(user_id)
+        profile = client.users.write_profile(user_id) if write else client.users.get_profile(user_id)
     if as_json:
-        return print_json(found)
+        return print_json(profile)
     print_facts(
         [
-            ("user", found.user_id),
-            ("version", found.version),
-            ("covers", f"{found.covers} engagements"),
-            ("until", found.covers_until),
-            ("tokens", found.tokens),
+            ("user", profile.user_id),
+            ("version", profile.version),
+            ("covers", f"{profile.covers} engagements"),
+            ("until", profile.covers_until),
+            ("tokens", profile.tokens),
         ]
     )
-    print_text("profile", found.text)
+    print_text("profile", profile.text)
 
 
 @app.command("auto-mode")
-def route(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
+def auto_mode(user_id: UserId, as_json: AsJson = False, url: Url = None) -> None:
     """Show whether --mode auto thinks before it answers this user, and the evidence."""
     with connect(url) as client:
-        found = client.users.get_auto_mode(user_id)
+        decisions = client.users.get_auto_mode(user_id)
     if as_json:
-        return print_json(found)
-    print_facts([("user", found.user_id), ("answered by", found.model)])
+        return print_json(decisions)
+    print_facts([("user", decisions.user_id), ("answered by", decisions.model)])
     typer.echo()
     columns = ("queries", "questions", "mean gain", "lower bound", "mode", "why")
-    print_rows(columns, [_row("closed", found.closed), _row("open", found.open)], empty="", fold=True)
+    print_rows(columns, [_row("closed", decisions.closed), _row("open", decisions.open)], empty="", fold=True)
 
 
-def _row(kind: str, route: AutoModeDecision) -> tuple[object, ...]:
-    return kind, route.items, _gain(route.mean), _gain(route.low), route.mode, route.why
+def _row(kind: str, decision: AutoModeDecision) -> tuple[object, ...]:
+    gains = _gain(decision.mean), _gain(decision.low)
+    return kind, decision.items, *gains, decision.mode, decision.why
 
 
 def _gain(nats: float | None) -> str | None:

@@ -19,7 +19,7 @@ _version = reply_of(Version)
 
 
 class AdaptersResource(Resource[SenderT]):
-    """LoRA adapters: which of their versions answer, and the files of each version."""
+    """LoRA adapters: their versions, which of them answer, and their files."""
 
     @Method
     def list(self) -> Call[AdapterPage]:
@@ -43,7 +43,7 @@ class AdaptersResource(Resource[SenderT]):
             key: The adapter.
             version: Its number; None takes the adapter off, so that the cohort's adapter or the base answers.
         """
-        # As a mapping: a `null` must reach the server.
+        # Send a mapping, because a model leaves out None, and the server needs the `null`.
         body = Promote(version=version).model_dump()
         return post_call(f"{_path(key)}/promote", _adapter, body, slow=True)
 
@@ -66,22 +66,22 @@ class AdaptersResource(Resource[SenderT]):
 
     @Method
     def get_version(self, key: str, number: int) -> Call[Version]:
-        """Return one version with the findings of the gate."""
+        """Return one version with its checks."""
         return get_call(_version_path(key, number), _version)
 
     @Method
     def get_lineage(self, key: str, number: int) -> Call[Lineage]:
-        """Return what a version comes from: its traces, its ancestors, and what the gate examined it on."""
+        """Return what a version comes from: its traces, its ancestors, and what the gate evaluated it on."""
         return get_call(f"{_version_path(key, number)}/lineage", _lineage)
 
     @Method
     def pin(self, key: str, number: int, pinned: bool = True) -> Call[Version]:
-        """Keep a version's files and, once loaded, its place in the engine.
+        """Keep a version's files and, once it is loaded, its slot in the engine.
 
         Args:
             key: The adapter.
             number: The version.
-            pinned: False ends it.
+            pinned: False ends the pin.
         """
         return post_call(f"{_version_path(key, number)}/pin", _version, Pin(pinned=pinned), repeatable=True, slow=True)
 
@@ -94,7 +94,7 @@ class AdaptersResource(Resource[SenderT]):
         Args:
             key: The adapter.
             number: The version.
-            folder: Where to; absent or empty.
+            folder: Where the files go. It must be absent or empty.
             max_bytes: Refuse a larger download.
 
         Raises:

@@ -8,7 +8,7 @@ from mindprint.transport import Call, Stream, get_call, post_call, read_nothing,
 from mindprint.types import Batch, BatchPage, BatchRequest, Trace
 
 FINAL_STATES = ("done", "failed", "cancelled")
-"""States after which a batch changes no more."""
+"""States of a batch that has ended."""
 
 _batch = reply_of(Batch)
 _batches = reply_of(BatchPage)

@@ -16,7 +16,7 @@ Messages = str | Sequence[Mapping[str, Any]]
 
 
 class ChatOptions(TypedDict, total=False):
-    """Options of a chat request. An option that is None or absent is the server's choice."""
+    """Options of a chat request. For an option that is None or absent the server's default holds."""
 
     model: str
     """`base` (default), `user/<id>` or `cohort/<name>`, optionally `@<version>`."""
@@ -40,7 +40,7 @@ class ModelsResource(Resource[SenderT]):
 
 
 class CompletionsResource(Resource[SenderT]):
-    """Chat completions. `user/<id>` as `model` brings that user's memory and live adapter."""
+    """Chat completions. With `user/<id>` as `model` that user's memory and live version answer."""
 
     @Method
     def create(self, messages: Messages, **options: Unpack[ChatOptions]) -> Call[ChatCompletion]:
@@ -81,6 +81,10 @@ def _streamed(body: dict[str, Any], decoder: Callable[[], Decoder[T]]) -> Stream
 def _chat_body(messages: Messages, options: ChatOptions) -> dict[str, Any]:
     if unknown := options.keys() - ChatOptions.__annotations__:
         raise TypeError(f"chat takes no {', '.join(sorted(unknown))}")
-    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(m) for m in messages]
+    turns = (
+        [{"role": "user", "content": messages}]
+        if isinstance(messages, str)
+        else [dict(message) for message in messages]
+    )
     chosen = {name: value for name, value in options.items() if value is not None}
     return {"model": "base", "messages": turns, **chosen}

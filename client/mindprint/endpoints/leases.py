@@ -52,12 +52,12 @@ class LeasesResource(Resource[SenderT]):
 
         Args:
             lease_id: The lease whose samples trained the adapter.
-            manifest: What was trained on what, and the items of the parity check.
+            manifest: What was trained and how, with the items of the parity check.
             config: PEFT's adapter_config.json, as bytes or as a file.
             weights: PEFT's adapter_model.safetensors, as bytes or as a file.
 
         Raises:
-            ApiError: `lease_lost` (409), or 422 with the reason, such as `canary_failed`, `adapter_rank` or
+            ApiError: `lease_lost` (409), or 422 with the reason, such as `parity_failed`, `adapter_rank` or
                 `adapter_base_model`.
         """
         return Call(

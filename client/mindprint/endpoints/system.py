@@ -25,9 +25,9 @@ class ServerResource(Resource[SenderT]):
 
     @Method
     def funnel(self, user: str | None = None) -> Call[Funnel]:
-        """Count from engagements attempted to traces in a live version.
+        """Return the funnel: counts from engagements attempted to traces in a live version.
 
         Args:
-            user: Count one user's only; None counts the whole server's.
+            user: Id of a user; None counts the traces of all users.
         """
         return get_call("/v1/funnel", _funnel, user=user)

@@ -25,7 +25,7 @@ _traces = reply_of(TracePage)
 
 
 class TracesResource(Resource[SenderT]):
-    """Thinking traces: write one, bring your own, look them up."""
+    """Thinking traces: write one, import your own, list and export them."""
 
     @Method
     def create(self, request: TraceRequest) -> Call[Trace]:
@@ -84,9 +84,9 @@ class TracesResource(Resource[SenderT]):
 
     @Method
     def add(self, user_id: str, traces: Sequence[ImportedTrace]) -> Call[Ingested]:
-        """Store up to 1000 thinkings about stored engagements, all or none.
+        """Import up to 1000 traces about stored engagements, all or none.
 
-        They wait for a trainer like accepted traces. Sending them again changes nothing.
+        They wait for a trainer like accepted traces. Importing them again changes nothing.
 
         Raises:
             ApiError: `engagement_not_found`, `backlog_full` (429) or `prompt_too_long`.

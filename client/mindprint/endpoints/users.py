@@ -26,7 +26,7 @@ _users = reply_of(UserPage)
 
 
 class UsersResource(Resource[SenderT]):
-    """Users, their engagements and what the base model wrote about them."""
+    """Users, their engagements and their profiles."""
 
     @Method
     def list(self, *, limit: int = 100, after: str | None = None) -> Call[UserPage]:
@@ -86,7 +86,7 @@ class UsersResource(Resource[SenderT]):
 
     @Method
     def get_auto_mode(self, user_id: str) -> Call[AutoModeDecisions]:
-        """Return which mode `auto` takes for the user's closed and open queries, with the evidence."""
+        """Return which mode `auto` chooses for the user's closed and open queries, with the evidence."""
         return get_call(f"{_path(user_id)}/auto-mode", _auto_mode)
 
 

@@ -1,6 +1,6 @@
 """Read the Change-My-View files of PRIME: `history_data.json` and `evaluation_data.json`, or their folder.
 
-Their schema is not published. This much is read, and nothing is guessed beyond it. A file is a mapping from
+Their schema is not published. Only the following is read. A file is a mapping from
 authors to lists of posts, or a list of authors; an author is a list of posts or an object with such a list under
 LISTS (and, in a list of authors, the name under AUTHOR). A post is an object with, each under the first of these keys
 that holds something:
@@ -12,8 +12,8 @@ that holds something:
   the order of their digests, which is independent of the answer, and the answer is the label.
 - REASON, ID and TIME, if there.
 
-Posts without a question or a reply are counted; a file in which no post has both is refused, naming what was found.
-What comes from the evaluation file comes after the author's history wherever neither has times.
+Posts without a question or a reply are counted. A file in which no post has both is refused, with a message that names
+what it has. If the rows have no times, those of the evaluation file come after the author's history.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LATER = timedelta(days=366)
 
 @dataclass
 class _Author:
-    """What was already read of an author, who may stand in both files."""
+    """What was already read about an author. An author may be in both files."""
 
     last: datetime | None = None
     ids: set[str] = field(default_factory=set)
@@ -134,13 +134,13 @@ def _replies(post: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
     """Return the texts under the first key that holds any."""
     for key in keys:
         value = post.get(key)
-        found = [
-            told
+        replies = [
+            reply
             for one in (value if isinstance(value, list) else [value])
-            if (told := first_text(one, BODY) if isinstance(one, Mapping) else text(one))
+            if (reply := first_text(one, BODY) if isinstance(one, Mapping) else text(one))
         ]
-        if found:
-            return list(dict.fromkeys(found))
+        if replies:
+            return list(dict.fromkeys(replies))
     return []
 
 
@@ -171,7 +171,7 @@ def _row(pair: _Pair, when: datetime, skips: Skips) -> Engagement | None:
             skips[f"more than {len(ascii_uppercase)} candidates"] += 1
             return None
         choices = list(ascii_uppercase[: len(candidates)])
-        listed = "\n".join(f"[{label}] {told}" for label, told in zip(choices, candidates, strict=True))
+        listed = "\n".join(f"[{label}] {reply}" for label, reply in zip(choices, candidates, strict=True))
         prompt = f"{prompt}\n\nWhich reply changed your view?\n{listed}"
         response = choices[candidates.index(pair.chosen)]
     return engagement(
@@ -185,5 +185,5 @@ def _row(pair: _Pair, when: datetime, skips: Skips) -> Engagement | None:
     )
 
 
-def _digest(told: str) -> bytes:
-    return sha256(told.encode("utf-8", "surrogatepass")).digest()
+def _digest(reply: str) -> bytes:
+    return sha256(reply.encode("utf-8", "surrogatepass")).digest()

@@ -1,8 +1,7 @@
 """Turn ids of other projects' files into valid ids.
 
-A valid id is kept. In any other, each run of characters that are not allowed becomes a `-`, and `-` with eight
-digits of the SHA-256 of the original is added: so `a b` and `a/b` stay apart, and an id does not depend on what else
-is in the file or on what was imported before.
+A valid id is kept. In other ids each run of forbidden characters becomes a `-`, and a `-` with eight digits of the
+original's SHA-256 is added. So `a b` and `a/b` get different ids, and an id does not depend on other rows or imports.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read the entries of one large JSON array or object one after the other, without holding the file in memory.
 
-Not ijson: its errors name no line, it refuses NaN, and deep nesting takes memory that grows with its square.
+ijson does not fit: its errors name no line, it refuses NaN, and its memory grows with the square of the nesting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mindprint.importers.rows import BadImport
 CHUNK = 1 << 20
 """Bytes read at a time; more where a single entry is longer."""
 _NEAR = 16
-"""This close to the end of what was read, a number, a literal or an escape may have been cut."""
+"""Characters at the end of what was read in which a number, a literal or an escape may be cut off."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _decoder = json.JSONDecoder()
 
@@ -91,19 +91,19 @@ class _Cursor:
     def peek(self) -> str:
         """Return the next character that is no space; empty at the end of the file."""
         while True:
-            found = _SPACE.match(self._held, self.at)
-            self.at = found.end() if found else self.at
+            space = _SPACE.match(self._held, self.at)
+            self.at = space.end() if space else self.at
             if self.at < len(self._held):
                 return self._held[self.at]
             if not self._more():
                 return ""
 
     def take(self, allowed: str) -> str:
-        found = self.peek()
-        if not found or found not in allowed:
+        char = self.peek()
+        if not char or char not in allowed:
             raise self.bad(f"is no JSON ({' or '.join(allowed)} is needed)")
         self.at += 1
-        return found
+        return char
 
     def value(self) -> Any:
         self.peek()
@@ -111,14 +111,14 @@ class _Cursor:
             try:
                 value, end = _decoder.raw_decode(self._held, self.at)
             except json.JSONDecodeError as error:
-                told = self.bad(f"is no JSON ({error.msg})", error.pos)
+                bad = self.bad(f"is no JSON ({error.msg})", error.pos)
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._held) - _NEAR
                 if cut and self._more():
                     continue
-                raise told from error
+                raise bad from error
             except (ValueError, RecursionError) as error:
                 raise self.bad(f"is no JSON ({error})") from error
-            if end > len(self._held) - _NEAR and self._more():  # a number may go on
+            if end > len(self._held) - _NEAR and self._more():  # a number may continue in the next chunk
                 continue
             self.at = end
             return value
@@ -128,7 +128,7 @@ class _Cursor:
         return BadImport(f"{self._file}:{line}: {what}")
 
     def _more(self) -> bool:
-        """Read as much again as is held, so that a long entry is tried few times. Return False at the end."""
+        """Double what is held, so that a long entry is parsed few times. Return False at the end of the file."""
         read = self._stream.read(max(self._chunk, len(self._held) - self.at))
         try:
             piece = self._decoder.decode(read, final=not read)

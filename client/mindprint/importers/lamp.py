@@ -62,7 +62,7 @@ _ASKED = {
     6: "generate a subject",
     7: "paraphrase the following tweet",
 }
-"""Beginnings of questions, which tell the task where no file of answers names it."""
+"""Beginnings of questions. They identify the task if no file of answers names it."""
 
 
 def read(file: Path, skips: Skips, outputs: Path | None = None) -> Rows:
@@ -178,11 +178,11 @@ def _user(
     choices = labels.past(task, asked)
     for (entry, name, _), when in zip(usable, times, strict=True):
         past = _CATEGORY if task == 2 and _CATEGORY.answer in entry else _PAST[task]
-        given, made = text(entry.get(past.given)), text(entry.get(past.answer))
-        if not given or not made:
+        given, response = text(entry.get(past.given)), text(entry.get(past.answer))
+        if not given or not response:
             skips[f"entry of a profile without {past.answer if given else past.given}"] += 1
         elif row := engagement(
-            skips, id=name, prompt=past.prompt.format(given), response=made, occurred_at=when, choices=choices
+            skips, id=name, prompt=past.prompt.format(given), response=response, occurred_at=when, choices=choices
         ):
             yield user, row
     if not answer:
@@ -217,7 +217,7 @@ def _usable(profile: list[Any], skips: Skips) -> Iterator[tuple[dict[str, Any], 
 
 
 def _last(question: dict[str, Any], times: list[datetime]) -> datetime:
-    """Return a time after everything in the profile, whatever the date of the question, so that it sees all of it."""
+    """Return a time after all entries of the profile, whatever the question's date, so that its memory has them all."""
     earliest = max(times) + TICK if times else START
     try:
         return max(earliest, moment(question.get("date")) or earliest)

@@ -28,7 +28,7 @@ _FIELD = 1 << 20
 def read(folder: Path, skips: Skips) -> Rows:
     """Yield the votes of an export as engagements, with the ids of their users.
 
-    Holds the comments and the key of every vote in memory.
+    The comments and the key of every vote are held in memory.
 
     Raises:
         BadImport: A file is missing or cannot be used.
@@ -44,8 +44,8 @@ def read(folder: Path, skips: Skips) -> Rows:
     taken: set[tuple[str, datetime]] = set()
     for number, row in enumerate(_table(folder / VOTES, "voter-id", "comment-id", "vote")):
         voter, comment, stamp = row["voter-id"], row["comment-id"], row.get("timestamp", "")
-        answer, said = _vote(row["vote"]), comments.get(comment)
-        if problem := _problem(voter, answer, said):
+        answer, body = _vote(row["vote"]), comments.get(comment)
+        if problem := _problem(voter, answer, body):
             skips[problem] += 1
             continue
         try:
@@ -58,34 +58,34 @@ def read(folder: Path, skips: Skips) -> Rows:
             skips[REPEATED] += 1
             continue
         seen.add((user, id))
-        while (user, when) in taken:  # pol.is counts seconds; history needs an order
+        while (user, when) in taken:  # pol.is has whole seconds, but a history needs different times
             when += TICK
         taken.add((user, when))
-        made = engagement(
+        row_engagement = engagement(
             skips,
             id=id,
-            prompt=f"Do you agree with this statement?\n{said}",
+            prompt=f"Do you agree with this statement?\n{body}",
             response=answer,
             occurred_at=when,
             choices=list(CHOICES),
         )
-        if made:
-            yield user, made
+        if row_engagement:
+            yield user, row_engagement
 
 
-def _problem(voter: str, answer: str, said: str | None) -> str:
+def _problem(voter: str, answer: str, body: str | None) -> str:
     if not voter:
         return "vote without a voter"
     if not answer:
         return "vote is not 1, 0 or -1"
-    if said is None:
+    if body is None:
         return f"comment is not in {COMMENTS}"
-    return "" if said else "comment is empty"
+    return "" if body else "comment is empty"
 
 
-def _vote(told: str) -> str:
+def _vote(value: str) -> str:
     try:
-        return _VOTES.get(float(told), "")
+        return _VOTES.get(float(value), "")
     except ValueError:
         return ""
 
@@ -98,8 +98,8 @@ def _table(file: Path, *needed: str) -> Iterator[dict[str, str]]:
             table = csv.reader(_decoded(file, stream), strict=True)
             columns = [name.strip().lower() for name in next(table, [])]
             if lacking := [name for name in needed if name not in columns]:
-                found = ", ".join(repr(name)[1:-1] for name in columns[:12]) or "nothing"
-                raise BadImport(f"{file}:1: lacks the column {lacking[0]}; found {found}")
+                named = ", ".join(repr(name)[1:-1] for name in columns[:12]) or "nothing"
+                raise BadImport(f"{file}:1: lacks the column {lacking[0]}; found {named}")
             for row in table:
                 if row:
                     cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))

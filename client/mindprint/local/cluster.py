@@ -16,7 +16,7 @@ from mindprint.local.processes import GRACE_S, Child, Processes, ProcessFailed, 
 POLL_S = 0.5
 START_TIMEOUT_S = 300.0
 TRAINER_STOP_S = 10.0
-"""From the request to stop a trainer until the kill."""
+"""Seconds from the request to stop a trainer until the kill."""
 EXHAUSTIVE_SETTINGS = {"EXHAUSTIVE": "true", "CANDIDATES": "4", "UNHINTED_CANDIDATES": "3"}
 """Server settings for users with few engagements, where every trace counts (docs/decisions/006)."""
 

@@ -25,7 +25,7 @@ _FIELD = re.compile(r"(\w+)=(\S+)")
 
 @dataclass
 class Bar:
-    """Progress of one stage. Without `total` its length is not known."""
+    """Progress of one stage. `total` is its number of steps; None if that is not known."""
 
     title: str
     total: int | None
@@ -55,7 +55,7 @@ class Bar:
         self.update(self.done + 1, self.note)
 
     def finish(self, outcome: str) -> None:
-        """Print the line that stays when the bar goes."""
+        """Print the line that stays when the bar disappears."""
         seconds = time.monotonic() - self.began
         for console in (self.live[0].console, *self.plain) if self.live else self.plain:
             console.print(Text(f"{self.title}: {outcome} ({seconds:.0f} s)"))
@@ -80,14 +80,15 @@ class Output:
 
     def say(self, *what: RenderableType) -> None:
         """Print texts and tables."""
-        plain = [Text(part) if isinstance(part, str) else part for part in what]  # brackets in texts are no markup
+        # Texts are wrapped, so that brackets in them are not read as markup.
+        plain = [Text(part) if isinstance(part, str) else part for part in what]
         words_only = all(isinstance(part, str) for part in what)
         for console in (self.console, *self._copies):
             console.print(*plain, soft_wrap=words_only)
 
     @contextmanager
     def bar(self, title: str, total: int | None = None) -> Iterator[Bar]:
-        """Show the progress of a stage. On a terminal the bar goes when the stage ends; the line of `finish` stays."""
+        """Show the progress of a stage. The bar disappears when the stage ends; the line of `finish` stays."""
         if not self.console.is_terminal:
             yield Bar(title, total, None, [self.console, *self._copies])
             return

@@ -1,4 +1,7 @@
-"""Kill every process that carries a run's mark, once the run's own process is gone: its end closes standard input."""
+"""Kill every process that carries a run's mark once the run's own process has ended.
+
+The end of that process closes the standard input of this one.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,26 @@ MARK = "MINDPRINT_DEMO_RUN"
 
 def marked(mark: str) -> list[psutil.Process]:
     """Return the processes that carry `mark`, without this one."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # ended by now, or another user's
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def of_sessions(sessions: set[int]) -> list[psutil.Process]:
     """Return the processes of these sessions, without this one.
 
-    A process that sets its title, as vLLM's do, overwrites its environment and with it the mark. Its session stays that
-    of the marked process that started it. psutil does not know sessions, so they are read here.
+    A process that sets its title, as vLLM's do, overwrites its environment and so its mark. It keeps the session of the
+    marked process that started it. psutil does not know sessions, so this function reads them.
     """
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and os.getsid(process.pid) in sessions:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def sweep(mark: str, *, attempts: int = 50) -> None:

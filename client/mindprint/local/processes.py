@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar
 from mindprint.local.process_guard import MARK, sweep
 
 GRACE_S = 5.0
-"""From the request to stop until the kill."""
+"""Seconds from the request to stop until the kill."""
 WATCH_EVERY_S = 0.5
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """The exit code; None while the process runs."""
+        """Return the exit code; None while the process runs."""
         return self._process.poll()
 
     def running(self) -> bool:
@@ -123,7 +123,7 @@ class Processes:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # The guard reads from a pipe that only this process holds open for writing: its end is this process's end.
+        # The guard reads from a pipe that only this process can write to. So the pipe closes when this process ends.
         self._guard = subprocess.Popen(
             [sys.executable, "-m", "mindprint.local.process_guard", self._mark],
             stdin=subprocess.PIPE,

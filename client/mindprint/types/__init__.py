@@ -1,8 +1,7 @@
-"""The wire types: what goes over HTTP between application, server and trainer.
+"""The wire types: requests and replies between application, server and trainer.
 
-Requests refuse unknown fields (a misspelt setting must not pass for a default);
-replies ignore them, so that a client survives a newer server.
-Times are UTC, log-probabilities natural, lengths in tokens of the base model.
+Requests refuse unknown fields, so that a misspelt one is an error. Replies ignore unknown fields, so that a client
+works with a newer server. Times are UTC, log-probabilities natural (nats), lengths in tokens of the base model.
 """
 
 from __future__ import annotations

@@ -17,24 +17,24 @@ class Adapter(Reply):
     live: int | None
     canary: int | None = None
     canary_share: float | None = None
-    """Share of the adapter's requests that the candidate answers."""
+    """Share of the adapter's requests that the canary answers."""
     versions: list[Version]
 
 
 class Promote(Request):
-    """Which version the adapter's key resolves to; `null` takes the adapter off (the base answers)."""
+    """Choose the version that an adapter's key resolves to. `null` takes the adapter off: the base answers."""
 
     version: Annotated[int, Field(ge=1, lt=2**31)] | None
 
 
 class SetCanary(Request):
-    """Lets a version answer a share of its adapter's requests; `null` ends that."""
+    """Let a version answer a share of its adapter's requests; `null` ends that."""
 
     version: Annotated[int, Field(ge=1, lt=2**31)] | None
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
 class Pin(Request):
-    """A pinned version keeps its files and, once loaded, its place in the engine."""
+    """Pin or unpin a version. A pinned version keeps its files and, once loaded, its slot in the engine."""
 
     pinned: bool

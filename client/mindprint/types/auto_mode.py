@@ -1,4 +1,4 @@
-"""The modes of answering, and what `auto` makes of them."""
+"""The modes of answering, and the decisions of `auto`."""
 
 from __future__ import annotations
 
@@ -8,39 +8,45 @@ from mindprint.types.base import Reply
 
 Mode = Literal["direct", "generic", "personal"]
 AskedMode = Literal["direct", "generic", "personal", "auto"]
-"""What a query may ask for: `auto` is `personal` where the user's evidence says that thinking pays, else `direct`."""
+"""Mode of a request. `auto` chooses `personal` if thinking is shown to pay for this user, else `direct`."""
 QueryKind = Literal["closed", "open"]
-"""`closed`: with choices."""
-AutoModeReason = Literal["pays", "not_shown", "too_few", "cohort", "nobody", "other_user"]
+"""`closed`: a question with choices. `open`: one without."""
+AutoModeReason = Literal["pays", "not_shown", "too_few", "cohort", "no_user", "other_user"]
+"""Why `auto` chose a mode.
+
+`pays`: thinking is shown to make the user's real answers likelier; the only reason for `personal`. `not_shown`: it is
+not shown to. `too_few`: the gain is known for too few questions. `cohort`: a cohort's version answers. `no_user`: the
+request names no user. `other_user`: the version is another user's.
+"""
 
 
 class AutoModeDecision(Reply):
-    """The mode that `auto` takes for one kind of a user's queries, and what it goes by.
+    """The mode that `auto` chooses for one kind of a user's queries, with the evidence.
 
-    A gain is the log-probability of the real answer after thinking, less that of the same answer given at once.
+    A gain is the log-probability of the real answer after thinking, minus its log-probability without thinking.
     """
 
     mode: Mode
     reason: AutoModeReason
-    """`pays`, or what keeps it `direct`: not shown to pay, too few questions, a cohort's version answers, nobody is
-    asked about, or the version is another user's."""
+    """`pays` for `personal`. For `direct`: thinking is not shown to pay, the gain of too few questions is known, a
+    cohort's version answers, the request names no user, or the version is another user's."""
     why: str
-    """The same in words."""
+    """The reason and the figures in words."""
     items: int = 0
-    """Questions of the user's whose gain is known."""
+    """Number of the user's questions whose gain is known."""
     mean: float | None = None
-    """Their mean gain."""
+    """Mean gain of these questions."""
     low: float | None = None
-    """Below which the true mean lies only by chance: Student's one-sided bound. None of fewer than two questions."""
+    """Student's one-sided lower bound of the mean gain; None for fewer than two questions."""
     unit: Literal["nats", "nats a token"] | None = None
-    """Of `mean` and `low`: in all, or a token of the answer."""
+    """Unit of `mean` and `low`: nats of the whole answer, or nats a token."""
 
 
 class AutoModeDecisions(Reply):
-    """What `auto` makes of a user's queries while `model` answers them."""
+    """The modes that `auto` chooses for a user's closed and open queries."""
 
     user_id: str
     model: str
-    """`base`, or a version."""
+    """The model that answers and that the evidence is about: `base`, or a version."""
     closed: AutoModeDecision
     open: AutoModeDecision

@@ -1,4 +1,4 @@
-"""What all wire types are made of: requests and replies, names, texts and times."""
+"""Base classes of requests and replies, and the types of their texts and times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 EngagementId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 NO_NUL = r"^[^\x00]*$"
-"""No database column takes a NUL character."""
+"""Pattern of texts without a NUL character: databases cannot store it."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=65_536, pattern=NO_NUL)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=NO_NUL)]
 Choices = Annotated[list[Choice], Field(min_length=2, max_length=64)]
@@ -17,7 +17,7 @@ ScoreName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_l
 
 
 def as_utc(when: datetime) -> datetime:
-    """A time without a zone is taken as UTC, so that histories order the same on every machine."""
+    """Return a time in UTC. A time without a zone counts as UTC, so that the order is the same on every machine."""
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
@@ -25,12 +25,12 @@ Time = Annotated[datetime, AfterValidator(as_utc)]
 
 
 class Request(BaseModel):
-    """The base of request bodies: an unknown field is refused."""
+    """Base class of request bodies. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Reply(BaseModel):
-    """The base of replies: a field of a newer server is ignored."""
+    """Base class of replies. Unknown fields are ignored, because a newer server may send them."""
 
     model_config = ConfigDict(extra="ignore")

@@ -1,4 +1,4 @@
-"""Batches: how traces are written for many engagements."""
+"""Batches: durable jobs that write traces for many engagements."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class BatchRequest(Request):
-    """Write traces for every engagement of these users (all users if none is named) that has no accepted one yet."""
+    """Write traces for all engagements of these users that have no accepted one. Without `users`: of all users."""
 
     users: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = None
     mode: Mode = "personal"
     candidates: Annotated[int, Field(ge=1, le=64)] | None = None
     candidates_per_round: Annotated[int, Field(ge=1, le=64)] | None = None
     unhinted: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Candidates of an engagement that are written before the writer is shown the answer; 0 shows it from the first one
-    on."""
+    """Candidates of an engagement that are written before one is written with the real answer in view. 0 shows the
+    answer from the first one on."""
     hints: bool | None = None
-    """Whether the writer is ever shown the answer."""
+    """Whether candidates may be written with the real answer in view."""
     exhaustive: bool | None = None
-    """Whether every engagement gets all its candidates until one is accepted, none left out or given up for being
-    unlikely: for users with few engagements, of whom every trace counts."""
+    """Whether every engagement gets all its candidates until one is accepted: none is skipped or stopped early as
+    unlikely. Use it for users with few engagements, where every trace counts."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -36,12 +36,12 @@ class BatchRequest(Request):
     @model_validator(mode="after")
     def _shown_or_unhinted(self) -> Self:
         if self.unhinted == 0 and (self.hints is False or self.mode != "personal"):
-            raise ValueError("unhinted=0 shows the writer the answer: that takes hints, and mode personal")
+            raise ValueError("unhinted=0 shows the writer the answer: use it with hints and with mode personal only")
         return self
 
 
 class Funnel(Reply):
-    """Engagements attempted; candidates generated, rejected by reason, accepted, trained, in a live version."""
+    """Counts: engagements attempted; candidates generated, rejected by reason, accepted, trained, in a live version."""
 
     attempted: int = 0
     generated: int = 0
@@ -66,11 +66,11 @@ class Batch(Reply):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     truncated: int = 0
-    """Engagements whose memory was cut to fit the model: the oldest parts went first."""
+    """Engagements whose memory was cut to fit the model. The oldest parts are cut first."""
     hinted: int = 0
-    """Accepted traces whose writer saw the answer."""
+    """Accepted traces that were written with the real answer in view."""
     tokens_per_second: float = 0.0
-    """Generated tokens over the seconds that the batch was running."""
+    """Generated tokens divided by the seconds in which the batch ran."""
     error: str | None = None
     created_at: Time
     started_at: Time | None = None

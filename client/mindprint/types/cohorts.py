@@ -1,4 +1,4 @@
-"""Cohorts: users whose traces train one adapter."""
+"""Cohorts: groups of users whose traces train one adapter."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mindprint.types.base import NO_NUL, Reply, Request, Time
 from mindprint.types.keys import Name
 
 EVERYONE = "everyone"
-"""The cohort that is always there."""
+"""Name of the cohort that always exists."""
 
 
 class Cohort(Reply):
-    """Users whose traces train one adapter, `cohort/<name>`. `everyone` holds all who are in no other."""
+    """A group of users whose traces train one adapter, `cohort/<name>`. `everyone` holds all who are in no other."""
 
     name: str
     description: str
@@ -24,12 +24,12 @@ class Cohort(Reply):
 
 
 class CohortEdit(Request):
-    """Creates or describes a cohort."""
+    """Create a cohort, or replace its description."""
 
     description: Annotated[str, StringConstraints(max_length=1024, pattern=NO_NUL)] = ""
 
 
 class Members(Request):
-    """Users who move into a cohort, from whichever they were in."""
+    """Move users into a cohort. Each leaves the cohort that it was in."""
 
     users: Annotated[list[Name], Field(min_length=1, max_length=10_000)]

@@ -15,6 +15,6 @@ class ErrorBody(Reply):
 
 
 class ErrorReply(Reply):
-    """OpenAI's error envelope; `code` is what programs switch on."""
+    """An error reply in OpenAI's form. Programs should test its `code`."""
 
     error: ErrorBody

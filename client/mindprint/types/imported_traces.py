@@ -1,4 +1,4 @@
-"""Traces that somebody brings."""
+"""Imported traces: thinking that a caller sends for training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mindprint.types.base import EngagementId, Request, ScoreName, Text
 
 
 class ImportedTrace(Request):
-    """Thinking about a stored engagement that somebody brings: curated, or written elsewhere."""
+    """Thinking about a stored engagement that was written or edited outside of this server."""
 
     engagement_id: EngagementId
     thinking: Text
     saw_answer: bool = False
-    """Whether its writer was shown the answer."""
+    """Whether its author saw the real answer."""
     selected: bool = True
-    """False: the thinking is no lesson, and only the real answer after it is learned."""
+    """Whether the thinking is an example to learn. If it is False, only the real answer after it is learned."""
     scores: Annotated[dict[ScoreName, FiniteFloat], Field(max_length=32)] = Field(default_factory=dict)
 
 

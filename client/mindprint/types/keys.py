@@ -12,9 +12,9 @@ from pydantic import StringConstraints
 
 Kind = Literal["user", "cohort"]
 USER_PREFIX = "user/"
-"""What every key of a user's adapter begins with; for SQL, where a key is built in the database."""
+"""Prefix of the keys of users' adapters, for SQL that builds a key in the database."""
 COHORT_PREFIX = "cohort/"
-"""What every key of a cohort's adapter begins with; for SQL."""
+"""Prefix of the keys of cohorts' adapters, for SQL."""
 BASE = "base"
 """The model name of the base model without an adapter."""
 
@@ -29,9 +29,9 @@ Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
 AdapterKeyStr = Annotated[str, StringConstraints(pattern=rf"^{_KEY}$", max_length=72)]
 """An adapter's key on the wire: `user/<id>` or `cohort/<name>`."""
 MODEL_NAME_LENGTH = 84
-"""Characters that a model's name may have at most."""
+"""Maximum length of a model's name, in characters."""
 EXAMPLE = "user/anna@7"
-"""The name of a version, as messages show it."""
+"""Example of a version's name, for messages."""
 ModelNameStr = Annotated[
     str, StringConstraints(pattern=rf"^({BASE}|{_KEY}(@{_NUMBER})?)$", max_length=MODEL_NAME_LENGTH)
 ]
@@ -71,7 +71,7 @@ class AdapterKey(str):
 
     @property
     def kind(self) -> Kind:
-        """Whose adapter it is."""
+        """Whether it is the adapter of a `user` or of a `cohort`."""
         return cast(Kind, self.partition("/")[0])
 
     @property
@@ -119,7 +119,7 @@ class ModelName(str):
     """What a request may name as its model: `base`, an adapter's key, or a version.
 
     Raises:
-        ValueError: The text can be no model's name.
+        ValueError: The text is no model's name.
     """
 
     __slots__ = ()
@@ -136,5 +136,5 @@ class ModelName(str):
 
     @property
     def number(self) -> int | None:
-        """The number of the version; None where the name leaves it to the server."""
+        """The number of the version; None if the server chooses the version."""
         return int(number) if (number := self.partition("@")[2]) else None

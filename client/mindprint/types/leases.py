@@ -1,4 +1,4 @@
-"""Leases: how a trainer takes traces."""
+"""Leases: a trainer's timed claims on traces, and the training samples in them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ LeaseState = Literal["active", "released", "completed", "expired"]
 
 
 class LeaseRequest(Request):
-    """Claim the accepted traces of one adapter (of the neediest one if none is named)."""
+    """Claim the accepted traces of one adapter."""
 
     owner: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     adapter: AdapterKeyStr | None = None
-    """A cohort that is named needs `min_traces` alone; one that is not, the server's `cohort_min_traces` as well."""
+    """Key of the adapter; None takes the one with the most traces, cohorts before users. A cohort that is not named
+    also needs the server's `cohort_min_traces`."""
     ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     min_traces: Annotated[int, Field(ge=1, le=10_000)] = 1
     max_traces: Annotated[int, Field(ge=1, le=10_000)] = 1024
@@ -28,8 +29,7 @@ class Sample(Reply):
     """One training sequence.
 
     Its parts are `prompt` (no loss), `thinking_prefix`, `reminder` (no loss), `thinking`, `thinking_suffix`, `answer`
-    and the
-    tokenizer's end-of-turn token. They are tokenized one by one, without special tokens, and their ids concatenated.
+    and the tokenizer's end-of-turn token. Each part is tokenized alone, without special tokens, and the ids are joined.
 
     `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
     `replay`: a general question without any user's memory, to generic thinking and answer of the base model.
@@ -37,27 +37,30 @@ class Sample(Reply):
 
     kind: Literal["slow", "fast", "replay"]
     user_id: str | None = None
-    """Whose sample it is; None for replay."""
+    """User whose engagement it is about; None for replay."""
     engagement_id: str
     trace_id: str | None = None
     prompt: str
-    """Up to where something is to be learned: for thinking, with the `<think>` that the server always writes."""
+    """The text before the first token to learn. If thinking is learned, it ends with the `<think>` that the server
+    always writes."""
     thinking_prefix: str = ""
-    """How the thinking begins: a part of its own, or its few words would drown among the rest."""
+    """The beginning of the thinking. It is a part of its own: the loss is a mean over each part, so that these few
+    words are learned too."""
     reminder: str = ""
-    """What the server wrote behind the thinking prefix, of cases that the prompt does not show: nobody could learn
-    to."""
+    """Past engagements that the server wrote after the thinking prefix. They have no loss: the prompt does not show
+    them, so that a model cannot learn to write them."""
     thinking: str = ""
     thinking_suffix: str = ""
-    """The end of thinking and all that stands before the answer: of its own as well, or thinking goes on and on."""
+    """The text between the thinking and the answer, with the `</think>`. It is a part of its own too, so that the model
+    learns to end its thinking."""
     answer: str
-    """Empty: nothing is learned behind the thinking and its closing."""
+    """The answer. If it is empty, nothing after the thinking suffix is learned."""
     choices: list[str] = Field(default_factory=list)
-    """What may be answered, written as `answer` is; empty where anything may be."""
+    """All possible answers, each written as `answer` is; empty for an open question."""
 
 
 class Start(Reply):
-    """The version whose weights a training begins with."""
+    """The version whose weights a training starts from."""
 
     adapter: str
     version: int
@@ -75,20 +78,20 @@ class Lease(Reply):
     attempt: int
     trace_ids: list[str]
     samples: list[Sample] = Field(default_factory=list)
-    """Only in the reply to the claim."""
+    """The training samples; only the reply to a claim has them."""
     base_digest: str
     parent: int | None = None
     """The live version when the lease was claimed."""
     start: Start | None = None
-    """What to begin with: the adapter's own live version, else its cohort's; None is a fresh adapter."""
+    """The version to start from: the adapter's own live version, else its cohort's. None: a new adapter."""
     held_out: dict[str, list[str]] = Field(default_factory=dict)
-    """Engagements by user, the newest, that no sample is of: the gate examines the version on them."""
+    """The newest engagements by user, which no sample is about. The gate evaluates the version on them."""
     limits: LoraLimits
     version: int | None = None
-    """Set once the lease is completed."""
+    """The version that was trained under the lease; set when the lease is completed."""
 
 
 class Heartbeat(Request):
-    """Extends a lease: it then lasts `ttl_s` seconds from now."""
+    """Extend a lease to `ttl_s` seconds from now."""
 
     ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0

@@ -1,4 +1,4 @@
-"""What a trainer says of a version it uploads, and how its proof came out."""
+"""The manifest of an uploaded version, and the result of its parity check."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mindprint.types.keys import AdapterKeyStr
 
 
 class ParityItem(Request):
-    """The trainer's own log-probabilities, which the engine must reproduce with the adapter (invariant 5).
+    """A prompt and target tokens with the trainer's log-probabilities, which the engine must reproduce.
 
-    `logprobs[i]` = log p(target_ids[i] | prompt_ids + target_ids[:i]) with the adapter, `base_logprobs` without.
+    `logprobs[i]` = log p(target_ids[i] | prompt_ids + target_ids[:i]) with the adapter, `base_logprobs` without it.
     """
 
     prompt_ids: Annotated[list[int], Field(min_length=1, max_length=8192)]
@@ -24,12 +24,12 @@ class ParityItem(Request):
     @model_validator(mode="after")
     def _same_length(self) -> Self:
         if not len(self.target_ids) == len(self.logprobs) == len(self.base_logprobs):
-            raise ValueError("target_ids, logprobs and base_logprobs differ in length")
+            raise ValueError("target_ids, logprobs and base_logprobs differ in length: send one value a target token")
         return self
 
 
 class Manifest(Request):
-    """What the trainer says of a version it uploads."""
+    """What a trainer says about a version that it uploads."""
 
     adapter: AdapterKeyStr
     base_digest: str
@@ -45,7 +45,10 @@ class Manifest(Request):
 
 
 class ParityResult(Reply):
-    """Mean absolute differences in nats a token: engine with adapter against trainer, and against the base."""
+    """The result of a parity check: mean absolute differences of log-probabilities, in nats a token.
+
+    `against_trainer` compares the engine with the adapter to the trainer, `against_base` to the engine without it.
+    """
 
     passed: bool
     against_trainer: float

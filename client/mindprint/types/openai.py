@@ -46,7 +46,7 @@ class ChatUsage(Reply):
 
 
 class ChatCompletion(Reply):
-    """An answer. Fields beyond OpenAI's, such as `mindprint` with its provenance, are kept as they came."""
+    """An answer. Fields that OpenAI does not have, such as `mindprint` with the provenance, are kept."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,4 +1,4 @@
-"""Pages of lists: what the routes that list something reply."""
+"""Pages: the replies of routes that list something."""
 
 from __future__ import annotations
 

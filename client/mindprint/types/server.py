@@ -6,14 +6,14 @@ from mindprint.types.base import Reply
 
 
 class LoraLimits(Reply):
-    """What the serving engine can load; an adapter outside it is refused at upload."""
+    """Bounds on the adapters that the engine can load. Other adapters are refused at upload."""
 
     max_rank: int
     target_modules: list[str]
 
 
 class ServerInfo(Reply):
-    """`GET /v1/info`: what a trainer must match and a person wants to know."""
+    """What the server runs. A trainer must use the same base model and stay within `limits`."""
 
     mindprint: str
     engine: str

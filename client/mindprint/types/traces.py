@@ -1,4 +1,4 @@
-"""Traces: asked for one by one, and as they are kept."""
+"""Traces: the request for a single one, and traces as they are stored."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from mindprint.types.base import NO_NUL, Choices, EngagementId, Reply, Request, 
 from mindprint.types.keys import MemoryNameStr, ModelNameStr, Name
 
 TraceState = Literal["waiting", "leased", "trained", "dead_letter", "stored"]
-"""Where an accepted trace stands in the queue; `stored` = rejected or not judged, never trained on."""
+"""State in the training queue. `waiting`, `leased` and `trained` are accepted traces. `dead_letter`: its leases ended
+badly too often. `stored`: never in the queue, because the trace was rejected or is not meant for training."""
 VerdictLabel = Literal["accepted", "rejected", "unjudged"]
 Reason = Literal[
     "parse", "empty", "loop", "leak", "duplicate", "wrong_answer", "low_gain", "low_anchor", "hindsight", "not_selected"
 ]
-"""Why a candidate was rejected. `not_selected`: somebody brought it and says that it is no lesson."""
+"""Why a candidate was rejected. `not_selected`: an imported trace that its sender marked as no example to learn."""
 ReasonGroup = Literal["collapse", "text", "answer", "score", "import"]
-"""What a reason speaks against. `collapse`: the thinking loops or is empty. `text`: its words. `answer`: the answer it
-leads to. `score`: a score of a thinking that leads to the real answer. `import`: the importer did not select it."""
+"""What was wrong. `collapse`: the thinking loops or is empty. `text`: its words. `answer`: it leads to a wrong answer.
+`score`: it leads to the real answer, but a score is too low or too high. `import`: its sender did not select it."""
 REASON_GROUPS: Mapping[str, ReasonGroup] = {
     "parse": "text",
     "empty": "collapse",
@@ -37,16 +38,16 @@ REASON_GROUPS: Mapping[str, ReasonGroup] = {
 SCORE_REASONS: tuple[str, ...] = tuple(
     reason for reason, group in REASON_GROUPS.items() if group in ("answer", "score", "import")
 )
-"""Reasons that speak against what thinking leads to; nothing is wrong with the thinking as a text."""
+"""Reasons of traces whose thinking is sound as a text; only its answer, a score or the selection is not."""
 CORRECT_ANSWER_REASONS: tuple[str, ...] = tuple(reason for reason, group in REASON_GROUPS.items() if group == "score")
-"""Reasons that speak against a score of thinking that leads to the real answer."""
+"""Reasons of traces whose thinking leads to the real answer, but has a bad score."""
 
 
 class Provenance(Reply):
-    """What made a trace or an answer (invariant 6)."""
+    """What made a trace or an answer."""
 
     model: str
-    """`base`, a version such as `user/anna@2`, or `imported` where somebody brought the thinking."""
+    """Writer of the thinking: `base`, a version such as `user/anna@2`, or `imported`."""
     adapter_digest: str | None
     base_digest: str
     prompt_version: str
@@ -56,14 +57,14 @@ class Provenance(Reply):
     engine: str
     saw_answer: bool = False
     memory_dropped: int = 0
-    """Parts of the memory, oldest first, that were left out to fit the model."""
+    """Number of parts of the memory that were left out to fit the model. The oldest are left out first."""
     profile_version: int | None = None
     mode_reason: str | None = None
-    """Why this mode, in words, where `auto` was asked for."""
+    """Why `auto` chose this mode, in words; None if the caller named the mode."""
 
 
 class TraceRequest(Request):
-    """One trace now: about a stored engagement (stored and judged), or about a query (only returned)."""
+    """Write one trace now. A trace about a stored engagement is judged and stored, one about a query only returned."""
 
     user_id: Name
     engagement_id: EngagementId | None = None
@@ -72,24 +73,24 @@ class TraceRequest(Request):
     target: Text | None = None
     asked_at: Time | None = None
     mode: AskedMode = "personal"
-    """`auto` only of a query, put to the user's own memory."""
+    """Mode of the thinking. `auto` needs a query and the user's own memory."""
     model: ModelNameStr = "base"
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     thinking_prefix: Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)] | None = None
-    """Replaces the model's thinking prefix of this mode; an empty one measures thinking from the bare `<think>`."""
+    """Replaces the server's thinking prefix of this mode. With an empty one thinking starts from the bare `<think>`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     memory: MemoryNameStr = "own"
-    """Whose memory the prompt shows, as of `asked_at`, for controlled questions about a query.
+    """Whose memory the prompt shows, as of `asked_at`: the user's `own`, `none`, or that of `user/<id>`.
 
-    `user/<id>` shows another user's, so that a caller who may ask about one user reads of another: a tool for
-    evaluation within one tenant. There are no tenants and no keys yet: whoever reaches the server may use it.
+    With `user/<id>` the answer may reveal the history of another user. It is meant for evaluation. There are no tenants
+    and no API keys yet, so anyone who can reach the server can use it.
     """
     thinking: Annotated[str, StringConstraints(max_length=65_536, pattern=NO_NUL)] | None = None
-    """Stands in the place of what would be written; the answer comes after it. It may be empty. What could end it, or
-    the turn, is removed."""
+    """Thinking to use instead of generated thinking. It may be empty. Special tokens and tags in it are removed."""
     show_choices: bool = True
-    """Whether the prompt lists the choices. They are scored in any case; a small model answers by the list it sees."""
+    """Whether the prompt lists the choices. They are scored in any case. A small model answers by their place in the
+    list."""
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -111,7 +112,7 @@ class TraceRequest(Request):
     @model_validator(mode="after")
     def _chosen_or_controlled(self) -> Self:
         if self.mode == "auto" and (self.memory != "own" or self.thinking is not None):
-            raise ValueError("mode auto goes by the user's own memory and thinking: name a mode with another one's")
+            raise ValueError("mode auto needs the user's own memory and generated thinking: name another mode")
         return self
 
     @model_validator(mode="after")
@@ -122,7 +123,7 @@ class TraceRequest(Request):
             raise ValueError("mode direct has no thinking: leave thinking out, or choose generic or personal")
         writing = ("thinking_prefix", "max_thinking_tokens", "temperature", "seed")
         if wanted := [name for name in writing if getattr(self, name) is not None]:
-            raise ValueError(f"nothing is written where thinking is given: leave out {' and '.join(wanted)}")
+            raise ValueError(f"thinking is given, so none is generated: leave out {' and '.join(wanted)}")
         return self
 
 
@@ -136,7 +137,7 @@ class Trace(Reply):
     mode: Mode
     query: str
     prompt: str = ""
-    """The rendered prompt that the writer read, up to where the assistant's turn begins."""
+    """The rendered prompt without a hint, up to the start of the assistant's turn."""
     thinking: str
     answer: str
     choice_logprobs: dict[str, float] | None = None
@@ -144,13 +145,13 @@ class Trace(Reply):
     verdict: VerdictLabel
     reason: str | None = None
     scores: dict[str, float] = Field(default_factory=dict)
-    """Such as `target_logprob`, nats of the real answer (of a long open one its beginning), and `target_tokens`, how
-    many tokens that is of."""
+    """Scores by name, such as `target_logprob`: log-probability of the real answer in nats (of a long open answer only
+    its beginning), and `target_tokens`: the number of tokens that it sums over."""
     state: TraceState = "stored"
     version: int | None = None
-    """The version of the user's own adapter that was trained on it."""
+    """The version of the user's own adapter that was trained on the trace."""
     versions: list[str] = Field(default_factory=list)
-    """Every version that was trained on it, such as `user/anna@2` and `cohort/everyone@1`; refused ones too."""
+    """All versions that were trained on the trace, such as `user/anna@2` and `cohort/everyone@1`; refused ones too."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     thinking_tokens: int = 0

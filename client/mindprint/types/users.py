@@ -11,7 +11,10 @@ from mindprint.types.cohorts import EVERYONE
 
 
 class Engagement(Request):
-    """One past event of a user. Ids are unique per user; the same id with other content is refused (409)."""
+    """One past event: a prompt and the user's real response.
+
+    Ids are unique per user. A known id with other content is refused (409).
+    """
 
     id: EngagementId
     prompt: Text
@@ -33,13 +36,13 @@ class Engagement(Request):
 
 
 class EngagementBatch(Request):
-    """Creates the user if need be. All are stored, or none."""
+    """Engagements to store, all or none. The user is created if needed."""
 
     engagements: Annotated[list[Engagement], Field(min_length=1, max_length=1000)]
 
 
 class Ingested(Reply):
-    """How many of the sent items are new."""
+    """How many of the sent items were new, and how many were stored before with the same content."""
 
     created: int
     unchanged: int
@@ -52,13 +55,13 @@ class User(Reply):
     created_at: Time
     engagements: int
     cohort: str = EVERYONE
-    """Whose adapter answers while the user has none of their own."""
+    """Cohort of the user. Its adapter answers while the user has no own version in service."""
     profile_version: int | None = None
     live_version: int | None = None
 
 
 class Profile(Reply):
-    """Semantic memory: what the base model wrote about a user from the engagements up to `covers_until`."""
+    """Semantic memory: a text that the base model wrote about a user's engagements up to `covers_until`."""
 
     user_id: str
     version: int

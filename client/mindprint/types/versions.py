@@ -1,4 +1,4 @@
-"""Versions of adapters: what the gate found of them, and what they learned from."""
+"""Versions of adapters: their checks, and what they were trained on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from mindprint.types.base import Reply, Time
 from mindprint.types.manifests import Manifest, ParityResult
 
 VersionState = Literal["live", "canary", "standby", "refused"]
-"""`canary`: answers a share of the requests before it is live."""
+"""`live`: answers. `canary`: answers a share of the requests. `standby`: accepted, but answers no request. `refused`:
+failed a check or was withdrawn."""
 
 
 class Check(Reply):
-    """One thing that the gate looked at. `passed` is None where it could not be looked at; `detail` says why."""
+    """One check of a version. `passed` is None if it was not judged; `detail` says why."""
 
     name: str
     value: float | None = None
@@ -22,9 +23,9 @@ class Check(Reply):
     passed: bool | None = None
     detail: str = ""
     items: int | None = None
-    """How many figures `value` is the mean of, where `mode: auto` goes by it."""
+    """Number of measurements whose mean is `value`; only checks that `mode: auto` uses have it."""
     deviation: float | None = None
-    """Their standard deviation; None of a single one."""
+    """Standard deviation of these measurements; None for a single one."""
 
 
 class Version(Reply):
@@ -38,14 +39,14 @@ class Version(Reply):
     parent: int | None = None
     """The version of the same adapter that was live when training began."""
     start: str | None = None
-    """The version whose weights training began with, such as `cohort/everyone@3`."""
+    """The version whose weights training started from, such as `cohort/everyone@3`."""
     traces: int
     parity: ParityResult | None = None
     checks: list[Check] = Field(default_factory=list)
-    """What the gate found, and later what took the version out of service."""
+    """The checks before publication, and the check that took the version out of service, if one did."""
     pinned: bool = False
     files: bool = True
-    """False once retention has removed the files: such a version can no longer answer."""
+    """Whether the version has files. Without them (retention removed them) it cannot answer."""
     manifest: Manifest
     created_at: Time
 
@@ -61,15 +62,15 @@ class LearnedFrom(Reply):
 
 
 class Lineage(Reply):
-    """Why a version is as it is."""
+    """What a version was trained and evaluated on, and the versions before it."""
 
     version: Version
     traces: list[LearnedFrom]
     fast: dict[str, list[str]]
-    """Engagements by user that it also learned to answer directly."""
+    """Engagements by user whose answers were also trained without thinking."""
     rejected: dict[str, list[str]] = Field(default_factory=dict)
-    """Rejected traces by user of which it learned only the real answer after the thinking."""
+    """Rejected traces by user, of which only the real answer after the thinking was trained."""
     held_out: dict[str, list[str]]
-    """Engagements by user that the gate examined it on."""
+    """Engagements by user that the gate evaluated it on."""
     ancestors: list[str]
-    """The versions it began with, nearest first."""
+    """The versions that its training started from: its start, the start of that one, and so on."""

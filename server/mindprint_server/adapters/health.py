@@ -9,13 +9,17 @@ from typing import Literal
 from mindprint.types import REASON_GROUPS, Check
 
 Outcome = Literal["fine", "collapsed", "failed"]
-"""How an answer went. `collapsed`: its thinking looped or was empty. `failed`: it broke off where the base did not."""
+"""Outcome of an answer. `collapsed`: its thinking looped or was empty. `failed`: an error ended it."""
 MAX_VERSIONS = 4096
-"""Versions with a window; the one that answered least recently is dropped first."""
+"""Maximum number of versions with a window; the one that answered least recently is dropped first."""
 
 
 def outcome_of(reason: str | None) -> Outcome:
-    """Return the outcome of an answer from the reason that `verdicts` gives against its thinking."""
+    """Return the outcome of an answer.
+
+    Args:
+        reason: The verifier's reason to reject its thinking; None if there is none.
+    """
     return "collapsed" if REASON_GROUPS.get(reason or "") == "collapse" else "fine"
 
 
@@ -28,11 +32,11 @@ class _Record:
 class VersionHealth:
     """Watches the outcomes of versions in service.
 
-    A bound is a share of the newest `window` answers; None is no bound.
+    A bound is a share of the newest `window` answers; None disables the check.
 
     Args:
-        window: Number of answers that are looked at.
-        min_answers: Number of answers below which nothing is decided.
+        window: Number of newest answers that count.
+        min_answers: Number of answers below which no version is withdrawn.
         max_collapsed: Largest share of answers whose thinking collapsed.
         max_failed: Largest share of answers that failed.
     """

@@ -1,7 +1,7 @@
-"""The parity check: proof that a loaded adapter is live in the engine.
+"""The parity check: proof that the engine runs exactly the adapter that was trained.
 
-With the adapter the engine must reproduce the trainer's log-probabilities of a few prompts, and must differ from the
-base model.
+With the adapter the engine must reproduce the trainer's log-probabilities of a few prompts, and they must differ from
+those of the base model.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def compare_logprobs(
     """
     count = len(trainer)
 
-    def distance(a: Sequence[float], b: Sequence[float]) -> float:
-        return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / count
+    def distance(values: Sequence[float], others: Sequence[float]) -> float:
+        return sum(abs(value - other) for value, other in zip(values, others, strict=True)) / count
 
     against_trainer, against_base = distance(engine, trainer), distance(engine, base)
     reason = None
@@ -36,7 +36,7 @@ def compare_logprobs(
         against_trainer = against_base = 0.0
         reason = "a log-probability is not finite: the weights are broken"
     elif against_base < min_shift:
-        reason = f"the engine answers as without the adapter: {against_base:.4f} nats a token apart, {min_shift} wanted"
+        reason = f"the engine answers as without the adapter: {against_base:.4f} nats a token apart, {min_shift} needed"
     elif against_trainer > tolerance:
         reason = f"the engine is {against_trainer:.4f} nats a token from the trainer's values, {tolerance} allowed"
     elif against_trainer >= distance(base, trainer):
@@ -71,14 +71,14 @@ async def check_parity(
     """
 
     async def score(item: ParityItem, using: AdapterRef | None) -> list[float]:
-        found: list[float] = []
+        logprobs: list[float] = []
         for step, token in enumerate(item.target_ids):
             await wait_until_idle()
             before = [*item.prompt_ids, *item.target_ids[:step]]
-            found += await engine.next_logprobs(before, [token], adapter=using, priority=Priority.PARITY_CHECK)
-        return found
+            logprobs += await engine.next_logprobs(before, [token], adapter=using, priority=Priority.PARITY_CHECK)
+        return logprobs
 
-    # One token at a time: an interactive request that arrives meanwhile waits for one short engine step at most.
+    # Score one token at a time, so that an interactive request waits for one short engine step at most.
     with_adapter, without = [
         [value for item in parity_items for value in await score(item, using)] for using in (adapter, None)
     ]

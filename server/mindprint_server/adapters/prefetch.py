@@ -27,7 +27,7 @@ class PrefixPrefetcher:
     Args:
         ctx: Settings and engine of the server.
         memory: Recalls the memory of a user.
-        admission: Tells when no interactive request runs.
+        admission: Knows when no interactive request runs.
     """
 
     def __init__(self, ctx: ServerContext, *, memory: MemoryService, admission: AdmissionController) -> None:
@@ -39,8 +39,8 @@ class PrefixPrefetcher:
     async def prefetch(self, adapter: AdapterRef) -> None:
         """Prefill the user's memory through a loaded version.
 
-        What is recalled by similarity depends on the question; then only the profile is shared and prefilled. A cohort
-        has no memory. Any failure but EngineDied is logged: it only costs the time that would have been saved.
+        With recall by similarity the recalled engagements depend on the question, so only the profile is prefilled. A
+        cohort has no memory. Failures other than EngineDied are logged: the first request then takes longer.
 
         Raises:
             EngineDied: The engine process is gone.
@@ -67,8 +67,8 @@ class PrefixPrefetcher:
             log.warning("a version's memory was not prefilled", adapter=adapter.name, why=str(error))
 
     async def _prefill(self, prompt: Sequence[int], adapter: AdapterRef) -> None:
-        # In steps, each on the cached prefix of the one before: a long prompt at once would fill an engine step, and
-        # interactive requests would wait for it.
+        # Prefill in steps, each on the cached prefix of the one before. A long prompt in one engine step would keep
+        # interactive requests waiting.
         step = self._settings.prefetch_step_tokens
         for end in range(step, len(prompt) + step, step):
             await self._admission.wait_until_idle()

@@ -1,4 +1,4 @@
-"""Publishes a new version: from a trainer's upload to a live version, a candidate, or a refusal.
+"""Publishes a new version: from a trainer's upload to a live version, a canary, or a refusal.
 
 `VersionPublisher.publish` is the whole protocol in seven steps. The caller of the publisher moves the pointers of this
 process afterwards (`AdapterService.publish`).
@@ -35,7 +35,7 @@ class VersionGate(Protocol):
     """What the publisher needs of `gate.Gate`."""
 
     async def evaluate(
-        self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
+        self, version: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
     ) -> list[Check]:
         """Run the gate's checks on a version."""
         ...
@@ -50,7 +50,7 @@ class VersionPublisher:
         residency: Loads the version into the engine.
         gate: Evaluates the loaded version.
         prefetcher: Prefills the user's memory through the version.
-        admission: Tells when no interactive request runs; the parity check waits for that.
+        admission: Knows when no interactive request runs; the parity check waits for that.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class VersionPublisher:
         self._admission = admission
         self._base_shapes: validation.Shapes = {}
         self._uploads: dict[str, asyncio.Lock] = {}
-        # A publication holds one slot and may wait for another, that of the live version. Half of the slots stay free
-        # for the second, so that publications cannot block each other.
+        # A publication holds a slot for the new version and may wait for one for the live version. At most half of the
+        # slots are taken by new versions, so that publications cannot block each other.
         self._publications = asyncio.Semaphore(max(1, ctx.settings.max_cpu_loras // 2))
 
     async def start(self) -> None:
@@ -84,7 +84,7 @@ class VersionPublisher:
         self._base_shapes = await asyncio.to_thread(validation.read_base_shapes, folder)
 
     async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
-        """Publish the version that was trained under a lease. A repeated upload has the outcome of the first.
+        """Publish the version that was trained under a lease. A repeated upload has the result of the first one.
 
         Args:
             lease_id: The lease.
@@ -93,7 +93,7 @@ class VersionPublisher:
             weights: The uploaded safetensors file; it is moved.
 
         Returns:
-            The version, live or as the candidate.
+            The version, live or as the canary.
 
         Raises:
             Invalid: The files cannot be served, or the version failed a check.
@@ -120,12 +120,15 @@ class VersionPublisher:
 
     def _check_upload(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> None:
         if manifest.adapter != lease.adapter or set(manifest.trace_ids) != set(lease.trace_ids):
-            raise Invalid("manifest_mismatch", "the manifest's adapter or traces are not those of the lease")
+            raise Invalid(
+                "manifest_mismatch",
+                "the manifest's adapter or traces are not those of the lease: upload under the lease that they are of",
+            )
         served = self._engine.info().base_digest
         if manifest.base_digest != served:
             raise Invalid(
                 "adapter_base_model",
-                f"trained on base {manifest.base_digest[:23]}…, served is {served[:23]}…: train on that",
+                f"trained on base {manifest.base_digest[:23]}…, served is {served[:23]}…: train on the served base",
             )
         max_rank, targets = self._settings.max_lora_rank, self._settings.target_modules
         shapes = validation.read_shapes(weights)
@@ -156,12 +159,13 @@ class VersionPublisher:
 
     @asynccontextmanager
     async def _load(self, version: VersionRecord) -> AsyncIterator[AdapterRef]:
-        """Hold the version in the engine. It is unloaded with the block, unless `_commit` keeps it."""
+        """Keep the version loaded during the block. It is unloaded afterwards, unless `_commit` keeps it."""
         async with AsyncExitStack() as stack:
             try:
                 adapter = await stack.enter_async_context(self._residency.pin_for_request(self._storage.ref(version)))
             except (ValueError, OSError) as error:
-                raise Invalid("adapter_load", str(error)) from error
+                message = f"the engine cannot load the adapter ({error}): upload the files that PEFT wrote"
+                raise Invalid("adapter_load", message) from error
             yield adapter
 
     async def _check_parity(self, version: VersionRecord, adapter: AdapterRef) -> VersionRecord:
@@ -188,7 +192,7 @@ class VersionPublisher:
     async def _evaluate(
         self, version: VersionRecord, adapter: AdapterRef, held_out: Mapping[str, Sequence[str]]
     ) -> VersionRecord:
-        """Run the gate beside the version that answers now. A version that failed the parity check skips it."""
+        """Run the gate, with the live version as a reference. A version that failed the parity check skips it."""
         if version.state == "refused":
             return version
         async with AsyncExitStack() as stack:
@@ -199,7 +203,7 @@ class VersionPublisher:
         return add_checks(version, checks)
 
     async def _load_live(self, key: str, stack: AsyncExitStack) -> AdapterRef | None:
-        """Hold the version that a new version of `key` would replace. For a user it may be a cohort's."""
+        """Keep the version loaded that a new version of `key` would replace; for a user it may be a cohort's."""
         adapter = AdapterKey(key)
         _, pointers = (
             await self._store.live_versions.resolve_for_user(adapter.name)
@@ -227,7 +231,7 @@ class VersionPublisher:
         raise refusal(stored)
 
     async def _commit(self, version: VersionRecord, lease_id: str) -> Version:
-        """Store the version as live or as the candidate; the traces are trained in the same transaction."""
+        """Store the version as live or as the canary; the traces are trained in the same transaction."""
         share = self._settings.canary_share or None
         stored = await self._store.publication.publish(lease_id, version, canary_share=share)
         self._residency.keep(stored.adapter, stored.version)
@@ -278,7 +282,7 @@ class VersionPublisher:
 
     @asynccontextmanager
     async def _lease_extended(self, lease_id: str) -> AsyncIterator[None]:
-        """Extend the lease while the block runs: a complete upload is not lost if its trainer goes away."""
+        """Extend the lease during the block, so that a complete upload is not lost if its trainer dies."""
         ttl = self._settings.lease_extension_s
 
         async def extend() -> None:
@@ -325,9 +329,15 @@ def refusal(version: Version) -> Invalid:
     """Return the error for a refused version, with the figures of the checks that it failed."""
     name = VersionRef.of(version.adapter, version.version)
     if version.parity is not None and not version.parity.passed:
-        return Invalid("canary_failed", f"{name} cannot be shown to be live: {version.parity.reason}")
+        message = (
+            f"{name} failed the parity check ({version.parity.reason}): train its traces again, and compare the "
+            "trainer's base model and precision with the server's if it fails again"
+        )
+        return Invalid("parity_failed", message)
     reasons = "; ".join(describe(check) for check in failed_checks(version))
-    return Invalid("gate_failed", f"{name} did not pass ({reasons}): it is kept, and promote puts it in service")
+    return Invalid(
+        "gate_failed", f"{name} failed the gate ({reasons}): train again, or promote it by number to use it anyway"
+    )
 
 
 def describe(check: Check) -> str:

@@ -1,8 +1,8 @@
-"""Which versions the engine has loaded, and which requests use them.
+"""Tracks which versions the engine has loaded and which requests use them.
 
-There may be more versions than slots in the engine; `engine.slots` decides who waits and who is evicted. A version
-that is no longer served is unloaded when its last request ends, so that no sequence mixes two versions. Loading and
-unloading run in tasks of their own and finish even if the request that caused them is cancelled.
+There may be more versions than slots in the engine. `engine.slots` decides which requests wait and which versions are
+evicted. A version that is no longer served is unloaded when its last request ends, so that no sequence mixes two
+versions. Loading and unloading run in tasks of their own and finish even if the request that caused them is cancelled.
 """
 
 from __future__ import annotations
@@ -127,7 +127,10 @@ class AdapterResidency:
             request = await self._slots.acquire(adapter.engine_id, max_wait_s=self._settings.adapter_wait_s)
         except TimeoutError:
             self._metrics.adapter_requests.labels(outcome="busy").inc()
-            message = f"every place in the engine has been in use for {self._settings.adapter_wait_s:g} s: retry"
+            message = (
+                f"every adapter slot of the engine was in use for {self._settings.adapter_wait_s:g} s: "
+                "retry in a moment, or raise max_cpu_loras"
+            )
             raise Busy("adapters_busy", message) from None
         outcome = "wait" if request.queued else "hit" if hit else "load"
         self._metrics.adapter_requests.labels(outcome=outcome).inc()
@@ -140,7 +143,7 @@ class AdapterResidency:
             resident = _Resident(adapter, asyncio.create_task(self._load(adapter)))
             resident.loading.add_done_callback(_retrieve_exception)
             self._residents[adapter.engine_id] = resident
-        # Shielded: a cancelled request must not leave the engine with a half-loaded adapter.
+        # Shield the load: a cancelled request must not leave the engine with a half-loaded adapter.
         await asyncio.shield(resident.loading)
 
     async def _load(self, adapter: AdapterRef) -> None:
@@ -194,6 +197,6 @@ class AdapterResidency:
 
 
 def _retrieve_exception(task: asyncio.Task[None]) -> None:
-    """Mark the exception of a load as seen: the waiting requests raise it, and there may be none."""
+    """Retrieve the exception of a load, so that asyncio does not log it if no request waits for the load."""
     if not task.cancelled():
         task.exception()

@@ -1,6 +1,6 @@
 """Adapters in service: which version answers a request, publication, pointers, and health.
 
-The store holds the pointers (live version, candidate). `AdapterService` remembers what it saw there last, so that it
+The store holds the pointers (live version, canary). `AdapterService` remembers what it saw there last, so that it
 notices when another server, or a request, has moved them.
 """
 
@@ -28,7 +28,7 @@ from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRecor
 
 log = structlog.get_logger(__name__)
 MAX_TRIES = 3
-"""How often a request resolves its model again because the version's files were removed while it waited."""
+"""Tries to resolve the model of a request. A further try follows if the version's files were removed meanwhile."""
 
 
 class Unusable(Conflict):
@@ -47,7 +47,7 @@ class AdapterService:
         residency: Loads versions into the engine.
         publisher: Publishes uploaded versions.
         health: Watches the answers of versions in service.
-        chance: Returns a number from 0 to 1 for each request that a candidate might answer; tests replace it.
+        chance: Returns a number from 0 to 1 for each request that a canary might answer; tests replace it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class AdapterService:
         self._health = health
         self._chance = chance
         self._serving: dict[str, tuple[int | None, int | None]] = {}
-        """Live version and candidate of each adapter, as last seen in the store."""
+        """Live version and canary of each adapter, as last seen in the store."""
 
     async def start(self) -> None:
         """Remove the files that a crash left, and prepare the publisher."""
@@ -105,10 +105,10 @@ class AdapterService:
 
     @asynccontextmanager
     async def acquire(self, model: str) -> AsyncIterator[AdapterRef | None]:
-        """Hold the version that a model name stands for now; it stays loaded while the block runs.
+        """Resolve a model name to a version, and keep that version loaded during the block.
 
-        A user without a version in service gets the cohort's, and without that the base model. So does a request whose
-        live version cannot be loaded.
+        A user without a version in service gets the cohort's version, else the base model. If the version in service
+        cannot be loaded, the base model answers.
 
         Args:
             model: `base`, `user/<id>` or `cohort/<name>`, the latter two optionally with `@<version>`.
@@ -186,7 +186,7 @@ class AdapterService:
     # --- pointers ---
 
     async def promote(self, key: str, version: int | None) -> Adapter:
-        """Make a version live; None takes the adapter off. The version is loaded before the pointer moves.
+        """Make a version live; None takes the adapter off. The version is loaded first.
 
         Raises:
             Unusable: The version cannot be loaded.
@@ -205,7 +205,7 @@ class AdapterService:
 
         Args:
             key: Adapter key.
-            version: The version that becomes the candidate, or None.
+            version: The version that becomes the canary, or None.
             share: Share of the requests, more than 0 and less than 1.
 
         Raises:
@@ -264,9 +264,9 @@ class AdapterService:
         await self._sync_pointers(key, await self._store.live_versions.get(key))
 
     async def _sync_pointers(self, key: str, pointers: Pointers) -> None:
-        """Follow the store's pointers: versions that they no longer name are unloaded when they are idle."""
-        live, candidate = pointers.live, pointers.canary
-        now = live.version if live else None, candidate.version if candidate else None
+        """Apply the store's pointers to this process: unload versions that they no longer name, once they are idle."""
+        live, canary = pointers.live, pointers.canary
+        now = live.version if live else None, canary.version if canary else None
         if self._serving.get(key, (None, None)) == now:
             return
         for number in {*self._serving.pop(key, ())} - {*now, None}:
@@ -287,7 +287,7 @@ class AdapterService:
     async def report_outcome(self, adapter: AdapterRef | None, outcome: Outcome) -> None:
         """Record how an answer of a version in service went.
 
-        A version that crosses a bound is withdrawn; a candidate with enough good answers is promoted. Errors of the
+        A version that crosses a bound is withdrawn; a canary with enough good answers is promoted. Errors of the
         store are logged and do not reach the answer.
 
         Args:
@@ -302,7 +302,7 @@ class AdapterService:
             if alarm is not None:
                 await self._withdraw(adapter, alarm)
             elif self._health.count_fine(adapter.name) >= self._settings.canary_requests:
-                await self._promote_candidate(adapter)
+                await self._promote_canary(adapter)
         except StoreError as error:
             log.error("the pointer did not move", adapter=adapter.name, why=str(error))
 
@@ -313,7 +313,7 @@ class AdapterService:
         log.info("pointers after the withdrawal", adapter=adapter.key, live=left.live, canary=left.canary)
         await self._reload_pointers(adapter.key)
 
-    async def _promote_candidate(self, adapter: AdapterRef) -> None:
+    async def _promote_canary(self, adapter: AdapterRef) -> None:
         if self._serving.get(adapter.key, (None, None))[1] != adapter.version:
             return
         pointers = await self._store.live_versions.get(adapter.key)
@@ -321,4 +321,4 @@ class AdapterService:
             # The request that reports this outcome holds the version, so it is loaded.
             await self._store.live_versions.set_live(adapter.key, adapter.version)
             await self._reload_pointers(adapter.key)
-            log.info("candidate promoted", adapter=adapter.name, good=self._settings.canary_requests)
+            log.info("canary promoted", adapter=adapter.name, good=self._settings.canary_requests)

@@ -126,7 +126,7 @@ class AdapterStorage:
         Args:
             key: Adapter key.
             keep: Number of newest versions that keep their files.
-            is_needed: Tells whether the engine needs a version; its files are left for the next time.
+            is_needed: Returns whether the engine needs a version. Its files are then kept until the next call.
 
         Returns:
             The numbers of the versions whose files were removed.

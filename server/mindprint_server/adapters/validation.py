@@ -33,7 +33,7 @@ def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[s
     except ValueError:
         raise Invalid("adapter_config", "adapter_config.json is not JSON: upload the file that PEFT wrote") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise Invalid("adapter_config", "adapter_config.json is not of a PEFT LoRA: only peft_type LORA can be served")
+        raise Invalid("adapter_config", "adapter_config.json is not of a PEFT LoRA: train with peft_type LORA")
     rank = config.get("r")
     if not isinstance(rank, int) or not 1 <= rank <= max_rank:
         raise Invalid(
@@ -42,7 +42,7 @@ def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[s
     named = config.get("target_modules")
     unknown = sorted(set(named) - set(targets)) if isinstance(named, list) and named else ["(none listed)"]
     if unknown:
-        raise Invalid("adapter_targets", f"target modules {unknown} cannot be served: allowed are {sorted(targets)}")
+        raise Invalid("adapter_targets", f"target modules {unknown} cannot be served: train only {sorted(targets)}")
     for option in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"):
         if config.get(option):
             raise Invalid("adapter_config", f"the engine cannot serve {option}: train without it")
@@ -59,12 +59,12 @@ def read_shapes(path: Path) -> Shapes:
     with path.open("rb") as file:
         start = file.read(8)
         if start[:1] == b"\x80" or start[:2] == b"PK":
-            raise Invalid("adapter_pickle", "the weights are a pickle: only safetensors is taken, never code")
+            raise Invalid("adapter_pickle", "the weights are a pickle, which may hold code: upload safetensors")
         if len(start) < 8:
             raise Invalid("adapter_truncated", "the weights end before their header: upload the whole file")
         (length,) = struct.unpack("<Q", start)
         if length > min(MAX_HEADER_BYTES, size - 8):
-            raise Invalid("adapter_truncated", "the weights are no whole safetensors file: upload it again")
+            raise Invalid("adapter_truncated", "the weights are not a complete safetensors file: upload the whole file")
         try:
             header = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -75,7 +75,10 @@ def read_shapes(path: Path) -> Shapes:
                 "adapter_truncated", "the header of the weights cannot be read: upload the file again"
             ) from None
     if size != 8 + length + end:
-        raise Invalid("adapter_truncated", f"the weights have {size} bytes where their header says {8 + length + end}")
+        raise Invalid(
+            "adapter_truncated",
+            f"the weights have {size} bytes, their header says {8 + length + end}: upload the whole file",
+        )
     return shapes
 
 
@@ -104,7 +107,11 @@ def check_tensors(adapter: Shapes, base: Mapping[str, tuple[int, ...]], *, rank:
     for name, shape in adapter.items():
         layer, _, half = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
         if half not in ("lora_A", "lora_B") or layer.rpartition(".")[2] not in allowed:
-            raise Invalid("adapter_targets", f"tensor {name[:200]!r} is no LoRA weight of an allowed target module")
+            raise Invalid(
+                "adapter_targets",
+                f"tensor {name[:200]!r} is no LoRA weight of a target module that can be served: "
+                f"allowed are {sorted(allowed)}",
+            )
         weight = base.get(f"{layer}.weight")
         if weight is None:
             raise Invalid(
@@ -114,7 +121,8 @@ def check_tensors(adapter: Shapes, base: Mapping[str, tuple[int, ...]], *, rank:
         wanted = (rank, in_features) if half == "lora_A" else (out_features, rank)
         if shape != wanted:
             raise Invalid(
-                "adapter_shape", f"tensor {name[:200]!r} is {list(shape)} where the base wants {list(wanted)}"
+                "adapter_shape",
+                f"tensor {name[:200]!r} is {list(shape)}, the base needs {list(wanted)}: train on the served model",
             )
         halves.setdefault(layer, set()).add(half)
     if not halves or any(len(pair) != 2 for pair in halves.values()):

@@ -1,4 +1,4 @@
-"""Adapters: their versions, where each comes from, and which one answers."""
+"""Routes of adapters: their versions, the lineage of each, and which one answers."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ async def one_adapter(kind: Kind, name: UserId, services: ContainerDep) -> Adapt
 
 @router.post("/{kind}/{name}/promote")
 async def promote(kind: Kind, name: UserId, wanted: Promote, services: ContainerDep) -> Adapter:
-    """Makes a version live; `null` takes the adapter off, so that the cohort or the base answers."""
+    """Make a version live. `null` takes the adapter off: the cohort's adapter or the base answers then."""
     return await services.adapters.promote(AdapterKey.make(kind, name), wanted.version)
 
 
 @router.put("/{kind}/{name}/canary")
 async def set_canary(kind: Kind, name: UserId, wanted: SetCanary, services: ContainerDep) -> Adapter:
-    """Lets a version answer a share of the requests until it has proved itself; `null` ends that."""
+    """Let a version answer a share of the requests, until enough good answers make it live. `null` ends that."""
     return await services.adapters.set_canary(AdapterKey.make(kind, name), wanted.version, wanted.share)
 
 
 @router.post("/{kind}/{name}/rollback")
 async def rollback(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
-    """Makes the version before the live one live again."""
+    """Make the version before the live one live again."""
     return await services.adapters.rollback(AdapterKey.make(kind, name))
 
 
@@ -55,13 +55,13 @@ async def one_version(kind: Kind, name: UserId, number: Number, services: Contai
 
 @router.get("/{kind}/{name}/versions/{number}/lineage")
 async def lineage(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> Lineage:
-    """The traces that it learned from, what it was examined on, and the versions that it began with."""
+    """Return the traces that a version learned from, the engagements of its gate, and the versions before it."""
     return await services.store.lineage.get(AdapterKey.make(kind, name), number)
 
 
 @router.get("/{kind}/{name}/versions/{number}/download", response_class=StreamingResponse, responses={200: ZIP})
 async def download(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> StreamingResponse:
-    """The version as a plain PEFT folder in a zip. 409 `version_files_gone` once retention has removed the files."""
+    """Return a version as a plain PEFT folder in a zip. 409 `version_files_gone` after retention removed the files."""
     file = await services.adapters.download(AdapterKey.make(kind, name), number)
     headers = {
         "Content-Length": str(file.seek(0, 2)),
@@ -72,5 +72,5 @@ async def download(kind: Kind, name: UserId, number: Number, services: Container
 
 @router.post("/{kind}/{name}/versions/{number}/pin")
 async def pin(kind: Kind, name: UserId, number: Number, wanted: Pin, services: ContainerDep) -> Version:
-    """A pinned version keeps its files and, once loaded, its place in the engine."""
+    """Pin or unpin a version. A pinned version keeps its files and, once loaded, its slot in the engine."""
     return await services.adapters.pin(AdapterKey.make(kind, name), number, wanted.pinned)

@@ -1,4 +1,4 @@
-"""Batches: durable jobs, their progress as server-sent events, their traces as NDJSON."""
+"""Routes of batches: durable jobs, their progress as server-sent events, their traces as NDJSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def submit(request: BatchRequest, response: Response, services: ContainerD
 
 @router.get("")
 async def list_batches(services: ContainerDep, limit: Limit = 100) -> BatchPage:
-    """The newest first."""
+    """List batches, newest first."""
     return BatchPage(batches=await services.store.batches.list_newest(limit=limit))
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's two routes; `mindprint_server.chat` does the work."""
+"""OpenAI's routes for chat completions and models; `mindprint_server.chat` answers them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def completions(body: Annotated[dict[str, Any], Body()], request: Request,
     try:
         json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        message = "the body holds half a character (a lone surrogate): send valid Unicode"
+        message = "the body holds a lone surrogate, which is half a character: send valid Unicode"
         raise ApiError(400, "invalid_unicode", message) from None
     return await services.chat.completions(body, request)
 

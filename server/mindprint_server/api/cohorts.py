@@ -1,4 +1,4 @@
-"""Cohorts: whose traces train one adapter together, which answers for those who have none of their own."""
+"""Routes of cohorts. The traces of a cohort's users train one adapter, which answers users without their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1/cohorts", tags=["cohorts"])
 
 @router.get("")
 async def list_cohorts(services: ContainerDep) -> CohortPage:
-    """By name; `everyone` is always among them."""
+    """List all cohorts by name; `everyone` is always among them."""
     return CohortPage(cohorts=await services.store.cohorts.list_all())
 
 
@@ -23,23 +23,23 @@ async def one_cohort(name: UserId, services: ContainerDep) -> Cohort:
 
 @router.put("/{name}")
 async def put_cohort(name: UserId, wanted: CohortEdit, services: ContainerDep) -> Cohort:
-    """Creates a cohort, or describes it anew."""
+    """Create a cohort, or replace its description."""
     return await services.store.cohorts.put(name, wanted.description)
 
 
 @router.delete("/{name}", status_code=204)
 async def delete_cohort(name: UserId, services: ContainerDep) -> None:
-    """Its users are in `everyone` again and its adapter answers no more; the versions stay."""
+    """Delete a cohort. Its users move to `everyone`, its adapter answers no more, and its versions stay stored."""
     await services.store.cohorts.delete(name)
 
 
 @router.post("/{name}/users")
 async def add_members(name: UserId, members: Members, services: ContainerDep) -> Cohort:
-    """Moves users into the cohort, all or none, from whichever they were in."""
+    """Move users into a cohort, all or none. Each leaves the cohort that it was in."""
     return await services.store.cohorts.add_members(name, members.users)
 
 
 @router.delete("/{name}/users/{user_id}")
 async def remove_member(name: UserId, user_id: UserId, services: ContainerDep) -> Cohort:
-    """The user is in `everyone` again."""
+    """Move a user back to `everyone`."""
     return await services.store.cohorts.remove_member(name, user_id)

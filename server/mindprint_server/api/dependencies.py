@@ -1,4 +1,4 @@
-"""What the routes share: the services of a ready server, the shapes of parameters, NDJSON of traces."""
+"""Shared parts of the routes: the services of a ready server, types of parameters, NDJSON replies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mindprint_server.wiring import Container
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PAGE = 200
-"""Traces that a stream holds in memory at once."""
+"""Traces that an NDJSON reply reads from the store at a time."""
 
 
 async def ready(request: Request) -> Container:
-    """Raises 503 while the engine is starting and after it died."""
+    """Return the services of the server; raise Unavailable (503) while the engine is starting and after it died."""
     services: Container = request.app.state.life.ready()
     return services
 
@@ -33,7 +33,12 @@ NDJSON = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "
 
 
 def traces_as_ndjson(store: Store, **filters: Any) -> StreamingResponse:
-    """Every trace that passes `filters` (those of `Store.traces`), in the order of their ids, page after page."""
+    """Return a reply that streams traces, ordered by id.
+
+    Args:
+        store: The store.
+        **filters: Filters of `TraceRepository.find`.
+    """
 
     async def lines() -> AsyncIterator[bytes]:
         after, page = None, None

@@ -1,4 +1,4 @@
-"""Every refusal in OpenAI's envelope, with a code that programs can switch on and a message that says what to do."""
+"""Turns errors into HTTP replies of OpenAI's form: a stable code for programs, a message that says what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mindprint_server.exceptions import ServerError, engine_dead
 from mindprint_server.settings import LimitSettings
 
 MESSAGE_LIMIT = 600
-"""Characters; a message may quote what was sent, and that may be large."""
+"""Characters of a message. It may quote what was sent, which may be large."""
 
 STATUS: dict[type[ServerError], int] = {
     exceptions.NotFound: 404,
@@ -32,14 +32,14 @@ STATUS: dict[type[ServerError], int] = {
 }
 """The HTTP status of each kind of error. `BackendRefused` brings its own."""
 
-PASSES = (429, 503)
+RETRY_STATUSES = (429, 503)
 """Statuses that are sent with Retry-After."""
 
 
 class ApiError(HTTPException):
-    """An error reply: a status, OpenAI's fields and headers. `retry_after` is in seconds.
+    """An error that `api/` raises itself. `retry_after` is in seconds.
 
-    Raised by the HTTP layer itself. It derives from HTTPException so that FastAPI lets it pass while it reads a body.
+    It derives from HTTPException, because FastAPI replaces other exceptions that are raised while it reads a body.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ApiError(HTTPException):
 
     @property
     def type(self) -> str:
-        """OpenAI's word for the kind of error."""
+        """The error's type in OpenAI's API."""
         if self.status >= 500:
             return "server_error"
         return "rate_limit_error" if self.status == 429 else "invalid_request_error"
@@ -71,19 +71,19 @@ class ApiError(HTTPException):
 
 
 def clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """Text that fits in a reply and encodes as UTF-8, whatever was sent (lone surrogates, megabytes)."""
+    """Return a text cut to `limit` characters, with lone surrogates replaced, so that it encodes as UTF-8."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def envelope(error: ApiError) -> dict[str, Any]:
-    """The body of an error reply (`mindprint.types.ErrorReply`)."""
+    """Return the body of an error reply (`mindprint.types.ErrorReply`)."""
     param = None if error.param is None else clean(error.param, 200)
     return {"error": {"message": clean(error.message), "type": error.type, "code": error.code, "param": param}}
 
 
 def reply(request: Request, error: ApiError, *, extra: Mapping[str, Any] | None = None) -> Response:
-    """The response for an error, counted by its code. `extra` goes beside `error` in the body."""
+    """Return the response for an error and count it by its code. `extra` adds fields beside `error` to the body."""
     request.app.state.metrics.refusals.labels(code=error.code).inc()
     headers = dict(error.headers or {})
     if error.retry_after is not None:
@@ -92,7 +92,7 @@ def reply(request: Request, error: ApiError, *, extra: Mapping[str, Any] | None 
     return Response(body, error.status, headers, "application/json")
 
 
-# --- what else may be raised, as an ApiError ------------------------------------
+# --- other exceptions as an ApiError ---
 
 
 def status_of(error: ServerError) -> int:
@@ -110,15 +110,15 @@ def from_server(error: ServerError, retry_after: int) -> ApiError:
         retry_after: Seconds for Retry-After where the error gives none.
     """
     status = status_of(error)
-    seconds = (error.retry_after or retry_after) if status in PASSES else None
+    seconds = (error.retry_after or retry_after) if status in RETRY_STATUSES else None
     return ApiError(status, error.code, error.message, param=error.param, retry_after=seconds)
 
 
 def from_http(error: HTTPException, request: Request) -> ApiError:
-    """The router's and the body reader's refusals."""
+    """Return the error for an HTTPException of Starlette or FastAPI, such as an unknown route."""
     status, path = error.status_code, request.url.path
     if status == 404 and b"%2f" in (request.scope.get("raw_path") or b"").lower():
-        return ApiError(422, "invalid_name", "a name in the path holds a slash: names are no paths", param="path")
+        return ApiError(422, "invalid_name", "a name in the path holds a slash: use a name without one", param="path")
     if status == 404:
         return ApiError(
             404, "not_found", f"there is no {clean(path, 200)!r} here: GET /openapi.json lists what there is"
@@ -133,7 +133,7 @@ def from_http(error: HTTPException, request: Request) -> ApiError:
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], content_type: str = "application/json") -> ApiError:
-    """The first of pydantic's complaints in one sentence; the input itself is not echoed."""
+    """Return the error for a request that pydantic refuses: its first complaint, without the input."""
     first = errors[0]
     where, kind = tuple(first["loc"]), first["type"]
     if kind == "json_invalid":
@@ -151,19 +151,19 @@ def from_validation(errors: Sequence[Mapping[str, Any]], content_type: str = "ap
 
 
 def from_engine(error: Exception, settings: LimitSettings) -> ApiError:
-    """A dead engine, a prompt that does not fit, or work that took longer than it may."""
+    """Return the error for EngineDied, PromptTooLong or TimeoutError."""
     if isinstance(error, EngineDied):
         return from_server(engine_dead(), settings.retry_after_s)
     if isinstance(error, PromptTooLong):
         return ApiError(422, "prompt_too_long", str(error))
     message = (
-        f"not done within {settings.request_timeout_s:g} s: ask for fewer tokens, or again when the server is less busy"
+        f"not done within {settings.request_timeout_s:g} s: ask for fewer tokens, or retry when the server is less busy"
     )
     return ApiError(504, "timeout", message)
 
 
 def field_name(where: Sequence[str | int]) -> str:
-    """`("body", "engagements", 0, "id")` as `engagements[0].id`."""
+    """Return pydantic's location as text: `("body", "engagements", 0, "id")` becomes `engagements[0].id`."""
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where[1:]).lstrip(".")
     return name or (str(where[0]) if where else "body")
 
@@ -180,11 +180,11 @@ def _complaint(error: Mapping[str, Any]) -> str:
     return message[:1].lower() + message[1:]
 
 
-# --- handlers -------------------------------------------------------------------
+# --- handlers ---
 
 
 def install(app: FastAPI) -> None:
-    """Registers the handlers. What is none of these is caught, logged and answered by `RequestLogMiddleware`."""
+    """Register the handlers of exceptions. `RequestLogMiddleware` logs and answers all other exceptions."""
 
     async def on_server(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServerError)
@@ -209,6 +209,6 @@ def install(app: FastAPI) -> None:
 
 
 def internal(request_id: str) -> ApiError:
-    """What a caller hears of a fault of ours; the rest is in the log."""
-    message = f"the server failed on this request: retry, and report it with request id {request_id} if it stays"
+    """Return the error for an unexpected exception. Its details are only in the log."""
+    message = f"the server failed on this request: retry, and report request id {request_id} if it fails again"
     return ApiError(500, "internal_error", message)

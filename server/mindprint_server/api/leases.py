@@ -1,4 +1,4 @@
-"""Leases: how a trainer takes traces and hands back a version."""
+"""Routes of leases: a trainer claims traces and uploads the version that it trained on them."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ async def heartbeat(lease_id: Id, beat: Heartbeat, services: ContainerDep) -> Le
 
 @router.post("/{lease_id}/release")
 async def release(lease_id: Id, services: ContainerDep) -> Lease:
-    """Gives the traces back; this does not count as a bad end."""
+    """End a lease and put its traces back into the queue. This does not count as a failed attempt."""
     return await services.store.leases.release(lease_id)
 
 
 @router.post("/{lease_id}/complete", openapi_extra=FORM)
 async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Version:
-    """Takes the trained version: checks it, proves it on the engine, makes it live."""
+    """Publish the trained version: validate the files, check parity, run the gate, and make the version live."""
     await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read
     async with multipart.receive(request, services.settings) as upload:
         manifest = _manifest(upload.manifest)

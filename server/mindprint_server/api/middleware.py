@@ -1,4 +1,4 @@
-"""Bounds on what comes in: how large a body may be and how long it may take to arrive (invariant 9)."""
+"""ASGI middleware: bounds the size and the arrival time of request bodies, and logs and counts requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ UPLOAD = re.compile(r"/v1/leases/[^/]+/complete")
 
 
 class BodySizeLimitMiddleware:
-    """Pure ASGI, so that streaming and cancellation pass untouched. Answers 413 (too large) and 408 (too slow)."""
+    """Refuses bodies that are too large (413) or arrive too slowly (408), so that every request is bounded.
+
+    It is written in pure ASGI, so that streaming and cancellation work as without it.
+    """
 
     def __init__(self, app: ASGIApp, settings: LimitSettings) -> None:
         self.app = app
@@ -60,7 +63,7 @@ class BodySizeLimitMiddleware:
 
 
 CLOSE = {"Connection": "close"}
-"""The rest of the body is not read, so the connection cannot be used again."""
+"""Headers of a reply to a body that is not read to its end: the connection cannot be used again."""
 
 
 def _too_large(limit: int) -> ApiError:
@@ -72,11 +75,14 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PROBES = ("/livez", "/readyz", "/metrics")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 GONE = 499
-"""The status that is counted when the caller left before the answer."""
+"""Status that is counted for a caller who disconnected before the reply."""
 
 
 class RequestLogMiddleware:
-    """Pure ASGI, outermost: the request's id in and out, one line and one count a request, a reply to every fault."""
+    """Logs and counts each request, passes on its `X-Request-Id` or makes one, and answers 500 to unhandled errors.
+
+    It is written in pure ASGI and must be the outermost middleware.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -88,7 +94,7 @@ class RequestLogMiddleware:
         request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
         began, status = time.perf_counter(), 0
 
-        async def tell(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -97,21 +103,21 @@ class RequestLogMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, receive, tell)
+                await self.app(scope, receive, send_with_id)
             except ClientDisconnect:
                 status = GONE
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
-                if status:  # the reply has begun: only a broken connection still tells the caller
+                if status:  # the reply has begun: only a broken connection can show the caller that it failed
                     raise
-                await reply(Request(scope), internal(request_id))(scope, receive, tell)
+                await reply(Request(scope), internal(request_id))(scope, receive, send_with_id)
             finally:
                 _record(scope, status or GONE, time.perf_counter() - began)
 
 
-def _request_id(given: str) -> str:
-    """The caller's own id where it is harmless in a log, else a new one."""
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _request_id(sent: str) -> str:
+    """Return the caller's request id if it is safe to log, else a new one."""
+    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Reads an upload of a version: two short texts into memory, the weights straight to a file."""
+"""Reads the multipart upload of a version: manifest and configuration into memory, the weights into a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mindprint_server.settings import Settings
 
 PARTS = ("manifest", "config", "weights")
 WRITE_AT = 1 << 20
-"""Bytes of weights that are gathered before they are written."""
+"""Bytes of weights that are collected before they are written to the file."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,11 @@ class Upload:
 
 @asynccontextmanager
 async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]:
-    """The upload, complete. The file of the weights is gone when the block ends, unless it was moved away.
+    """Yield the complete upload. The file of the weights is deleted at the end of the block, unless it was moved.
 
-    Raises ApiError: 415 no multipart, 400 cut off or malformed, 413 a text too long. Raises Invalid: parts are missing
-    or unknown.
+    Raises:
+        ApiError: The body is not multipart (415), incomplete or malformed (400), or a text is too long (413).
+        Invalid: A part is missing, repeated or unknown.
     """
     parts = Parts(_boundary(request), settings.max_body_bytes)
     path = await asyncio.to_thread(_new_file, settings.data_dir / "uploads", settings.request_timeout_s)
@@ -52,7 +53,7 @@ async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]
 
 
 class Parts:
-    """Sorts the bytes of a multipart body by part; weights pile up in `weights` until they are taken."""
+    """Sorts the bytes of a multipart body by part. `weights` collects bytes until `take_weights` empties it."""
 
     def __init__(self, boundary: bytes, text_limit: int) -> None:
         self.texts = {"manifest": bytearray(), "config": bytearray()}
@@ -142,8 +143,8 @@ def _malformed(how: str) -> ApiError:
 def _new_file(folder: Path, stale_s: float) -> Path:
     """Make an empty file of a new name.
 
-    Files that a killed server left are removed first: those that nothing wrote to for `stale_s` seconds, the time after
-    which a stalled upload is broken off.
+    Files that a killed server left are removed first. These are the files that were not written to for `stale_s`
+    seconds: a stalled upload is refused after that time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.iterdir():

@@ -1,4 +1,4 @@
-"""What operators and trainers ask of the server itself."""
+"""Routes about the server itself: health, metrics, information, funnel."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ router = APIRouter(tags=["server"])
 
 @router.get("/livez")
 async def livez() -> dict[str, str]:
-    """The process answers."""
+    """Answer 200 while the process runs."""
     return {"status": "alive"}
 
 
 @router.get("/readyz", response_model=None)
 async def readyz(request: Request) -> dict[str, Any] | Response:
-    """200 when the engine serves; 503 with the phase while it starts, and for good when it is dead."""
+    """Answer 200 when the engine is ready, and 503 with the phase while it starts or after it died."""
     life = request.app.state.life
     try:
         life.ready()
@@ -34,7 +34,7 @@ async def readyz(request: Request) -> dict[str, Any] | Response:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     metrics, services = request.app.state.metrics, request.app.state.life.services
     if services is not None:
         waiting = sum((await services.store.traces.count_waiting()).values())
@@ -49,7 +49,7 @@ async def info(services: ContainerDep) -> ServerInfo:
 
 @router.get("/v1/funnel")
 async def funnel(services: ContainerDep, user: UserFilter = None) -> Funnel:
-    """Of the whole server, or of one user."""
+    """Return the funnel of the whole server, or of one user."""
     if user is not None:
         await services.store.users.get(user)
     return await services.store.funnel.get(user)

@@ -1,4 +1,4 @@
-"""Traces: one now, a page of them, or all of them as a stream."""
+"""Routes of traces: generate one, list pages, export all as a stream."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def list_traces(
     limit: Limit = 100,
     after: After = None,
 ) -> TracePage:
-    found = await services.store.traces.find(
+    traces = await services.store.traces.find(
         user=user,
         engagement=engagement,
         mode=mode,
@@ -40,7 +40,7 @@ async def list_traces(
         after=after,
         limit=limit + 1,
     )
-    return TracePage(traces=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    return TracePage(traces=traces[:limit], next=traces[limit - 1].id if len(traces) > limit else None)
 
 
 @router.get("/export", response_class=StreamingResponse, responses={200: NDJSON})

@@ -1,4 +1,4 @@
-"""Users, their engagements and what was written about them."""
+"""Routes of users: engagements, profiles, the mode that `auto` chooses, and imported traces."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ router = APIRouter(prefix="/v1/users", tags=["users"])
 
 @router.get("")
 async def list_users(services: ContainerDep, limit: Limit = 100, after: After = None) -> UserPage:
-    found = await services.store.users.list_page(after=after, limit=limit + 1)
-    return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    users = await services.store.users.list_page(after=after, limit=limit + 1)
+    return UserPage(users=users[:limit], next=users[limit - 1].id if len(users) > limit else None)
 
 
 @router.get("/{user_id}")
@@ -33,7 +33,7 @@ async def one_user(user_id: UserId, services: ContainerDep) -> User:
 
 @router.post("/{user_id}/engagements")
 async def add_engagements(user_id: UserId, batch: EngagementBatch, services: ContainerDep) -> Ingested:
-    """Stores all or none; creates the user if need be. The same id with the same content counts as unchanged."""
+    """Store engagements, all or none, and create the user if needed. The reply counts those that were stored before."""
     return await services.store.engagements.add(user_id, batch.engagements)
 
 
@@ -42,38 +42,38 @@ async def list_engagements(
     user_id: UserId, services: ContainerDep, limit: Limit = 100, after: After = None
 ) -> EngagementPage:
     await services.store.users.get(user_id)
-    found = await services.store.engagements.list_page(user_id, after=after, limit=limit + 1)
-    return EngagementPage(engagements=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    page = await services.store.engagements.list_page(user_id, after=after, limit=limit + 1)
+    return EngagementPage(engagements=page[:limit], next=page[limit - 1].id if len(page) > limit else None)
 
 
 @router.get("/{user_id}/profile")
 async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     await services.store.users.get(user_id)
-    found = await services.store.profiles.get_newest(user_id)
-    if found is None:
-        message = f"nothing is written about user {user_id!r} yet: POST /v1/users/{user_id}/profile writes it"
+    newest = await services.store.profiles.get_newest(user_id)
+    if newest is None:
+        message = f"there is no profile of user {user_id!r} yet: POST /v1/users/{user_id}/profile writes one"
         raise NotFound("profile_not_found", message)
-    return found
+    return newest
 
 
 @router.post("/{user_id}/profile")
 async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
-    """Writes the profile now, from all the user's engagements."""
+    """Write the user's profile now, from all engagements."""
     await services.store.users.get(user_id)
     return await services.profiles.renew(user_id)
 
 
 @router.get("/{user_id}/auto-mode")
-async def route(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
-    """Whether `mode: auto` thinks first about this user's queries, with choices and without, and what says so."""
+async def auto_mode(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
+    """Return whether `mode: auto` thinks before it answers this user's closed and open queries, and the evidence."""
     return await services.auto.explain(user_id)
 
 
 @router.post("/{user_id}/traces")
-async def add_traces(user_id: UserId, given: ImportedTraces, services: ContainerDep) -> Ingested:
-    """Takes thinking that somebody brings: all wait for a trainer as accepted, or none.
+async def add_traces(user_id: UserId, wanted: ImportedTraces, services: ContainerDep) -> Ingested:
+    """Import thinking that was written elsewhere. All of it is stored and waits for a trainer, or none.
 
-    The prompt is the personal one of the engagement's time, the answer the user's real response. What says of its
-    engagement what an accepted trace says counts as unchanged.
+    The prompt is the personal prompt as of the engagement's time. The answer is the user's real response. Thinking with
+    the same words as an accepted trace of its engagement is not stored again and counts as unchanged.
     """
-    return await services.imports.import_traces(user_id, given.traces)
+    return await services.imports.import_traces(user_id, wanted.traces)

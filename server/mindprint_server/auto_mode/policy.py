@@ -1,14 +1,14 @@
-"""Pure rules of `mode: auto`: does thinking pay for this user and this kind of question?
+"""Pure rules of `mode: auto`: whether thinking pays for a user and a kind of question.
 
 The evidence is the gain of a question: log p of the real answer after thinking, minus log p without thinking. Two
 sources measure gains. Only those of the model that would answer count:
 
 - The gate measures a user's own version on held-out engagements, after thinking from the bare `<think>` tag. The unit
   is nats, and nats a token for open answers.
-- The verdicts measure the base model: Gain of unhinted candidates, whatever their verdict, in nats a token. Later
+- The verifier measures the base model: Gain of unhinted candidates, whatever their verdict, in nats a token. Later
   candidates of an engagement exist only because the first was rejected, so only the first one with a Gain counts. A
-  batch skips closed questions that its pre-filter finds hopeless (docs/decisions/006): the gain is that of the
-  questions worth thinking about, and flatters the others.
+  batch skips closed questions whose real answer is unlikely (docs/decisions/006). So the gain is that of the questions
+  worth thinking about, and is too high for the others.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision
     """Choose `direct` where no evidence can exist: no user, a cohort's version, or another user's version.
 
     Args:
-        user_id: The user who is asked about; None if nobody is.
+        user_id: The user whose memory is used; None without one.
         model: What would answer: `base`, or the name of a version.
 
     Returns:
@@ -122,7 +122,7 @@ def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision
             mode="direct", reason="cohort", why=f"{model} answers for many users: what thinking gains one is unknown"
         )
     if user_id is None:
-        return AutoModeDecision(mode="direct", reason="nobody", why="no user is asked about")
+        return AutoModeDecision(mode="direct", reason="no_user", why="the request names no user")
     if key not in (None, AdapterKey.user(user_id)):
         return AutoModeDecision(
             mode="direct", reason="other_user", why=f"{model} was measured on its own user's questions"
@@ -132,11 +132,11 @@ def decide_without_evidence(user_id: str | None, model: str) -> AutoModeDecision
 
 def gate_evidence(checks: Iterable[Check], kind: QueryKind) -> Evidence:
     """Read the evidence from the gate's checks of a version. It is empty if the gate did not measure the gain."""
-    found = {check.name: check for check in checks}.get(thinking_gain_check_name(kind))
+    measured = {check.name: check for check in checks}.get(thinking_gain_check_name(kind))
     unit: Unit = "nats" if kind == "closed" else "nats a token"
-    if found is None or found.value is None or found.items is None:
+    if measured is None or measured.value is None or measured.items is None:
         return Evidence.from_gains([], unit)
-    return Evidence(found.items, found.value, found.deviation or 0.0, unit)
+    return Evidence(measured.items, measured.value, measured.deviation or 0.0, unit)
 
 
 def trace_evidence(newest_first: Iterable[Gain], kind: QueryKind) -> Evidence:

@@ -1,7 +1,7 @@
 """Chooses the mode of `mode: auto` requests, from evidence that it reads from the store and caches.
 
-The decisions for both kinds of questions are cached per user and model. Another live version has another name, so a
-pointer that moves leads to the evidence of that version at once.
+The decisions for both kinds of questions are cached per user and model. A new live version has another model name, so
+its evidence is used at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class AutoModeSelector:
         if wanted != "auto":
             return wanted, None
         decision = await self._decide(user_id, adapter, kind)
-        self._metrics.routes.labels(mode=decision.mode, reason=decision.reason).inc()
+        self._metrics.auto_decisions.labels(mode=decision.mode, reason=decision.reason).inc()
         return decision.mode, decision.why
 
     async def _decide(self, user_id: str | None, adapter: AdapterRef | None, kind: QueryKind) -> AutoModeDecision:

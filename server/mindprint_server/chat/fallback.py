@@ -1,6 +1,6 @@
-"""The plans by which an answer is tried, from the one that was asked for down to the base model's direct answer. Pure.
+"""Plans for an answer, in the order in which they are tried: as asked first, the base model's direct answer last. Pure.
 
-A plan makes a whole answer: thinking and answer of one reply come from the same model.
+The thinking and the answer of one reply come from the same plan, and so from the same model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class AnswerPlan:
     Attributes:
         adapter: The version that thinks and answers; None is the base model.
         mode: Mode of the answer.
-        fallback: What was given up to get here; None for the plan that was asked for.
+        fallback: `base`: the base model in the mode that was asked for. `direct`: the base model without thinking.
+            None: as asked.
     """
 
     adapter: AdapterRef | None

@@ -16,7 +16,7 @@ def read_model(body: Mapping[str, Any]) -> ModelName:
     """Read the model's name from a request.
 
     Raises:
-        NotFound: It can be no model's name.
+        NotFound: The name has not the form of a model's name.
     """
     model = body.get("model")
     try:
@@ -41,7 +41,7 @@ def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         Invalid: There are none.
     """
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise Invalid("validation_error", "messages must be a list of at least one message", param="messages")
     return messages
 
@@ -74,7 +74,7 @@ def read_mode(value: object) -> AskedMode:
 
 
 def add_mode_line(messages: Sequence[dict[str, Any]], mode: Mode, special: Sequence[str]) -> list[dict[str, Any]]:
-    """Write the last message as the prompt templates write a query, with the line of the mode.
+    """Return the messages with the mode's line in the last one, as the prompt templates write a query.
 
     Args:
         messages: The caller's messages.
@@ -88,16 +88,18 @@ def add_mode_line(messages: Sequence[dict[str, Any]], mode: Mode, special: Seque
     if last.get("role") != "user" or not isinstance(last.get("content"), str):
         message = "for user/… models and thinking modes the last message must be of role user, with text content"
         raise Invalid("validation_error", message, param="messages")
-    if not all(isinstance(m.get("content"), str) and isinstance(m.get("role"), str) for m in messages):
+    if not all(
+        isinstance(message.get("content"), str) and isinstance(message.get("role"), str) for message in messages
+    ):
         raise Invalid("validation_error", "every message needs a role and text content", param="messages")
     return [*messages[:-1], {**last, "content": query_text(last["content"], None, mode, special)}]
 
 
 def prepend_memory(messages: Sequence[dict[str, Any]], memory: str) -> list[dict[str, Any]]:
-    """Put the memory before the caller's system message: the memory is the prefix that a user's requests share."""
+    """Put the memory before the caller's system message, so that all requests about a user share it as a prefix."""
     if messages[0].get("role") == "system":
-        own, rest = messages[0]["content"], messages[1:]
-        return [{"role": "system", "content": f"{memory}\n\n{own}"}, *rest]
+        system, rest = messages[0]["content"], messages[1:]
+        return [{"role": "system", "content": f"{memory}\n\n{system}"}, *rest]
     return [{"role": "system", "content": memory}, *messages]
 
 
@@ -121,7 +123,7 @@ def build_messages(
 
 
 def add_reasoning(answer: dict[str, Any], reasoning: str, provenance: dict[str, Any]) -> dict[str, Any]:
-    """Complete a whole answer.
+    """Return a chat completion with its thinking and provenance added.
 
     Args:
         answer: The chat completion; it is changed.
@@ -137,7 +139,7 @@ def add_reasoning(answer: dict[str, Any], reasoning: str, provenance: dict[str, 
 
 
 def add_reasoning_to_chunk(line: str, reasoning: str, provenance: dict[str, Any]) -> str:
-    """Complete the first line of an event stream as `add_reasoning` does. A line without a chunk stays as it is.
+    """Return the first line of an event stream with thinking and provenance added; other lines do not change.
 
     Args:
         line: The line, with its `data: ` prefix.

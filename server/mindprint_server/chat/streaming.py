@@ -61,7 +61,7 @@ async def cancel_on_disconnect(
     try:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone("client_closed_request", "the caller went away before the answer")
+            raise ClientGone("client_closed_request", "the caller closed the connection before the answer")
         return task.result()
     finally:
         watcher.cancel()

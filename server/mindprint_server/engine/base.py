@@ -28,8 +28,8 @@ class Message(TypedDict):
 class Priority(IntEnum):
     """Scheduling priority of a request; the lower value is served first, as in vLLM.
 
-    `BATCH_DEFERRED` is for an engagement whose prompt does not fit the KV cache beside the running ones: it starts
-    behind all requests of those, because it would evict their prompts.
+    `BATCH_DEFERRED` is for an engagement whose prompt does not fit the KV cache beside the running ones. It starts
+    after all their requests, because it would evict their prompts.
     """
 
     INTERACTIVE = 0
@@ -107,7 +107,7 @@ class GenerationOutput:
         token_ids: Ids of `text`.
         finish: Why the sequence ended.
         prompt_tokens: Number of prompt tokens.
-        cached_tokens: Number of prompt tokens that the prefix cache had.
+        cached_tokens: Number of prompt tokens found in the prefix cache.
         logprobs: log p of each of `token_ids` before temperature; None unless `Sampling.logprobs` is set.
     """
 
@@ -279,11 +279,11 @@ class Engine(Protocol):
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
-        """Score candidates for the next token.
+        """Score tokens as the next token.
 
         Args:
             prompt_ids: Token ids of the prompt.
-            token_ids: Candidate tokens.
+            token_ids: The tokens to score.
             adapter: A loaded adapter; None scores with the base model.
             priority: Scheduling priority.
 

@@ -9,7 +9,7 @@ from mindprint_server.settings import EngineSettings
 
 
 def create_engine(settings: EngineSettings) -> Engine:
-    """Create an engine without starting it. A heavy engine is imported only if it is the one chosen."""
+    """Create an engine without starting it. vLLM is imported only if the settings choose it."""
     if settings.engine == "fake":
         from mindprint_server.engine.fake import FakeEngine
 

@@ -1,4 +1,4 @@
-"""A deterministic engine without a model, for tests of HTTP and store logic. It says nothing about generation."""
+"""A deterministic engine without a model, for tests of HTTP and of the store. It cannot test generation."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class FakeTokenizer:
         return "".join(self._texts[i] for i in ids)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Write each message behind its role in brackets."""
-        return "".join(f"[{m['role']}] {m['content']}\n" for m in messages) + "[assistant]\n"
+        """Render each message as its role in brackets and its text."""
+        return "".join(f"[{message['role']}] {message['content']}\n" for message in messages) + "[assistant]\n"
 
 
 class FakeEngine:
@@ -83,7 +83,7 @@ class FakeEngine:
         self.ready = True
 
     async def stop(self) -> None:
-        """End being ready."""
+        """Set `ready` to False."""
         self.ready = False
 
     def info(self) -> EngineInfo:
@@ -131,7 +131,7 @@ class FakeEngine:
 
     def _check_length(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
         if len(prompt_ids) + max_tokens > self._info.max_model_len:
-            raise PromptTooLong("too long for the fake engine")
+            raise PromptTooLong("the prompt is too long for the fake engine: shorten it")
 
     def _hash(self, prompt_ids: Sequence[int], salt: int | str | None, adapter: AdapterRef | None) -> int:
         text = f"{self.tokenizer.decode(prompt_ids)}|{salt}|{adapter.name if adapter else ''}"

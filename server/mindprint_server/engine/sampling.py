@@ -23,8 +23,8 @@ def create_sampling(
         settings: The server's settings.
         max_tokens: Tokens after which the generation is cut.
         temperature: 0 is greedy.
-        seed: Of the random choice of tokens; None lets the engine choose.
-        stop: Strings that end the generation; they are no part of its text.
+        seed: Seed of the random choice of tokens; None lets the engine choose one.
+        stop: Strings that end the generation. They are not part of its text.
         logprobs: Whether to return the log-probability of each generated token.
     """
     greedy = temperature == 0

@@ -1,4 +1,4 @@
-"""Fair sharing of a limited number of adapter slots.
+"""Shares a limited number of adapter slots fairly.
 
 `SlotAllocator` decides which requests are admitted and which slots are evicted. It is pure: callers pass the time.
 `SlotQueue` lets asyncio tasks wait for these decisions. Two parts of the server use it: `AdapterResidency` for the
@@ -234,7 +234,7 @@ class SlotQueue:
                 while not request.admitted:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(admission.wait(), self.allocator.max_starvation_s)
-                    self._schedule()  # by now the request may be starved, so that a slot in use is closed for it
+                    self._schedule()  # the request may have waited too long by now: a slot in use is then closed for it
         except BaseException:
             self.release(request)
             raise
@@ -286,4 +286,4 @@ class ActiveAdapterLimiter:
         try:
             yield
         finally:
-            self._queue.release(request)  # without await: the caller may be cancelled
+            self._queue.release(request)  # must not await: the caller may be cancelled

@@ -239,7 +239,7 @@ class VllmEngine:
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
-        """Score candidates for the next token; see `Engine.next_logprobs`."""
+        """Score tokens as the next token; see `Engine.next_logprobs`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -259,7 +259,10 @@ class VllmEngine:
         """Run one request to its end and return vLLM's final `RequestOutput`."""
         limit = self.info().max_model_len
         if len(prompt_ids) + max_tokens > limit:
-            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens and {max_tokens} to write exceed the model's {limit}")
+            raise PromptTooLong(
+                f"{len(prompt_ids)} prompt tokens and {max_tokens} to generate exceed the model's {limit}: "
+                "shorten the prompt, or ask for fewer tokens"
+            )
         last = None
         try:
             async with self.slots.acquire(adapter):

@@ -1,4 +1,4 @@
-"""What a version must pass before it may answer requests. Every bound is a setting."""
+"""The gate: the checks that a version must pass before it may answer requests. Every bound is a setting."""
 
 from mindprint_server.gate.gate import Gate
 

@@ -1,13 +1,13 @@
 """Pure functions that turn the gate's measurements into checks.
 
-Candidate and reference answer the same prompts, so each check looks at the mean of paired differences. With few items
-two percentage points are less than one item, and a mean varies by chance. A bound therefore counts as crossed only if
-the mean lies beyond it by more than the margin of the mean (`statistics.margin_of_mean`, one-sided).
+The new version and its reference (the base or the live version) answer the same prompts. So each check looks at the
+mean of paired differences. A mean of few items varies by chance. A bound therefore counts as crossed only if the mean
+lies beyond it by more than the margin of the mean (`statistics.margin_of_mean`, one-sided).
 
-With sixteen thinking samples this refuses less than 4 % of the versions that collapse exactly as often as the base,
-at any rate. It refuses nearly every version whose thinking is gone where the base still thinks: differences that all
-have the same sign have no margin, however few they are. A version that writes a few words and the answer is not
-collapsed by this definition; the length ratio finds it.
+Sixteen thinking samples refuse less than 4 % of the versions that collapse exactly as often as the base, whatever that
+rate is. They refuse nearly every version that stopped thinking where the base still thinks: differences that all have
+the same value have no margin. A version that writes a few words of thinking is not collapsed by this definition. The
+length ratio finds it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ThinkingSample:
     Attributes:
         text: The thinking. It may be cut to its last whole sentence.
         tokens: Number of generated tokens, before any cut.
-        collapsed: It loops, never ends, or says next to nothing (method: collapse rate).
+        collapsed: It loops, never ends, or has hardly any words of its own (method: collapse rate).
     """
 
     text: str
@@ -38,7 +38,7 @@ class ThinkingSample:
 
 def check_score(
     name: str,
-    candidate: Sequence[float],
+    scores: Sequence[float],
     reference: Sequence[float],
     *,
     min_items: int,
@@ -46,11 +46,11 @@ def check_score(
     confidence: float,
     decides: bool = True,
 ) -> Check:
-    """Check that the candidate's personal scores are not lower than the reference's.
+    """Check that the version's personal scores are not lower than the reference's.
 
     Args:
         name: Name of the check.
-        candidate: Scores in nats, one per held-out engagement.
+        scores: Scores in nats, one per held-out engagement.
         reference: Scores of the base or the live version on the same engagements.
         min_items: Number of engagements below which nothing is decided.
         slack: Nats by which the mean may be lower, in addition to the margin.
@@ -60,20 +60,20 @@ def check_score(
     Returns:
         A check whose value is the mean difference and whose bound is the lowest mean that passes.
     """
-    if len(candidate) < min_items:
-        return Check(name=name, detail=f"{len(candidate)} engagements held out, {min_items} wanted")
-    differences = [a - b for a, b in zip(candidate, reference, strict=True)]
+    if len(scores) < min_items:
+        return Check(name=name, detail=f"{len(scores)} engagements held out, {min_items} wanted")
+    differences = [score - other for score, other in zip(scores, reference, strict=True)]
     if not all(map(math.isfinite, differences)):
         return Check(name=name, passed=False, detail="a score is not finite")
     value, bound = fmean(differences), -slack - margin_of_mean(differences, confidence)
-    detail = f"{fmean(candidate):.3f} against {fmean(reference):.3f} nats on {len(candidate)} engagements"
+    detail = f"{fmean(scores):.3f} against {fmean(reference):.3f} nats on {len(scores)} engagements"
     if not decides:
         return Check(name=name, value=value, bound=bound, detail=f"{detail}; reported only")
     return Check(name=name, value=value, bound=bound, passed=value >= bound, detail=detail)
 
 
 def check_thinking_gain(kind: QueryKind, gains: Sequence[float], *, confidence: float) -> Check:
-    """Report how much the candidate's own thinking raises the log-probability of the real answers.
+    """Report how much the version's own thinking raises the log-probability of the real answers.
 
     The check never fails a version. `mode: auto` decides by its figures.
 
@@ -105,18 +105,18 @@ def thinking_gain_check_name(kind: QueryKind) -> str:
 
 
 def check_collapse(
-    candidate: Sequence[ThinkingSample], base: Sequence[ThinkingSample], *, max_rise: float, confidence: float
+    samples: Sequence[ThinkingSample], base: Sequence[ThinkingSample], *, max_rise: float, confidence: float
 ) -> Check:
-    """Check that the candidate's thinking does not collapse more often than the base's.
+    """Check that the version's thinking does not collapse more often than the base's.
 
     Args:
-        candidate: Thinking samples of the candidate.
+        samples: Thinking samples of the version.
         base: Thinking samples of the base model for the same prompts.
         max_rise: How much the collapse rate may be higher, 0 to 1, in addition to the margin.
         confidence: One-sided confidence.
     """
-    ours, theirs = ([float(sample.collapsed) for sample in samples] for samples in (candidate, base))
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    ours, theirs = ([float(sample.collapsed) for sample in group] for group in (samples, base))
+    differences = [own - other for own, other in zip(ours, theirs, strict=True)]
     value = fmean(ours)
     # A bound above 1 means that no rise could be shown: the base collapses too often, or there are too few samples.
     bound = min(1.0, fmean(theirs) + max_rise + margin_of_mean(differences, confidence))
@@ -125,29 +125,29 @@ def check_collapse(
 
 
 def check_length_ratio(
-    candidate: Sequence[ThinkingSample],
+    samples: Sequence[ThinkingSample],
     base: Sequence[ThinkingSample],
     *,
     min_ratio: float,
     max_ratio: float,
     confidence: float,
 ) -> Check:
-    """Check that the candidate thinks neither much shorter nor much longer than the base.
+    """Check that the version thinks neither much shorter nor much longer than the base.
 
-    The margin is that of the logarithms of the paired ratios, because lengths differ by factors.
+    The margin is computed from the logarithms of the paired ratios, because lengths differ by factors.
 
     Args:
-        candidate: Thinking samples of the candidate.
+        samples: Thinking samples of the version.
         base: Thinking samples of the base model for the same prompts.
         min_ratio: Least ratio of the median lengths.
         max_ratio: Largest ratio of the median lengths.
         confidence: One-sided confidence.
     """
-    ours, theirs = ([sample.tokens for sample in samples] for samples in (candidate, base))
+    ours, theirs = ([sample.tokens for sample in group] for group in (samples, base))
     if not median(theirs):
         return Check(name="length_ratio", detail="the base writes no thinking")
     value = median(ours) / median(theirs)
-    logs = [math.log(max(a, 1) / max(b, 1)) for a, b in zip(ours, theirs, strict=True)]
+    logs = [math.log(max(own, 1) / max(other, 1)) for own, other in zip(ours, theirs, strict=True)]
     factor = math.exp(margin_of_mean(logs, confidence))
     bound = min_ratio / factor if value < 1 else max_ratio * factor
     return Check(
@@ -161,17 +161,15 @@ def check_length_ratio(
     )
 
 
-def check_general(candidate: float, base: float, *, max_drop: float) -> Check:
-    """Check that the candidate still answers general questions about as well as the base.
+def check_general(score: float, base: float, *, max_drop: float) -> Check:
+    """Check that the version still answers general questions about as well as the base.
 
     Args:
-        candidate: Score of the candidate on the general questions, 0 to 100.
+        score: Score of the version on the general questions, 0 to 100.
         base: Score of the base model.
-        max_drop: Points by which the candidate may be lower.
+        max_drop: Points by which the version may be lower.
     """
-    if not math.isfinite(candidate):
+    if not math.isfinite(score):
         return Check(name="general", passed=False, detail="a score is not finite")
     bound = base - max_drop
-    return Check(
-        name="general", value=candidate, bound=bound, passed=candidate >= bound, detail=f"the base has {base:.1f}"
-    )
+    return Check(name="general", value=score, bound=bound, passed=score >= bound, detail=f"the base has {base:.1f}")

@@ -53,14 +53,14 @@ class Gate:
         self._measurements = measurements
 
     async def evaluate(
-        self, candidate: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
+        self, version: AdapterRef, live: AdapterRef | None, held_out: Mapping[str, Sequence[str]]
     ) -> list[Check]:
         """Run all checks on a version.
 
         Args:
-            candidate: The version, loaded in the engine.
+            version: The version, loaded in the engine.
             live: The version that it would replace, loaded too; None if there is none.
-            held_out: Engagement ids by user, oldest first, that the candidate was not trained on. Engagements that
+            held_out: Engagement ids by user, oldest first, that the version was not trained on. Engagements that
                 were erased, or that cannot be asked, are left out.
 
         Returns:
@@ -75,18 +75,18 @@ class Gate:
         started = time.monotonic()
         questions = await self._select_questions(held_out)
         # In this order, one after the other: later measurements reuse the prompts in the prefix cache.
-        direct = await self._measurements.score_direct(questions, candidate)
-        found = await self._check_scores(questions, direct, live)
-        found += await self._check_thinking(questions, direct, candidate)
-        found.append(await self._check_general(candidate))
+        direct = await self._measurements.score_direct(questions, version)
+        results = await self._check_scores(questions, direct, live)
+        results += await self._check_thinking(questions, direct, version)
+        results.append(await self._check_general(version))
         log.info(
             "version evaluated",
-            adapter=candidate.name,
+            adapter=version.name,
             held_out=len(questions),
-            failed=[check.name for check in found if check.passed is False],
+            failed=[check.name for check in results if check.passed is False],
             seconds=round(time.monotonic() - started, 1),
         )
-        return found
+        return results
 
     async def _select_questions(self, engagements: Mapping[str, Sequence[str]]) -> list[Question]:
         """Build at most `gate_items` questions, the newest first, from each user in turn.
@@ -118,43 +118,42 @@ class Gate:
             else await self._store.cohorts.list_members(adapter.name, limit=limit)
         )
         histories = {user: await self._store.engagements.list_history(user, before=None, limit=limit) for user in users}
-        return await self._select_questions({user: [e.id for e in history] for user, history in histories.items()})
+        return await self._select_questions(
+            {user: [engagement.id for engagement in history] for user, history in histories.items()}
+        )
 
     async def _check_scores(
-        self, questions: Sequence[Question], candidate: Sequence[float], live: AdapterRef | None
+        self, questions: Sequence[Question], direct: Sequence[float], live: AdapterRef | None
     ) -> list[Check]:
         base = await self._measurements.score_direct(questions, None)
-        found = [self._check_score("score_vs_base", candidate, base)]
+        vs_base = self._check_score("score_vs_base", direct, base)
         if live is None:
-            return [*found, Check(name="score_vs_live", detail="no version is live")]
-        return [
-            *found,
-            self._check_score("score_vs_live", candidate, await self._measurements.score_direct(questions, live)),
-        ]
+            return [vs_base, Check(name="score_vs_live", detail="no version is live")]
+        live_scores = await self._measurements.score_direct(questions, live)
+        return [vs_base, self._check_score("score_vs_live", direct, live_scores)]
 
     async def _check_thinking(
-        self, questions: Sequence[Question], direct: Sequence[float], candidate: AdapterRef
+        self, questions: Sequence[Question], direct: Sequence[float], version: AdapterRef
     ) -> list[Check]:
-        """Check how the candidate thinks from the bare `<think>` tag, and how it answers after that.
+        """Check how the version thinks from the bare `<think>` tag, and how it answers after that.
 
-        By default the answers after thinking are only reported: a model of the default size answers better without
-        thinking, trained or not, so that every version would be refused.
+        By default the answers after thinking are only reported. A model of the default size answers better without
+        thinking, trained or not, so the check would refuse every version.
 
-        Where nothing is held out, it thinks about engagements that it may have learned from. These show a loss of
-        thinking better than general questions, which training on a user's answers affects less.
+        Where nothing is held out, the version thinks about engagements that it may have learned from. These show a
+        loss of thinking better than general questions do: training on a user's answers affects general ones less.
         """
         settings = self._settings
-        asked: Sequence[Question] = questions or await self._select_recent(candidate.key)
+        asked: Sequence[Question] = questions or await self._select_recent(version.key)
         mode: Mode = "personal" if asked else "generic"
         asked = asked or GENERAL_QUESTIONS[: settings.gate_thoughts]
         count = max(len(asked), settings.gate_thoughts)
         ours, theirs = [
-            await self._measurements.generate_thinking(asked, mode, adapter, count=count)
-            for adapter in (candidate, None)
+            await self._measurements.generate_thinking(asked, mode, adapter, count=count) for adapter in (version, None)
         ]
         after, base_after = [
             await self._measurements.score_after_thinking(questions, samples, adapter)
-            for samples, adapter in ((ours, candidate), (theirs, None))
+            for samples, adapter in ((ours, version), (theirs, None))
         ]
         confidence = settings.gate_confidence
         return [
@@ -179,20 +178,22 @@ class Gate:
             gains[question.kind].append(with_thinking - without)
         confidence = self._settings.gate_confidence
         return [
-            checks.check_thinking_gain(kind, found, confidence=confidence) for kind, found in gains.items() if found
+            checks.check_thinking_gain(kind, measured, confidence=confidence)
+            for kind, measured in gains.items()
+            if measured
         ]
 
-    async def _check_general(self, candidate: AdapterRef) -> Check:
-        ours, theirs = [100 * fmean(await self._measurements.score_general(adapter)) for adapter in (candidate, None)]
+    async def _check_general(self, version: AdapterRef) -> Check:
+        ours, theirs = [100 * fmean(await self._measurements.score_general(adapter)) for adapter in (version, None)]
         return checks.check_general(ours, theirs, max_drop=self._settings.gate_max_general_drop)
 
     def _check_score(
-        self, name: str, candidate: Sequence[float], reference: Sequence[float], *, decides: bool = True
+        self, name: str, scores: Sequence[float], reference: Sequence[float], *, decides: bool = True
     ) -> Check:
         settings = self._settings
         return checks.check_score(
             name,
-            candidate,
+            scores,
             reference,
             min_items=settings.gate_min_items,
             slack=settings.gate_score_slack,

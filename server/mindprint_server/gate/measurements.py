@@ -27,7 +27,9 @@ from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
 
 T = TypeVar("T")
-GENERAL_QUESTIONS = tuple(Question("", q.query, q.choices, q.right, RecalledMemory(), None) for q in QUESTIONS)
+GENERAL_QUESTIONS = tuple(
+    Question("", general.query, general.choices, general.right, RecalledMemory(), None) for general in QUESTIONS
+)
 """The general questions, with an empty memory."""
 MAX_CACHED_MEASUREMENTS = 2048
 """Cached measurements of the base model."""
@@ -58,8 +60,9 @@ class ModelMeasurements:
             self._prompt(question, "personal")
             if question.choices is not None:
                 context = self._context(question, None)
-                for lead in ("", self._settings.answer_prefix):
-                    likelihood.branch_points(context.answer_tokens(lead).ids, self._engine.tokenizer.eos_id)
+                for answer_prefix in ("", self._settings.answer_prefix):
+                    answers = context.answer_tokens(answer_prefix)
+                    likelihood.branch_points(answers.ids, self._engine.tokenizer.eos_id)
         except ValueError:
             return False
         return self._contexts.prompts.unfit(question) is None
@@ -77,16 +80,16 @@ class ModelMeasurements:
 
         async def score(question: Question) -> float:
             key = ("score", self._prompt(question, "direct").text, question.target)
-            case = self._context(question, adapter)
-            return _score(question, await self._measure(adapter, key, case.answer_logprob_direct))
+            context = self._context(question, adapter)
+            return _score(question, await self._measure(adapter, key, context.answer_logprob_direct))
 
         return list(await asyncio.gather(*map(score, questions)))
 
     async def score_general(self, adapter: AdapterRef | None) -> list[float]:
         """Return the probability of the right answer to each general question, over its choices.
 
-        The prompt does not list the choices: a small model that must pick from a list goes by the list. The default
-        model reaches 59 of 100 points this way, and 30 with the choices in the prompt, where chance gives 25.
+        The prompt does not list the choices, because a small model answers by their place in a list. The default
+        model reaches 59 of 100 points this way, and 30 with the choices in the prompt. Chance is 25.
         """
         hidden = [replace(question, show_choices=False) for question in GENERAL_QUESTIONS]
         return [math.exp(score) for score in await self.score_direct(hidden, adapter)]
@@ -107,8 +110,8 @@ class ModelMeasurements:
 
         async def score(question: Question, sample: ThinkingSample) -> float:
             key = ("after", self._prompt(question, "personal").text, sample.text, question.target)
-            case = self._context(question, adapter)
-            after = await self._measure(adapter, key, lambda: case.answer_logprob_with_thinking(sample.text))
+            context = self._context(question, adapter)
+            after = await self._measure(adapter, key, lambda: context.answer_logprob_with_thinking(sample.text))
             return _score(question, after)
 
         return list(await asyncio.gather(*map(score, questions, samples)))
@@ -175,7 +178,7 @@ class ModelMeasurements:
 def is_collapsed(generated: GenerationOutput, prefix: str, answer_prefix: str) -> bool:
     """Return whether thinking collapsed (method: collapse rate).
 
-    It did if it loops, never ends, or has fewer than five words of its own.
+    Thinking collapsed if it loops, never ends, or has fewer than five words of its own.
 
     Args:
         generated: The thinking, generated from the bare `<think>` tag.
@@ -187,6 +190,6 @@ def is_collapsed(generated: GenerationOutput, prefix: str, answer_prefix: str) -
     return own_words(generated.text, prefix, answer_prefix) < LEAST_WORDS
 
 
-def _score(question: Question, found: Likelihood) -> float:
-    assert found.target is not None
-    return found.target if question.choices is not None else found.target / max(1, found.target_tokens)
+def _score(question: Question, answers: Likelihood) -> float:
+    assert answers.target is not None
+    return answers.target if question.choices is not None else answers.target / max(1, answers.target_tokens)

@@ -41,10 +41,10 @@ class ActiveBatch:
     items: dict[str, list[Item]]
     """Items that are not done, by user."""
     backlog: Counter[str]
-    """Accepted traces that wait, by user. What trainers take meanwhile is not subtracted, and running items have
-    passed already: the bound may come early, or late by the running items."""
+    """Accepted traces that wait for a trainer, by user. It is an estimate: traces that trainers take meanwhile are not
+    subtracted, and items that run already are not stopped."""
     snapshots: dict[str, UserSnapshot] = field(default_factory=dict)
-    """Of the users that have items, and of no others: a snapshot holds a history."""
+    """Snapshots of the users that still have items. The others are removed, because a snapshot holds a history."""
     snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -92,10 +92,10 @@ class BatchRunner:
             RecordNotFound: A user does not exist.
             QueueFull: Too many batches are open.
             IdempotencyConflict: The idempotency key came with another request before.
-            Invalid: The request wants hints, and this server gives none.
+            Invalid: `unhinted` is 0 and the server's hints are off.
         """
         if request.unhinted == 0 and request.hints is None and not self._settings.hints:
-            message = "unhinted=0 shows the writer the answer, and this server gives no hints: send hints=true with it"
+            message = "unhinted=0 shows the writer the answer, but this server gives no hints: send hints=true with it"
             raise Invalid("validation_error", message, param="unhinted")
         plan = await self._store.traces.list_untraced(request.users, self._holdout)
         batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
@@ -181,7 +181,7 @@ class BatchRunner:
     async def _open(self, batch: Batch) -> None:
         await self._store.batches.start(batch.id)
         if (await self._store.batches.get(batch.id)).state in FINAL:
-            return  # cancelled in between
+            return  # it was cancelled meanwhile
         items: dict[str, list[Item]] = {}
         for user_id, engagement_id in await self._store.batches.list_pending_items(batch.id):
             items.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
@@ -199,14 +199,17 @@ class BatchRunner:
     def _start_items(self) -> None:
         stats = self._engine.stats()
         limit = self._concurrency.update(stats)
-        self._metrics.inflight.set(self._scheduler.running)
-        self._metrics.see(stats)
+        self._metrics.batch_in_flight.set(self._scheduler.running)
+        self._metrics.update_engine(stats)
         for item in self._scheduler.take(limit - self._scheduler.running, time.monotonic()):
             active = self._active[item.batch_id]
             self._spawn(active, self._process_item(active, item))
 
     def _spare_candidates(self) -> int:
-        """Candidates that each running engagement may generate at once: at a batch's end there are free slots."""
+        """Return how many candidates each running engagement may generate at once; 0 while items wait to start.
+
+        At the end of a batch the engine has free slots.
+        """
         if self._scheduler.remaining or not self._scheduler.running:
             return 0
         return int(self._settings.max_num_seqs * self._settings.batch_spare) // self._scheduler.running
@@ -222,7 +225,7 @@ class BatchRunner:
         """Write the profiles of users, one after the other, before their items are scheduled."""
         with self._handle_failure(active):
             for user_id in users:
-                with contextlib.suppress(RecordNotFound):  # erased meanwhile: each of the items will say so
+                with contextlib.suppress(RecordNotFound):  # the user was erased: each item ends as `erased`
                     await self._profiles.ensure(user_id)
                 self._scheduler.add(active.items[user_id], time.monotonic())
                 self._wake.set()
@@ -255,7 +258,7 @@ class BatchRunner:
         return result
 
     async def _snapshot(self, active: ActiveBatch, user_id: str) -> UserSnapshot:
-        """Return the user's snapshot, which the first of the user's engagements reads for all of them."""
+        """Return the user's snapshot. The first engagement reads it; the others of the batch share it."""
         async with active.snapshot_lock:
             if user_id not in active.snapshots:
                 active.snapshots[user_id] = await self._processor.read_user(user_id)
@@ -265,7 +268,7 @@ class BatchRunner:
 
     @contextlib.contextmanager
     def _handle_failure(self, active: ActiveBatch) -> Iterator[None]:
-        """Fail the batch, and no other one, if the body raises; a dead engine ends the process instead."""
+        """Fail this batch, and no other, if the block raises. If the engine died, the process ends instead."""
         try:
             yield
         except EngineDied as error:
@@ -273,7 +276,7 @@ class BatchRunner:
             self._wake.set()
         except Exception as error:
             log.exception("batch failed", batch=active.batch.id)
-            # In a task of its own, for it cancels the task that it is called from.
+            # `_fail` cancels the batch's tasks, among them this one, so it runs in a task of its own.
             task = asyncio.create_task(self._fail(active, f"{type(error).__name__}: {error}"))
             self._failing.add(task)
             task.add_done_callback(self._failing.discard)
@@ -291,7 +294,7 @@ class BatchRunner:
         await self._notify_watchers()
 
     async def _stop_work(self, batch_id: str) -> None:
-        """Stop work on a batch on this server; its items stay as they are in the store."""
+        """Stop this server's work on a batch; the store does not change."""
         active = self._active.pop(batch_id)
         self._scheduler.drop(batch_id)
         tasks = list(active.tasks)

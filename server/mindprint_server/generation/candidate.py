@@ -27,7 +27,7 @@ from mindprint_server.verdicts.verifier import CandidateVerifier, Verdict
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated trace, not stored yet, and what was found of it."""
+    """A generated trace that is not stored yet, with its verdict."""
 
     trace: Trace
     verdict: Verdict
@@ -129,17 +129,17 @@ class CandidateGenerator:
         """Score the choices, or generate an open answer; a known real answer is scored as well."""
         question = context.question
         reason = self._check_thinking(params, output, thinking)
-        answer, found = "", None
+        answer, scored = "", None
         with self._metrics.engine_seconds.labels(call="answer").time():
             if question.choices is None:
                 answer = await self._generate_answer(context, params, prompt, thinking)
             # An empty open answer has no tokens to score.
             if question.choices is not None or self._prompts.clean(question.target or ""):
-                found = await self._likelihood(context, params, thinking)
-        choices = found.choices if found else None
+                scored = await self._likelihood(context, params, thinking)
+        choices = scored.choices if scored else None
         scores: dict[str, float] = {}
-        if found is not None and found.target is not None:
-            scores = {"target_logprob": found.target, "target_tokens": found.target_tokens}
+        if scored is not None and scored.target is not None:
+            scores = {"target_logprob": scored.target, "target_tokens": scored.target_tokens}
         label: VerdictLabel = "unjudged"
         shortfall = None
         if choices is not None:
@@ -156,7 +156,7 @@ class CandidateGenerator:
     ) -> Reason | None:
         if params.mode == "direct":
             return None
-        # A learned thinking prefix says as little as a given one.
+        # An adapter may have learned to write the mode's prefix itself. Those words do not count as its own either.
         thinking_prefix = params.thinking_prefix or self._settings.thinking_prefixes.get(params.mode, "")
         finish = output.finish if output else "stop"
         return self._checker.check(thinking, thinking_prefix=thinking_prefix, mode=params.mode, finish=finish)

@@ -1,6 +1,6 @@
-"""Which engagements are skipped, how many candidates the others get, and of which kind.
+"""Decides which engagements are skipped, and how many candidates the others get, hinted and unhinted.
 
-Candidates are generated on demand, without a hint first. All decisions are pure functions of what is known.
+Candidates are generated on demand, unhinted ones first. All decisions are pure functions.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ class SkipPolicy:
     min_answer_frequency: float = 0.0
     """Least share of the user's past answers that the real answer must have; 0 skips nothing."""
     max_prior_shortfall: float | None = None
-    """Nats by which the real answer may be behind the likeliest choice after the bare thinking prefix; None skips
-    nothing."""
+    """Largest shortfall of the real answer after the thinking prefix alone, in nats; None skips nothing."""
 
     @classmethod
     def create(cls, settings: Settings, request: BatchRequest, question: Question) -> SkipPolicy:
         """Return the policy for one engagement of a batch.
 
-        It applies only where a closed question's thinking must lead to the real answer to be accepted, and not to an
-        exhaustive batch, where every trace counts (docs/decisions/006).
+        It skips closed questions only, and only if acceptance depends on the answer (`accept_by=answer`). In an
+        exhaustive batch it skips nothing, because every trace counts there (docs/decisions/006).
         """
         by_answer = request.mode == "personal" and settings.accept_by == "answer" and question.choices is not None
         if not by_answer or is_exhaustive(settings, request):
@@ -44,14 +43,14 @@ class SkipPolicy:
 
 @dataclass(frozen=True)
 class EngagementFacts:
-    """What is known of an engagement before anything is generated; None where it is not known, or not yet."""
+    """What is known about an engagement before anything is generated; None: not known, or not yet."""
 
     unfit: str | None = None
     """Why no thinking can be generated about it: `no_history` or `no_answer`."""
     answer_frequency: float | None = None
     """Share of the real answer among the user's past answers (`answer_frequency`)."""
     prior_shortfall: float | None = None
-    """Nats by which the real answer is behind the likeliest choice after the bare thinking prefix."""
+    """Shortfall of the real answer after the thinking prefix alone, in nats."""
 
 
 def skip_reason(facts: EngagementFacts, policy: SkipPolicy) -> str | None:
@@ -69,10 +68,10 @@ def skip_reason(facts: EngagementFacts, policy: SkipPolicy) -> str | None:
 def answer_frequency(
     answer: str, choices: Collection[str], recalled: Sequence[Engagement], past: Sequence[Engagement]
 ) -> float | None:
-    """Return how often a user answered so before: the mean of two shares, 0 to 1.
+    """Return how often the user gave this answer before: the mean of two shares, 0 to 1.
 
-    The shares are of `answer` among the `recalled` engagements, and among all of the `past`. Only engagements with
-    the same choices count.
+    One is the share of `answer` among the `recalled` engagements, the other among all `past` ones. Only engagements
+    with the same choices count.
 
     Args:
         answer: The real answer.
@@ -113,11 +112,10 @@ class SamplingPolicy:
     hints: bool
     """Whether the prompt ever shows the real answer."""
     early_stop_margin_nats: float | None
-    """Shortfall above which a candidate counts as far off. If all are, further ones hardly ever help
-    (docs/decisions/006). None: no shortfall does."""
+    """Shortfall in nats above which a candidate counts as far off. If all are far off, further candidates hardly ever
+    help (docs/decisions/006). None: no candidate counts as far off by its shortfall."""
     early_stop_score_margin: float | None = None
-    """Nats a token by which Gain or Anchor may be under its bound; a candidate further below counts as far off. None:
-    none does."""
+    """Deficit in nats a token above which a candidate counts as far off; None: none does by its deficit."""
 
     @classmethod
     def create(cls, settings: Settings, request: BatchRequest, *, spare_candidates: int = 0) -> SamplingPolicy:
@@ -125,10 +123,10 @@ class SamplingPolicy:
 
         Args:
             settings: The server's settings.
-            request: The batch's request, whose values go before the settings'.
-            spare_candidates: Candidates for which the engine has free slots: a round has at least as many.
+            request: The batch's request. Its values replace those of the settings.
+            spare_candidates: Candidates for which the engine has free slots; a round generates at least as many.
         """
-        # Only personal thinking is trained on. The other modes are generated to be looked at: one of each is enough.
+        # Only personal thinking is trained on. People read the other modes, so one candidate is enough.
         for_training = request.mode == "personal"
         exhaustive = is_exhaustive(settings, request)
         return cls(
@@ -148,7 +146,7 @@ class CandidateRound:
     """Candidates to generate now."""
 
     numbers: range
-    """Of the candidates, counted from the engagement's first one."""
+    """Numbers of the candidates; the engagement's first candidate has number 0."""
     hinted: bool
 
 
@@ -156,8 +154,8 @@ def next_round(verdicts: Sequence[Verdict], policy: SamplingPolicy) -> Candidate
     """Return which candidates to generate next for one engagement; None when it is done.
 
     Args:
-        verdicts: On the engagement's candidates so far.
-        policy: How many there may be, and when to stop early.
+        verdicts: Verdicts on the engagement's candidates so far.
+        policy: The maximum number of candidates, and when to stop early.
     """
     done = len(verdicts)
     if done >= policy.max_candidates or any(verdict.label == "accepted" for verdict in verdicts):
@@ -171,7 +169,7 @@ def next_round(verdicts: Sequence[Verdict], policy: SamplingPolicy) -> Candidate
 
 
 def _is_out_of_reach(verdicts: Sequence[Verdict], policy: SamplingPolicy) -> bool:
-    """Whether even the best candidate was far off. Candidates that were never scored say nothing."""
+    """Return whether all scored candidates were far off; False if none was scored."""
     far = [_is_far(verdict, policy) for verdict in verdicts]
     return True in far and False not in far
 

@@ -1,7 +1,8 @@
-"""How many engagements are processed at once: enough to fill the engine's slots and its KV cache, not more.
+"""Limits how many engagements are processed at once: enough to fill the engine's slots and KV cache, not more.
 
-The limit increases additively while nothing waits in the engine, and decreases multiplicatively when the engine
-preempts or its cache is full, as in TCP's congestion control: engagements differ in cost by a factor of ten.
+Engagements differ in cost by a factor of ten, so no fixed limit fits. As in TCP's congestion control, the limit
+increases additively while nothing waits in the engine. It decreases multiplicatively when the engine preempts requests
+or its cache is full.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class ConcurrencyLimiter:
         if preempted or stats.kv_use > KV_FULL:
             if stats.running > self.limit:
                 return self.limit  # it was decreased already: running requests must end first
-            # Decrease from what really runs: a limit that was never reached says nothing about what fits.
+            # Decrease from the number that runs: a limit that was never reached does not show how many fit.
             self.limit = max(1, int(min(self.limit, max(stats.running, 1)) * BACK_OFF))
         elif stats.waiting > self._slots // 4:
-            # Not below the slots: a queue shows that there is too much work for them, not that they are too many.
+            # Never below the number of slots: with a queue the engine still fills all of them.
             self.limit = max(min(self.limit, self._slots), self.limit - 1)
         elif stats.waiting == 0 and stats.running < self._slots:
             self.limit = min(self._max_limit, self.limit + max(1, self._slots // 16))
@@ -51,7 +52,7 @@ class CacheReservation:
 
     budget: CacheBudget
     deferred: bool
-    """Whether the cache had no room: its requests then run behind all others."""
+    """Whether the cache had no room. The engagement's requests then run after all others."""
 
     @property
     def priority(self) -> Priority:
@@ -71,17 +72,17 @@ class CacheBudget:
     used: int = field(default=0, init=False)
     """Tokens of all reservations: prompts, and what may be generated after them."""
     deferred: int = field(default=0, init=False)
-    """Engagements that have not started for want of room."""
+    """Number of engagements that have not started because the cache had no room."""
 
     @contextlib.contextmanager
     def reserve(self, tokens: int, capacity: int | None) -> Iterator[CacheReservation]:
         """Reserve tokens for as long as an engagement is processed.
 
         Args:
-            tokens: Of its prompt and of what may be generated after it.
-            capacity: Tokens that the cache holds; None is unbounded.
+            tokens: Tokens of its prompt and of what may be generated after it.
+            capacity: Tokens that the cache holds; None: no limit.
         """
-        # A later engagement does not overtake deferred ones, though there may be room again: they would starve.
+        # While others are deferred, a later engagement is deferred too, even if it fits: the others would starve.
         deferred = capacity is not None and (self.deferred > 0 or self.used + tokens > capacity)
         reservation = CacheReservation(self, deferred)
         self.used += tokens

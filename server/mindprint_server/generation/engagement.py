@@ -33,7 +33,7 @@ from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
 
 @dataclass(frozen=True)
 class UserSnapshot:
-    """What is read of a user once for all engagements of a batch."""
+    """A user's history and accepted thinking, read once for all engagements of a batch."""
 
     history: UserHistory
     accepted: set[str]
@@ -41,7 +41,7 @@ class UserSnapshot:
 
 
 class EngagementProcessor:
-    """Processes engagements one at a time each, many at once."""
+    """Processes the engagements of batches. Many calls of `process` may run at the same time."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class EngagementProcessor:
         Args:
             item: The engagement.
             request: The request of its batch.
-            user: The snapshot of its user, whose `accepted` grows by what is accepted.
-            spare_candidates: Returns for how many candidates the engine has free slots; asked before each round.
+            user: The snapshot of its user. Accepted thinking is added to its `accepted`.
+            spare_candidates: Returns for how many candidates the engine has free slots; called before each round.
 
         Raises:
             EngineDied: The engine is gone. Any other exception is a fault of the server.
@@ -150,7 +150,7 @@ class EngagementProcessor:
                 candidates += await self._generate_round(context, item, request, plan, reservation.priority)
                 reservation.mark_started()
         except PromptTooLong:
-            # The hint may be what no longer fits: the candidates without it are kept.
+            # Only the prompt with the hint may be too long: keep the unhinted candidates.
             if not candidates:
                 raise
         return candidates
@@ -218,9 +218,9 @@ def _has_accepted(candidates: Sequence[Candidate]) -> bool:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return the seed of a candidate, the same in every run and another for every candidate; 0 to 2**31 - 1.
+    """Return a seed from 0 to 2**31 - 1 that depends on these parts only. Another candidate has another seed.
 
     Args:
-        *parts: What names the candidate: the batch's seed, the user, the engagement and the candidate's number.
+        *parts: What identifies the candidate: the batch's seed, the user, the engagement, the candidate's number.
     """
     return int.from_bytes(hashlib.sha256("\x00".join(map(str, parts)).encode()).digest()[:4], "big") >> 1

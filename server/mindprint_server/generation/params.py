@@ -1,4 +1,4 @@
-"""How one candidate is generated."""
+"""The parameters of generating one candidate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GenerationParams:
     hinted: bool = False
     """Whether the prompt shows the real answer."""
     given_thinking: str | None = None
-    """Thinking that stands in place of a generated one."""
+    """Thinking that the caller sent; none is generated then."""
     mode_reason: str | None = None
     """Why this mode was chosen, where `auto` chose it."""
     batch_id: str | None = None

@@ -1,4 +1,4 @@
-"""What made a trace: model, prompt, sampling and memory, so that it can be made again (invariant 6)."""
+"""Provenance: the model, prompt, sampling and memory that made a trace, so that it can be reproduced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def generated_provenance(
     """Return the provenance of a trace that was generated here, or answered here after a given thinking.
 
     Args:
-        ctx: Names the engine, the base model and the settings.
+        ctx: Settings and engine of the server.
         question: What was asked.
         prompt: The prompt without a hint.
         params: How the thinking was generated.
@@ -47,10 +47,10 @@ def imported_provenance(
     """Return the provenance of a trace whose thinking was written elsewhere.
 
     Args:
-        ctx: Names the engine, the base model and the settings.
+        ctx: Settings and engine of the server.
         question: The engagement's question.
         prompt: The prompt that this server makes of it.
-        thinking_prefix: The server's own thinking prefix, where the thinking begins with it.
+        thinking_prefix: The server's thinking prefix if the thinking begins with it; else empty.
         saw_answer: Whether its author saw the real answer.
     """
     return _provenance(

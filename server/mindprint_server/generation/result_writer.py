@@ -1,4 +1,4 @@
-"""Group commit of results: one transaction for all items that finished while the one before was being written."""
+"""Group commit of results: one transaction for all items that finished during the previous transaction."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ResultWriter:
         self._since[batch_id] = time.monotonic()
 
     async def end(self, batch_id: str) -> None:
-        """Add the time since the last commit to a batch, and count no more."""
+        """Add the time since the last commit to a batch, and stop counting time for it."""
         seconds = self._elapsed([batch_id])
         self._since.pop(batch_id, None)
         await self._store.batches.finish_items([], seconds)
@@ -62,7 +62,7 @@ class ResultWriter:
             False if the user, the engagement or the batch is gone: then nothing was stored.
 
         Raises:
-            StoreError: As the store raises it, but for `Busy`, after which it is tried again.
+            StoreError: The store refused the result. A busy store is tried again instead.
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._pending.append((result, future))

@@ -2,7 +2,7 @@
 
 A few users are active at once, as many as fill the engine's slots. Each one's engagements start in the order of time,
 because neighbors in time share their memory. A user who has waited longer than `max_starvation_s` takes the place of
-the user who has been active longest. So a long history does not starve a short one, nor an early batch a later one.
+the user who was active longest. So a long history does not starve a short one, nor an early batch a later one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class _Queue:
     items: deque[Item] = field(default_factory=deque)
     running: int = 0
     since: float = 0.0
-    """When it began to wait or, once active, when it became active."""
+    """Time when the queue began to wait or, for an active queue, when it became active."""
     last_started: float = 0.0
-    """When, once active, one of its items was started last."""
+    """Time when the newest item was started; for a queue that just became active, that time."""
 
 
 class EngagementScheduler:
@@ -49,16 +49,16 @@ class EngagementScheduler:
 
     @property
     def remaining(self) -> int:
-        """Items that were not started yet."""
+        """Count the items that were not started yet."""
         return sum(len(queue.items) for queue in self._queues.values())
 
     @property
     def running(self) -> int:
-        """Items that were started and are not finished."""
+        """Count the items that were started and are not finished."""
         return sum(queue.running for queue in self._queues.values())
 
     def add(self, items: Iterable[Item], now: float) -> None:
-        """Queue items behind those that are there, each user's in the order given."""
+        """Queue items behind those of their batch and user, in the order given."""
         for item in items:
             key = (item.batch_id, item.user_id)
             if key not in self._queues:
@@ -98,15 +98,19 @@ class EngagementScheduler:
         return taken
 
     def _next(self, now: float) -> _Queue | None:
-        """Return the active queue that was not served for longest if that is too long, else the first one."""
-        able = [q for q in map(self._queues.__getitem__, self._active) if q.items and q.running < self._max_per_user]
-        if not able:
+        """Return the queue to start an item of; None if no active queue has one that may start.
+
+        This is the first active queue, unless another one has started nothing for longer than `max_starvation_s`.
+        """
+        active = [self._queues[key] for key in self._active]
+        startable = [queue for queue in active if queue.items and queue.running < self._max_per_user]
+        if not startable:
             return None
-        longest = min(able, key=lambda queue: queue.last_started)
-        return longest if now - longest.last_started > self._max_starvation_s else able[0]
+        starved = min(startable, key=lambda queue: queue.last_started)
+        return starved if now - starved.last_started > self._max_starvation_s else startable[0]
 
     def _admit_starved(self, now: float) -> None:
-        """Activate the queues that waited too long; each takes the place of the one that was active longest."""
+        """Activate the queues that waited too long. Each takes the place of the queue that was active longest."""
         while self._active and self._waiting and self._is_starved(self._waiting[0], now):
             oldest = min(self._active, key=lambda key: self._queues[key].since)
             if not self._is_starved(oldest, now):
@@ -115,7 +119,7 @@ class EngagementScheduler:
             self._queues[oldest].since = now
             self._waiting.append(oldest)
             self._activate(now)
-            self._active.insert(0, self._active.pop())  # it waited long enough, so it is served first
+            self._active.insert(0, self._active.pop())  # it waited too long, so its items start first
 
     def _is_starved(self, key: _Key, now: float) -> bool:
         """Whether a queue has waited, or was active, for longer than the bound."""

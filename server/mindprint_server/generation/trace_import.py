@@ -54,7 +54,7 @@ class TraceImporter:
         Raises:
             RecordNotFound: The user or an engagement does not exist.
             Invalid: A thinking is blank, holds special text or is too long.
-                429: too many requests at once.
+            LimitExceeded: Too many requests run already.
             BacklogFull: Too many accepted traces would wait for the adapter.
             TimeoutError: It took longer than `request_timeout_s`.
         """
@@ -70,7 +70,7 @@ class TraceImporter:
             ingested = await self._store.traces.add_imported(
                 user_id, traces, fingerprint=checks.fingerprint, max_waiting=self._settings.max_backlog
             )
-        self._metrics.given.inc(ingested.created)
+        self._metrics.imported.inc(ingested.created)
         return ingested
 
     async def _trace(self, user_id: str, imported: ImportedTrace, param: str, history: UserHistory) -> Trace:
@@ -125,7 +125,7 @@ class TraceImporter:
             raise Invalid("prompt_too_long", message, param=param) from error
 
     def _thinking_prefix(self, thinking: str, question: Question) -> str:
-        """Return the part of a thinking that is this server's prefix, with or without reminders; else empty."""
+        """Return this server's thinking prefix, with or without reminders, if the thinking begins with it; else ""."""
         with_reminders = self._prompts.thinking_prefix("personal", question.memory)
         bare = self._settings.thinking_prefixes.get("personal", "")
         return thinking_text.split(thinking, with_reminders)[0] or thinking_text.split(thinking, bare)[0]

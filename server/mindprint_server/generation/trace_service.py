@@ -1,4 +1,4 @@
-"""One trace now: `POST /v1/traces`."""
+"""Generates single traces for `POST /v1/traces`."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class TraceService:
         self._admission = admission
 
     async def create(self, request: TraceRequest) -> Trace:
-        """Generate one trace. One about a stored engagement is verified and stored, one about a query only returned.
+        """Generate one trace. A trace about a stored engagement is verified and stored, one about a query is not.
 
         Raises:
-            Invalid: the prompt is too long, or two choices read alike. 429: too many requests at once.
+            Invalid: The prompt is too long, or two choices read the same to the model.
+            LimitExceeded: Too many requests run already.
             NotFound: The user, the engagement or the model does not exist.
             TimeoutError: The trace took longer than `request_timeout_s`.
         """
@@ -86,7 +87,7 @@ class TraceService:
         mode, mode_reason = await self._auto_mode.select(request.mode, request.user_id, adapter, question.kind)
         given = None if request.thinking is None else prompts.clean(request.thinking)
         thinking_tokens = request.max_thinking_tokens or settings.max_thinking_tokens
-        if given is not None:  # a longer one takes the space that it needs, at the cost of the memory
+        if given is not None:  # long given thinking gets the tokens that it needs; the memory is cut instead
             thinking_tokens = max(thinking_tokens, len(self._tokenizer.encode(given)))
         return GenerationParams(
             mode=mode,
@@ -96,7 +97,7 @@ class TraceService:
             max_thinking_tokens=thinking_tokens,
             temperature=settings.temperature if request.temperature is None else request.temperature,
             seed=request.seed,
-            # Only the base model's own thinking may be trained on: an adapter that learned from itself would drift.
+            # Only the base model's thinking is trained on: adapters that learn from their own thinking drift.
             is_for_training=request.engagement_id is not None and request.model == "base" and mode == "personal",
             given_thinking=given,
             mode_reason=mode_reason,
@@ -104,5 +105,5 @@ class TraceService:
 
 
 def _shows_health(request: TraceRequest, params: GenerationParams) -> bool:
-    """Whether the trace counts for a version's health: its own thinking, under its own user's memory."""
+    """Return whether the trace counts for the version's health: generated thinking with the user's own memory."""
     return params.mode != "direct" and request.thinking is None and request.memory == "own"

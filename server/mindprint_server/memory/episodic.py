@@ -1,4 +1,4 @@
-"""Retrieves past engagements for a prompt: the newest, or those most similar to the query; never later ones."""
+"""Retrieves past engagements for a prompt: the newest, or those most similar to the query. Never later ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_EMBEDDED_TOKENS = 256
-"""Tokens of a text that are embedded: small embedding models are trained on no more."""
+"""Longest text to embed, in tokens. Small embedding models are not trained on longer texts."""
 EMBEDDING_BATCH = 32
 """Texts that are embedded at once."""
 CACHED_EMBEDDINGS = 16_384
@@ -35,7 +35,7 @@ _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 
 class HistoryView(Protocol):
-    """The engagements of one user that a query may know of. A retriever sees no others, which keeps it causal."""
+    """The engagements of one user that happened before a query. A retriever sees no others."""
 
     async def length(self) -> int:
         """Return how many engagements there are."""
@@ -50,12 +50,17 @@ class Retriever(Protocol):
     """Chooses engagements from a history."""
 
     async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
-        """Return the chosen engagements, oldest first; without a query it can not go by similarity."""
+        """Return the chosen engagements, oldest first.
+
+        Args:
+            past: The engagements to choose from.
+            query: The query; None if there is none to compare with.
+        """
         ...
 
 
 def create_retriever(settings: MemorySettings) -> Retriever:
-    """Create the retriever that the settings name; the settings have checked that what it needs exists."""
+    """Create the retriever that the settings name. The settings have checked that the embedding model exists."""
     recency = Recency(settings.recency_k, settings.recency_step)
     if settings.recall == "bm25":
         return Bm25(settings.recency_k, settings.recall_from, recency)
@@ -66,29 +71,36 @@ def create_retriever(settings: MemorySettings) -> Retriever:
 
 
 def create_reminder_retriever(settings: MemorySettings) -> Retriever:
-    """Create the retriever of reminders: the most similar by words, and none where there is no query."""
+    """Create the retriever of reminders: the engagements most similar by words; none without a query."""
     return Bm25(settings.reminder_engagements, settings.recall_from, Recency(0))
 
 
 @dataclass(frozen=True)
 class Recency:
-    """Retrieves the newest `k` to `k + step - 1`, in a window that only grows at its end for `step` engagements.
+    """Retrieves the newest engagements: at least `k`, and at most `k + step - 1`. A `k` of 0 retrieves none.
 
-    So a user's consecutive queries share their memory as a prefix, which the engine computes once. `k` of 0 is none.
+    The window keeps its start for `step` engagements and grows at its end. So a user's consecutive queries share their
+    memory as a prefix, which the engine computes once.
     """
 
     k: int
     step: int = 1
 
     async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
-        """Return the window of newest engagements, oldest first; the query does not matter."""
+        """Return the window of newest engagements, oldest first. The query is not used."""
         if self.k == 0:
             return []
         return await past.newest(self.k + await past.length() % self.step)
 
 
 class SimilarityRetriever(ABC):
-    """Retrieves the `k` most similar to the query, of the newest `considered`; without a query it asks `otherwise`."""
+    """Retrieves the `k` engagements most similar to the query.
+
+    Args:
+        k: Number of engagements.
+        considered: Number of newest engagements among which it chooses.
+        otherwise: Retriever for requests without a query.
+    """
 
     def __init__(self, k: int, considered: int, otherwise: Retriever) -> None:
         self._k = k
@@ -106,11 +118,11 @@ class SimilarityRetriever(ABC):
 
     @abstractmethod
     async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """Return how similar each text is to the query; 0 is not at all."""
+        """Return a score for each text: 0 if it has nothing in common with the query, and higher if it is similar."""
 
 
 def most_similar(episodes: Sequence[Engagement], scores: Sequence[float], k: int) -> list[Engagement]:
-    """Return the `k` with the highest scores, oldest first; of equal ones the newer."""
+    """Return the `k` engagements with the highest scores, oldest first; of equal scores the newer ones."""
     best = nlargest(k, range(len(episodes)), key=lambda at: (scores[at], at))
     return [episodes[at] for at in sorted(best)]
 
@@ -130,13 +142,13 @@ def words(text: str) -> list[str]:
 
 def bm25(query: str, texts: Sequence[str]) -> list[float]:
     """Return the BM25 score of each text, by its words."""
-    # Where JAX is installed, bm25s runs it when it is imported, and JAX takes three quarters of what is free of a GPU.
+    # bm25s starts JAX at import if it is installed, and JAX reserves three quarters of the free GPU memory.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
     asked, corpus = words(query), [words(text) for text in texts]
-    if not asked or not any(corpus):  # which it cannot index
+    if not asked or not any(corpus):  # bm25s cannot index an empty corpus
         return [0.0] * len(texts)
     index = bm25s.BM25(backend="numpy")
     index.index(corpus, show_progress=False)
@@ -147,7 +159,7 @@ def bm25(query: str, texts: Sequence[str]) -> list[float]:
 class Embeddings(SimilarityRetriever):
     """Retrieves by the cosine of mean-pooled embeddings, which are cached.
 
-    Model and embeddings belong to one thread. So they need no lock, and long histories do not occupy shared threads.
+    One thread owns the model and the embeddings. So they need no lock, and long histories do not block shared threads.
     """
 
     def __init__(self, k: int, considered: int, otherwise: Retriever, folder: Path) -> None:
@@ -169,7 +181,7 @@ class Embeddings(SimilarityRetriever):
         import torch
 
         asked, *vectors = self._vectors([query, *texts])
-        # Rounded, so that equal texts have equal cosines however the products were summed.
+        # Round, so that equal texts have equal cosines whatever the order of the sums.
         cosines: list[float] = (torch.stack(vectors) @ asked).round(decimals=5).tolist()
         return cosines
 
@@ -197,7 +209,7 @@ def embedder(folder: Path) -> Callable[[Sequence[str]], list[Tensor]]:
     room = getattr(model.config, "max_position_embeddings", MAX_EMBEDDED_TOKENS)
     limit = min(MAX_EMBEDDED_TOKENS, tokenizer.model_max_length, room)
 
-    def together(texts: Sequence[str]) -> Tensor:
+    def embed_batch(texts: Sequence[str]) -> Tensor:
         rows = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         ids = torch.zeros((len(rows), max(1, *map(len, rows))), dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -206,16 +218,16 @@ def embedder(folder: Path) -> Callable[[Sequence[str]], list[Tensor]]:
             mask[at, : len(row)] = 1
         with torch.inference_mode():
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        # The sum has the direction of the mean. Not a product with the mask: a row of nothing but padding may be NaN.
+        # The sum has the direction of the mean. Do not multiply with the mask: a row of padding only may be NaN.
         summed = hidden.masked_fill(mask.unsqueeze(-1) == 0, 0).sum(1)
         return torch.nn.functional.normalize(summed, dim=1)
 
     def embed(texts: Sequence[str]) -> list[Tensor]:
-        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # texts of one length pad each other least
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # texts of similar length need little padding
         vectors: dict[int, Tensor] = {}
         for start in range(0, len(order), EMBEDDING_BATCH):
             some = order[start : start + EMBEDDING_BATCH]
-            vectors.update(zip(some, together([texts[at] for at in some]).unbind(), strict=True))
+            vectors.update(zip(some, embed_batch([texts[at] for at in some]).unbind(), strict=True))
         return [vectors[at] for at in range(len(texts))]
 
     return embed

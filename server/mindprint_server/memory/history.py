@@ -1,4 +1,4 @@
-"""A user's history, read once: a batch recalls from it for question after question without the store."""
+"""A user's history in memory. A batch reads it once and recalls from it for every question."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mindprint.types import Engagement, Profile
 
 @dataclass(frozen=True)
 class HistoryPrefix:
-    """The beginning of a history; a `HistoryView`. Only what is asked for is copied: a history may be very long."""
+    """The beginning of a history, as a `HistoryView`. It copies only what is asked for, as a history may be long."""
 
     engagements: Sequence[Engagement]
     end: int
@@ -46,7 +46,7 @@ class UserHistory:
         return {engagement.id: engagement for engagement in self.engagements}
 
     def before(self, time: datetime, not_id: str | None) -> HistoryPrefix:
-        """Return what happened strictly before `time`, without the engagement `not_id`."""
+        """Return the engagements strictly before `time`, without the engagement `not_id`."""
         end = bisect_left(self.engagements, time, key=lambda engagement: engagement.occurred_at)
         is_part = not_id is not None and (known := self.by_id.get(not_id)) is not None and known.occurred_at < time
         return HistoryPrefix(self.engagements, end, not_id if is_part else None)

@@ -1,7 +1,7 @@
 """Finds a user's neighbors: the other user who answers most like them, and a random other one.
 
-Similarity counts words next to the answers given, without a model, since a batch compares many users. The evaluation
-has a formula of its own, TF-IDF of the same words: it must not judge Anchor by the formula that Anchor uses.
+Similarity counts words together with the answers given. It needs no model, because a batch compares many users. The
+evaluation uses another formula (TF-IDF of the same words), so that it does not judge Anchor by Anchor's own formula.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CACHED_USERS = 4096
 
 @dataclass(frozen=True)
 class Neighbors:
-    """Ids of other users; None where there is none."""
+    """The ids of a user's neighbors; None if there is no such user."""
 
     nearest: str | None
     random: str | None
-    """Another than the nearest, the same at every call."""
+    """A random other user, not the nearest one; the same at every call."""
 
 
 class NeighborIndex:
@@ -46,20 +46,20 @@ class NeighborIndex:
 
     async def get(self, user_id: str) -> Neighbors:
         """Return the neighbors of a user among at most `anchor_pool` other users."""
-        async with self._lock:  # a batch asks for many engagements of one user at once: one of them looks up
+        async with self._lock:  # a batch asks for one user many times at once: only the first call looks up
             if (known := self._known.get(user_id)) is not None:
                 return known
             pool = await self._store.users.list_others(user_id, limit=self._settings.anchor_pool)
             others = {id: await self._features(id) for id in pool}
-            found = self._known[user_id] = Neighbors(*pick(user_id, await self._features(user_id), others))
-            return found
+            neighbors = self._known[user_id] = Neighbors(*pick(user_id, await self._features(user_id), others))
+            return neighbors
 
     async def _features(self, user_id: str) -> Features:
         if (known := self._vectors.get(user_id)) is not None:
             return known
         history = await self._store.engagements.list_history(user_id, before=None, limit=self._settings.anchor_history)
-        made = self._vectors[user_id] = features(history)
-        return made
+        vector = self._vectors[user_id] = features(history)
+        return vector
 
 
 Features = Mapping[str, float]
@@ -67,9 +67,10 @@ _WORD = re.compile(r"\w+")
 
 
 def features(history: Sequence[Engagement]) -> Features:
-    """Return a unit vector of how a user answers to which words.
+    """Return a unit vector that describes how a user answers.
 
-    With choices it counts each word of the question next to the answer given, without them the words of the answer.
+    For a closed question it counts pairs of a word in the question and the answer given. For an open one it counts the
+    words of the answer.
     """
     counts: Counter[str] = Counter()
     for engagement in history:
@@ -92,7 +93,7 @@ def similarity(one: Features, other: Features) -> float:
 
 
 def pick(user_id: str, mine: Features, others: Mapping[str, Features]) -> tuple[str | None, str | None]:
-    """Return the nearest other user and a random one, who differ where there are two.
+    """Return the nearest other user and a random one. They differ if there are two other users.
 
     Args:
         user_id: Whose neighbors; it also seeds the random choice, which is the same at every call.

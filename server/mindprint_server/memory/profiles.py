@@ -19,13 +19,13 @@ from mindprint_server.settings import MemorySettings
 
 Item = TypeVar("Item")
 MERGE_FAN_IN = 6
-"""Notes that are merged at once; more are merged in levels."""
+"""Number of notes that one prompt merges. More notes are merged in several levels."""
 CACHED_NOTES = 4096
-"""Notes of the base model that are cached: pieces of a history stay the same as it grows."""
+"""Maximum number of cached notes. Pieces of a history stay the same as the history grows, so they hit the cache."""
 
 
 class ProfileWriter:
-    """Writes profiles, one user's never twice at the same time."""
+    """Writes profiles. Calls for the same user run one after the other."""
 
     def __init__(self, ctx: ServerContext) -> None:
         self._settings: MemorySettings = ctx.settings
@@ -94,7 +94,7 @@ class ProfileWriter:
         """Return the base model's greedy reply, which is cached because equal prompts have equal replies."""
         tokenizer = self._engine.tokenizer
         limit = self._engine.info().max_model_len - self._settings.profile_tokens
-        # A piece that is too long for the model loses its oldest part.
+        # A prompt that is too long for the model loses its beginning, which is its oldest part.
         prompt = tokenizer.encode(tokenizer.render(messages))[-limit:]
         key = hashlib.sha256(repr(prompt).encode()).digest()
         if (note := self._notes.get(key)) is None:

@@ -19,7 +19,7 @@ CACHED_USERS = 1024
 
 
 class QuestionBuilder:
-    """Puts an engagement or a query together with the memory that was there before it."""
+    """Combines an engagement or a query with the memory from before its time."""
 
     def __init__(self, ctx: ServerContext, *, memory: MemoryService) -> None:
         self._store = ctx.store
@@ -30,13 +30,13 @@ class QuestionBuilder:
         self._recalling = asyncio.Lock()
 
     async def for_engagement(self, user_id: str, engagement_id: str, history: UserHistory | None = None) -> Question:
-        """Build the question that a stored engagement puts to the user's own past.
+        """Build the question of a stored engagement, with the user's own memory from before its time.
 
         Args:
             user_id: Whose engagement it is.
             engagement_id: The engagement; it is never part of its own memory.
-            history: The user's history where the caller has read it already; None reads from the store. Pass it to
-                build many questions of one user.
+            history: The user's history, if the caller has read it already; None reads from the store. Pass it when
+                you build many questions of one user.
 
         Raises:
             RecordNotFound: The engagement does not exist.
@@ -99,7 +99,7 @@ class QuestionBuilder:
     async def with_memory_of(self, question: Question, other_id: str) -> Question:
         """Return the question with another user's memory in place of its own.
 
-        The other user's memory is recalled as of now, without a query, so that it is the same for every question of a
+        The other user's memory is recalled as of now and without a query, so it is the same for every question of a
         batch. It is cached for `anchor_memory_s` seconds.
         """
         async with self._recalling:

@@ -1,4 +1,4 @@
-"""Recalls what is known of a user: chosen engagements and the written profile, never later than the query."""
+"""Recalls a user's memory for a query: past engagements and the profile, never later than the query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StoredHistory:
     store: Store
     user_id: str
     before: datetime | None
-    """None is now."""
+    """Time of the query; None is now."""
     exclude_id: str | None
     """An engagement that is left out."""
 

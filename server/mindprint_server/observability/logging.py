@@ -1,4 +1,4 @@
-"""Structured logs, one line an event, each with the id of the request it belongs to."""
+"""Structured logs: one line an event, with the id of its request."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ FLOORS = {
     "python_multipart": logging.WARNING,
     "asyncio": logging.WARNING,
 }
-"""The lowest level that libraries may speak at: below it they write what users sent."""
+"""Minimum log level of libraries. Below it they would log what users sent."""
 
 
 def configure(settings: ServerSettings) -> None:
-    """Sends structlog and the standard library's loggers to stderr, as JSON or as text for people."""
+    """Configure structlog and the standard library's loggers to write to stderr, as JSON or as text."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,

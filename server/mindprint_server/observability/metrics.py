@@ -1,7 +1,7 @@
-"""What Prometheus scrapes at `/metrics`: the funnel, tokens, queue, adapters, requests (invariant 10).
+"""Metrics that Prometheus scrapes at `/metrics`. Every drop, rejection, retry and refusal is counted by reason.
 
-Labels are few and bounded: routes by template, errors by code, traces by reason. Never a user, never a path.
-Counters begin at zero with the process; the store's own numbers (`/v1/funnel`) do not.
+Labels have few values: a route's template, an error's code, a trace's reason. Never a user id, never a path.
+Counters start at zero with the process. The store's own counts (`/v1/funnel`) survive a restart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """One registry a server, so that two servers in one process (or test) do not share counts."""
+    """The metrics of one server. Each has its own registry, so two servers in one process do not share counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -27,20 +27,20 @@ class Metrics:
         self.generated = self._counter("traces_generated", "Candidates written")
         self.accepted = self._counter("traces_accepted", "Candidates accepted", "hinted")
         self.rejected = self._counter("traces_rejected", "Candidates rejected", "reason")
-        self.given = self._counter("traces_given", "Traces brought by callers, stored as accepted")
+        self.imported = self._counter("traces_imported", "Imported traces that were stored")
         self.cancelled = self._counter("traces_cancelled", "Candidates ended because a sibling was accepted")
         self.trained = self._counter("traces_trained", "Traces that went into a version")
         self.skipped = self._counter("items_skipped", "Engagements of batches that could not be attempted", "reason")
         self.generated_tokens = self._counter("generated_tokens", "Tokens written by the engine")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens given to the engine")
-        self.cached_tokens = self._counter("cached_tokens", "Prompt tokens that the prefix cache had")
+        self.cached_tokens = self._counter("cached_tokens", "Prompt tokens found in the prefix cache")
 
-        # the engine, as the planner sees it
-        self.inflight = self._gauge("batch_max_in_flight", "Engagements of batches that are being worked on")
+        # the engine, as the batch runner sees it
+        self.batch_in_flight = self._gauge("batch_in_flight", "Engagements of batches that are being worked on")
         self.engine_running = self._gauge("engine_running", "Requests that the engine computes")
         self.engine_waiting = self._gauge("engine_waiting", "Requests that wait in the engine")
         self.engine_kv_use = self._gauge("engine_kv_use", "Share of the KV cache that running requests hold")
-        self.engine_preemptions = self._gauge("engine_preemptions", "Requests that the engine put back since its start")
+        self.engine_preemptions = self._gauge("engine_preemptions", "Requests preempted since the engine started")
 
         # the queue; both are read from the store at each scrape
         self.queue = self._gauge("queue_traces", "Traces in the queue", "state")
@@ -55,15 +55,17 @@ class Metrics:
         self.gate_refusals = self._counter("gate_refusals", "Checks that a new version failed", "check")
         self.resident_adapters = self._gauge("resident_adapters", "Adapters that the engine holds")
         self.adapter_requests = self._counter(
-            "adapter_requests", "Requests for an adapter, by how it was had", "outcome"
+            "adapter_requests", "Requests for an adapter, by whether it was loaded", "outcome"
         )
         self.adapter_evictions = self._counter("adapter_evictions", "Adapters that left the engine to make room")
-        self.adapter_wait_seconds = self._histogram("adapter_wait_seconds", "From asking for an adapter to its place")
+        self.adapter_wait_seconds = self._histogram(
+            "adapter_wait_seconds", "From the request for an adapter to its slot in the engine"
+        )
         self.served = self._counter("adapter_answers", "Answers of versions in service, by how they went", "outcome")
-        self.withdrawn = self._counter("versions_withdrawn", "Versions taken out of service by themselves", "check")
-        self.fallbacks = self._counter("fallbacks", "Answers that were not given as asked", "to")
+        self.withdrawn = self._counter("versions_withdrawn", "Versions that the server took out of service", "check")
+        self.fallbacks = self._counter("fallbacks", "Answers that another model or mode gave than was asked for", "to")
 
-        self.routes = self._counter("routes", "Modes that `auto` took, and why", "mode", "reason")
+        self.auto_decisions = self._counter("auto_decisions", "Modes that `auto` chose, by reason", "mode", "reason")
 
         # requests
         self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")
@@ -72,21 +74,26 @@ class Metrics:
         self.first_token_seconds = self._histogram("first_token_seconds", "From chat request to first token")
         self.engine_seconds = self._histogram("engine_seconds", "Calls of the engine", "call")
 
-    def see(self, load: EngineStats) -> None:
-        """Set the gauges of the engine's load."""
-        self.engine_running.set(load.running)
-        self.engine_waiting.set(load.waiting)
-        self.engine_kv_use.set(load.kv_use)
-        self.engine_preemptions.set(load.preemptions)
+    def update_engine(self, stats: EngineStats) -> None:
+        """Set the gauges of the engine."""
+        self.engine_running.set(stats.running)
+        self.engine_waiting.set(stats.waiting)
+        self.engine_kv_use.set(stats.kv_use)
+        self.engine_preemptions.set(stats.preemptions)
 
     def refresh(self, *, queue: Mapping[str, int], open_batches: int) -> None:
-        """Sets the gauges that the store knows better; `queue` is traces by state."""
+        """Set the gauges whose values are read from the store.
+
+        Args:
+            queue: Number of traces by state.
+            open_batches: Batches that are queued or running.
+        """
         for state, depth in queue.items():
             self.queue.labels(state=state).set(depth)
         self.open_batches.set(open_batches)
 
     def render(self) -> bytes:
-        """Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:

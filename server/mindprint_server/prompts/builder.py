@@ -10,7 +10,7 @@ from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 
 TEMPLATE_RESERVE_TOKENS = 64
-"""Tokens kept free for what surrounds thinking and answer: tags, the answer's lead, the end of the turn."""
+"""Tokens kept free for the text around thinking and answer: tags, the answer prefix, the end of the turn."""
 
 
 class PromptBuilder:
@@ -48,7 +48,8 @@ class PromptBuilder:
             if len(ids := tokenizer.encode(text)) <= limit:
                 return Prompt(text, ids, dropped)
             memory, dropped = memory.without_oldest(), dropped + 1
-        raise PromptTooLong(f"the query alone leaves less than {reserved} of the model's tokens: shorten it")
+        message = f"the query leaves fewer than {reserved} tokens for thinking and answer: shorten the query"
+        raise PromptTooLong(message)
 
     def thinking_prefix(self, mode: Mode, memory: RecalledMemory) -> str:
         """Return the text with which thinking begins in this mode, with the memory's reminders in personal mode."""

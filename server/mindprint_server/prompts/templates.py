@@ -15,7 +15,7 @@ from mindprint_server.engine import Message
 from mindprint_server.prompts.types import RecalledMemory
 
 PROMPT_VERSION = "2"
-"""Changed with every change of a text below; golden tests fail where a text changed and this did not."""
+"""Version of the texts below. Change it with every change of a text; golden tests fail otherwise."""
 
 SYSTEM = "You answer as one particular user would. What is known about this user:"
 NOTHING_KNOWN = "Nothing is known about this user yet."
@@ -28,7 +28,7 @@ HINT_LINE = (
     "This user's answer is: {answer}\n"
     "Think about what this user has shown before that leads to this answer, then give this user's answer."
 )
-"""Replaces the personal mode's line where the prompt shows the real answer."""
+"""Replaces the personal mode's line if the prompt shows the real answer."""
 SUMMARIZE = "Below is what one user was asked and how the user answered. Describe what this user prefers and why."
 MERGE = "Below are notes about one user, oldest first. Write one short description of what this user prefers and why."
 SUMMARY_RULE = "Write at most four short sentences. Begin with: This user"
@@ -77,7 +77,7 @@ def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
     if memory.profile:
         parts.append(f"Profile:\n{clean(memory.profile, special)}")
     if memory.episodes:
-        parts.append("Recent answers:\n" + "\n".join(episode_lines(e, special) for e in memory.episodes))
+        parts.append("Recent answers:\n" + "\n".join(episode_lines(episode, special) for episode in memory.episodes))
     return "\n\n".join(parts)
 
 
@@ -90,15 +90,15 @@ def prefix_with_reminders(thinking_prefix: str, memory: RecalledMemory, special:
         special: Texts of the tokenizer's special tokens, which are removed.
     """
     cases = "; ".join(
-        f'asked "{shorten(clean(e.prompt, special), REMINDER_CHARS, placeholder=" ...")}", '
-        f'this user answered "{shorten(clean(e.response, special), REMINDER_CHARS, placeholder=" ...")}"'
-        for e in memory.reminders
+        f'asked "{shorten(clean(engagement.prompt, special), REMINDER_CHARS, placeholder=" ...")}", '
+        f'this user answered "{shorten(clean(engagement.response, special), REMINDER_CHARS, placeholder=" ...")}"'
+        for engagement in memory.reminders
     )
     return f"{thinking_prefix} {cases}{CONCLUDE}".strip() if cases else thinking_prefix
 
 
 def prefix_without_reminders(thinking_prefix: str, mode_prefix: str) -> str:
-    """Return a thinking prefix without its reminders, which are about the user; the rest says nothing of the user."""
+    """Return a thinking prefix without its reminders. What is left says nothing about the user."""
     return (
         mode_prefix
         if thinking_prefix.startswith(mode_prefix) and thinking_prefix.endswith(CONCLUDE)
@@ -151,7 +151,7 @@ def build(
 
 def summarize(episodes: Sequence[Engagement], special: Sequence[str] = ()) -> list[Message]:
     """Return the messages that ask for notes on one piece of a history."""
-    history = "\n".join(episode_lines(e, special) for e in episodes)
+    history = "\n".join(episode_lines(episode, special) for episode in episodes)
     return [{"role": "user", "content": f"{SUMMARIZE}\n\n{history}\n\n{SUMMARY_RULE}"}]
 
 

@@ -1,4 +1,4 @@
-"""The text around thinking: its tags, its thinking prefix, and the answer's lead. Pure functions."""
+"""The text around thinking: the tags, the thinking prefix and the answer prefix. Pure functions."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def finalize_thinking(thinking_prefix: str, generated: str, finish: FinishReason
 
 
 def split(thinking: str, thinking_prefix: str) -> tuple[str, str]:
-    """Return a thinking as its prefix and the rest; the first is empty if it begins with another one."""
-    begun = thinking_prefix.strip()
-    return (begun, thinking.removeprefix(begun)) if thinking.startswith(begun) else ("", thinking)
+    """Return a thinking as two parts: its thinking prefix, empty if it begins otherwise, and the rest."""
+    prefix = thinking_prefix.strip()
+    return (prefix, thinking.removeprefix(prefix)) if thinking.startswith(prefix) else ("", thinking)
 
 
 def render_thinking(thinking: str, answer_prefix: str) -> str:
-    """Return the part of the assistant's turn before the answer: the closed thinking and the answer's lead."""
+    """Return the part of the assistant's turn before the answer: the closed thinking and the answer prefix."""
     return f"{OPEN}{thinking}{CLOSE}{answer_prefix}"
 
 
 def answer_suffix(answer_prefix: str, answer: str) -> str:
-    """Return the answer as it follows its lead."""
+    """Return the answer as it is written after the answer prefix: with a space, if there is a prefix."""
     return f" {answer}" if answer_prefix else answer

@@ -9,7 +9,7 @@ from mindprint.types import Engagement, QueryKind
 
 @dataclass(frozen=True)
 class Question:
-    """A question to a user's past, with the memory that belongs to its time."""
+    """A query about a user, with the memory from before its time."""
 
     user_id: str
     query: str
@@ -19,13 +19,13 @@ class Question:
     profile_version: int | None
     engagement_id: str | None = None
     memory_of: str = "own"
-    """Whose memory it is, as a request names it: own, none, or user/<id>."""
+    """Whose memory it is, in the form of a request's `memory`: `own`, `none` or `user/<id>`."""
     show_choices: bool = True
     """Whether the prompt lists the choices."""
 
     @property
     def kind(self) -> QueryKind:
-        """Open, or closed by choices."""
+        """`closed` if the question has choices, else `open`."""
         return "open" if self.choices is None else "closed"
 
 
@@ -36,12 +36,12 @@ class Prompt:
     text: str
     ids: list[int]
     dropped: int
-    """Parts of the memory, oldest first, that did not fit the model."""
+    """Number of parts of the memory that did not fit the model. The oldest are dropped first."""
 
 
 @dataclass(frozen=True)
 class RecalledMemory:
-    """A user's memory as it enters one prompt: the profile and the recalled engagements, oldest first."""
+    """The memory in one prompt: the profile and the recalled engagements, oldest first."""
 
     profile: str | None = None
     episodes: tuple[Engagement, ...] = ()
@@ -49,7 +49,7 @@ class RecalledMemory:
     """Past engagements most similar to the query, with which personal thinking begins; not shown in the prompt."""
 
     def without_oldest(self) -> RecalledMemory | None:
-        """Return the next smaller memory: the oldest episode goes first, the profile last; None if nothing is left."""
+        """Return the memory without its oldest episode, or without the profile if no episode is left; None if empty."""
         if self.episodes:
             return replace(self, episodes=self.episodes[1:])
         return RecalledMemory() if self.profile else None

@@ -46,7 +46,7 @@ class Database:
         if engine.dialect.name == "sqlite":
             self._readers = engine
             self._writers = engine.execution_options(immediate=True)
-            # SQLite has one writer. Waiting for a lock here is fair and wakes at once; SQLite's busy handler polls.
+            # SQLite has one writer. A lock here is fair and wakes the next task at once; SQLite's busy handler polls.
             self._writer_lock: AbstractAsyncContextManager[None] = asyncio.Lock()
         else:
             self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

@@ -16,13 +16,13 @@ HINTS = {
     "version": "GET /v1/adapters/{key} lists the adapter's",
     "cohort": "GET /v1/cohorts lists them, PUT /v1/cohorts/{name} creates one",
 }
-"""What to do where a record of this kind does not exist."""
+"""What to do if a record of this kind does not exist."""
 
 
 class StoreError(Exception):
-    """Anything the store refuses. Nothing of the refused call has been written.
+    """A call that the store refuses. Nothing of it has been written.
 
-    Raised itself only when the database cannot be opened.
+    This class itself is raised only if the database cannot be opened.
     """
 
 
@@ -61,7 +61,7 @@ class IdempotencyConflict(Conflict, StoreError):
     def __init__(self, key: str) -> None:
         super().__init__(
             "idempotency_conflict",
-            f"idempotency key {key!r} came with another request before: use a new key",
+            f"idempotency key {key!r} was sent with another request: use a new key",
             param="idempotency_key",
         )
 
@@ -82,7 +82,7 @@ class BacklogFull(LimitExceeded, StoreError):
         super().__init__(
             "backlog_full",
             f"{waiting} accepted traces wait for {key}, of at most {max_waiting}: "
-            "send fewer, or again when some are trained",
+            "send fewer, or send them again when some are trained",
         )
 
 
@@ -97,7 +97,7 @@ class StoreBusy(Busy, StoreError):
     """The database was not free in time. The same call may succeed in a moment."""
 
     def __init__(self, why: str) -> None:
-        super().__init__("store_busy", f"the database is busy ({why}): try again: retry in a moment")
+        super().__init__("store_busy", f"the database is busy ({why}): retry in a moment")
 
 
 class NothingToRollBack(Conflict, StoreError):
@@ -107,7 +107,7 @@ class NothingToRollBack(Conflict, StoreError):
         super().__init__(
             "nothing_to_roll_back",
             f"adapter {key!r} has no earlier version that passed its gate: "
-            "promote names a version, or null for the base",
+            "promote a version by number, or null for the base",
         )
 
 
@@ -126,7 +126,7 @@ class VersionRefused(Conflict, StoreError):
 
     def __init__(self, key: str, version: int) -> None:
         super().__init__(
-            "version_refused", f"{VersionRef.of(key, version)} was refused: promote it by name if you mean it"
+            "version_refused", f"{VersionRef.of(key, version)} was refused: promote it by number to use it anyway"
         )
 
 
@@ -136,7 +136,7 @@ class AlreadyLive(Conflict, StoreError):
     def __init__(self, key: str, version: int) -> None:
         super().__init__(
             "version_live",
-            f"{VersionRef.of(key, version)} is live: make another version live first, or release another as candidate",
+            f"{VersionRef.of(key, version)} is live: make another version live first, or choose another as the canary",
         )
 
 
@@ -146,5 +146,6 @@ class EveryoneStays(Conflict, StoreError):
     def __init__(self) -> None:
         super().__init__(
             "everyone_stays",
-            "cohort 'everyone' holds all who are in no other: add users to another, or remove them from it",
+            "cohort 'everyone' holds all who are in no other cohort, and cannot be edited: "
+            "add users to another cohort, or remove them from that one",
         )

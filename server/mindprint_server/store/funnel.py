@@ -1,4 +1,4 @@
-"""The funnel: counts of traces by what became of them. The database counts on indexes and reads no trace."""
+"""The funnel: counts of traces by verdict, reason and state. The database counts in indexes and reads no trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mindprint_server.store.users import must_exist
 
 
 class FunnelRepository:
-    """Counts traces by what became of them."""
+    """Counts traces by verdict, reason and state."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -36,7 +36,7 @@ async def of_batches(db: AsyncConnection, batch_ids: Sequence[str]) -> dict[str,
 
 
 async def _get(db: AsyncConnection, user_id: str | None) -> Funnel:
-    """Attempted are the engagements that have a trace."""
+    """Count a funnel. `attempted` is the number of engagements that have a trace."""
     mine = []
     if user_id is not None:
         await must_exist(db, user_id)

@@ -1,4 +1,4 @@
-"""The choice behind a new lease: adapter, traces, held-out engagements, and the version that training starts from."""
+"""Chooses what a new lease holds: adapter, traces, held-out engagements, and the version that training starts from."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def _same_version() -> Any:
 async def _bad_ends(db: AsyncConnection, key: str, newest_trace: str) -> int:
     """Count the leases of an adapter that expired or were refused since its last completed lease and its newest trace.
 
-    New traces are a new chance, so older failures do not count. Ids of leases and traces sort by time.
+    Failures before the newest trace do not count, because training with new traces may succeed. Ids of leases and
+    traces sort by time.
     """
     mine = rows.c.adapter == key
     completed = select(func.coalesce(func.max(rows.c.id), "")).where(mine, rows.c.state == "completed")
@@ -153,10 +154,10 @@ async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> St
         return None
     adapter = AdapterKey(key)
     own = [key] if adapter.kind == "cohort" or start_from == "parent" else []
-    for candidate in own + (
+    for source in own + (
         await live_versions.list_fallback_adapters(db, adapter.name) if adapter.kind == "user" else []
     ):
-        version = (await live_versions.get(db, candidate)).live
+        version = (await live_versions.get(db, source)).live
         if version and version.files:
             return Start(adapter=version.adapter, version=version.version, digest=version.digest)
     return None

@@ -1,8 +1,9 @@
 """Leases: a trainer's timed claim on the traces of one adapter.
 
-Rows alone say who holds what. A lease's row is locked before its state is checked, so that of a heartbeat, an upload
-and a sweep at the same time only one succeeds. A lease on a user's adapter marks its traces as leased. A lease on a
-cohort's adapter only lists them: a trace trains its user's adapter and the cohort's independently.
+The rows in the database are the only record of leases. A lease's row is locked before its state is checked. So if a
+heartbeat, an upload and a sweep come at the same time, only one of them ends the lease. A lease on a user's adapter
+marks its traces as leased. A lease on a cohort's adapter only lists them: a trace trains its user's adapter and the
+cohort's independently.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class LeaseRepository:
     async def claim(self, request: LeaseRequest, policy: ClaimPolicy, *, now: datetime | None = None) -> Lease | None:
         """Lease the oldest accepted traces of an adapter that it was not trained on.
 
-        First, expired leases end: their traces wait again, or are dead after `policy.max_attempts`.
+        First, expired leases end: their traces wait again, or are dead letters after `policy.max_attempts`.
 
         A user's adapter takes the user's waiting traces. A cohort's adapter takes the traces of all its users, also
         those that a user's own adapter was trained on or has leased. It is claimed once `request.min_traces` traces
@@ -98,7 +99,7 @@ class LeaseRepository:
 
 
 async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy, now: datetime) -> Lease | None:
-    # Claims are few and short. Side by side they would split each other's traces.
+    # Run claims one after the other: two at a time would split the traces of one adapter. Claims are few and short.
     await advisory_lock(db, "claims")
     await _sweep(db, policy.max_attempts, now)
     choice = await lease_selection.select_traces(db, request, policy)
@@ -128,7 +129,7 @@ async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy
 
 
 async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
-    """End expired leases. A locked lease is in another transaction's hands: leave it to that one."""
+    """End expired leases. Skip locked ones: another transaction is changing them."""
     out = select(leases.c.id).where(leases.c.state == "active", leases.c.deadline <= now)
     ids = (await db.scalars(out.with_for_update(skip_locked=True))).all()
     for id in ids:
@@ -173,7 +174,7 @@ async def get(db: AsyncConnection, id: str) -> Lease:
     row = (await db.execute(select(leases).where(leases.c.id == id))).mappings().one_or_none()
     if row is None:
         raise RecordNotFound("lease", id)
-    # Base model and LoRA limits are known to the server, not to the store: the lease service fills them in.
+    # The store does not know the base model and the LoRA limits: the lease service fills them in.
     return Lease.model_validate(dict(row) | {"base_digest": "", "limits": LoraLimits(max_rank=0, target_modules=[])})
 
 
@@ -205,7 +206,7 @@ async def mark_trained(db: AsyncConnection, id: str, version: int) -> None:
 
 
 async def requeue_traces(db: AsyncConnection, id: str, max_attempts: int) -> None:
-    """Put traces of a lease that ended badly back into the queue; they are dead after `max_attempts`."""
+    """Put traces of a lease that ended badly back into the queue; they are dead letters after `max_attempts`."""
     tried = select(traces.c.attempts).where(traces.c.lease_id == id, traces.c.state == "leased").distinct()
     for attempts in (await db.scalars(tried)).all():
         state, after = after_bad_end(attempts, max_attempts)

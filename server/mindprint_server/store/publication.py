@@ -44,7 +44,7 @@ class PublicationRepository:
     async def refuse(
         self, lease_id: str, version: Version, *, max_attempts: int, now: datetime | None = None
     ) -> VersionRecord:
-        """Store a refused version; the lease's traces wait again, or are dead after `max_attempts` leases.
+        """Store a refused version; the lease's traces wait again, or are dead letters after `max_attempts`.
 
         A repeated call with the same digest returns what is stored.
 

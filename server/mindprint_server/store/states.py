@@ -1,8 +1,8 @@
 """The states of traces, leases and versions, as pure functions.
 
 A trace goes from waiting to leased to trained. A lease ends badly if it expires or its version is refused. Then its
-traces wait again with one more attempt, or are dead after the last one. The traces of a released lease wait again with
-unchanged attempts.
+traces wait again with one more attempt, or are dead letters after the last one. The traces of a released lease wait
+again with unchanged attempts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OPEN_STATES: tuple[BatchState, ...] = ("queued", "running")
 def why_lost(state: LeaseState, deadline: datetime, now: datetime) -> str | None:
     """Return why a lease no longer holds its traces, or None if it does.
 
-    A lease ends at its deadline, also if no sweep has marked it as expired yet.
+    A lease ends at its deadline, even if no sweep has marked it as expired yet.
     """
     if state != "active":
         return f"it is {state}"

@@ -150,10 +150,10 @@ class TraceRepository:
         return await self._database.read(_count_waiting)
 
     async def requeue(self, trace_ids: Sequence[str]) -> int:
-        """Put dead traces back into the queue with all their attempts.
+        """Put dead letters back into the queue, with no attempts counted.
 
         Returns:
-            How many of these traces were dead.
+            How many of these traces were dead letters.
         """
         return await self._database.write(_requeue, trace_ids)
 
@@ -257,7 +257,7 @@ async def _list_first_rejected(db: AsyncConnection, user_id: str, reasons: Seque
 def _accepted_for_queue() -> list[Any]:
     """Return conditions for accepted traces that are meant for training.
 
-    Traces of other modes have a verdict too, but are `kept`: they never enter the queue.
+    Traces of other modes have a verdict too, but are `stored`: they never enter the queue.
     """
     return [traces.c.verdict == "accepted", traces.c.state != "stored"]
 
@@ -301,8 +301,8 @@ async def _list_gains(
             provenance["prompt_version"].as_string() == prompt_version,
             provenance["saw_answer"].as_boolean().is_(False),
             gain.is_not(None),
-            # A batch scores the prior of every engagement, so wrong answers have a Gain too. Outside of a batch only
-            # correct answers have one.
+            # A batch scores the direct answer of every engagement (`prefilter_by_prior`), so candidates with a wrong
+            # answer have a Gain too. Outside of a batch only those with the correct answer have one.
             or_(traces.c.batch_id.is_not(None), ~closed),
         )
         .order_by(traces.c.id.desc())

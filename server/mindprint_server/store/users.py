@@ -71,7 +71,7 @@ async def _list_page(db: AsyncConnection, after: str | None, limit: int) -> list
 
 
 async def _list_others(db: AsyncConnection, user_id: str, limit: int) -> list[str]:
-    # First the ids after this user's, then those from the beginning: every user gets others, and no query reads all.
+    # Take the ids after this user's, then those from the beginning: users get different others, and no query reads all.
     if limit <= 0:
         return []
     has_engagements = select(engagements.c.user_id).where(engagements.c.user_id == users.c.id).exists()

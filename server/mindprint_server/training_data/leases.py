@@ -101,7 +101,9 @@ class LeaseService:
     ) -> list[Sample]:
         """Return the newest engagements that are not held out, evenly over the users, up to `max_fast_samples`."""
         eligible = {
-            user_id: [e for e in history.engagements if e.id not in held_out.get(user_id, ())]
+            user_id: [
+                engagement for engagement in history.engagements if engagement.id not in held_out.get(user_id, ())
+            ]
             for user_id, history in histories.items()
         }
         counts = allocate_evenly(
@@ -130,7 +132,7 @@ class LeaseService:
         )
 
     async def _answer_samples(self, fast: Sequence[Sample], histories: Mapping[str, UserHistory]) -> list[Sample]:
-        """Return samples of the real answers after the first thinking, for engagements where that was rejected."""
+        """Return samples of the real answers of engagements whose first unhinted thinking was rejected."""
         if not self._settings.answer_rejected:
             return []
         answers = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
@@ -146,8 +148,8 @@ class LeaseService:
     async def _replay_samples(self, lease: Lease, samples: int, wait_s: float) -> list[Sample]:
         """Return replays as a share of `samples`, rounded up; missing ones are counted.
 
-        The draw depends on the adapter and the traces, not on the lease. So after a crash the next lease of the same
-        traces has the same samples, and the training continues from its checkpoint.
+        Which replays are drawn depends on the adapter and the traces, not on the lease. So after a crash the next lease
+        of the same traces has the same samples, and the training continues from its checkpoint.
         """
         wanted = math.ceil(self._settings.replay_share * samples)
         if not wanted:

@@ -1,7 +1,8 @@
-"""Generic thinking of the base model about no user, mixed into training so that general thinking is not forgotten.
+"""Replays: generic thinking of the base model about general questions, without any user.
 
-It is generated once for a base model and prompt version, in the background from the first claim on. Trainers claim
-long before the first traces wait for them, so that most replays are there when they are needed.
+Trainers mix them into their samples, so that an adapter does not forget how to think in general. They are generated
+once for a base model and prompt version, in the background from the first claim on. Trainers poll long before the first
+traces are accepted, so most replays exist when they are needed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mindprint_server.verdicts.checks import ThinkingChecker
 
 log = structlog.get_logger(__name__)
 MAX_TRIES = 3
-"""Candidates for one question; if none is good, it has no replay until the next start."""
+"""Candidates for one question. If all are rejected, the question has no replay until the next start."""
 
 
 class ReplayBuffer:
@@ -43,31 +44,31 @@ class ReplayBuffer:
 
     @property
     def total(self) -> int:
-        """Replays there are once all are generated; fewer if the base has no good answer to a question."""
+        """Number of general questions: the largest number of replays. Questions without a good answer have none."""
         return len(QUESTIONS)
 
     def ensure_started(self) -> None:
-        """Start generating the missing replays, unless that runs already; after a failure it starts again."""
+        """Start generating the missing replays. Do nothing while that runs, or after it succeeded."""
         if not self._settings.replay_share:
             return
         if self._task is None or (self._task.done() and not self._task.result()):
             self._task = asyncio.create_task(self._generate_missing(), name="replays")
 
     async def get(self, wait_s: float) -> Sequence[Replay]:
-        """Return the replays that are there within `wait_s` seconds, ordered by question."""
+        """Return the replays that exist after at most `wait_s` seconds, ordered by question."""
         self.ensure_started()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=wait_s)
         return self._replays
 
     async def stop(self) -> None:
-        """Stop generating; what is stored stays."""
+        """Stop generating. Stored replays stay."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
 
     async def _generate_missing(self) -> bool:
-        """Generate what is missing; return whether every question was tried."""
+        """Generate the missing replays; return False after a failure."""
         try:
             self._replays = await self._store.replays.list_all(self._base_digest, PROMPT_VERSION)
             missing = set(range(len(QUESTIONS))) - {replay.position for replay in self._replays}
@@ -88,7 +89,7 @@ class ReplayBuffer:
                 self._replays = await self._store.replays.add(self._base_digest, PROMPT_VERSION, [replay])
 
     async def _replay(self, position: int) -> Replay | None:
-        """Return the first candidate that neither loops nor is empty, with a whole answer; None if there is none."""
+        """Return the first candidate that has complete thinking and a complete answer; None if there is none."""
         question = Question("", QUESTIONS[position], None, None, RecalledMemory(), None)
         try:
             prompt = self._prompts.build(question, "generic", thinking_tokens=self._settings.max_thinking_tokens)

@@ -21,12 +21,12 @@ def slow_sample(trace: Trace, mode_prefix: str, choices: Sequence[str] = (), *, 
         trace: An accepted trace about an engagement.
         mode_prefix: The personal mode's thinking prefix, without reminders.
         choices: The choices of its question; empty for an open one.
-        answered: Whether the answer is learned too, or the thinking alone.
+        answered: Whether the answer is learned as well as the thinking.
     """
     assert trace.engagement_id is not None
     answer_prefix = str(trace.provenance.sampling.get("answer_prefix", ""))
-    begun, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("thinking_prefix", "")))
-    thinking_prefix = prefix_without_reminders(begun, mode_prefix)
+    whole_prefix, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("thinking_prefix", "")))
+    thinking_prefix = prefix_without_reminders(whole_prefix, mode_prefix)
     return Sample(
         kind="slow",
         user_id=trace.user_id,
@@ -34,7 +34,7 @@ def slow_sample(trace: Trace, mode_prefix: str, choices: Sequence[str] = (), *, 
         trace_id=trace.id,
         prompt=trace.prompt + thinking_text.OPEN,
         thinking_prefix=thinking_prefix,
-        reminder=begun.removeprefix(thinking_prefix),
+        reminder=whole_prefix.removeprefix(thinking_prefix),
         thinking=body,
         thinking_suffix=thinking_text.CLOSE + answer_prefix,
         answer=thinking_text.answer_suffix(answer_prefix, trace.answer) if answered else "",
@@ -72,8 +72,8 @@ def choices_of(trace: Trace, histories: Mapping[str, UserHistory]) -> Sequence[s
 def first_trace_ids(traces: Sequence[Trace], *, exclude: Set[EngagementKey]) -> set[str]:
     """Return the id of each engagement's first trace: the one that teaches the answer.
 
-    Sibling candidates that end in the same engine step may all be accepted. An engagement whose answer was learned
-    after each of them would count for more than others.
+    Sibling candidates that end in the same engine step may all be accepted. If the answer were learned after each of
+    them, their engagement would count more than others.
 
     Args:
         traces: Accepted traces; ids are ordered by time.
@@ -102,15 +102,17 @@ def trace_ids_by_user(samples: Sequence[Sample]) -> dict[str, list[str]]:
 
 
 def _by_user(ids: Iterable[tuple[Sample, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    by_user: dict[str, list[str]] = {}
     for sample, id in ids:
         assert sample.user_id is not None
-        found.setdefault(sample.user_id, []).append(id)
-    return found
+        by_user.setdefault(sample.user_id, []).append(id)
+    return by_user
 
 
 def allocate_evenly(available: Mapping[str, int], total: int) -> dict[str, int]:
-    """Return how many to take of each key, as evenly as possible: what one lacks goes to the others.
+    """Return how many to take of each key, as evenly as possible.
+
+    A key with fewer than its even share gives the rest of that share to the others.
 
     Args:
         available: How many there are of each key.

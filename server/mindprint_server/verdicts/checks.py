@@ -1,8 +1,8 @@
 """The checks of a candidate: one row a reason, in the order in which they are made, cheapest first.
 
-A check is a pure predicate over what was measured so far. The reason of the first check that fails is kept with the
-trace and counted. To add a reason: its name and group in `mindprint.types.traces`, a row in `CHECKS`, and its bound in
-the settings; a new score also needs a measurement in `verdicts/verifier.py`.
+A check is a pure predicate over what was measured so far. The reason of the first check that fails is stored with the
+trace and counted. To add a reason, add its name and group to `mindprint.types.traces`, a row to `CHECKS`, and its bound
+to the settings. A new score also needs a measurement in `verdicts/verifier.py`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass
 class Measurements:
-    """What is known of a candidate; the stages of verification add to it."""
+    """The measurements of one candidate. Each stage of the verification adds to them."""
 
     thinking: str
     finish: FinishReason
     own_words: int
-    """Words of the thinking without the thinking prefix and the answer's lead."""
+    """Words of the thinking without those of the thinking prefix and the answer prefix."""
     is_duplicate: bool = False
     target: str | None = None
     answer: str = ""
@@ -51,7 +51,7 @@ class Measurements:
     choices: dict[str, float] | None = None
     """Log-probability of each choice after the thinking, normalized over the choices."""
     scores: dict[str, float] = field(default_factory=dict)
-    """In nats, under the names that a trace's `scores` have."""
+    """Scores in nats, by the names that they have in a trace's `scores`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CandidateCheck:
     """The stage after which the check is made."""
     is_failed: Callable[[Measurements, VerdictSettings], bool]
     deficit: Callable[[Measurements, VerdictSettings], float | None] | None = None
-    """How far the score is under its bound, in nats a token; None where early stopping does not read it."""
+    """Returns how far the score is below its bound, in nats a token. None: early stopping does not use the score."""
 
 
 def _is_below(value: float | None, bound: float | None) -> bool:
@@ -80,29 +80,35 @@ def _deficit(value: float | None, bound: float | None) -> float | None:
 
 
 CHECKS: tuple[CandidateCheck, ...] = (
-    CandidateCheck("loop", "text", lambda c, s: c.finish == "loop" or loops(c.thinking)),
-    CandidateCheck("parse", "text", lambda c, s: _TAG.search(c.thinking) is not None),
-    CandidateCheck("empty", "text", lambda c, s: c.own_words < s.min_thinking_words),
-    CandidateCheck("leak", "text", lambda c, s: _LEAK.search(c.thinking) is not None),
-    CandidateCheck("duplicate", "text", lambda c, s: c.is_duplicate),
-    CandidateCheck("wrong_answer", "answer", lambda c, s: s.accept_by == "answer" and c.answer != c.target),
+    CandidateCheck("loop", "text", lambda measured, settings: measured.finish == "loop" or loops(measured.thinking)),
+    CandidateCheck("parse", "text", lambda measured, settings: _TAG.search(measured.thinking) is not None),
+    CandidateCheck("empty", "text", lambda measured, settings: measured.own_words < settings.min_thinking_words),
+    CandidateCheck("leak", "text", lambda measured, settings: _LEAK.search(measured.thinking) is not None),
+    CandidateCheck("duplicate", "text", lambda measured, settings: measured.is_duplicate),
+    CandidateCheck(
+        "wrong_answer",
+        "answer",
+        lambda measured, settings: settings.accept_by == "answer" and measured.answer != measured.target,
+    ),
     CandidateCheck(
         "low_gain",
         "gain",
-        lambda c, s: _is_below(c.scores.get("gain"), s.min_gain),
-        lambda c, s: _deficit(c.scores.get("gain"), s.min_gain),
+        lambda measured, settings: _is_below(measured.scores.get("gain"), settings.min_gain),
+        lambda measured, settings: _deficit(measured.scores.get("gain"), settings.min_gain),
     ),
     CandidateCheck(
         "low_anchor",
         "anchor",
-        lambda c, s: _is_below(c.scores.get("anchor"), s.min_anchor),
-        lambda c, s: _deficit(c.scores.get("anchor"), s.min_anchor),
+        lambda measured, settings: _is_below(measured.scores.get("anchor"), settings.min_anchor),
+        lambda measured, settings: _deficit(measured.scores.get("anchor"), settings.min_anchor),
     ),
     CandidateCheck(
-        "hindsight", "hindsight", lambda c, s: _is_above(c.scores.get("hindsight_gap"), s.max_hindsight_gap)
+        "hindsight",
+        "hindsight",
+        lambda measured, settings: _is_above(measured.scores.get("hindsight_gap"), settings.max_hindsight_gap),
     ),
 )
-"""Every check, in order. `not_selected` has none: imported traces bring it."""
+"""Every check, in order. The reason `not_selected` has no check: it comes with imported traces."""
 
 
 def first_failed(stage: Stage, measured: Measurements, settings: VerdictSettings) -> CandidateCheck | None:
@@ -121,14 +127,13 @@ class ThinkingChecker:
 
         Args:
             thinking: The whole thinking, with its thinking prefix.
-            thinking_prefix: The text with which it was made to begin. Words of the thinking prefix and of the
-            answer's lead do not
-                count as its own; what the thinking prefix recalls of the user does.
+            thinking_prefix: The text with which it was made to begin. Its words do not count as the thinking's own,
+                except for its reminders. Words of the answer prefix do not count either.
             mode: The mode it was generated in.
             finish: Why the generation ended.
         """
-        silent = prefix_without_reminders(thinking_prefix, self._settings.thinking_prefixes.get(mode, ""))
-        return Measurements(thinking, finish, own_words(thinking, silent, self._settings.answer_prefix))
+        bare_prefix = prefix_without_reminders(thinking_prefix, self._settings.thinking_prefixes.get(mode, ""))
+        return Measurements(thinking, finish, own_words(thinking, bare_prefix, self._settings.answer_prefix))
 
     def check(self, thinking: str, *, thinking_prefix: str, mode: Mode, finish: FinishReason) -> Reason | None:
         """Return why a thinking cannot be accepted, whatever the answer; None if it can.
@@ -146,13 +151,13 @@ class ThinkingChecker:
 
 def loops(text: str) -> bool:
     """Return whether one 4-gram of words occurs five times or more (`method.md`: Loop)."""
-    said = words(text)
-    grams = Counter(zip(*(said[start:] for start in range(LOOP_LENGTH)), strict=False))
+    tokens = words(text)
+    grams = Counter(zip(*(tokens[start:] for start in range(LOOP_LENGTH)), strict=False))
     return bool(grams) and max(grams.values()) >= LOOP_COUNT
 
 
 def fingerprint(thinking: str) -> str:
-    """Return what two thinkings of the same words have in common."""
+    """Return a thinking's words in one line. Thinkings with equal fingerprints count as the same."""
     return " ".join(words(thinking))
 
 
@@ -162,13 +167,13 @@ def fingerprints(thinkings: Iterable[str]) -> set[str]:
 
 
 def is_sampled(thinking: str, share: float) -> bool:
-    """Return whether a thinking is among the `share` (0 to 1) that get a score which decides nothing.
+    """Return whether a thinking is in a sample of about `share` (0 to 1) of all thinkings.
 
-    The text decides, so the result is the same at every call.
+    A hash of the text decides, so the result is the same at every call.
     """
     return int.from_bytes(sha256(thinking.encode()).digest()[:4], "big") < share * 2**32
 
 
 def shortfall(choices: Mapping[str, float], target: str) -> float:
-    """Return the nats by which the real answer is behind the likeliest choice; 0 where it is the likeliest."""
+    """Return by how many nats the real answer is less likely than the likeliest choice; 0 if it is the likeliest."""
     return max(choices.values()) - choices[target]

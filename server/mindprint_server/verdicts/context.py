@@ -47,9 +47,9 @@ class ContextBuilder:
             question: What is asked, with its memory.
             thinking_tokens: Tokens that the prompts leave free for thinking.
             adapter: The version that generates and scores; None is the base model.
-            priority: Of the scores in the engine.
-            accepted: Fingerprints of the user's accepted thinking. The contexts of one user share the set, which
-                grows by what is accepted. None starts an empty set.
+            priority: Priority of the scores in the engine.
+            accepted: Fingerprints of the user's accepted thinking. All contexts of one user share the set; each
+                accepted candidate is added to it. None starts an empty set.
         """
         accepted = set() if accepted is None else accepted
         return EngagementContext(self, question, thinking_tokens, adapter, priority, accepted)
@@ -100,7 +100,7 @@ class EngagementContext:
         return await self.once(("prompt", owner, mode), compute)
 
     async def has_other(self, owner: MemoryOwner) -> bool:
-        """Return whether there is such another user."""
+        """Return whether a user other than the question's own exists for `owner`."""
         return await self._question_of(owner) is not None
 
     async def _question_of(self, owner: MemoryOwner) -> Question | None:
@@ -152,13 +152,13 @@ class EngagementContext:
         return await self._likelihood(prompt.ids + turn, answer_prefix=answer_prefix)
 
     async def prior_shortfall(self, thinking_prefix: str) -> float | None:
-        """Return how far thinking would have to bring the real answer, before anything is generated.
+        """Return the shortfall of the real answer after the thinking prefix alone, before anything is generated.
 
-        It is the shortfall after the bare thinking prefix. The direct likelihood, which Gain is measured against, is
-        computed in the same step of the engine.
+        The direct likelihood, which Gain needs later, is computed in the same step of the engine.
 
         Returns:
-            Nats by which the real answer is behind the likeliest choice; None for an open or unknown answer.
+            Nats by which the real answer is less likely than the likeliest choice; None for an open question, or
+            without a real answer.
 
         Raises:
             PromptTooLong: The query does not fit the model.
@@ -180,7 +180,7 @@ class EngagementContext:
         Args:
             thinking_prefix: The text with which the thinking began.
             ids: Token ids of what was generated after the thinking prefix.
-            positions: Which of them to score.
+            positions: Indices in `ids` of the tokens to score.
         """
         engine = self.builder.ctx.engine
         prompt = await self.prompt("personal")
@@ -194,9 +194,9 @@ class EngagementContext:
         return list(await asyncio.gather(*(one(position) for position in positions)))
 
     def answer_tokens(self, answer_prefix: str) -> AnswerTokens:
-        """Return the token ids of what may be answered after `answer_prefix`.
+        """Return the token ids of the possible answers after `answer_prefix`.
 
-        Of an open answer only the first `score_tokens` are scored.
+        An open answer is cut to its first `score_tokens` tokens.
         """
         settings, encode = self.builder.ctx.settings, self.builder.ctx.engine.tokenizer.encode
         question, clean = self.question, self.builder.prompts.clean

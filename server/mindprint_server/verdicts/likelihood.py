@@ -2,7 +2,7 @@
 
 The choices are scored over a trie of their tokens. Their distribution is that of constrained decoding: at each branch
 point the model's probabilities of the children are normalized over the children, and a choice's probability is the
-product along its path. One engine request for each branch point; one in all where the first tokens differ.
+product along its path. Each branch point takes one engine request; one is enough if all first tokens differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TokenScorer = Callable[[tuple[int, ...], tuple[int, ...]], Awaitable[Sequence[fl
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """What may be answered, as token ids; for an open question only the real answer."""
+    """The possible answers as token ids: all choices, or for an open question only the real answer."""
 
     ids: dict[str, list[int]]
     target: str | None
@@ -33,11 +33,11 @@ class Likelihood:
     """Log-probabilities of the answers after one prompt, in nats."""
 
     target: float | None
-    """Of the real answer; of a closed question normalized over the choices. None where the answer is not known."""
+    """Log-probability of the real answer, normalized over the choices if there are any. None without a real answer."""
     target_tokens: int
-    """Tokens that `target` is the sum of."""
+    """Number of tokens whose log-probabilities `target` sums."""
     choices: dict[str, float] | None
-    """Of each choice, normalized over the choices; None for an open question."""
+    """Log-probability of each choice, normalized over the choices; None for an open question."""
 
 
 def likeliest(choices: Mapping[str, float]) -> str:
@@ -127,7 +127,7 @@ async def score_answers(
         prefix: Token ids of the prompt, with the thinking where there is one.
         answers: The choices, or the real answer to an open question.
         adapter: The version to score with; None is the base model.
-        priority: Of the requests in the engine.
+        priority: Priority of the requests in the engine.
 
     Raises:
         ValueError: Two choices have the same tokens, or one has none.

@@ -17,7 +17,7 @@ from mindprint_server.verdicts.likelihood import Likelihood
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of one candidate."""
+    """The result of verifying one candidate."""
 
     label: VerdictLabel
     answer: str
@@ -28,14 +28,14 @@ class Verdict:
     scores: dict[str, float]
     """Every score that was computed on the way, in nats."""
     shortfall: float | None = None
-    """Nats by which the real answer is behind the likeliest choice; None where that was not scored."""
+    """Nats by which the real answer is less likely than the likeliest choice; None if no choices were scored."""
     deficit: float | None = None
-    """Nats a token by which the score that rejected it is under its bound; None where no such score did."""
+    """Nats a token by which Gain or Anchor is below its bound; None unless that score rejected the candidate."""
 
 
 @dataclass
 class _Candidate:
-    """A candidate on its way through the stages."""
+    """A candidate and what the stages have measured so far."""
 
     context: EngagementContext
     output: GenerationOutput
@@ -43,7 +43,7 @@ class _Candidate:
     hinted: bool
     measured: Measurements
     likelihood: Likelihood | None = None
-    """Of the answers after the thinking."""
+    """Likelihood of the answers after the thinking."""
 
 
 class CandidateVerifier:
@@ -90,7 +90,7 @@ class CandidateVerifier:
             reason = "duplicate"
         if reason is None:
             context.add_accepted(thinking)
-            measured.answer = context.question.target  # this is what is trained on, even if it is not the likeliest
+            measured.answer = context.question.target  # training uses the real answer, even if it is not the likeliest
         return Verdict(
             label="rejected" if reason else "accepted",
             answer=measured.answer,
@@ -119,7 +119,8 @@ class CandidateVerifier:
         measured.scores["target_logprob"] = _target(after)
         measured.choices = after.choices
         measured.answer = measured.target if after.choices is None else likelihood.likeliest(after.choices)
-        # Gain is not computed for a wrong answer, but kept where it is known: a mean over right ones alone flatters.
+        # A candidate with a wrong answer is rejected before Gain is needed, so Gain is not computed for it. It is kept
+        # where the direct likelihood is known already: a mean Gain of correct answers alone would be too high.
         if (direct := candidate.context.known_answer_logprob_direct()) is not None:
             measured.scores |= _gain_scores(after, direct)
 
@@ -145,7 +146,7 @@ class CandidateVerifier:
     # --- the scores ---
 
     async def _anchor(self, candidate: _Candidate, owner: MemoryOwner) -> float | None:
-        """Gain under the user's own memory less Gain of the same thinking under another's; None without another."""
+        """Return Gain with the user's memory minus Gain of the same thinking with another's; None without another."""
         context, measured = candidate.context, candidate.measured
         if not await context.has_other(owner):
             return None
@@ -156,7 +157,7 @@ class CandidateVerifier:
         return measured.scores["gain"] - _gain(after, direct)
 
     async def _hindsight_gap(self, candidate: _Candidate) -> float | None:
-        """Nats a token by which the hint made the thinking likelier, over a few of its tokens, evenly spread."""
+        """Return by how many nats a token the hint made the thinking likelier, measured on a few spread tokens."""
         with_hint = candidate.output.logprobs
         if not with_hint:
             return None
@@ -178,5 +179,5 @@ def _gain_scores(after: Likelihood, direct: Likelihood) -> dict[str, float]:
 
 
 def _gain(after: Likelihood, direct: Likelihood) -> float:
-    """Gain in nats a token of the real answer (`method.md`: Gain)."""
+    """Return Gain in nats a token of the real answer (`method.md`: Gain)."""
     return (_target(after) - _target(direct)) / max(1, after.target_tokens)

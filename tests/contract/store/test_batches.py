@@ -145,7 +145,7 @@ async def test_a_batch_can_fail_with_a_reason(store: Store, planned: str) -> Non
     assert (batch.state, batch.error) == ("failed", "the engine died")
 
 
-async def test_the_same_key_brings_the_same_batch(store: Store, other: Store, make: Any) -> None:
+async def test_same_idempotency_key_returns_the_same_batch(store: Store, other: Store, make: Any) -> None:
     await make.user(store, "ann")
     request = BatchRequest(idempotency_key="k")
     results = await asyncio.gather(*(s.batches.add(request, PLAN[:2], max_open=1) for s in (store, other) * 2))

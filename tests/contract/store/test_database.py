@@ -80,7 +80,7 @@ async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str
         await store.cohorts.list_all(),
     )
     assert [t.versions for t in before[0]] == [["user/ann@1"]] * 2 + [["user/ann@2"]] * 2
-    # What the older release has no room for: a cohort's member, and a candidate where nothing is live.
+    # What the older release has no room for: a cohort's member, and a canary where nothing is live.
     await make.cohort(store, "cooks", "bob")
     await make.completed(store, await make.claim(store, adapter="user/bob"))
     await store.live_versions.set_live("user/bob", None)

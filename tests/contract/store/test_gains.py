@@ -55,7 +55,7 @@ async def test_whatever_the_verdict_the_newest_first(store: Store, make: Any) ->
         {"made": {"prompt_version": "p0"}},
     ],
 )
-async def test_only_what_the_base_wrote_blind_counts(store: Store, make: Any, other: dict[str, Any]) -> None:
+async def test_only_unhinted_candidates_of_the_base_count(store: Store, make: Any, other: dict[str, Any]) -> None:
     usual = {"scores": {"gain": 1}, "choice_logprobs": CLOSED, "batch_id": await of_ann(store, make)}
     trace = await store.traces.add(make.trace("ann", "e0", **usual))
     made = trace.provenance.model_copy(update=other.get("made", {}))

@@ -61,7 +61,7 @@ async def test_a_claim_leaves_what_is_held_out_until_newer_ones_come(store: Stor
     assert (following.trace_ids, following.held_out) == ([late], {"ann": ["e10", "e11"]})
 
 
-async def test_the_neediest_is_judged_by_what_it_may_train_on(store: Store, make: Any) -> None:
+async def test_adapter_with_most_traces_is_chosen_by_trainable_traces(store: Store, make: Any) -> None:
     await make.user(store, "ann", 10)
     for engagement in ("e0", "e8", "e9"):
         await store.traces.add(make.trace("ann", engagement))

@@ -21,5 +21,5 @@ def test_ids_rise_also_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch
     assert before < after[0] < after[1]
 
 
-def test_an_id_tells_its_time() -> None:
+def test_id_contains_its_time() -> None:
     assert abs(int(new_id()[:16], 16) - time.time_ns()) < 60 * 10**9

@@ -16,7 +16,7 @@ async def add(store: Store, *new: Trace, user: str = "ann", max_waiting: int = 1
     return done.created, done.unchanged
 
 
-async def test_they_wait_as_they_were_brought(store: Store, make: Any) -> None:
+async def test_imported_traces_wait_unchanged(store: Store, make: Any) -> None:
     await make.user(store, "ann")
     new = [make.trace("ann", f"e{n}", thinking=f"because {n}", scores={"gain": 0.5}) for n in range(3)]
     assert await add(store, *new) == (3, 0)

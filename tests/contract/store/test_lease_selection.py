@@ -77,7 +77,7 @@ async def test_a_claim_of_a_user_passes_over_cohorts(store: Store, make: Any) ->
     assert await make.cohort_claim(store, "none") is None
 
 
-async def test_dead_traces_do_not_count(store: Store, make: Any) -> None:
+async def test_dead_letters_do_not_count(store: Store, make: Any) -> None:
     await make.leased(store, "ann", 1, ttl_s=1, now=make.T0)
     assert await make.claim(store, max_attempts=1, now=make.T0 + SECOND) is None
     assert [t.state for t in await store.traces.find()] == ["dead_letter"]
@@ -99,7 +99,7 @@ async def test_held_out_traces_do_not_count(store: Store, make: Any) -> None:
     assert lease.held_out == {"ann": ["e8", "e9"]}
 
 
-async def test_a_user_who_moves_brings_all_their_traces(store: Store, make: Any) -> None:
+async def test_user_who_moves_takes_all_traces_to_the_new_cohort(store: Store, make: Any) -> None:
     ids = await make.cohort(store, "everyone", "ann")
     await make.completed(store, await make.cohort_claim(store))
     assert await make.cohort_claim(store) is None
@@ -175,7 +175,7 @@ async def test_a_release_of_a_cohorts_lease_is_no_attempt(store: Store, make: An
     assert (again.attempt, again.trace_ids) == (1, ids)
 
 
-async def test_a_withdrawn_version_does_not_bring_its_traces_back(store: Store, make: Any, check: Any) -> None:
+async def test_withdrawn_version_does_not_requeue_its_traces(store: Store, make: Any, check: Any) -> None:
     await make.cohort(store, "everyone", "ann")
     version = await make.completed(store, await make.cohort_claim(store))
     await store.live_versions.withdraw(EVERYONE, version.version, check)

@@ -109,7 +109,7 @@ async def test_a_claim_of_one_adapter_ends_the_expired_leases_of_all(store: Stor
     assert await store.traces.count_waiting() == {"user/ann": 2}
 
 
-async def test_after_the_last_attempt_traces_are_dead_until_revived(store: Store, make: Any) -> None:
+async def test_after_the_last_attempt_traces_are_dead_letters_until_requeued(store: Store, make: Any) -> None:
     now = make.T0
     await make.waiting(store, "ann", 1)
     for attempt in (1, 2):

@@ -15,7 +15,7 @@ async def versions(store: Store) -> dict[int, str]:
     return {version.version: version.state for version in (await store.adapters.get(KEY)).versions}
 
 
-async def test_a_candidate_answers_a_share_before_it_is_live(store: Store, make: Any) -> None:
+async def test_canary_answers_a_share_before_it_is_live(store: Store, make: Any) -> None:
     first = await make.trained(store, canary_share=0.1)
     assert first.state == "live"  # there is nothing that could answer the rest
     second = await make.trained(store, digest="b", canary_share=0.1)
@@ -36,7 +36,7 @@ async def test_a_candidate_answers_a_share_before_it_is_live(store: Store, make:
     assert await versions(store) == {1: "standby", 2: "standby", 3: "standby", 4: "live"}
 
 
-async def test_a_version_that_goes_live_ends_an_older_candidate(store: Store, make: Any) -> None:
+async def test_version_that_goes_live_ends_an_older_canary(store: Store, make: Any) -> None:
     await make.trained(store)
     await make.trained(store, canary_share=0.1)
     await make.trained(store)
@@ -44,12 +44,12 @@ async def test_a_version_that_goes_live_ends_an_older_candidate(store: Store, ma
     assert (await store.adapters.get(KEY)).canary_share is None
 
 
-async def test_a_person_releases_a_candidate(store: Store, make: Any) -> None:
+async def test_canary_is_set_and_ended_by_hand(store: Store, make: Any) -> None:
     for _ in range(3):
         await make.trained(store)
     released = await store.live_versions.set_canary(KEY, 2, 0.3)
     assert (released.live, released.canary, released.canary_share) == (3, 2, 0.3)
-    assert (await store.live_versions.rollback(KEY)).live == 1  # a candidate is still on trial
+    assert (await store.live_versions.rollback(KEY)).live == 1  # a canary is not live yet
     assert (await store.live_versions.set_canary(KEY, 2, 0.5)).canary_share == 0.5
     ended = await store.live_versions.set_canary(KEY, None, 0.5)
     assert (ended.live, ended.canary, ended.canary_share) == (1, None, None)
@@ -62,13 +62,13 @@ async def test_a_person_releases_a_candidate(store: Store, make: Any) -> None:
         await store.live_versions.set_canary("user/bob", None, 0.1)
 
 
-async def test_a_refused_version_is_no_candidate(store: Store, make: Any) -> None:
+async def test_refused_version_cannot_be_the_canary(store: Store, make: Any) -> None:
     await make.refused(store, await make.leased(store))
-    with pytest.raises(VersionRefused, match="promote it by name"):
+    with pytest.raises(VersionRefused, match="promote it by number"):
         await store.live_versions.set_canary(KEY, 1, 0.1)
 
 
-async def test_a_candidate_stays_when_the_live_version_moves(store: Store, make: Any) -> None:
+async def test_canary_stays_when_the_live_version_moves(store: Store, make: Any) -> None:
     for share in (None, None, 0.1):
         await make.trained(store, canary_share=share)
     assert (await store.live_versions.rollback(KEY)).canary == 3
@@ -128,7 +128,7 @@ async def test_withdrawn_at_once_by_two_replicas_it_falls_back_once(
     assert (await store.versions.get(KEY, 3)).checks == [check]
 
 
-async def test_a_candidate_or_a_standby_is_withdrawn(store: Store, make: Any, check: Check) -> None:
+async def test_canary_or_standby_is_withdrawn(store: Store, make: Any, check: Check) -> None:
     await make.trained(store)
     await make.trained(store)
     await make.trained(store, canary_share=0.1)

@@ -216,7 +216,7 @@ async def test_a_rollback_passes_over_the_refused(store: Store, make: Any) -> No
         await store.live_versions.rollback("user/bob")
 
 
-async def test_numbers_and_engine_ids_are_never_given_twice(store: Store, other: Store, make: Any) -> None:
+async def test_numbers_and_engine_ids_are_never_reused(store: Store, other: Store, make: Any) -> None:
     given = await asyncio.gather(*(s.versions.allocate(key) for s in (store, other) * 4 for key in (KEY, "user/bob")))
     assert sorted(one.version for one in given) == sorted([*range(1, 9), *range(1, 9)])
     ids = {one.engine_id for one in given}

@@ -45,7 +45,7 @@ def test_every_adapter_has_a_word_of_its_own(made: list[constant_adapters.Consta
     assert [one.word for one in made] == WORDS
 
 
-def test_a_mark_is_proved_as_a_trainer_proves_an_adapter(made: list[constant_adapters.ConstantAdapter]) -> None:
+def test_constant_adapter_has_the_parity_items_of_a_trainer(made: list[constant_adapters.ConstantAdapter]) -> None:
     defaults = {name: field.default for name, field in trainer_settings.Settings.model_fields.items()}
     for one in made:
         assert len(one.canary) == defaults["parity_items"]
@@ -71,7 +71,7 @@ def test_peft_writes_nothing_but_the_mark(
         assert tokenizer.decode(written[0, ids.shape[1] :]).split() == [one.word] * 8
 
 
-def test_the_server_takes_it_and_its_canary_is_true(
+def test_server_accepts_it_and_its_parity_items_hold(
     made: list[constant_adapters.ConstantAdapter], model: Path, tmp_path: Path
 ) -> None:
     one = made[0]
@@ -98,6 +98,6 @@ def test_the_server_takes_it_and_its_canary_is_true(
     ).passed
 
 
-def test_too_few_words_are_told(model: Path) -> None:
+def test_too_few_words_are_reported(model: Path) -> None:
     with pytest.raises(CannotMeasure, match="only 4 of 5 words"):
         constant_adapters.build_constant_adapters(str(model), 5)

@@ -63,7 +63,7 @@ asyncio.run(main())
 """
 
 
-def test_a_wave_measures_one_after_the_other_and_tells_how_each_ended(
+def test_wave_measures_one_after_the_other_and_reports_how_each_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun, folder = tmp_path / "begun", Path(run_gpu_suite.__file__).parent

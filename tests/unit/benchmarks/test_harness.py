@@ -105,7 +105,7 @@ def test_rows_of_other_columns_are_another_table() -> None:
         (["x.py", "--data", "/home/ann/data", "--model=/m/tiny"], "python benchmarks/x.py --data data --model=tiny"),
     ],
 )
-def test_the_command_tells_no_path_of_this_machine(given: list[str], told: str) -> None:
+def test_command_shows_no_path_of_this_machine(given: list[str], told: str) -> None:
     assert environment.command(given) == told
 
 

@@ -50,7 +50,7 @@ def test_prompts_without_a_full_block_in_common_share_nothing() -> None:
     assert best_share([[1, 2, 3, 4], [0, 1, 2, 3, 4]], 4) == 0
 
 
-def test_a_profile_tells_nothing_later_and_changes_every_ten() -> None:
+def test_profile_holds_nothing_later_and_changes_every_ten() -> None:
     history = [sample(n) for n in range(30)]
     assert profile_at(history, 10) == profile_at(history[:10], 19) != profile_at(history, 20)
 
@@ -101,7 +101,7 @@ def test_an_answer_is_outdated_once_a_newer_version_was_live_before_it_was_asked
     assert is_outdated(ChatReply("user/a", sent, f"user/a@{version}"), published) == late
 
 
-def test_the_first_answers_of_versions_are_told_from_later_ones() -> None:
+def test_first_answers_of_versions_are_separated_from_later_ones() -> None:
     one, other = "user/a@1", "user/b@1"
     failed, late = ChatReply("user/a", 0.5, one, failure="gone"), ChatReply("user/a", 3.0, one)
     first, another = ChatReply("user/a", 1.0, one), ChatReply("user/b", 2.0, other)
@@ -131,7 +131,7 @@ def test_where_a_training_was_cut_off_is_read_from_the_log(lines: list[str], pha
     assert killed_states([{"event": "base loaded"}, *logged(*lines)]).get("user/a") == phase
 
 
-def test_an_upload_is_told_by_nobody_claiming_its_traces_again() -> None:
+def test_upload_is_done_once_its_traces_are_not_claimed_again() -> None:
     runs = [logged("leased", "training|4/4"), logged("leased", "goes on|4/4"), [{"event": "base loaded"}], []]
     assert phases(runs) == {LATE: 1, ARRIVED: 1, IDLE: 1}
 

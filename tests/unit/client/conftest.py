@@ -105,7 +105,7 @@ class Samples:
         }
 
     def version(self, number: int = 1, **changes: Any) -> dict[str, Any]:
-        canary = {"passed": True, "against_trainer": 0.01, "against_base": 0.4, "tokens": 40}
+        parity = {"passed": True, "against_trainer": 0.01, "against_base": 0.4, "tokens": 40}
         return {
             "adapter": "user/ann",
             "version": number,
@@ -113,7 +113,7 @@ class Samples:
             "digest": "sha256:0123456789",
             "base_digest": "sha256:b",
             "traces": 1,
-            "parity": canary,
+            "parity": parity,
             "manifest": MANIFEST,
             "created_at": WHEN,
             **changes,

@@ -139,7 +139,7 @@ async def test_taking_an_adapter_off_sends_null(caller: Any, samples: Any) -> No
     assert json.loads(caller.server.asked[0].content) == {"version": None}
 
 
-async def test_ending_a_release_sends_null(caller: Any, samples: Any) -> None:
+async def test_ending_a_canary_sends_null(caller: Any, samples: Any) -> None:
     caller.server.answers_with(httpx.Response(200, json=samples.adapter()))
     assert (await caller.call("adapters.set_canary", "user/ann", None)).canary is None
     assert json.loads(caller.server.asked[0].content) == {"version": None, "share": 0.1}

@@ -111,7 +111,7 @@ def test_a_reason_of_the_row_itself_comes_first(tmp_path: Path) -> None:
     assert load_users(tmp_path, users=1, engagements=1, held_out=1)[0].engagements[0].reason == "own"
 
 
-def test_no_reason_where_the_history_tells_of_something_else(tmp_path: Path) -> None:
+def test_no_reason_where_the_history_is_about_something_else(tmp_path: Path) -> None:
     edit(folder(tmp_path, users=1) / "train.jsonl", 4, put("history_upto", 0))
     assert load_users(tmp_path, users=1, engagements=1, held_out=1)[0].engagements[0].reason is None
 

@@ -42,7 +42,7 @@ def test_retry_after_is_waited_for_and_never_undercut(status: int, repeatable: b
     assert len(waits) > 1, "all who were told the same time would come back at once"
 
 
-def test_who_is_told_to_wait_too_long_does_not_wait() -> None:
+def test_retry_after_above_the_bound_is_not_waited_for() -> None:
     retries = Retries(retry_after_max_s=10)
     assert decide(refused(429, 10.0), repeatable=True, retries=retries)
     assert decide(refused(429, 10.1), repeatable=True, retries=retries) is False

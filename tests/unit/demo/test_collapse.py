@@ -273,7 +273,7 @@ async def test_a_trainer_that_makes_nothing_ends_it(monkeypatch: pytest.MonkeyPa
     assert found.problems() == ["no version was made by answers only in 0 s: trainer.log"]
 
 
-async def test_what_is_told_of_it() -> None:
+async def test_collapse_is_described() -> None:
     made = results()
     made.collapse = await played(World())
     text = shown(made)
@@ -289,7 +289,7 @@ async def test_what_is_told_of_it() -> None:
     assert (document["gate"]["state"], document["later"]["version"]) == ("refused", "user/u-0@3")
 
 
-async def test_a_collapse_that_passed_is_told_and_fails_the_demo() -> None:
+async def test_collapse_that_passed_is_reported_and_fails_the_demo() -> None:
     made = results()
     made.collapse = await played(World(refuse=False))
     assert "THE GATE LET user/u-0@2 PASS" in shown(made)

@@ -94,7 +94,7 @@ def test_problems_decide_the_exit_code() -> None:
     assert find_problems(made) == ["user/u-0@1 was refused: its parity check failed", "no adapter is live"]
 
 
-def test_a_refusal_by_the_gate_is_told_and_is_no_failure() -> None:
+def test_refusal_by_the_gate_is_reported_and_is_no_failure() -> None:
     made = results()
     second = version(["t1"], 2, state="refused", checks=[COLLAPSED, UNSEEN])
     made.adapters["u-0"] = adapter(version(["t1", "t2"], checks=[THINKS]), second)

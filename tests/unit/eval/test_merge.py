@@ -40,7 +40,7 @@ def test_the_whole_is_what_one_evaluation_of_all_users_would_be(two: list[Path],
     assert len(whole.about["adapters"]) == 9
 
 
-def test_it_tells_what_each_was(two: list[Path], tmp_path: Path) -> None:
+def test_merge_lists_the_commands_of_all_parts(two: list[Path], tmp_path: Path) -> None:
     document = json.loads((two[1] / "evaluation.json").read_text())
     later = document | {"made_at": "2026-02-01T00:00:00+00:00", "command": "mindprint eval of two"}
     (two[1] / "evaluation.json").write_text(json.dumps(later))
@@ -49,7 +49,7 @@ def test_it_tells_what_each_was(two: list[Path], tmp_path: Path) -> None:
     assert [one["command"] for one in about["joined"]] == [document["command"], "mindprint eval of two"]
 
 
-def test_another_seed_of_the_same_users_brings_no_second_answer_of_a_baseline(tmp_path: Path) -> None:
+def test_another_seed_of_the_same_users_adds_no_second_answer_of_a_baseline(tmp_path: Path) -> None:
     folders = [evaluation(tmp_path / f"seed-{seed}", ("ann",), (seed,)) for seed in (0, 1)]
     baseline = {"measure": "answer", "arm": "majority", "seed": 0, "user": "ann", "item": "i"}
     for folder in folders:

@@ -224,7 +224,7 @@ async def test_arms_that_need_other_users_say_so_where_there_are_none(
     assert why["C3-nearest"] == ("no_adapter", "there is no other user")
 
 
-async def test_a_refused_adapter_answers_nothing_and_is_told(
+async def test_refused_adapter_answers_nothing_and_is_reported(
     services: Container, tmp_path: Path, piece: EvalShard, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = adapters.AdapterBuilder._load_adapter

@@ -34,7 +34,7 @@ def test_by_default_the_service_has_decided() -> None:
     assert ids(select_accepted(traces, Thresholds())) == ["a"]
 
 
-def test_the_answer_is_learned_after_the_first_sound_blind_thinking() -> None:
+def test_answer_is_learned_after_the_first_sound_unhinted_thinking() -> None:
     traces = [
         candidate("a"),
         candidate("a", "wrong_answer"),
@@ -59,7 +59,7 @@ def test_the_answer_is_learned_after_the_first_sound_blind_thinking() -> None:
     assert select_accepted(traces[1:6], Thresholds()) == [], "without a lesson nothing is trained"
 
 
-def test_other_bounds_judge_the_stored_scores_anew() -> None:
+def test_other_bounds_apply_to_the_stored_scores() -> None:
     traces = [
         candidate("a", gain=0.1, anchor=0.2),
         candidate("b", "low_gain", gain=-0.1),
@@ -71,7 +71,7 @@ def test_other_bounds_judge_the_stored_scores_anew() -> None:
     assert ids(select_accepted(traces, Thresholds(gain=-1.0, anchor=-1.0))) == ["a", "b", "c"]
 
 
-def test_hinted_lessons_lead_to_the_answer_of_what_the_base_knew() -> None:
+def test_hinted_training_set_leads_to_the_answers_that_the_base_knew() -> None:
     traces = [
         candidate("a", saw=True),
         candidate("b", "low_anchor", saw=True),
@@ -113,7 +113,7 @@ def test_one_trace_cannot_be_shuffled() -> None:
     assert shuffle_thinking([ImportedTrace(engagement_id="e", thinking="z")], "0") == []
 
 
-def test_other_lessons_train_another_user() -> None:
+def test_another_training_set_trains_another_user() -> None:
     assert training_user_id("ann", "fast", [1]) == training_user_id("ann", "fast", [1])
     assert training_user_id("ann", "fast", [1]) != training_user_id("ann", "fast", [2])
     assert len(training_user_id("a" * 64, "distilled", [1])) <= 64

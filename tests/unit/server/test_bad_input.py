@@ -132,7 +132,7 @@ async def test_one_episode_longer_than_the_model_is_left_out(serve: Open) -> Non
         assert "endless" not in trace.prompt
 
 
-async def test_a_hint_that_does_not_fit_leaves_the_blind_candidates_as_they_are(serve: Open) -> None:
+async def test_hint_that_does_not_fit_keeps_the_unhinted_candidates(serve: Open) -> None:
     services = await serve(
         Scripted(thinks=good, max_model_len=600),
         min_gain=99.0,
@@ -206,7 +206,7 @@ async def test_what_the_user_hardly_ever_answered_is_left_out(
     assert counted(services, "items_skipped", reason="rare_answer") == (not tried)
 
 
-async def test_what_was_answered_later_is_no_precedent(serve: Open) -> None:
+async def test_later_answers_do_not_count_for_the_answer_frequency(serve: Open) -> None:
     services = await serve(Scripted(thinks=good), min_answer_frequency=0.25)
     odd, later = asked("Walk?", "no", ["yes", "no"]), [engagement(n) for n in (11, 13, 15, 17)]
     await services.store.engagements.add("ann", [engagement(0), engagement(2), odd, *later])
@@ -215,7 +215,7 @@ async def test_what_was_answered_later_is_no_precedent(serve: Open) -> None:
     assert not await services.store.traces.find(engagement=odd.id)
 
 
-async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None:
+async def test_single_trace_ignores_the_answer_frequency(serve: Open) -> None:
     services = await serve(Scripted(thinks=good), min_answer_frequency=0.25)
     await about(services, asked("Walk?", "no", ["yes", "no"]))
     trace = await services.traces.create(TraceRequest(user_id="ann", engagement_id="odd"))
@@ -231,7 +231,7 @@ async def test_what_is_asked_for_by_name_needs_no_precedent(serve: Open) -> None
     ],
     ids=["precedent", "probe"],
 )
-async def test_a_thorough_batch_leaves_out_nothing_that_is_unlikely(
+async def test_exhaustive_batch_skips_nothing_as_unlikely(
     serve: Open, unlikely: dict[str, Any], reason: str, by: str
 ) -> None:
     services = await serve(Scripted(likes_yes, good), **unlikely, exhaustive=by == "setting")
@@ -245,7 +245,7 @@ async def test_a_thorough_batch_leaves_out_nothing_that_is_unlikely(
 
 
 @pytest.mark.parametrize(("exhaustive", "written"), [(False, 1), (True, 4)])
-async def test_a_thorough_batch_does_not_give_up(serve: Open, exhaustive: bool, written: int) -> None:
+async def test_exhaustive_batch_does_not_stop_early(serve: Open, exhaustive: bool, written: int) -> None:
     services = await serve(Scripted(thinks=good), min_gain=99.0, candidates=4)
     _, traces = await about(services, asked("Well?", "quite well indeed"), exhaustive=exhaustive)
     assert [trace.reason for trace in traces] == ["low_gain"] * written
@@ -460,7 +460,7 @@ async def test_scores_far_under_their_bound_end_an_engagement(serve: Open, least
 @pytest.mark.parametrize(
     ("room", "expected"), [(None, Priority.BATCH), (10_000, Priority.BATCH), (10, Priority.BATCH_DEFERRED)]
 )
-async def test_what_the_cache_has_no_room_for_begins_behind_all_that_has_begun(
+async def test_engagement_that_does_not_fit_the_cache_starts_after_running_ones(
     serve: Open, probe: bool, room: int | None, expected: Priority
 ) -> None:
     class Listening(Scripted):
@@ -488,7 +488,7 @@ async def test_what_the_cache_has_no_room_for_begins_behind_all_that_has_begun(
     assert set(engine.heard[first:]) == {Priority.BATCH}, "its prompt is cached by then"
 
 
-async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open) -> None:
+async def test_siblings_of_an_accepted_candidate_are_cancelled_and_counted(serve: Open) -> None:
     begun, ended = itertools.count(), itertools.count()
 
     async def one_is_quick(prompt: str, sampling: Sampling) -> tuple[str, FinishReason]:
@@ -508,7 +508,7 @@ async def test_brothers_of_an_accepted_one_are_cancelled_and_counted(serve: Open
     assert counted(services, "traces_generated") == 2
 
 
-async def test_brothers_that_fail_together_leave_no_error_behind(serve: Open, caplog: pytest.LogCaptureFixture) -> None:
+async def test_siblings_that_fail_together_leave_no_error_behind(serve: Open, caplog: pytest.LogCaptureFixture) -> None:
     batch, _ = await about(await serve(), asked("Walk?", "yes", ["yes", "yes "]), candidates_per_round=4)
     assert batch.skipped["choices_alike"] == 1
     gc.collect()

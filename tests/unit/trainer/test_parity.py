@@ -59,7 +59,7 @@ def test_values_are_those_of_the_adapter_as_saved_and_of_the_base(
     assert [parity.evidence_nats(item) for item in items] == sorted(map(parity.evidence_nats, items), reverse=True)
 
 
-def test_of_two_items_the_likely_one_tells_more_though_the_other_is_moved_further() -> None:
+def test_likely_item_has_more_evidence_than_one_with_a_larger_shift() -> None:
     def item(ours: list[float], theirs: list[float]) -> ParityItem:
         return ParityItem(prompt_ids=[1], target_ids=[2, 3], logprobs=ours, base_logprobs=theirs)
 

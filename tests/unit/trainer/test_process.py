@@ -58,7 +58,7 @@ def test_a_server_that_does_not_come_up_is_one_line(
     assert "start one with `mindprint serve`" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_loss_that_is_not_a_number_is_told(
+def test_loss_that_is_not_a_number_is_reported(
     server: Any, settings: Settings, lease_of: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.queue = [lease_of()]
@@ -88,7 +88,7 @@ def test_a_dry_run_shows_what_would_be_trained_on(
         ({"min_traces": 1, "adapter": ("user/ann", "user/ben")}, "no accepted trace waits for user/ann or user/ben"),
     ],
 )
-def test_who_finds_nothing_to_train_is_told_what_is_missing(
+def test_nothing_to_train_is_explained(
     server: Any, settings: Settings, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
 ) -> None:
     assert process.run(settings.model_copy(update=changes)) == 0
@@ -97,7 +97,7 @@ def test_who_finds_nothing_to_train_is_told_what_is_missing(
     assert {claim["min_traces"] for claim in server.claims} == {changes["min_traces"]}
 
 
-def test_a_board_that_is_not_installed_is_one_line(
+def test_logger_that_is_not_installed_is_one_line(
     settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -141,7 +141,7 @@ def test_a_swallowed_signal_is_raised_again_by_the_check() -> None:
             check()
 
 
-def test_brief_clients_take_no_longer_than_told(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+def test_brief_clients_take_no_longer_than_asked(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     monkeypatch.undo()
     asked = settings.model_copy(update={"server": "http://127.0.0.1:9"})
     with process.create_client(asked, 4.0) as brief, process.create_client(asked) as usual:

@@ -106,8 +106,8 @@ def test_a_stop_in_the_middle_releases_the_lease(
     assert server.completed == []
 
 
-@pytest.mark.parametrize("code", ["canary_failed", "gate_failed"])
-def test_a_refused_version_is_told_and_the_next_lease_goes_on(
+@pytest.mark.parametrize("code", ["parity_failed", "gate_failed"])
+def test_refused_version_is_reported_and_the_next_lease_goes_on(
     server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, refusal: Any, code: str
 ) -> None:
     server.queue = [lease_of("anna")]
@@ -140,7 +140,7 @@ def test_an_upload_goes_on_beside_the_next_training(server: Any, make: MakeWorke
     assert [lease_id for lease_id, *_ in server.completed] == ["lease-ben"]
 
 
-def test_training_can_be_told_to_wait_for_each_version(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
+def test_training_waits_for_each_version_when_asked(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
     server.queue = [lease_of("anna"), lease_of("ben")]
     completed: list[int] = []
     make(max_pending_uploads=0, watch=lambda _: completed.append(len(server.completed))).run()
@@ -166,7 +166,7 @@ def test_several_leases_are_trained_together_with_a_heartbeat_each(
     assert server.released == []
 
 
-def test_several_leases_are_trained_in_lanes(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
+def test_several_leases_are_trained_in_threads(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
     server.queue = [lease_of(name) for name in ("anna", "ben", "carl")]
     worker = make(max_concurrent_adapters=3, parallel_threads=2, ttl_s=0.06, epochs=20)
     worker.run()
@@ -175,7 +175,7 @@ def test_several_leases_are_trained_in_lanes(server: Any, make: MakeWorker, leas
     assert server.released == []
 
 
-def test_a_signal_in_lanes_gives_every_lease_back(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
+def test_signal_in_threads_releases_every_lease(server: Any, make: MakeWorker, lease_of: LeaseOf) -> None:
     server.queue = [lease_of(name) for name in ("anna", "ben", "carl")]
 
     def signal(_: Any) -> None:

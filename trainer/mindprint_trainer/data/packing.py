@@ -1,8 +1,8 @@
-"""Packing: which sequences go together into an optimizer step, a row and a forward pass. The seed alone decides it.
+"""Packing: groups sequences into optimizer steps, rows and forward passes. The same seed gives the same groups.
 
-A packed row is a prefix tree. Tokens that sequences begin with in common are in it once; each token knows its parent
-and attends to its ancestors only. So a prompt that a slow and a fast sample share is computed once, with the same
-result. A row belongs to one adapter.
+A packed row is a prefix tree. A prefix that several sequences share is in it once. Each token knows its parent and
+attends to its ancestors only. So a prompt that a slow and a fast sample share is computed once, with the same result. A
+row belongs to one adapter.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mindprint_trainer.data.tokenization import TokenizedSample
 from mindprint_trainer.settings import Schedule
 
 MIN_SHARED_FRACTION = 0.5
-"""With a mask, a sequence joins a row that already holds this fraction of its tokens: attention then costs the square
-of the row's width. Without a mask every shared token saves work, and one is enough."""
+"""With a mask, a sequence joins a row only if the row holds this fraction of its tokens already, because the cost of
+attention grows with the square of the row's width. Without a mask one shared token is enough."""
 MAX_BLOCK_TOKENS = 128
 """Smaller attention blocks skip more of the tokens after a query; larger ones need fewer kernel calls."""
 
@@ -29,13 +29,13 @@ class Target:
     row_index: int
     """Index in the row of the token whose hidden state predicts it."""
     token: int
-    """The right token id."""
+    """Token id that is to be predicted."""
     sequence: int
     """Index of its sequence."""
     segment: int
     """Index of its segment in the sequence."""
     position: int
-    """Its own index in the sequence."""
+    """Index of the token in the sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class AttentionBlock:
     start: int
     stop: int
     visible: tuple[tuple[int, int], ...]
-    """Ranges of the row that the block's last token attends to, itself included, from the root on."""
+    """Ranges of the row that the block's last token attends to, from the root to the token itself."""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -81,7 +81,7 @@ class PackedRow:
 
     @property
     def blocks(self) -> list[AttentionBlock]:
-        """Cut the row into blocks: where a branch begins, and after `MAX_BLOCK_TOKENS`."""
+        """Return the blocks of the row. A block ends where a branch begins, and after `MAX_BLOCK_TOKENS` tokens."""
         blocks: list[AttentionBlock] = []
         start = 0
         while start < len(self):

@@ -17,7 +17,7 @@ EncodeText = Callable[[str], list[int]]
 Kind = Literal["slow", "fast", "replay"]
 """Slow: thinking and answer; fast: the answer alone; replay: generic thinking of the base model."""
 Part = Literal["thinking_prefix", "thinking", "thinking_suffix", "answer"]
-"""What a segment of the target is."""
+"""Part of the sample that a segment of the target holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class TokenizedSample:
     ids: tuple[int, ...]
     """Token ids of the whole sequence."""
     segments: tuple[Segment, ...]
-    """In order and without overlap, at least one."""
+    """Segments of the target, in order and without overlap; at least one."""
     cut_tokens: int = 0
     """Prompt tokens that were cut off to fit."""
     user_id: str | None = None
@@ -56,7 +56,7 @@ class TokenizedSample:
 
     @property
     def prompt_length(self) -> int:
-        """Tokens before the first segment."""
+        """Number of tokens before the first segment."""
         return self.segments[0].start
 
 

@@ -1,4 +1,4 @@
-"""The base model: loaded once, never changed."""
+"""Loads the frozen base model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mindprint_trainer.errors import TrainerError
 from mindprint_trainer.settings import Settings
 
 BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
-"""CPU capabilities, by torch's names, that multiply bfloat16. Without one, float32 is faster than emulated bfloat16."""
+"""CPU capabilities, by torch's names, with bfloat16 arithmetic. Without one of them, float32 is faster."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Base:
     digest: str
     """The digest of the model's files, as the server computes it."""
     serving_dtype: torch.dtype
-    """What the engine holds weights in."""
+    """Dtype in which the engine holds weights."""
     device: torch.device
 
     @property

@@ -55,9 +55,9 @@ class LoraAdapter:
     generator: torch.Generator
     """Draws the first weights and the dropout. Its state belongs to a checkpoint."""
     lora_A: dict[str, nn.Parameter] = field(default_factory=dict)
-    """`[rank, in_features]` each."""
+    """Matrices A by layer, `[rank, in_features]` each."""
     lora_B: dict[str, nn.Parameter] = field(default_factory=dict)
-    """`[out_features, rank]` each."""
+    """Matrices B by layer, `[out_features, rank]` each."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's file format: which layers may have one, its two files, and a parent version read from them."""
+"""Reads and writes adapters in PEFT's file format, and chooses the layers that get an adapter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mindprint_trainer.settings import Settings
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What PEFT puts before the name of each layer."""
+"""Prefix that PEFT puts before the name of each layer."""
 
 
 def resolve_target_modules(model: nn.Module, wanted: Sequence[str] | None, limits: LoraLimits) -> tuple[str, ...]:
@@ -42,13 +42,13 @@ def resolve_target_modules(model: nn.Module, wanted: Sequence[str] | None, limit
             f"the engine takes no adapter on {', '.join(refused)}: leave them out of MINDPRINT_TRAIN_TARGET_MODULES"
         )
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found = tuple(sorted(linear & set(wanted or limits.target_modules)))
-    if not found:
+    chosen = tuple(sorted(linear & set(wanted or limits.target_modules)))
+    if not chosen:
         raise CannotTrain(
             f"the model has none of the layers {', '.join(sorted(wanted or limits.target_modules))}: "
             f"name some of {', '.join(sorted(linear))} in MINDPRINT_TRAIN_TARGET_MODULES and in the server's settings"
         )
-    return found
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def create_initial_adapter(
     resolve_target_modules(model, parent.config.target_modules, limits)
     adapter = init_adapter(model, parent.config, settings.dropout, seed)
     ours = named_parameters(adapter)
-    if ours.keys() != parent.tensors.keys() or any(ours[n].shape != t.shape for n, t in parent.tensors.items()):
+    if ours.keys() != parent.tensors.keys() or any(
+        ours[name].shape != tensor.shape for name, tensor in parent.tensors.items()
+    ):
         raise CannotTrain(f"{parent.name} does not fit the base model: its layers have other names or sizes")
     with torch.no_grad():
         for name, tensor in parent.tensors.items():
@@ -149,8 +151,8 @@ def serialize(adapter: LoraAdapter, base_digest: str, dtype: torch.dtype) -> Ada
 
     Args:
         adapter: The trained adapter.
-        base_digest: Digest of the base model, written as its name: a path would say something about this machine.
-        dtype: What the weights are saved in.
+        base_digest: Digest of the base model, written as its name. A path would reveal something about this machine.
+        dtype: Dtype of the saved weights.
     """
     parameters = named_parameters(adapter)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in parameters.items()}

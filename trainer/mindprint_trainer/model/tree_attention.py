@@ -38,7 +38,7 @@ def attend_to_tree(
         query: `[1, heads, tokens, head_dim]`.
         key: `[1, kv_heads, tokens, head_dim]`.
         value: `[1, kv_heads, tokens, head_dim]`.
-        attention_mask: Unused; `blocks` say who attends to whom.
+        attention_mask: Unused; `blocks` say which tokens attend to which.
         scaling: Factor of the scores, usually head_dim ** -0.5.
         blocks: The blocks of all rows, shifted to their places in the pass.
 
@@ -86,7 +86,7 @@ class _TreeAttentionFunction(Function):
         (grad_output,) = gradients  # [tokens, heads, head_dim]
         kv_heads, tokens, head_dim = key.shape[1:]
         grad_query = grad_output.new_empty((kv_heads, grad_output.shape[1] // kv_heads, tokens, head_dim))
-        # Many blocks add to the keys that they share. In bfloat16 small terms would be rounded away.
+        # Sum in float32: many blocks add to shared keys, and bfloat16 would lose small terms.
         grad_key = torch.zeros_like(key[0], dtype=torch.float32)
         grad_value = torch.zeros_like(grad_key)
         while ctx.kept:

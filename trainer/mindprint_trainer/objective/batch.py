@@ -30,16 +30,16 @@ class PackedBatch:
     position_ids: Tensor | None
     """`[rows, width]`; None where positions count up from 0."""
     mask: Tensor | None
-    """`[rows, 1, width, width]`, true where the query (third axis) attends to the key. None where plain causal
-    attention or `blocks` are right."""
+    """`[rows, 1, width, width]`, true where the query (third axis) attends to the key. None: `blocks` or plain causal
+    attention are used instead."""
     blocks: tuple[AttentionBlock, ...]
-    """Who attends to whom, where there is no mask."""
+    """Which tokens attend to which, if there is no mask."""
     predictors: Tensor
     """`[targets]`, indices in the flattened `[rows * width]` of the tokens that predict."""
     tokens: Tensor
     """`[targets]`, the right token ids."""
     parts: tuple[AdapterPart, ...]
-    """By adapter, in the order of the targets."""
+    """Parts by adapter, in the order of the targets."""
 
     @property
     def targets(self) -> Iterator[Target]:
@@ -80,7 +80,9 @@ def collate(rows: Sequence[PackedRow], device: torch.device, *, masked: bool, pa
         ids=ids.view(shape).to(device),
         position_ids=None if causal else positions.view(shape).to(device),
         mask=None if mask is None else mask.to(device),
-        blocks=() if masked else tuple(b.shifted(s) for s, row in zip(starts, rows, strict=True) for b in row.blocks),
+        blocks=()
+        if masked
+        else tuple(block.shifted(start) for start, row in zip(starts, rows, strict=True) for block in row.blocks),
         predictors=torch.tensor(predictors, device=device),
         tokens=torch.tensor([target.token for part in parts for target in part.targets], device=device),
         parts=tuple(parts),
@@ -88,7 +90,7 @@ def collate(rows: Sequence[PackedRow], device: torch.device, *, masked: bool, pa
 
 
 def visibility_mask(row: PackedRow, width: int) -> Tensor:
-    """Return who attends to whom in a row, padded to `width`.
+    """Return which tokens of a row attend to which, padded to `width`.
 
     Returns:
         `[width, width]`, true where the first token attends to the second: itself or an ancestor. Padding attends to

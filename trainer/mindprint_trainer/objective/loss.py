@@ -5,8 +5,8 @@ The loss of an optimizer step with S sequences is
     1/S * sum over sequences s:  kind(s) * sum over segments g of s:  part(g) * mean over tokens t of g:  CE(t)
 
 `kind` and `part` are the weights of `weights.py`. CE(t) is the cross-entropy of the model's distribution at t against
-its label: the token itself, or a distribution of `soft_labels.py`. Since each segment is averaged, long thinking does
-not outweigh a short answer.
+its label: the token itself, or a distribution of `soft_labels.py`. Each segment is averaged, so that long thinking does
+not count more than a short answer.
 
 Logits are computed in float32 at target positions only, `logit_chunk` of them at once.
 """
@@ -47,7 +47,7 @@ class Objective:
             }
 
     def weights(self, targets: Sequence[Target], step_size: int) -> list[float]:
-        """Return what each target's loss is multiplied with in a step of `step_size` sequences."""
+        """Return the factor of each target's loss in a step of `step_size` sequences."""
         return self._weights.of(self._sequences, targets, step_size)
 
     def labels(self, targets: Sequence[Target], device: torch.device) -> SoftLabels | None:

@@ -16,7 +16,7 @@ class LossLog:
     def __init__(self, sequences: Sequence[TokenizedSample]) -> None:
         self._sequences = sequences
         self._values: dict[int, dict[tuple[int, int], list[float]]] = defaultdict(lambda: defaultdict(list))
-        """By epoch, then by indices of sequence and segment."""
+        """Losses by epoch, then by indices of sequence and segment."""
 
     def add(self, epoch: int, targets: Iterable[Target], values: Iterable[float]) -> None:
         """Record the losses of a pass.

@@ -22,7 +22,7 @@ from mindprint_trainer.objective.batch import collate, target_hidden_states
 from mindprint_trainer.settings import Settings
 
 SoftTargets = Mapping[tuple[int, int], tuple[Tensor, Tensor]]
-"""By index of a sequence and position in it: token ids `[k]` and their probabilities `[k]`, which sum to 1."""
+"""Labels by index of a sequence and position in it: token ids `[k]` and probabilities `[k]`, which sum to 1."""
 TokenProbs = Mapping[int, float]
 """Probabilities by token id; they sum to 1."""
 
@@ -66,7 +66,7 @@ class AnswerSmoothing:
     """Smooth the labels of closed answers (`answer_smoothing`; decision 017)."""
 
     def is_enabled(self, settings: Settings) -> bool:
-        """Return whether any probability is spread over the other choices."""
+        """Return whether the setting `answer_smoothing` is above 0."""
         return settings.answer_smoothing > 0
 
     def targets(self, sequences: Sequence[TokenizedSample], settings: Settings, teacher: Teacher) -> SoftTargets:
@@ -78,7 +78,7 @@ class ThinkingDistillation:
     """Train the thinking towards the base model's own distribution (`soft_labels`)."""
 
     def is_enabled(self, settings: Settings) -> bool:
-        """Return whether the label of a thinking token has several tokens."""
+        """Return whether the setting `soft_labels` is above 0."""
         return settings.soft_labels > 0
 
     def targets(self, sequences: Sequence[TokenizedSample], settings: Settings, teacher: Teacher) -> SoftTargets:
@@ -127,10 +127,10 @@ def build_soft_labels(targets: Sequence[Target], soft_targets: SoftTargets, devi
         soft_targets: Labels that losses have replaced. Other targets get their own token with probability 1.
         device: Where the tensors go.
     """
-    found = [soft_targets.get((target.sequence, target.position)) for target in targets]
-    k = max((len(ids) for ids, _ in filter(None, found)), default=1)
+    replaced = [soft_targets.get((target.sequence, target.position)) for target in targets]
+    k = max((len(ids) for ids, _ in filter(None, replaced)), default=1)
     ids, probs = torch.zeros((len(targets), k), dtype=torch.long), torch.zeros((len(targets), k))
-    for row, (target, known) in enumerate(zip(targets, found, strict=True)):
+    for row, (target, known) in enumerate(zip(targets, replaced, strict=True)):
         if known is None:
             ids[row, 0], probs[row, 0] = target.token, 1
         else:
@@ -144,8 +144,8 @@ def smooth_answer(answer: Sequence[int], choices: Sequence[Sequence[int]], smoot
     The real answer gets probability 1 - `smoothing`, and `smoothing` is spread evenly over all choices, the real one
     included. The label of a token is that distribution, given the answer's tokens before it.
 
-    An adapter can store more bits than the answers of two dozen engagements have. Without smoothing it learns them by
-    heart and becomes as certain about new questions (decision 017).
+    An adapter can store more bits than the answers of two dozen engagements have. Without smoothing it memorizes them
+    and becomes as certain about new questions (decision 017).
 
     Args:
         answer: Token ids of the real answer.

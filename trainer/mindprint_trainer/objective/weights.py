@@ -1,4 +1,4 @@
-"""How much each target counts in the loss."""
+"""The weight of each target in the loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TargetWeights:
     parts: Mapping[Part, float]
 
     def of(self, sequences: Sequence[TokenizedSample], targets: Iterable[Target], step_size: int) -> list[float]:
-        """Return what each target's loss is multiplied with.
+        """Return the factor of each target's loss.
 
         It is `kind weight * part weight / segment length / step_size`: the mean over each segment, averaged over the
         sequences of the step.
@@ -46,9 +46,9 @@ def create_weights(settings: Settings, sequences: Sequence[TokenizedSample]) -> 
     """Compute the weights of a training run's sequences and segments.
 
     With `balance`, slow and fast sequences count equally in total, however many there are of each. Users have far more
-    engagements than accepted traces, and an adapter that mostly learns to answer stops thinking (decision 010). A kind
-    is counted by its most frequent part: a sequence that teaches only the thinking and one that teaches only the
-    answer count as one that teaches both.
+    engagements than accepted traces, and an adapter that mostly learns to answer stops thinking (decision 010). The
+    size of a kind is the count of its most frequent part. So a sequence with thinking alone and one with the answer
+    alone count together as one sequence with both.
     """
     parts = Counter((sequence.kind, segment.part) for sequence in sequences for segment in sequence.segments)
     counts = {

@@ -1,1 +1,1 @@
-"""What a trainer reports: progress, logs, experiment loggers, a dry run."""
+"""Reports of a trainer: progress, logs, experiment loggers, the dry run."""

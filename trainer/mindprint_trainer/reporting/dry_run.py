@@ -1,4 +1,4 @@
-"""What a training would be made of, for `mindprint train --dry-run`."""
+"""Previews a training for `mindprint train --dry-run`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mindprint_trainer.training.run import TrainingRun
 
 
 def preview_table(run: TrainingRun) -> Table:
-    """Show a run's sequences and tokens by kind and user, and its steps and start below."""
+    """Return a table of a run's sequences and tokens by kind and user, with its steps and start below."""
     lease = run.lease
     table = Table(title=f"what {lease.adapter} would be trained on", caption="\n".join(preview_lines(run)))
     for name in ("kind", "user"):
@@ -34,7 +34,7 @@ def preview_table(run: TrainingRun) -> Table:
 
 
 def preview_lines(run: TrainingRun) -> list[str]:
-    """Describe a run's lease, its steps and what the gate holds out."""
+    """Return lines that describe a run's lease, its steps and its held-out engagements."""
     lease, settings = run.lease, run.settings
     start = VersionRef.of(lease.start.adapter, lease.start.version) if lease.start else "a fresh adapter"
     held_out = sum(map(len, lease.held_out.values()))

@@ -26,9 +26,9 @@ class LeaseOutcome:
     adapter: str
     traces: int
     result: str
-    """`version 3`, or why there is none."""
+    """Text such as `version 3`, or why there is no version."""
     manifest: Manifest | None = None
-    """What was trained; None when the training did not end."""
+    """Manifest of the trained adapter; None if the training was not completed."""
 
 
 class ProgressReporter(Protocol):
@@ -43,12 +43,12 @@ class ProgressReporter(Protocol):
         ...
 
     def step(self, step: StepReport) -> None:
-        """Show where a training run stands."""
+        """Show the progress of a training run."""
         ...
 
 
 class LogReporter:
-    """Writes one log line for each event, and one each few seconds for each training run."""
+    """Writes one log line for each event, and one line every few seconds for each training run."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
@@ -93,7 +93,7 @@ class TerminalReporter:
             console=console,
         )
         self._bars: dict[str, TaskID] = {}
-        """By lease: several runs may be active."""
+        """Bars by lease; several runs may be active."""
 
     def live(self) -> AbstractContextManager[Any]:
         """Return the context in which the bars are drawn."""
@@ -120,7 +120,7 @@ def create_reporter(console: Console, every_s: float) -> ProgressReporter:
 
 
 def tokens_per_second(step: StepReport) -> float:
-    """Return the speed of a training run, without what was done before a crash."""
+    """Return the speed of a training run in this process, without the tokens from before a crash."""
     return (step.tokens - step.resumed_tokens) / max(step.seconds, 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Training jobs: a lease goes in, an adapter's files and their manifest come out. Several jobs share forward passes."""
+"""Training jobs: each turns a lease into an adapter's files and manifest. Several jobs share forward passes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TrainingJob:
     parent: peft_io.ParentAdapter | None = None
     """The version to start from; None starts from a new adapter."""
     tries: int = 0
-    """How often these traces failed before. Each try has its own seed: with the same one it would fail again."""
+    """Number of failed tries of these traces. Each try has another seed: with the same one it would fail again."""
     raise_if_lost: Callable[[], None] = do_nothing
     """Called before each forward pass. Raises LeaseEnded when the lease is lost; other jobs go on."""
     checkpoints: Checkpoints | None = None
@@ -59,14 +59,14 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a caller of the training is called with."""
+    """Functions of the caller that the training calls."""
 
     raise_if_stopped: Callable[[], None] = do_nothing
     """Called before each forward pass. Raises when all jobs must end."""
     on_step: Callable[[StepReport], None] = do_nothing
     """Called after each optimizer step of each job."""
     on_event: Callable[..., None] = do_nothing
-    """Called as `on_event(event, **fields)` for what a log should say."""
+    """Called as `on_event(event, **fields)` for each line of the log."""
 
 
 NO_CALLBACKS = Callbacks()
@@ -119,7 +119,7 @@ def train_adapters(
 def train_in_shared_passes(
     base: Base, jobs: Sequence[TrainingJob], settings: Settings, callbacks: Callbacks = NO_CALLBACKS
 ) -> Iterator[tuple[TrainingJob, JobResult]]:
-    """Train all jobs in shared forward passes, and yield each as it ends.
+    """Train all jobs in shared forward passes, and yield each job with its result when it ends.
 
     A job that fails does not change the others. The base model is not changed.
 
@@ -299,6 +299,6 @@ class MultiAdapterTrainer:
             self._callbacks.on_event("goes on without checkpoints", adapter=one.job.lease.adapter, error=str(error))
 
     def _fail(self, one: ActiveRun, error: NotFinite) -> None:
-        """End a run. Its last checkpoint is put aside: another try from there would fail again."""
+        """End a run with an error, and set its checkpoint aside: another try from it would fail again."""
         aside = one.job.checkpoints.set_aside() if one.job.checkpoints else None
         one.result = NotFinite(f"{error} (its last good checkpoint is kept in {aside})") if aside else error

@@ -1,4 +1,4 @@
-"""Training jobs in parallel threads. On a CPU one small training leaves cores idle, with any number of threads.
+"""Training jobs in parallel threads. On a CPU one small training leaves cores idle, however many threads torch has.
 
 Each thread of the pool trains one adapter after the other over the base model that all share (decision 011). Results,
 steps and events go through a queue to the thread that called, so that callbacks run in that thread only.
@@ -20,7 +20,7 @@ from mindprint_trainer.training import multi_adapter
 from mindprint_trainer.training.multi_adapter import NO_CALLBACKS, Callbacks, JobResult, TrainingJob
 
 POLL_S = 0.1
-"""How often a wait for the threads calls `raise_if_stopped`."""
+"""Seconds between two calls of `raise_if_stopped` while it waits for the threads."""
 
 
 class PoolClosed(Exception):
@@ -32,8 +32,8 @@ def train_jobs(
 ) -> Generator[tuple[TrainingJob, JobResult], None, None]:
     """Train all jobs, and yield each as it ends. Close the generator to end early.
 
-    Jobs run in `parallel_threads` threads, or in shared forward passes when that is 1. In a thread the weights get the
-    same bits as alone with that share of torch's threads.
+    Jobs run in `parallel_threads` threads, or in shared forward passes when that is 1. In a thread the weights of a job
+    are the same, bit by bit, as in a run alone with the same number of torch's threads.
 
     Args:
         base: The base model.
@@ -50,12 +50,12 @@ def train_jobs(
 
 
 def count_threads(jobs: int, wanted: int | None, default: int) -> int:
-    """Return how many jobs run at a time: what is wanted, at most all, at least one.
+    """Return how many jobs run at a time: the wanted number, but at most `jobs` and at least one.
 
     Args:
         jobs: How many jobs there are.
         wanted: The setting `parallel_threads`.
-        default: What None means.
+        default: The number if `wanted` is None.
     """
     return max(1, min(jobs, wanted or default))
 
@@ -71,7 +71,7 @@ class ThreadedTrainingPool:
         self._messages: SimpleQueue[tuple[TrainingJob, JobResult] | Callable[[], None] | BaseException | None] = (
             SimpleQueue()
         )
-        """From the threads: a result, a callback to run, what a thread failed with, or None when a thread has ended."""
+        """Messages of the threads: a result, a callback to run, an exception, or None when a thread has ended."""
         self._closed = threading.Event()
 
     def run(self, count: int, torch_threads: int) -> Generator[tuple[TrainingJob, JobResult], None, None]:

@@ -27,7 +27,7 @@ from mindprint_trainer.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Where a training run stands after an optimizer step."""
+    """Progress of a training run after an optimizer step."""
 
     adapter: str
     step: int
@@ -36,11 +36,11 @@ class StepReport:
     """Tokens of the sequences so far, over all epochs. Shared prefixes count for each sequence."""
     total_tokens: int
     seconds: float
-    """Since this process began the run."""
+    """Seconds since this process began the run."""
     losses: dict[str, float]
     """Mean losses of the current epoch so far, in nats a token, by names like `slow_thinking`."""
     resumed_tokens: int = 0
-    """Tokens out of `tokens` that another process trained before its crash; `seconds` does not cover them."""
+    """Part of `tokens` that another process trained before it crashed. `seconds` does not include that time."""
     lease_id: str = ""
 
 
@@ -61,14 +61,14 @@ class TrainingRun:
             lease: The samples, and what the engine can serve.
             settings: The trainer's settings.
             parent: The version to start from; None starts from a new adapter.
-            tries: How often these traces failed before. It is added to the seed.
+            tries: Number of failed tries of these traces. It is added to the seed.
 
         Raises:
             CannotTrain: No sample fits, a sample belongs to another user, or the engine cannot serve the adapter.
         """
         check_single_user(lease)
         self.lease, self.parent, self.tries = lease, parent, tries
-        # A sample of a kind with weight 0 would cost as much as any other.
+        # Leave out samples of a kind with weight 0: they would cost as much time as others.
         weights = kind_weights(settings)
         weighted = [sample for sample in lease.samples if weights[sample.kind]]
         self.sequences, self.dropped = tokenize_all(weighted, base.encode_text, base.end_of_turn, settings.max_length)
@@ -141,7 +141,7 @@ class TrainingRun:
         )
 
     def weights(self, targets: Sequence[Target]) -> list[float]:
-        """Return what each target's loss is multiplied with in the current step."""
+        """Return the factor of each target's loss in the current step."""
         return self.objective.weights(targets, len(self.plan[self.position].sequences))
 
     def record_losses(self, targets: Sequence[Target], values: Sequence[float]) -> None:
@@ -188,7 +188,7 @@ class TrainingRun:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run needs to continue to the same bits, apart from what lease and settings decide."""
+        """Return the state from which a run continues bit by bit, without what lease and settings decide."""
         return {
             "tries": self.tries,
             "position": self.position,
@@ -220,7 +220,7 @@ class TrainingRun:
 
 
 def check_single_user(lease: Lease) -> None:
-    """Check that a user's adapter is trained on that user's samples only (invariant 7 of the design).
+    """Check that a user's adapter is trained on that user's samples only: no user's data reaches another's adapter.
 
     Raises:
         CannotTrain: The lease is for a user's adapter and holds samples of another user.

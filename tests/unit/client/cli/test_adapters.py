@@ -61,7 +61,7 @@ def test_why_a_version_is_so(run: Any, server: Any, samples: Any) -> None:
     assert line_of(told, "t2 ").split()[:4] == ["t2", "e2", "yes", "yes"]
     assert "target -0.400" in line_of(told, "t1 ")
     assert "answer directly\nann: e5\n" in told, "what has a trace is not told twice"
-    assert "examined on\nann: e8, e9\n" in told
+    assert "evaluated on\nann: e8, e9\n" in told
 
 
 def test_a_cohorts_traces_name_their_users(run: Any, server: Any, samples: Any) -> None:
@@ -87,9 +87,9 @@ def test_an_old_version_has_not_much_to_tell(run: Any, server: Any, samples: Any
     found = lineage(samples, version=version, traces=[], fast={}, held_out={}, ancestors=[])
     server.routes(GET_v1_adapters_user_ann_versions_1_lineage=found)
     told = run("adapters", "why", "user/ann@1").stdout
-    assert "no gate has seen it" in told
+    assert "no gate has evaluated it" in told
     assert "no traces" in told
-    assert "examined on" not in told
+    assert "evaluated on" not in told
 
 
 @pytest.mark.parametrize("columns", ["120", "80"])
@@ -119,7 +119,7 @@ def test_list_shows_canaries(run: Any, server: Any, samples: Any) -> None:
     assert "3 at 25.0 %" in run("adapters", "list").stdout
 
 
-def test_release_and_its_end(run: Any, server: Any, samples: Any) -> None:
+def test_canary_and_its_end(run: Any, server: Any, samples: Any) -> None:
     server.answers_with(
         httpx.Response(200, json=samples.adapter(canary=7, canary_share=0.2)),
         httpx.Response(200, json=samples.adapter()),
@@ -149,7 +149,7 @@ def test_export(run: Any, server: Any, tmp_path: Path) -> None:
     assert "is not empty" in again.stderr
 
 
-def test_a_trace_tells_its_versions(run: Any, server: Any, samples: Any) -> None:
+def test_trace_shows_its_versions(run: Any, server: Any, samples: Any) -> None:
     server.routes(GET_v1_traces_t1=samples.trace(versions=["user/ann@2", "cohort/everyone@1"]))
     assert "user/ann@2, cohort/everyone@1" in line_of(run("traces", "show", "t1").stdout, "versions")
 

@@ -95,7 +95,7 @@ def test_leaving_does_not_stop_the_batch(run: Any, server: Any, samples: Any, bo
     assert result.stderr == "error: the batch goes on: `mindprint batches watch b1` follows it again\n"
 
 
-def test_what_was_left_out_as_unlikely_is_told_with_how_to_try_it(run: Any, watched: Any, samples: Any) -> None:
+def test_skipped_as_unlikely_is_reported_with_how_to_include_it(run: Any, watched: Any, samples: Any) -> None:
     left = {"no_history": 1, "rare_answer": 2, "prior_too_low": 3}
     watched(samples.batch("running", 1, skipped=left), samples.batch("done", 4, items=10, skipped=left))
     told = [line for line in run("batches", "watch", "b1").stdout.splitlines() if "--exhaustive" in line]
@@ -105,7 +105,7 @@ def test_what_was_left_out_as_unlikely_is_told_with_how_to_try_it(run: Any, watc
 
 
 @pytest.mark.parametrize(("flags", "sent"), [((), None), (("--exhaustive",), True), (("--no-exhaustive",), False)])
-def test_a_batch_may_be_thorough(
+def test_batch_may_be_exhaustive(
     run: Any, server: Any, samples: Any, flags: tuple[str, ...], sent: bool | None
 ) -> None:
     server.answers_with(httpx.Response(201, json=samples.batch("queued", 0)))

@@ -34,7 +34,7 @@ def batch(**changes: Any) -> Batch:
     return Batch(**(made | changes))
 
 
-def test_the_funnel_is_told_in_the_order_of_the_way() -> None:
+def test_funnel_rows_are_in_order_of_the_stages() -> None:
     assert batch_stats.funnel_rows(batch()) == [
         ("attempted", 38, None),
         ("  skipped: no_history", 2, None),
@@ -64,7 +64,7 @@ def test_nothing_generated_has_no_shares() -> None:
     assert {row.share for row in rows} == {None}
 
 
-def test_time_left_is_foretold_from_running_time() -> None:
+def test_time_left_is_estimated_from_running_time() -> None:
     assert batch_stats.running_seconds(batch()) == 200
     assert batch_stats.seconds_left(batch()) == 300
 
@@ -92,7 +92,7 @@ def test_time_left_is_unknown_while_it_would_be_a_guess(changes: dict[str, Any])
     assert batch_stats.summary(batch(**changes)).endswith("time left unknown")
 
 
-def test_a_small_batch_is_foretold_from_its_first_engagement() -> None:
+def test_small_batch_is_estimated_from_its_first_engagement() -> None:
     assert batch_stats.seconds_left(batch(items=4, done=1)) == 600
 
 

@@ -105,7 +105,7 @@ def test_an_accepted_personal_trace_comes_first_else_the_newest(
     assert ["trace", "g2", "p3"] in rows(run(*ANN).stdout)
 
 
-def test_a_given_trace_takes_its_own_side(run: Any, stored: Any, generic: Any, personal: Any) -> None:
+def test_shown_trace_takes_its_own_side(run: Any, stored: Any, generic: Any, personal: Any) -> None:
     stored(generic, {**generic, "id": "g2"}, personal)
     assert ["trace", "g1", "p1"] in rows(run("traces", "show", "g1", "--side-by-side").stdout)
     assert "personal" not in run("traces", "show", "g1").stdout, "without the option it is shown alone"

@@ -90,7 +90,7 @@ async def test_attempts_are_bounded(caller: Any, failure: Any) -> None:
     assert len(caller.server.asked) == 3
 
 
-async def test_an_error_is_told_in_full(caller: Any, samples: Any) -> None:
+async def test_error_is_shown_in_full(caller: Any, samples: Any) -> None:
     caller.server.answers_with(
         httpx.Response(
             429,

@@ -166,6 +166,6 @@ def test_demo_data(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_doctor_tells_by_its_exit_code(run: Any, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_doctor_reports_by_its_exit_code(run: Any, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr("mindprint.doctor.report", lambda: code)
     assert run("doctor").exit_code == code

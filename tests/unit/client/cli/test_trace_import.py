@@ -38,7 +38,7 @@ def told(result: Any) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("stores")
-def test_what_was_exported_is_brought(run: Any, server: Any, samples: Any, file: Path) -> None:
+def test_exported_traces_are_imported(run: Any, server: Any, samples: Any, file: Path) -> None:
     made = {**samples.trace()["provenance"], "saw_answer": True}
     write(
         file,
@@ -102,7 +102,7 @@ def test_nothing_is_sent_of_a_file_with_a_wrong_line(
     assert not server.asked
 
 
-def test_nothing_to_bring(run: Any, server: Any, samples: Any, file: Path) -> None:
+def test_nothing_to_import(run: Any, server: Any, samples: Any, file: Path) -> None:
     result = run("traces", "import", "ann", write(file, samples.trace(verdict="rejected", state="stored")))
     assert result.stderr == f"error: {file} holds no accepted traces (1 left out: rejected)\n"
     assert not server.asked

@@ -48,7 +48,7 @@ def test_shapes(tmp_path: Path, data: object) -> None:
     assert "[" + {"A": "B", "B": "A"}[row.response] + "] No." in row.prompt
 
 
-def test_the_place_of_the_answer_tells_nothing(tmp_path: Path) -> None:
+def test_position_of_the_answer_reveals_nothing(tmp_path: Path) -> None:
     posts = [{"post": f"post {n}", "reply": f"good {n}", "rejected": f"bad {n}"} for n in range(60)]
     rows, _ = load(write(tmp_path, {"ann": posts}))
     assert 15 < sum(row.response == "A" for _, row in rows) < 45
@@ -119,7 +119,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
         (7, "a JSON array or object is needed"),
     ],
 )
-def test_files_of_another_shape_are_told_by_what_they_hold(tmp_path: Path, data: object, complaint: str) -> None:
+def test_files_of_another_shape_are_refused_with_what_they_hold(tmp_path: Path, data: object, complaint: str) -> None:
     with pytest.raises(BadImport, match=complaint):
         load(write(tmp_path, data))
 

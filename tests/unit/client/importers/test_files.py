@@ -55,7 +55,7 @@ def test_nan_is_taken_for_json(tmp_path: Path) -> None:
         (b"[" * 100_000, 1, "is no JSON"),
     ],
 )
-def test_malformed_files_are_told_with_their_line(
+def test_malformed_files_are_refused_with_their_line(
     tmp_path: Path, content: bytes, line: int, complaint: str, chunk: int
 ) -> None:
     file = tmp_path / "bad.json"
@@ -129,12 +129,12 @@ def test_times_that_are_missing_follow_the_file() -> None:
         ("history_data.json", "", "cmv"),
     ],
 )
-def test_a_format_is_told_by_its_file(tmp_path: Path, name: str, content: str, kind: str) -> None:
+def test_format_is_detected_by_its_file(tmp_path: Path, name: str, content: str, kind: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert detect(tmp_path / name) == kind
 
 
-def test_a_format_is_told_by_its_folder(tmp_path: Path) -> None:
+def test_format_is_detected_by_its_folder(tmp_path: Path) -> None:
     with pytest.raises(BadImport, match=r"is a folder without votes\.csv"):
         detect(tmp_path)
     (tmp_path / "evaluation_data.json").write_text("{}")

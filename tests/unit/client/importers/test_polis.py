@@ -76,7 +76,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
         ('comment-id,comment-body\n0,"never closed\n', VOTES, r"comments\.csv:2: is no CSV \(unexpected end of data\)"),
     ],
 )
-def test_malformed_files_are_told_with_their_line(
+def test_malformed_files_are_refused_with_their_line(
     tmp_path: Path, comments: str, votes: str | bytes, complaint: str
 ) -> None:
     with pytest.raises(BadImport, match=complaint):

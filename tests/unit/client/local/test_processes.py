@@ -117,7 +117,7 @@ def test_a_kill_takes_the_whole_group(tmp_path: Path) -> None:
         assert eventually_gone(*pids)
 
 
-def test_a_death_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
+def test_ended_process_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         child = processes.start("server", ["say", "out of memory", "3"], {})
         while child.running():

@@ -243,6 +243,6 @@ def test_the_pairs_are_of_known_arms() -> None:
     assert len(set(COMPARED_PAIRS)) == len(COMPARED_PAIRS)
 
 
-def test_what_the_cohort_brings_is_compared_only_where_it_was_asked() -> None:
+def test_cohort_start_is_compared_only_where_it_was_asked() -> None:
     assert pairs_for(("A1", "A9")) == COMPARED_PAIRS
     assert pairs_for(("A1", "A9", "cohort-A9")) == (*COMPARED_PAIRS, *COHORT_PAIRS)

@@ -149,7 +149,7 @@ def test_figures_are_those_of_the_tables(whole: Path) -> None:
     assert [group.heading for group in arms.arms_table(found).groups] == ["", "Baselines, which use no language model"]
 
 
-def test_claims_are_told_in_words(whole: Path, minimal: Path) -> None:
+def test_hypotheses_are_stated_in_words(whole: Path, minimal: Path) -> None:
     told = [group[1].text for group in arms.claims_table(analysis.load_analysis(whole)).groups[0].rows]
     assert "held" in told
     assert {cells[1].text for cells in arms.claims_table(analysis.load_analysis(minimal)).groups[0].rows} == {

@@ -138,7 +138,7 @@ def verdict(engine: list[float], base: list[float], trainer: list[float]) -> str
     return result.reason
 
 
-def test_canary_passes_only_for_the_adapter_itself() -> None:
+def test_parity_passes_only_for_the_adapter_itself() -> None:
     assert verdict([-1.0, -2.0], [-3.0, -4.0], [-1.05, -1.95]) is None
     assert "without the adapter" in str(verdict([-3.0, -4.0], [-3.0, -4.0], [-1.0, -2.0]))
     assert "from the trainer's" in str(verdict([-2.0, -3.0], [-3.0, -4.0], [-1.0, -2.0]))
@@ -146,7 +146,7 @@ def test_canary_passes_only_for_the_adapter_itself() -> None:
     assert "not finite" in str(verdict([float("nan"), -2.0], [-3.0, -4.0], [-1.0, -2.0]))
 
 
-async def test_canary_on_an_engine_that_ignores_adapters(base_folder: Path) -> None:
+async def test_parity_fails_on_an_engine_that_ignores_adapters(base_folder: Path) -> None:
     class Deaf(FakeEngine):
         async def next_logprobs(self, prompt_ids, token_ids, *, adapter, priority):  # type: ignore[no-untyped-def]
             return await super().next_logprobs(prompt_ids, token_ids, adapter=None, priority=priority)
@@ -167,7 +167,7 @@ async def test_canary_on_an_engine_that_ignores_adapters(base_folder: Path) -> N
     assert len(waits) == 4  # two tokens, with the adapter and without
 
 
-async def test_a_canary_is_asked_for_one_token_after_the_other(base_folder: Path) -> None:
+async def test_parity_item_is_scored_token_by_token(base_folder: Path) -> None:
     class Counting(FakeEngine):
         inside = 0
         most = 0

@@ -122,7 +122,7 @@ async def test_a_failure_only_costs_the_time() -> None:
     await prefetcher(Settings(), engine, memory, AdmissionController(9, 1)).prefetch(adapter("user/ann"))
 
 
-async def test_a_dead_engine_is_told() -> None:
+async def test_dead_engine_is_raised() -> None:
     engine: Any = Engine(EngineDied("gone"))
     memory: Any = Memory()
     with pytest.raises(EngineDied):

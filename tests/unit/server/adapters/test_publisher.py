@@ -44,7 +44,7 @@ async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gat
     assert (await services.store.versions.get(KEY, 2)).checks[1] == gate.checks[0]
 
 
-async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_path: Path) -> None:
+async def test_parity_check_waits_for_interactive_requests(serve: Open, tmp_path: Path) -> None:
     services = await serve(parity_max_idle_wait_s=60)
     with services.adapters._publisher._admission.enter():
         coming = asyncio.create_task(published(services, tmp_path))
@@ -56,7 +56,7 @@ async def test_a_proof_waits_for_those_who_are_being_answered(serve: Open, tmp_p
     assert (await asyncio.wait_for(coming, 10)).state == "live"
 
 
-async def test_a_proof_does_not_wait_for_ever(serve: Open, tmp_path: Path) -> None:
+async def test_parity_check_waits_for_a_bounded_time(serve: Open, tmp_path: Path) -> None:
     services = await serve(parity_max_idle_wait_s=0.01)
     with services.adapters._publisher._admission.enter():
         assert (await asyncio.wait_for(published(services, tmp_path), 10)).state == "live"
@@ -127,7 +127,7 @@ async def test_a_gate_that_breaks_leaves_nothing_and_the_trainer_may_try_again(
     assert (await services.store.leases.get(lease.id)).state == "active"
 
 
-async def test_the_lease_is_kept_while_the_gate_examines(serve: Open, gate: Gate, tmp_path: Path) -> None:
+async def test_lease_is_extended_while_the_gate_evaluates(serve: Open, gate: Gate, tmp_path: Path) -> None:
     services = await serve(lease_extension_s=0.3)
     lease = await leased(services)
     await services.store.leases.heartbeat(lease.id, 0.3)
@@ -141,9 +141,7 @@ async def test_the_lease_is_kept_while_the_gate_examines(serve: Open, gate: Gate
     assert (await uploading).state == "live"
 
 
-async def test_an_engine_with_one_place_examines_without_the_live_version(
-    serve: Open, gate: Gate, tmp_path: Path
-) -> None:
+async def test_engine_with_one_slot_evaluates_without_the_live_version(serve: Open, gate: Gate, tmp_path: Path) -> None:
     services = await serve(max_cpu_loras=1)
     for _ in range(2):
         await published(services, tmp_path)

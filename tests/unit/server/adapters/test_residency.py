@@ -114,7 +114,7 @@ async def test_when_all_are_in_use_the_next_waits() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_busy_adapters_make_room_for_one_that_waits() -> None:
+async def test_busy_version_is_unloaded_for_a_waiting_one() -> None:
     room = Room()
     served, stop = [0, 0], asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What answers for a model name: candidates, withdrawal, cohorts."""
+"""What answers for a model name: canaries, withdrawal, cohorts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def serve(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
 # --- candidates ---
 
 
-async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(serve: Open, tmp_path: Path) -> None:
+async def test_canary_answers_its_share_and_is_promoted_after_good_answers(serve: Open, tmp_path: Path) -> None:
     services = await serve(canary_share=0.4, canary_requests=3)
     assert (await published(services, tmp_path)).state == "live", "there is none yet that it could share with"
     assert (await published(services, tmp_path)).state == "canary"
@@ -47,7 +47,7 @@ async def test_a_candidate_answers_its_share_and_is_promoted_when_it_does_well(s
     assert services.adapters.residency.loaded() == ["user/ann@2"]
 
 
-async def test_a_candidate_that_does_badly_is_withdrawn(serve: Open, tmp_path: Path) -> None:
+async def test_canary_with_bad_answers_is_withdrawn(serve: Open, tmp_path: Path) -> None:
     services = await serve(canary_share=0.6, health_min_answers=2)
     for _ in range(2):
         await published(services, tmp_path)
@@ -60,7 +60,7 @@ async def test_a_candidate_that_does_badly_is_withdrawn(serve: Open, tmp_path: P
     assert services.adapters.residency.loaded() == ["user/ann@1"]
 
 
-async def test_a_release_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -> None:
+async def test_canary_set_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -> None:
     services = await serve()
     for _ in range(2):
         await published(services, tmp_path)
@@ -93,7 +93,7 @@ async def test_a_live_version_that_collapses_falls_back_by_itself(serve: Open, t
     assert await answering(services) == "base"
 
 
-async def test_what_is_not_in_service_is_not_watched(serve: Open, tmp_path: Path) -> None:
+async def test_version_not_in_service_has_no_health(serve: Open, tmp_path: Path) -> None:
     services = await serve(health_min_answers=1)
     for _ in range(2):
         await published(services, tmp_path)
@@ -200,7 +200,7 @@ async def test_a_user_without_a_version_is_served_by_the_cohort_else_by_the_base
     assert "user/ann@1" not in services.adapters.residency.loaded()
 
 
-async def test_a_first_version_is_examined_beside_what_answers_now(serve: Open, gate: Gate, tmp_path: Path) -> None:
+async def test_first_version_is_evaluated_beside_the_one_that_answers(serve: Open, gate: Gate, tmp_path: Path) -> None:
     services = await serve()
     await published(services, tmp_path, "cohort/everyone", user="ann")
     await published(services, tmp_path)

@@ -108,7 +108,7 @@ def test_a_gain_may_be_asked_for_that_is_worth_the_tokens() -> None:
         ("ann", "user/ann@2", None),
         ("ann", "cohort/everyone@1", "cohort"),
         (None, "cohort/everyone@1", "cohort"),
-        (None, "base", "nobody"),
+        (None, "base", "no_user"),
         ("ann", "user/bob@1", "other_user"),
     ],
 )

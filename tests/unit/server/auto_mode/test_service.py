@@ -67,7 +67,7 @@ async def ask(services: Container, choices: list[str] | None = CLOSED, **request
 
 
 def took(services: Container, mode: str, reason: str) -> float:
-    return counted(services, "routes_total", mode=mode, reason=reason)
+    return counted(services, "auto_decisions_total", mode=mode, reason=reason)
 
 
 async def test_without_evidence_it_is_off(services: Container) -> None:
@@ -147,7 +147,7 @@ async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains
     assert took(services, "direct", "not_shown") == 1
 
 
-async def test_a_pointer_that_moves_takes_its_routes_with_it(services: Container, gate: Gate, tmp_path: Path) -> None:
+async def test_moved_pointer_changes_the_decisions(services: Container, gate: Gate, tmp_path: Path) -> None:
     gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path)
     assert (await ask(services, model="user/ann")).mode == "personal"

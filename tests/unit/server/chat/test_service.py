@@ -256,14 +256,14 @@ async def test_auto_thinks_where_the_gate_found_that_it_pays(
     assert (made_by["model"], made_by["mode"]) == ("user/ann@2", mode)
     assert ("thinking pays" in made_by["mode_reason"]) == (mode == "personal")
     assert thought(reply) == (PREFIX + GOOD[0] if mode == "personal" else None)
-    assert room.counted("routes_total", mode=mode, reason=reason) == 1
+    assert room.counted("auto_decisions_total", mode=mode, reason=reason) == 1
 
 
-@pytest.mark.parametrize(("model", "reason"), [("base", "nobody"), ("user/bob", "too_few")])
+@pytest.mark.parametrize(("model", "reason"), [("base", "no_user"), ("user/bob", "too_few")])
 async def test_auto_answers_at_once_where_nothing_is_known(room: Room, model: str, reason: str) -> None:
     reply = await room.ask(model, "auto")
     assert (reply["mindprint"]["mode"], thought(reply)) == ("direct", None)
-    assert room.counted("routes_total", mode="direct", reason=reason) == 1
+    assert room.counted("auto_decisions_total", mode="direct", reason=reason) == 1
     auto, direct = room.backend.bodies[-1], await room.ask(model, "direct")
     assert auto == room.backend.bodies[-1], "it is the same answer"
     assert direct["mindprint"]["mode_reason"] is None
@@ -274,7 +274,7 @@ async def test_auto_by_a_cohorts_version_answers_at_once(room: Room, tmp_path: P
     await published(room.services, tmp_path, "cohort/everyone", user="ann")
     for model in ("user/bob", "cohort/everyone"):
         assert (await room.ask(model, "auto"))["mindprint"]["mode"] == "direct"
-    assert room.counted("routes_total", mode="direct", reason="cohort") == 2
+    assert room.counted("auto_decisions_total", mode="direct", reason="cohort") == 2
 
 
 async def test_a_stream_says_why_it_thought(room: Room, tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, 
         assert not room.services.adapters.residency.is_needed("user/ann", 1)
 
 
-async def test_traces_by_a_version_are_watched_and_never_replaced(room: Room) -> None:
+async def test_traces_of_a_version_count_for_its_health_and_are_never_replaced(room: Room) -> None:
     room.engine.thinks["user/ann@1"] = EMPTY  # type: ignore[assignment]
     request = TraceRequest(user_id="ann", query="A walk?", model="user/ann")
     trace = await room.services.traces.create(request)

@@ -104,7 +104,7 @@ async def test_a_user_who_is_not_there(serve: Open) -> None:
 # --- thinking ---
 
 
-async def test_given_thinking_is_scored_as_written_thinking_is(serve: Open) -> None:
+async def test_given_thinking_is_scored_as_generated_thinking_is(serve: Open) -> None:
     engine = Scripted(thinks=good)
     services = await serve(engine)
     written = await ask(services, mode="personal", target="no")
@@ -157,7 +157,7 @@ async def test_given_thinking_cannot_end_itself_or_the_turn(serve: Open) -> None
     assert all(before.count("</think>") == 1 and "<|end|>" not in before for before, _ in engine.asked)
 
 
-async def test_long_given_thinking_takes_its_room_from_the_memory(serve: Open) -> None:
+async def test_long_given_thinking_shortens_the_memory(serve: Open) -> None:
     services = await serve(Scripted(max_model_len=600), recency_k=8, recency_step=1)
     short = await ask(services, mode="personal", thinking=THOUGHT)
     long = await ask(services, mode="personal", thinking="word " * 300)

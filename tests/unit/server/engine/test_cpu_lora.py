@@ -91,7 +91,7 @@ def test_broken_weights_of_one_adapter_reach_no_other_token(few: int) -> None:
     assert broken[[1, 3]].isnan().all()
 
 
-def test_vllm_is_told_of_it() -> None:
+def test_vllm_uses_the_grouped_wrapper() -> None:
     from vllm.platforms.cpu import CpuPlatform
 
     assert CpuPlatform.get_punica_wrapper() == "mindprint_server.engine.cpu_lora.GroupedPunicaWrapper"

@@ -48,7 +48,7 @@ class Room:
         self.schedule()
 
 
-def test_the_least_recently_used_makes_room() -> None:
+def test_least_recently_used_slot_is_evicted() -> None:
     room = Room(3)
     for id in (1, 2, 3):
         room.release(room.request(id))
@@ -95,7 +95,7 @@ def test_who_comes_later_gets_no_place_before() -> None:
     assert admitted(line[1], first) == [True, True]
 
 
-def test_an_adapter_that_is_always_in_use_makes_room_in_the_end() -> None:
+def test_slot_that_is_always_in_use_is_evicted_in_the_end() -> None:
     room = Room(2)
     busy = {1: room.request(1), 2: room.request(2)}
     waiting = room.request(3)
@@ -108,7 +108,7 @@ def test_an_adapter_that_is_always_in_use_makes_room_in_the_end() -> None:
             break
     assert waiting.admitted
     assert room.now <= MAX_STARVATION_S + 2
-    assert room.evicted == [1], "the one served longest"
+    assert room.evicted == [1], "the one that was active longest"
     assert admitted(busy[1]) == [False], "its new users queue up"
     room.release(waiting)
     assert admitted(busy[1]) == [True]
@@ -132,7 +132,7 @@ def test_giving_up_what_is_used_or_unknown_does_nothing() -> None:
     assert not room.allocator.begin_eviction(2)
 
 
-def test_a_place_that_is_being_given_up_takes_nobody() -> None:
+def test_slot_that_is_being_evicted_admits_no_request() -> None:
     allocator = SlotAllocator(2, MAX_STARVATION_S)
     first = allocator.request(1, 0)
     assert allocator.schedule(0) == ([first], [])

@@ -48,7 +48,7 @@ async def test_who_is_cancelled_while_waiting_or_working_leaves_its_slot() -> No
         pass
 
 
-async def test_adapters_that_are_always_busy_make_room_for_one_that_waits() -> None:
+async def test_busy_adapters_free_a_slot_for_a_waiting_one() -> None:
     slots, stop = ActiveAdapterLimiter(2, max_starvation_s=0.05), asyncio.Event()
 
     async def busy(number: int) -> None:

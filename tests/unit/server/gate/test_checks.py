@@ -17,18 +17,18 @@ def samples(collapsed: int, of: int, tokens: int = 30) -> list[ThinkingSample]:
     return [ThinkingSample("", tokens, n < collapsed) for n in range(of)]
 
 
-def score(candidate: list[float], reference: list[float], *, decides: bool = True) -> Check:
+def score(scores: list[float], reference: list[float], *, decides: bool = True) -> Check:
     return checks.check_score(
-        "score_vs_base", candidate, reference, min_items=4, slack=0.01, confidence=0.95, decides=decides
+        "score_vs_base", scores, reference, min_items=4, slack=0.01, confidence=0.95, decides=decides
     )
 
 
-def collapse(candidate: list[ThinkingSample], base: list[ThinkingSample]) -> Check:
-    return checks.check_collapse(candidate, base, max_rise=0.02, confidence=0.95)
+def collapse(samples: list[ThinkingSample], base: list[ThinkingSample]) -> Check:
+    return checks.check_collapse(samples, base, max_rise=0.02, confidence=0.95)
 
 
-def length_ratio(candidate: list[ThinkingSample], base: list[ThinkingSample]) -> Check:
-    return checks.check_length_ratio(candidate, base, min_ratio=0.6, max_ratio=1.7, confidence=0.95)
+def length_ratio(samples: list[ThinkingSample], base: list[ThinkingSample]) -> Check:
+    return checks.check_length_ratio(samples, base, min_ratio=0.6, max_ratio=1.7, confidence=0.95)
 
 
 # --- personal scores ---
@@ -133,7 +133,7 @@ def test_chance_refuses_few_healthy_adapters(rate: float) -> None:
             continue
         ways = math.comb(16, more) * math.comb(16 - more, less)
         chance = ways * one_more**more * one_less**less * (1 - one_more - one_less) ** (16 - more - less)
-        # Candidate collapses on the first `more`, the base on the `less` after them, neither on the rest.
+        # The version collapses on the first `more`, the base on the `less` after them, neither on the rest.
         ours = [ThinkingSample("", 30, n < more) for n in range(16)]
         theirs = [ThinkingSample("", 30, more <= n < more + less) for n in range(16)]
         refused += chance * (collapse(ours, theirs).passed is False)
@@ -168,6 +168,6 @@ def test_no_length_ratio_to_a_base_that_writes_nothing() -> None:
     assert (check.passed, check.detail) == (None, "the base writes no thinking")
 
 
-@pytest.mark.parametrize(("candidate", "passed"), [(60.0, True), (37.0, True), (36.9, False), (math.nan, False)])
-def test_general(candidate: float, passed: bool) -> None:
-    assert checks.check_general(candidate, 40.0, max_drop=3.0).passed is passed
+@pytest.mark.parametrize(("general", "passed"), [(60.0, True), (37.0, True), (36.9, False), (math.nan, False)])
+def test_general(general: float, passed: bool) -> None:
+    assert checks.check_general(general, 40.0, max_drop=3.0).passed is passed

@@ -308,7 +308,7 @@ async def test_a_gate_that_is_off_asks_nothing(store: Store) -> None:
     assert not room.engine.calls
 
 
-async def test_an_examination_that_is_given_up_leaves_nothing_running(room: Room) -> None:
+async def test_cancelled_evaluation_leaves_nothing_running(room: Room) -> None:
     examination = asyncio.create_task(room.evaluate())
     await room.engine.thinks_now.wait()
     examination.cancel()

@@ -50,7 +50,7 @@ def test_whoever_fails_before_it_began_waits_no_longer() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=20))
-def test_all_room_is_given_back(each: list[tuple[int, bool]]) -> None:
+def test_all_reserved_tokens_are_freed(each: list[tuple[int, bool]]) -> None:
     budget = CacheBudget()
     with ExitStack() as stack:
         for tokens, begins in each:

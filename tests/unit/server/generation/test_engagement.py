@@ -42,7 +42,7 @@ async def leased(services: Container, user: str = "ann") -> Lease:
 
 
 async def upload(services: Container, lease: Lease, folder: Path, *, mark: int = 0, honest: bool = True) -> Version:
-    """What a trainer does: weights, config and a canary that holds if `honest`."""
+    """What a trainer does: weights, config and a parity item that holds if `honest`."""
     weights = folder / f"upload-{lease.id}-{mark}"
     write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
     prompt, target = services.engine.tokenizer.encode("a prompt"), services.engine.tokenizer.encode(" yes")
@@ -176,7 +176,7 @@ async def test_a_full_backlog_is_left_alone(settings: Settings, base_folder: Pat
     await close_container(services)
 
 
-async def test_more_callers_than_places_are_told_to_come_again(settings: Settings, base_folder: Path) -> None:
+async def test_requests_above_the_limit_are_refused(settings: Settings, base_folder: Path) -> None:
     services = await open_container(settings.model_copy(update={"max_interactive": 2}), engine=Slow(base_folder))
     await fill(services)
     request = TraceRequest(user_id="ann", query="?", choices=["yes", "no"])
@@ -187,7 +187,7 @@ async def test_more_callers_than_places_are_told_to_come_again(settings: Setting
     await close_container(services)
 
 
-async def test_a_trace_that_takes_too_long_is_given_up(settings: Settings, base_folder: Path) -> None:
+async def test_trace_that_takes_too_long_times_out(settings: Settings, base_folder: Path) -> None:
     services = await open_container(settings.model_copy(update={"request_timeout_s": 0.01}), engine=Slow(base_folder))
     await fill(services)
     with pytest.raises(TimeoutError):
@@ -294,7 +294,7 @@ async def test_one_trace_that_cannot_be_written(services: Container) -> None:
 # --- leases, uploads, the switch ---
 
 
-async def test_a_lease_brings_slow_and_fast_samples(services: Container) -> None:
+async def test_lease_has_slow_and_fast_samples(services: Container) -> None:
     lease = await leased(services)
     slow = [s for s in lease.samples if s.kind == "slow"]
     fast = [s for s in lease.samples if s.kind == "fast"]
@@ -339,11 +339,11 @@ async def test_the_same_upload_again_is_the_same_version(services: Container, tm
         await upload(services, lease, tmp_path, mark=1)
 
 
-async def test_an_unproved_version_is_refused_and_its_traces_wait_again(services: Container, tmp_path: Path) -> None:
+async def test_version_that_fails_parity_is_refused_and_traces_wait_again(services: Container, tmp_path: Path) -> None:
     lease = await leased(services)
     with pytest.raises(ServerError) as error:
         await upload(services, lease, tmp_path, honest=False)
-    assert error.value.code == "canary_failed"
+    assert error.value.code == "parity_failed"
     assert (await services.store.versions.get("user/ann", 1)).state == "refused"
     assert (await services.store.live_versions.get("user/ann")).live is None
     assert services.adapters.residency.loaded() == []

@@ -89,7 +89,7 @@ async def test_what_finishes_while_a_commit_is_written_is_the_next_commit(commit
     assert (store.written, store.told) == ([["a"], ["b", "c", "d", "e", "f"]], 2)
 
 
-async def test_what_is_gone_is_told_to_its_caller_alone(commits: ResultWriter, store: Slowly) -> None:
+async def test_write_is_false_only_for_the_item_that_is_gone(commits: ResultWriter, store: Slowly) -> None:
     store.gone = {"b"}
     assert await asyncio.gather(*put(commits, *"abc")) == [True, False, True]
 

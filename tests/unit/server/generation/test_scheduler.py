@@ -49,7 +49,7 @@ def test_slots_that_one_user_may_not_fill_go_to_the_next() -> None:
     assert users(plan.take(1, now=0)) == "ann", "whose memory is cached goes on"
 
 
-def test_nothing_is_handed_out_without_room() -> None:
+def test_nothing_starts_when_the_limit_is_zero_or_less() -> None:
     plan = planner()
     plan.add(items("ann", 3), now=0)
     assert plan.take(0, now=0) == plan.take(-4, now=0) == []
@@ -103,7 +103,7 @@ def test_a_dropped_batch_is_forgotten_and_its_last_items_may_finish() -> None:
     plan.drop("never seen")
 
 
-def test_an_active_user_is_not_starved_by_another_when_the_room_shrinks() -> None:
+def test_active_user_is_not_starved_by_another_when_the_limit_shrinks() -> None:
     plan = planner(per_user=2)
     plan.add(items("ann", 99) + items("bob", 3), now=0)
     for item in plan.take(4, now=0):

@@ -45,7 +45,7 @@ async def refused(services: Container, *traces: ImportedTrace) -> tuple[type[Ser
     return type(error.value), error.value.code, error.value.param
 
 
-async def test_a_given_trace_waits_as_a_written_one_does(services: Container) -> None:
+async def test_imported_trace_waits_as_a_generated_one_does(services: Container) -> None:
     assert counts(await imported(services, [given(7, saw_answer=True, scores={"gain": 0.5})])) == (1, 0)
     [trace] = await services.store.traces.find()
     assert (trace.verdict, trace.state, trace.mode, trace.engagement_id) == ("accepted", "waiting", "personal", "e007")
@@ -57,7 +57,7 @@ async def test_a_given_trace_waits_as_a_written_one_does(services: Container) ->
     assert made.sampling == {"thinking": "imported", "answer_prefix": LEAD, "memory": "own", "thinking_prefix": ""}
 
 
-async def test_its_prompt_is_the_one_that_the_writer_reads(services: Container) -> None:
+async def test_imported_trace_has_the_prompt_of_a_generated_one(services: Container) -> None:
     await imported(services, [given(n) for n in range(1, 12)])
     brought = {trace.engagement_id: trace for trace in await services.store.traces.find()}
     assert brought["e003"].provenance.profile_version is None
@@ -70,7 +70,7 @@ async def test_its_prompt_is_the_one_that_the_writer_reads(services: Container) 
         assert f"walk number {number}?" not in trace.prompt.split("[user]")[0]
 
 
-async def test_a_trainer_gets_it_as_it_was_brought(services: Container) -> None:
+async def test_trainer_gets_the_imported_thinking_unchanged(services: Container) -> None:
     await imported(services, [given(7, "  They walk.\r\n\r\nOften.\x07 ")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
@@ -80,7 +80,7 @@ async def test_a_trainer_gets_it_as_it_was_brought(services: Container) -> None:
     assert (slow.thinking_prefix, slow.answer, slow.engagement_id) == ("", " no", "e007")
 
 
-async def test_the_opening_of_what_is_brought_is_learned_as_one(services: Container) -> None:
+async def test_thinking_prefix_of_imported_thinking_is_learned_as_one(services: Container) -> None:
     thinking_prefix = services.settings.thinking_prefixes["personal"]
     await imported(services, [given(7, f"{thinking_prefix} they walk by the lake")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
@@ -116,15 +116,15 @@ async def test_the_same_again_changes_nothing(services: Container) -> None:
     elsewhere = given(8, given(5).thinking)
     assert counts(await imported(services, [other_words, same_words, elsewhere])) == (2, 1)
     assert len(await services.store.traces.find()) == 5
-    assert services.metrics.registry.get_sample_value("mindprint_traces_given_total") == 5
+    assert services.metrics.registry.get_sample_value("mindprint_traces_imported_total") == 5
 
 
-async def test_two_who_bring_the_same_at_once_store_it_once(services: Container) -> None:
+async def test_two_imports_of_the_same_trace_at_once_store_it_once(services: Container) -> None:
     done = await asyncio.gather(*(imported(services, [given(n) for n in range(1, 9)]) for _ in range(3)))
     assert sorted(counts(one) for one in done) == [(0, 8), (0, 8), (8, 0)]
 
 
-async def test_what_is_rejected_or_kept_may_be_brought(services: Container) -> None:
+async def test_rejected_or_stored_thinking_may_be_imported(services: Container) -> None:
     await imported(services, [given(5)])
     [trace] = await services.store.traces.find()
     for number, changes in enumerate(({"verdict": "rejected", "reason": "leak"}, {"mode": "generic"})):
@@ -133,7 +133,7 @@ async def test_what_is_rejected_or_kept_may_be_brought(services: Container) -> N
     assert counts(await imported(services, [given(6, trace.thinking)])) == (1, 0)
 
 
-async def test_no_batch_attempts_what_is_brought_nor_says_it_again(services: Container) -> None:
+async def test_batch_neither_attempts_nor_repeats_imported_traces(services: Container) -> None:
     brought = "What this user has shown: they took the quiet walk by the lake"
 
     async def thinks(prompt: str, sampling: Any) -> tuple[str, FinishReason]:
@@ -176,13 +176,13 @@ async def test_what_does_not_fit_the_model(services: Container) -> None:
     assert await refused(services, given(5), given(6, "word " * 5000)) == (Invalid, "prompt_too_long", "traces[1]")
 
 
-async def test_a_long_one_takes_its_room_from_the_memory(services: Container) -> None:
+async def test_long_imported_thinking_shortens_the_memory(services: Container) -> None:
     await imported(services, [given(9, "word " * 3850), given(10)])
     long, short = await services.store.traces.find()
     assert long.provenance.memory_dropped > short.provenance.memory_dropped == 0
 
 
-async def test_more_than_may_wait_are_told_to_come_again(services: Container) -> None:
+async def test_import_above_the_backlog_is_refused(services: Container) -> None:
     services.settings.max_backlog = 3
     await imported(services, [given(1), given(2)])
     with pytest.raises(BacklogFull, match="2 accepted traces wait for user/ann, of at most 3"):
@@ -192,13 +192,13 @@ async def test_more_than_may_wait_are_told_to_come_again(services: Container) ->
     assert counts(await imported(services, [given(1), given(3)])) == (0, 2), "nothing new needs no room"
 
 
-def test_a_request_brings_a_thousand_at_most() -> None:
+def test_import_takes_a_thousand_traces_at_most() -> None:
     assert len(ImportedTraces(traces=[given(5)] * 1000).traces) == 1000
     with pytest.raises(ValidationError, match="at most 1000"):
         ImportedTraces(traces=[given(5)] * 1001)
 
 
-async def test_what_takes_too_long_is_given_up(services: Container) -> None:
+async def test_import_that_takes_too_long_times_out(services: Container) -> None:
     services.settings.request_timeout_s = 1e-9
     with pytest.raises(TimeoutError):
         await imported(services, [given(5)])

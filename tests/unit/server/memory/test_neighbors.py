@@ -112,7 +112,7 @@ def finder(store: Histories, clock: Callable[[], float] = time.monotonic, **chan
     return NeighborIndex(ServerContext(settings, cast(Any, store), cast(Any, None), Metrics()), clock=clock)
 
 
-async def test_neighbours_are_looked_up_once_until_they_expire() -> None:
+async def test_neighbors_are_looked_up_once_until_they_expire() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
     clock = SimpleNamespace(now=1000.0)
     found = finder(store, lambda: clock.now)
@@ -141,7 +141,7 @@ async def test_nobody_is_remembered_too() -> None:
     assert store.asked == 1
 
 
-async def test_without_a_pool_there_are_no_neighbours() -> None:
+async def test_without_a_pool_there_are_no_neighbors() -> None:
     store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
     assert await finder(store, anchor_pool=0).get("ann") == Neighbors(None, None)
 

@@ -56,7 +56,7 @@ async def test_batches_write_such_thinking_and_never_recall_the_engagement_itsel
             assert by_id[str(trace.engagement_id)].prompt not in told
 
 
-async def test_from_the_bare_think_a_learned_opening_says_nothing(reminded: Settings, base_folder: Path) -> None:
+async def test_learned_prefix_does_not_count_after_the_bare_think(reminded: Settings, base_folder: Path) -> None:
     async def thinks(prompt: str, sampling: Any) -> tuple[str, FinishReason]:
         return "What this user has shown: yes it is", "stop"
 

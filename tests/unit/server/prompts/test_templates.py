@@ -119,7 +119,7 @@ def test_personal_thinking_reminds_itself_of_the_cases_most_like_the_query() -> 
     assert prefix_with_reminders("", RecalledMemory("p"), []) == ""
 
 
-def test_recalled_cases_say_something_and_a_mode_s_opening_does_not() -> None:
+def test_prefix_without_reminders_is_the_prefix_of_the_mode() -> None:
     recalled = prefix_with_reminders("Shown:", RecalledMemory("p", (), episodes()), [])
     assert prefix_without_reminders(recalled, "Shown:") == "Shown:"
     assert prefix_without_reminders(prefix_with_reminders("", RecalledMemory("p", (), episodes()), []), "") == ""

@@ -129,7 +129,7 @@ def held(lease: Lease) -> dict[str, set[str]]:
     return {user: set(ids) for user, ids in lease.held_out.items()}
 
 
-async def test_a_users_lease_brings_the_users_own_samples(store: Store) -> None:
+async def test_users_lease_has_the_users_own_samples(store: Store) -> None:
     await fill(store)
     lease = await Desk(store).claim("user/ann")
     assert held(lease) == {"ann": HELD["ann"]}
@@ -163,7 +163,7 @@ def sample_lead(sample: Sample) -> str:
     return "" if sample.kind == "fast" else " "
 
 
-async def test_an_opening_is_a_part_of_its_own_and_what_it_recalls_is_none(store: Store) -> None:
+async def test_thinking_prefix_is_a_part_of_its_own_and_its_reminder_is_not(store: Store) -> None:
     await fill(store, {})
     desk = Desk(store, thinking_prefixes={"personal": "Shown:"})
     cases = ' asked "Tea?", this user answered "yes". So'
@@ -220,7 +220,7 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
     assert all(s.thinking_suffix for s in of("slow", lease) if s.thinking), "how thinking ends is learned all the same"
 
 
-async def test_of_two_accepted_brothers_one_teaches_the_answer(store: Store) -> None:
+async def test_of_two_accepted_siblings_one_teaches_the_answer(store: Store) -> None:
     await fill(store, {})
     for about in ("e000", "e000", "e001"):
         await store.traces.add(trace("ann", about))
@@ -300,7 +300,7 @@ async def test_no_sample_holds_another_users_words(store: Store) -> None:
             assert not any(other in text for other in others)
 
 
-async def test_a_cohorts_lease_brings_the_samples_of_all_its_users(store: Store) -> None:
+async def test_cohorts_lease_has_the_samples_of_all_its_users(store: Store) -> None:
     await fill(store, {"ann": 30, "ben": 50})
     lease = await Desk(store).claim("cohort/everyone")
     assert held(lease) == HELD
@@ -374,7 +374,7 @@ async def test_a_share_of_replays_is_added(store: Store) -> None:
     assert sample.answer == f" answer {n}"
 
 
-async def test_the_next_lease_of_the_same_traces_brings_the_same_samples(store: Store) -> None:
+async def test_next_lease_of_the_same_traces_has_the_same_samples(store: Store) -> None:
     """Or a training that was killed would not find its checkpoint."""
     await fill(store)
     desk = Desk(store, replay_share=0.5)

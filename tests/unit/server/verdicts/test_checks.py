@@ -40,7 +40,7 @@ def test_wrapping_is_what_reasoning_parsers_expect() -> None:
     assert thinking.render_thinking("so", "").startswith(thinking.render_thinking_prefix("so"))
 
 
-def test_a_kept_thinking_is_its_opening_and_the_rest() -> None:
+def test_finalized_thinking_is_its_prefix_and_the_rest() -> None:
     assert thinking.split("Shown: much", "Shown: ") == ("Shown:", " much")
     assert thinking.split("Other words", "Shown:") == ("", "Other words")
     assert thinking.split("Shown:", "Shown:") == ("Shown:", "")

@@ -35,7 +35,7 @@ async def test_choices_that_part_at_once_take_one_request() -> None:
     assert engine.asked == [("Q", ("yes", "no"))]
 
 
-async def test_choices_that_share_a_first_token_are_told_apart_by_the_next() -> None:
+async def test_choices_that_share_a_first_token_differ_by_the_next() -> None:
     engine = on_table({("Q", "green"): 0.6, ("Q", "town"): 0.2, ("Qgreen", " tea"): 0.3, ("Qgreen", " lake"): 0.1})
     scored = await score(engine, ["green tea", "green lake", "town"], "green tea")
     assert scored.choices == pytest.approx(
@@ -46,7 +46,7 @@ async def test_choices_that_share_a_first_token_are_told_apart_by_the_next() -> 
     assert len(engine.asked) == 2
 
 
-async def test_a_choice_that_begins_another_is_told_apart_by_its_end() -> None:
+async def test_choice_that_begins_another_differs_by_its_end() -> None:
     engine = on_table({("Qno", "<|end|>"): 0.1, ("Qno", " way"): 0.4})
     scored = await score(engine, ["no", "no way"], "no way")
     assert scored.target == pytest.approx(math.log(0.8))

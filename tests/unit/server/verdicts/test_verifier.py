@@ -193,7 +193,7 @@ async def test_the_hindsight_gap_is_measured_on_a_few_tokens_evenly_spread() -> 
     assert room.asked()["ann", "thinking"] == 3
 
 
-async def test_each_token_of_the_thinking_is_scored_after_the_opening_and_those_before() -> None:
+async def test_each_token_of_the_thinking_is_scored_after_the_prefix_and_those_before() -> None:
     room = Room(hindsight_tokens=64)
     await room.verify(seen=[-1.0] * tokens())
     thinking = [(before, token) for before, [token, *_] in room.engine.asked if stage(before)[1] == "thinking"]
@@ -202,7 +202,7 @@ async def test_each_token_of_the_thinking_is_scored_after_the_opening_and_those_
     assert last == " lake"
 
 
-async def test_a_blind_candidate_has_no_hindsight_gap() -> None:
+async def test_unhinted_candidate_has_no_hindsight_gap() -> None:
     assert "hindsight_gap" not in (await Room(max_hindsight_gap=-99).verify()).scores
 
 

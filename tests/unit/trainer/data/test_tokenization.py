@@ -25,7 +25,7 @@ def test_slow_has_thinking_and_answer_with_the_end_of_turn() -> None:
     assert (made.prompt_length, made.cut_tokens) == (3, 0)
 
 
-def test_the_opening_is_a_segment_and_what_was_recalled_is_none() -> None:
+def test_thinking_prefix_is_a_segment_and_the_reminder_is_not() -> None:
     whole = sample(thinking="tu").model_copy(
         update={"thinking_prefix": "op", "reminder": "rec", "thinking_suffix": "c"}
     )

@@ -124,7 +124,7 @@ def test_prompt_tokens_are_no_targets(sequences: list[TokenizedSample]) -> None:
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_padding_and_neighbours_change_nothing(base: Base, sequences: list[TokenizedSample], masked: bool) -> None:
+def test_padding_and_other_rows_change_nothing(base: Base, sequences: list[TokenizedSample], masked: bool) -> None:
     every = range(len(sequences))
     plain, stack = (
         LoraModelView(base.model, []),

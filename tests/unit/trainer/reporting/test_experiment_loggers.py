@@ -94,7 +94,7 @@ def test_one_that_is_not_installed_is_named(
         ExperimentLoggers(settings.model_copy(update={"tensorboard_dir": tmp_path}), nobody)
 
 
-def test_one_that_fails_is_told_of_once_and_left_out(
+def test_failing_logger_is_reported_once_and_left_out(
     made: list[Recorder], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, dict[str, Any]]] = []

@@ -105,7 +105,7 @@ def test_no_token_of_another_user_enters_an_adapter_s_batch(
     assert all(any(held[name] in text for owner, text in seen if owner == name) for name in held)
 
 
-def test_a_lease_with_a_stranger_s_sample_is_refused(go: Go, lease_of: LeaseOf) -> None:
+def test_lease_with_a_sample_of_another_user_is_refused(go: Go, lease_of: LeaseOf) -> None:
     lease = lease_of("anna")
     lease.samples[3].user_id = "ben"
     with pytest.raises(CannotTrain, match="the lease for user/anna holds samples of 1 other users"):
@@ -244,7 +244,7 @@ def test_the_manifest_says_what_was_done(go: Go, lease_of: LeaseOf, base: Base) 
     assert 1 <= len(manifest.parity_items) <= 3
 
 
-def test_progress_is_told_after_each_step(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
+def test_progress_is_reported_after_each_step(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
     told: list[StepReport] = []
     manifest = train_adapter(base, lease_of(), settings, Callbacks(on_step=told.append)).manifest
     assert [report.step for report in told] == list(range(1, 10))

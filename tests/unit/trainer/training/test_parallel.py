@@ -32,7 +32,7 @@ def no_lane_stays() -> Iterator[None]:
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("training ")]
 
 
-def test_there_are_as_many_lanes_as_jobs_at_most() -> None:
+def test_there_are_at_most_as_many_threads_as_jobs() -> None:
     assert count_threads(jobs=3, wanted=None, default=2) == 2
     assert count_threads(jobs=3, wanted=None, default=8) == 3
     assert count_threads(jobs=3, wanted=1, default=8) == 1
@@ -40,7 +40,7 @@ def test_there_are_as_many_lanes_as_jobs_at_most() -> None:
     assert count_threads(jobs=0, wanted=None, default=8) == 1
 
 
-def test_a_lane_s_adapters_are_those_trained_alone(base: Base, two: Settings, lease_of: LeaseOf) -> None:
+def test_adapters_of_a_thread_are_those_trained_alone(base: Base, two: Settings, lease_of: LeaseOf) -> None:
     """To the bit, though two are trained at a time: each waits in its first pass until the other one has come there."""
     both = threading.Barrier(2, timeout=30)
     met: set[str] = set()
@@ -65,7 +65,7 @@ def test_a_lane_s_adapters_are_those_trained_alone(base: Base, two: Settings, le
         assert result.manifest.parity_items == alone.manifest.parity_items
 
 
-def test_whoever_asked_is_told_in_the_own_thread(base: Base, two: Settings, lease_of: LeaseOf) -> None:
+def test_callbacks_run_in_the_callers_thread(base: Base, two: Settings, lease_of: LeaseOf) -> None:
     told: list[StepReport] = []
     where: set[str] = set()
 
@@ -97,7 +97,7 @@ def test_one_that_ends_leaves_the_others_as_they_are(base: Base, two: Settings, 
     assert isinstance(ended["user/anna"], TrainedAdapter)
 
 
-def test_what_nobody_expected_ends_all_lanes_and_is_raised(base: Base, two: Settings, lease_of: LeaseOf) -> None:
+def test_unexpected_error_ends_all_threads_and_is_raised(base: Base, two: Settings, lease_of: LeaseOf) -> None:
     def broken() -> None:
         raise RuntimeError("out of memory")
 
@@ -110,7 +110,7 @@ def test_what_nobody_expected_ends_all_lanes_and_is_raised(base: Base, two: Sett
         list(train_jobs(base, jobs, two))
 
 
-def test_a_signal_ends_all_lanes(base: Base, two: Settings, lease_of: LeaseOf) -> None:
+def test_signal_ends_all_threads(base: Base, two: Settings, lease_of: LeaseOf) -> None:
     told: list[StepReport] = []
 
     def check() -> None:
@@ -122,7 +122,7 @@ def test_a_signal_ends_all_lanes(base: Base, two: Settings, lease_of: LeaseOf) -
     assert len(told) < 3 * 9
 
 
-def test_a_crash_in_lanes_gives_the_same_bits(base: Base, two: Settings, lease_of: LeaseOf) -> None:
+def test_crash_in_threads_gives_the_same_bits(base: Base, two: Settings, lease_of: LeaseOf) -> None:
     often = two.model_copy(update={"dropout": 0.2, "checkpoint_every_steps": 1})
     told: list[StepReport] = []
 

@@ -35,7 +35,7 @@ def shown(folder: Path, found: list[Outcome]) -> list[list[tuple[str, str]]]:
     return [[(cell.text, cell.below) for cell in row] for row in made_table.groups[0].rows]
 
 
-def test_likeness_to_reasons_and_its_differences(tmp_path: Path) -> None:
+def test_similarity_to_reasons_and_its_differences(tmp_path: Path) -> None:
     assert shown(tmp_path, rows(*COSINES)) == [
         [("the trace", ""), ("0.850", "[0.750, 0.950]"), ("2", ""), ("2", "")],
         [("generic thinking", ""), ("0.550", "[0.500, 0.600]"), ("2", ""), ("2", "")],
@@ -51,7 +51,7 @@ def test_differences_are_of_the_same_reasons(tmp_path: Path) -> None:
     assert found[-1][1:] == [("+0.250", "one user"), ("1", ""), ("1", "")]
 
 
-def test_the_report_shows_likeness_only_where_it_was_measured(tmp_path: Path) -> None:
+def test_report_shows_similarity_only_where_it_was_measured(tmp_path: Path) -> None:
     answers = made(arms=("A1", "A3"), users=("ann",), items=2, seeds=(0,))
     without = made_evaluation.write(tmp_path / "without", answers)
     build.write_report(without)
@@ -63,7 +63,7 @@ def test_the_report_shows_likeness_only_where_it_was_measured(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_tables_from_before_likeness_was_measured(count: int, tmp_path: Path) -> None:
+def test_tables_from_before_similarity_was_measured(count: int, tmp_path: Path) -> None:
     old = [{name: value for name, value in asdict(outcome()).items() if name != "cosine"}] * count
     results.write_ndjson(old, tmp_path / "t.jsonl.gz")
     found = results.read_outcomes(tmp_path / "t.jsonl.gz")
