@@ -12,7 +12,7 @@ class GateSettings(BaseModel):
     """
 
     gate: bool = True
-    """Examine new versions, and refuse those that fail. Without it, only the parity check is made."""
+    """Evaluate new versions, and refuse those that fail. Without it, only the parity check is made."""
     gate_items: int = Field(16, ge=1)
     """Most held-out engagements that one evaluation asks."""
     gate_min_items: int = Field(4, ge=2)
