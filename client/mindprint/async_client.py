@@ -90,7 +90,11 @@ class AsyncMindprintClient(Resources[AsyncSender]):
             return False
 
     async def send(self, call: Call[T]) -> T:
-        """Make a call, repeat it where that is safe, and return its reply."""
+        """Make a call, repeat it where that is safe, and return its reply.
+
+        Raises:
+            MindprintError: ApiError when the server refuses the call, ConnectionFailed, BadReply or InvalidRequest.
+        """
         async for attempt in self._retries.run(repeatable=call.repeatable):
             with attempt:
                 return call.read(await self._open(call))
@@ -101,7 +105,11 @@ class AsyncMindprintClient(Resources[AsyncSender]):
         return self._follow(stream, stream.final) if stream.final else self._once(stream)
 
     async def fetch(self, download: Download[T]) -> T:
-        """Make a call and write its reply to disk while it arrives. A broken download starts again."""
+        """Make a call and write its reply to disk while it arrives. A broken download starts again.
+
+        Raises:
+            MindprintError: ApiError when the server refuses the call, ConnectionFailed, BadReply or InvalidRequest.
+        """
         async for attempt in self._retries.run(repeatable=download.call.repeatable):
             with attempt, download.opened() as sink:
                 response = await self._open(download.call, streamed=True)

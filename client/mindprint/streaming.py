@@ -142,7 +142,11 @@ class ChatPieces(Events[ChatDelta]):
         self._done = False
 
     def end(self) -> Iterator[ChatDelta]:
-        """Yield the rest; raise BadReply if the stream ended without its end mark."""
+        """Yield nothing more.
+
+        Raises:
+            ConnectionFailed: The stream ended without its end mark.
+        """
         if not self._done:
             raise ConnectionFailed("the answer broke off: ask again", sent=True)
         return iter(())

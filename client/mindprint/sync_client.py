@@ -87,7 +87,11 @@ class MindprintClient(Resources[Sender]):
             return False
 
     def send(self, call: Call[T]) -> T:
-        """Make a call, repeat it where that is safe, and return its reply."""
+        """Make a call, repeat it where that is safe, and return its reply.
+
+        Raises:
+            MindprintError: ApiError when the server refuses the call, ConnectionFailed, BadReply or InvalidRequest.
+        """
         for attempt in self._retries.run(repeatable=call.repeatable):
             with attempt:
                 return call.read(self._open(call))
@@ -98,7 +102,11 @@ class MindprintClient(Resources[Sender]):
         return self._follow(stream, stream.final) if stream.final else self._once(stream)
 
     def fetch(self, download: Download[T]) -> T:
-        """Make a call and write its reply to disk while it arrives. A broken download starts again."""
+        """Make a call and write its reply to disk while it arrives. A broken download starts again.
+
+        Raises:
+            MindprintError: ApiError when the server refuses the call, ConnectionFailed, BadReply or InvalidRequest.
+        """
         for attempt in self._retries.run(repeatable=download.call.repeatable):
             with attempt, download.opened() as sink:
                 response = self._open(download.call, streamed=True)

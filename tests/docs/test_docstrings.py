@@ -92,6 +92,16 @@ def defects(node: Definition, name: str) -> Iterator[str]:
         yield f"{name}: the first sentence has no full stop"
     if isinstance(node, Function) and len(arguments(node)) >= MIN_ARGUMENTS and "Args:" not in text:
         yield f"{name} has {len(arguments(node))} parameters and no `Args:`"
+    if isinstance(node, Function) and raises(node) and "Raise" not in text:
+        yield f"{name} raises and has no `Raises:`"
+
+
+def raises(node: ast.AST) -> bool:
+    """Return whether a function itself raises something by name; a bare `raise` passes on what it caught."""
+    inner = [
+        child for child in ast.iter_child_nodes(node) if not isinstance(child, Function | ast.ClassDef | ast.Lambda)
+    ]
+    return any((isinstance(child, ast.Raise) and child.exc is not None) or raises(child) for child in inner)
 
 
 def is_overload(node: Function) -> bool:
@@ -127,6 +137,8 @@ def test_public_names_have_docstrings_with_args() -> None:
     ("code", "expected"),
     [
         ("def f(a): ...", "f has no docstring"),
+        ('def f(a):\n    "Do it."\n    raise ValueError(a)', "f raises and has no `Raises:`"),
+        ('def f(a):\n    "Do it."\n    try: a()\n    except OSError: raise', None),
         ('def f(a):\n    "Return a"', "f: the first sentence has no full stop"),
         ('def f(a, b, c):\n    "Return a."', "f has 3 parameters and no `Args:`"),
         ('def f(a, b, c):\n    """Return a.\n\n    Args:\n        a: It.\n    """', None),
