@@ -27,6 +27,7 @@ async def test_every_operation_names_the_error_envelope(client: httpx.AsyncClien
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             assert {"4XX", "5XX"} <= operation["responses"].keys(), path
+            assert operation.get("description"), f"{path} does not say what it does"
     assert "ErrorReply" in schema["components"]["schemas"]
     assert "HTTPValidationError" not in schema["components"]["schemas"]
 

@@ -22,11 +22,13 @@ ZIP = {
 
 @router.get("")
 async def list_adapters(services: ContainerDep) -> AdapterPage:
+    """List all adapters with their versions."""
     return AdapterPage(adapters=await services.store.adapters.list_all())
 
 
 @router.get("/{kind}/{name}")
 async def one_adapter(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
+    """Return an adapter with its versions, and which of them answer."""
     return await services.store.adapters.get(AdapterKey.make(kind, name))
 
 
@@ -50,6 +52,7 @@ async def rollback(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
 
 @router.get("/{kind}/{name}/versions/{number}")
 async def one_version(kind: Kind, name: UserId, number: Number, services: ContainerDep) -> Version:
+    """Return a version with its manifest and the result of its checks."""
     return await services.store.versions.get(AdapterKey.make(kind, name), number)
 
 

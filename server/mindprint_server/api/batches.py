@@ -20,6 +20,7 @@ EVENTS = {
 
 @router.post("", status_code=201, responses={200: {"model": Batch, "description": "The batch of this idempotency key"}})
 async def submit(request: BatchRequest, response: Response, services: ContainerDep) -> Batch:
+    """Plan a batch and store it. It runs in the background and survives a restart of the server."""
     batch, created = await services.batches.submit(request)
     response.status_code = 201 if created else 200
     return batch
@@ -33,16 +34,19 @@ async def list_batches(services: ContainerDep, limit: Limit = 100) -> BatchPage:
 
 @router.get("/{batch_id}")
 async def one_batch(batch_id: Id, services: ContainerDep) -> Batch:
+    """Return a batch with its progress and its funnel."""
     return await services.store.batches.get(batch_id)
 
 
 @router.post("/{batch_id}/cancel")
 async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
+    """Cancel a batch. What it wrote stays; a batch that has ended does not change."""
     return await services.batches.cancel(batch_id)
 
 
 @router.get("/{batch_id}/events", response_class=EventSourceResponse, responses={200: EVENTS})
 async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
+    """Send the batch as a server-sent event now and after each change, until it ends."""
     await services.store.batches.get(batch_id)
 
     async def progress() -> AsyncIterator[ServerSentEvent]:
@@ -54,5 +58,6 @@ async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
 
 @router.get("/{batch_id}/results", response_class=StreamingResponse, responses={200: NDJSON})
 async def results(batch_id: Id, services: ContainerDep) -> StreamingResponse:
+    """Stream the traces of a batch as NDJSON, one a line, by id."""
     await services.store.batches.get(batch_id)
     return traces_as_ndjson(services.store, batch=batch_id)

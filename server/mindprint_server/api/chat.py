@@ -16,6 +16,7 @@ router = APIRouter(prefix="/v1", tags=["chat"])
 
 @router.post("/chat/completions", response_class=Response, responses={200: {"description": "As OpenAI's"}})
 async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ContainerDep) -> Response:
+    """Answer a chat as OpenAI's route does. `user/<id>` as `model` brings the user's memory and adapter."""
     try:
         json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -26,4 +27,5 @@ async def completions(body: Annotated[dict[str, Any], Body()], request: Request,
 
 @router.get("/models")
 async def models(services: ContainerDep) -> dict[str, Any]:
+    """List what `model` may name: the base model, adapters with a live version, and versions."""
     return await services.chat.models()

@@ -18,6 +18,7 @@ async def list_cohorts(services: ContainerDep) -> CohortPage:
 
 @router.get("/{name}")
 async def one_cohort(name: UserId, services: ContainerDep) -> Cohort:
+    """Return a cohort with its number of users and its live version."""
     return await services.store.cohorts.get(name)
 
 

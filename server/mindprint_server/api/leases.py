@@ -35,16 +35,19 @@ FORM: dict[str, Any] = {
 
 @router.post("", status_code=201, response_model=Lease, responses={204: {"description": "Nothing is waiting"}})
 async def claim(wanted: LeaseRequest, services: ContainerDep) -> Lease | Response:
+    """Claim the accepted traces of one adapter, with the samples to train on. 204 if no adapter has enough."""
     return await services.leases.claim(wanted) or Response(status_code=204)
 
 
 @router.get("/{lease_id}")
 async def one_lease(lease_id: Id, services: ContainerDep) -> Lease:
+    """Return a lease without its samples."""
     return await services.store.leases.get(lease_id)
 
 
 @router.post("/{lease_id}/heartbeat")
 async def heartbeat(lease_id: Id, beat: Heartbeat, services: ContainerDep) -> Lease:
+    """Extend a lease to `ttl_s` seconds from now."""
     return await services.store.leases.heartbeat(lease_id, beat.ttl_s)
 
 

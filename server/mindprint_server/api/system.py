@@ -44,6 +44,7 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/v1/info")
 async def info(services: ContainerDep) -> ServerInfo:
+    """Return the versions of server and engine, the base model with its digest, and the LoRA limits."""
     return services.info()
 
 

@@ -15,6 +15,7 @@ router = APIRouter(prefix="/v1/traces", tags=["traces"])
 
 @router.post("")
 async def write_trace(request: TraceRequest, services: ContainerDep) -> Trace:
+    """Write one trace now: about a stored engagement it is judged and stored, about a query only returned."""
     return await services.traces.create(request)
 
 
@@ -30,6 +31,7 @@ async def list_traces(
     limit: Limit = 100,
     after: After = None,
 ) -> TracePage:
+    """List traces by id, page after page, with the filters that are given."""
     traces = await services.store.traces.find(
         user=user,
         engagement=engagement,
@@ -47,6 +49,7 @@ async def list_traces(
 async def export(
     services: ContainerDep, user: UserFilter = None, verdict: VerdictLabel | None = None
 ) -> StreamingResponse:
+    """Stream all traces as NDJSON, one a line, by id."""
     if user is not None:
         await services.store.users.get(user)
     return traces_as_ndjson(services.store, user=user, verdict=verdict)
@@ -54,4 +57,5 @@ async def export(
 
 @router.get("/{trace_id}")
 async def one_trace(trace_id: Id, services: ContainerDep) -> Trace:
+    """Return one trace."""
     return await services.store.traces.get(trace_id)

@@ -22,12 +22,14 @@ router = APIRouter(prefix="/v1/users", tags=["users"])
 
 @router.get("")
 async def list_users(services: ContainerDep, limit: Limit = 100, after: After = None) -> UserPage:
+    """List users by id, page after page."""
     users = await services.store.users.list_page(after=after, limit=limit + 1)
     return UserPage(users=users[:limit], next=users[limit - 1].id if len(users) > limit else None)
 
 
 @router.get("/{user_id}")
 async def one_user(user_id: UserId, services: ContainerDep) -> User:
+    """Return a user with its number of engagements, its cohort, and its newest profile and live version."""
     return await services.store.users.get(user_id)
 
 
@@ -41,6 +43,7 @@ async def add_engagements(user_id: UserId, batch: EngagementBatch, services: Con
 async def list_engagements(
     user_id: UserId, services: ContainerDep, limit: Limit = 100, after: After = None
 ) -> EngagementPage:
+    """List a user's engagements by id, page after page."""
     await services.store.users.get(user_id)
     page = await services.store.engagements.list_page(user_id, after=after, limit=limit + 1)
     return EngagementPage(engagements=page[:limit], next=page[limit - 1].id if len(page) > limit else None)
@@ -48,6 +51,7 @@ async def list_engagements(
 
 @router.get("/{user_id}/profile")
 async def profile(user_id: UserId, services: ContainerDep) -> Profile:
+    """Return the newest profile of a user."""
     await services.store.users.get(user_id)
     newest = await services.store.profiles.get_newest(user_id)
     if newest is None:
