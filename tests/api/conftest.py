@@ -14,8 +14,7 @@ from typing import IO, Any, cast
 import httpx
 import pytest
 import structlog
-from fastapi import FastAPI, Request
-from starlette.responses import JSONResponse, Response
+from fastapi import FastAPI
 
 from builders import prompt_builder
 from mindprint.types import (
@@ -37,9 +36,10 @@ from mindprint.types import (
 from mindprint_server.admission import AdmissionController
 from mindprint_server.app import create_app
 from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.chat.service import ChatReply
 from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import NotFound
+from mindprint_server.exceptions import ClientGone, NotFound
 from mindprint_server.generation.trace_import import TraceImporter
 from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.questions import QuestionBuilder
@@ -187,10 +187,27 @@ class FakeAdapters:
 
 
 class FakeChat:
-    async def completions(self, body: dict[str, Any], request: Request) -> Response:
+    """Answers whole or in two lines. Where `waiting` is set it answers nobody who stays, and says so there."""
+
+    def __init__(self) -> None:
+        self.waiting: asyncio.Event | None = None
+
+    async def complete(
+        self, body: dict[str, Any], *, wait_for_disconnect: Callable[[], Coroutine[Any, Any, None]]
+    ) -> ChatReply:
         if body.get("model") != "base":
             raise NotFound("model_not_found", "there is no such model: GET /v1/models lists them", param="model")
-        return JSONResponse({"object": "chat.completion", "choices": []})
+        if self.waiting is not None:
+            self.waiting.set()
+            await wait_for_disconnect()
+            raise ClientGone("client_closed_request", "the caller went away before the answer")
+        if body.get("stream"):
+            return ChatReply("base", self._lines())
+        return ChatReply("base", {"object": "chat.completion", "choices": []})
+
+    async def _lines(self) -> AsyncIterator[str]:
+        yield "data: {}\n\n"
+        yield "data: [DONE]\n\n"
 
     async def models(self) -> dict[str, Any]:
         return {"object": "list", "data": [{"id": "base", "object": "model"}]}

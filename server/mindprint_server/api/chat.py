@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mindprint_server.api.dependencies import ContainerDep
 from mindprint_server.api.errors import ApiError
@@ -22,7 +22,17 @@ async def completions(body: Annotated[dict[str, Any], Body()], request: Request,
     except UnicodeEncodeError:
         message = "the body holds a lone surrogate, which is half a character: send valid Unicode"
         raise ApiError(400, "invalid_unicode", message) from None
-    return await services.chat.completions(body, request)
+
+    async def wait_for_disconnect() -> None:
+        # The body has been read, so that nothing but a disconnect ends the wait.
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    reply = await services.chat.complete(body, wait_for_disconnect=wait_for_disconnect)
+    headers = {"Mindprint-Model": reply.model}
+    if isinstance(reply.content, dict):
+        return JSONResponse(reply.content, headers=headers)
+    return StreamingResponse(reply.content, media_type="text/event-stream", headers=headers)
 
 
 @router.get("/models")

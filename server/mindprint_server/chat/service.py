@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import structlog
-from fastapi import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mindprint.types import AskedMode, Mode
 from mindprint.types.keys import VersionRef
@@ -70,6 +68,20 @@ class Answer:
     adapter: AdapterRef | None
     outcome: Outcome
     auto_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """What a caller receives.
+
+    Attributes:
+        model: The version that answered; `base` is the base model.
+        content: The whole answer in OpenAI's form, or the lines of its event stream. The stream holds the adapter and
+            the admission of the request until it ends, so that it has to be read or closed.
+    """
+
+    model: str
+    content: dict[str, Any] | AsyncIterator[str]
 
 
 class ChatService:
@@ -128,12 +140,14 @@ class ChatService:
             "max_model_len": self._engine.info().max_model_len,
         }
 
-    async def completions(self, body: dict[str, Any], request: Request) -> Response:
+    async def complete(
+        self, body: dict[str, Any], *, wait_for_disconnect: Callable[[], Coroutine[Any, Any, None]]
+    ) -> ChatReply:
         """Answer a chat completion, whole or as a stream. A caller who disconnects ends the work in the engine.
 
         Args:
             body: The request in OpenAI's form, with our `mode`.
-            request: The HTTP request, whose body has been read.
+            wait_for_disconnect: Returns when the caller disconnected. Called once, unless the request is refused.
 
         Raises:
             Unsupported: The engine cannot chat.
@@ -153,13 +167,12 @@ class ChatService:
             stack.enter_context(self._admission.enter())
             work = self._reply(body, messages, model, mode, stack)
             async with asyncio.timeout(self._settings.request_timeout_s):
-                answer = await cancel_on_disconnect(request.receive, work)
+                answer = await cancel_on_disconnect(wait_for_disconnect(), work)
             provenance = self._provenance(answer)
-            headers = {"Mindprint-Model": provenance["model"]}
 
             if isinstance(answer.content, dict):
                 self._metrics.first_token_seconds.observe(time.monotonic() - started)
-                return JSONResponse(add_reasoning(answer.content, answer.reasoning, provenance), headers=headers)
+                return ChatReply(provenance["model"], add_reasoning(answer.content, answer.reasoning, provenance))
 
             def complete_first(line: str) -> str:
                 self._metrics.first_token_seconds.observe(time.monotonic() - started)
@@ -174,7 +187,7 @@ class ChatService:
                 report=partial(self._adapters.report_outcome, adapter),
                 stack=stack.pop_all(),
             )
-            return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+            return ChatReply(provenance["model"], lines)
 
     async def _reply(
         self,

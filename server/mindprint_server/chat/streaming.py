@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -40,24 +40,17 @@ async def stream_answer(
         await report("fine")
 
 
-async def cancel_on_disconnect(
-    receive: Callable[[], Awaitable[MutableMapping[str, Any]]], work: Coroutine[Any, Any, Result]
-) -> Result:
+async def cancel_on_disconnect(disconnect: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Result]) -> Result:
     """Run `work` and return its result; cancel it when the caller disconnects.
 
     Args:
-        receive: Receives the next ASGI message of the request, whose body has been read.
+        disconnect: Returns when the caller disconnected.
         work: The work.
 
     Raises:
         ClientGone: The caller disconnected.
     """
-
-    async def wait_for_disconnect() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    task, watcher = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect())
+    task, watcher = asyncio.create_task(work), asyncio.create_task(disconnect)
     try:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():

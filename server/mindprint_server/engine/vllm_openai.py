@@ -39,8 +39,7 @@ class VllmChat:
             model_path: Folder of the base model.
         """
         from argparse import Namespace
-
-        from starlette.datastructures import State
+        from types import SimpleNamespace
 
         try:
             from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -54,7 +53,8 @@ class VllmChat:
         args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(
             ["--model", model_path, "--served-model-name", "base", "--disable-log-stats"]
         )
-        state = State()
+        # vLLM only sets and reads attributes of Starlette's `State`.
+        state = SimpleNamespace()
         await init_app_state(llm, state, args, await llm.get_supported_tasks())
         return cls(state.openai_serving_chat, state.openai_serving_models, ChatCompletionRequest, slots)
 

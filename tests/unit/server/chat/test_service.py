@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
 
 from lives import Gate
 from mindprint.types import QueryKind, TraceRequest
 from mindprint_server.admission import AdmissionController
 from mindprint_server.chat.fallback import fallback_plans, is_adapter_fault
-from mindprint_server.chat.service import ChatService
+from mindprint_server.chat.service import ChatReply, ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, GenerationOutput, Priority, PromptTooLong, Sampling
 from mindprint_server.engine.base import FinishReason
@@ -94,19 +92,18 @@ class Room:
         )
 
     async def ask(self, model: str = "user/ann", mode: str = "personal", **body: Any) -> dict[str, Any]:
-        """The reply, its header and its `mindprint` field in one."""
-        response = await self.reply({"model": model, "mode": mode, **body})
-        assert isinstance(response, JSONResponse)
-        reply: dict[str, Any] = json.loads(bytes(response.body))
-        assert response.headers["mindprint-model"] == reply["mindprint"]["model"]
-        return reply
+        """The reply of a caller who stays, with its `mindprint` field."""
+        reply = await self.reply({"model": model, "mode": mode, **body})
+        assert isinstance(reply.content, dict)
+        assert reply.model == reply.content["mindprint"]["model"]
+        return reply.content
 
-    async def reply(self, body: dict[str, Any]) -> Any:
-        async def receive() -> Any:
-            await asyncio.sleep(60)
+    async def reply(self, body: dict[str, Any]) -> ChatReply:
+        async def wait_for_disconnect() -> None:
+            await asyncio.Event().wait()
 
         messages = [{"role": "user", "content": "A walk by the lake?"}]
-        return await self.chat.completions({"messages": messages, **body}, Request({"type": "http"}, receive))
+        return await self.chat.complete({"messages": messages, **body}, wait_for_disconnect=wait_for_disconnect)
 
     def counted(self, name: str, **labels: str) -> float:
         return self.services.metrics.registry.get_sample_value(f"mindprint_{name}", labels) or 0.0
@@ -292,9 +289,10 @@ async def test_a_mode_that_does_not_exist(room: Room) -> None:
 # --- streams ---
 
 
-async def lines(response: StreamingResponse) -> list[dict[str, Any]]:
-    texts = [line async for line in response.body_iterator]
-    return [json.loads(str(line)[6:]) for line in texts if "DONE" not in str(line)]
+async def lines(reply: ChatReply) -> list[dict[str, Any]]:
+    assert not isinstance(reply.content, dict)
+    texts = [line async for line in reply.content]
+    return [json.loads(line[6:]) for line in texts if "DONE" not in line]
 
 
 async def test_a_stream_says_what_made_it_and_holds_its_version(room: Room) -> None:
@@ -369,16 +367,15 @@ async def test_memory_is_recalled_while_the_adapter_is_on_its_way(room: Room, mo
 async def test_a_caller_who_goes_away_while_waiting_leaves_the_line(room: Room, tmp_path: Path) -> None:
     entered = asyncio.Event()
 
-    async def receive() -> Any:
+    async def wait_for_disconnect() -> None:
         await entered.wait()
-        return {"type": "http.disconnect"}
 
     allocator = room.services.adapters.residency._slots.allocator
     allocator.count = 1
     await published(room.services, tmp_path, "user/bob")
     async with room.services.adapters.acquire("user/bob"):
         body = {"model": "user/ann", "messages": [{"role": "user", "content": "A walk?"}]}
-        asking = asyncio.create_task(room.chat.completions(body, Request({"type": "http"}, receive)))
+        asking = asyncio.create_task(room.chat.complete(body, wait_for_disconnect=wait_for_disconnect))
         async with asyncio.timeout(10):
             while not room.services.adapters.residency.is_needed("user/ann", 1):  # noqa: ASYNC110 (it has no event)
                 await asyncio.sleep(0.001)
