@@ -125,8 +125,8 @@ def create_app(settings: Settings, *, services: Container | None = None) -> Fast
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.life = settings, metrics, life
-    for router in api.ROUTERS:
-        app.include_router(router, responses=api.REFUSALS)
+    # Share the routes: `include_router` would analyse each of them anew for every app.
+    app.router.routes.extend(api.router.routes)
     errors.install(app)
     app.add_middleware(BodySizeLimitMiddleware, settings=settings)
     app.add_middleware(RequestLogMiddleware)  # added last, so outermost
