@@ -248,18 +248,6 @@ async def make_services(settings: Settings) -> Container:
     return Container(**parts)
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, made once: a test's store begins as a copy."""
-    path = tmp_path_factory.mktemp("empty") / "mindprint.db"
-
-    async def make() -> None:
-        await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
-
-    asyncio.run(make())
-    return path
-
-
 @pytest.fixture
 def settings(tmp_path: Path, empty_database: Path) -> Settings:
     shutil.copy(empty_database, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -73,9 +74,13 @@ async def engine(engine_settings: Settings) -> AsyncIterator[VllmEngine]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def services(engine: VllmEngine, engine_settings: Settings, tmp_path: Path) -> AsyncIterator[Container]:
+async def services(
+    engine: VllmEngine, engine_settings: Settings, tmp_path: Path, empty_database: Path
+) -> AsyncIterator[Container]:
     """A fresh store on the running engine."""
     settings = engine_settings.model_copy(update={"data_dir": tmp_path / "server"})
+    settings.data_dir.mkdir()
+    shutil.copy(empty_database, settings.data_dir)
     opened = await open_container(settings, engine=engine)
     yield opened
     await close_container(opened, keep_engine=True)

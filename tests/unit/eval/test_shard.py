@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -46,7 +47,9 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def services(tmp_path: Path, base_folder: Path) -> AsyncIterator[Container]:
+async def services(tmp_path: Path, base_folder: Path, empty_database: Path) -> AsyncIterator[Container]:
+    (tmp_path / "server").mkdir()
+    shutil.copy(empty_database, tmp_path / "server")
     settings = Settings(
         engine="fake",
         model=str(base_folder),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,18 +13,6 @@ from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 from mindprint_server.wiring import Container, close_container, open_container
 from samples import write_tensors
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, made once."""
-    path = tmp_path_factory.mktemp("empty") / "mindprint.db"
-
-    async def make() -> None:
-        await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
-
-    asyncio.run(make())
-    return path
 
 
 @pytest.fixture
@@ -53,11 +40,14 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, base_folder: Path) -> Settings:
+def settings(tmp_path: Path, base_folder: Path, empty_database: Path) -> Settings:
+    data_dir = tmp_path / "server"
+    data_dir.mkdir()
+    shutil.copy(empty_database, data_dir)
     return Settings(
         engine="fake",
         model=str(base_folder),
-        data_dir=tmp_path / "server",
+        data_dir=data_dir,
         profile_every=5,
         watch_interval_s=0.01,
         prefilter_by_prior=False,
