@@ -27,7 +27,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def of_sessions(sessions: set[int]) -> list[psutil.Process]:
-    """Return the processes of these sessions, without this one.
+    """Return the running processes of these sessions, without this one.
 
     A process that sets its title, as vLLM's do, overwrites its environment and so its mark. It keeps the session of the
     marked process that started it. psutil does not know sessions, so this function reads them.
@@ -35,7 +35,9 @@ def of_sessions(sessions: set[int]) -> list[psutil.Process]:
     processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and os.getsid(process.pid) in sessions:
+            is_ours = process.pid != os.getpid() and os.getsid(process.pid) in sessions
+            # A zombie is dead already; it stays until its parent waits for it.
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                 processes.append(process)
     return processes
 

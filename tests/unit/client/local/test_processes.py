@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mindprint.exceptions import MindprintError
-from mindprint.local.process_guard import MARK, marked, sweep
+from mindprint.local.process_guard import MARK, marked, of_sessions, sweep
 from mindprint.local.processes import Child, Processes, ProcessFailed, free_port, while_running
 
 FAMILY = """
@@ -173,6 +173,16 @@ def test_a_sweep_takes_only_what_is_marked() -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_zombie_is_no_running_process_of_its_session() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    assert [found.pid for found in of_sessions({process.pid})] == [process.pid]
+    process.kill()
+    assert eventually_gone(process.pid)
+    assert os.getsid(process.pid) == process.pid, "nobody has waited for it"
+    assert of_sessions({process.pid}) == []
+    process.wait()
 
 
 def test_a_sweep_takes_what_lost_its_mark_but_not_its_session() -> None:
