@@ -188,6 +188,7 @@ async def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path) 
         await Store.open(f"sqlite+aiosqlite:///{tmp_path}/file/store.db")
 
 
+@pytest.mark.usefixtures("durable_commits")
 async def test_sqlite_is_set_up_to_be_safe(tmp_path: Path) -> None:
     database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/a/b/s.db", busy_timeout_s=7)
     async with database.snapshot() as db:
