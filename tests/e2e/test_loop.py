@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tiny import TARGETS, make_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 USERS = ("ann", "bob")
+PAGES = (README, DOCS / "tutorial" / "first-adapter.md")
 
 
 class World:
@@ -37,7 +39,10 @@ class World:
         self._trainers = 0
 
     def server(self) -> Child:
-        start = self._cluster.start_server(
+        return asyncio.run(self.start_server())
+
+    async def start_server(self) -> Child:
+        return await self._cluster.start_server(
             self._model,
             {
                 "DTYPE": "float32",
@@ -56,7 +61,6 @@ class World:
                 "TARGET_MODULES": str(TARGETS).replace("'", '"'),
             },
         )
-        return asyncio.run(start)
 
     def trainer(self) -> Child:
         """A trainer that takes long enough to be killed in the middle."""
@@ -79,16 +83,36 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
+@contextmanager
+def open_world(folder: Path) -> Iterator[World]:
+    """A world whose processes are killed at the end: vLLM takes 7 s to end by itself."""
+    with LocalCluster(folder, grace_s=0) as cluster:
+        yield World(folder, cluster)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with LocalCluster(tmp_path) as cluster:
-        yield World(tmp_path, cluster)
+    with open_world(tmp_path) as world:
+        yield world
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "tutorial" / "first-adapter.md"], ids=doc_pages.name)
-def test_examples_of_readme_and_tutorial_run(world: World, page: Path) -> None:
+@pytest.fixture(scope="module")
+def page_worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, World]]:
+    """A new server for each of `PAGES`. They start together, since a start keeps one core busy."""
+
+    async def start(worlds: Iterable[World]) -> None:
+        await asyncio.gather(*(world.start_server() for world in worlds))
+
+    with ExitStack() as stack:
+        worlds = {page: stack.enter_context(open_world(tmp_path_factory.mktemp("page"))) for page in PAGES}
+        asyncio.run(start(worlds.values()))
+        yield worlds
+
+
+@pytest.mark.parametrize("page", PAGES, ids=doc_pages.name)
+def test_examples_of_readme_and_tutorial_run(page_worlds: dict[Path, World], page: Path) -> None:
     """Run every python and bash block that talks to a server, in order, against a real one."""
-    world.server()
+    world = page_worlds[page]
     blocks = [block for block in doc_pages.blocks(page) if block.language in ("python", "bash")]
     assert len(blocks) >= 2
     assert "OpenAI(" in blocks[-1].code
