@@ -125,8 +125,7 @@ def create_app(settings: Settings, *, services: Container | None = None) -> Fast
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.life = settings, metrics, life
-    # Share the routes: `include_router` would analyse each of them anew for every app.
-    app.router.routes.extend(api.router.routes)
+    app.include_router(api.router)
     errors.install(app)
     app.add_middleware(BodySizeLimitMiddleware, settings=settings)
     app.add_middleware(RequestLogMiddleware)  # added last, so outermost

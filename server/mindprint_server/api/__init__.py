@@ -24,5 +24,5 @@ def _include_all() -> APIRouter:
 
 
 router = _include_all()
-"""All routes. Every app shares them, because FastAPI needs 40 ms to analyse them. A dependency that is declared on a
-noun's router applies to all routes of the noun."""
+"""All routes. A dependency that is declared on a noun's router applies to all routes of the noun; one that is given to
+`include_router` in `app.py` applies to all."""
