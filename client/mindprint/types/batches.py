@@ -60,7 +60,7 @@ class Batch(Reply):
     items: int
     done: int
     skipped: dict[str, int] = Field(default_factory=dict)
-    """Items that could not be attempted, by reason."""
+    """Engagements that were skipped, by skip reason."""
     funnel: Funnel
     generated_tokens: int = 0
     prompt_tokens: int = 0

@@ -1,7 +1,7 @@
 """Losses whose label is a distribution over tokens: label smoothing of answers, and distillation of the thinking.
 
-To add such a loss: write a class with the methods of `Loss` here, append it to `LOSSES`, and add its settings to
-`settings.py`.
+To add such a loss: write a class with the methods of `Loss` here, and append it to `LOSSES`. Add its settings to
+`settings.py`, and their names to `RECIPE` there: they change the trained weights.
 """
 
 from __future__ import annotations
