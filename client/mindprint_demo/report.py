@@ -90,7 +90,7 @@ def funnel_cells(funnel: Funnel) -> tuple[str, str, str, str]:
 
 
 def parity_cell(version: Version | None) -> str:
-    """Compare the engine with the trainer and with the base, in nats a token."""
+    """Compare the engine with the trainer and with the base model, in nats a token."""
     if version is None or version.parity is None:
         return ""
     proof = version.parity

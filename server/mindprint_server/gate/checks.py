@@ -1,13 +1,13 @@
 """Pure functions that turn the gate's measurements into checks.
 
-The new version and its reference (the base or the live version) answer the same prompts. So each check looks at the
-mean of paired differences. A mean of few items varies by chance. A limit counts as crossed only *beyond chance*: the
-one-sided confidence bound of the mean, by Student's t (`statistics.margin_of_mean`), must be over it too.
+The new version and its reference (the base model or the live version) answer the same prompts. So each check looks at
+the mean of paired differences. A mean of few items varies by chance. A limit counts as crossed only *beyond chance*:
+the one-sided confidence bound of the mean, by Student's t (`statistics.margin_of_mean`), must be over it too.
 
-Sixteen thinking samples refuse less than 4 % of the versions that collapse exactly as often as the base, whatever that
-rate is. They refuse nearly every version that stopped thinking where the base still thinks: differences that all have
-the same value have a margin of 0. Thinking of a few words is not collapsed by this definition. The length ratio
-finds it.
+Sixteen thinking samples refuse less than 4 % of the versions that collapse exactly as often as the base model, whatever
+that rate is. They refuse nearly every version that stopped thinking where the base model still thinks: differences that
+all have the same value have a margin of 0. Thinking of a few words is not collapsed by this definition. The length
+ratio finds it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_score(
     Args:
         name: Name of the check.
         scores: Scores in nats, one per held-out engagement.
-        reference: Scores of the base or the live version on the same engagements.
+        reference: Scores of the base model or the live version on the same engagements.
         min_items: Number of engagements below which nothing is decided.
         slack: Nats by which the mean may be lower, in addition to the margin.
         confidence: One-sided confidence.
@@ -118,7 +118,7 @@ def check_collapse(
     ours, theirs = ([float(sample.collapsed) for sample in group] for group in (samples, base))
     differences = [own - other for own, other in zip(ours, theirs, strict=True)]
     value = fmean(ours)
-    # A bound above 1 means that no rise could be shown: the base collapses too often, or there are too few samples.
+    # A bound above 1 means that no rise could be shown: the base model collapses too often, or samples are too few.
     bound = min(1.0, fmean(theirs) + max_rise + margin_of_mean(differences, confidence))
     detail = f"{sum(ours):.0f} of {len(ours)} thinkings, the base {sum(theirs):.0f}"
     return Check(name="collapse", value=value, bound=bound, passed=value <= bound, detail=detail)

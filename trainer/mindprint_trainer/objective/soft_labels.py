@@ -33,7 +33,7 @@ class Teacher:
 
     base: Base
     view: LoraModelView
-    """A view of the base; its adapters are disabled while it teaches."""
+    """A view of the base model; its adapters are disabled while it teaches."""
     pass_tokens: int
     """Upper bound of a forward pass, in tokens."""
     before_pass: Callable[[], None]
