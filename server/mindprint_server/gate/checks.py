@@ -88,7 +88,7 @@ def check_thinking_gain(kind: QueryKind, gains: Sequence[float], *, confidence: 
     spread = (
         f"give or take {margin_of_mean(gains, confidence):.3f}"
         if len(gains) > 1
-        else "and a single one says nothing of noise"
+        else "with a single one, chance cannot be estimated"
     )
     return Check(
         name=name,

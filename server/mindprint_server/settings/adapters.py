@@ -31,8 +31,7 @@ class AdapterSettings(BaseModel):
     """Share of an adapter's requests that a new version answers as canary before it goes live. With 0, or without a
     live version, it goes live at once."""
     canary_requests: int = Field(50, ge=1)
-    """Number of good answers after which a canary goes live. No caller is needed. Good: neither collapsed nor
-    failed."""
+    """Number of good answers after which the server makes a canary live. Good: neither collapsed nor failed."""
     health_window: int = Field(200, ge=1)
     """Number of newest answers by which a version in service is judged. Each server process counts its own."""
     health_min_answers: int = Field(20, ge=1)
