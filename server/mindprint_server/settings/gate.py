@@ -17,8 +17,8 @@ class GateSettings(BaseModel):
     gate_items: int = Field(16, ge=1)
     """Maximum number of held-out engagements that one evaluation asks."""
     gate_min_items: int = Field(4, ge=2)
-    """Minimum number of held-out engagements with which personal scores are judged. With fewer, these checks are not
-    judged."""
+    """Minimum number of held-out engagements with which the personal score is judged: the log-probability of the real
+    answers. With fewer, these checks are not judged."""
     gate_thoughts: int = Field(16, ge=2)
     """Number of thinkings written with the new version, and as many with the base model. With few engagements, each
     gets several."""
