@@ -1,4 +1,4 @@
-"""Does a trainer that is killed again and again end with the same weights and the same books as one that is not?
+"""Does a trainer that is killed again and again end with the same weights and trace counts as one that is not?
 
 A server with a real engine and the default model writes traces for some users. First every user's adapter is trained
 once without a break, on the very samples of its lease. Then `mindprint train` is started, killed (`kill -9`) at a

@@ -24,19 +24,23 @@ RATIOS = (
     (
         "yield-cpu",
         "unvotes: engagements with an accepted trace a second",
-        "engagements with an accepted trace a second, over a script",
+        "engagements with an accepted trace a second, to those of a plain script",
     ),
-    ("trainer-cpu", "trained tokens/s", "trained tokens a second, over TRL's `SFTTrainer`"),
-    ("many_users-cpu", "adapters an hour", "adapters an hour, sixteen users together over one by one"),
-    ("throughput-cpu", "(c)/(a)", "generated tokens a second, over offline `LLM.generate` without scores"),
-    ("reload-cpu", "p99 time to first token", "p99 time to first token while versions go live, over a quiet server"),
+    ("trainer-cpu", "trained tokens/s", "trained tokens a second, to those of TRL's `SFTTrainer`"),
+    ("many_users-cpu", "adapters an hour", "adapters an hour, sixteen users together to one by one"),
+    ("throughput-cpu", "(c)/(a)", "generated tokens a second, to those of offline `LLM.generate` without scores"),
+    (
+        "reload-cpu",
+        "p99 time to first token",
+        "p99 time to first token while versions go live, to that of a quiet server",
+    ),
 )
 """The five ratios of README: prefix of the result files, beginning of the bar's name, words for a reader."""
 
 
 def ratios(results: Path) -> str:
     """Render the ratios of README as a Markdown table, with the values of all kept runs."""
-    lines = ["| ratio, on two CPU cores | runs | wanted | holds |", "|---|---|---|---|"]
+    lines = ["| ratio, on two CPU cores | ratio in each run | target | runs that met it |", "|---|---|---|---|"]
     for prefix, name, words in RATIOS:
         runs = [json.loads(file.read_text()) for file in sorted(results.glob(f"{prefix}-*.json"))]
         bars = [next(bar for bar in run["bars"] if bar["name"].startswith(name)) for run in runs]
@@ -88,7 +92,7 @@ def table(results: Path) -> str:
         run = json.loads(file.read_text())
         early = " (ended early)" if run.get("ended_early") else ""
         runs[run["command"], _device(run) + early].append(run)
-    lines = ["| what | runs | wanted | holds |", "|---|---|---|---|"]
+    lines = ["| what | value in each run | target | runs that met it |", "|---|---|---|---|"]
     for (command, device), same in sorted(runs.items(), key=lambda item: item[0][::-1]):
         lines.append(f"| **`{command}`**{device} | | | |")
         for bars in zip(*(run["bars"] for run in same), strict=True):

@@ -29,26 +29,32 @@ DESCRIBED = {
 
 def errors() -> str:
     """Render the table of codes."""
-    rows: dict[tuple[str, str], tuple[dict[str, None], str]] = {}
+    rows: dict[tuple[str, str], tuple[dict[str, None], list[str]]] = {}
     for file in sorted(SERVER.rglob("*.py")):
         for status, name, message in _raised(file):
-            messages, _ = rows.setdefault((name, status), ({}, str(file.relative_to(SERVER))))
+            messages, files = rows.setdefault((name, status), ({}, []))
+            files.append(str(file.relative_to(SERVER)))
             if message:
                 messages[message] = None
     del rows["<...>_not_found", "404"]
     for kind, hint in HINTS.items():
         message = f"there is no {kind} <...>: {hint}"
-        messages, _ = rows.setdefault((f"{kind}_not_found", "404"), ({}, "store/exceptions.py"))
+        messages, _ = rows.setdefault((f"{kind}_not_found", "404"), ({}, ["store/exceptions.py"]))
         messages.setdefault(message)
     about = (
         "Every error reply has OpenAI's form: `error.code` is for programs, `error.message` says what is wrong and "
         "what to do. 429 and 503 carry `Retry-After` in seconds. `<...>` stands for a value."
     )
     listed = (
-        (code(name), status, _describe(name, list(messages)), code(where))
-        for (name, status), (messages, where) in sorted(rows.items())
+        (code(name), status, _describe(name, list(messages)), _where(files))
+        for (name, status), (messages, files) in sorted(rows.items())
     )
     return page("Errors", about, [table("code | status | message | raised in", listed)])
+
+
+def _where(files: list[str]) -> str:
+    """Return the first file that raises a code, and whether there are others."""
+    return code(files[0]) + (", and others" if len(set(files)) > 1 else "")
 
 
 def _describe(name: str, messages: list[str]) -> str:

@@ -78,7 +78,7 @@ class Step:
     what: str
     where: str = ""
     otherwise: str = ""
-    """The bad end of this step."""
+    """What happens if this step fails."""
 
 
 LIFE_OF_A_TRACE = (
@@ -92,14 +92,14 @@ LIFE_OF_A_TRACE = (
     Step("engine", "The base model writes thinking, then answers", "generation/candidate.py"),
     Step("server", "The verifier checks it, cheapest first", "verdicts/verifier.py", "rejected: state stored"),
     Step("store", "Accepted: the trace waits", "state waiting"),
-    Step("trainer", "A trainer leases it", "POST /v1/leases: state leased", "3 bad leases: dead_letter"),
+    Step("trainer", "A trainer leases it", "POST /v1/leases: state leased", "3 failed leases: dead_letter"),
     Step("trainer", "An adapter is trained and uploaded", "POST /v1/leases/{id}/complete"),
     Step("store", "One transaction: trained in version N", "state trained"),
 )
 
 LIFE_OF_A_VERSION = (
     Step("trainer", "Upload: weights, config, manifest", "POST /v1/leases/{id}/complete"),
-    Step("server", "Files are validated against the base", "adapters/validation.py", "422: rank, shapes, digest"),
+    Step("server", "Files are validated against the base model", "adapters/validation.py", "422: rank, shapes, digest"),
     Step("store", "Files get a new, immutable folder", "adapters/storage.py"),
     Step("engine", "The adapter is loaded", "adapters/residency.py"),
     Step(
@@ -111,14 +111,19 @@ LIFE_OF_A_VERSION = (
     Step("engine", "Gate: held-out engagements", "gate/gate.py", "422: kept as refused"),
     Step("engine", "The user's memory is prefetched", "adapters/prefetch.py"),
     Step("store", "One transaction: registered, pointer moved", "store/publication.py"),
-    Step("server", "Live, or canary with a share of traffic", "adapters/service.py", "unhealthy: withdrawn"),
+    Step(
+        "server",
+        "Live, or canary with a share of traffic",
+        "adapters/service.py",
+        "answers collapse or fail: withdrawn",
+    ),
     Step("server", "Next version arrives: standby", "running requests finish first"),
     Step("store", "Old files are removed, record stays", "keep_versions"),
 )
 
 
 def life(title: str, steps: Sequence[Step]) -> str:
-    """Draw steps from top to bottom; the bad end of a step stands in red inside its box."""
+    """Draw steps from top to bottom; what happens if a step fails stands in red inside its box."""
     wide, gap = 360, 16
     heights = [64 if step.otherwise else 46 for step in steps]
     svg = Svg(wide + 20, sum(heights) + gap * len(steps) + 44, title)
@@ -233,19 +238,23 @@ def machine(it: Machine) -> str:
 MACHINES = {
     "trace": Machine(
         "States of a trace",
-        "A trace is one written candidate. Only accepted traces enter the queue.",
+        "A trace is a candidate with its verdict, as stored. Only accepted traces enter the queue.",
         {
             "waiting": "Accepted; a trainer may lease it.",
             "leased": "Held by a trainer until its lease ends.",
-            "trained": "Learned by one version of the user's adapter.",
-            "dead_letter": "Set aside after `max_attempts` bad leases; no trainer takes it.",
-            "stored": "Rejected or not judged; kept with its reason, never trained as thinking.",
+            "trained": "Learned by one published version of the user's adapter.",
+            "dead_letter": "Set aside after `max_attempts` failed leases; no trainer takes it.",
+            "stored": "Rejected or not judged; kept with its verdict reason, never trained as thinking.",
         },
         (
             Move("waiting", "leased", "a trainer claims its adapter's traces"),
             Move("leased", "trained", "the version is published: same transaction as the pointer"),
             Move("leased", "waiting", "the lease is released, expires, or its version is refused"),
-            Move("leased", "dead_letter", "the lease ends badly, for the last of `max_attempts` times"),
+            Move(
+                "leased",
+                "dead_letter",
+                "a lease fails (expired, or version refused) for the last of `max_attempts` times",
+            ),
         ),
         ("trained", "dead_letter", "stored"),
     ),
@@ -256,7 +265,7 @@ MACHINES = {
             "queued": "Accepted, no item begun.",
             "running": "Items are being worked on.",
             "done": "Every item is done or skipped.",
-            "failed": "An error ended it; `error` names it.",
+            "failed": "An error ended it; `error` says which.",
             "cancelled": "A caller stopped it; written traces stay.",
         },
         (
@@ -286,12 +295,12 @@ MACHINES = {
     ),
     "version": Machine(
         "States of a version",
-        "A version is an immutable set of LoRA weights. The live pointer alone decides which one answers.",
+        "A version is an immutable set of LoRA weights. Pointers say which ones answer: live, and canary for a share.",
         {
-            "canary": "Answers a share of the requests (canary).",
+            "canary": "Answers a share of the adapter's requests.",
             "live": "Answers the adapter's requests.",
-            "standby": "Passed, does not answer now; may be promoted.",
-            "refused": "Failed the gate or was withdrawn; answers only if promoted by number.",
+            "standby": "Passed its checks, does not answer now; may be promoted.",
+            "refused": "Failed the parity check or the gate, or was withdrawn; answers only if promoted by number.",
         },
         (
             Move("canary", "live", "`canary_requests` good answers, or promote"),
@@ -299,8 +308,8 @@ MACHINES = {
             Move("standby", "live", "promote or rollback"),
             Move("standby", "canary", "a canary share is set for it"),
             Move("canary", "standby", "the canary is ended"),
-            Move("live", "refused", "unhealthy in service: withdrawn"),
-            Move("canary", "refused", "unhealthy in service: withdrawn"),
+            Move("live", "refused", "its answers collapse or fail: withdrawn"),
+            Move("canary", "refused", "its answers collapse or fail: withdrawn"),
             Move("refused", "live", "promoted by number"),
         ),
     ),

@@ -11,6 +11,15 @@ from typing import Any
 from _markdown import code, docstring, field_docs, json_type, page, table
 
 DECISIONS = Path(__file__).resolve().parent / "decisions"
+EXAMPLE_TOML = """\
+model = "/models/my-model"
+data_dir = "/var/lib/mindprint"
+max_model_len = 8192
+max_thinking_tokens = 256
+answer_prefix = ""
+thinking_prefixes = {}
+start_from = "base"
+"""
 
 
 def settings_server() -> str:
@@ -18,9 +27,16 @@ def settings_server() -> str:
     from mindprint_server.settings import Settings
 
     about = (
-        "Each setting has a default. A TOML file (`mindprint.toml`, or `--config FILE`) overrides it, a variable "
-        "overrides the file, and a flag overrides the variable: `mindprint serve --set NAME=VALUE`. Lists, objects and "
-        "`null` are written as JSON. `mindprint serve --print-config` shows what is in force."
+        "Each setting has a default. A TOML file (`mindprint.toml` in the working folder, or `--config FILE`) "
+        "overrides it, an environment variable overrides the file, and a flag overrides the variable: `mindprint serve "
+        "--set NAME=VALUE`. In variables and flags, lists, objects and `null` are written as JSON. `mindprint serve "
+        "--print-config` shows the values in use.\n\n"
+        f"An example of `mindprint.toml`:\n\n```toml\n{EXAMPLE_TOML}```\n\n"
+        "Change these first: `model`, `max_model_len`, `max_thinking_tokens`, `thinking_prefixes` and `answer_prefix` "
+        "([Choose a base model](../how-to/choose-a-base-model.md)); `data_dir`; `kv_cache_gib` "
+        "([Sizing](../operations/sizing.md)); `start_from` and `cohort_min_traces` "
+        "([Use cohorts](../how-to/cohorts.md)); `min_gain` and `min_anchor` "
+        "([Tune acceptance](../how-to/tune-acceptance.md))."
     )
     return page("Server settings", about, _settings(Settings))
 
@@ -30,8 +46,13 @@ def settings_trainer() -> str:
     from mindprint_trainer.settings import Settings
 
     about = (
-        "Each setting has a default. A variable overrides it, and a flag overrides the variable: "
-        "`mindprint train --set NAME=VALUE`. `mindprint train --print-config` shows what is in force."
+        "Each setting has a default. An environment variable overrides it, and a flag overrides the variable: "
+        "`mindprint train --set NAME=VALUE`. There is no settings file. `mindprint train --print-config` shows the "
+        "values in use.\n\n"
+        "An example: `MINDPRINT_TRAIN_LEARNING_RATE=1e-4 mindprint train --set epochs=3`.\n\n"
+        "Change these first: `learning_rate`, `rank` and `epochs` "
+        "([Choose a base model](../how-to/choose-a-base-model.md)); `min_traces`; `max_concurrent_adapters` "
+        "([Run many trainers](../how-to/run-many-trainers.md))."
     )
     return page("Trainer settings", about, _settings(Settings))
 
@@ -100,7 +121,7 @@ def _rows(owner: Any, names: Iterable[str], prefix: str, dotted: str) -> str:
         variable = str(alias).upper() if isinstance(alias, str) else f"{prefix}{name.upper()}"
         shown = f"{code(f'{dotted}{name}')}<br>{code(variable)}"
         rows.append((shown, meaning, json_type(schema[name]) or "text", code(_value(field))))
-    return table("setting, variable | meaning | type | default", rows)
+    return table("setting, environment variable | meaning | type | default", rows)
 
 
 def _with_links(text: str) -> str:

@@ -46,7 +46,7 @@ class Resource(Generic[SenderT]):
 class Method(Generic[P, T]):
     """Decorate a function that describes a call: the sync client returns the reply, the async one is awaited.
 
-    The decorated function gets None as its first parameter, which only makes it look like a method.
+    The decorated function has a `self` parameter, so that it reads like a method. It is called with None for it.
     """
 
     def __init__(self, function: Callable[Concatenate[Any, P], Call[T]]) -> None:

@@ -90,7 +90,7 @@ def funnel_cells(funnel: Funnel) -> tuple[str, str, str, str]:
 
 
 def parity_cell(version: Version | None) -> str:
-    """Compare the engine with the trainer and with the base, in nats a token."""
+    """Compare the engine with the trainer and with the base model, in nats a token."""
     if version is None or version.parity is None:
         return ""
     proof = version.parity
@@ -175,7 +175,7 @@ def closing_lines(results: DemoResults) -> Text:
     lines = [
         f"failed requests: {results.failed_requests}",
         f"accepted traces: {books.accepted}, trained in exactly one version: {books.trained}, dead: {books.dead}; "
-        + ("none lost, none twice" if books.balanced else f"THE BOOKS DO NOT BALANCE: {'; '.join(books.problems[:5])}"),
+        + ("none lost, none twice" if books.balanced else f"THE COUNTS DO NOT MATCH: {'; '.join(books.problems[:5])}"),
     ]
     if books.in_cohorts:
         lines.append(f"of these, trained in a cohort's adapter as well: {books.in_cohorts}")

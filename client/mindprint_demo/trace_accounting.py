@@ -12,7 +12,7 @@ from mindprint.types.keys import AdapterKey, VersionRef
 
 @dataclass(frozen=True)
 class TraceAccounting:
-    """Counts of accepted traces; `problems` is empty when the books balance."""
+    """Counts of accepted traces; `problems` is empty when the counts match."""
 
     accepted: int
     trained: int

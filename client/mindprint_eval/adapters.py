@@ -129,7 +129,7 @@ class AdapterBuilder:
             recipe: How the adapters are trained.
             users: The users.
             training_sets: The training set of each user, by user id.
-            cohort_adapter: The cohort's adapter to start from; None starts from the base.
+            cohort_adapter: The cohort's adapter to start from; None starts from the base model.
 
         Returns:
             The adapters by user id.

@@ -30,7 +30,7 @@ class Recipe:
     pooled: bool = False
     """Train one adapter on users who are not evaluated, and use it for all."""
     start_from: str | None = None
-    """The pooled recipe whose adapter training starts from; None starts from the base."""
+    """The pooled recipe whose adapter training starts from; None starts from the base model."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Arm:
     """What the arm is for."""
     mode: Mode
     recipe: str | None = None
-    """Recipe of the adapter that answers; None is the base."""
+    """Recipe of the adapter that answers; None is the base model."""
     memory: MemoryOwner = "own"
     adapter_of: MemoryOwner = "own"
 
@@ -113,4 +113,4 @@ BARE_THINKING_ARMS = ("A2", "A3", "A6", "A7", "A9", *OPTIONAL_ARMS)
 PERTURBED_ARMS = ("A3", "A9")
 """Arms whose thinking is perturbed, to see whether the answer follows from it."""
 GENERAL_QUESTION_ARMS = ("A1", "A4", "A5", "A8", "A9-direct")
-"""Arms that are asked general questions: the base, and one arm for each recipe of the method."""
+"""Arms that are asked general questions: the base model, and one arm for each recipe of the method."""

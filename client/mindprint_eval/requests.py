@@ -43,7 +43,7 @@ class EvalRequest:
     row: HeldOutQuestion
     request: TraceRequest
     digest: str | None
-    """Digest of the adapter that has to answer; None is the base."""
+    """Digest of the adapter that has to answer; None is the base model."""
 
 
 def build_request(
@@ -57,7 +57,7 @@ def build_request(
         user: The user who is asked.
         row: The question.
         model: The model as a request names it.
-        digest: Digest of the adapter that has to answer; None is the base.
+        digest: Digest of the adapter that has to answer; None is the base model.
         memory: `own`, `none` or `user/<id>`.
         **how: Other fields of the request.
     """

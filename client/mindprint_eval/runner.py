@@ -231,8 +231,8 @@ def server_settings(options: EvalOptions) -> dict[str, str]:
     """Return the settings of a shard's server, by variable name without prefix.
 
     Nothing is held out of training but the questions themselves. Nothing trains by itself. No version is withdrawn.
-    Adapters start from the base unless a recipe says otherwise. No engagement is left out or stopped early, unless the
-    environment or the options say otherwise.
+    Adapters start from the base model unless a recipe says otherwise. No engagement is left out or stopped early,
+    unless the environment or the options say otherwise.
     """
     variables = {name.removeprefix("MINDPRINT_"): value for name, value in os.environ.items() if _of_server(name)}
     recipes = recipes_for([ARMS[name] for name in options.arms])

@@ -195,7 +195,7 @@ class ShardRunner:
         return {user: training_sets.select_accepted(_of(written, user), self._options.thresholds) for user in pool}
 
     async def _answered_directly(self, candidates: Mapping[str, Sequence[Trace]]) -> dict[str, dict[str, bool]]:
-        """Return whether the base answers each engagement rightly without thinking, by user and engagement."""
+        """Return whether the base model answers each engagement rightly without thinking, by user and engagement."""
         asked = []
         for user in self._shard.users:
             written = {trace.engagement_id for trace in candidates[user.user_id]}
@@ -294,7 +294,7 @@ class ShardRunner:
         return build_request(measure, arm, one.user, one.row, request.model, one.digest, request.memory, **how)
 
     def _general(self, arm: Arm) -> list[EvalRequest]:
-        """Return the general questions, once for each adapter: the base and the pooled one serve all users alike."""
+        """Return the general questions, once for each adapter. The base model and the pooled one serve all users."""
         if arm.name not in arms.GENERAL_QUESTION_ARMS:
             return []
         asked = []

@@ -41,12 +41,12 @@ def select_accepted(candidates: Sequence[Trace], bounds: Thresholds) -> list[Imp
 def select_hinted(candidates: Iterable[Trace], right: Mapping[str, bool]) -> list[ImportedTrace]:
     """Choose traces by steps 3 to 5 of PRIME: hinted thinking that leads to the answer, one an engagement.
 
-    Only engagements that the base answers rightly without thinking count. Open answers are neither right nor wrong and
-    pass.
+    Only engagements that the base model answers rightly without thinking count. Open answers are neither right nor
+    wrong and pass.
 
     Args:
         candidates: All candidates of one user.
-        right: Whether the base answers an engagement rightly, by its id.
+        right: Whether the base model answers an engagement rightly, by its id.
     """
     leads = (t for t in candidates if t.verdict == "accepted" or t.reason in CORRECT_ANSWER_REASONS)
     return [

@@ -13,7 +13,7 @@ class AdmissionController:
     """Counts interactive requests. Batches are not counted: `generation.concurrency` limits them.
 
     Args:
-        limit: Largest number of requests at the same time.
+        limit: Maximum number of requests at the same time.
         retry_after_s: Seconds after which a refused caller should try again.
         max_idle_wait_s: Longest time in seconds that `wait_until_idle` waits.
     """

@@ -65,7 +65,7 @@ def _ignore_phase(phase: str) -> None:
 
 
 def create_holdout(settings: QueueSettings) -> Holdout:
-    """Return how many engagements of each user are held out."""
+    """Return the rule that says how many of a user's newest engagements are held out."""
     return Holdout(settings.holdout_share, settings.holdout_min_engagements, settings.holdout_max_engagements)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
+import _errors
 import _generate
 import _markdown
 import _settings
@@ -31,6 +34,16 @@ def test_each_setting_of_the_server_is_in_one_group() -> None:
 
 def test_a_decision_that_a_setting_names_is_a_link() -> None:
     assert "[decision 018](../decisions/018-" in _settings.settings_server()
+
+
+def test_settings_page_shows_a_file_that_loads() -> None:
+    values = tomllib.loads(_settings.EXAMPLE_TOML)
+    assert server_settings.Settings(**values).model_dump(mode="json", include=set(values)) == values
+
+
+def test_error_raised_in_several_files_says_so() -> None:
+    assert _errors._where(["a.py", "a.py"]) == "`a.py`"
+    assert _errors._where(["a.py", "b.py"]) == "`a.py`, and others"
 
 
 def test_a_google_docstring_becomes_markdown() -> None:

@@ -17,7 +17,7 @@ class LeaseClaimer:
         self,
         settings: Settings,
         client: MindprintClient,
-        connect_briefly: Callable[[], MindprintClient],
+        connect_for_heartbeats: Callable[[], MindprintClient],
         on_event: Callable[..., None],
     ) -> None:
         """Prepare to claim.
@@ -25,11 +25,11 @@ class LeaseClaimer:
         Args:
             settings: Adapters, bounds and time to live.
             client: Claims the leases.
-            connect_briefly: Makes clients for heartbeats: a call must take at most a third of the time to live.
+            connect_for_heartbeats: Makes clients for heartbeats: a call must take at most a third of the time to live.
             on_event: Called with an event for each lease.
         """
         self._settings, self._client = settings, client
-        self._connect_briefly, self._on_event = connect_briefly, on_event
+        self._connect_for_heartbeats, self._on_event = connect_for_heartbeats, on_event
 
     def claim(self) -> Lease | None:
         """Claim the first named adapter that has enough traces waiting, or without names the one with the most."""
@@ -47,7 +47,7 @@ class LeaseClaimer:
 
     def hold(self, lease: Lease) -> HeldLease:
         """Keep a claimed lease alive."""
-        return HeldLease(lease, self._connect_briefly, self._settings.ttl_s)
+        return HeldLease(lease, self._connect_for_heartbeats, self._settings.ttl_s)
 
     def fill(self, held: list[HeldLease]) -> None:
         """Claim leases and append them to `held`, up to `max_concurrent_adapters`.

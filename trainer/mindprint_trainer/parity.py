@@ -33,7 +33,7 @@ def measure_parity_items(
 
     Args:
         base: The base model.
-        view: The base with the adapters.
+        view: The base model with the adapters.
         adapter: Index of the adapter in the view. It must hold the weights as they are saved.
         sequences: All sequences of the training run.
         improvement: Returns by how many nats a sequence's loss fell in training, by index. It needs no forward pass.
@@ -83,7 +83,7 @@ def target_logprobs(
 
     Args:
         base: The base model.
-        view: The base with the adapters.
+        view: The base model with the adapters.
         adapter: Index of the adapter in the view.
         sequences: What to measure. Each sequence has a row of its own, as in the engine.
         settings: Size of a forward pass.

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     work_dir: Path = Path(".mindprint/trainer")
     """Folder for checkpoints and for downloaded versions that training starts from."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log lines to write."""
+    """Minimum level of the log lines to write."""
     log_json: bool = False
     """Write log lines as JSON."""
     log_every_s: float = Field(5, gt=0)
@@ -56,11 +56,11 @@ class Settings(BaseSettings):
     """Name that leases carry. Default: host name and process id."""
     min_traces: int = Field(6, ge=1)
     """Train an adapter only when this many accepted traces wait. With fewer it learns answers and stops thinking; until
-    then the cohort's adapter or the base answers. Default: decision 023."""
+    then the cohort's adapter or the base model answers. Default: decision 023."""
     max_traces: int = Field(1024, ge=1, le=10_000)
-    """Traces of one lease at most. The rest wait for the next lease."""
+    """Maximum number of traces of one lease. The rest wait for the next lease."""
     max_concurrent_adapters: int = Field(1, ge=1, le=256)
-    """Lease at most this many adapters at once: those in training and those that wait for a thread."""
+    """Maximum number of adapters leased at once: those in training and those that wait for a thread."""
     parallel_threads: int | None = Field(None, ge=1)
     """Train this many of the leased adapters in threads of their own, each with its share of `threads`. With 1 all
     share forward passes. Each needs memory for its weights three times in float32, and for its passes. Default: one for
@@ -97,13 +97,13 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1)
     """Threads of torch on a CPU. Default: the cores that this process may use."""
     base_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """What the engine holds the base in. Base weights and the saved adapter are rounded to it."""
+    """Data type of the base model in the server's engine. Base weights and the saved adapter are rounded to it."""
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """What the trainer computes in. `auto` takes bfloat16 where the hardware multiplies it, else float32, which is
-    several times faster there."""
+    """Data type in which the trainer computes. `auto` takes bfloat16 where the hardware multiplies it, else float32,
+    which is several times faster there."""
     micro_batch_tokens: int | None = Field(None, ge=16)
-    """Tokens of one forward pass, padding included; a longer row goes alone. Default: 1536 on a CPU, where more only
-    costs memory, else 16,384."""
+    """Maximum number of tokens of one forward pass, padding included. A longer row gets a pass of its own. Default:
+    1536 on a CPU, where more only costs memory, else 16,384."""
     logit_chunk: int = Field(1024, ge=1)
     """Positions whose logits are in memory at once, one float32 for each vocabulary entry."""
     share_prompts: bool = True
@@ -115,8 +115,7 @@ class Settings(BaseSettings):
     alpha: float = Field(32, gt=0)
     """LoRA alpha of a new adapter: its output is multiplied with alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input. Default: off, since with a few dozen samples its noise costs more than it
-    saves."""
+    """Dropout on the adapter's input. Default: off, since with a few dozen samples it harms more than it helps."""
     target_modules: tuple[str, ...] | None = None
     """Linear layers that get an adapter, by the last part of their names. Default: all that the server can serve."""
 
@@ -132,7 +131,7 @@ class Settings(BaseSettings):
     batch_size: int = Field(8, ge=1)
     """Sequences of one optimizer step. Default: 8; with 16, two dozen engagements made six steps in all."""
     max_length: int = Field(2048, ge=2)
-    """Tokens of a sequence at most. The prompt is cut from the left to fit."""
+    """Maximum number of tokens of a sequence. The prompt is cut from the left to fit."""
     learning_rate: float = Field(4e-4, gt=0)
     """Peak learning rate of AdamW. Default: for the 135M model and about ten steps; begin with 1e-4 for models of 1B
     and more."""
@@ -143,7 +142,7 @@ class Settings(BaseSettings):
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Clip the gradient of an adapter to this norm."""
+    """Maximum norm of an adapter's gradient. A larger gradient is clipped to it."""
     balance: bool = True
     """Let slow and fast samples count equally in total, whatever their numbers. Off, an adapter with 60 fast and 33
     slow samples stopped thinking (decision 010)."""
@@ -154,15 +153,15 @@ class Settings(BaseSettings):
     replay_weight: float = Field(1.0, ge=0)
     """Weight of replay samples: generic thinking of the base model. 0 leaves them out."""
     delimiter_weight: float = Field(1.0, ge=0)
-    """Weight of how thinking begins and of how it ends, each as a part of its own. As parts of the thinking these few
-    words are hardly learned (decision 014)."""
+    """Weight of how thinking begins and of how it ends, each as a part of its own. Counted as part of the thinking,
+    these few words are hardly learned (decision 014)."""
     thinking_weight: float = Field(1.0, ge=0)
     """Weight of the thinking."""
     answer_weight: float = Field(1.0, ge=0)
     """Weight of the answer."""
     answer_smoothing: float = Field(0.3, ge=0, lt=1)
-    """Probability of a closed answer that is spread evenly over all choices. At 0 an adapter learns a few dozen answers
-    by heart and becomes as certain about new ones (decision 017)."""
+    """Label smoothing of closed answers: the share of the label's probability that is spread evenly over all choices.
+    At 0 an adapter memorizes a few dozen answers and becomes as certain about new ones (decision 017)."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the first weights, the order and the dropout. Each failed try of the same traces adds 1."""
 

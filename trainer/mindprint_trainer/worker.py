@@ -43,7 +43,7 @@ class Worker:
         settings: Settings,
         base: Base,
         client: MindprintClient,
-        connect_briefly: Callable[[], MindprintClient],
+        connect_for_heartbeats: Callable[[], MindprintClient],
         reporter: ProgressReporter,
         raise_if_stopped: Callable[[], None],
     ) -> None:
@@ -53,7 +53,8 @@ class Worker:
             settings: The trainer's settings.
             base: The base model, the same that the server serves.
             client: Claims leases and uploads versions.
-            connect_briefly: Makes clients for calls that must take at most a third of the lease's time to live.
+            connect_for_heartbeats: Makes clients for heartbeats: a call must take at most a third of the lease's
+                time to live.
             reporter: Shows progress.
             raise_if_stopped: Raises when the process is to end.
 
@@ -63,7 +64,7 @@ class Worker:
         self.outcomes: list[LeaseOutcome] = []
         self._settings, self._base, self._client = settings, base, client
         self._reporter, self._raise_if_stopped = reporter, raise_if_stopped
-        self._claimer = LeaseClaimer(settings, client, connect_briefly, reporter.event)
+        self._claimer = LeaseClaimer(settings, client, connect_for_heartbeats, reporter.event)
         self._failures = FailureCounter(settings.max_failures, reporter.event)
         self._parents = ParentCache(client, settings.work_dir / "starts", settings.max_cached_parents)
         self._uploader = VersionUploader(client)

@@ -56,7 +56,9 @@ app.command("why")(why)
 def promote(
     key: Key,
     version: Annotated[int | None, typer.Argument(min=1, help="The version to make live.")] = None,
-    base: Annotated[bool, typer.Option("--base", help="Take the adapter off: the cohort or the base answers.")] = False,
+    base: Annotated[
+        bool, typer.Option("--base", help="Take the adapter off: the cohort's adapter or the base model answers.")
+    ] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -131,7 +133,7 @@ def _pin(name: str, pinned: bool, as_json: bool, url: str | None) -> None:
 def _print(adapter: Adapter, as_json: bool) -> None:
     if as_json:
         return print_json(adapter)
-    live = f"version {adapter.live}" if adapter.live else "none: the cohort or the base answers"
+    live = f"version {adapter.live}" if adapter.live else "none: the cohort's adapter or the base model answers"
     facts = [("adapter", adapter.key), ("live", live)]
     if adapter.canary:
         facts.append(("canary", f"version {_canary(adapter)} of the requests"))

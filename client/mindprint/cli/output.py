@@ -22,7 +22,7 @@ PIPE_WIDTH = 160
 
 
 WIDE = 100
-"""Least width in columns at which tables show more details."""
+"""Minimum width in columns at which tables show more details."""
 
 
 def console() -> Console:

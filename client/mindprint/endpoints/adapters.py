@@ -41,7 +41,7 @@ class AdaptersResource(Resource[SenderT]):
 
         Args:
             key: The adapter.
-            version: Its number; None takes the adapter off, so that the cohort's adapter or the base answers.
+            version: Its number; None takes the adapter off, so that the cohort's adapter or the base model answers.
         """
         # Send a mapping, because a model leaves out None, and the server needs the `null`.
         body = Promote(version=version).model_dump()

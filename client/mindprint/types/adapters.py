@@ -22,7 +22,10 @@ class Adapter(Reply):
 
 
 class Promote(Request):
-    """Choose the version that an adapter's key resolves to. `null` takes the adapter off: the base answers."""
+    """Choose the version that an adapter's key resolves to.
+
+    `null` takes the adapter off: the cohort's adapter answers, or the base model.
+    """
 
     version: Annotated[int, Field(ge=1, lt=2**31)] | None
 

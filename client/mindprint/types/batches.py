@@ -21,10 +21,10 @@ class BatchRequest(Request):
     candidates: Annotated[int, Field(ge=1, le=64)] | None = None
     candidates_per_round: Annotated[int, Field(ge=1, le=64)] | None = None
     unhinted: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Candidates of an engagement that are written before one is written with the real answer in view. 0 shows the
+    """Candidates of an engagement that are written before the prompt shows the real answer. 0 shows the
     answer from the first one on."""
     hints: bool | None = None
-    """Whether candidates may be written with the real answer in view."""
+    """Whether the prompt of later candidates may show the real answer."""
     exhaustive: bool | None = None
     """Whether every engagement gets all its candidates until one is accepted: none is skipped or stopped early as
     unlikely. Use it for users with few engagements, where every trace counts."""
@@ -60,7 +60,7 @@ class Batch(Reply):
     items: int
     done: int
     skipped: dict[str, int] = Field(default_factory=dict)
-    """Items that could not be attempted, by reason."""
+    """Engagements that were skipped, by skip reason."""
     funnel: Funnel
     generated_tokens: int = 0
     prompt_tokens: int = 0
@@ -68,7 +68,7 @@ class Batch(Reply):
     truncated: int = 0
     """Engagements whose memory was cut to fit the model. The oldest parts are cut first."""
     hinted: int = 0
-    """Accepted traces that were written with the real answer in view."""
+    """Accepted traces whose prompt showed the real answer."""
     tokens_per_second: float = 0.0
     """Generated tokens divided by the seconds in which the batch ran."""
     error: str | None = None

@@ -14,7 +14,7 @@ EVERYONE = "everyone"
 
 
 class Cohort(Reply):
-    """A group of users whose traces train one adapter, `cohort/<name>`. `everyone` holds all who are in no other."""
+    """A group of users whose traces train one adapter, `cohort/<name>`. `everyone` holds all others."""
 
     name: str
     description: str

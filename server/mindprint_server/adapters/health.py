@@ -9,7 +9,8 @@ from typing import Literal
 from mindprint.types import REASON_GROUPS, Check
 
 Outcome = Literal["fine", "collapsed", "failed"]
-"""Outcome of an answer. `collapsed`: its thinking looped or was empty. `failed`: an error ended it."""
+"""Outcome of an answer. `collapsed`: its thinking looped or was empty; the server closes every thinking in service.
+`failed`: an error ended it."""
 MAX_VERSIONS = 4096
 """Maximum number of versions with a window; the one that answered least recently is dropped first."""
 
@@ -37,8 +38,8 @@ class VersionHealth:
     Args:
         window: Number of newest answers that count.
         min_answers: Number of answers below which no version is withdrawn.
-        max_collapsed: Largest share of answers whose thinking collapsed.
-        max_failed: Largest share of answers that failed.
+        max_collapsed: Maximum share of answers whose thinking collapsed.
+        max_failed: Maximum share of answers that failed.
     """
 
     def __init__(self, *, window: int, min_answers: int, max_collapsed: float | None, max_failed: float | None) -> None:

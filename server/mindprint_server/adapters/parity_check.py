@@ -22,8 +22,8 @@ def compare_logprobs(
         engine: Values of the engine with the adapter.
         base: Values of the engine without the adapter.
         trainer: Values that the trainer computed with the adapter.
-        tolerance: Largest mean distance between `engine` and `trainer`, in nats a token.
-        min_shift: Least mean distance between `engine` and `base`, in nats a token.
+        tolerance: Maximum mean distance between `engine` and `trainer`, in nats a token.
+        min_shift: Minimum mean distance between `engine` and `base`, in nats a token.
     """
     count = len(trainer)
 

@@ -22,7 +22,7 @@ def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[s
 
     Args:
         text: Content of the file.
-        max_rank: Largest rank.
+        max_rank: Maximum rank.
         targets: Names of the modules that may be adapted.
 
     Raises:

@@ -34,7 +34,7 @@ async def one_adapter(kind: Kind, name: UserId, services: ContainerDep) -> Adapt
 
 @router.post("/{kind}/{name}/promote")
 async def promote(kind: Kind, name: UserId, wanted: Promote, services: ContainerDep) -> Adapter:
-    """Make a version live. `null` takes the adapter off: the cohort's adapter or the base answers then."""
+    """Make a version live. `null` takes the adapter off: the cohort's adapter or the base model answers then."""
     return await services.adapters.promote(AdapterKey.make(kind, name), wanted.version)
 
 

@@ -74,7 +74,7 @@ class AutoModeThresholds:
 
 
 def decide(kind: QueryKind, evidence: Evidence, thresholds: AutoModeThresholds) -> AutoModeDecision:
-    """Choose `personal` if the evidence shows, beyond noise, that thinking gains enough; else `direct`.
+    """Choose `personal` if the evidence shows, beyond chance, that thinking gains enough; else `direct`.
 
     Args:
         kind: Kind of the questions, for the explanation.

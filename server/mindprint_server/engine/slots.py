@@ -278,7 +278,7 @@ class ActiveAdapterLimiter:
 
     @asynccontextmanager
     async def acquire(self, adapter: AdapterRef | None) -> AsyncIterator[None]:
-        """Hold a slot for the adapter while the block runs, waiting for one if needed. The base needs no slot."""
+        """Hold a slot for the adapter while the block runs, waiting for one if needed. The base model needs no slot."""
         if adapter is None:
             yield
             return

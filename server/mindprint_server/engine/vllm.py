@@ -349,7 +349,7 @@ def _cpu_args(settings: EngineSettings) -> dict[str, Any]:
 
     Raises:
         RuntimeError: `target_modules` names layers that are not linear. vLLM's operations for those would compute
-            tokens of the base with some adapter (docs/decisions/007).
+            tokens of the base model with some adapter (docs/decisions/007).
     """
     if others := _NOT_LINEAR.intersection(settings.target_modules):
         raise RuntimeError(f"target_modules: no adapters of {', '.join(sorted(others))} on a CPU: take them out")

@@ -1,13 +1,13 @@
 """Pure functions that turn the gate's measurements into checks.
 
-The new version and its reference (the base or the live version) answer the same prompts. So each check looks at the
-mean of paired differences. A mean of few items varies by chance. A bound therefore counts as crossed only if the mean
-lies beyond it by more than the margin of the mean (`statistics.margin_of_mean`, one-sided).
+The new version and its reference (the base model or the live version) answer the same prompts. So each check looks at
+the mean of paired differences. A mean of few items varies by chance. A limit counts as crossed only *beyond chance*:
+the one-sided confidence bound of the mean, by Student's t (`statistics.margin_of_mean`), must be over it too.
 
-Sixteen thinking samples refuse less than 4 % of the versions that collapse exactly as often as the base, whatever that
-rate is. They refuse nearly every version that stopped thinking where the base still thinks: differences that all have
-the same value have no margin. A version that writes a few words of thinking is not collapsed by this definition. The
-length ratio finds it.
+Sixteen thinking samples refuse less than 4 % of the versions that collapse exactly as often as the base model, whatever
+that rate is. They refuse nearly every version that stopped thinking where the base model still thinks: differences that
+all have the same value have a margin of 0. Thinking of a few words is not collapsed by this definition. The length
+ratio finds it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_score(
     Args:
         name: Name of the check.
         scores: Scores in nats, one per held-out engagement.
-        reference: Scores of the base or the live version on the same engagements.
+        reference: Scores of the base model or the live version on the same engagements.
         min_items: Number of engagements below which nothing is decided.
         slack: Nats by which the mean may be lower, in addition to the margin.
         confidence: One-sided confidence.
@@ -88,7 +88,7 @@ def check_thinking_gain(kind: QueryKind, gains: Sequence[float], *, confidence: 
     spread = (
         f"give or take {margin_of_mean(gains, confidence):.3f}"
         if len(gains) > 1
-        else "and a single one says nothing of noise"
+        else "with a single one, chance cannot be estimated"
     )
     return Check(
         name=name,
@@ -107,7 +107,7 @@ def thinking_gain_check_name(kind: QueryKind) -> str:
 def check_collapse(
     samples: Sequence[ThinkingSample], base: Sequence[ThinkingSample], *, max_rise: float, confidence: float
 ) -> Check:
-    """Check that the version's thinking does not collapse more often than the base's.
+    """Check that the version's thinking does not collapse more often than the base model's.
 
     Args:
         samples: Thinking samples of the version.
@@ -118,7 +118,7 @@ def check_collapse(
     ours, theirs = ([float(sample.collapsed) for sample in group] for group in (samples, base))
     differences = [own - other for own, other in zip(ours, theirs, strict=True)]
     value = fmean(ours)
-    # A bound above 1 means that no rise could be shown: the base collapses too often, or there are too few samples.
+    # A bound above 1 means that no rise could be shown: the base model collapses too often, or samples are too few.
     bound = min(1.0, fmean(theirs) + max_rise + margin_of_mean(differences, confidence))
     detail = f"{sum(ours):.0f} of {len(ours)} thinkings, the base {sum(theirs):.0f}"
     return Check(name="collapse", value=value, bound=bound, passed=value <= bound, detail=detail)
@@ -132,15 +132,15 @@ def check_length_ratio(
     max_ratio: float,
     confidence: float,
 ) -> Check:
-    """Check that the version thinks neither much shorter nor much longer than the base.
+    """Check that the version's thinking is neither much shorter nor much longer than the base model's.
 
     The margin is computed from the logarithms of the paired ratios, because lengths differ by factors.
 
     Args:
         samples: Thinking samples of the version.
         base: Thinking samples of the base model for the same prompts.
-        min_ratio: Least ratio of the median lengths.
-        max_ratio: Largest ratio of the median lengths.
+        min_ratio: Minimum ratio of the median lengths.
+        max_ratio: Maximum ratio of the median lengths.
         confidence: One-sided confidence.
     """
     ours, theirs = ([sample.tokens for sample in group] for group in (samples, base))
@@ -162,7 +162,7 @@ def check_length_ratio(
 
 
 def check_general(score: float, base: float, *, max_drop: float) -> Check:
-    """Check that the version still answers general questions about as well as the base.
+    """Check that the version still answers general questions about as well as the base model.
 
     Args:
         score: Score of the version on the general questions, 0 to 100.

@@ -22,16 +22,16 @@ class SkipPolicy:
     """Bounds below which an engagement is skipped, because its real answer is unlikely to be reached."""
 
     min_answer_frequency: float = 0.0
-    """Least share of the user's past answers that the real answer must have; 0 skips nothing."""
+    """Minimum answer frequency of the real answer (`answer_frequency`), 0 to 1; 0 skips nothing."""
     max_prior_shortfall: float | None = None
-    """Largest shortfall of the real answer after the thinking prefix alone, in nats; None skips nothing."""
+    """Maximum shortfall of the real answer after the thinking prefix alone, in nats; None skips nothing."""
 
     @classmethod
     def create(cls, settings: Settings, request: BatchRequest, question: Question) -> SkipPolicy:
         """Return the policy for one engagement of a batch.
 
-        It skips closed questions only, and only if acceptance depends on the answer (`accept_by=answer`). In an
-        exhaustive batch it skips nothing, because every trace counts there (docs/decisions/006).
+        It skips closed questions only, and only if acceptance depends on the answer (`accept_by=answer`). For an
+        exhaustive batch it skips none as unlikely, because every trace counts there (docs/decisions/006).
         """
         by_answer = request.mode == "personal" and settings.accept_by == "answer" and question.choices is not None
         if not by_answer or is_exhaustive(settings, request):

@@ -45,7 +45,7 @@ class TraceService:
         """Generate one trace. A trace about a stored engagement is verified and stored, one about a query is not.
 
         Raises:
-            Invalid: The prompt is too long, or two choices read the same to the model.
+            Invalid: The prompt is too long, or two choices have the same tokens.
             LimitExceeded: Too many requests run already.
             NotFound: The user, the engagement or the model does not exist.
             TimeoutError: The trace took longer than `request_timeout_s`.

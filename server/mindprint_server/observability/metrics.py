@@ -1,6 +1,6 @@
 """Metrics that Prometheus scrapes at `/metrics`. Every drop, rejection, retry and refusal is counted by reason.
 
-Labels have few values: a route's template, an error's code, a trace's reason. Never a user id, never a path.
+Labels have few values: a route's template, an error's code, a verdict reason. Never a user id, never a path.
 Counters start at zero with the process. The store's own counts (`/v1/funnel`) survive a restart.
 """
 
@@ -24,13 +24,13 @@ class Metrics:
         self.registry = CollectorRegistry()
 
         # the funnel
-        self.generated = self._counter("traces_generated", "Candidates written")
+        self.generated = self._counter("traces_generated", "Candidates written; each becomes a trace")
         self.accepted = self._counter("traces_accepted", "Candidates accepted", "hinted")
-        self.rejected = self._counter("traces_rejected", "Candidates rejected", "reason")
+        self.rejected = self._counter("traces_rejected", "Candidates rejected, by verdict reason", "reason")
         self.imported = self._counter("traces_imported", "Imported traces that were stored")
         self.cancelled = self._counter("traces_cancelled", "Candidates ended because a sibling was accepted")
         self.trained = self._counter("traces_trained", "Traces that went into a version")
-        self.skipped = self._counter("items_skipped", "Engagements of batches that could not be attempted", "reason")
+        self.skipped = self._counter("items_skipped", "Engagements of batches that were skipped", "reason")
         self.generated_tokens = self._counter("generated_tokens", "Tokens written by the engine")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens given to the engine")
         self.cached_tokens = self._counter("cached_tokens", "Prompt tokens found in the prefix cache")
@@ -45,27 +45,39 @@ class Metrics:
         # the queue; both are read from the store at each scrape
         self.queue = self._gauge("queue_traces", "Traces in the queue", "state")
         self.open_batches = self._gauge("open_batches", "Batches queued or running")
-        self.replays_missing = self._counter("replays_missing", "Replays that leases went without")
+        self.replays_missing = self._counter("replays_missing", "Replay samples that leases should hold and do not")
 
         # adapters
-        self.adapter_loads = self._counter("adapter_loads", "Adapters loaded into the engine", "outcome")
+        self.adapter_loads = self._counter(
+            "adapter_loads", "Adapters loaded into the engine: loaded, failed", "outcome"
+        )
         self.adapter_unloads = self._counter("adapter_unloads", "Adapters removed from the engine")
-        self.adapters_refused = self._counter("adapters_refused", "Uploaded versions refused", "reason")
-        self.parity_checks = self._counter("parity_checks", "Parity checks", "result")
+        self.adapters_refused = self._counter("adapters_refused", "Uploaded versions refused, by error code", "reason")
+        self.parity_checks = self._counter("parity_checks", "Parity checks: passed, failed", "result")
         self.gate_refusals = self._counter("gate_refusals", "Checks that a new version failed", "check")
         self.resident_adapters = self._gauge("resident_adapters", "Adapters that the engine holds")
         self.adapter_requests = self._counter(
-            "adapter_requests", "Requests for an adapter, by whether it was loaded", "outcome"
+            "adapter_requests",
+            "Requests for an adapter: hit (loaded already), load, wait (for a slot), busy (refused)",
+            "outcome",
         )
         self.adapter_evictions = self._counter("adapter_evictions", "Adapters that left the engine to make room")
         self.adapter_wait_seconds = self._histogram(
             "adapter_wait_seconds", "From the request for an adapter to its slot in the engine"
         )
-        self.served = self._counter("adapter_answers", "Answers of versions in service, by how they went", "outcome")
-        self.withdrawn = self._counter("versions_withdrawn", "Versions that the server took out of service", "check")
-        self.fallbacks = self._counter("fallbacks", "Answers that another model or mode gave than was asked for", "to")
+        self.served = self._counter(
+            "adapter_answers", "Answers of versions in service: fine, collapsed, failed", "outcome"
+        )
+        self.withdrawn = self._counter(
+            "versions_withdrawn", "Versions withdrawn, by failed check: service_collapsed, service_failed", "check"
+        )
+        self.fallbacks = self._counter(
+            "fallbacks", "Answers of another model or mode than asked for: base, direct", "to"
+        )
 
-        self.auto_decisions = self._counter("auto_decisions", "Modes that `auto` chose, by reason", "mode", "reason")
+        self.auto_decisions = self._counter(
+            "auto_decisions", "Modes that `auto` chose, by mode reason", "mode", "reason"
+        )
 
         # requests
         self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")

@@ -50,8 +50,7 @@ class Settings(
 ):
     """All settings of the server. Flags win over the environment, the environment over the TOML file.
 
-    Names are flat, as in vLLM's `AsyncEngineArgs`. A service that needs one group only names that group as the type of
-    its settings.
+    Names are flat, as in vLLM's `AsyncEngineArgs`. Annotate a service's settings with the group that it reads.
     """
 
     model_config = SettingsConfigDict(

@@ -6,20 +6,21 @@ from pydantic import BaseModel, Field
 
 
 class AdapterSettings(BaseModel):
-    """Adapters: from the upload to the version that answers, and back."""
+    """Adapters: the parity check of an upload, canary, withdrawal of bad versions, slots in the engine, kept files."""
 
     lease_extension_s: float = Field(60, gt=0)
     """Seconds by which a lease is extended, again and again, while its upload is checked."""
     parity_tolerance_nats: float = Field(0.3, gt=0)
-    """Largest mean difference, in nats a token, between the engine's and the trainer's log-probabilities of the parity
+    """Maximum mean difference, in nats a token, between the engine's and the trainer's log-probabilities of the parity
     items. Above it, the upload is refused. With one type of weights they differ by less than 0.01, between float32 and
     bfloat16 by 0.1 to 0.2; a trained adapter moves them by 1 to 3."""
     parity_min_shift_nats: float = Field(0.02, ge=0)
-    """Least mean difference, in nats a token, between the engine with and without the adapter. Below it, the engine
+    """Minimum mean difference, in nats a token, between the engine with and without the adapter. Below it, the engine
     seems not to apply the adapter, and the upload is refused."""
     parity_max_idle_wait_s: float = Field(1.0, ge=0)
-    """Seconds for which each step of a parity check, and of a prefetch, waits until no request is being answered. A
-    parity check has at most eight steps with the trainer's defaults. The gate does not wait (decision 019)."""
+    """Maximum seconds for which each step of a parity check, and of a prefetch, waits until no request is being
+    answered. A parity check has at most eight steps with the trainer's defaults. The gate does not wait (decision
+    019)."""
     prefetch_prefixes: bool = True
     """Compute the user's memory with a new version before it goes live. Cached prefixes belong to one version, so the
     first request would otherwise wait for it."""
@@ -27,22 +28,22 @@ class AdapterSettings(BaseModel):
     """Number of tokens that a prefetch computes in one step of the engine."""
 
     canary_share: float = Field(0.0, ge=0, lt=1)
-    """Share of an adapter's requests that a new version answers as canary before it goes live. With 0 it goes live at
-    once."""
+    """Share of an adapter's requests that a new version answers as canary before it goes live. With 0, or without a
+    live version, it goes live at once."""
     canary_requests: int = Field(50, ge=1)
-    """Number of good answers after which a canary goes live by itself."""
+    """Number of good answers after which the server makes a canary live. Good: neither collapsed nor failed."""
     health_window: int = Field(200, ge=1)
-    """Number of newest answers by which a version is judged. Each server counts its own."""
+    """Number of newest answers by which a version in service is judged. Each server process counts its own."""
     health_min_answers: int = Field(20, ge=1)
-    """Least answers of a version before it is judged."""
+    """Minimum number of answers with which a version in service is judged. With fewer, it is not withdrawn."""
     max_collapsed: float | None = Field(0.25, ge=0, le=1)
-    """Largest share of answers whose thinking loops or is empty. Above it, the version is withdrawn. `null` disables
-    it."""
+    """Maximum share of answers whose thinking collapses: it loops or is empty. Above it, the version is withdrawn with
+    the failed check `service_collapsed`. `null` disables it."""
     max_failed: float | None = Field(0.1, ge=0, le=1)
-    """Largest share of answers that fail where the base model does not. Above it, the version is withdrawn. `null`
-    disables it."""
+    """Maximum share of answers that fail where the base model does not. Above it, the version is withdrawn with the
+    failed check `service_failed`. `null` disables it."""
 
     adapter_wait_s: float = Field(20, gt=0)
-    """Seconds for which a request waits until its adapter is loaded. Then it is refused with 503."""
+    """Maximum seconds for which a request waits until its adapter is loaded. Then it is refused with 503."""
     keep_versions: int = Field(5, ge=1)
     """Number of newest versions of an adapter that keep their files. Pinned, live and canary versions always do."""

@@ -15,12 +15,12 @@ class EngineSettings(BaseModel):
     model: str = "default"
     """A Hugging Face id, a local folder, or `default` (SmolLM2-135M-Instruct from its package)."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Type of the model's weights. `auto` is bfloat16, or float32 on a CPU without bfloat16 instructions."""
+    """Data type of the model's weights. `auto` is bfloat16, or float32 on a CPU without bfloat16 instructions."""
     max_model_len: int = Field(2048, ge=128)
-    """Most tokens of a prompt together with what is written after it. A prompt that is too long shows less memory: the
-    oldest engagement is dropped first."""
+    """Maximum number of tokens of a prompt together with what is written after it. A prompt that is too long shows less
+    memory: the oldest engagement is dropped first."""
     max_num_seqs: int = Field(64, ge=1)
-    """Most sequences in one engine step."""
+    """Maximum number of sequences in one engine step."""
     enforce_eager: bool = False
     """Run without CUDA graphs. The server then starts about a minute sooner but writes traces at half the speed on an
     H100. A CPU always runs so. Default: decision 020."""
@@ -34,17 +34,17 @@ class EngineSettings(BaseModel):
     """Share of a GPU's memory that the engine takes and that must be free at the start. With `kv_cache_gib` set, it
     takes only what it needs."""
     max_loras: int = Field(8, ge=1)
-    """Most different adapters in one engine step. Requests for others wait."""
+    """Maximum number of different adapters in one engine step. Requests for others wait."""
     max_cpu_loras: int = Field(32, ge=1)
-    """Most adapters that the engine keeps loaded. The least recently used is unloaded for a new one."""
+    """Maximum number of adapters that the engine keeps loaded. The least recently used is unloaded for a new one."""
     max_lora_rank: int = Field(16, ge=1)
-    """Highest LoRA rank that the engine serves. An upload of a higher rank is refused (422)."""
+    """Maximum LoRA rank that the engine serves. An upload of a higher rank is refused (422)."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Layers that an adapter may change. Leases name them to the trainer; an upload with others is refused (422)."""
     adapter_max_starvation_s: float = Field(2, gt=0)
     """Seconds after which the adapter that is active longest gets no new requests, until a waiting adapter has taken
     its place in the engine."""
     engine_start_timeout_s: float = Field(900, gt=0)
-    """Seconds in which the engine must be ready. Then the server ends with an error."""
+    """Maximum seconds until the engine is ready. After them, the server ends with an error."""
     health_interval_s: float = Field(5, gt=0)
     """Seconds between two checks that the engine is alive."""

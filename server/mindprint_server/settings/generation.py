@@ -13,12 +13,13 @@ class GenerationSettings(BaseModel):
     thinking_prefixes: dict[str, str] = Field(default_factory=lambda: dict(THINKING_PREFIXES))
     """First words of the thinking for each thinking mode, after `<think>`. Empty for models trained to reason."""
     max_thinking_tokens: int = Field(64, ge=1)
-    """Most tokens of thinking. Longer thinking is closed there, and the answer follows."""
+    """Maximum number of tokens of thinking. The server closes longer thinking there, and the answer follows."""
     max_answer_tokens: int = Field(64, ge=1)
-    """Most tokens of the answer that follows the thinking of a trace."""
+    """Maximum number of tokens of the answer that follows the thinking of a trace."""
     answer_prefix: str = ANSWER_PREFIX
     """Words between the end of the thinking and the answer, the same as in the memory's lines. Without them a small
-    model answers by habit, whatever it thought. Empty for models trained to reason. Default: decision 004."""
+    model often gives the same answer, whatever it thought. Empty for models trained to reason. Default: decision
+    004."""
     temperature: float = Field(0.7, ge=0, le=2)
     """Sampling temperature of thinking. 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -28,7 +29,7 @@ class GenerationSettings(BaseModel):
     """Sample only tokens that have at least this share of the likeliest token's probability."""
 
     candidates: int = Field(3, ge=1, le=64)
-    """Most candidates of one engagement."""
+    """Maximum number of candidates of one engagement."""
     unhinted_candidates: int = Field(2, ge=1, le=64)
     """Number of candidates that are written without the real answer in the prompt. The others follow with it."""
     hints: bool = True
@@ -45,8 +46,9 @@ class GenerationSettings(BaseModel):
     """Stop generating for an engagement when Gain or Anchor of even its best candidate is more than this many nats a
     token below its bound. `null` disables it. Default: decision 006."""
     min_answer_frequency: float = Field(0.25, ge=0, le=1)
-    """Skip an engagement as `rare_answer` when the user gave its answer less often before. Measured is the mean of two
-    shares: among the recalled engagements and among the newest `recall_from`, of those with the same choices. It
+    """Minimum answer frequency of a closed engagement: how often the user gave its real answer before, 0 to 1. Below
+    it, the engagement is skipped as `rare_answer`. Only past engagements with the same choices count. The frequency is
+    the mean of two shares: that among the engagements in the prompt, and that among the newest `recall_from`. It
     applies with `accept_by=answer` only. 0 skips nothing. Default: decision 006."""
     prefilter_by_prior: bool = True
     """Score the answer after the thinking prefix alone, before anything is written. An engagement whose real answer is
@@ -57,18 +59,18 @@ class GenerationSettings(BaseModel):
     finds more traces, which helps users with few engagements. A batch may ask for it too. Default: decision 006."""
 
     batch_max_in_flight: int = Field(128, ge=1)
-    """Most engagements of batches in progress at once. The engine's load may allow fewer."""
+    """Maximum number of engagements of batches in progress at once. The engine's load may allow fewer."""
     batch_per_user: int = Field(16, ge=1)
-    """Most engagements of one user in progress at once."""
+    """Maximum number of engagements of one user in progress at once."""
     batch_max_starvation_s: float = Field(30, gt=0)
     """Seconds after which a waiting user takes the place of the user who is active longest."""
     batch_spare: float = Field(0.25, ge=0, le=1)
     """Share of the engine's slots that the last engagements of a batch may fill with several candidates at once."""
     plan_interval_s: float = Field(0.1, gt=0)
-    """Seconds between two looks at the engine's load while a batch runs."""
+    """Seconds between two measurements of the engine's load while a batch runs."""
     profiles_at_once: int = Field(8, ge=1)
-    """Most users of a batch whose profiles are written at once."""
+    """Maximum number of users of a batch whose profiles are written at once."""
     watch_interval_s: float = Field(0.5, gt=0)
-    """Least seconds between two progress events of a batch."""
+    """Minimum seconds between two progress events of a batch."""
     max_open_batches: int = Field(32, ge=1)
-    """Most batches that are queued or running. A further one is refused with 429."""
+    """Maximum number of batches that are queued or running. A further one is refused with 429."""

@@ -18,8 +18,9 @@ class MemorySettings(BaseModel):
     recency_k: int = Field(4, ge=0, le=64)
     """Number of engagements that a prompt shows, for every kind of `recall`. 0 shows none."""
     recency_step: int = Field(5, ge=1, le=64)
-    """With `recall=recency`, a prompt shows `recency_k` to `recency_k + recency_step - 1` of the newest engagements.
-    The first one changes only once in so many, so that the engine finds the prefix in its cache."""
+    """Number of new engagements after which a prompt with `recall=recency` starts at another engagement. Between two
+    such changes new engagements are only appended, so that the prefix cache is hit. A prompt then shows `recency_k`
+    to `recency_k + recency_step - 1` engagements. 1 shows exactly the newest `recency_k`."""
     recall_from: int = Field(500, ge=1)
     """Number of newest engagements among which similarity chooses. For 500, `bm25` takes 10 ms of a core a query."""
     embedding_model: Path | None = Field(None, validate_default=True)
@@ -28,9 +29,9 @@ class MemorySettings(BaseModel):
     """Number of past engagements with which personal thinking begins: the question and this user's answer, the most
     similar to the query by words. 0 adds none. Above 0, each query reads `recall_from` engagements."""
     profile_every: int = Field(10, ge=1)
-    """A user's profile is written each time when this many engagements came in, so the first needs as many."""
+    """Number of new engagements of a user after which a new profile is written. The first profile needs as many."""
     profile_tokens: int = Field(120, ge=16)
-    """Most tokens of a profile, and of each note that it is made from."""
+    """Maximum number of tokens of a profile, and of each note that it is made from."""
     profile_piece: int = Field(10, ge=1)
     """Number of engagements that one note summarizes. The notes are then merged into the profile."""
 

@@ -22,7 +22,7 @@ class ServerSettings(BaseModel):
     """Async SQLAlchemy URL of the database, such as `postgresql+asyncpg://user@host/name`. Unset: a SQLite file in
     `data_dir`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level of the lines that are logged."""
+    """Minimum level of the lines that are logged."""
     log_json: bool = False
     """Log one JSON object a line instead of text."""
     shutdown_grace_s: float = Field(5, ge=0)

@@ -18,14 +18,14 @@ class VerdictSettings(BaseModel):
     stopped early because of its answer. With `answer`, rare answers get hardly any traces, and an adapter learns that
     thinking leads to the user's most frequent one. Default: decision 013."""
     min_thinking_words: int = Field(LEAST_WORDS, ge=0)
-    """Least words of thinking. The thinking prefix and the answer prefix do not count. Below it, the verdict is
-    `empty`."""
+    """Minimum number of words of thinking. Words of the thinking prefix and the answer prefix do not count. Below it,
+    the verdict is `empty`."""
     min_gain: float | None = 0.0
-    """Least Gain: by how much thinking makes the real answer likelier than answering directly."""
+    """Minimum Gain: by how much thinking makes the real answer likelier than answering directly."""
     min_anchor: float | None = 0.0
-    """Least Anchor: by how much larger Gain is with this user's memory than with the nearest other user's."""
+    """Minimum Anchor: by how much larger Gain is with this user's memory than with the nearest other user's."""
     max_hindsight_gap: float | None = None
-    """Largest hindsight gap: by how much likelier the thinking is if the prompt shows the answer. Only hinted
+    """Maximum hindsight gap: by how much likelier the thinking is if the prompt shows the answer. Only hinted
     candidates have it."""
     score_tokens: int = Field(32, ge=1)
     """Number of first tokens of an open answer that are scored."""

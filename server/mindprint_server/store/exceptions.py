@@ -146,6 +146,6 @@ class EveryoneStays(Conflict, StoreError):
     def __init__(self) -> None:
         super().__init__(
             "everyone_stays",
-            "cohort 'everyone' holds all who are in no other cohort, and cannot be edited: "
-            "add users to another cohort, or remove them from that one",
+            "cohort 'everyone' cannot be edited, it holds all users who are in no other cohort: "
+            "add users to another cohort, or remove them from their cohort",
         )

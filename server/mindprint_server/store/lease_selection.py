@@ -29,7 +29,7 @@ class ClaimPolicy:
     """What the server decides about claims; a `LeaseRequest` says what the trainer wants."""
 
     max_attempts: int
-    """How many leases of a trace, or of a cohort without new traces, may end badly."""
+    """Maximum number of failed leases of a trace, or of a cohort without new traces."""
     holdout: Holdout = NO_HOLDOUT
     """Which engagements are held out: their traces do not count and stay in the queue."""
     start_from: StartFrom = "parent"
@@ -40,7 +40,7 @@ class ClaimPolicy:
 
 
 @dataclass(frozen=True)
-class Choice:
+class LeaseSelection:
     """The adapter and the traces of a new lease."""
 
     adapter: str
@@ -49,19 +49,19 @@ class Choice:
     """(trace, user), oldest trace first."""
 
 
-async def select_traces(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> Choice | None:
+async def select_traces(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> LeaseSelection | None:
     """Choose the adapter and the traces of a new lease; None if no adapter has enough traces."""
     await force_hash_join(db)
-    choice = None
+    selection = None
     if policy.cohort_min_traces is not None:
         min_traces = request.min_traces
         if request.adapter is None:
             min_traces = max(min_traces, policy.cohort_min_traces)
-        choice = await _select_cohort(db, request, policy, min_traces)
-    return choice or await _select_user(db, request, policy)
+        selection = await _select_cohort(db, request, policy, min_traces)
+    return selection or await _select_user(db, request, policy)
 
 
-async def _select_user(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> Choice | None:
+async def _select_user(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> LeaseSelection | None:
     """Choose the oldest waiting traces of the named user, or of the user with most."""
     waiting = [traces.c.state == "waiting"]
     if request.adapter is not None:
@@ -77,12 +77,12 @@ async def _select_user(db: AsyncConnection, request: LeaseRequest, policy: Claim
     mine = select(traces.c.id, traces.c.user_id, traces.c.attempts).where(*waiting, *trainable, traces.c.adapter == key)
     found = (await db.execute(mine.order_by(traces.c.id).limit(request.max_traces))).all()
     attempt = 1 + max(row.attempts for row in found)
-    return Choice(key, attempt, [(row.id, row.user_id) for row in found])
+    return LeaseSelection(key, attempt, [(row.id, row.user_id) for row in found])
 
 
 async def _select_cohort(
     db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy, min_traces: int
-) -> Choice | None:
+) -> LeaseSelection | None:
     """Choose the oldest traces that are new to the named cohort, or to the cohort with most."""
     fresh = _fresh_to_cohorts()
     if request.adapter is not None:
@@ -108,10 +108,10 @@ async def _select_cohort(
         ).one()
         if count < min_traces:
             continue
-        attempt = 1 + await _bad_ends(db, key, newest)
+        attempt = 1 + await _count_failed_leases(db, key, newest)
         if attempt <= policy.max_attempts:
             oldest = select(traces.c.id, traces.c.user_id).select_from(of_users).where(*mine).order_by(traces.c.id)
-            return Choice(
+            return LeaseSelection(
                 key, attempt, [(id, user_id) for id, user_id in await db.execute(oldest.limit(request.max_traces))]
             )
     return None
@@ -134,8 +134,10 @@ def _same_version() -> Any:
     return (versions.c.adapter == trace_versions.c.adapter) & (versions.c.version == trace_versions.c.version)
 
 
-async def _bad_ends(db: AsyncConnection, key: str, newest_trace: str) -> int:
-    """Count the leases of an adapter that expired or were refused since its last completed lease and its newest trace.
+async def _count_failed_leases(db: AsyncConnection, key: str, newest_trace: str) -> int:
+    """Count the failed leases of an adapter since its last completed lease and its newest trace.
+
+    A lease failed if it expired or its version was refused.
 
     Failures before the newest trace do not count, because training with new traces may succeed. Ids of leases and
     traces sort by time.
@@ -143,9 +145,9 @@ async def _bad_ends(db: AsyncConnection, key: str, newest_trace: str) -> int:
     mine = rows.c.adapter == key
     completed = select(func.coalesce(func.max(rows.c.id), "")).where(mine, rows.c.state == "completed")
     refused = select(versions.c.version).where(versions.c.lease_id == rows.c.id).exists()
-    bad = or_(rows.c.state == "expired", (rows.c.state == "released") & refused)
+    failed = or_(rows.c.state == "expired", (rows.c.state == "released") & refused)
     since = rows.c.id > completed.scalar_subquery(), rows.c.id > newest_trace
-    return (await db.execute(select(func.count()).select_from(rows).where(mine, bad, *since))).scalar_one()
+    return (await db.execute(select(func.count()).select_from(rows).where(mine, failed, *since))).scalar_one()
 
 
 async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> Start | None:
@@ -164,14 +166,14 @@ async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> St
 
 
 async def find_held_out(
-    db: AsyncConnection, holdout: Holdout, choice: Choice, trained: Sequence[str]
+    db: AsyncConnection, holdout: Holdout, selection: LeaseSelection, trained: Sequence[str]
 ) -> dict[str, list[str]]:
     """Return held-out engagements by user, without those that the versions `trained` or their ancestors learned from.
 
     A user's newest engagements may be among those: older engagements arrived late, or the user had too few before.
     The gate cannot measure a version on what it was trained on.
     """
-    user_ids = list(dict.fromkeys(user_id for _, user_id in choice.traces))
+    user_ids = list(dict.fromkeys(user_id for _, user_id in selection.traces))
     held = await holdouts.of_users(db, holdout, user_ids)
     if not held or not trained:
         return held

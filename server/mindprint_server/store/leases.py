@@ -42,7 +42,7 @@ class LeaseRepository:
         A user's adapter takes the user's waiting traces. A cohort's adapter takes the traces of all its users, also
         those that a user's own adapter was trained on or has leased. It is claimed once `request.min_traces` traces
         are new to it and, unless `request.adapter` names it, `policy.cohort_min_traces`. After `policy.max_attempts`
-        leases that ended badly it waits for newer traces. If the request names no adapter, cohorts come before users,
+        failed leases it waits for newer traces. If the request names no adapter, cohorts come before users,
         and the adapter with most traces comes first. An adapter has at most one active lease.
 
         Args:
@@ -102,28 +102,28 @@ async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy
     # Run claims one after the other: two at a time would split the traces of one adapter. Claims are few and short.
     await advisory_lock(db, "claims")
     await _sweep(db, policy.max_attempts, now)
-    choice = await lease_selection.select_traces(db, request, policy)
-    if choice is None:
+    selection = await lease_selection.select_traces(db, request, policy)
+    if selection is None:
         return None
-    id, trace_ids = new_id(), [trace_id for trace_id, _ in choice.traces]
-    start = await lease_selection.find_start(db, choice.adapter, policy.start_from)
-    live = (await live_versions.get(db, choice.adapter)).live
+    id, trace_ids = new_id(), [trace_id for trace_id, _ in selection.traces]
+    start = await lease_selection.find_start(db, selection.adapter, policy.start_from)
+    live = (await live_versions.get(db, selection.adapter)).live
     trained = [VersionRef.of(version.adapter, version.version) for version in (start, live) if version]
     lease = {
         "id": id,
-        "adapter": choice.adapter,
+        "adapter": selection.adapter,
         "owner": request.owner,
         "state": "active",
         "deadline": now + timedelta(seconds=request.ttl_s),
-        "attempt": choice.attempt,
+        "attempt": selection.attempt,
         "trace_ids": trace_ids,
-        "held_out": await lease_selection.find_held_out(db, policy.holdout, choice, trained),
+        "held_out": await lease_selection.find_held_out(db, policy.holdout, selection, trained),
         "start": start.model_dump() if start else None,
         "parent": live.version if live else None,
         "created_at": now,
     }
     await db.execute(leases.insert(), lease)
-    if AdapterKey(choice.adapter).kind == "user":
+    if AdapterKey(selection.adapter).kind == "user":
         await db.execute(update(traces).where(traces.c.id.in_(trace_ids)).values(state="leased", lease_id=id))
     return await get(db, id)
 
@@ -206,7 +206,7 @@ async def mark_trained(db: AsyncConnection, id: str, version: int) -> None:
 
 
 async def requeue_traces(db: AsyncConnection, id: str, max_attempts: int) -> None:
-    """Put traces of a lease that ended badly back into the queue; they are dead letters after `max_attempts`."""
+    """Put traces of a failed lease back into the queue; they are dead letters after `max_attempts`."""
     tried = select(traces.c.attempts).where(traces.c.lease_id == id, traces.c.state == "leased").distinct()
     for attempts in (await db.scalars(tried)).all():
         state, after = after_bad_end(attempts, max_attempts)

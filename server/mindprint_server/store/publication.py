@@ -51,7 +51,7 @@ class PublicationRepository:
         Args:
             lease_id: The lease that the version was trained under.
             version: The version. Its `start` is ignored: the lease says what training started from.
-            max_attempts: How many leases of a trace may end badly.
+            max_attempts: Maximum number of failed leases of a trace.
             now: Time at which the lease must still hold; None: the present.
 
         Raises:

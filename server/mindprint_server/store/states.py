@@ -1,7 +1,7 @@
 """The states of traces, leases and versions, as pure functions.
 
-A trace goes from waiting to leased to trained. A lease ends badly if it expires or its version is refused. Then its
-traces wait again with one more attempt, or are dead letters after the last one. The traces of a released lease wait
+A trace goes from waiting to leased to trained. A lease fails if it expires or its version is refused. Then its traces
+wait again with one more attempt, or are dead letters after the last one. The traces of a released lease wait
 again with unchanged attempts.
 """
 
@@ -29,7 +29,7 @@ def why_lost(state: LeaseState, deadline: datetime, now: datetime) -> str | None
 
 
 def after_bad_end(attempts: int, max_attempts: int) -> tuple[TraceState, int]:
-    """Return the new state and attempts of a trace whose lease ended badly."""
+    """Return the new state and attempts of a trace whose lease failed."""
     return ("dead_letter" if attempts + 1 >= max_attempts else "waiting"), attempts + 1
 
 

@@ -57,7 +57,7 @@ def branch_points(choices: Mapping[str, Sequence[int]], end_id: int) -> dict[tup
     """
     paths = [(*ids, end_id) for ids in choices.values()]
     if len(set(paths)) != len(paths) or any(len(path) == 1 for path in paths):
-        raise ValueError("two choices read the same to the model, or one reads as nothing: reword them")
+        raise ValueError("two choices have the same tokens, or one has no tokens: reword them")
     children: dict[tuple[int, ...], dict[int, None]] = {}
     for path in paths:
         for depth, token in enumerate(path):

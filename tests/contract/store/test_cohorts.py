@@ -59,7 +59,7 @@ async def test_everyone_is_not_joined_left_or_deleted(store: Store, make: Any) -
         store.cohorts.remove_member("everyone", "ann"),
         store.cohorts.delete("everyone"),
     ):
-        with pytest.raises(EveryoneStays, match="holds all who are in no other"):
+        with pytest.raises(EveryoneStays, match="holds all users who are in no other"):
             await call
 
 

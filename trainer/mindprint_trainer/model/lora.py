@@ -102,7 +102,7 @@ def linear_layers(model: nn.Module, target_modules: Sequence[str]) -> list[tuple
 
 
 class LoraModelView:
-    """The base model with adapters on it. It shares the base's weights and does not change the base.
+    """The base model with adapters on it. It shares the base model's weights and does not change it.
 
     Call `route` before each forward pass. `model` is then used like the base model.
     """
@@ -113,7 +113,7 @@ class LoraModelView:
         Args:
             base: A transformers causal language model.
             adapters: The adapters; a `TokenSpan` names one by its index here.
-            attention: Name of a registered attention implementation; None keeps the base's.
+            attention: Name of a registered attention implementation; None keeps the base model's.
         """
         weights = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         self.model: Any = copy.deepcopy(base, weights)
@@ -127,12 +127,12 @@ class LoraModelView:
             setattr(self.model.get_submodule(parent), last, LoraLinear(layer, name, adapters, self._spans))
 
     def route(self, spans: Sequence[TokenSpan]) -> None:
-        """Choose the adapter of each token of the next pass. Tokens in no span go through the base alone."""
+        """Choose the adapter of each token of the next pass. Tokens in no span go through the base model alone."""
         self._spans[:] = spans if self._enabled else ()
 
     @contextmanager
     def disable_adapters(self) -> Iterator[None]:
-        """Within the context, all passes go through the base alone, whatever `route` is given."""
+        """Within the context, all passes go through the base model alone, whatever `route` is given."""
         self._enabled = False
         try:
             yield
@@ -146,11 +146,11 @@ class LoraLinear(nn.Module):
     def __init__(
         self, layer: nn.Linear, name: str, adapters: Sequence[LoraAdapter], spans: Sequence[TokenSpan]
     ) -> None:
-        """Wrap a layer of the base.
+        """Wrap a layer of the base model.
 
         Args:
-            layer: The layer of the base.
-            name: Its full name in the base.
+            layer: The layer of the base model.
+            name: Its full name in the base model.
             adapters: All adapters of the view. One without this layer is skipped.
             spans: The view's routing, read in each pass.
         """
@@ -184,7 +184,7 @@ class LoraLinear(nn.Module):
 
 
 class _LoraLinearFunction(Function):
-    """Compute the layer in the base's dtype, whose products are summed in float32. Gradients of A and B are float32.
+    """Compute the layer in the base model's dtype, with products summed in float32. Gradients of A and B are float32.
 
     Unlike PEFT's layer it casts only A and B, never the hidden states, and adds in place.
     """

@@ -94,7 +94,7 @@ def backward(
     Then the body runs backward once. So the memory for logits does not depend on the number of targets.
 
     Args:
-        view: The base with the adapters.
+        view: The base model with the adapters.
         batch: The pass.
         weights: Weight of each target.
         labels: Label of each target; None takes the target's own token.
@@ -124,7 +124,7 @@ def measure_nll(view: LoraModelView, batch: PackedBatch, logit_chunk: int) -> li
     """Compute the negative log-likelihood of each target of a pass, without gradients.
 
     Args:
-        view: The base with the adapters.
+        view: The base model with the adapters.
         batch: The pass.
         logit_chunk: Targets whose logits are in memory at once.
 

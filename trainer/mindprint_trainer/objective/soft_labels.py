@@ -1,7 +1,7 @@
 """Losses whose label is a distribution over tokens: label smoothing of answers, and distillation of the thinking.
 
-To add such a loss: write a class with the methods of `Loss` here, append it to `LOSSES`, and add its settings to
-`settings.py`.
+To add such a loss: write a class with the methods of `Loss` here, and append it to `LOSSES`. Add its settings to
+`settings.py`, and their names to `RECIPE` there: they change the trained weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Teacher:
 
     base: Base
     view: LoraModelView
-    """A view of the base; its adapters are disabled while it teaches."""
+    """A view of the base model; its adapters are disabled while it teaches."""
     pass_tokens: int
     """Upper bound of a forward pass, in tokens."""
     before_pass: Callable[[], None]
