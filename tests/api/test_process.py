@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mindprint_server import app, process
+from mindprint_server.api.access import is_loopback
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Container
@@ -34,11 +35,12 @@ def test_only_loopback(host: str, settings: Settings, capfd: pytest.CaptureFixtu
     (line,) = said(capfd)
     assert host in line
     assert "loopback" in line
-    assert "proxy" in line
+    assert "mindprint keys create --admin" in line
+    assert "MINDPRINT_ADMIN_KEY" in line
 
 
 def test_what_loopback_is() -> None:
-    assert all(process.is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
 
 
 def test_a_port_in_use(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from mindprint.types import ErrorReply
-from mindprint_server.api import adapters, batches, chat, cohorts, leases, system, traces, users
+from mindprint_server.api import adapters, batches, chat, cohorts, keys, leases, system, traces, users
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused: `error.message` says what to do"},
@@ -17,6 +17,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 """What every route may answer besides its own reply."""
 
 ROUTERS: tuple[APIRouter, ...] = tuple(
-    module.router for module in (system, users, cohorts, traces, batches, leases, adapters, chat)
+    module.router for module in (system, keys, users, cohorts, traces, batches, leases, adapters, chat)
 )
 """One router a noun. A dependency that is declared on a router applies to all its routes."""

@@ -8,13 +8,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
+from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import ContainerDep
 from mindprint_server.api.errors import ApiError
 
 router = APIRouter(prefix="/v1", tags=["chat"])
+INFER = [requires("infer")]
+INFER_OR_READ = [requires("infer", "read")]
 
 
-@router.post("/chat/completions", response_class=Response, responses={200: {"description": "As OpenAI's"}})
+@router.post(
+    "/chat/completions", dependencies=INFER, response_class=Response, responses={200: {"description": "As OpenAI's"}}
+)
 async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ContainerDep) -> Response:
     try:
         json.dumps(body, ensure_ascii=False).encode()
@@ -24,6 +29,6 @@ async def completions(body: Annotated[dict[str, Any], Body()], request: Request,
     return await services.chat.completions(body, request)
 
 
-@router.get("/models")
+@router.get("/models", dependencies=INFER_OR_READ)
 async def models(services: ContainerDep) -> dict[str, Any]:
     return await services.chat.models()
