@@ -79,6 +79,11 @@ class AccessControl:
     async def rotate(self, id: str, wanted: RotateApiKey, *, now: datetime | None = None) -> CreatedApiKey:
         """Create a key like another, which expires `keep_old_s` from now. Both are valid until then.
 
+        Args:
+            id: The old key.
+            wanted: For how long the old key stays valid.
+            now: The time; None is the clock's.
+
         Raises:
             RecordNotFound: There is no such key.
         """

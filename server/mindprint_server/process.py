@@ -34,13 +34,6 @@ def run(settings: Settings) -> int:
     """
     logging.configure(settings)
     if not is_loopback(settings.host):
-<<<<<<< HEAD
-        return _say(
-            f"will not listen on {settings.host}: there are no API keys yet; "
-            "listen on loopback (127.0.0.1) and put a proxy in front",
-            REFUSED,
-        )
-=======
         try:
             has_keys = asyncio.run(_has_keys(settings))
         except StoreError as error:
@@ -51,7 +44,6 @@ def run(settings: Settings) -> int:
                 "create one with `mindprint keys create --admin`, or set MINDPRINT_ADMIN_KEY",
                 REFUSED,
             )
->>>>>>> f383609 (access: API keys with scopes, and a check of Host and Origin without them)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:

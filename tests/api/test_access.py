@@ -231,7 +231,7 @@ async def test_the_admin_key_of_the_settings_closes_the_server(settings: Setting
 
 def test_a_short_admin_key_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 32"):
-        Settings(admin_key="short")  # type: ignore[arg-type]
+        Settings(admin_key="short")
 
 
 # --- the service ---

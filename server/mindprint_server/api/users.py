@@ -66,27 +66,15 @@ async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
     return await services.profiles.renew(user_id)
 
 
-<<<<<<< HEAD
-@router.get("/{user_id}/auto-mode")
+@router.get("/{user_id}/auto-mode", dependencies=READ)
 async def auto_mode(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
     """Return whether `mode: auto` thinks before it answers this user's closed and open queries, and the evidence."""
     return await services.auto.explain(user_id)
 
 
-@router.post("/{user_id}/traces")
+@router.post("/{user_id}/traces", dependencies=INGEST)
 async def add_traces(user_id: UserId, wanted: ImportedTraces, services: ContainerDep) -> Ingested:
     """Import thinking that was written elsewhere. All of it is stored and waits for a trainer, or none.
-=======
-@router.get("/{user_id}/auto-mode", dependencies=READ)
-async def route(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
-    """Whether `mode: auto` thinks first about this user's queries, with choices and without, and what says so."""
-    return await services.auto.explain(user_id)
-
-
-@router.post("/{user_id}/traces", dependencies=INGEST)
-async def add_traces(user_id: UserId, given: ImportedTraces, services: ContainerDep) -> Ingested:
-    """Takes thinking that somebody brings: all wait for a trainer as accepted, or none.
->>>>>>> f383609 (access: API keys with scopes, and a check of Host and Origin without them)
 
     The prompt is the personal prompt as of the engagement's time. The answer is the user's real response. Thinking with
     the same words as an accepted trace of its engagement is not stored again and counts as unchanged.
