@@ -40,7 +40,7 @@ async def authorize(request: Request, scopes: SecurityScopes, credentials: Crede
         raise ApiError(
             401,
             "invalid_api_key",
-            f"{message}: send a valid one as Authorization: Bearer",
+            f"{message}: send a valid one as Authorization: Bearer (MINDPRINT_API_KEY for our client and command)",
             headers={"WWW-Authenticate": "Bearer"},
         )
     wanted: Any = scopes.scopes
