@@ -57,8 +57,14 @@ def _what(operation: Mapping[str, Any]) -> str:
     return text.replace("\n\n", "\n").strip()
 
 
+def _scopes(operation: Mapping[str, Any]) -> str:
+    """Return which scopes a key needs, one of them."""
+    scopes = [code(scope) for requirement in operation.get("security", ()) for scope in requirement.get("ApiKey", ())]
+    return f"Scope: {' or '.join(scopes)}." if scopes else "Needs no key."
+
+
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
-    lines = [f"### `{method} {path}` {{ #{_anchor(operation)} }}", docstring(_what(operation))]
+    lines = [f"### `{method} {path}` {{ #{_anchor(operation)} }}", docstring(_what(operation)), _scopes(operation)]
     lines.append(
         table(
             "parameter | in | type | default",

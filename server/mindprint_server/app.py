@@ -122,6 +122,8 @@ def create_app(settings: Settings, *, services: Container | None = None) -> Fast
         summary="Personalized thinking traces on vLLM, and a LoRA adapter per user, taken live without a restart.",
         lifespan=lifespan,
         redoc_url=None,
+        docs_url="/docs" if settings.openapi else None,
+        openapi_url="/openapi.json" if settings.openapi else None,
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.life = settings, metrics, life

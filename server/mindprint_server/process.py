@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import math
 import signal
 import socket
@@ -15,9 +14,11 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
+from mindprint_server.api.access import is_loopback
 from mindprint_server.app import ServerState, create_app
 from mindprint_server.observability import logging
 from mindprint_server.settings import Settings
+from mindprint_server.store import Store, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -33,11 +34,16 @@ def run(settings: Settings) -> int:
     """
     logging.configure(settings)
     if not is_loopback(settings.host):
-        return _say(
-            f"will not listen on {settings.host}: there are no API keys yet; "
-            "listen on loopback (127.0.0.1) and put a proxy in front",
-            REFUSED,
-        )
+        try:
+            has_keys = asyncio.run(_has_keys(settings))
+        except StoreError as error:
+            return _say(str(error), FAILED)
+        if not has_keys:
+            return _say(
+                f"will not listen on {settings.host} without a key, only on loopback (127.0.0.1): "
+                "create one with `mindprint keys create --admin`, or set MINDPRINT_ADMIN_KEY",
+                REFUSED,
+            )
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -60,13 +66,15 @@ def run(settings: Settings) -> int:
     return 0 if failure is None else _say(failure, FAILED)
 
 
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
+async def _has_keys(settings: Settings) -> bool:
+    if settings.admin_key is not None:
         return True
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    store = await Store.open(settings.url)
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return await store.api_keys.exist()
+    finally:
+        await store.close()
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, life: ServerState) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mindprint
 from mindprint.types import ServerInfo
+from mindprint_server.access import AccessControl
 from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import VersionHealth
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
@@ -47,6 +48,7 @@ class Container:
     settings: Settings
     metrics: Metrics
     store: Store
+    access: AccessControl
     engine: Engine
     memory: MemoryService
     profiles: ProfileWriter
@@ -173,6 +175,7 @@ async def open_container(
         settings=settings,
         metrics=metrics,
         store=store,
+        access=AccessControl(settings, store),
         engine=engine,
         memory=memory,
         profiles=profiles,

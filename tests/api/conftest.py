@@ -33,6 +33,7 @@ from mindprint.types import (
     TraceRequest,
     Version,
 )
+from mindprint_server.access import AccessControl
 from mindprint_server.admission import AdmissionController
 from mindprint_server.app import create_app
 from mindprint_server.auto_mode.service import AutoModeSelector
@@ -231,6 +232,7 @@ async def make_services(settings: Settings) -> Container:
         "settings": settings,
         "metrics": metrics,
         "store": store,
+        "access": AccessControl(settings, store),
         "engine": engine,
         "memory": memory,
         "profiles": FakeProfiles(store),
@@ -269,7 +271,7 @@ def app(settings: Settings, services: Container) -> FastAPI:
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
 
 

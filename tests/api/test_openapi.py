@@ -12,6 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from schemathesis.core.result import Ok
 
 from mindprint_server.app import create_app
@@ -20,6 +21,7 @@ from mindprint_server.wiring import Container
 
 StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
 URL = "http://server"
+KEY = "an admin key of forty characters or so.."
 
 
 async def test_every_operation_names_the_error_envelope(client: httpx.AsyncClient) -> None:
@@ -36,9 +38,11 @@ def test_no_request_makes_the_server_fail(settings: Settings, start_services: St
     """Valid and invalid requests, generated from the schema: none is answered with a fault of the server's."""
     statuses: dict[str, set[int]] = {}
     with asyncio.Runner() as runner:
-        services = runner.run(start_services(settings))
+        services = runner.run(start_services(settings.model_copy(update={"admin_key": SecretStr(KEY)})))
         app = create_app(settings, services=services)
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL)
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url=URL, headers={"Authorization": f"Bearer {KEY}"}
+        )
         schema = schemathesis.openapi.from_dict(app.openapi())
         operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
 

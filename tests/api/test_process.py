@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from mindprint_server import app, process
+from mindprint_server import access, app, process
+from mindprint_server.api.access import is_loopback
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Container
@@ -34,11 +36,24 @@ def test_only_loopback(host: str, settings: Settings, capfd: pytest.CaptureFixtu
     (line,) = said(capfd)
     assert host in line
     assert "loopback" in line
-    assert "proxy" in line
+    assert "mindprint keys create --admin" in line
+    assert "MINDPRINT_ADMIN_KEY" in line
+
+
+@pytest.mark.parametrize("kept", ["setting", "store"])
+def test_with_a_key_another_address_is_tried(kept: str, settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    changes: dict[str, Any] = {"host": "192.0.2.1"}  # an address for documentation: no machine has it
+    if kept == "setting":
+        changes["admin_key"] = SecretStr("k" * 32)
+    else:
+        asyncio.run(access.create_admin_key(settings, "first", None))
+    assert process.run(settings.model_copy(update=changes)) == process.REFUSED
+    (line,) = said(capfd)
+    assert "cannot listen on 192.0.2.1" in line
 
 
 def test_what_loopback_is() -> None:
-    assert all(process.is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
 
 
 def test_a_port_in_use(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:

@@ -32,15 +32,31 @@ DEFAULT_URL = "http://127.0.0.1:8300"
 START_S = 60.0
 
 
+ADMIN_KEY = "the admin key of the server of the page on keys"
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server process of its own, without a real engine."""
-    folder = tmp_path_factory.mktemp("docs")
+    """A server process without a real engine and without keys."""
+    with serving(tmp_path_factory.mktemp("docs"), {}) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Another one that asks for a key."""
+    with serving(tmp_path_factory.mktemp("docs"), {"MINDPRINT_ADMIN_KEY": ADMIN_KEY}) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(folder: Path, variables: dict[str, str]) -> Iterator[str]:
+    """Run a server while the block runs, and yield its address."""
     flags = ["--port", "0", "--model", str(make_model(folder / "model")), "--data-dir", str(folder / "data")]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "mindprint", "serve", *flags, "--set", "engine=fake"],
-            env=environment(),
+            env=environment() | variables,
             stderr=log,
             cwd=folder,
         )
@@ -74,14 +90,17 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("page", RUN, ids=doc_pages.name)
-def test_blocks_of_a_page_run(page: Path, url: str, tmp_path: Path) -> None:
+def test_blocks_of_a_page_run(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    keys = page.name == "use-api-keys.md"
+    url = request.getfixturevalue("url_with_keys" if keys else "url")
+    variables = {"MINDPRINT_URL": url} | ({"MINDPRINT_API_KEY": ADMIN_KEY} if keys else {})
     for block in doc_pages.blocks(page):
         if block.language not in ("python", "bash") or "openai" in block.code:
             continue
         command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
         done = subprocess.run(
             [*command, block.code.replace(DEFAULT_URL, url).replace("/tmp/", f"{tmp_path}/")],
-            env=environment() | {"MINDPRINT_URL": url},
+            env=environment() | variables,
             capture_output=True,
             text=True,
             check=False,

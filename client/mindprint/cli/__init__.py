@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mindprint import __version__
-from mindprint.cli import adapters, batches, chat, cohorts, demo, doctor, eval, serve, traces, train, users
+from mindprint.cli import adapters, batches, chat, cohorts, demo, doctor, eval, keys, serve, traces, train, users
 from mindprint.cli.errors import OneLine
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.add_typer(traces.app, name="traces", help="Thinking traces: list, show, writ
 app.add_typer(batches.app, name="batches", help="Durable jobs that write traces for many engagements.")
 app.add_typer(adapters.app, name="adapters", help="Adapters and their versions: why, promote, release, export.")
 app.add_typer(cohorts.app, name="cohorts", help="Users who share an adapter until they have their own.")
+app.add_typer(keys.app, name="keys", help="API keys: who may call the server, and for what.")
 app.add_typer(eval.app, name="eval", help="The evidence, on one's own records: run it, report it.")
 app.command("chat")(chat.chat)
 

@@ -14,6 +14,7 @@ from mindprint.endpoints.adapters import AdaptersResource
 from mindprint.endpoints.batches import BatchesResource
 from mindprint.endpoints.chat import ChatResource, ModelsResource
 from mindprint.endpoints.cohorts import CohortsResource
+from mindprint.endpoints.keys import KeysResource
 from mindprint.endpoints.leases import LeasesResource
 from mindprint.endpoints.system import ServerResource
 from mindprint.endpoints.traces import TracesResource
@@ -25,6 +26,7 @@ class Resources(Generic[SenderT]):
 
     def __init__(self, client: SenderT) -> None:
         self.server = ServerResource(client)
+        self.keys = KeysResource(client)
         self.users = UsersResource(client)
         self.traces = TracesResource(client)
         self.batches = BatchesResource(client)

@@ -7,6 +7,7 @@ works with a newer server. Times are UTC, log-probabilities natural (nats), leng
 from __future__ import annotations
 
 from mindprint.types.adapters import Adapter, Pin, Promote, SetCanary
+from mindprint.types.api_keys import SCOPES, ApiKey, ApiKeyPage, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
 from mindprint.types.auto_mode import AskedMode, AutoModeDecision, AutoModeDecisions, AutoModeReason, Mode, QueryKind
 from mindprint.types.base import NO_NUL, Choice, Choices, EngagementId, Reply, Request, ScoreName, Text, Time, as_utc
 from mindprint.types.batches import Batch, BatchRequest, BatchState, Funnel
@@ -48,11 +49,14 @@ __all__ = [
     "NAME",
     "NO_NUL",
     "REASON_GROUPS",
+    "SCOPES",
     "SCORE_REASONS",
     "Adapter",
     "AdapterKey",
     "AdapterKeyStr",
     "AdapterPage",
+    "ApiKey",
+    "ApiKeyPage",
     "AskedMode",
     "AutoModeDecision",
     "AutoModeDecisions",
@@ -72,6 +76,8 @@ __all__ = [
     "Cohort",
     "CohortEdit",
     "CohortPage",
+    "CreateApiKey",
+    "CreatedApiKey",
     "Engagement",
     "EngagementBatch",
     "EngagementId",
@@ -108,7 +114,9 @@ __all__ = [
     "Reason",
     "Reply",
     "Request",
+    "RotateApiKey",
     "Sample",
+    "Scope",
     "ScoreName",
     "ServerInfo",
     "SetCanary",

@@ -83,8 +83,8 @@ class TraceRequest(Request):
     memory: MemoryNameStr = "own"
     """Whose memory the prompt shows, as of `asked_at`: the user's `own`, `none`, or that of `user/<id>`.
 
-    With `user/<id>` the answer may reveal the history of another user. It is meant for evaluation. There are no tenants
-    and no API keys yet, so anyone who can reach the server can use it.
+    With `user/<id>` the answer may reveal the history of another user. It is meant for evaluation, and
+    needs a key with the scope `admin`.
     """
     thinking: Annotated[str, StringConstraints(max_length=65_536, pattern=NO_NUL)] | None = None
     """Thinking to use instead of generated thinking. It may be empty. Special tokens and tags in it are removed."""

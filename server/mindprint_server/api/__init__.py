@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from mindprint.types import ErrorReply
-from mindprint_server.api import adapters, batches, chat, cohorts, leases, system, traces, users
+from mindprint_server.api import adapters, batches, chat, cohorts, keys, leases, system, traces, users
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused: `error.message` says what to do"},
@@ -18,7 +18,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 def _include_all() -> APIRouter:
     router = APIRouter()
-    for module in (system, users, cohorts, traces, batches, leases, adapters, chat):
+    for module in (system, keys, users, cohorts, traces, batches, leases, adapters, chat):
         router.include_router(module.router, responses=REFUSALS)
     return router
 

@@ -9,16 +9,24 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import StreamingResponse
 
 from mindprint.types import Batch, BatchPage, BatchRequest
+from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import NDJSON, ContainerDep, Id, Limit, traces_as_ndjson
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
+TRAIN = [requires("train")]
+READ_OR_TRAIN = [requires("read", "train")]
 EVENTS = {
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
     "description": "`progress` events, each with a Batch, the last one in its final state",
 }
 
 
-@router.post("", status_code=201, responses={200: {"model": Batch, "description": "The batch of this idempotency key"}})
+@router.post(
+    "",
+    dependencies=TRAIN,
+    status_code=201,
+    responses={200: {"model": Batch, "description": "The batch of this idempotency key"}},
+)
 async def submit(request: BatchRequest, response: Response, services: ContainerDep) -> Batch:
     """Plan a batch and store it. It runs in the background and survives a restart of the server."""
     batch, created = await services.batches.submit(request)
@@ -26,25 +34,27 @@ async def submit(request: BatchRequest, response: Response, services: ContainerD
     return batch
 
 
-@router.get("")
+@router.get("", dependencies=READ_OR_TRAIN)
 async def list_batches(services: ContainerDep, limit: Limit = 100) -> BatchPage:
     """List batches, newest first."""
     return BatchPage(batches=await services.store.batches.list_newest(limit=limit))
 
 
-@router.get("/{batch_id}")
+@router.get("/{batch_id}", dependencies=READ_OR_TRAIN)
 async def one_batch(batch_id: Id, services: ContainerDep) -> Batch:
     """Return a batch with its progress and its funnel."""
     return await services.store.batches.get(batch_id)
 
 
-@router.post("/{batch_id}/cancel")
+@router.post("/{batch_id}/cancel", dependencies=TRAIN)
 async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
     """Cancel a batch. What it wrote stays; a batch that has ended does not change."""
     return await services.batches.cancel(batch_id)
 
 
-@router.get("/{batch_id}/events", response_class=EventSourceResponse, responses={200: EVENTS})
+@router.get(
+    "/{batch_id}/events", dependencies=READ_OR_TRAIN, response_class=EventSourceResponse, responses={200: EVENTS}
+)
 async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
     """Send the batch as a server-sent event now and after each change, until it ends."""
     await services.store.batches.get(batch_id)
@@ -56,7 +66,9 @@ async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
     return EventSourceResponse(progress())
 
 
-@router.get("/{batch_id}/results", response_class=StreamingResponse, responses={200: NDJSON})
+@router.get(
+    "/{batch_id}/results", dependencies=READ_OR_TRAIN, response_class=StreamingResponse, responses={200: NDJSON}
+)
 async def results(batch_id: Id, services: ContainerDep) -> StreamingResponse:
     """Stream the traces of a batch as NDJSON, one a line, by id."""
     await services.store.batches.get(batch_id)

@@ -8,13 +8,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import ContainerDep
 from mindprint_server.api.errors import ApiError
 
 router = APIRouter(prefix="/v1", tags=["chat"])
+INFER = [requires("infer")]
+INFER_OR_READ = [requires("infer", "read")]
 
 
-@router.post("/chat/completions", response_class=Response, responses={200: {"description": "As OpenAI's"}})
+@router.post(
+    "/chat/completions", dependencies=INFER, response_class=Response, responses={200: {"description": "As OpenAI's"}}
+)
 async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ContainerDep) -> Response:
     """Answer a chat as OpenAI's route does. `user/<id>` as `model` brings the user's memory and adapter."""
     try:
@@ -35,7 +40,7 @@ async def completions(body: Annotated[dict[str, Any], Body()], request: Request,
     return StreamingResponse(reply.content, media_type="text/event-stream", headers=headers)
 
 
-@router.get("/models")
+@router.get("/models", dependencies=INFER_OR_READ)
 async def models(services: ContainerDep) -> dict[str, Any]:
     """List what `model` may name: the base model, adapters with a live version, and versions."""
     return await services.chat.models()

@@ -5,42 +5,45 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from mindprint.types import Cohort, CohortEdit, CohortPage, Members
+from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import ContainerDep, UserId
 
 router = APIRouter(prefix="/v1/cohorts", tags=["cohorts"])
+READ = [requires("read")]
+ADMIN = [requires("admin")]
 
 
-@router.get("")
+@router.get("", dependencies=READ)
 async def list_cohorts(services: ContainerDep) -> CohortPage:
     """List all cohorts by name; `everyone` is always among them."""
     return CohortPage(cohorts=await services.store.cohorts.list_all())
 
 
-@router.get("/{name}")
+@router.get("/{name}", dependencies=READ)
 async def one_cohort(name: UserId, services: ContainerDep) -> Cohort:
     """Return a cohort with its number of users and its live version."""
     return await services.store.cohorts.get(name)
 
 
-@router.put("/{name}")
+@router.put("/{name}", dependencies=ADMIN)
 async def put_cohort(name: UserId, wanted: CohortEdit, services: ContainerDep) -> Cohort:
     """Create a cohort, or replace its description."""
     return await services.store.cohorts.put(name, wanted.description)
 
 
-@router.delete("/{name}", status_code=204)
+@router.delete("/{name}", dependencies=ADMIN, status_code=204)
 async def delete_cohort(name: UserId, services: ContainerDep) -> None:
     """Delete a cohort. Its users move to `everyone`, its adapter answers no more, and its versions stay stored."""
     await services.store.cohorts.delete(name)
 
 
-@router.post("/{name}/users")
+@router.post("/{name}/users", dependencies=ADMIN)
 async def add_members(name: UserId, members: Members, services: ContainerDep) -> Cohort:
     """Move users into a cohort, all or none. Each leaves the cohort that it was in."""
     return await services.store.cohorts.add_members(name, members.users)
 
 
-@router.delete("/{name}/users/{user_id}")
+@router.delete("/{name}/users/{user_id}", dependencies=ADMIN)
 async def remove_member(name: UserId, user_id: UserId, services: ContainerDep) -> Cohort:
     """Move a user back to `everyone`."""
     return await services.store.cohorts.remove_member(name, user_id)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request, Response, Security
 
-from mindprint.types import Funnel, ServerInfo
+from mindprint.types import SCOPES, Funnel, ServerInfo
+from mindprint_server.api.access import authorize_once_open, requires
 from mindprint_server.api.dependencies import ContainerDep, UserFilter
 from mindprint_server.api.errors import from_server, reply
 from mindprint_server.exceptions import ServerError
@@ -32,7 +33,12 @@ async def readyz(request: Request) -> dict[str, Any] | Response:
     return dict(life.status())
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    dependencies=[Security(authorize_once_open, scopes=["read"])],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     metrics, services = request.app.state.metrics, request.app.state.life.services
@@ -42,13 +48,13 @@ async def metrics(request: Request) -> Response:
     return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-@router.get("/v1/info")
+@router.get("/v1/info", dependencies=[requires(*SCOPES)])
 async def info(services: ContainerDep) -> ServerInfo:
     """Return the versions of server and engine, the base model with its digest, and the LoRA limits."""
     return services.info()
 
 
-@router.get("/v1/funnel")
+@router.get("/v1/funnel", dependencies=[requires("read")])
 async def funnel(services: ContainerDep, user: UserFilter = None) -> Funnel:
     """Return the funnel of the whole server, or of one user."""
     if user is not None:

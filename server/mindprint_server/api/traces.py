@@ -7,19 +7,30 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
-from mindprint.types import EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, VerdictLabel
+from mindprint.types import ApiKey, EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, VerdictLabel
+from mindprint_server.access import may
+from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import ID, NDJSON, After, ContainerDep, Id, Limit, UserFilter, traces_as_ndjson
+from mindprint_server.api.errors import ApiError
 
 router = APIRouter(prefix="/v1/traces", tags=["traces"])
+READ = [requires("read")]
 
 
 @router.post("")
-async def write_trace(request: TraceRequest, services: ContainerDep) -> Trace:
-    """Write one trace now: about a stored engagement it is judged and stored, about a query only returned."""
+async def write_trace(
+    request: TraceRequest, services: ContainerDep, key: Annotated[ApiKey | None, requires("infer")]
+) -> Trace:
+    """Write one trace now: about a stored engagement it is judged and stored, about a query only returned.
+
+    Another user's memory (`memory=user/<id>`) needs the scope `admin`."""
+    if request.memory not in ("own", "none") and key is not None and not may(key, "admin"):
+        message = "memory: another user's memory needs the scope admin: use own or none, or a key that has it"
+        raise ApiError(403, "missing_scope", message, param="memory")
     return await services.traces.create(request)
 
 
-@router.get("")
+@router.get("", dependencies=READ)
 async def list_traces(
     services: ContainerDep,
     user: UserFilter = None,
@@ -45,7 +56,7 @@ async def list_traces(
     return TracePage(traces=traces[:limit], next=traces[limit - 1].id if len(traces) > limit else None)
 
 
-@router.get("/export", response_class=StreamingResponse, responses={200: NDJSON})
+@router.get("/export", dependencies=READ, response_class=StreamingResponse, responses={200: NDJSON})
 async def export(
     services: ContainerDep, user: UserFilter = None, verdict: VerdictLabel | None = None
 ) -> StreamingResponse:
@@ -55,7 +66,7 @@ async def export(
     return traces_as_ndjson(services.store, user=user, verdict=verdict)
 
 
-@router.get("/{trace_id}")
+@router.get("/{trace_id}", dependencies=READ)
 async def one_trace(trace_id: Id, services: ContainerDep) -> Trace:
     """Return one trace."""
     return await services.store.traces.get(trace_id)

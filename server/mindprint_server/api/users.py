@@ -14,32 +14,35 @@ from mindprint.types import (
     User,
     UserPage,
 )
+from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import After, ContainerDep, Limit, UserId
 from mindprint_server.exceptions import NotFound
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
+READ = [requires("read")]
+INGEST = [requires("ingest")]
 
 
-@router.get("")
+@router.get("", dependencies=READ)
 async def list_users(services: ContainerDep, limit: Limit = 100, after: After = None) -> UserPage:
     """List users by id, page after page."""
     users = await services.store.users.list_page(after=after, limit=limit + 1)
     return UserPage(users=users[:limit], next=users[limit - 1].id if len(users) > limit else None)
 
 
-@router.get("/{user_id}")
+@router.get("/{user_id}", dependencies=READ)
 async def one_user(user_id: UserId, services: ContainerDep) -> User:
     """Return a user with its number of engagements, its cohort, and its newest profile and live version."""
     return await services.store.users.get(user_id)
 
 
-@router.post("/{user_id}/engagements")
+@router.post("/{user_id}/engagements", dependencies=INGEST)
 async def add_engagements(user_id: UserId, batch: EngagementBatch, services: ContainerDep) -> Ingested:
     """Store engagements, all or none, and create the user if needed. The reply counts those that were stored before."""
     return await services.store.engagements.add(user_id, batch.engagements)
 
 
-@router.get("/{user_id}/engagements")
+@router.get("/{user_id}/engagements", dependencies=READ)
 async def list_engagements(
     user_id: UserId, services: ContainerDep, limit: Limit = 100, after: After = None
 ) -> EngagementPage:
@@ -49,7 +52,7 @@ async def list_engagements(
     return EngagementPage(engagements=page[:limit], next=page[limit - 1].id if len(page) > limit else None)
 
 
-@router.get("/{user_id}/profile")
+@router.get("/{user_id}/profile", dependencies=READ)
 async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     """Return the newest profile of a user."""
     await services.store.users.get(user_id)
@@ -60,20 +63,20 @@ async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     return newest
 
 
-@router.post("/{user_id}/profile")
+@router.post("/{user_id}/profile", dependencies=INGEST)
 async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
     """Write the user's profile now, from all engagements."""
     await services.store.users.get(user_id)
     return await services.profiles.renew(user_id)
 
 
-@router.get("/{user_id}/auto-mode")
+@router.get("/{user_id}/auto-mode", dependencies=READ)
 async def auto_mode(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
     """Return whether `mode: auto` thinks before it answers this user's closed and open queries, and the evidence."""
     return await services.auto.explain(user_id)
 
 
-@router.post("/{user_id}/traces")
+@router.post("/{user_id}/traces", dependencies=INGEST)
 async def add_traces(user_id: UserId, wanted: ImportedTraces, services: ContainerDep) -> Ingested:
     """Import thinking that was written elsewhere. All of it is stored and waits for a trainer, or none.
 

@@ -9,6 +9,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from mindprint_server.settings.access import AccessSettings
 from mindprint_server.settings.adapters import AdapterSettings
 from mindprint_server.settings.auto_mode import AutoModeSettings
 from mindprint_server.settings.engine import EngineSettings
@@ -21,6 +22,7 @@ from mindprint_server.settings.server import ServerSettings
 from mindprint_server.settings.verdicts import VerdictSettings
 
 __all__ = [
+    "AccessSettings",
     "AdapterSettings",
     "AutoModeSettings",
     "EngineSettings",
@@ -45,6 +47,7 @@ class Settings(
     MemorySettings,
     LimitSettings,
     EngineSettings,
+    AccessSettings,
     ServerSettings,
     BaseSettings,
 ):

@@ -12,8 +12,8 @@ class ServerSettings(BaseModel):
     """The process: address, data, logs."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Only loopback is allowed, since the server checks no API keys: for a network, put a proxy
-    that checks them in front."""
+    """Address to listen on. Another than loopback needs an API key first: `mindprint keys create --admin`, or
+    `admin_key`."""
     port: int = Field(8300, ge=0, le=65535)
     """Port to listen on. 0 takes a free one, which the log line `listening` names."""
     data_dir: Path = Path(".mindprint/server")

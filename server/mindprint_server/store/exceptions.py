@@ -14,6 +14,7 @@ HINTS = {
     "lease": "POST /v1/leases claims one",
     "adapter": "GET /v1/adapters lists them",
     "version": "GET /v1/adapters/{key} lists the adapter's",
+    "key": "GET /v1/keys lists them",
     "cohort": "GET /v1/cohorts lists them, PUT /v1/cohorts/{name} creates one",
 }
 """What to do if a record of this kind does not exist."""

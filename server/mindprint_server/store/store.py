@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mindprint_server.store.adapters import AdapterRepository
+from mindprint_server.store.api_keys import ApiKeyRepository
 from mindprint_server.store.batches import BatchRepository
 from mindprint_server.store.cohorts import CohortRepository
 from mindprint_server.store.database import Database
@@ -32,6 +33,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.api_keys = ApiKeyRepository(database)
         self.users = UserRepository(database)
         self.engagements = EngagementRepository(database)
         self.profiles = ProfileRepository(database)

@@ -302,3 +302,17 @@ replays = Table(
     Column("answer", Prose, nullable=False),
     _created_at(),
 )
+
+# Keys of callers. Of a secret only the SHA-256 is kept. Rows stay, so that a server that once had keys never opens.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_sha256", Key, nullable=False),
+    Column("scopes", Json, nullable=False),
+    _created_at(),
+    Column("expires_at", Utc),
+    Column("revoked_at", Utc),
+    Column("last_used_at", Utc),
+)

@@ -87,7 +87,7 @@ async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str
     await store.live_versions.set_canary("user/bob", 1, 0.1)
 
     older = await migrated(downgrade, "0002")
-    assert set(newest) - set(older) == {"cohorts", "trace_versions", "replays"}
+    assert set(newest) - set(older) == {"cohorts", "trace_versions", "replays", "api_keys"}
     assert await migrated(upgrade, "head") == newest
     assert (await store.users.get("bob")).cohort == "everyone"
     assert (await store.live_versions.get("user/bob")).canary is None

@@ -136,6 +136,12 @@ class Samples:
     def cohort(self, **changes: Any) -> dict[str, Any]:
         return {"name": "tea", "description": "who like it", "users": 2, "live": 1, "created_at": WHEN, **changes}
 
+    def api_key(self, **changes: Any) -> dict[str, Any]:
+        return {"id": "k1", "name": "app", "scopes": ["infer", "read"], "created_at": WHEN, **changes}
+
+    def created_key(self, **changes: Any) -> dict[str, Any]:
+        return self.api_key(key="mp_k1_secret", **changes)
+
     def chat(self, text: str = "tea", thinking: str | None = None) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "reasoning_content": thinking}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ COMMANDS = [
     *(("adapters", name) for name in ("", "list", "show", "why", "promote", "rollback")),
     *(("adapters", name) for name in ("canary", "pin", "unpin", "export")),
     *(("cohorts", name) for name in ("", "list", "show", "put", "add", "remove", "delete")),
+    *(("keys", name) for name in ("", "create", "list", "rotate", "revoke")),
 ]
 
 
@@ -64,6 +67,9 @@ def test_the_version(run: Any) -> None:
         (("adapters", "canary", "user/ann@2", "--stop"), "--stop takes the adapter without a version: user/ann"),
         (("adapters", "canary", "user/ann@2", "--share", "1"), "share: Input should be less than 1"),
         (("cohorts", "add", "tea"), "Missing argument 'USER...'"),
+        (("keys", "create", "app"), "name what the key may do: --scope with one of infer, ingest, train, read, admin"),
+        (("keys", "create", "app", "-s", "root"), "there is no scope 'root': use infer, ingest, train, read, admin"),
+        (("keys", "create", "app", "-s", "read", "--set", "port=1"), "use them with --admin"),
         (("traces", "show"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "t1", "-u", "ann", "-e", "e1"), "name either TRACE, or both --user and --engagement"),
@@ -155,6 +161,7 @@ def test_lists_as_tables(run: Any, server: Any, samples: Any) -> None:
         ("batches", "no batches yet: `mindprint batches start` begins one"),
         ("adapters", "no adapters yet: `mindprint train` makes them from accepted traces"),
         ("cohorts", "no cohorts: `mindprint cohorts put COHORT` makes one"),
+        ("keys", "no keys: `mindprint keys create --admin` makes the first one"),
     ],
 )
 def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str) -> None:
@@ -182,6 +189,9 @@ def test_empty_lists_say_what_to_do(run: Any, server: Any, noun: str, line: str)
         (("cohorts", "put", "tea"), "PUT_v1_cohorts_tea", "cohort"),
         (("cohorts", "add", "tea", "ann"), "POST_v1_cohorts_tea_users", "cohort"),
         (("cohorts", "remove", "tea", "ann"), "DELETE_v1_cohorts_tea_users_ann", "cohort"),
+        (("keys", "create", "app", "-s", "infer"), "POST_v1_keys", "created_key"),
+        (("keys", "rotate", "k1"), "POST_v1_keys_k1_rotate", "created_key"),
+        (("keys", "revoke", "k1"), "DELETE_v1_keys_k1", "api_key"),
         (("chat", "Tea?"), "POST_v1_chat_completions", "chat"),
     ],
 )
@@ -193,7 +203,7 @@ def test_json_of_one_thing(run: Any, server: Any, samples: Any, words: Any, path
     assert printed.get("id") == sent.get("id")
 
 
-@pytest.mark.parametrize("noun", ["users", "traces", "batches", "adapters", "cohorts"])
+@pytest.mark.parametrize("noun", ["users", "traces", "batches", "adapters", "cohorts", "keys"])
 def test_json_of_lists(run: Any, server: Any, noun: str) -> None:
     server.answers_with(httpx.Response(200, json={noun: []}))
     assert json.loads(run(noun, "list", "--json").stdout)[noun] == []
@@ -328,3 +338,28 @@ def test_a_conversation_keeps_what_was_said(
         "tea",
         "Sure?",
     ]
+
+
+def test_a_new_key_is_shown_once(run: Any, server: Any, samples: Any) -> None:
+    server.answers_with(httpx.Response(201, json=samples.created_key(expires_at="2026-02-01T12:00:00Z")))
+    result = run("keys", "create", "app", "-s", "infer", "-s", "read", "--days", "31")
+    assert "mp_k1_secret" in result.stdout
+    assert "cannot be shown again" in result.stderr
+    assert json.loads(server.asked[0].content) == {
+        "name": "app",
+        "scopes": ["infer", "read"],
+        "expires_in_s": 31 * 86_400,
+    }
+
+
+def test_the_first_admin_key_is_made_in_the_database(run: Any, tmp_path: Path) -> None:
+    made = json.loads(run("keys", "create", "--admin", "--set", f"data_dir={tmp_path}", "--json").stdout)
+    assert (made["name"], made["scopes"]) == ("admin", ["admin"])
+    assert made["key"].startswith(f"mp_{made['id']}_")
+    with closing(sqlite3.connect(tmp_path / "mindprint.db")) as db:
+        assert db.execute("SELECT id FROM api_keys").fetchall() == [(made["id"],)]
+
+
+def test_an_admin_key_needs_a_database(run: Any) -> None:
+    result = run("keys", "create", "--admin", "--set", "database_url=sqlite+aiosqlite:///:memory:")
+    assert "SQLite needs a file" in one_line(result)

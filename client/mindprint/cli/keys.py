@@ -1,0 +1,122 @@
+"""`mindprint keys`: create, list, rotate and revoke API keys."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mindprint.cli.errors import Fail
+from mindprint.cli.options import AsJson, Sets, Url, connect
+from mindprint.cli.output import print_facts, print_json, print_rows
+from mindprint.cli.settings_flags import build, parse_sets, part
+from mindprint.types import SCOPES, CreatedApiKey, Scope
+
+app = typer.Typer(no_args_is_help=True)
+Id = Annotated[str, typer.Argument(metavar="KEY", help="The key's id; `mindprint keys list` shows it.")]
+DAY_S = 86_400
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")] = "admin",
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", "-s", help=f"What it may do: {', '.join(SCOPES)}; repeat it.")
+    ] = None,
+    days: Annotated[float | None, typer.Option("--days", min=0, help="Days until it is refused.")] = None,
+    admin: Annotated[
+        bool,
+        typer.Option("--admin", help="Create an admin key in the database of this host's server: for the first key."),
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="With --admin: the server's TOML file.")
+    ] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Create a key and print its text, which is not shown again."""
+    expires_in_s = None if days is None else days * DAY_S
+    if admin:
+        return _print_created(_create_admin(name, expires_in_s, sets, config), as_json)
+    if sets or config:
+        raise Fail("--set and --config say where the database is: use them with --admin", code=2)
+    with connect(url) as client:
+        created = client.keys.create(name, _known(scopes), expires_in_s=expires_in_s)
+    _print_created(created, as_json)
+
+
+@app.command("list")
+def list_keys(as_json: AsJson = False, url: Url = None) -> None:
+    """List all keys, revoked and expired ones too."""
+    with connect(url) as client:
+        page = client.keys.list()
+    if as_json:
+        return print_json(page)
+    rows = [
+        (k.id, k.name, " ".join(k.scopes), k.created_at, k.expires_at, k.revoked_at, k.last_used_at) for k in page.keys
+    ]
+    heads = ("key", "name", "scopes", "since", "expires", "revoked", "last used")
+    print_rows(heads, rows, empty="no keys: `mindprint keys create --admin` makes the first one")
+
+
+@app.command("rotate")
+def rotate(
+    key_id: Id,
+    keep_days: Annotated[float, typer.Option(min=0, help="Days for which the old key stays valid.")] = 1,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Create a key like another one, which is refused after a while."""
+    with connect(url) as client:
+        created = client.keys.rotate(key_id, keep_old_s=keep_days * DAY_S)
+    _print_created(created, as_json)
+
+
+@app.command("revoke")
+def revoke(key_id: Id, as_json: AsJson = False, url: Url = None) -> None:
+    """Revoke a key for good."""
+    with connect(url) as client:
+        key = client.keys.revoke(key_id)
+    if as_json:
+        return print_json(key)
+    typer.echo(f"key {key.id} ({key.name}) is revoked; every server refuses it within 5 s")
+
+
+def _known(scopes: list[str] | None) -> list[Scope]:
+    if not scopes:
+        raise Fail(f"name what the key may do: --scope with one of {', '.join(SCOPES)}; repeat it", code=2)
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise Fail(f"there is no scope {unknown[0]!r}: use {', '.join(SCOPES)}", code=2)
+    return [scope for scope in SCOPES if scope in scopes]
+
+
+def _create_admin(name: str, expires_in_s: float | None, sets: list[str] | None, config: Path | None) -> CreatedApiKey:
+    """Create an admin key without the server: whoever can write its database may."""
+    what = ("the server", "server,cpu")
+    settings = build(
+        part("mindprint_server.settings", *what).Settings, parse_sets(sets), config=config, command="serve"
+    )
+    create = part("mindprint_server.access", *what).create_admin_key
+    try:
+        created: CreatedApiKey = asyncio.run(create(settings, name, expires_in_s))
+    except part("mindprint_server.store", *what).StoreError as error:
+        raise Fail(str(error)) from error
+    return created
+
+
+def _print_created(created: CreatedApiKey, as_json: bool) -> None:
+    if as_json:
+        return print_json(created)
+    print_facts(
+        [
+            ("key", created.id),
+            ("name", created.name),
+            ("scopes", " ".join(created.scopes)),
+            ("expires", created.expires_at),
+            ("MINDPRINT_API_KEY", created.key),
+        ]
+    )
+    typer.secho("Keep the text now: it is not stored and cannot be shown again.", err=True)

@@ -1,0 +1,161 @@
+"""Who may call the server: API keys, checked against the store and cached for a moment.
+
+A key's text is `mp_<id>_<secret>`. The secret has 256 random bits, so one SHA-256 of it is enough: there is nothing to
+guess. Without any key the server is *open*, and `process.py` lets it listen on loopback only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from cachetools import TTLCache
+
+from mindprint.types import ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
+from mindprint_server.settings import AccessSettings, Settings
+from mindprint_server.store import Store
+from mindprint_server.store.api_keys import StoredApiKey
+
+KEY_TEXT = re.compile(r"mp_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+CACHED_KEYS = 4096
+"""Keys, known and unknown, that are remembered at once."""
+USE_GRAIN = timedelta(minutes=1)
+"""The time of the last use is written at most so often."""
+BOOTSTRAP = "admin_key"
+"""The id of the key in the setting `admin_key`, which is in no table."""
+
+
+class AccessControl:
+    """Tells whose a request is, and creates, rotates and revokes keys.
+
+    Args:
+        settings: The setting `admin_key`, and for how long a key is cached.
+        store: Where keys are stored.
+        clock: Seconds, for the cache.
+    """
+
+    def __init__(self, settings: AccessSettings, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._store = store
+        self._stored: TTLCache[str, StoredApiKey | None] = TTLCache(CACHED_KEYS, settings.key_cache_s, clock)
+        self._has_keys: TTLCache[None, bool] = TTLCache(1, settings.key_cache_s, clock)
+
+    async def is_open(self) -> bool:
+        """Return whether no key was ever made, so that callers need none. At most `key_cache_s` old."""
+        if self._settings.admin_key is not None:
+            return False
+        if (known := self._has_keys.get(None)) is None:
+            known = self._has_keys[None] = await self._store.api_keys.exist()
+        return not known
+
+    async def identify(self, text: str, *, now: datetime | None = None) -> ApiKey | None:
+        """Return the key with this text; None if there is none, or if it is revoked or expired.
+
+        A change of the key in the store is seen within `key_cache_s`.
+        """
+        now = now or datetime.now(UTC)
+        if (admin := self._settings.admin_key) is not None and _equal(text, admin.get_secret_value()):
+            return ApiKey(id=BOOTSTRAP, name=BOOTSTRAP, scopes=["admin"], created_at=now)
+        if (parts := KEY_TEXT.fullmatch(text)) is None:
+            return None
+        id, secret = parts.groups()
+        if id not in self._stored:
+            self._stored[id] = await self._store.api_keys.find(id)
+            await self._record_use(self._stored[id], secret, now)
+        stored = self._stored[id]
+        return stored.key if stored is not None and is_valid(stored, secret, now) else None
+
+    async def create(self, wanted: CreateApiKey, *, now: datetime | None = None) -> CreatedApiKey:
+        """Create a key and return it with its text, which nothing can show again."""
+        now = now or datetime.now(UTC)
+        expires_at = None if wanted.expires_in_s is None else now + timedelta(seconds=wanted.expires_in_s)
+        return await self._add(wanted.name, wanted.scopes, now, expires_at)
+
+    async def rotate(self, id: str, wanted: RotateApiKey, *, now: datetime | None = None) -> CreatedApiKey:
+        """Create a key like another, which expires `keep_old_s` from now. Both are valid until then.
+
+        Args:
+            id: The old key.
+            wanted: For how long the old key stays valid.
+            now: The time; None is the clock's.
+
+        Raises:
+            RecordNotFound: There is no such key.
+        """
+        now = now or datetime.now(UTC)
+        old = await self._store.api_keys.get(id)
+        created = await self._add(old.name, old.scopes, now, old.expires_at)
+        await self._store.api_keys.expire(id, now + timedelta(seconds=wanted.keep_old_s))
+        self._stored.pop(id, None)
+        return created
+
+    async def revoke(self, id: str) -> ApiKey:
+        """Revoke a key for good: here at once, on other servers within their `key_cache_s`.
+
+        Raises:
+            RecordNotFound: There is no such key.
+        """
+        key = await self._store.api_keys.revoke(id)
+        self._stored.pop(id, None)
+        return key
+
+    async def list_all(self) -> list[ApiKey]:
+        """List all keys, the oldest first."""
+        return await self._store.api_keys.list_all()
+
+    async def _add(
+        self, name: str, scopes: Sequence[Scope], now: datetime, expires_at: datetime | None
+    ) -> CreatedApiKey:
+        id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+        key = ApiKey(id=id, name=name, scopes=sorted(set(scopes)), created_at=now, expires_at=expires_at)
+        await self._store.api_keys.add(key, _sha256(secret))
+        self._stored.pop(id, None)
+        self._has_keys[None] = True
+        return CreatedApiKey(**key.model_dump(), key=f"mp_{id}_{secret}")
+
+    async def _record_use(self, stored: StoredApiKey | None, secret: str, now: datetime) -> None:
+        if stored is None or not is_valid(stored, secret, now):
+            return
+        last = stored.key.last_used_at
+        if last is None or now - last >= USE_GRAIN:
+            await self._store.api_keys.record_use(stored.key.id, now)
+
+
+async def create_admin_key(settings: Settings, name: str, expires_in_s: float | None) -> CreatedApiKey:
+    """Create an admin key straight in the database: for the first key, on the server's host.
+
+    Raises:
+        StoreError: The database cannot be opened.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    store = await Store.open(settings.url)
+    try:
+        wanted = CreateApiKey(name=name, scopes=["admin"], expires_in_s=expires_in_s)
+        return await AccessControl(settings, store).create(wanted)
+    finally:
+        await store.close()
+
+
+def is_valid(stored: StoredApiKey, secret: str, now: datetime) -> bool:
+    """Return whether a secret is the key's, and the key is neither revoked nor expired."""
+    key = stored.key
+    ended = key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now)
+    return _equal(_sha256(secret), stored.secret_sha256) and not ended
+
+
+def may(key: ApiKey, *any_of: Scope) -> bool:
+    """Return whether a key has one of these scopes; `admin` has all."""
+    return "admin" in key.scopes or not set(any_of).isdisjoint(key.scopes)
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _equal(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())

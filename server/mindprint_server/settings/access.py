@@ -1,0 +1,22 @@
+"""Settings of access: keys, and which hosts a server without keys answers to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field, SecretStr, StringConstraints
+
+
+class AccessSettings(BaseModel):
+    """Access: who may call the server."""
+
+    admin_key: Annotated[SecretStr, Field(min_length=32, max_length=256)] | None = None
+    """A key with the scope `admin` that is stored nowhere, for a start without a person at the terminal. At least 32
+    characters. Unset: keys from `mindprint keys` only."""
+    key_cache_s: float = Field(2, gt=0, le=5)
+    """Seconds for which a key is cached. A key that another server revoked is refused after this time."""
+    allowed_hosts: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+$", max_length=253)], ...] = ()
+    """Names, besides those of loopback, that the `Host` header of a request may have while there is no key. It keeps
+    pages in a browser from reaching the server under a name of their own."""
+    openapi: bool = True
+    """Serve `/docs` and `/openapi.json`, which need no key."""

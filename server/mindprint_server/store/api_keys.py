@@ -1,0 +1,115 @@
+"""API keys. Only a hash of each secret is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mindprint.types import ApiKey
+from mindprint_server.store.database import Database
+from mindprint_server.store.exceptions import RecordNotFound
+from mindprint_server.store.tables import api_keys
+
+
+@dataclass(frozen=True)
+class StoredApiKey:
+    """A key with the hash of its secret."""
+
+    key: ApiKey
+    secret_sha256: str
+    """64 hex digits."""
+
+
+class ApiKeyRepository:
+    """Stores keys. A key that was revoked or has expired stays listed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, key: ApiKey, secret_sha256: str) -> ApiKey:
+        """Store a new key.
+
+        Args:
+            key: The key.
+            secret_sha256: The SHA-256 of its secret, 64 hex digits.
+        """
+        return await self._database.write(_add, key, secret_sha256)
+
+    async def find(self, id: str) -> StoredApiKey | None:
+        """Return a key with its hash; None if there is none with this id."""
+        return await self._database.read(_find, id)
+
+    async def get(self, id: str) -> ApiKey:
+        """Return a key."""
+        if (stored := await self.find(id)) is None:
+            raise RecordNotFound("key", id)
+        return stored.key
+
+    async def list_all(self) -> list[ApiKey]:
+        """List all keys, the oldest first."""
+        return await self._database.read(_list_all)
+
+    async def exist(self) -> bool:
+        """Return whether there ever was a key."""
+        return await self._database.read(_exist)
+
+    async def expire(self, id: str, at: datetime) -> ApiKey:
+        """Let a key expire at a time, unless it expires earlier, and return it."""
+        return await self._database.write(_expire, id, at)
+
+    async def revoke(self, id: str, *, now: datetime | None = None) -> ApiKey:
+        """Revoke a key for good and return it. A key that is revoked already does not change."""
+        return await self._database.write(_revoke, id, now or datetime.now(UTC))
+
+    async def record_use(self, id: str, at: datetime) -> None:
+        """Store when a key was used."""
+        await self._database.write(_record_use, id, at)
+
+
+async def _add(db: AsyncConnection, key: ApiKey, secret_sha256: str) -> ApiKey:
+    await db.execute(insert(api_keys), {**key.model_dump(), "secret_sha256": secret_sha256})
+    return key
+
+
+async def _find(db: AsyncConnection, id: str) -> StoredApiKey | None:
+    row = (await db.execute(select(api_keys).where(api_keys.c.id == id))).mappings().one_or_none()
+    return None if row is None else StoredApiKey(_key(row), row["secret_sha256"])
+
+
+async def _list_all(db: AsyncConnection) -> list[ApiKey]:
+    rows = await db.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))
+    return [_key(row) for row in rows.mappings()]
+
+
+async def _exist(db: AsyncConnection) -> bool:
+    return bool(await db.scalar(select(func.count()).select_from(api_keys)))
+
+
+async def _expire(db: AsyncConnection, id: str, at: datetime) -> ApiKey:
+    earlier = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > at)
+    await db.execute(update(api_keys).where(api_keys.c.id == id, earlier).values(expires_at=at))
+    return await _get(db, id)
+
+
+async def _revoke(db: AsyncConnection, id: str, now: datetime) -> ApiKey:
+    active = api_keys.c.revoked_at.is_(None)
+    await db.execute(update(api_keys).where(api_keys.c.id == id, active).values(revoked_at=now))
+    return await _get(db, id)
+
+
+async def _record_use(db: AsyncConnection, id: str, at: datetime) -> None:
+    await db.execute(update(api_keys).where(api_keys.c.id == id).values(last_used_at=at))
+
+
+async def _get(db: AsyncConnection, id: str) -> ApiKey:
+    if (stored := await _find(db, id)) is None:
+        raise RecordNotFound("key", id)
+    return stored.key
+
+
+def _key(row: Any) -> ApiKey:
+    return ApiKey.model_validate({name: value for name, value in row.items() if name != "secret_sha256"})

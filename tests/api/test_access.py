@@ -1,0 +1,314 @@
+"""Keys and scopes over HTTP, and what a server without keys refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from mindprint.types import SCOPES, CreateApiKey, Scope
+from mindprint_server.access import AccessControl
+from mindprint_server.app import create_app
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store
+from mindprint_server.wiring import Container
+
+ErrorOf = Callable[[httpx.Response], dict[str, Any]]
+WITHOUT_KEY = {"/livez", "/readyz"}
+ADMIN_KEY = "a-bootstrap-key-of-at-least-32-characters"
+
+
+@pytest.fixture
+async def admin(client: httpx.AsyncClient) -> dict[str, str]:
+    """The headers of an admin. With this first key the server is closed."""
+    return await new_key(client, {}, "admin")
+
+
+async def new_key(client: httpx.AsyncClient, admin: dict[str, str], *scopes: Scope, **more: Any) -> dict[str, str]:
+    made = await client.post("/v1/keys", json={"name": "k", "scopes": scopes, **more}, headers=admin)
+    assert made.status_code == 201, made.text
+    return {"Authorization": f"Bearer {made.json()['key']}"}
+
+
+def operations(app: FastAPI) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def scopes_of(operation: dict[str, Any]) -> list[str]:
+    """The scopes of which one is needed, as the schema states them."""
+    (requirement,) = operation.get("security", [{}])
+    return list(requirement.get("ApiKey", []))
+
+
+# --- without keys ---
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8300", "localhost", "[::1]:8300", "LOCALHOST:1"])
+async def test_open_server_answers_names_of_loopback(client: httpx.AsyncClient, host: str) -> None:
+    assert (await client.get("/v1/users", headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8300", "", "["])
+async def test_open_server_refuses_other_hosts(client: httpx.AsyncClient, host: str, error_of: ErrorOf) -> None:
+    refused = await client.get("/v1/users", headers={"Host": host})
+    assert (refused.status_code, error_of(refused)["code"]) == (421, "foreign_host")
+
+
+async def test_open_server_answers_hosts_that_are_allowed(
+    settings: Settings, services: Container, error_of: ErrorOf
+) -> None:
+    app = create_app(settings.model_copy(update={"allowed_hosts": ("Gateway.internal",)}), services=services)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway.internal:9000") as client:
+        assert (await client.get("/v1/users")).status_code == 200
+        assert (await client.get("/v1/users", headers={"Host": "other.internal"})).status_code == 421
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost"])
+async def test_open_server_refuses_pages_of_other_sites(
+    client: httpx.AsyncClient, origin: str, error_of: ErrorOf
+) -> None:
+    for path in ("/v1/adapters/user/ann/rollback", "/v1/users/ann/profile"):
+        refused = await client.post(path, headers={"Origin": origin})
+        assert (refused.status_code, error_of(refused)["code"]) == (403, "foreign_origin")
+
+
+async def test_open_server_answers_its_own_page(client: httpx.AsyncClient) -> None:
+    own = {"Host": "127.0.0.1:8300", "Origin": "http://127.0.0.1:8300"}
+    assert (await client.get("/v1/users", headers=own)).status_code == 200
+
+
+async def test_first_key_must_be_an_admin_s(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    refused = await client.post("/v1/keys", json={"name": "app", "scopes": ["infer", "read"]})
+    assert (refused.status_code, error_of(refused)["code"]) == (422, "first_key_is_admin")
+    assert (await client.get("/v1/users")).status_code == 200
+
+
+# --- with keys ---
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer nonsense"},
+        {"Authorization": "Bearer mp_0123456789abcdef_" + "A" * 43},
+        {"Authorization": "Basic bXA6bXA="},
+        {"Authorization": "Bearer "},
+    ],
+    ids=["none", "nonsense", "unknown", "basic", "empty"],
+)
+async def test_without_a_valid_key_every_route_is_401(
+    app: FastAPI, client: httpx.AsyncClient, admin: dict[str, str], headers: dict[str, str], error_of: ErrorOf
+) -> None:
+    for method, path, _ in operations(app):
+        if path not in WITHOUT_KEY:
+            refused = await client.request(method, fill(path), headers=headers)
+            assert refused.status_code == 401, path
+            assert error_of(refused)["code"] == "invalid_api_key"
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_probes_need_no_key(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
+    assert [(await client.get(path)).status_code for path in sorted(WITHOUT_KEY)] == [200, 200]
+
+
+def test_every_route_states_its_scopes(app: FastAPI) -> None:
+    stated = {f"{method} {path}": scopes_of(operation) for method, path, operation in operations(app)}
+    assert {route.split()[1] for route, scopes in stated.items() if not scopes} == WITHOUT_KEY
+    assert {scope for scopes in stated.values() for scope in scopes} == set(SCOPES)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_a_key_opens_the_routes_of_its_scope_only(
+    app: FastAPI, client: httpx.AsyncClient, admin: dict[str, str], scope: Scope, error_of: ErrorOf
+) -> None:
+    headers = await new_key(client, admin, scope)
+    for method, path, operation in operations(app):
+        if path in WITHOUT_KEY or path.endswith("/events"):
+            continue
+        answer = await client.request(method, fill(path), headers=headers)
+        if scope == "admin" or scope in scopes_of(operation):
+            assert answer.status_code not in (401, 403), (method, path)
+        else:
+            assert (answer.status_code, error_of(answer)["code"]) == (403, "missing_scope"), (method, path)
+
+
+def fill(path: str) -> str:
+    """A path with names for its parameters; nothing has these names."""
+    path = path.replace("{kind}", "user").replace("{number}", "1")
+    return re.sub(r"\{\w+\}", "nobody", path)
+
+
+async def test_another_user_s_memory_needs_admin(
+    client: httpx.AsyncClient, admin: dict[str, str], ann: str, error_of: ErrorOf
+) -> None:
+    infer = await new_key(client, admin, "infer")
+    body = {"user_id": ann, "query": "Tea?", "memory": "user/bob"}
+    refused = await client.post("/v1/traces", json=body, headers=infer)
+    assert (refused.status_code, error_of(refused)["param"]) == (403, "memory")
+    for headers, memory in ((infer, "own"), (infer, "none"), (admin, "user/bob")):
+        assert (await client.post("/v1/traces", json=body | {"memory": memory}, headers=headers)).status_code == 200
+
+
+async def test_a_revoked_key_is_refused_at_once(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
+    made = (await client.post("/v1/keys", json={"name": "app", "scopes": ["read"]}, headers=admin)).json()
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert (await client.get("/v1/users", headers=headers)).status_code == 200
+    gone = (await client.delete(f"/v1/keys/{made['id']}", headers=admin)).json()
+    assert gone["revoked_at"] is not None
+    assert (await client.get("/v1/users", headers=headers)).status_code == 401
+    again = (await client.delete(f"/v1/keys/{made['id']}", headers=admin)).json()
+    assert again == gone
+
+
+async def test_rotation_keeps_both_keys_for_a_while(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
+    made = (await client.post("/v1/keys", json={"name": "app", "scopes": ["read"]}, headers=admin)).json()
+    new = (await client.post(f"/v1/keys/{made['id']}/rotate", json={"keep_old_s": 60}, headers=admin)).json()
+    assert (new["name"], new["scopes"], new["expires_at"]) == ("app", ["read"], None)
+    for key in (made["key"], new["key"]):
+        assert (await client.get("/v1/users", headers={"Authorization": f"Bearer {key}"})).status_code == 200
+    await client.post(f"/v1/keys/{new['id']}/rotate", json={"keep_old_s": 0}, headers=admin)
+    assert (await client.get("/v1/users", headers={"Authorization": f"Bearer {new['key']}"})).status_code == 401
+
+
+async def test_keys_are_listed_without_their_text(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
+    listed = await client.get("/v1/keys", headers=admin)
+    (key,) = listed.json()["keys"]
+    assert set(key) == {"id", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"}
+    assert key["last_used_at"] is not None
+    assert admin["Authorization"].split("_")[-1] not in listed.text
+
+
+@pytest.mark.parametrize("path", ["/v1/keys/nobody", "/v1/keys/0123456789abcdef"])
+async def test_unknown_keys(client: httpx.AsyncClient, admin: dict[str, str], path: str, error_of: ErrorOf) -> None:
+    refused = await client.delete(path, headers=admin)
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "key_not_found")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": "k", "scopes": []},
+        {"name": "k", "scopes": ["root"]},
+        {"name": "", "scopes": ["read"]},
+        {"name": "k", "scopes": ["read"], "expires_in_s": 0},
+        {"name": "k", "scopes": ["read"], "expires_in_s": 1e300},
+        {"name": "k" * 65, "scopes": ["read"]},
+    ],
+)
+async def test_bad_keys(client: httpx.AsyncClient, admin: dict[str, str], body: dict[str, Any]) -> None:
+    assert (await client.post("/v1/keys", json=body, headers=admin)).status_code == 422
+
+
+async def test_the_schema_may_be_switched_off(settings: Settings, services: Container) -> None:
+    app = create_app(settings.model_copy(update={"openapi": False}), services=services)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        assert [(await client.get(path)).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+
+
+# --- the key in the settings ---
+
+
+async def test_the_admin_key_of_the_settings_closes_the_server(settings: Settings, services: Container) -> None:
+    services.access = AccessControl(settings.model_copy(update={"admin_key": SecretStr(ADMIN_KEY)}), services.store)
+    transport = httpx.ASGITransport(create_app(settings, services=services))
+    async with httpx.AsyncClient(transport=transport, base_url="https://mindprint.example") as client:
+        assert (await client.get("/v1/users")).status_code == 401
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        assert (await client.get("/v1/users", headers=headers)).status_code == 200
+        assert (await client.get("/v1/users", headers=await new_key(client, headers, "read"))).status_code == 200
+
+
+def test_a_short_admin_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 32"):
+        Settings(admin_key="short")
+
+
+# --- the service ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+Replicas = tuple[AccessControl, AccessControl, Clock]
+
+
+@pytest.fixture
+def replicas(services: Container, settings: Settings) -> Replicas:
+    """Two servers on one store, and the clock of their caches."""
+    clock = Clock()
+    one, other = (AccessControl(settings, services.store, clock=clock) for _ in range(2))
+    return one, other, clock
+
+
+async def test_a_key_that_another_server_revoked_is_refused_within_the_cache_s_time(
+    replicas: Replicas, settings: Settings
+) -> None:
+    one, other, clock = replicas
+    assert await other.is_open()
+    made = await one.create(CreateApiKey(name="app", scopes=["read"]))
+    clock.now += settings.key_cache_s + 0.01
+    assert not await other.is_open()
+    assert await other.identify(made.key) is not None
+    await one.revoke(made.id)
+    clock.now += settings.key_cache_s + 0.01
+    assert await other.identify(made.key) is None
+    assert settings.key_cache_s <= 5
+
+
+async def test_a_server_whose_keys_are_all_revoked_stays_closed(
+    replicas: Replicas,
+) -> None:
+    one, _, clock = replicas
+    await one.revoke((await one.create(CreateApiKey(name="app", scopes=["admin"]))).id)
+    clock.now += 60
+    assert not await one.is_open()
+
+
+async def test_a_key_expires(replicas: Replicas) -> None:
+    one, other, _ = replicas
+    now = datetime.now(UTC)
+    made = await one.create(CreateApiKey(name="app", scopes=["read"], expires_in_s=60), now=now)
+    assert await one.identify(made.key, now=now + timedelta(seconds=59)) is not None
+    assert await one.identify(made.key, now=now + timedelta(seconds=60)) is None
+    assert await other.identify(made.key, now=now + timedelta(seconds=61)) is None
+
+
+async def test_the_last_use_is_kept_by_the_minute(replicas: Replicas, services: Container) -> None:
+    one, _, clock = replicas
+    now = datetime.now(UTC)
+    made = await one.create(CreateApiKey(name="app", scopes=["read"]), now=now)
+    for seconds in (0, 30, 61):
+        clock.now += 60
+        await one.identify(made.key, now=now + timedelta(seconds=seconds))
+    assert (await services.store.api_keys.get(made.id)).last_used_at == now + timedelta(seconds=61)
+    clock.now += 60
+    await one.identify(f"mp_{made.id}_{'A' * 43}", now=now + timedelta(seconds=900))
+    assert (await services.store.api_keys.get(made.id)).last_used_at == now + timedelta(seconds=61)
+
+
+async def test_only_a_hash_is_stored(services: Container) -> None:
+    made = await services.access.create(CreateApiKey(name="app", scopes=["read"]))
+    secret = made.key.removeprefix(f"mp_{made.id}_")
+    assert len(secret) == 43  # 256 bits
+    assert secret not in await dump(services.store)
+
+
+async def dump(store: Store) -> str:
+    async with store._database.snapshot() as db:
+        return str((await db.execute(text("SELECT * FROM api_keys"))).all())

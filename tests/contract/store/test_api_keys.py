@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mindprint.types import ApiKey
+from mindprint_server.store import RecordNotFound, Store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HASH = "a" * 64
+
+
+def key(id: str, **changes: object) -> ApiKey:
+    return ApiKey(id=id, name="app", scopes=["infer", "read"], created_at=NOW).model_copy(update=changes)
+
+
+async def test_a_key_is_found_with_its_hash(store: Store) -> None:
+    assert not await store.api_keys.exist()
+    assert await store.api_keys.add(key("k1"), HASH) == key("k1")
+    assert await store.api_keys.exist()
+    found = await store.api_keys.find("k1")
+    assert found is not None
+    assert (found.key, found.secret_sha256) == (key("k1"), HASH)
+    assert await store.api_keys.get("k1") == key("k1")
+    assert await store.api_keys.find("k2") is None
+
+
+async def test_keys_are_listed_by_age(store: Store) -> None:
+    await store.api_keys.add(key("k1", created_at=NOW + timedelta(seconds=1)), HASH)
+    await store.api_keys.add(key("k2"), HASH)
+    assert [listed.id for listed in await store.api_keys.list_all()] == ["k2", "k1"]
+
+
+async def test_a_key_is_revoked_once(store: Store) -> None:
+    await store.api_keys.add(key("k1"), HASH)
+    assert (await store.api_keys.revoke("k1", now=NOW)).revoked_at == NOW
+    assert (await store.api_keys.revoke("k1", now=NOW + timedelta(days=1))).revoked_at == NOW
+    assert await store.api_keys.exist()
+
+
+async def test_a_key_never_expires_later_than_it_did(store: Store) -> None:
+    await store.api_keys.add(key("k1"), HASH)
+    assert (await store.api_keys.expire("k1", NOW + timedelta(days=2))).expires_at == NOW + timedelta(days=2)
+    assert (await store.api_keys.expire("k1", NOW + timedelta(days=3))).expires_at == NOW + timedelta(days=2)
+    assert (await store.api_keys.expire("k1", NOW)).expires_at == NOW
+
+
+async def test_the_last_use_is_stored(store: Store) -> None:
+    await store.api_keys.add(key("k1"), HASH)
+    await store.api_keys.record_use("k1", NOW)
+    assert (await store.api_keys.get("k1")).last_used_at == NOW
+
+
+async def test_unknown_keys(store: Store) -> None:
+    for call in (store.api_keys.get("k"), store.api_keys.revoke("k"), store.api_keys.expire("k", NOW)):
+        with pytest.raises(RecordNotFound, match="key 'k'"):
+            await call
+    await store.api_keys.record_use("k", NOW)
