@@ -283,7 +283,7 @@ def test_any_changed_upload_is_taken_or_refused(tmp_path_factory: pytest.TempPat
             assert response.status_code < 500, response.text
 
         @given(st.sampled_from(["weights", "config", "manifest"]), EDITS)
-        @hypothesis_settings(max_examples=60)
+        @hypothesis_settings(max_examples=120)
         def change_part(part: str, edits: list[tuple[int, int, bytes]]) -> None:
             if part == "manifest":
                 right = json.dumps(runner.run(uploader.manifest(weights_file()))).encode()
@@ -292,7 +292,7 @@ def test_any_changed_upload_is_taken_or_refused(tmp_path_factory: pytest.TempPat
             send(**{part: edit(right, edits)})
 
         @given(PATHS, VALUES)
-        @hypothesis_settings(max_examples=60)
+        @hypothesis_settings(max_examples=120)
         def change_field(path: str, value: Any) -> None:
             send(manifest=runner.run(uploader.changed(path, value)))
 

@@ -23,8 +23,8 @@ DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 HEADER_DEPTH = 3
 """Nesting of a header: the object of tensors, a tensor, its lists."""
 LENGTH_BYTES = 8
-CHUNK_BYTES = 4 << 20
-"""Bytes of weights in memory at once. Their copy in float64 takes four times as much."""
+CHUNK_BYTES = 1 << 20
+"""Bytes of weights that are checked at once. Their copies take up to eight times as much memory."""
 
 
 @dataclass(frozen=True)
