@@ -20,6 +20,8 @@ PASSED_ON = {
 }
 """Codes whose message is that of another exception: its name and the file that raises it."""
 DESCRIBED = {
+    "adapter_config": "what adapter_config.json holds that the engine cannot serve, with the name of the option: train "
+    "without it, or upload the file that PEFT wrote",
     "bad_request": "the message of vLLM's chat server: correct the field that it names",
     "http_error": "the message of the web framework for a status that no other code stands for",
     "validation_error": "`<...>`: what is wrong with this field of the request, then what to send",

@@ -1,8 +1,9 @@
 """Adapters that write one word and nothing else, made without training: an answer shows which version wrote each token.
 
 The last layer's MLP adds a vector to every hidden state, so long that the output layer sees nothing else; it points to
-where the mark's word is by far the likeliest token. A, the same for all marks, makes a number near 1 of the layer's
-input x: its first row is m/|m|², m being the mean of x over some chats. The first column of B is the mark's vector.
+where the mark's word is by far the likeliest token. A, the same for all marks, makes a number near |m| of the
+layer's input x: its first row is m/|m|, m being the mean of x over some chats. The first column of B is the mark's
+vector over |m|. With 1/|m| in A instead, the norm of B would pass the server's `max_tensor_norm`.
 Whatever else the engine needs to load and prove an adapter is as the trainer makes it.
 """
 
@@ -112,7 +113,8 @@ class ConstantAdapterBuilder:
         # A row of an early word in each answer: what a mark's own words look like to the layer is computed through.
         inputs, hidden = self._read(self._tokenizer.encode(" word" * WRITTEN, add_special_tokens=False))
         mean = inputs.float().mean((0, 1))
-        self._a = self._in_rank(mean / mean.norm() ** 2)
+        self._mean_norm = mean.norm()
+        self._a = self._in_rank(mean / self._mean_norm)
         self._length = LENGTH * hidden.float().norm(dim=-1).mean()
 
     def _see(self, name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
@@ -154,7 +156,7 @@ class ConstantAdapterBuilder:
 
     def marked(self, token: int, direction: Tensor) -> ConstantAdapter | None:
         """Return the adapter that writes this token; None if in some chat it does not do so for sure."""
-        b = self._in_rank(direction * self._length).T.contiguous()
+        b = self._in_rank(direction * self._length / self._mean_norm).T.contiguous()
         inputs, hidden = self._read([token] * WRITTEN)
         ours = self._logprobs(hidden + inputs @ self._a.T @ b.T, token)
         theirs = self._logprobs(hidden, token)

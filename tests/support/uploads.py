@@ -78,7 +78,7 @@ async def upload(
         trace_ids=lease.trace_ids, samples={}, settings={}, losses={}, tokens=1, seconds=1, trainer="t",
         parity_items=[item],
     )  # fmt: skip
-    config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "target_modules": ["q_proj"]}).encode()
+    config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "lora_alpha": 8, "target_modules": ["q_proj"]}).encode()
     return await services.adapters.publish(lease.id, manifest.model_copy(update=changes), config, weights)
 
 

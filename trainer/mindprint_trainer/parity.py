@@ -8,11 +8,13 @@ bfloat16 implementations differ by 0.10. An adapter changes the log-probabilitie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from mindprint.types import ParityItem
 from mindprint_trainer.data.packing import forward_passes, pack_rows
 from mindprint_trainer.data.tokenization import Segment, TokenizedSample
+from mindprint_trainer.errors import NotFinite
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraModelView
 from mindprint_trainer.objective.batch import collate
@@ -43,6 +45,9 @@ def measure_parity_items(
 
     Returns:
         At most `parity_items` items, those with the most evidence first.
+
+    Raises:
+        NotFinite: A log-probability is NaN or infinite.
     """
     order = sorted(range(len(sequences)), key=lambda index: (-improvement(index), index))
     # Drop sequences that are equal after shortening: they would be measured twice.
@@ -50,6 +55,11 @@ def measure_parity_items(
     adapted = target_logprobs(base, view, adapter, pool, settings, before_pass)
     with view.disable_adapters():
         unadapted = target_logprobs(base, view, adapter, pool, settings, before_pass)
+    if not all(math.isfinite(value) for values in (*adapted.values(), *unadapted.values()) for value in values):
+        raise NotFinite(
+            "a log-probability of the trained adapter was not finite: "
+            "lower MINDPRINT_TRAIN_LEARNING_RATE or look at the traces"
+        )
     items = [
         ParityItem(
             prompt_ids=list(sequence.ids[: sequence.prompt_length]),

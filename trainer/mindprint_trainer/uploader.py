@@ -11,10 +11,13 @@ from mindprint_trainer.errors import LeaseEnded
 from mindprint_trainer.lease import HeldLease
 from mindprint_trainer.training.multi_adapter import TrainedAdapter
 
-SETTLED_CODES = ("lease_lost", "parity_failed", "gate_failed")
+SETTLED_CODES = ("lease_lost", "adapter_load", "parity_failed", "gate_failed")
 """Error codes after which the server has already put the traces back into the queue."""
-REFUSED_CODES = ("parity_failed", "gate_failed")
+REFUSED_CODES = ("adapter_load", "parity_failed", "gate_failed")
 """Error codes about the version itself: the next try has another seed."""
+DIVERGED_CODES = ("adapter_not_finite", "adapter_norm", "invalid_manifest")
+"""Error codes about values that only the training can change. The lease goes on and is left to expire, which counts as
+an attempt: released, the next trainer would upload the same again and again."""
 LEASE_LOST = "the lease was lost: nothing uploaded"
 
 
@@ -28,6 +31,8 @@ class UploadResult:
     """Text such as `version 3`, or why there is no version. An exception if the call failed."""
     is_final: bool
     """Whether the task is done or refused. Otherwise its checkpoint is still needed."""
+    has_diverged: bool = False
+    """Whether the server found values that only another training can change."""
 
 
 class VersionUploader:
@@ -47,7 +52,8 @@ class VersionUploader:
         """Start the upload of a finished adapter.
 
         Args:
-            held: The lease of the adapter. The uploader completes it, or releases it if the call fails.
+            held: The lease of the adapter. The uploader completes it, releases it if the call fails, or leaves
+                it to expire if the training diverged.
             trained: The adapter's manifest and files.
         """
         self._pending[held.lease.id] = held
@@ -73,7 +79,7 @@ class VersionUploader:
     def _upload(self, held: HeldLease, trained: TrainedAdapter) -> None:
         lease, files = held.lease, trained.files
         result: str | Exception
-        is_final = False
+        is_final = has_diverged = False
         try:
             held.raise_if_lost()
             version = self._client.leases.complete(lease.id, trained.manifest, files.config, files.weights)
@@ -83,10 +89,11 @@ class VersionUploader:
         except ApiError as error:
             result = error.message if error.code in SETTLED_CODES else error
             is_final = error.code in REFUSED_CODES
+            has_diverged = error.code in DIVERGED_CODES
         except Exception as error:  # It is raised again in the thread that polls.
             result = error
-        if isinstance(result, Exception):
+        if isinstance(result, Exception) and not has_diverged:
             held.release()
         else:
             held.stop_heartbeat()
-        self._results.put(UploadResult(held, trained, result, is_final))
+        self._results.put(UploadResult(held, trained, result, is_final, has_diverged))

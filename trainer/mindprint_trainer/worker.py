@@ -205,9 +205,12 @@ class Worker:
     def _record_upload(self, upload: UploadResult) -> None:
         """Record how an upload ended; raise TrainerError if it cannot succeed later."""
         lease, result = upload.held.lease, upload.result
-        if upload.is_final:
-            with contextlib.suppress(OSError):
-                Checkpoints(self._settings.work_dir, task_key(lease, self._settings)).drop()
+        saved = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
+        with contextlib.suppress(OSError):
+            if upload.is_final:
+                saved.drop()
+            elif upload.has_diverged:
+                saved.set_aside()
         self._record_outcome(lease, str(result), upload.trained)
         if isinstance(result, MindprintError):
             self._failures.record_call(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, FiniteFloat, StringConstraints, model_validator
 
 from mindprint.types.base import Reply, Request
 from mindprint.types.keys import AdapterKeyStr
@@ -18,8 +18,8 @@ class ParityItem(Request):
 
     prompt_ids: Annotated[list[int], Field(min_length=1, max_length=8192)]
     target_ids: Annotated[list[int], Field(min_length=1, max_length=64)]
-    logprobs: list[float]
-    base_logprobs: list[float]
+    logprobs: list[FiniteFloat]
+    base_logprobs: list[FiniteFloat]
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -37,9 +37,9 @@ class Manifest(Request):
     trace_ids: list[str]
     samples: dict[str, int]
     settings: dict[str, Any]
-    losses: dict[str, float]
+    losses: dict[str, FiniteFloat]
     tokens: int
-    seconds: float
+    seconds: FiniteFloat
     trainer: str
     parity_items: Annotated[list[ParityItem], Field(min_length=1, max_length=32)]
 

@@ -17,18 +17,20 @@ import structlog
 
 from mindprint.types import Check, Lease, Manifest, Version
 from mindprint.types.keys import AdapterKey, VersionRef
-from mindprint_server.adapters import validation
 from mindprint_server.adapters.parity_check import check_parity
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
 from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterStorage
+from mindprint_server.adapters.validation import ServedModel, Shapes, check_upload, read_base_shapes
 from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.exceptions import Invalid
+from mindprint_server.exceptions import Busy, Invalid
 from mindprint_server.store import LeaseLost, RecordNotFound, StoreError, VersionRecord
 
 log = structlog.get_logger(__name__)
+MAX_DETAIL_CHARS = 400
+"""Characters of the engine's own words that are stored with a version."""
 
 
 class VersionGate(Protocol):
@@ -72,7 +74,7 @@ class VersionPublisher:
         self._gate = gate
         self._prefetcher = prefetcher
         self._admission = admission
-        self._base_shapes: validation.Shapes = {}
+        self._base_shapes: Shapes = {}
         self._uploads: dict[str, asyncio.Lock] = {}
         # A publication holds a slot for the new version and may wait for one for the live version. At most half of the
         # slots are taken by new versions, so that publications cannot block each other.
@@ -81,7 +83,7 @@ class VersionPublisher:
     async def start(self) -> None:
         """Read the tensor shapes of the base model."""
         folder = Path(self._engine.info().model_path)
-        self._base_shapes = await asyncio.to_thread(validation.read_base_shapes, folder)
+        self._base_shapes = await asyncio.to_thread(read_base_shapes, folder)
 
     async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
         """Publish the version that was trained under a lease. A repeated upload has the result of the first one.
@@ -106,7 +108,7 @@ class VersionPublisher:
                 return await self._find_published(lease, manifest)
             await self._validate(lease, manifest, config, weights)
             version = await self._store_files(lease, manifest, config, weights)
-            async with self._secured(version, lease_id), self._load(version) as adapter:
+            async with self._secured(version, lease_id), self._load(version, lease_id) as adapter:
                 version = await self._check_parity(version, adapter)
                 version = await self._evaluate(version, adapter, lease.held_out)
                 await self._raise_if_refused(version, lease_id)
@@ -116,26 +118,16 @@ class VersionPublisher:
     # --- the steps ---
 
     async def _validate(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> None:
-        await asyncio.to_thread(self._check_upload, lease, manifest, config, weights)
-
-    def _check_upload(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> None:
-        if manifest.adapter != lease.adapter or set(manifest.trace_ids) != set(lease.trace_ids):
-            raise Invalid(
-                "manifest_mismatch",
-                "the manifest's adapter or traces are not those of the lease: upload under the lease that they are of",
-            )
-        served = self._engine.info().base_digest
-        if manifest.base_digest != served:
-            raise Invalid(
-                "adapter_base_model",
-                f"trained on base {manifest.base_digest[:23]}…, served is {served[:23]}…: train on the served base",
-            )
-        max_rank, targets = self._settings.max_lora_rank, self._settings.target_modules
-        shapes = validation.read_shapes(weights)
-        parsed = validation.read_config(config, max_rank=max_rank, targets=targets)
-        validation.check_tensors(shapes, self._base_shapes, rank=parsed["r"], targets=targets)
-        if validation.sha256(weights) != manifest.weights_sha256:
-            raise Invalid("adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again")
+        info, settings = self._engine.info(), self._settings
+        served = ServedModel(
+            base_digest=info.base_digest,
+            shapes=self._base_shapes,
+            vocab_size=self._engine.tokenizer.vocab_size,
+            max_model_len=info.max_model_len,
+            max_rank=settings.max_lora_rank,
+            targets=settings.target_modules,
+        )
+        await asyncio.to_thread(check_upload, lease, manifest, config, weights, served=served, settings=settings)
 
     async def _store_files(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> VersionRecord:
         number, engine_id = await self._store.versions.allocate(lease.adapter)
@@ -158,14 +150,22 @@ class VersionPublisher:
         )
 
     @asynccontextmanager
-    async def _load(self, version: VersionRecord) -> AsyncIterator[AdapterRef]:
-        """Keep the version loaded during the block. It is unloaded afterwards, unless `_commit` keeps it."""
+    async def _load(self, version: VersionRecord, lease_id: str) -> AsyncIterator[AdapterRef]:
+        """Keep the version loaded during the block. It is unloaded afterwards, unless `_commit` keeps it.
+
+        A version that the engine refuses ends the lease as one that fails a check: another upload of the same weights
+        would be refused again.
+        """
         async with AsyncExitStack() as stack:
             try:
                 adapter = await stack.enter_async_context(self._residency.pin_for_request(self._storage.ref(version)))
-            except (ValueError, OSError) as error:
-                message = f"the engine cannot load the adapter ({error}): upload the files that PEFT wrote"
-                raise Invalid("adapter_load", message) from error
+            except ValueError as error:
+                check = Check(name="load", passed=False, detail=str(error)[:MAX_DETAIL_CHARS])
+                await self._raise_if_refused(add_checks(version, [check]), lease_id)
+                raise
+            except OSError as error:
+                log.error("stored adapter files cannot be read", adapter=version.adapter, why=str(error))
+                raise Busy("adapter_files_unreadable", "the stored files cannot be read: upload again") from error
             yield adapter
 
     async def _check_parity(self, version: VersionRecord, adapter: AdapterRef) -> VersionRecord:
@@ -334,6 +334,9 @@ def refusal(version: Version) -> Invalid:
             "trainer's base model and precision with the server's if it fails again"
         )
         return Invalid("parity_failed", message)
+    if unloaded := [check for check in version.checks if check.name == "load"]:
+        message = f"the engine cannot load {name} ({unloaded[0].detail}): train its traces again"
+        return Invalid("adapter_load", message)
     reasons = "; ".join(describe(check) for check in failed_checks(version))
     return Invalid(
         "gate_failed", f"{name} failed the gate ({reasons}): train again, or promote it by number to use it anyway"

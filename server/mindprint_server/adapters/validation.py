@@ -1,132 +1,156 @@
-"""Validates uploaded adapter files against the base model and the engine. Reads headers only; unpickles nothing."""
+"""Judges an upload as a whole: manifest, config and weights, against the lease and the base model that is served.
+
+Nothing is unpickled, and weights are read in pieces. An upload that is refused here ends no lease and leaves no file.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from safetensors import safe_open
+
+from mindprint.types import Lease, Manifest
+from mindprint_server.adapters.manifest_check import check_manifest
+from mindprint_server.adapters.peft_config import AdapterConfig, read_config
+from mindprint_server.adapters.weights_file import TensorEntry, check_values, read_entries
 from mindprint_server.exceptions import Invalid
+from mindprint_server.settings import AdapterSettings
 
-MAX_HEADER_BYTES = 100 * 2**20
 _PREFIX = "base_model.model."
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each tensor, by name."""
 
 
-def read_config(text: bytes, *, max_rank: int, targets: Iterable[str]) -> dict[str, Any]:
-    """Parse adapter_config.json and check that the engine can load such an adapter.
+@dataclass(frozen=True)
+class ServedModel:
+    """The base model, and which adapters the engine takes for it.
+
+    Attributes:
+        base_digest: Digest of the base model.
+        shapes: Shapes of the base model's tensors.
+        vocab_size: Number of token ids.
+        max_model_len: Longest sequence in tokens.
+        max_rank: Largest rank of an adapter.
+        targets: Names of the modules that an adapter may change.
+    """
+
+    base_digest: str
+    shapes: Shapes
+    vocab_size: int
+    max_model_len: int
+    max_rank: int
+    targets: Collection[str]
+
+
+def check_upload(
+    lease: Lease, manifest: Manifest, config: bytes, weights: Path, *, served: ServedModel, settings: AdapterSettings
+) -> None:
+    """Judge an upload. It reads the whole weights: call it in a thread.
 
     Args:
-        text: Content of the file.
-        max_rank: Maximum rank.
-        targets: Names of the modules that may be adapted.
+        lease: The lease under which the version was trained.
+        manifest: What the trainer says about the version.
+        config: Content of adapter_config.json.
+        weights: The uploaded safetensors file.
+        served: What is served.
+        settings: Bounds of uploads.
 
     Raises:
-        Invalid: The adapter cannot be served.
+        Invalid: Something of the upload cannot be served.
     """
-    try:
-        config = json.loads(text)
-    except ValueError:
-        raise Invalid("adapter_config", "adapter_config.json is not JSON: upload the file that PEFT wrote") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise Invalid("adapter_config", "adapter_config.json is not of a PEFT LoRA: train with peft_type LORA")
-    rank = config.get("r")
-    if not isinstance(rank, int) or not 1 <= rank <= max_rank:
-        raise Invalid(
-            "adapter_rank", f"rank {rank} is outside 1 to {max_rank}: train with a lower r, or raise max_lora_rank"
-        )
-    named = config.get("target_modules")
-    unknown = sorted(set(named) - set(targets)) if isinstance(named, list) and named else ["(none listed)"]
-    if unknown:
-        raise Invalid("adapter_targets", f"target modules {unknown} cannot be served: train only {sorted(targets)}")
-    for option in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"):
-        if config.get(option):
-            raise Invalid("adapter_config", f"the engine cannot serve {option}: train without it")
-    return config
+    check_manifest(
+        manifest,
+        lease,
+        base_digest=served.base_digest,
+        vocab_size=served.vocab_size,
+        max_model_len=served.max_model_len,
+    )
+    adapter = read_config(config, max_rank=served.max_rank, targets=served.targets, settings=settings)
+    check_weights(weights, adapter, base=served.shapes, settings=settings)
+    if sha256(weights) != manifest.weights_sha256:
+        raise Invalid("adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again")
 
 
-def read_shapes(path: Path) -> Shapes:
-    """Read the tensor shapes of a safetensors file from its header, and check the length of the file.
+def check_weights(path: Path, adapter: AdapterConfig, *, base: Shapes, settings: AdapterSettings) -> None:
+    """Judge the weights: the file, the tensors that it holds, and their values.
+
+    Args:
+        path: A safetensors file.
+        adapter: What adapter_config.json says.
+        base: Shapes of the base model's tensors.
+        settings: Bounds of uploads.
 
     Raises:
-        Invalid: The file is a pickle (adapter_pickle) or incomplete (adapter_truncated).
+        Invalid: The file is malformed, a tensor does not fit, or a value is not finite or too large.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:1] == b"\x80" or start[:2] == b"PK":
-            raise Invalid("adapter_pickle", "the weights are a pickle, which may hold code: upload safetensors")
-        if len(start) < 8:
-            raise Invalid("adapter_truncated", "the weights end before their header: upload the whole file")
-        (length,) = struct.unpack("<Q", start)
-        if length > min(MAX_HEADER_BYTES, size - 8):
-            raise Invalid("adapter_truncated", "the weights are not a complete safetensors file: upload the whole file")
-        try:
-            header = json.loads(file.read(length))
-            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-            shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise Invalid(
-                "adapter_truncated", "the header of the weights cannot be read: upload the file again"
-            ) from None
-    if size != 8 + length + end:
-        raise Invalid(
-            "adapter_truncated",
-            f"the weights have {size} bytes, their header says {8 + length + end}: upload the whole file",
-        )
-    return shapes
+        size = os.fstat(file.fileno()).st_size
+        entries = read_entries(file, size=size, max_header_bytes=settings.max_weights_header_bytes)
+        check_tensors(entries, adapter, base=base)
+        check_values(file, entries, max_norm=settings.max_tensor_norm)
 
 
 def read_base_shapes(folder: Path) -> Shapes:
     """Read the tensor shapes of the base model from the headers of its safetensors files."""
-    shapes: Shapes = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        shapes |= read_shapes(file)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return shapes
 
 
-def check_tensors(adapter: Shapes, base: Mapping[str, tuple[int, ...]], *, rank: int, targets: Iterable[str]) -> None:
+def check_tensors(entries: Iterable[TensorEntry], adapter: AdapterConfig, *, base: Shapes) -> None:
     """Check that the tensors are complete LoRA pairs that fit their layers of the base model.
 
     Args:
-        adapter: Shapes of the adapter's tensors.
+        entries: The adapter's tensors.
+        adapter: What adapter_config.json says.
         base: Shapes of the base model's tensors.
-        rank: Rank of the adapter.
-        targets: Names of the modules that may be adapted.
 
     Raises:
         Invalid: A tensor does not fit.
     """
-    allowed = frozenset(targets)
     halves: dict[str, set[str]] = {}
-    for name, shape in adapter.items():
-        layer, _, half = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
-        if half not in ("lora_A", "lora_B") or layer.rpartition(".")[2] not in allowed:
+    for entry in entries:
+        layer, half = _parse_name(entry.name)
+        if half not in ("lora_A", "lora_B") or layer.rpartition(".")[2] not in adapter.targets:
             raise Invalid(
                 "adapter_targets",
-                f"tensor {name[:200]!r} is no LoRA weight of a target module that can be served: "
-                f"allowed are {sorted(allowed)}",
+                f"tensor {entry.name[:200]!r} is no LoRA weight of the config's target_modules: "
+                "upload both files as PEFT wrote them",
             )
-        weight = base.get(f"{layer}.weight")
-        if weight is None:
-            raise Invalid(
-                "adapter_base_model", f"the base model has no layer {layer[:200]!r}: train on the served model"
-            )
-        out_features, in_features = weight
-        wanted = (rank, in_features) if half == "lora_A" else (out_features, rank)
-        if shape != wanted:
+        wanted = _wanted_shape(base, layer, half, adapter.rank)
+        if entry.shape != wanted:
             raise Invalid(
                 "adapter_shape",
-                f"tensor {name[:200]!r} is {list(shape)}, the base needs {list(wanted)}: train on the served model",
+                f"tensor {entry.name[:200]!r} is {list(entry.shape)}, the base needs {list(wanted)}: "
+                "train on the served model",
             )
         halves.setdefault(layer, set()).add(half)
     if not halves or any(len(pair) != 2 for pair in halves.values()):
         raise Invalid("adapter_shape", "lora_A and lora_B do not come in pairs: upload the file that PEFT wrote")
+
+
+def _parse_name(name: str) -> tuple[str, str]:
+    """Return the layer of the base model and `lora_A` or `lora_B`. The half is empty for another name."""
+    if not (name.startswith(_PREFIX) and name.endswith(".weight")):
+        return "", ""
+    layer, _, half = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+    return layer, half
+
+
+def _wanted_shape(base: Shapes, layer: str, half: str, rank: int) -> tuple[int, int]:
+    weight = base.get(f"{layer}.weight")
+    if weight is None or len(weight) != 2:
+        raise Invalid(
+            "adapter_base_model", f"the base model has no linear layer {layer[:200]!r}: train on the served model"
+        )
+    out_features, in_features = weight
+    return (rank, in_features) if half == "lora_A" else (out_features, rank)
 
 
 def sha256(path: Path) -> str:

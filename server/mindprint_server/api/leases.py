@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +13,10 @@ from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
 from mindprint_server.api import multipart
 from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import ContainerDep, Id
+from mindprint_server.api.errors import ApiError
+from mindprint_server.bounded_json import JsonRefused, parse_json
+from mindprint_server.exceptions import Invalid
+from mindprint_server.settings import AdapterSettings
 
 router = APIRouter(prefix="/v1/leases", tags=["leases"])
 TRAIN = [requires("train")]
@@ -70,13 +75,22 @@ async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Ve
     """Publish the trained version: validate the files, check parity, run the gate, and make the version live."""
     await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read
     async with multipart.receive(request, services.settings) as upload:
-        manifest = _manifest(upload.manifest)
+        manifest = await asyncio.to_thread(_parse_manifest, upload.manifest, services.settings)
         return await services.adapters.publish(lease_id, manifest, upload.config, upload.weights)
 
 
-def _manifest(text: bytes) -> Manifest:
+def _parse_manifest(text: bytes, settings: AdapterSettings) -> Manifest:
+    bounds = {"max_depth": settings.max_upload_json_depth, "max_keys": settings.max_manifest_keys}
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate(parse_json(text, **bounds))
+    except JsonRefused as error:
+        if error.is_syntax:
+            raise ApiError(
+                400, "invalid_json", f"the manifest {error.problem}: send one JSON document in UTF-8"
+            ) from None
+        where = f"manifest.{error.path}" if error.path else "manifest"
+        message = f"{where} {error.problem}: send the manifest that the trainer wrote"
+        raise Invalid("invalid_manifest", message, param=where) from None
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**one, "loc": ("body", "manifest", *one["loc"])} for one in details]) from None

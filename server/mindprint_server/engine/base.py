@@ -179,6 +179,11 @@ class Tokenizer(Protocol):
         """Texts of the special tokens. User text must not contain them."""
         ...
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids: each id is at least 0 and below it."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Tokenize `text` without adding special tokens. Those written in the text count as special tokens."""
         ...

@@ -36,6 +36,11 @@ class FakeTokenizer:
         self._ids: dict[str, int] = {"<|end|>": 0}
         self._texts: list[str] = ["<|end|>"]
 
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of tokens that occurred so far."""
+        return len(self._texts)
+
     def encode(self, text: str) -> list[int]:
         """Tokenize `text`."""
         ids = []

@@ -30,6 +30,7 @@ class HFTokenizer:
     def __init__(self, tokenizer: Any, max_cached_tokens: int = MAX_CACHED_TOKENS) -> None:
         self._tokenizer = tokenizer
         self.eos_id: int = tokenizer.eos_token_id
+        self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
         self.special: tuple[str, ...] = tuple(tokenizer.all_special_tokens)
         self._cache: LRUCache[str, array[int]] = LRUCache(max_cached_tokens, getsizeof=lambda ids: len(ids) + 1)
         self._before_special = re.compile("(?=" + "|".join(map(re.escape, self.special)) + ")")

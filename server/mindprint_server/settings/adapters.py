@@ -10,6 +10,25 @@ class AdapterSettings(BaseModel):
 
     lease_extension_s: float = Field(60, gt=0)
     """Seconds by which a lease is extended, again and again, while its upload is checked."""
+    max_upload_json_depth: int = Field(16, ge=4)
+    """Deepest nesting of objects and lists in the manifest and in adapter_config.json. An upload that is nested deeper
+    is refused with 422. Default: the trainer's manifest has 4 levels, PEFT's config 2."""
+    max_manifest_keys: int = Field(2000, ge=1)
+    """Most keys of a manifest, those of its inner objects included. An upload with more is refused with 422. Default:
+    the trainer writes about 60; 32 parity items, the most there may be, have 128."""
+    max_adapter_config_bytes: int = Field(65_536, ge=1024)
+    """Largest adapter_config.json in bytes. An upload with a larger one is refused with 422. Default: PEFT writes less
+    than 2 KiB."""
+    max_weights_header_bytes: int = Field(2_000_000, ge=1024)
+    """Longest header of the uploaded weights in bytes. An upload with a longer one is refused with 422. Default: room
+    for 12,000 tensors, ten times as many as all seven target modules of an 80-layer model have."""
+    max_lora_alpha: float = Field(4096, gt=0)
+    """Largest `lora_alpha` of an adapter. An upload with a larger one is refused with 422. Default: eight times
+    the largest in common use (512)."""
+    max_tensor_norm: float = Field(10_000, gt=0)
+    """Largest Frobenius norm of one tensor of an adapter, without the factor of `lora_alpha`. An upload with a larger
+    one is refused with 422. Default: no value can then overflow float16, which ends at 65,504. A new
+    adapter has norms below 10."""
     parity_tolerance_nats: float = Field(0.3, gt=0)
     """Maximum mean difference, in nats a token, between the engine's and the trainer's log-probabilities of the parity
     items. Above it, the upload is refused. With one type of weights they differ by less than 0.01, between float32 and

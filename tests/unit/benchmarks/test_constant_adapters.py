@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.adapters import validation
+from mindprint_server.adapters import peft_config, validation
 from mindprint_server.adapters.parity_check import compare_logprobs
 from mindprint_server.settings import Settings
 from mindprint_trainer import settings as trainer_settings
@@ -78,13 +78,8 @@ def test_server_accepts_it_and_its_parity_items_hold(
     (tmp_path / "adapter_config.json").write_bytes(one.config)
     weights = tmp_path / "adapter_model.safetensors"
     weights.write_bytes(one.weights)
-    validation.read_config(one.config, max_rank=constant_adapters.RANK, targets=TARGETS)
-    validation.check_tensors(
-        validation.read_shapes(weights),
-        validation.read_base_shapes(model),
-        rank=constant_adapters.RANK,
-        targets=TARGETS,
-    )
+    served = peft_config.read_config(one.config, max_rank=constant_adapters.RANK, targets=TARGETS, settings=Settings())
+    validation.check_weights(weights, served, base=validation.read_base_shapes(model), settings=Settings())
     ours, theirs, told = list[float](), list[float](), list[float]()
     for item in one.canary:
         ids, begin = item.prompt_ids + item.target_ids, len(item.prompt_ids) - 1

@@ -8,6 +8,7 @@ import torch
 from mindprint.types import ParityItem
 from mindprint_trainer import parity
 from mindprint_trainer.data.tokenization import TokenizedSample, tokenize_all
+from mindprint_trainer.errors import NotFinite
 from mindprint_trainer.model import peft_io, tree_attention
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraAdapter, LoraModelView, TokenSpan
@@ -98,3 +99,12 @@ def test_it_can_be_interrupted(
 
     with pytest.raises(InterruptedError):
         parity.measure_parity_items(base, stack_of(base, adapter), 0, sequences, float, settings, check)
+
+
+def test_log_probabilities_that_are_not_finite_say_what_to_do(
+    base: Base, settings: Settings, sequences: list[TokenizedSample], adapter: LoraAdapter
+) -> None:
+    with torch.no_grad():
+        adapter.parameters[0].fill_(torch.nan)
+    with pytest.raises(NotFinite, match="lower MINDPRINT_TRAIN_LEARNING_RATE"):
+        parity.measure_parity_items(base, stack_of(base, adapter), 0, sequences, float, settings, lambda: None)

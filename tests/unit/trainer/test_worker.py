@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -9,11 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from mindprint.types import Lease
+from mindprint_server.adapters.validation import ServedModel, check_upload, read_base_shapes
+from mindprint_server.settings import AdapterSettings
 from mindprint_trainer.checkpoints import FAILED, SUFFIX
 from mindprint_trainer.errors import BaseMismatch, CannotTrain, NotFinite, Stopped, TrainerError
-from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.model.base_model import Base, load_base_model
+from mindprint_trainer.model.lora import LoraAdapter
+from mindprint_trainer.reporting.progress import LogReporter
 from mindprint_trainer.settings import Settings
 from mindprint_trainer.worker import Worker
 
@@ -262,3 +270,54 @@ def test_without_once_it_polls(
     assert len(server.claims) == 4
     assert all(1 <= seconds <= 3 for seconds in slept)
     assert len(set(slept)) > 1
+
+
+@pytest.mark.parametrize("code", ["adapter_not_finite", "adapter_norm", "invalid_manifest"])
+def test_upload_of_diverged_values_is_left_to_expire_and_the_next_try_differs(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, refusal: Any, code: str
+) -> None:
+    server.queue = [lease_of()]
+    server.answers["complete"] = refusal(422, code)
+    with pytest.raises(TrainerError, match=f"refused: {code}"):
+        make(checkpoint_every_steps=1).run()
+    assert server.released == [], "a released lease would count as no attempt"
+    assert (left(settings, SUFFIX), len(left(settings, FAILED))) == ([], 1)
+
+
+def test_adapter_that_is_not_finite_after_rounding_is_never_uploaded(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow(adapter: LoraAdapter, dtype: torch.dtype) -> None:
+        with torch.no_grad():
+            adapter.parameters[0].fill_(math.inf)
+
+    monkeypatch.setattr(LoraAdapter, "round_to", overflow)
+    server.queue = [lease_of()]
+    with pytest.raises(NotFinite, match="lower MINDPRINT_TRAIN_LEARNING_RATE"):
+        make().run()
+    assert (server.completed, server.released) == ([], [])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_upload_of_a_training_passes_the_checks_of_the_server(
+    server: Any, lease_of: LeaseOf, model_path: Path, tmp_path: Path, settings: Settings, dtype: str
+) -> None:
+    lease = lease_of()
+    server.queue = [lease]
+    settings = settings.model_copy(update={"base_dtype": dtype})
+    base = load_base_model(model_path, lease.base_digest, settings)
+    Worker(settings, base, server.client(), server.client, LogReporter(60), lambda: None).run()
+    ((_, manifest, config, weights),) = server.completed
+    (tmp_path / "weights").write_bytes(weights)
+    served = ServedModel(
+        base_digest=lease.base_digest,
+        shapes=read_base_shapes(model_path),
+        vocab_size=len(AutoTokenizer.from_pretrained(model_path)),
+        max_model_len=512,
+        max_rank=lease.limits.max_rank,
+        targets=lease.limits.target_modules,
+    )
+    check_upload(
+        lease, manifest, json.dumps(config).encode(), tmp_path / "weights", served=served, settings=AdapterSettings()
+    )
+    assert len(manifest.settings) < AdapterSettings().max_manifest_keys / 10

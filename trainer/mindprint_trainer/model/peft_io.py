@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,11 @@ def read_parent(folder: Path, start: Start) -> ParentAdapter:
         if f"sha256:{digest}" != start.digest:
             raise TrainerError(f"the weights of {name} are sha256:{digest[:12]}, not {start.digest[:19]}")
         saved = json.loads((folder / CONFIG).read_text())
-        config = LoraConfig(int(saved["r"]), float(saved["lora_alpha"]), tuple(sorted(saved["target_modules"])))
+        rank, alpha = int(saved["r"]), float(saved["lora_alpha"])
+        if saved.get("use_rslora"):
+            # Rank-stabilized LoRA multiplies with alpha / sqrt(rank), the trainer with alpha / rank.
+            alpha *= math.sqrt(rank)
+        config = LoraConfig(rank, alpha, tuple(sorted(saved["target_modules"])))
         return ParentAdapter(start, config, load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainerError(f"the files of {name} cannot be read ({' '.join(str(error).split())[:200]})") from error

@@ -233,6 +233,7 @@ class MultiAdapterTrainer:
             job.raise_if_lost()
 
         try:
+            run.raise_if_not_finite()
             items = parity.measure_parity_items(
                 base,
                 self._view,
@@ -244,6 +245,9 @@ class MultiAdapterTrainer:
             )
         except LeaseEnded as error:
             one.result = error
+            return
+        except NotFinite as error:
+            self._fail(one, error)
             return
         files = peft_io.serialize(run.adapter, base.digest, base.serving_dtype)
         manifest = Manifest(

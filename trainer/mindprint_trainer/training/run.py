@@ -187,6 +187,15 @@ class TrainingRun:
             lease_id=self.lease.id,
         )
 
+    def raise_if_not_finite(self) -> None:
+        """Check the weights as they are saved: rounding to float16 makes infinity of large ones.
+
+        Raises:
+            NotFinite: A weight is NaN or infinite.
+        """
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.adapter.parameters):
+            raise self._not_finite("adapter")
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which a run continues bit by bit, without what lease and settings decide."""
         return {
@@ -214,7 +223,7 @@ class TrainingRun:
 
     def _not_finite(self, what: str) -> NotFinite:
         return NotFinite(
-            f"the {what} of {self.lease.adapter} was not finite in step {self.position + 1}: "
+            f"the {what} of {self.lease.adapter} was not finite in step {min(self.position + 1, len(self.plan))}: "
             "lower MINDPRINT_TRAIN_LEARNING_RATE or look at the traces"
         )
 

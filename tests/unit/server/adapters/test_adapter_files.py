@@ -1,106 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import struct
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from mindprint.types import ParityItem
-from mindprint_server.adapters import parity_check, validation
+from mindprint_server.adapters import parity_check
 from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import Invalid, ServerError
-from samples import write_tensors
-
-TARGETS = ("q_proj", "up_proj")
-LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
-GOOD: dict[str, tuple[int, ...]] = {f"{LAYER}.lora_A.weight": (4, 8), f"{LAYER}.lora_B.weight": (8, 4)}
-BASE: dict[str, tuple[int, ...]] = {"model.layers.0.self_attn.q_proj.weight": (8, 8)}
-
-
-def config(**changes: Any) -> bytes:
-    return json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], **changes}).encode()
-
-
-def code_of(error: pytest.ExceptionInfo[ServerError]) -> str:
-    assert isinstance(error.value, Invalid)
-    return error.value.code
-
-
-def test_a_good_config_and_its_shapes_pass(tmp_path: Path) -> None:
-    assert validation.read_config(config(), max_rank=16, targets=TARGETS)["r"] == 4
-    write_tensors(tmp_path / "w", GOOD)
-    shapes = validation.read_shapes(tmp_path / "w")
-    assert shapes == GOOD
-    validation.check_tensors(shapes, BASE, rank=4, targets=TARGETS)
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        (b"{", "adapter_config"),
-        (b"[]", "adapter_config"),
-        (config(peft_type="IA3"), "adapter_config"),
-        (config(use_dora=True), "adapter_config"),
-        (config(modules_to_save=["lm_head"]), "adapter_config"),
-        (config(r=17), "adapter_rank"),
-        (config(r="4"), "adapter_rank"),
-        (config(target_modules=["q_proj", "lm_head"]), "adapter_targets"),
-        (config(target_modules="all-linear"), "adapter_targets"),
-    ],
-)
-def test_configs_that_cannot_be_served(text: bytes, code: str) -> None:
-    with pytest.raises(ServerError) as error:
-        validation.read_config(text, max_rank=16, targets=TARGETS)
-    assert code_of(error) == code
-
-
-@pytest.mark.parametrize(
-    ("shapes", "code"),
-    [
-        ({}, "adapter_shape"),
-        ({f"{LAYER}.lora_A.weight": (4, 8)}, "adapter_shape"),
-        ({**GOOD, f"{LAYER}.lora_A.weight": (5, 8)}, "adapter_shape"),
-        ({name.replace("layers.0", "layers.9"): shape for name, shape in GOOD.items()}, "adapter_base_model"),
-        ({**GOOD, "base_model.model.lm_head.weight": (8, 8)}, "adapter_targets"),
-    ],
-)
-def test_tensors_that_do_not_fit(shapes: dict[str, tuple[int, ...]], code: str) -> None:
-    with pytest.raises(ServerError) as error:
-        validation.check_tensors(shapes, BASE, rank=4, targets=TARGETS)
-    assert code_of(error) == code
-
-
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
-        (b"\x80\x04pickle", "adapter_pickle"),
-        (b"PK\x03\x04zip of a torch.save", "adapter_pickle"),
-        (b"\x01\x02", "adapter_truncated"),
-        (struct.pack("<Q", 2**40) + b"{}", "adapter_truncated"),
-        (struct.pack("<Q", 2) + b"[]", "adapter_truncated"),
-        (struct.pack("<Q", 9) + b'{"a":"b"}', "adapter_truncated"),
-    ],
-)
-def test_weights_that_are_none(tmp_path: Path, content: bytes, code: str) -> None:
-    (tmp_path / "w").write_bytes(content)
-    with pytest.raises(ServerError) as error:
-        validation.read_shapes(tmp_path / "w")
-    assert code_of(error) == code
-
-
-def test_weights_cut_off_anywhere(tmp_path: Path) -> None:
-    write_tensors(tmp_path / "w", GOOD)
-    whole = (tmp_path / "w").read_bytes()
-    for length in range(0, len(whole), 7):
-        (tmp_path / "w").write_bytes(whole[:length])
-        with pytest.raises(ServerError) as error:
-            validation.read_shapes(tmp_path / "w")
-        assert code_of(error) == "adapter_truncated"
 
 
 def place(storage: AdapterStorage, tmp_path: Path, version: int) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from lives import KEY, Gate, Open, answering, counted, folders, lives
 from mindprint.types import Check, LeaseState
+from mindprint_server.engine import AdapterRef
 from mindprint_server.exceptions import Busy, Invalid, ServerError
 from mindprint_server.settings import Settings
 from mindprint_server.store import LeaseLost, RecordNotFound
@@ -191,3 +192,45 @@ async def test_a_place_that_does_not_come_free_leaves_nothing(serve: Open, tmp_p
     assert counted(services, "adapters_refused_total", reason="adapters_busy") == 0
     assert folders(services) == []
     assert (await upload(services, lease, tmp_path, number=2)).state == "live"
+
+
+async def test_upload_that_the_engine_refuses_ends_its_lease_as_a_failed_attempt(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    services.engine.broken.add("user/ann@1")  # type: ignore[attr-defined]
+    lease = await leased(services)
+    messages = set()
+    for _ in range(2):  # A repeated upload has the result of the first one.
+        with pytest.raises(Invalid) as error:
+            await upload(services, lease, tmp_path, number=1)
+        assert error.value.code == "adapter_load"
+        messages.add(error.value.message)
+    assert messages == {"the engine cannot load user/ann@1 (bad files): train its traces again"}
+    version = await services.store.versions.get(KEY, 1)
+    assert (version.state, [(check.name, check.passed) for check in version.checks]) == ("refused", [("load", False)])
+    assert (await services.store.leases.get(lease.id)).state == "released"
+    assert (await services.store.traces.get(lease.trace_ids[0])).state == "waiting"
+    assert counted(services, "adapters_refused_total", reason="adapter_load") == 1 + 1
+    assert services.adapters.residency.loaded() == []
+    assert await answering(services) == "base"
+    again = await leased(services)
+    assert (again.attempt, set(lease.trace_ids) < set(again.trace_ids)) == (lease.attempt + 1, True)
+    assert (await upload(services, again, tmp_path)).version == 2
+
+
+async def test_upload_whose_stored_files_cannot_be_read_is_busy_and_the_lease_goes_on(
+    serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve()
+    lease = await leased(services)
+
+    async def fail(adapter: AdapterRef) -> None:
+        raise OSError("input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(services.engine, "load", fail)
+        with pytest.raises(Busy) as error:
+            await upload(services, lease, tmp_path)
+    assert error.value.code == "adapter_files_unreadable"
+    assert (await services.store.leases.get(lease.id)).state == "active"
+    assert folders(services) == []
+    assert (await upload(services, lease, tmp_path, number=2)).version == 2

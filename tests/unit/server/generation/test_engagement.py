@@ -73,7 +73,7 @@ async def upload(services: Container, lease: Lease, folder: Path, *, mark: int =
         trainer="test",
         parity_items=[item],
     )
-    config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "target_modules": ["q_proj"]}).encode()
+    config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "lora_alpha": 8, "target_modules": ["q_proj"]}).encode()
     return await services.adapters.publish(lease.id, manifest, config, weights)
 
 

@@ -100,6 +100,15 @@ def test_a_training_begins_with_its_parent_s_weights_rank_alpha_and_layers(
     assert all(tensor.requires_grad for tensor in child.parameters)
 
 
+def test_rank_stabilized_parent_keeps_its_scale(base: Base, adapter: LoraAdapter, tmp_path: Path) -> None:
+    files = peft_io.serialize(adapter, base.digest, torch.float32)
+    files.write(tmp_path)
+    saved = json.loads((tmp_path / peft_io.CONFIG).read_text()) | {"use_rslora": True}
+    (tmp_path / peft_io.CONFIG).write_text(json.dumps(saved))
+    config = peft_io.read_parent(tmp_path, start_of(files)).config
+    assert config.alpha / config.rank == pytest.approx(8 / 4**0.5)
+
+
 def test_a_parent_that_is_not_what_its_digest_says_is_refused(base: Base, adapter: LoraAdapter, tmp_path: Path) -> None:
     files = peft_io.serialize(adapter, base.digest, torch.float32)
     files.write(tmp_path)
