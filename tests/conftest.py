@@ -17,6 +17,11 @@ hypothesis.settings.register_profile("mindprint", hypothesis.settings(), deadlin
 hypothesis.settings.load_profile("mindprint")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Choose the engine of `tests/engine`."""
+    parser.addoption("--engine", default="vllm", help="value of the setting `engine` for tests/engine (default: vllm)")
+
+
 def _commit_without_waiting_for_the_disk(connection: Any, _record: object) -> None:
     """Skip fsync: no test cuts the power, and a busy disk takes up to 160 ms for one."""
     is_sqlite = "sqlite" in type(connection).__module__
