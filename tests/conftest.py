@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+pytest.register_assert_rewrite("engine_protocol")
+
 # No test is decided by the clock.
 hypothesis.settings.register_profile("mindprint", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("mindprint")

@@ -1,6 +1,7 @@
 """The engine that `--engine` names, with a tiny random Llama for the whole session, and the server's services on it.
 
-Files named `test_vllm_*` are about vLLM itself and are skipped on another engine. All others hold for any engine.
+A file `test_<name>_engine.py` is about that engine itself and is skipped on another one. The others hold for any
+engine.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue
         item.add_marker(pytest.mark.engine)
         item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-        if item.path.name.startswith("test_vllm_") and chosen != "vllm":
-            item.add_marker(pytest.mark.skip(reason=f"about vLLM, and the engine is {chosen}"))
+        about = item.path.stem.removeprefix("test_")
+        if about.endswith("_engine") and about != f"{chosen}_engine":
+            item.add_marker(pytest.mark.skip(reason=f"the engine under test is {chosen}"))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindprint_server.engine import Engine, Priority, PromptTooLong, Sampling
+from mindprint_server.engine import Engine, Priority, Sampling
 from mindprint_server.verdicts.likelihood import sequence_logprobs
 from tiny import logprobs
 
@@ -87,19 +87,3 @@ async def test_a_stop_string_is_left_out(engine: Engine) -> None:
     cut = await engine.generate(ids, Sampling(max_tokens=12, stop=(letter,)), adapter=None, priority=NOW)
     assert cut.finish == "stop"
     assert cut.text == whole.text[: whole.text.index(letter)]
-
-
-async def test_seeds_repeat_and_differ(engine: Engine) -> None:
-    ids = engine.tokenizer.encode(TEXT)
-
-    async def text(seed: int) -> str:
-        sampling = Sampling(max_tokens=12, temperature=1.0, seed=seed)
-        return (await engine.generate(ids, sampling, adapter=None, priority=NOW)).text
-
-    assert await text(1) == await text(1)
-    assert len({await text(seed) for seed in range(4)}) > 1
-
-
-async def test_too_long_is_refused_before_the_engine(engine: Engine) -> None:
-    with pytest.raises(PromptTooLong, match="2048"):
-        await engine.generate([65] * 2000, Sampling(max_tokens=100), adapter=None, priority=NOW)
