@@ -12,9 +12,16 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+pytest.register_assert_rewrite("engine_protocol")
+
 # No test is decided by the clock.
 hypothesis.settings.register_profile("mindprint", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("mindprint")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Choose the engine of `tests/engine`."""
+    parser.addoption("--engine", default="vllm", help="value of the setting `engine` for tests/engine (default: vllm)")
 
 
 def _commit_without_waiting_for_the_disk(connection: Any, _record: object) -> None:

@@ -148,7 +148,8 @@ def test_routes_that_are_named_exist(page: Path) -> None:
 def words_of_the_code() -> set[str]:
     folders = ("client", "server", "trainer", "benchmarks")
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
-    return set().union(*(WORD.findall(file.read_text(encoding="utf-8").lower()) for file in files))
+    tests = {file.stem for file in (ROOT / "tests").rglob("*.py")}
+    return tests.union(*(WORD.findall(file.read_text(encoding="utf-8").lower()) for file in files))
 
 
 @PAGES

@@ -1,4 +1,8 @@
-"""One real vLLM engine with a tiny random Llama for the whole session, and the server's services on it."""
+"""The engine that `--engine` names, with a tiny random Llama for the whole session, and the server's services on it.
+
+A file `test_<name>_engine.py` is about that engine itself and is skipped on another one. The others hold for any
+engine.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,25 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mindprint_server.engine.vllm import VllmEngine
+from mindprint_server.engine import Engine
+from mindprint_server.engine.factory import create_engine
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Container, close_container, open_container
 from tiny import TARGETS, make_adapter, make_model
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All of these share the engine, and with it one event loop."""
     here = Path(__file__).parent
+    chosen = config.getoption("--engine")
     for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+        if here not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.engine)
+        item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+        about = item.path.stem.removeprefix("test_")
+        if about.endswith("_engine") and about != f"{chosen}_engine":
+            item.add_marker(pytest.mark.skip(reason=f"the engine under test is {chosen}"))
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +47,9 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 
 @pytest.fixture(scope="session")
-def engine_settings(tiny_model: Path) -> Settings:
+def engine_settings(tiny_model: Path, pytestconfig: pytest.Config) -> Settings:
     return Settings(
+        engine=pytestconfig.getoption("--engine"),
         model=str(tiny_model),
         dtype="float32",
         max_model_len=2048,
@@ -62,20 +73,26 @@ def engine_settings(tiny_model: Path) -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def start_phases() -> list[str]:
+    """The phases that the engine reported while it started."""
+    return []
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def engine(engine_settings: Settings) -> AsyncIterator[VllmEngine]:
-    running = VllmEngine(engine_settings)
-    phases: list[str] = []
-    await running.start(phases.append)
-    assert phases[-1] == "warming up"
+async def engine(engine_settings: Settings, start_phases: list[str]) -> AsyncIterator[Engine]:
+    running = create_engine(engine_settings)
+    assert not running.ready
+    await running.start(start_phases.append)
     yield running
     await running.stop()
+    assert not running.ready
     await asyncio.sleep(0.1)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def services(
-    engine: VllmEngine, engine_settings: Settings, tmp_path: Path, empty_database: Path
+    engine: Engine, engine_settings: Settings, tmp_path: Path, empty_database: Path
 ) -> AsyncIterator[Container]:
     """A fresh store on the running engine."""
     settings = engine_settings.model_copy(update={"data_dir": tmp_path / "server"})

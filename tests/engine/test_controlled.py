@@ -1,4 +1,4 @@
-"""Controlled questions on real vLLM: given thinking is scored as written thinking, and no memory is none."""
+"""Controlled questions on a real engine: given thinking is scored as written thinking, and no memory is none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Metrics of an evaluation: from the table of outcomes to one value an arm and user. All functions are pure.
 
 `METRICS` lists the metrics of answers. To add one, write a function of answered rows and add a row to the table; the
-report shows it.
+report shows it as a column.
 
 Only answered questions are scored. Unanswered ones are counted as `missing` and enter no mean. NaN means that a metric
 does not apply or is not known. Means are over the questions with a known value. Log-probabilities are in nats.
@@ -55,13 +55,19 @@ class Metric:
     Attributes:
         name: The column in tables of scores.
         title: The heading in the report.
-        unit: The unit of a value.
+        unit: The unit of a reported value; empty for a share from 0 to 1. The heading in the table of arms shows it.
         digits: Digits after the point in the report.
         kinds: The question kinds to which it applies.
         values: The value of each answered row; None for a metric of all rows of a user at once.
         of_user: Replaces the mean of `values`: from the rows of one user to the metric.
         finish: Applied to the mean of a user, as the root of a mean of squares.
-        table: The report table that shows it: `arms`, or `kinds` for ratings, open answers and rankings.
+        table: The report table that shows it, in the order of `METRICS`: `arms`, or `kinds` for ratings, open answers
+            and rankings.
+        scale: Factor of a reported value, as 100 for percent.
+        sign: Whether positive numbers get a plus sign in the report.
+        has_interval: Whether the table of arms shows the interval over users under the mean.
+        shows_alone: Whether the table of kinds is shown for this metric without another one.
+        excluded_arms: Arms and baselines to which it does not apply.
     """
 
     name: str
@@ -73,6 +79,16 @@ class Metric:
     of_user: Callable[[pd.DataFrame], float] | None = None
     finish: Callable[[pd.Series], pd.Series] | None = None
     table: Literal["arms", "kinds"] = "kinds"
+    scale: float = 1.0
+    sign: bool = False
+    has_interval: bool = True
+    shows_alone: bool = True
+    excluded_arms: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """The title with the unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
 def select_questions(table: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -323,19 +339,36 @@ def _length(rows: pd.DataFrame, others: pd.DataFrame) -> float:
 
 
 METRICS = (
-    Metric("accuracy", "accuracy", "share", 3, ALL_KINDS, lambda rows: rows["right"].astype(float), table="arms"),
-    Metric("macro_f1", "macro-F1", "share", 2, ("closed",), of_user=_macro_f1, table="arms"),
     Metric(
-        "logprob", "log-probability", "nats", 2, ALL_KINDS, lambda rows: rows["logprob"].astype(float), table="arms"
+        "accuracy",
+        "accuracy",
+        "%",
+        1,
+        ALL_KINDS,
+        lambda rows: rows["right"].astype(float),
+        table="arms",
+        scale=100,
+    ),
+    Metric("macro_f1", "macro-F1", "", 2, ("closed",), of_user=_macro_f1, table="arms", has_interval=False),
+    Metric(
+        "logprob",
+        "log-probability",
+        "nats",
+        2,
+        ALL_KINDS,
+        lambda rows: rows["logprob"].astype(float),
+        table="arms",
+        # The baseline copies an answer and has no probability.
+        excluded_arms=("copy",),
     ),
     Metric("mae", "MAE", "points", 2, ("rating",), _absolute_error),
     Metric("rmse", "RMSE", "points", 2, ("rating",), lambda rows: _absolute_error(rows) ** 2, finish=np.sqrt),
-    Metric("rouge1", "ROUGE-1", "share", 2, ("open",), _rouge("rouge1")),
-    Metric("rougeL", "ROUGE-L", "share", 2, ("open",), _rouge("rougeL")),
-    Metric("hit1", "Hit@1", "share", 2, ("ranking",), _hit(1)),
-    Metric("hit3", "Hit@3", "share", 2, ("ranking",), _hit(3)),
-    Metric("mrr", "MRR", "share", 2, ("ranking",), lambda rows: 1 / _rank(rows)),
-    Metric("dcg", "DCG", "share", 2, ("ranking",), lambda rows: 1 / np.log2(1 + _rank(rows))),
+    Metric("rouge1", "ROUGE-1", "", 2, ("open",), _rouge("rouge1")),
+    Metric("rougeL", "ROUGE-L", "", 2, ("open",), _rouge("rougeL")),
+    Metric("hit1", "Hit@1", "", 2, ("ranking",), _hit(1)),
+    Metric("hit3", "Hit@3", "", 2, ("ranking",), _hit(3)),
+    Metric("mrr", "MRR", "", 2, ("ranking",), lambda rows: 1 / _rank(rows)),
+    Metric("dcg", "DCG", "", 2, ("ranking",), lambda rows: 1 / np.log2(1 + _rank(rows))),
     Metric(
         "logprob_token",
         "log-probability a token",
@@ -343,6 +376,9 @@ METRICS = (
         2,
         ALL_KINDS,
         lambda rows: rows["logprob"].astype(float) / rows["tokens"].astype(float),
+        # Without metrics of one kind it says nothing that the table of arms does not say.
+        shows_alone=False,
     ),
 )
-"""The metrics of answers. Rows with `table="kinds"` appear in the report where a question kind needs them."""
+"""The metrics of answers. Each row is a column of the report table that it names. Rows with `table="kinds"` appear
+where they have values."""

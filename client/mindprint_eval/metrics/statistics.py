@@ -22,6 +22,7 @@ from mindprint_eval.metrics.metrics import pair_answers
 ComparedMetric = Literal["right", "logprob"]
 """`right`: a share from 0 to 1. `logprob`: nats of the real answer."""
 COMPARED_METRICS: tuple[ComparedMetric, ...] = ("right", "logprob")
+"""Columns of outcomes by which pairs are compared, fixed beforehand as the pairs are. A new metric is not compared."""
 COMPARED_PAIRS = (
     ("A2", "A1"),
     ("A6", "A5"),

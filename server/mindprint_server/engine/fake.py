@@ -23,18 +23,19 @@ from mindprint_server.engine.base import (
     Sampling,
 )
 
-_TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
+_END = "<|end|>"
+_TOKEN = re.compile(rf"{re.escape(_END)}|\s*\w+|(?!\s*{re.escape(_END)})\s*[^\w\s]|\s+")
 
 
 class FakeTokenizer:
     """Splits text into words and marks. Ids are assigned in the order in which tokens first occur."""
 
     eos_id = 0
-    special = ("<|end|>",)
+    special = (_END,)
 
     def __init__(self) -> None:
-        self._ids: dict[str, int] = {"<|end|>": 0}
-        self._texts: list[str] = ["<|end|>"]
+        self._ids: dict[str, int] = {_END: 0}
+        self._texts: list[str] = [_END]
 
     @property
     def vocab_size(self) -> int:
@@ -135,8 +136,12 @@ class FakeEngine:
         self.loaded.pop(adapter.engine_id, None)
 
     def _check_length(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
-        if len(prompt_ids) + max_tokens > self._info.max_model_len:
-            raise PromptTooLong("the prompt is too long for the fake engine: shorten it")
+        limit = self._info.max_model_len
+        if len(prompt_ids) + max_tokens > limit:
+            raise PromptTooLong(
+                f"{len(prompt_ids)} prompt tokens and {max_tokens} to generate exceed the fake engine's {limit}: "
+                "shorten the prompt, or ask for fewer tokens"
+            )
 
     def _hash(self, prompt_ids: Sequence[int], salt: int | str | None, adapter: AdapterRef | None) -> int:
         text = f"{self.tokenizer.decode(prompt_ids)}|{salt}|{adapter.name if adapter else ''}"

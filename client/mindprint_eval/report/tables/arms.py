@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pandas as pd
 
 from mindprint_eval.arms import ARMS, BARE_THINKING_ARMS, GENERAL_QUESTION_ARMS, METHOD_ARMS
-from mindprint_eval.metrics.metrics import ALL_KINDS, DIRECT_REFERENCE, METRICS, scores_by_user
+from mindprint_eval.metrics import metrics
+from mindprint_eval.metrics.metrics import DIRECT_REFERENCE, Metric, scores_by_user
 from mindprint_eval.report.analysis import Analysis, arm_value, mean_over_users
 from mindprint_eval.report.table import (
     NOT_APPLICABLE_CELL,
@@ -43,7 +45,7 @@ def claims_table(found: Analysis) -> Table:
 
 def arms_table(found: Analysis) -> Table:
     heads = make_columns(
-        "arm", "what", "accuracy, %", "macro-F1", "log-probability, nats", "Gain, nats a token", "collapse, bare, %",
+        "arm", "what", *(metric.heading for metric in _metrics_of("arms")), "Gain, nats a token", "collapse, bare, %",
         "length ratio", "general score, %", "thinking tokens", "seconds", "missing", texts=("what",),
     )  # fmt: skip
     groups = [
@@ -62,9 +64,7 @@ def _arm(found: Analysis, arm: str) -> list[Cell]:
     return [
         text_cell(arm),
         text_cell(found.whats.get(arm)),
-        mean_cell(mean_over_users(found.per_user, arm, "accuracy"), 1, scale=100),
-        number_cell(mean_over_users(found.per_user, arm, "macro_f1").mean),
-        _logprob(found.per_user, arm),
+        *(_metric_cell(found.per_user, arm, metric) for metric in _metrics_of("arms")),
         mean_cell(mean_over_users(found.gains, arm, "gain"), 3, sign=True)
         if arm in DIRECT_REFERENCE
         else NOT_APPLICABLE_CELL,
@@ -77,10 +77,18 @@ def _arm(found: Analysis, arm: str) -> list[Cell]:
     ]
 
 
-def _logprob(frame: pd.DataFrame, arm: str) -> Cell:
-    return (
-        NOT_APPLICABLE_CELL if arm == "copy" else mean_cell(mean_over_users(frame, arm, "logprob"))
-    )  # it gives an answer, no probability
+def _metrics_of(table: Literal["arms", "kinds"]) -> list[Metric]:
+    return [metric for metric in metrics.METRICS if metric.table == table]
+
+
+def _metric_cell(frame: pd.DataFrame, arm: str, metric: Metric, *, has_interval: bool = True) -> Cell:
+    """Return the mean over users, with its interval where both the metric and the table have one."""
+    if arm in metric.excluded_arms:
+        return NOT_APPLICABLE_CELL
+    mean = mean_over_users(frame, arm, metric.name)
+    if has_interval and metric.has_interval:
+        return mean_cell(mean, metric.digits, scale=metric.scale, sign=metric.sign)
+    return number_cell(mean.mean, metric.digits, scale=metric.scale, sign=metric.sign)
 
 
 def _collapse(found: Analysis, arm: str) -> Cell:
@@ -126,12 +134,10 @@ def seen_table(found: Analysis) -> Table:
     said = found.answers["seen"].astype(object)
     seen, new = (found.answers[said.map(lambda one, way=way: one is way).astype(bool)] for way in (True, False))
     parts = [scores_by_user(seen), scores_by_user(new)]
+    by_name = {metric.name: metric for metric in metrics.METRICS}
+    shown = [by_name[name] for name in ("accuracy", "logprob")]
     rows = [
-        [
-            text_cell(arm),
-            *(mean_cell(mean_over_users(part, arm, "accuracy"), 1, scale=100) for part in parts),
-            *(_logprob(part, arm) for part in parts),
-        ]
+        [text_cell(arm), *(_metric_cell(part, arm, metric) for metric in shown for part in parts)]
         for arm in [*found.arms, *found.baselines]
     ]
     known = len(seen) + len(new)
@@ -144,20 +150,13 @@ def seen_table(found: Analysis) -> Table:
     )
 
 
-KIND_METRICS = tuple(metric for metric in METRICS if metric.table == "kinds")
-
-
 def kinds_table(found: Analysis) -> Table:
     """Build the table of the metrics that only ratings, open answers and rankings have."""
-    shown = [metric for metric in KIND_METRICS if found.per_user[metric.name].notna().any()]
-    # A log-probability a token alone says nothing that the table of arms does not say.
-    if all(metric.kinds == ALL_KINDS for metric in shown):
+    shown = [metric for metric in _metrics_of("kinds") if found.per_user[metric.name].notna().any()]
+    if not any(metric.shows_alone for metric in shown):
         shown = []
     rows = [
-        [
-            text_cell(arm),
-            *(number_cell(mean_over_users(found.per_user, arm, metric.name).mean, metric.digits) for metric in shown),
-        ]
+        [text_cell(arm), *(_metric_cell(found.per_user, arm, metric, has_interval=False) for metric in shown)]
         for arm in [*found.arms, *found.baselines]
     ]
     note = "A rating that is no number on the scale counts as the farthest from the real one."
