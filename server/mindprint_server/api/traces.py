@@ -23,7 +23,8 @@ async def write_trace(
 ) -> Trace:
     """Write one trace now: about a stored engagement it is judged and stored, about a query only returned.
 
-    Another user's memory (`memory=user/<id>`) needs the scope `admin`."""
+    Another user's memory (`memory=user/<id>`) needs the scope `admin`.
+    """
     if request.memory not in ("own", "none") and key is not None and not may(key, "admin"):
         message = "memory: another user's memory needs the scope admin: use own or none, or a key that has it"
         raise ApiError(403, "missing_scope", message, param="memory")
