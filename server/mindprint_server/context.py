@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from mindprint_server.engine import Engine
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
+from mindprint_server.supervision import Supervisor
 
 
 @dataclass(frozen=True)
@@ -21,3 +23,9 @@ class ServerContext:
     store: Store
     engine: Engine
     metrics: Metrics
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        """Runs the background tasks of all services."""
+        failures = self.metrics.task_failures
+        return Supervisor(self.settings, lambda task, reason: failures.labels(task=task, reason=reason).inc())

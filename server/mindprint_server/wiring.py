@@ -32,6 +32,7 @@ from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
+from mindprint_server.readiness import Readiness
 from mindprint_server.settings import QueueSettings, Settings
 from mindprint_server.store import Holdout, Store
 from mindprint_server.training_data.leases import LeaseService
@@ -57,6 +58,7 @@ class Container:
     adapters: AdapterService
     auto: AutoModeSelector
     chat: ChatService
+    readiness: Readiness
     info: Callable[[], ServerInfo]
 
 
@@ -149,6 +151,8 @@ async def open_container(
         processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
         batches = BatchRunner(ctx, profiles=profiles, processor=processor, holdout=holdout)
         await batches.start()
+        readiness = Readiness(ctx)
+        readiness.start()
     except BaseException:
         if owned:
             await engine.stop()
@@ -183,6 +187,7 @@ async def open_container(
         adapters=adapters,
         auto=auto,
         chat=chat,
+        readiness=readiness,
         info=info,
     )
 
@@ -194,6 +199,7 @@ async def close_container(services: Container, *, keep_engine: bool = False) -> 
         services: The parts, from `open_container`.
         keep_engine: Leave the engine running for its owner.
     """
+    await services.readiness.stop()
     await services.batches.stop()
     await services.leases.stop()
     await services.adapters.stop()

@@ -44,15 +44,16 @@ def find_pgbouncer() -> str:
 
 
 @asynccontextmanager
-async def pooler(folder: Path, *, sessions: int = 4) -> AsyncIterator[str]:
+async def pooler(folder: Path, *, sessions: int = 4, port: int | None = None) -> AsyncIterator[str]:
     """Run a pooler, and yield its address, such as `postgres@127.0.0.1:6543/test`.
 
     Args:
         folder: Where its configuration is written.
         sessions: Sessions of the database that all clients share.
+        port: Where it listens; None takes a free one.
     """
     program, server = find_pgbouncer(), urlsplit(f"postgresql://{POSTGRES}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", port or 0)) as free:
         listen = free.getsockname()[1]
     config = folder / "pgbouncer.ini"
     login = {"user": server.username, "password": server.password or "none"}

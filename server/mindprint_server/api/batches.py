@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import StreamingResponse
 
 from mindprint.types import Batch, BatchPage, BatchRequest
-from mindprint_server.api.dependencies import NDJSON, ContainerDep, Id, Limit, traces_as_ndjson
+from mindprint_server.api.dependencies import NDJSON, WRITES, ContainerDep, Id, Limit, traces_as_ndjson
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 EVENTS = {
@@ -18,7 +18,12 @@ EVENTS = {
 }
 
 
-@router.post("", status_code=201, responses={200: {"model": Batch, "description": "The batch of this idempotency key"}})
+@router.post(
+    "",
+    status_code=201,
+    dependencies=WRITES,
+    responses={200: {"model": Batch, "description": "The batch of this idempotency key"}},
+)
 async def submit(request: BatchRequest, response: Response, services: ContainerDep) -> Batch:
     """Plan a batch and store it. It runs in the background and survives a restart of the server."""
     batch, created = await services.batches.submit(request)

@@ -24,6 +24,16 @@ async def ready(request: Request) -> Container:
 
 
 ContainerDep = Annotated[Container, Depends(ready)]
+
+
+async def check_writable(services: ContainerDep) -> None:
+    """Raises 507 while the disk is full: what is read goes on."""
+    services.readiness.check_writable()
+
+
+WRITES = [Depends(check_writable)]
+"""Dependencies of routes that store what a caller sends."""
+
 UserId = Annotated[str, Path(pattern=NAME, max_length=64)]
 Id = Annotated[str, Path(pattern=ID, max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000)]

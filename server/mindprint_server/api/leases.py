@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
 from mindprint_server.api import multipart
-from mindprint_server.api.dependencies import ContainerDep, Id
+from mindprint_server.api.dependencies import WRITES, ContainerDep, Id
 
 router = APIRouter(prefix="/v1/leases", tags=["leases"])
 FORM: dict[str, Any] = {
@@ -57,7 +57,7 @@ async def release(lease_id: Id, services: ContainerDep) -> Lease:
     return await services.store.leases.release(lease_id)
 
 
-@router.post("/{lease_id}/complete", openapi_extra=FORM)
+@router.post("/{lease_id}/complete", dependencies=WRITES, openapi_extra=FORM)
 async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Version:
     """Publish the trained version: validate the files, check parity, run the gate, and make the version live."""
     await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read

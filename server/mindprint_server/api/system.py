@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from mindprint.types import Funnel, ServerInfo
 from mindprint_server.api.dependencies import ContainerDep, UserFilter
 from mindprint_server.api.errors import from_server, reply
-from mindprint_server.exceptions import ServerError
+from mindprint_server.exceptions import ServerError, Unavailable
 from mindprint_server.observability.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["server"])
@@ -23,13 +23,21 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", response_model=None)
 async def readyz(request: Request) -> dict[str, Any] | Response:
-    """Answer 200 when the engine is ready, and 503 with the phase while it starts or after it died."""
+    """Answer 200 when the server is ready, and 503 while it starts, when something fails or after the engine died.
+
+    `status` is starting, ready, not_ready or dead. `reasons` names what fails: the store, the disk, or a background
+    task. The server then still answers what it can.
+    """
     life = request.app.state.life
+    status = life.status()
     try:
         life.ready()
+        if reasons := status["reasons"]:
+            failing = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+            raise Unavailable("not_ready", f"the server is not ready ({failing}): retry once this has passed")
     except ServerError as error:
-        return reply(request, from_server(error, request.app.state.settings.retry_after_s), extra=life.status())
-    return dict(life.status())
+        return reply(request, from_server(error, request.app.state.settings.retry_after_s), extra=status)
+    return dict(status)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -8,12 +8,22 @@ from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
 from mindprint.types import EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, VerdictLabel
-from mindprint_server.api.dependencies import ID, NDJSON, After, ContainerDep, Id, Limit, UserFilter, traces_as_ndjson
+from mindprint_server.api.dependencies import (
+    ID,
+    NDJSON,
+    WRITES,
+    After,
+    ContainerDep,
+    Id,
+    Limit,
+    UserFilter,
+    traces_as_ndjson,
+)
 
 router = APIRouter(prefix="/v1/traces", tags=["traces"])
 
 
-@router.post("")
+@router.post("", dependencies=WRITES)
 async def write_trace(request: TraceRequest, services: ContainerDep) -> Trace:
     """Write one trace now: about a stored engagement it is judged and stored, about a query only returned."""
     return await services.traces.create(request)

@@ -67,6 +67,8 @@ class Metrics:
 
         self.auto_decisions = self._counter("auto_decisions", "Modes that `auto` chose, by reason", "mode", "reason")
 
+        self.task_failures = self._counter("task_failures", "Failures of background work", "task", "reason")
+
         # requests
         self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")
         self.refusals = self._counter("refusals", "Error replies", "code")
