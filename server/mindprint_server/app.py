@@ -75,6 +75,11 @@ class ServerState:
         """Begin the start-up in a background task."""
         self._task = asyncio.create_task(self._run())
 
+    def begin_shutdown(self) -> None:
+        """Let open streams end, with an error where they are not done within `shutdown_grace_s`."""
+        if self.services is not None:
+            self.services.shutdown.begin(self._settings.shutdown_grace_s)
+
     async def close(self) -> None:
         """Stop the start-up or the running services. A second call does nothing."""
         if self._task is not None:

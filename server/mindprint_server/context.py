@@ -8,6 +8,7 @@ from functools import cached_property
 from mindprint_server.engine import Engine
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
+from mindprint_server.shutdown import Shutdown
 from mindprint_server.store import Store
 from mindprint_server.supervision import Supervisor
 
@@ -29,3 +30,8 @@ class ServerContext:
         """Runs the background tasks of all services."""
         failures = self.metrics.task_failures
         return Supervisor(self.settings, lambda task, reason: failures.labels(task=task, reason=reason).inc())
+
+    @cached_property
+    def shutdown(self) -> Shutdown:
+        """Tells streams when the server stops."""
+        return Shutdown()

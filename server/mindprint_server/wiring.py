@@ -34,6 +34,7 @@ from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.readiness import Readiness
 from mindprint_server.settings import QueueSettings, Settings
+from mindprint_server.shutdown import Shutdown
 from mindprint_server.store import Holdout, Store
 from mindprint_server.training_data.leases import LeaseService
 from mindprint_server.training_data.replay import ReplayBuffer
@@ -59,6 +60,7 @@ class Container:
     auto: AutoModeSelector
     chat: ChatService
     readiness: Readiness
+    shutdown: Shutdown
     info: Callable[[], ServerInfo]
 
 
@@ -188,6 +190,7 @@ async def open_container(
         auto=auto,
         chat=chat,
         readiness=readiness,
+        shutdown=ctx.shutdown,
         info=info,
     )
 

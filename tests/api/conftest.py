@@ -228,6 +228,7 @@ async def make_services(settings: Settings) -> Container:
         "auto": AutoModeSelector(ctx),
         "chat": FakeChat(),
         "readiness": Readiness(ctx),
+        "shutdown": ctx.shutdown,
         "info": server_info,
     }
     return Container(**parts)

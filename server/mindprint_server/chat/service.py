@@ -101,6 +101,7 @@ class ChatService:
         self._adapters = adapters
         self._auto = auto
         self._metrics = ctx.metrics
+        self._cutoff = ctx.shutdown.answering
         self._admission = admission
         self._backend = backend
         self._checker = ThinkingChecker(ctx.settings)
@@ -170,6 +171,7 @@ class ChatService:
             # The stream outlives this function; it takes over the hold on the adapter.
             lines = stream_answer(
                 answer.content,
+                cutoff=self._cutoff,
                 first=complete_first,
                 report=partial(self._adapters.report_outcome, adapter),
                 stack=stack.pop_all(),

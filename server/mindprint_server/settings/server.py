@@ -26,7 +26,8 @@ class ServerSettings(BaseModel):
     log_json: bool = False
     """Log one JSON object a line instead of text."""
     shutdown_grace_s: float = Field(5, ge=0)
-    """Seconds that open requests have to end after SIGTERM. Then they are cut off."""
+    """Seconds that open requests have to end after SIGTERM. Then answers that are streamed end with an error event, and
+    a second later all else is cut off. Streams that watch a batch end at once."""
 
     @property
     def url(self) -> str:
