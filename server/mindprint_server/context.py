@@ -7,10 +7,10 @@ from functools import cached_property
 
 from mindprint_server.engine import Engine
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.operation.shutdown import Shutdown
+from mindprint_server.operation.supervision import Supervisor
 from mindprint_server.settings import Settings
-from mindprint_server.shutdown import Shutdown
 from mindprint_server.store import Store
-from mindprint_server.supervision import Supervisor
 
 
 @dataclass(frozen=True)

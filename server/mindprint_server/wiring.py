@@ -30,11 +30,11 @@ from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.operation.readiness import Readiness
+from mindprint_server.operation.shutdown import Shutdown
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
-from mindprint_server.readiness import Readiness
 from mindprint_server.settings import QueueSettings, Settings
-from mindprint_server.shutdown import Shutdown
 from mindprint_server.store import Holdout, Store
 from mindprint_server.training_data.leases import LeaseService
 from mindprint_server.training_data.replay import ReplayBuffer
@@ -153,7 +153,7 @@ async def open_container(
         processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
         batches = BatchRunner(ctx, profiles=profiles, processor=processor, holdout=holdout)
         await batches.start()
-        readiness = Readiness(ctx)
+        readiness = Readiness(settings, settings.data_dir, store=store, supervisor=ctx.supervisor)
         readiness.start()
     except BaseException:
         if owned:

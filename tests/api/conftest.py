@@ -45,7 +45,7 @@ from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
-from mindprint_server.readiness import Readiness
+from mindprint_server.operation.readiness import Readiness
 from mindprint_server.settings import Settings
 from mindprint_server.store import ClaimPolicy, FilesGone, Store, new_id
 from mindprint_server.wiring import Container
@@ -227,7 +227,7 @@ async def make_services(settings: Settings) -> Container:
         "adapters": FakeAdapters(store),
         "auto": AutoModeSelector(ctx),
         "chat": FakeChat(),
-        "readiness": Readiness(ctx),
+        "readiness": Readiness(settings, settings.data_dir, store=store, supervisor=ctx.supervisor),
         "shutdown": ctx.shutdown,
         "info": server_info,
     }

@@ -19,8 +19,8 @@ from typing import IO
 import structlog
 
 from mindprint.types.keys import VersionRef
-from mindprint_server.disk import full_disk_refused
 from mindprint_server.engine import AdapterRef
+from mindprint_server.operation.disk import full_disk_refused
 from mindprint_server.store import Store, VersionRecord
 
 log = structlog.get_logger(__name__)

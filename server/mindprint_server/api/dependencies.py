@@ -27,7 +27,11 @@ ContainerDep = Annotated[Container, Depends(ready)]
 
 
 async def check_writable(services: ContainerDep) -> None:
-    """Raises 507 while the disk is full: what is read goes on."""
+    """Refuse a write while the disk is full. Reads go on.
+
+    Raises:
+        StorageFull: The disk has less than `min_free_bytes` of free space.
+    """
     services.readiness.check_writable()
 
 

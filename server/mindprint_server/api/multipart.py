@@ -15,8 +15,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from mindprint_server.api.errors import ApiError, clean
-from mindprint_server.disk import full_disk_refused
 from mindprint_server.exceptions import Invalid
+from mindprint_server.operation.disk import full_disk_refused
 from mindprint_server.settings import Settings
 
 PARTS = ("manifest", "config", "weights")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mindprint_server.adapters.health import Outcome
 from mindprint_server.exceptions import ClientGone, ServerError, Unavailable
-from mindprint_server.shutdown import Cutoff
+from mindprint_server.operation.shutdown import Cutoff
 
 Result = TypeVar("Result")
 

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from mindprint_server.operation.supervision import PASSING, Supervisor
 from mindprint_server.store import Store
 from mindprint_server.store.batches import ItemResult
-from mindprint_server.supervision import PASSING, Supervisor
 
 
 class ResultWriter:

@@ -19,7 +19,7 @@ class ServerSettings(BaseModel):
     data_dir: Path = Path(".mindprint/server")
     """Folder for adapter files and, by default, the database. It is created at start."""
     database_url: SecretStr | None = None
-    """Async SQLAlchemy URL of the database, such as `postgresql+asyncpg://user@host/name`. Unset: a SQLite file in
+    """URL of the database, such as `postgresql://user:password@host/name?sslmode=verify-full`. Unset: a SQLite file in
     `data_dir`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the lines that are logged."""

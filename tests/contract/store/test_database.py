@@ -215,7 +215,7 @@ async def test_a_writer_waits_for_its_turn_and_then_says_busy(store: Store, url:
     async def hold(db: AsyncConnection) -> None:
         await db.execute(users.insert(), {"id": "ann", "created_at": make.T0})
         assert await hasty.users.list_page() == []  # readers do not wait
-        with pytest.raises(StoreBusy, match="try again"):
+        with pytest.raises(StoreBusy, match="retry"):
             await make.user(hasty, "ann")
 
     await store._database.write(hold)

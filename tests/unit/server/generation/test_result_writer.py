@@ -11,10 +11,10 @@ import pytest
 
 from mindprint_server.generation import result_writer as module
 from mindprint_server.generation.result_writer import ResultWriter
+from mindprint_server.operation.supervision import Supervisor
 from mindprint_server.settings import OperationSettings
 from mindprint_server.store import StoreBusy
 from mindprint_server.store.batches import ItemResult
-from mindprint_server.supervision import Supervisor
 
 
 class Slowly:

@@ -10,9 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from mindprint_server.exceptions import Busy, Invalid
+from mindprint_server.operation.supervision import Supervisor, describe, reason_of, retry_delay_s
 from mindprint_server.settings import OperationSettings
 from mindprint_server.store import StoreBusy, StoreFull
-from mindprint_server.supervision import Supervisor, describe, reason_of, retry_delay_s
 
 FAST = OperationSettings(retry_min_s=0.001, retry_max_s=0.002, max_failing_s=5)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mindprint_server.disk import free_bytes, full_disk_refused
 from mindprint_server.exceptions import StorageFull
+from mindprint_server.operation.disk import free_bytes, full_disk_refused
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from mindprint.types import Batch, BatchRequest
-from mindprint_server import disk
 from mindprint_server.app import create_app
-from mindprint_server.readiness import describe_low_disk
+from mindprint_server.operation import disk
+from mindprint_server.operation.readiness import describe_low_disk
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy
 from mindprint_server.wiring import Container

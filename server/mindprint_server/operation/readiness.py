@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from mindprint_server import disk
-from mindprint_server.context import ServerContext
 from mindprint_server.exceptions import StorageFull
-from mindprint_server.store import StoreError
-from mindprint_server.supervision import describe
+from mindprint_server.operation import disk
+from mindprint_server.operation.supervision import Supervisor, describe
+from mindprint_server.settings import OperationSettings
+from mindprint_server.store import Store, StoreError
 
 
 def describe_low_disk(free: int, min_free: int) -> str | None:
@@ -23,13 +23,17 @@ class Readiness:
     """Looks at the store and the disk in the background, so that nobody waits for them.
 
     Args:
-        ctx: Settings, store, and the supervisor of the background tasks.
+        settings: Intervals and bounds.
+        folder: The data folder.
+        store: The store.
+        supervisor: Knows the background tasks that fail.
     """
 
-    def __init__(self, ctx: ServerContext) -> None:
-        self._settings = ctx.settings
-        self._store = ctx.store
-        self._supervisor = ctx.supervisor
+    def __init__(self, settings: OperationSettings, folder: Path, *, store: Store, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._store = store
+        self._supervisor = supervisor
         self._store_problem: str | None = None
         self._disk_problem: str | None = None
         self._ping: asyncio.Task[None] | None = None
@@ -59,7 +63,7 @@ class Readiness:
     async def probe(self) -> bool:
         """Look at the store and the disk once."""
         self._store_problem = await self._look_at_store()
-        self._disk_problem = await asyncio.to_thread(self._look_at_disk, self._settings.data_dir)
+        self._disk_problem = await asyncio.to_thread(self._look_at_disk)
         return True
 
     async def _look_at_store(self) -> str | None:
@@ -74,8 +78,8 @@ class Readiness:
             return None
         return str(error) if isinstance(error, StoreError) else describe(error)
 
-    def _look_at_disk(self, folder: Path) -> str | None:
-        return describe_low_disk(disk.free_bytes(folder), self._settings.min_free_bytes)
+    def _look_at_disk(self) -> str | None:
+        return describe_low_disk(disk.free_bytes(self._folder), self._settings.min_free_bytes)
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._settings.probe_interval_s)

@@ -11,7 +11,7 @@ import pytest
 
 from mindprint_server.chat.streaming import stream_answer
 from mindprint_server.exceptions import Unavailable
-from mindprint_server.shutdown import Cutoff, Shutdown
+from mindprint_server.operation.shutdown import Cutoff, Shutdown
 
 
 class Stream:
@@ -64,8 +64,8 @@ async def test_stream_that_ends_by_itself_ends_without_an_error() -> None:
 
 async def test_time_out_of_the_stream_itself_stays_one() -> None:
     async def slow() -> AsyncIterator[str]:
+        yield "one"
         raise TimeoutError
-        yield ""
 
     with pytest.raises(TimeoutError):
         await read(Cutoff().pass_on(slow()), [])
