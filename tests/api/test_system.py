@@ -23,6 +23,7 @@ from mindprint_server.app import ServerState
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
+from mindprint_server.store import StoreBusy
 from mindprint_server.wiring import Container
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
@@ -158,3 +159,15 @@ def test_misspelt_setting_does_not_show_its_value() -> None:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({"database_ur": "postgres://ann:geheim@db/mind"})
     assert "geheim" not in str(caught.value)
+
+
+async def test_metrics_are_shown_while_the_store_is_away(
+    client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> dict[str, int]:
+        raise StoreBusy("the connection was lost")
+
+    monkeypatch.setattr(services.store.traces, "count_waiting", away)
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert "mindprint_requests_total" in response.text

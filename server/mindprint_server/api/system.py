@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +12,7 @@ from mindprint_server.api.dependencies import ContainerDep, UserFilter
 from mindprint_server.api.errors import from_server, reply
 from mindprint_server.exceptions import ServerError, Unavailable
 from mindprint_server.observability.metrics import CONTENT_TYPE
+from mindprint_server.store import StoreError
 
 router = APIRouter(tags=["server"])
 
@@ -44,9 +46,11 @@ async def readyz(request: Request) -> dict[str, Any] | Response:
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     metrics, services = request.app.state.metrics, request.app.state.life.services
-    if services is not None:
-        waiting = sum((await services.store.traces.count_waiting()).values())
-        metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.batches.list_open()))
+    # While the store is away, what this process counted is still shown.
+    with suppress(StoreError):
+        if services is not None:
+            waiting = sum((await services.store.traces.count_waiting()).values())
+            metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.batches.list_open()))
     return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -78,7 +78,7 @@ class BatchRunner:
         self._wake = asyncio.Event()
         self._may_have_new = True
         self._engine_died: EngineDied | None = None
-        self._failing: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -149,6 +149,9 @@ class BatchRunner:
             # A store that is away now must not keep the engine from being stopped.
             with contextlib.suppress(StoreError):
                 await self._stop_work(batch_id)
+        for task in self._ending:
+            task.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self._results.stop()
 
     async def _notify_watchers(self) -> None:
@@ -199,7 +202,7 @@ class BatchRunner:
         self._active[batch.id] = active
         self._results.begin(batch.id)
         if not active.remaining:
-            return await self._finish(active)
+            return self._start_end(active, "done")
         users = iter(list(items))
         for _ in range(min(self._settings.profiles_at_once, len(items))):
             self._spawn(active, self._prepare_users(active, users))
@@ -253,7 +256,7 @@ class BatchRunner:
                 del active.items[item.user_id]
                 active.snapshots.pop(item.user_id, None)
             if not active.remaining:
-                await self._finish(active)
+                self._start_end(active, "done")
 
     async def _result_of(self, active: ActiveBatch, item: Item) -> ItemResult:
         if active.backlog[item.user_id] >= self._settings.max_backlog:
@@ -284,34 +287,34 @@ class BatchRunner:
             self._wake.set()
         except Exception as error:
             log.exception("batch failed", batch=active.batch.id)
-            # `_fail` cancels the batch's tasks, among them this one, so it runs in a task of its own.
-            task = asyncio.create_task(self._fail(active, f"{type(error).__name__}: {error}"))
-            self._failing.add(task)
-            task.add_done_callback(self._failing.discard)
+            self._start_end(active, "failed", f"{type(error).__name__}: {error}")
 
-    async def _fail(self, active: ActiveBatch, error: str) -> None:
-        if self._active.get(active.batch.id) is active:
-            await self._cancel_tasks(active.batch.id)
-            await self._end(active.batch.id, "failed", error)
+    def _start_end(self, active: ActiveBatch, state: BatchState, error: str | None = None) -> None:
+        """End a batch, in a task of its own: it cancels the batch's tasks, and waits for a store that is away."""
+        batch_id = active.batch.id
+        if self._active.get(batch_id) is not active:
+            return
+        del self._active[batch_id]
+        self._scheduler.drop(batch_id)
+        task = self._supervisor.start_job("batch ends", partial(self._end, active, state, error))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
-    async def _finish(self, active: ActiveBatch) -> None:
-        self._active.pop(active.batch.id, None)
-        await self._end(active.batch.id, "done")
-
-    async def _end(self, batch_id: str, state: BatchState, error: str | None = None) -> None:
-        """Store the end of a batch; tried again while the store is busy or full."""
-        await self._supervisor.retry("batch ends", partial(self._results.end, batch_id))
-        await self._supervisor.retry("batch ends", partial(self._store.batches.finish, batch_id, state, error))
+    async def _end(self, active: ActiveBatch, state: BatchState, error: str | None) -> None:
+        await self._cancel_tasks(active)
+        with contextlib.suppress(RecordNotFound):
+            await self._results.end(active.batch.id)
+            await self._store.batches.finish(active.batch.id, state, error)
         await self._notify_watchers()
 
     async def _stop_work(self, batch_id: str) -> None:
         """Stop this server's work on a batch; the store does not change."""
-        await self._cancel_tasks(batch_id)
-        await self._results.end(batch_id)
-
-    async def _cancel_tasks(self, batch_id: str) -> None:
         active = self._active.pop(batch_id)
         self._scheduler.drop(batch_id)
+        await self._cancel_tasks(active)
+        await self._results.end(batch_id)
+
+    async def _cancel_tasks(self, active: ActiveBatch) -> None:
         tasks = list(active.tasks)
         for task in tasks:
             task.cancel()

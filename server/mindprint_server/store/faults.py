@@ -28,8 +28,8 @@ BUSY_SQLSTATES = {
 FULL_SQLSTATE = "53100"
 POOLER_SQLSTATE = "08P01"
 """What poolers say of themselves, such as `no such user`. The message is shown: it holds names, never SQL."""
-SPOKEN_SQLSTATES = ("28", "3D")
-"""Classes (login, unknown database) whose message is shown: it holds names, never SQL."""
+SPOKEN_SQLSTATES = ("28", "3D", "3F", "42501")
+"""States (login, unknown database or schema, no permission) whose message is shown: it holds names, never SQL."""
 
 BUSY_SQLITE = {
     sqlite3.SQLITE_BUSY: "another process is writing",
@@ -73,7 +73,9 @@ def _of_driver(error: BaseException, *, is_lost: bool) -> Exception:
     if is_lost or isinstance(error, TimeoutError):
         return StoreBusy("the connection was lost" if is_lost else "it does not answer in time")
     if isinstance(error, OSError):
-        return StoreBusy(f"no connection: {error.strerror or type(error).__name__}")
+        return StoreBusy(f"no connection: {error.strerror or error or type(error).__name__}")
+    if isinstance(_cause(error), asyncpg.ClientConfigurationError):
+        return StoreFailed(str(_cause(error)))
     if isinstance(_cause(error), asyncpg.InterfaceError) and "clos" in str(error):
         return StoreBusy("the connection was lost")
     return StoreFailed(type(_cause(error)).__name__)
@@ -96,7 +98,7 @@ def _of_postgres(sqlstate: str, error: BaseException) -> Exception:
     for length in (5, 3, 2):
         if why := BUSY_SQLSTATES.get(sqlstate[:length]):
             return StoreBusy(why)
-    if sqlstate[:2] in SPOKEN_SQLSTATES:
+    if sqlstate.startswith(SPOKEN_SQLSTATES):
         return StoreFailed(str(_cause(error)))
     return StoreFailed(f"{type(_cause(error)).__name__}, SQLSTATE {sqlstate}")
 

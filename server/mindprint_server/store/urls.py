@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlencode
 
 from sqlalchemy.engine import URL, make_url
@@ -24,6 +25,8 @@ LIBPQ = frozenset(
     }
 )
 """Parameters of libpq that asyncpg reads in a DSN of its own, as libpq does."""
+FILES = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
+"""Parameters that name a file."""
 ADDRESS = frozenset({"host", "port"})
 """Parameters that SQLAlchemy reads: a socket's folder, several hosts."""
 SESSION = ("search_path", "application_name", "connect_timeout")
@@ -60,8 +63,8 @@ def parse_url(text: str) -> DatabaseUrl:
             parameters as libpq reads them.
 
     Raises:
-        StoreError: The URL cannot be read, or names another driver or an unknown parameter. No part of the URL is in
-            the message, but for the driver's and the parameters' names.
+        StoreError: The URL cannot be read, or names another driver, an unknown parameter or a missing file. The
+            message holds no part of the URL, but for the names of the driver and of parameters.
     """
     try:
         url = make_url(text)
@@ -79,6 +82,8 @@ def parse_url(text: str) -> DatabaseUrl:
     query = {"sslmode" if name == "ssl" else name: value for name, value in query.items()}
     if unknown := sorted(set(query) - LIBPQ - ADDRESS - set(SESSION)):
         raise StoreError(f"the database URL has unsupported parameters: remove {', '.join(unknown)}")
+    if missing := sorted(name for name in FILES & set(query) if not Path(query[name]).is_file()):
+        raise StoreError(f"the database URL names files that do not exist: correct {', '.join(missing)}")
     libpq = {name: value for name, value in query.items() if name in LIBPQ}
     return DatabaseUrl(
         url=url.difference_update_query([name for name in url.query if name not in ADDRESS]),

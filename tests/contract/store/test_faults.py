@@ -66,6 +66,14 @@ async def test_unknown_database_is_named(empty: str) -> None:
         await Store.open(url)
 
 
+@pytest.mark.parametrize("mode", ["disable", "prefer"])
+@pytest.mark.usefixtures("postgres")
+async def test_url_as_people_have_it_opens(empty: str, mode: str, make: Any) -> None:
+    store = await Store.open(empty.replace("postgresql+asyncpg", "postgres") + f"&sslmode={mode}")
+    await make.user(store, "ann")
+    await store.close()
+
+
 async def test_full_sqlite_writes_nothing_and_recovers(tmp_path: Path, make: Any) -> None:
     database = await Database.open(f"sqlite:///{tmp_path}/s.db", busy_timeout_s=5)
     limit: list[int] = []

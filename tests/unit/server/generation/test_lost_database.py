@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
 from databases import POSTGRES, end_sessions, new_database
 from mindprint.types import Batch, BatchRequest
+from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy, StoreFailed
 from mindprint_server.store.batches import ItemResult
@@ -147,3 +149,26 @@ async def test_statement_that_the_database_refuses_fails_the_batch_without_sql(
     batch = await end_of(services, batch, nothing)
     assert batch.state == "failed"
     assert batch.error == "StoreFailed: the database failed: UniqueViolationError, SQLSTATE 23505"
+
+
+async def test_caller_in_a_storm_of_ended_sessions_is_answered_or_told_to_come_back(
+    settings: Settings, base_folder: Path, url: str
+) -> None:
+    settings = settings.model_copy(update={"database_url": SecretStr(url)})
+    async with serving(settings, Scripted(folder=base_folder)) as services:
+        app = create_app(settings, services=services)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            body = {"engagements": [engagement(n).model_dump(mode="json") for n in range(3)]}
+            calls = [client.post(f"/v1/users/u{n}/engagements", json=body) for n in range(30)]
+            calls += [client.get("/v1/users") for _ in range(30)]
+            answering = asyncio.gather(*calls)
+            for _ in range(5):
+                await end_sessions(url)
+            answers = await answering
+            assert {answer.status_code for answer in answers} <= {200, 503}
+            for answer in answers:
+                if answer.status_code == 503:
+                    assert (answer.json()["error"]["code"], answer.headers["retry-after"]) == ("store_busy", "2")
+                    assert "INSERT" not in answer.text
+            assert (await client.get("/v1/users")).status_code == 200

@@ -74,6 +74,11 @@ def test_full_disk_is_full(error: Exception) -> None:
     [
         (of_sqlite(sqlite3.SQLITE_CONSTRAINT_UNIQUE, "SQLITE_CONSTRAINT_UNIQUE"), "SQLITE_CONSTRAINT_UNIQUE"),
         (of_postgres("23505"), "UniqueViolationError, SQLSTATE 23505"),
+        (
+            asyncpg.PostgresError.new({"C": "42501", "M": "permission denied for schema public"}),
+            "permission denied for schema public",
+        ),
+        (asyncpg.ClientConfigurationError("`sslmode` is odd"), "`sslmode` is odd"),
         (StatementError(SQL, SQL, None, None), "StatementError"),
         (InvalidRequestError(SQL), "InvalidRequestError"),
         (asyncpg.InterfaceError("what Ann said"), "InterfaceError"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import parse_qs, quote
+
 import pytest
 
 from mindprint_server.store import StoreError
@@ -24,9 +27,11 @@ def test_password_with_percent_encoded_characters_is_decoded() -> None:
 
 
 @pytest.mark.parametrize("mode", ["disable", "prefer", "require", "verify-full"])
-def test_sslmode_reaches_asyncpg_as_libpq_reads_it(mode: str) -> None:
-    parsed = parse_url(f"postgres://ann@db/mind?sslmode={mode}&sslrootcert=/etc/my%20ca.pem")
-    assert parsed.dsn == f"postgresql://?sslmode={mode}&sslrootcert=%2Fetc%2Fmy+ca.pem"
+def test_sslmode_reaches_asyncpg_as_libpq_reads_it(mode: str, tmp_path: Path) -> None:
+    certificate = tmp_path / "my ca.pem"
+    certificate.touch()
+    parsed = parse_url(f"postgres://ann@db/mind?sslmode={mode}&sslrootcert={quote(str(certificate))}")
+    assert parse_qs(parsed.dsn.partition("?")[2]) == {"sslmode": [mode], "sslrootcert": [str(certificate)]}
     assert not parsed.url.query
 
 
@@ -49,6 +54,7 @@ def test_shown_url_has_neither_password_nor_parameters() -> None:
         ("geheim", "cannot be read"),
         ("mysql://ann:geheim@db/x", "no database driver 'mysql'"),
         ("postgres://ann:geheim@db/x?channel_binding=geheim", "remove channel_binding"),
+        ("postgres://ann:geheim@db/x?sslrootcert=/no/such/geheim", "do not exist: correct sslrootcert"),
         ("postgres://ann:geheim@db/x?connect_timeout=geheim", "connect_timeout.*not a number"),
     ],
 )
