@@ -23,7 +23,7 @@ from pooler import pooler
 from samples import engagement
 from scripted import Scripted, serving
 
-FAST = {"retry_min_s": 0.01, "retry_max_s": 0.05, "candidates": 1}
+FAST = {"retry_min_s": 0.01, "retry_max_s": 0.05, "probe_interval_s": 0.2, "candidates": 1}
 
 
 @pytest.fixture
@@ -98,7 +98,8 @@ async def test_database_that_is_away_for_a_while_does_not_fail_a_batch(
             if batch.done and not is_restarted:
                 is_restarted = True
                 await first.aclose()
-                await asyncio.sleep(1)
+                while "store" not in services.readiness.problems():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
                 await second.enter_async_context(pooler(tmp_path, port=unused_tcp_port))
             await asyncio.sleep(0.02)
 
