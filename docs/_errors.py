@@ -45,7 +45,7 @@ def errors() -> str:
         messages.setdefault(message)
     about = (
         "Every error reply has OpenAI's form: `error.code` is for programs, `error.message` says what is wrong and "
-        "what to do. 429 and 503 carry `Retry-After` in seconds. `<...>` stands for a value."
+        "what to do. 429, 503 and 507 carry `Retry-After` in seconds. `<...>` stands for a value."
     )
     listed = (
         (code(name), status, _describe(name, list(messages)), _where(files))

@@ -62,7 +62,7 @@ def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | fl
     """Return whether to try again after `error`: no, yes with the usual back-off, or yes after so many seconds.
 
     A call that is not repeatable is made again only if the server cannot have acted on it: the connection failed, or
-    the server refused the call before it did anything (429, or 503 with a Retry-After).
+    the server refused the call before it did anything (429, or 503 or 507 with a Retry-After).
 
     Args:
         error: What the last attempt raised.
@@ -71,7 +71,7 @@ def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | fl
     """
     if isinstance(error, ConnectionFailed):
         return repeatable or not error.sent
-    if not isinstance(error, ApiError) or error.status not in (429, 503):
+    if not isinstance(error, ApiError) or error.status not in (429, 503, 507):
         return False
     if error.retry_after is None:
         return repeatable or error.status == 429

@@ -57,17 +57,28 @@ class ServerState:
         return self.services
 
     def status(self) -> dict[str, Any]:
-        """Return the body of `/readyz`: `status` (starting, ready or dead), start-up phase, seconds since the start."""
+        """Return the body of `/readyz`.
+
+        It holds `status` (starting, ready, not_ready or dead), the start-up phase, seconds since the start, and the
+        reasons for not_ready by what fails.
+        """
+        reasons = self.services.readiness.problems() if self.services is not None else {}
         if self.failure is not None or (self.services is not None and self.services.engine.dead.is_set()):
             status = "dead"
         else:
-            status = "starting" if self.services is None else "ready"
+            status = "starting" if self.services is None else "not_ready" if reasons else "ready"
         phase = self._phase if status == "starting" else None
-        return {"status": status, "phase": phase, "seconds": round(time.monotonic() - self._began, 1)}
+        seconds = round(time.monotonic() - self._began, 1)
+        return {"status": status, "phase": phase, "seconds": seconds, "reasons": reasons}
 
     def open(self) -> None:
         """Begin the start-up in a background task."""
         self._task = asyncio.create_task(self._run())
+
+    def begin_shutdown(self) -> None:
+        """Let open streams end, with an error where they are not done within `shutdown_grace_s`."""
+        if self.services is not None:
+            self.services.shutdown.begin(self._settings.shutdown_grace_s)
 
     async def close(self) -> None:
         """Stop the start-up or the running services. A second call does nothing."""

@@ -50,6 +50,12 @@ class Busy(ServerError):
     is_server_fault = True
 
 
+class StorageFull(ServerError):
+    """A disk is full. Reads go on; the same write may succeed once there is space."""
+
+    is_server_fault = True
+
+
 class Unavailable(ServerError):
     """The engine is starting or has died."""
 

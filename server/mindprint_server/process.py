@@ -55,15 +55,28 @@ def run(settings: Settings) -> int:
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s),
+        # Streams end with an error when the grace time is over; this is for what does not end even so.
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + 1,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, app.state.life)
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     with listener, _quiet_signals(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, app.state.life))
     failure = app.state.life.failure
     return 0 if failure is None else _say(failure, FAILED)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which tells the application that it stops while requests still run."""
+
+    def __init__(self, config: uvicorn.Config, life: ServerState) -> None:
+        super().__init__(config)
+        self._life = life
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._life.begin_shutdown()
+        await super().shutdown(sockets)
 
 
 async def _has_keys(settings: Settings) -> bool:

@@ -31,6 +31,8 @@ from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.operation.readiness import Readiness
+from mindprint_server.operation.shutdown import Shutdown
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import QueueSettings, Settings
@@ -59,6 +61,8 @@ class Container:
     adapters: AdapterService
     auto: AutoModeSelector
     chat: ChatService
+    readiness: Readiness
+    shutdown: Shutdown
     info: Callable[[], ServerInfo]
 
 
@@ -151,6 +155,8 @@ async def open_container(
         processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
         batches = BatchRunner(ctx, profiles=profiles, processor=processor, holdout=holdout)
         await batches.start()
+        readiness = Readiness(settings, settings.data_dir, store=store, supervisor=ctx.supervisor)
+        readiness.start()
     except BaseException:
         if owned:
             await engine.stop()
@@ -186,6 +192,8 @@ async def open_container(
         adapters=adapters,
         auto=auto,
         chat=chat,
+        readiness=readiness,
+        shutdown=ctx.shutdown,
         info=info,
     )
 
@@ -197,6 +205,7 @@ async def close_container(services: Container, *, keep_engine: bool = False) -> 
         services: The parts, from `open_container`.
         keep_engine: Leave the engine running for its owner.
     """
+    await services.readiness.stop()
     await services.batches.stop()
     await services.leases.stop()
     await services.adapters.stop()

@@ -46,6 +46,7 @@ from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.operation.readiness import Readiness
 from mindprint_server.settings import Settings
 from mindprint_server.store import ClaimPolicy, FilesGone, Store, new_id
 from mindprint_server.wiring import Container
@@ -245,6 +246,8 @@ async def make_services(settings: Settings) -> Container:
         "adapters": FakeAdapters(store),
         "auto": AutoModeSelector(ctx),
         "chat": FakeChat(),
+        "readiness": Readiness(settings, settings.data_dir, store=store, supervisor=ctx.supervisor),
+        "shutdown": ctx.shutdown,
         "info": server_info,
     }
     return Container(**parts)
@@ -311,7 +314,7 @@ def error_of() -> Callable[[httpx.Response], dict[str, Any]]:
         assert set(error) == {"message", "type", "code", "param"}
         assert error["message"]
         assert len(error["message"]) <= 600
-        assert ("retry-after" in response.headers) == (response.status_code in (429, 503))
+        assert ("retry-after" in response.headers) == (response.status_code in (429, 503, 507))
         return error
 
     return read

@@ -12,6 +12,7 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Message
 
 from mindprint.types import Batch, Trace
+from mindprint_server.store import StoreBusy
 from mindprint_server.store.batches import ItemResult
 from mindprint_server.wiring import Container
 
@@ -92,6 +93,39 @@ async def test_progress_of_a_batch_that_has_ended(ann: str, client: httpx.AsyncC
     async with asyncio.timeout(5):
         response = await client.get(f"/v1/batches/{batch['id']}/events")
     assert len(events(response.text)) == 1
+
+
+async def test_watching_ends_with_an_error_event_when_the_server_stops(
+    ann: str, client: httpx.AsyncClient, services: Container
+) -> None:
+    batch = (await client.post("/v1/batches", json={})).json()
+    watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
+    async with asyncio.timeout(5):
+        await services.batches.watched.wait()  # type: ignore[attr-defined]
+        services.shutdown.begin(60)
+        response = await watching
+    (_, first), (name, last) = events(response.text)
+    assert Batch.model_validate_json(first).state == "queued"
+    assert (name, json.loads(last)["error"]["code"]) == ("error", "server_stopping")
+    assert services.batches.watching == 0  # type: ignore[attr-defined]
+
+
+async def test_watching_ends_with_an_error_event_when_the_store_is_away(
+    ann: str, client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = (await client.post("/v1/batches", json={})).json()
+    watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
+
+    async def away(id: str) -> Batch:
+        raise StoreBusy("the connection was lost")
+
+    async with asyncio.timeout(5):
+        await services.batches.watched.wait()  # type: ignore[attr-defined]
+        monkeypatch.setattr(services.store.batches, "get", away)
+        services.batches.changed.set()  # type: ignore[attr-defined]
+        response = await watching
+    name, last = events(response.text)[-1]
+    assert (name, json.loads(last)["error"]["code"]) == ("error", "store_busy")
 
 
 async def test_watching_is_kept_alive_and_ends_when_the_caller_leaves(

@@ -37,6 +37,7 @@ POST = "/v1/users/ann/engagements"
         (store_errors.LeaseLost("l1", "it ran out"), 409, "lease_lost"),
         (store_errors.NothingToRollBack("user/ann"), 409, "nothing_to_roll_back"),
         (store_errors.StoreBusy("locked"), 503, "store_busy"),
+        (store_errors.StoreFull(), 507, "storage_full"),
         (store_errors.FilesGone("user/ann", 1), 409, "version_files_gone"),
         (store_errors.VersionRefused("user/ann", 1), 409, "version_refused"),
         (store_errors.AlreadyLive("user/ann", 1), 409, "version_live"),
@@ -49,7 +50,7 @@ POST = "/v1/users/ann/engagements"
 def test_each_kind_of_error_has_a_status(error: ServerError, status: int, code: str) -> None:
     said = errors.from_server(error, retry_after=7)
     assert (said.status, said.code) == (status, code)
-    assert said.retry_after == (7 if status in (429, 503) else None)
+    assert said.retry_after == (7 if status in (429, 503, 507) else None)
     ErrorReply.model_validate(errors.envelope(said))
 
 

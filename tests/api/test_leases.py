@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -184,3 +186,31 @@ async def test_what_a_killed_server_left_is_removed(
     os.utime(old, (long_ago, long_ago))
     await client.post(f"/v1/leases/{lease.id}/complete", **form(manifest()))
     assert left_over(settings) == ["new.safetensors"], "what another upload is being written to stays"
+
+
+async def test_upload_that_fills_the_disk_is_507_and_leaves_nothing(
+    lease: Lease,
+    client: httpx.AsyncClient,
+    manifest: MakeManifest,
+    settings: Settings,
+    services: Container,
+    error_of: ErrorOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = Path.open
+
+    def full(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode == "ab":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return usual(path, mode, *args, **kwargs)
+
+    sent = form(manifest(trace_ids=lease.trace_ids))
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "open", full)
+        response = await client.post(f"/v1/leases/{lease.id}/complete", **sent)
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (507, "storage_full")
+    assert "free some space" in error["message"]
+    assert left_over(settings) == []
+    assert (await services.store.leases.get(lease.id)).state == "active"
+    assert (await client.post(f"/v1/leases/{lease.id}/complete", **sent)).status_code == 200

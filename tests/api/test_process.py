@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -124,5 +125,49 @@ def test_a_signal_ends_it_well(number: signal.Signals, tmp_path: Path) -> None:
             rest = list(lines)
             assert server.wait(timeout=20) == 0, rest
             assert not any("Traceback" in line for line in rest), rest
+        finally:
+            server.kill()
+
+
+SLOW = """
+import asyncio
+from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.process import run
+from mindprint_server.settings import Settings
+
+async def never(*_, **__):
+    await asyncio.Event().wait()
+
+FakeEngine.generate = never
+raise SystemExit(run(Settings()))
+"""
+
+
+def test_a_signal_ends_the_streams_with_an_error(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    places = {"MINDPRINT_DATA_DIR": str(tmp_path / "data"), "MINDPRINT_MODEL": str(model), "MINDPRINT_ENGINE": "fake"}
+    environment = {**os.environ, **places, "MINDPRINT_PORT": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", SLOW], env=environment, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            url = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            next(line for line in lines if re.search(r"\bready\b", line))
+            item = {"id": "e1", "prompt": "tea?", "response": "tea", "occurred_at": "2026-01-01T00:00:00Z"}
+            with httpx.Client(base_url=url, timeout=20) as client:
+                client.post("/v1/users/ann/engagements", json={"engagements": [item]}).raise_for_status()
+                batch = client.post("/v1/batches", json={}).raise_for_status().json()["id"]
+                with client.stream("GET", f"/v1/batches/{batch}/events") as events:
+                    told = events.iter_lines()
+                    assert next(told) == "event: progress"
+                    server.send_signal(signal.SIGTERM)
+                    rest = list(told)
+            assert "event: error" in rest
+            assert "server_stopping" in "".join(rest)
+            left = list(lines)
+            assert server.wait(timeout=20) == 0, left
+            assert not any("Traceback" in line for line in left), left
         finally:
             server.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -13,12 +14,16 @@ import pytest
 import structlog
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from mindprint.types import Funnel, ServerInfo, Trace
 from mindprint_server.api import middleware
+from mindprint_server.app import ServerState
 from mindprint_server.observability import logging as server_logging
+from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
+from mindprint_server.store import StoreBusy
 from mindprint_server.wiring import Container
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
@@ -114,3 +119,55 @@ def test_faults_are_written_for_people_and_for_machines(settings: Settings, monk
             structlog.get_logger("x").exception("failed")
         assert "odd" in written.getvalue()
         assert (written.getvalue().count("\n") == 1) == as_json
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_locals_of_a_fault_are_not_logged(as_json: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    server_logging.configure(settings.model_copy(update={"log_json": as_json}))
+
+    def connect(url: str) -> None:
+        raise ValueError("odd")
+
+    try:
+        connect("postgres://ann:" + "mieheg"[::-1] + "@db/mind")
+    except ValueError:
+        structlog.get_logger("x").exception("failed")
+    assert "odd" in written.getvalue()
+    assert "geheim" not in written.getvalue()
+
+
+async def test_password_of_the_database_is_in_no_line_of_a_failed_start(
+    settings: Settings, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    url = SecretStr(f"postgres://ann:geheim@127.0.0.1:{unused_tcp_port}/mind?sslpassword=geheim")
+    settings = settings.model_copy(update={"log_json": True, "log_level": "debug", "database_url": url})
+    server_logging.configure(settings)
+    life = ServerState(settings, Metrics())
+    life.open()
+    async with asyncio.timeout(20):
+        await life.failed.wait()
+    await life.close()
+    assert "cannot open the database postgresql+asyncpg://ann:***@127.0.0.1" in str(life.failure)
+    assert "geheim" not in written.getvalue() + str(life.failure)
+
+
+def test_misspelt_setting_does_not_show_its_value() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({"database_ur": "postgres://ann:geheim@db/mind"})
+    assert "geheim" not in str(caught.value)
+
+
+async def test_metrics_are_shown_while_the_store_is_away(
+    client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> dict[str, int]:
+        raise StoreBusy("the connection was lost")
+
+    monkeypatch.setattr(services.store.traces, "count_waiting", away)
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert "mindprint_requests_total" in response.text

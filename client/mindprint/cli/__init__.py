@@ -15,6 +15,7 @@ app = typer.Typer(
     cls=OneLine,
     help="Gives every user of a language model a way of thinking of their own.",
     no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals hold passwords and users' texts
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.exceptions import Busy, Invalid
-from mindprint_server.store import LeaseLost, RecordNotFound, StoreError, VersionRecord
+from mindprint_server.store import LeaseLost, RecordNotFound, VersionRecord
 
 log = structlog.get_logger(__name__)
 MAX_DETAIL_CHARS = 400
@@ -66,6 +67,7 @@ class VersionPublisher:
         admission: AdmissionController,
     ) -> None:
         self._settings = ctx.settings
+        self._supervisor = ctx.supervisor
         self._store = ctx.store
         self._engine = ctx.engine
         self._metrics = ctx.metrics
@@ -285,16 +287,16 @@ class VersionPublisher:
         """Extend the lease during the block, so that a complete upload is not lost if its trainer dies."""
         ttl = self._settings.lease_extension_s
 
-        async def extend() -> None:
-            while True:
-                # A lease that ended is noticed when the version is stored.
-                with suppress(StoreError):
-                    lease = await self._store.leases.get(lease_id)
-                    if lease.deadline - datetime.now(UTC) < timedelta(seconds=ttl):
-                        await self._store.leases.heartbeat(lease_id, ttl)
-                await asyncio.sleep(ttl / 3)
+        async def extend() -> bool:
+            try:
+                lease = await self._store.leases.get(lease_id)
+                if lease.deadline - datetime.now(UTC) < timedelta(seconds=ttl):
+                    await self._store.leases.heartbeat(lease_id, ttl)
+            except (LeaseLost, RecordNotFound):
+                return False  # noticed when the version is stored
+            return True
 
-        extending = asyncio.create_task(extend())
+        extending = self._supervisor.start_loop("lease extension", extend, partial(asyncio.sleep, ttl / 3))
         try:
             yield
         finally:

@@ -50,6 +50,7 @@ class AdapterResidency:
         self._settings = ctx.settings
         self._engine = ctx.engine
         self._metrics = ctx.metrics
+        self._supervisor = ctx.supervisor
         self._kept: dict[str, set[int]] = {}
         self._residents: dict[int, _Resident] = {}
         self._requests: Counter[tuple[str, int]] = Counter()
@@ -187,7 +188,8 @@ class AdapterResidency:
                 if resident.is_loaded:
                     self._metrics.adapter_unloads.inc()
         except Exception as error:
-            log.error("adapter could not be unloaded", adapter=resident and resident.adapter.name, why=str(error))
+            log.error("adapter could not be unloaded", adapter=resident and resident.adapter.name)
+            self._supervisor.report("adapter unloading", error)
         finally:
             if resident is not None:
                 if resident.is_loaded:

@@ -20,6 +20,7 @@ import structlog
 
 from mindprint.types.keys import VersionRef
 from mindprint_server.engine import AdapterRef
+from mindprint_server.operation.disk import full_disk_refused
 from mindprint_server.store import Store, VersionRecord
 
 log = structlog.get_logger(__name__)
@@ -61,19 +62,19 @@ class AdapterStorage:
 
         Raises:
             FileExistsError: The version has a folder already.
+            StorageFull: The disk is full. Nothing remains of the folder.
         """
         final = self.path(key, version)
         if final.exists():
             raise FileExistsError(f"{VersionRef.of(key, version)} is there already")
         partial = final.with_name(f".{final.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        shutil.move(weights, partial / WEIGHTS)
-        (partial / CONFIG).write_bytes(config)
-        (partial / MANIFEST).write_text(manifest, encoding="utf-8")
-        for file in partial.iterdir():
-            _fsync(file)
-        _fsync(partial)
+        try:
+            with full_disk_refused():
+                _write_files(partial, weights=weights, config=config, manifest=manifest)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         partial.rename(final)
         _fsync(final.parent)
         return final
@@ -105,12 +106,13 @@ class AdapterStorage:
 
         Raises:
             FileNotFoundError: The folder is incomplete or missing.
+            StorageFull: The disk has no space for the zip.
         """
         folder = self.path(key, version)
         self._downloads.mkdir(parents=True, exist_ok=True)
         file = tempfile.TemporaryFile(dir=self._downloads)  # noqa: SIM115 (`read_chunks` closes it)
         try:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip:
+            with full_disk_refused(), zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip:
                 for name in (CONFIG, WEIGHTS, MANIFEST):
                     zip.write(folder / name, name)
         except BaseException:
@@ -151,6 +153,16 @@ async def read_chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
             yield chunk
     finally:
         file.close()
+
+
+def _write_files(folder: Path, *, weights: Path, config: bytes, manifest: str) -> None:
+    folder.mkdir(parents=True)
+    shutil.move(weights, folder / WEIGHTS)
+    (folder / CONFIG).write_bytes(config)
+    (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+    for file in folder.iterdir():
+        _fsync(file)
+    _fsync(folder)
 
 
 def _fsync(path: Path) -> None:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
+import anyio
 from fastapi import APIRouter, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import StreamingResponse
 
 from mindprint.types import Batch, BatchPage, BatchRequest
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import NDJSON, ContainerDep, Id, Limit, traces_as_ndjson
+from mindprint_server.api.dependencies import NDJSON, WRITES, ContainerDep, Id, Limit, traces_as_ndjson
+from mindprint_server.api.errors import envelope, from_server
+from mindprint_server.exceptions import Busy, Unavailable
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 TRAIN = [requires("train")]
 READ_OR_TRAIN = [requires("read", "train")]
+STOP_WITHIN_S = 1.0
+"""Seconds in which a stream sends its last event when the server stops."""
 EVENTS = {
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    "description": "`progress` events, each with a Batch, the last one in its final state",
+    "description": "`progress` events, each with a Batch, the last one in its final state; or an `error` event "
+    "as the last one, with an ErrorReply, after which the stream may be opened again",
 }
 
 
 @router.post(
     "",
-    dependencies=TRAIN,
+    dependencies=[*TRAIN, *WRITES],
     status_code=201,
     responses={200: {"model": Batch, "description": "The batch of this idempotency key"}},
 )
@@ -60,10 +67,15 @@ async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
     await services.store.batches.get(batch_id)
 
     async def progress() -> AsyncIterator[ServerSentEvent]:
-        async for batch in services.batches.watch(batch_id):
-            yield ServerSentEvent(event="progress", data=batch.model_dump_json())
+        try:
+            async for batch in services.shutdown.watching.pass_on(services.batches.watch(batch_id)):
+                yield ServerSentEvent(event="progress", data=batch.model_dump_json())
+        except (Busy, Unavailable) as error:
+            told = envelope(from_server(error, services.settings.retry_after_s))
+            yield ServerSentEvent(event="error", data=json.dumps(told, ensure_ascii=False))
 
-    return EventSourceResponse(progress())
+    # Without an event of its own, the response would end all streams as soon as it hears of a signal.
+    return EventSourceResponse(progress(), shutdown_event=anyio.Event(), shutdown_grace_period=STOP_WITHIN_S)
 
 
 @router.get(

@@ -24,6 +24,20 @@ async def ready(request: Request) -> Container:
 
 
 ContainerDep = Annotated[Container, Depends(ready)]
+
+
+async def check_writable(services: ContainerDep) -> None:
+    """Refuse a write while the disk is full. Reads go on.
+
+    Raises:
+        StorageFull: The disk has less than `min_free_bytes` of free space.
+    """
+    services.readiness.check_writable()
+
+
+WRITES = [Depends(check_writable)]
+"""Dependencies of routes that store what a caller sends."""
+
 UserId = Annotated[str, Path(pattern=NAME, max_length=64)]
 Id = Annotated[str, Path(pattern=ID, max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000)]

@@ -29,10 +29,11 @@ STATUS: dict[type[ServerError], int] = {
     exceptions.Unsupported: 501,
     exceptions.Busy: 503,
     exceptions.Unavailable: 503,
+    exceptions.StorageFull: 507,
 }
 """The HTTP status of each kind of error. `BackendRefused` brings its own."""
 
-RETRY_STATUSES = (429, 503)
+RETRY_STATUSES = (429, 503, 507)
 """Statuses that are sent with Retry-After."""
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
 from mindprint_server.api import multipart
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import ContainerDep, Id
+from mindprint_server.api.dependencies import WRITES, ContainerDep, Id
 from mindprint_server.api.errors import ApiError
 from mindprint_server.bounded_json import JsonRefused, parse_json
 from mindprint_server.exceptions import Invalid
@@ -70,7 +70,7 @@ async def release(lease_id: Id, services: ContainerDep) -> Lease:
     return await services.store.leases.release(lease_id)
 
 
-@router.post("/{lease_id}/complete", dependencies=TRAIN, openapi_extra=FORM)
+@router.post("/{lease_id}/complete", dependencies=[*TRAIN, *WRITES], openapi_extra=FORM)
 async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Version:
     """Publish the trained version: validate the files, check parity, run the gate, and make the version live."""
     await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read

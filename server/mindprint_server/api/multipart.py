@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from mindprint_server.api.errors import ApiError, clean
 from mindprint_server.exceptions import Invalid
+from mindprint_server.operation.disk import full_disk_refused
 from mindprint_server.settings import Settings
 
 PARTS = ("manifest", "config", "weights")
@@ -37,6 +38,7 @@ async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]
     Raises:
         ApiError: The body is not multipart (415), incomplete or malformed (400), or a text is too long (413).
         Invalid: A part is missing, repeated or unknown.
+        StorageFull: The disk is full.
     """
     parts = Parts(_boundary(request), settings.max_body_bytes)
     path = await asyncio.to_thread(_new_file, settings.data_dir / "uploads", settings.request_timeout_s)
@@ -146,15 +148,16 @@ def _new_file(folder: Path, stale_s: float) -> Path:
     Files that a killed server left are removed first. These are the files that were not written to for `stale_s`
     seconds: a stalled upload is refused after that time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.iterdir():
-        if time.time() - leftover.stat().st_mtime > stale_s:
-            leftover.unlink(missing_ok=True)
     path = folder / f"{uuid.uuid4().hex}.safetensors"
-    path.touch(exist_ok=False)
+    with full_disk_refused():
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.iterdir():
+            if time.time() - leftover.stat().st_mtime > stale_s:
+                leftover.unlink(missing_ok=True)
+        path.touch(exist_ok=False)
     return path
 
 
 def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
+    with full_disk_refused(), path.open("ab") as file:
         file.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response, Security
@@ -10,8 +11,9 @@ from mindprint.types import SCOPES, Funnel, ServerInfo
 from mindprint_server.api.access import authorize_once_open, requires
 from mindprint_server.api.dependencies import ContainerDep, UserFilter
 from mindprint_server.api.errors import from_server, reply
-from mindprint_server.exceptions import ServerError
+from mindprint_server.exceptions import ServerError, Unavailable
 from mindprint_server.observability.metrics import CONTENT_TYPE
+from mindprint_server.store import StoreError
 
 router = APIRouter(tags=["server"])
 
@@ -24,13 +26,21 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", response_model=None)
 async def readyz(request: Request) -> dict[str, Any] | Response:
-    """Answer 200 when the engine is ready, and 503 with the phase while it starts or after it died."""
+    """Answer 200 when the server is ready, and 503 while it starts, when something fails or after the engine died.
+
+    `status` is starting, ready, not_ready or dead. `reasons` names what fails: the store, the disk, or a background
+    task. The server then still answers what it can.
+    """
     life = request.app.state.life
+    status = life.status()
     try:
         life.ready()
+        if reasons := status["reasons"]:
+            failing = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+            raise Unavailable("not_ready", f"the server is not ready ({failing}): retry once this has passed")
     except ServerError as error:
-        return reply(request, from_server(error, request.app.state.settings.retry_after_s), extra=life.status())
-    return dict(life.status())
+        return reply(request, from_server(error, request.app.state.settings.retry_after_s), extra=status)
+    return dict(status)
 
 
 @router.get(
@@ -42,9 +52,11 @@ async def readyz(request: Request) -> dict[str, Any] | Response:
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     metrics, services = request.app.state.metrics, request.app.state.life.services
-    if services is not None:
-        waiting = sum((await services.store.traces.count_waiting()).values())
-        metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.batches.list_open()))
+    # While the store is away, what this process counted is still shown.
+    with suppress(StoreError):
+        if services is not None:
+            waiting = sum((await services.store.traces.count_waiting()).values())
+            metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.batches.list_open()))
     return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 

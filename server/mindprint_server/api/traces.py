@@ -10,14 +10,24 @@ from starlette.responses import StreamingResponse
 from mindprint.types import ApiKey, EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, VerdictLabel
 from mindprint_server.access import may
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import ID, NDJSON, After, ContainerDep, Id, Limit, UserFilter, traces_as_ndjson
+from mindprint_server.api.dependencies import (
+    ID,
+    NDJSON,
+    WRITES,
+    After,
+    ContainerDep,
+    Id,
+    Limit,
+    UserFilter,
+    traces_as_ndjson,
+)
 from mindprint_server.api.errors import ApiError
 
 router = APIRouter(prefix="/v1/traces", tags=["traces"])
 READ = [requires("read")]
 
 
-@router.post("")
+@router.post("", dependencies=[requires("infer"), *WRITES])
 async def write_trace(
     request: TraceRequest, services: ContainerDep, key: Annotated[ApiKey | None, requires("infer")]
 ) -> Trace:

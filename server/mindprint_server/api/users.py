@@ -15,7 +15,7 @@ from mindprint.types import (
     UserPage,
 )
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import After, ContainerDep, Limit, UserId
+from mindprint_server.api.dependencies import WRITES, After, ContainerDep, Limit, UserId
 from mindprint_server.exceptions import NotFound
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
@@ -36,7 +36,7 @@ async def one_user(user_id: UserId, services: ContainerDep) -> User:
     return await services.store.users.get(user_id)
 
 
-@router.post("/{user_id}/engagements", dependencies=INGEST)
+@router.post("/{user_id}/engagements", dependencies=[*INGEST, *WRITES])
 async def add_engagements(user_id: UserId, batch: EngagementBatch, services: ContainerDep) -> Ingested:
     """Store engagements, all or none, and create the user if needed. The reply counts those that were stored before."""
     return await services.store.engagements.add(user_id, batch.engagements)
@@ -63,7 +63,7 @@ async def profile(user_id: UserId, services: ContainerDep) -> Profile:
     return newest
 
 
-@router.post("/{user_id}/profile", dependencies=INGEST)
+@router.post("/{user_id}/profile", dependencies=[*INGEST, *WRITES])
 async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
     """Write the user's profile now, from all engagements."""
     await services.store.users.get(user_id)
@@ -76,7 +76,7 @@ async def auto_mode(user_id: UserId, services: ContainerDep) -> AutoModeDecision
     return await services.auto.explain(user_id)
 
 
-@router.post("/{user_id}/traces", dependencies=INGEST)
+@router.post("/{user_id}/traces", dependencies=[*INGEST, *WRITES])
 async def add_traces(user_id: UserId, wanted: ImportedTraces, services: ContainerDep) -> Ingested:
     """Import thinking that was written elsewhere. All of it is stored and waits for a trainer, or none.
 

@@ -113,6 +113,7 @@ class ChatService:
         self._adapters = adapters
         self._auto = auto
         self._metrics = ctx.metrics
+        self._cutoff = ctx.shutdown.answering
         self._admission = admission
         self._backend = backend
         self._checker = ThinkingChecker(ctx.settings)
@@ -183,6 +184,7 @@ class ChatService:
             # The stream outlives this function; it takes over the hold on the adapter.
             lines = stream_answer(
                 answer.content,
+                cutoff=self._cutoff,
                 first=complete_first,
                 report=partial(self._adapters.report_outcome, adapter),
                 stack=stack.pop_all(),

@@ -8,11 +8,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
 
-from mindprint.types import Batch, BatchRequest
+from mindprint.types import Batch, BatchRequest, BatchState
 from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
@@ -22,7 +23,7 @@ from mindprint_server.generation.engagement import EngagementProcessor, UserSnap
 from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.generation.scheduler import EngagementScheduler, Item
 from mindprint_server.memory import ProfileWriter
-from mindprint_server.store import Holdout, RecordNotFound, StoreBusy
+from mindprint_server.store import Holdout, RecordNotFound, StoreError
 from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
@@ -71,12 +72,13 @@ class BatchRunner:
             max_per_user=settings.batch_per_user, max_starvation_s=settings.batch_max_starvation_s
         )
         self._concurrency = ConcurrencyLimiter(slots=settings.max_num_seqs, max_limit=settings.batch_max_in_flight)
-        self._results = ResultWriter(ctx.store, self._notify_watchers)
+        self._supervisor = ctx.supervisor
+        self._results = ResultWriter(ctx.store, self._notify_watchers, supervisor=ctx.supervisor)
         self._active: dict[str, ActiveBatch] = {}
         self._wake = asyncio.Event()
         self._may_have_new = True
         self._engine_died: EngineDied | None = None
-        self._failing: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -136,16 +138,20 @@ class BatchRunner:
     async def start(self) -> None:
         """Start running the open batches."""
         self._results.start()
-        self._task = asyncio.create_task(self._run_forever(), name="batches")
+        self._task = self._supervisor.start_loop("batches", self._run_once, self._wait_for_work)
 
     async def stop(self) -> None:
         """Stop between two commits; open batches continue at the next start."""
         if self._task is not None:
             self._task.cancel()
-            # If the engine died, the task has ended already with an error that was reported.
             await asyncio.gather(self._task, return_exceptions=True)
         for batch_id in list(self._active):
-            await self._stop_work(batch_id)
+            # A store that is away now must not keep the engine from being stopped.
+            with contextlib.suppress(StoreError):
+                await self._stop_work(batch_id)
+        for task in self._ending:
+            task.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self._results.stop()
 
     async def _notify_watchers(self) -> None:
@@ -154,29 +160,34 @@ class BatchRunner:
 
     # --- the loop ---
 
-    async def _run_forever(self) -> None:
-        while True:
-            self._wake.clear()
-            if self._engine_died is not None:
-                # The process ends; the batches are still `running` in the store and continue at the next start.
-                raise self._engine_died
-            if self._may_have_new:
-                await self._open_new_batches()
-            self._start_items()
-            # Poll the engine while there is work: its load changes without an item ending.
-            interval = self._settings.plan_interval_s if self._active or self._may_have_new else None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), interval)
+    async def _run_once(self) -> bool:
+        """Pick up new batches and start items. Return False once the engine died.
+
+        The process then ends; the batches are still `running` in the store and continue at the next start.
+        """
+        self._wake.clear()
+        if self._engine_died is not None:
+            return False
+        if self._may_have_new:
+            await self._open_new_batches()
+        self._start_items()
+        return True
+
+    async def _wait_for_work(self) -> None:
+        # Poll the engine while there is work: its load changes without an item ending.
+        interval = self._settings.plan_interval_s if self._active or self._may_have_new else None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), interval)
 
     async def _open_new_batches(self) -> None:
+        self._may_have_new = False
         try:
-            self._may_have_new = False
             for batch in await self._store.batches.list_open():
                 if batch.id not in self._active:
                     await self._open(batch)
-        except StoreBusy as error:
-            log.warning("batches not picked up yet", why=str(error))
+        except BaseException:
             self._may_have_new = True
+            raise
 
     async def _open(self, batch: Batch) -> None:
         await self._store.batches.start(batch.id)
@@ -191,7 +202,7 @@ class BatchRunner:
         self._active[batch.id] = active
         self._results.begin(batch.id)
         if not active.remaining:
-            return await self._finish(active)
+            return self._start_end(active, "done")
         users = iter(list(items))
         for _ in range(min(self._settings.profiles_at_once, len(items))):
             self._spawn(active, self._prepare_users(active, users))
@@ -226,14 +237,14 @@ class BatchRunner:
         with self._handle_failure(active):
             for user_id in users:
                 with contextlib.suppress(RecordNotFound):  # the user was erased: each item ends as `erased`
-                    await self._profiles.ensure(user_id)
+                    await self._supervisor.retry("profiles", partial(self._profiles.ensure, user_id))
                 self._scheduler.add(active.items[user_id], time.monotonic())
                 self._wake.set()
 
     async def _process_item(self, active: ActiveBatch, item: Item) -> None:
         with self._handle_failure(active):
             try:
-                result = await self._result_of(active, item)
+                result = await self._supervisor.retry("items", partial(self._result_of, active, item))
             finally:
                 self._scheduler.finish(item)
                 self._wake.set()
@@ -245,7 +256,7 @@ class BatchRunner:
                 del active.items[item.user_id]
                 active.snapshots.pop(item.user_id, None)
             if not active.remaining:
-                await self._finish(active)
+                self._start_end(active, "done")
 
     async def _result_of(self, active: ActiveBatch, item: Item) -> ItemResult:
         if active.backlog[item.user_id] >= self._settings.max_backlog:
@@ -276,30 +287,36 @@ class BatchRunner:
             self._wake.set()
         except Exception as error:
             log.exception("batch failed", batch=active.batch.id)
-            # `_fail` cancels the batch's tasks, among them this one, so it runs in a task of its own.
-            task = asyncio.create_task(self._fail(active, f"{type(error).__name__}: {error}"))
-            self._failing.add(task)
-            task.add_done_callback(self._failing.discard)
+            self._start_end(active, "failed", f"{type(error).__name__}: {error}")
 
-    async def _fail(self, active: ActiveBatch, error: str) -> None:
-        if self._active.get(active.batch.id) is active:
-            await self._stop_work(active.batch.id)
-            await self._store.batches.finish(active.batch.id, "failed", error)
-            await self._notify_watchers()
+    def _start_end(self, active: ActiveBatch, state: BatchState, error: str | None = None) -> None:
+        """End a batch, in a task of its own: it cancels the batch's tasks, and waits for a store that is away."""
+        batch_id = active.batch.id
+        if self._active.get(batch_id) is not active:
+            return
+        del self._active[batch_id]
+        self._scheduler.drop(batch_id)
+        task = self._supervisor.start_job("batch ends", partial(self._end, active, state, error))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
-    async def _finish(self, active: ActiveBatch) -> None:
-        self._active.pop(active.batch.id, None)
-        await self._results.end(active.batch.id)
-        await self._store.batches.finish(active.batch.id, "done")
+    async def _end(self, active: ActiveBatch, state: BatchState, error: str | None) -> None:
+        await self._cancel_tasks(active)
+        with contextlib.suppress(RecordNotFound):
+            await self._results.end(active.batch.id)
+            await self._store.batches.finish(active.batch.id, state, error)
         await self._notify_watchers()
 
     async def _stop_work(self, batch_id: str) -> None:
         """Stop this server's work on a batch; the store does not change."""
         active = self._active.pop(batch_id)
         self._scheduler.drop(batch_id)
+        await self._cancel_tasks(active)
+        await self._results.end(batch_id)
+
+    async def _cancel_tasks(self, active: ActiveBatch) -> None:
         tasks = list(active.tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._results.end(batch_id)
         self._wake.set()

@@ -6,27 +6,24 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
-
-from mindprint_server.store import Store, StoreBusy
+from mindprint_server.operation.supervision import PASSING, Supervisor
+from mindprint_server.store import Store
 from mindprint_server.store.batches import ItemResult
-
-log = structlog.get_logger(__name__)
 
 
 class ResultWriter:
     """Writes the results of items, and counts the time that their batches took."""
 
-    def __init__(self, store: Store, on_commit: Callable[[], Awaitable[None]], *, retry_s: float = 0.5) -> None:
+    def __init__(self, store: Store, on_commit: Callable[[], Awaitable[None]], *, supervisor: Supervisor) -> None:
         """Create a writer.
 
         Args:
             store: Where the results are written.
             on_commit: Awaited after each commit.
-            retry_s: Seconds between two tries while the database is busy.
+            supervisor: Runs the task that writes, and tries again while the database is busy or full.
         """
         self._store = store
-        self._retry_s = retry_s
+        self._supervisor = supervisor
         self._on_commit = on_commit
         self._pending: list[tuple[ItemResult, asyncio.Future[bool]]] = []
         self._has_pending = asyncio.Event()
@@ -35,7 +32,7 @@ class ResultWriter:
 
     def start(self) -> None:
         """Start the task that writes."""
-        self._task = asyncio.create_task(self._run(), name="commits")
+        self._task = self._supervisor.start_loop("commits", self._write_pending, self._has_pending.wait)
 
     async def stop(self) -> None:
         """Stop writing. Items that are not committed by now are processed again after the next start."""
@@ -62,39 +59,39 @@ class ResultWriter:
             False if the user, the engagement or the batch is gone: then nothing was stored.
 
         Raises:
-            StoreError: The store refused the result. A busy store is tried again instead.
+            StoreError: The store refused the result. A busy or full store is tried again instead.
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._pending.append((result, future))
         self._has_pending.set()
         return await future
 
-    async def _run(self) -> None:
-        while True:
-            await self._has_pending.wait()
-            self._has_pending.clear()
-            taken, self._pending = self._pending, []
-            try:
-                seconds = self._elapsed({result.batch_id for result, _ in taken})
-                gone = await self._store.batches.finish_items([result for result, _ in taken], seconds)
-            except asyncio.CancelledError:
-                for _, future in taken:
-                    future.cancel()
-                raise
-            except StoreBusy as error:
-                log.warning("items not stored yet", items=len(taken), why=str(error))
-                self._pending = [*taken, *self._pending]
-                self._has_pending.set()
-                await asyncio.sleep(self._retry_s)
-            except Exception as error:
-                for _, future in taken:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for result, future in taken:
-                    if not future.done():  # its caller may have been cancelled
-                        future.set_result(all(result is not lost for lost in gone))
-                await self._on_commit()
+    async def _write_pending(self) -> bool:
+        """Write all pending results in one commit; they stay pending if the store is busy or full."""
+        self._has_pending.clear()
+        taken, self._pending = self._pending, []
+        if not taken:
+            return True
+        try:
+            seconds = self._elapsed({result.batch_id for result, _ in taken})
+            gone = await self._store.batches.finish_items([result for result, _ in taken], seconds)
+        except asyncio.CancelledError:
+            for _, future in taken:
+                future.cancel()
+            raise
+        except PASSING:
+            self._pending = [*taken, *self._pending]
+            raise
+        except Exception as error:
+            for _, future in taken:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for result, future in taken:
+                if not future.done():  # its caller may have been cancelled
+                    future.set_result(all(result is not lost for lost in gone))
+            await self._on_commit()
+        return True
 
     def _elapsed(self, batch_ids: set[str] | list[str]) -> dict[str, float]:
         now = time.monotonic()

@@ -7,6 +7,7 @@ import sys
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 from mindprint_server.settings import ServerSettings
@@ -45,7 +46,9 @@ def configure(settings: ServerSettings) -> None:
     )
     last: list[Processor] = [ProcessorFormatter.remove_processors_meta]
     if settings.log_json:
-        last += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        # Without locals: they hold users' texts and the database's password.
+        without_locals = ExceptionDictTransformer(show_locals=False)
+        last += [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]
     else:
         plain = structlog.dev.plain_traceback
         last.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))

@@ -79,6 +79,8 @@ class Metrics:
             "auto_decisions", "Modes that `auto` chose, by mode reason", "mode", "reason"
         )
 
+        self.task_failures = self._counter("task_failures", "Failures of background work", "task", "reason")
+
         # requests
         self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")
         self.refusals = self._counter("refusals", "Error replies", "code")

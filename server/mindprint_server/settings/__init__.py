@@ -17,6 +17,7 @@ from mindprint_server.settings.gate import GateSettings
 from mindprint_server.settings.generation import GenerationSettings
 from mindprint_server.settings.limits import LimitSettings
 from mindprint_server.settings.memory import MemorySettings
+from mindprint_server.settings.operation import OperationSettings
 from mindprint_server.settings.queue import QueueSettings
 from mindprint_server.settings.server import ServerSettings
 from mindprint_server.settings.verdicts import VerdictSettings
@@ -30,6 +31,7 @@ __all__ = [
     "GenerationSettings",
     "LimitSettings",
     "MemorySettings",
+    "OperationSettings",
     "QueueSettings",
     "ServerSettings",
     "Settings",
@@ -48,6 +50,7 @@ class Settings(
     LimitSettings,
     EngineSettings,
     AccessSettings,
+    OperationSettings,
     ServerSettings,
     BaseSettings,
 ):
@@ -57,7 +60,11 @@ class Settings(
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MINDPRINT_", toml_file="mindprint.toml", env_parse_none_str="null", extra="forbid"
+        env_prefix="MINDPRINT_",
+        toml_file="mindprint.toml",
+        env_parse_none_str="null",
+        extra="forbid",
+        hide_input_in_errors=True,  # a misspelt setting may hold a password
     )
 
     @classmethod

@@ -19,14 +19,15 @@ class ServerSettings(BaseModel):
     data_dir: Path = Path(".mindprint/server")
     """Folder for adapter files and, by default, the database. It is created at start."""
     database_url: SecretStr | None = None
-    """Async SQLAlchemy URL of the database, such as `postgresql+asyncpg://user@host/name`. Unset: a SQLite file in
+    """URL of the database, such as `postgresql://user:password@host/name?sslmode=verify-full`. Unset: a SQLite file in
     `data_dir`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the lines that are logged."""
     log_json: bool = False
     """Log one JSON object a line instead of text."""
     shutdown_grace_s: float = Field(5, ge=0)
-    """Seconds that open requests have to end after SIGTERM. Then they are cut off."""
+    """Seconds that open requests have to end after SIGTERM. Then answers that are streamed end with an error event, and
+    a second later all else is cut off. Streams that watch a batch end at once."""
 
     @property
     def url(self) -> str:

@@ -15,6 +15,8 @@ from mindprint_server.store.exceptions import (
     RecordNotFound,
     StoreBusy,
     StoreError,
+    StoreFailed,
+    StoreFull,
     VersionRefused,
 )
 from mindprint_server.store.holdout import Holdout
@@ -45,6 +47,8 @@ __all__ = [
     "Store",
     "StoreBusy",
     "StoreError",
+    "StoreFailed",
+    "StoreFull",
     "VersionRecord",
     "VersionRefused",
     "new_id",

@@ -14,27 +14,21 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Table, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-from mindprint_server.store.exceptions import StoreBusy, StoreError
+from mindprint_server.store.exceptions import StoreBusy, StoreError, StoreFailed
+from mindprint_server.store.faults import DATABASE_ERRORS, translate
 from mindprint_server.store.migrations import upgrade
+from mindprint_server.store.urls import DatabaseUrl, parse_url
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Work = Callable[Concatenate[AsyncConnection, P], Coroutine[Any, Any, T]]
 """A function that runs in one transaction. It gets the connection, then its own arguments."""
 
-BUSY: dict[Any, str] = {
-    sqlite3.SQLITE_BUSY: "another process is writing",
-    "55P03": "another transaction holds a lock",
-    "40P01": "two transactions waited for each other",
-}
 BUSY_POLL_S = 0.02
-DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 
 
 class Database:
@@ -64,14 +58,19 @@ class Database:
         Raises:
             StoreError: The URL is not valid, or the database cannot be opened.
         """
-        database = cls(_engine(url, busy_timeout_s))
+        parsed = parse_url(url)
+        database = cls(_engine(parsed, busy_timeout_s))
         try:
             await database.write(_migrate)
-        except BaseException as error:
+        except StoreBusy as error:
             await database.close()
-            if isinstance(error, StoreError) or not isinstance(error, Exception):
-                raise
-            raise StoreError(f"cannot open the database {database.engine.url!r}: {error}") from error
+            raise StoreBusy(error.why, f"cannot open the database {parsed}") from error
+        except StoreFailed as error:
+            await database.close()
+            raise StoreError(f"cannot open the database {parsed}: {error.why}") from error
+        except BaseException:
+            await database.close()
+            raise
         return database
 
     async def close(self) -> None:
@@ -126,10 +125,9 @@ class Database:
             try:
                 async with scope as db:
                     return await work(db, *args, **kwargs)
-            except (DBAPIError, PoolTimeout) as error:
-                if why := _busy(error):
-                    raise StoreBusy(why) from error
-                raise
+            except DATABASE_ERRORS as error:
+                # Without its chain: the errors of the driver hold SQL and what users sent.
+                raise translate(error).with_traceback(error.__traceback__) from None
 
         task = asyncio.create_task(run())
         self._running.add(task)
@@ -157,37 +155,44 @@ async def force_hash_join(db: AsyncConnection) -> None:
         await db.execute(text("SET LOCAL enable_nestloop = off"))
 
 
-def _busy(error: DBAPIError | PoolTimeout) -> str | None:
-    """Return why a repeated call may succeed after this error, or None if it may not."""
-    if isinstance(error, PoolTimeout):
-        return "every connection is in use"
-    code = getattr(error.orig, "sqlite_errorcode", None) or getattr(error.orig, "sqlstate", None)
-    return BUSY.get(code)
-
-
 def insert_new(db: AsyncConnection, table: Table) -> Any:
     """Return an INSERT that leaves existing rows unchanged."""
     insert = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
 
 
-def _engine(url: str, busy_timeout_s: float) -> AsyncEngine:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise StoreError(f"the database URL cannot be read: use {' or '.join(DRIVERS)}://...") from error
-    if parsed.drivername not in DRIVERS:
-        raise StoreError(f"no database driver {parsed.drivername!r}: use {' or '.join(DRIVERS)}")
+def _engine(url: DatabaseUrl, busy_timeout_s: float) -> AsyncEngine:
     # Parameters hold users' texts. They must not appear in error messages, and so in logs.
     make = partial(create_async_engine, pool_timeout=busy_timeout_s, json_serializer=_json, hide_parameters=True)
-    if parsed.drivername.startswith("sqlite"):
-        return _sqlite(make, parsed, busy_timeout_s)
-    # asyncpg takes server settings as an argument, not in the URL. Accept the search path in the URL all the same.
+    if url.url.drivername.startswith("sqlite"):
+        return _sqlite(make, url.url, busy_timeout_s)
+    return _postgres(make, url, busy_timeout_s)
+
+
+def _postgres(make: partial[AsyncEngine], url: DatabaseUrl, busy_timeout_s: float) -> AsyncEngine:
+    # A pooler in transaction mode gives each transaction another session: no prepared statement outlives one, and
+    # what is set is set in each (docs/how-to/use-postgresql.md).
+    arguments: dict[str, Any] = {
+        "timeout": url.connect_timeout_s or busy_timeout_s,
+        "server_settings": {"application_name": url.application_name},
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": str,
+    }
+    if url.dsn:
+        arguments["dsn"] = url.dsn
+    engine = make(url.url, connect_args=arguments, pool_pre_ping=True)
     settings = {"lock_timeout": f"{busy_timeout_s * 1000:.0f}"}
-    if path := parsed.query.get("search_path"):
-        settings["search_path"] = path if isinstance(path, str) else ",".join(path)
-    arguments = {"server_settings": settings, "timeout": busy_timeout_s}
-    return make(parsed.difference_update_query(["search_path"]), connect_args=arguments, pool_pre_ping=True)
+    if url.search_path is not None:
+        settings["search_path"] = url.search_path
+    columns = (func.set_config(name, value, True) for name, value in settings.items())
+    set_locally = select(*columns)
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        connection.execute(set_locally)
+
+    return engine
 
 
 def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> AsyncEngine:

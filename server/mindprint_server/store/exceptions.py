@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mindprint.types.keys import VersionRef
-from mindprint_server.exceptions import Busy, Conflict, LimitExceeded, NotFound
+from mindprint_server.exceptions import Busy, Conflict, LimitExceeded, NotFound, StorageFull
 
 HINTS = {
     "user": "send engagements to POST /v1/users/{id}/engagements to create one",
@@ -95,10 +95,35 @@ class LeaseLost(Conflict, StoreError):
 
 
 class StoreBusy(Busy, StoreError):
-    """The database was not free in time. The same call may succeed in a moment."""
+    """The database was not free, or not there. The same call may succeed in a moment.
+
+    Args:
+        why: What kept it from answering.
+        what: What could not be done.
+    """
+
+    def __init__(self, why: str, what: str = "the database cannot answer now") -> None:
+        super().__init__("store_busy", f"{what} ({why}): retry in a moment")
+        self.why = why
+
+
+class StoreFull(StorageFull, StoreError):
+    """The disk of the database is full."""
+
+    def __init__(self) -> None:
+        super().__init__("storage_full", "the disk of the database is full: free some space on it, then try again")
+
+
+class StoreFailed(StoreError):
+    """The database refused a statement. This is a fault of the server or of the database.
+
+    Args:
+        why: The kind of the error. It holds no SQL and nothing that a user sent.
+    """
 
     def __init__(self, why: str) -> None:
-        super().__init__("store_busy", f"the database is busy ({why}): retry in a moment")
+        super().__init__(f"the database failed: {why}")
+        self.why = why
 
 
 class NothingToRollBack(Conflict, StoreError):

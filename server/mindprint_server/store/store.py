@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from mindprint_server.store.adapters import AdapterRepository
 from mindprint_server.store.api_keys import ApiKeyRepository
 from mindprint_server.store.batches import BatchRepository
@@ -27,8 +30,10 @@ class Store:
     Each method of a repository is one transaction. Its changes are durable when it returns. A call that raises has
     written nothing. A call whose caller is cancelled runs to its end.
 
-    Every method raises RecordNotFound if an id that it is given is unknown, and StoreBusy if it waited longer than
-    `busy_timeout_s` for the database. Other errors are listed at each method.
+    Every method raises RecordNotFound if an id that it is given is unknown, StoreBusy if it waited longer than
+    `busy_timeout_s` for the database or lost it, StoreFull if the database has no space, and StoreFailed if it refuses
+    a statement. After a connection that was lost at its end, a write may have been committed all the same. Other errors
+    are listed at each method.
     """
 
     def __init__(self, database: Database) -> None:
@@ -55,7 +60,7 @@ class Store:
         """Open a database and migrate its tables to the newest version.
 
         Args:
-            url: `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...`.
+            url: `sqlite:///PATH` or `postgresql://...`, with or without `+aiosqlite` and `+asyncpg`.
             busy_timeout_s: Bound of each wait for a lock or a connection, in seconds.
 
         Raises:
@@ -66,3 +71,11 @@ class Store:
     async def close(self) -> None:
         """Wait for running transactions, then close all connections."""
         await self._database.close()
+
+    async def ping(self) -> None:
+        """Ask the database for an answer, without a table."""
+        await self._database.read(_ping)
+
+
+async def _ping(db: AsyncConnection) -> None:
+    await db.execute(text("SELECT 1"))

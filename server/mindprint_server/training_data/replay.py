@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import structlog
 
 from mindprint_server.context import ServerContext
-from mindprint_server.engine import GenerationOutput, Priority, PromptTooLong
+from mindprint_server.engine import EngineDied, GenerationOutput, Priority, PromptTooLong
 from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
@@ -40,7 +40,8 @@ class ReplayBuffer:
         self._base_digest = ctx.engine.info().base_digest
         self._checker = ThinkingChecker(ctx.settings)
         self._replays: Sequence[Replay] = ()
-        self._task: asyncio.Task[bool] | None = None
+        self._supervisor = ctx.supervisor
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def total(self) -> int:
@@ -48,11 +49,9 @@ class ReplayBuffer:
         return len(QUESTIONS)
 
     def ensure_started(self) -> None:
-        """Start generating the missing replays. Do nothing while that runs, or after it succeeded."""
-        if not self._settings.replay_share:
-            return
-        if self._task is None or (self._task.done() and not self._task.result()):
-            self._task = asyncio.create_task(self._generate_missing(), name="replays")
+        """Start generating the missing replays, unless that was started before."""
+        if self._settings.replay_share and self._task is None:
+            self._task = self._supervisor.start_job("replays", self._generate_missing)
 
     async def get(self, wait_s: float) -> Sequence[Replay]:
         """Return the replays that exist after at most `wait_s` seconds, ordered by question."""
@@ -67,21 +66,19 @@ class ReplayBuffer:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _generate_missing(self) -> bool:
-        """Generate the missing replays; return False after a failure."""
+    async def _generate_missing(self) -> None:
+        """Generate what is missing. What is stored stays if this fails."""
+        self._replays = await self._store.replays.list_all(self._base_digest, PROMPT_VERSION)
+        missing = set(range(len(QUESTIONS))) - {replay.position for replay in self._replays}
+        limit = asyncio.Semaphore(self._settings.replay_at_once)
         try:
-            self._replays = await self._store.replays.list_all(self._base_digest, PROMPT_VERSION)
-            missing = set(range(len(QUESTIONS))) - {replay.position for replay in self._replays}
-            limit = asyncio.Semaphore(self._settings.replay_at_once)
             async with asyncio.TaskGroup() as group:
                 for position in sorted(missing):
                     group.create_task(self._generate_and_store(position, limit))
-        except Exception as error:
-            log.warning("replays could not be written", there=len(self._replays), error=repr(error))
-            return False
+        except* EngineDied:
+            pass  # the process ends: nothing is tried again
         if missing:
             log.info("replays are written", asked=len(missing), there=len(self._replays))
-        return True
 
     async def _generate_and_store(self, position: int, limit: asyncio.Semaphore) -> None:
         async with limit:

@@ -6,22 +6,19 @@ local one is used if it answers; if not, its half of the tests is skipped and th
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import asyncpg  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 from pytest_asyncio import is_async_test
 from sqlalchemy import true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from databases import POSTGRES, new_database
 from mindprint.types import (
     EVERYONE,
     Check,
@@ -40,8 +37,6 @@ from mindprint_server.store import ClaimPolicy, Store, new_id
 from mindprint_server.store.batches import ItemResult
 from mindprint_server.store.tables import cohorts, metadata
 
-NAMED = os.environ.get("MINDPRINT_TEST_POSTGRES")
-POSTGRES = NAMED or "postgres@127.0.0.1:5432/test"
 fixture = partial(pytest_asyncio.fixture, loop_scope="session")
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -52,32 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-
-
-async def on_postgres(command: str) -> None:
-    try:
-        admin = await asyncpg.connect(f"postgresql://{POSTGRES}", timeout=10)
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        message = f"PostgreSQL does not answer at {POSTGRES} ({error!r}): name one that does in MINDPRINT_TEST_POSTGRES"
-        if NAMED is None:
-            pytest.skip(message)
-        pytest.fail(message, pytrace=False)
-    await admin.execute(command)
-    await admin.close()
-
-
-@asynccontextmanager
-async def new_database(dialect: str, folder: Path) -> AsyncIterator[str]:
-    """The URL of a database of its own, without tables."""
-    if dialect == "sqlite":
-        yield f"sqlite+aiosqlite:///{folder / 'data' / 'store.db'}"
-        return
-    schema = f"mindprint_{uuid4().hex}"
-    await on_postgres(f"CREATE SCHEMA {schema}")
-    try:
-        yield f"postgresql+asyncpg://{POSTGRES}?search_path={schema}"
-    finally:
-        await on_postgres(f"DROP SCHEMA {schema} CASCADE")
 
 
 @fixture(scope="session", params=["sqlite"] if POSTGRES == "off" else ["sqlite", "postgresql"])

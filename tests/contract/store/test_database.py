@@ -4,6 +4,7 @@ import asyncio
 import os
 import sqlite3
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from importlib.resources import files
@@ -14,14 +15,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, event, inspect, text
-from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import BatchRequest
-from mindprint_server.store import Store, StoreBusy, StoreError
+from mindprint_server.store import Store, StoreBusy, StoreError, StoreFailed
 from mindprint_server.store.database import Database, _engine
 from mindprint_server.store.migrations import downgrade, upgrade
 from mindprint_server.store.tables import metadata, users
+from mindprint_server.store.urls import parse_url
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str
 
 
 async def test_going_down_leaves_the_tables_of_that_release(empty: str) -> None:
-    database = Database(_engine(empty, 30))
+    database = Database(_engine(parse_url(empty), 30))
 
     async def through(db: AsyncConnection, *steps: tuple[Callable[..., None], str]) -> Any:
         for to, revision in steps:
@@ -158,7 +159,6 @@ async def test_a_newer_database_is_refused_in_words(empty: str) -> None:
     ("url", "says"),
     [
         ("nonsense", "cannot be read"),
-        ("postgresql://localhost/x", "use sqlite\\+aiosqlite or postgresql\\+asyncpg"),
         ("mysql+aiomysql://localhost/x", "no database driver 'mysql\\+aiomysql'"),
         ("sqlite+aiosqlite://", "needs a file"),
         ("sqlite+aiosqlite:///:memory:", "needs a file"),
@@ -216,7 +216,7 @@ async def test_a_writer_waits_for_its_turn_and_then_says_busy(store: Store, url:
     async def hold(db: AsyncConnection) -> None:
         await db.execute(users.insert(), {"id": "ann", "created_at": make.T0})
         assert await hasty.users.list_page() == []  # readers do not wait
-        with pytest.raises(StoreBusy, match="retry in a moment"):
+        with pytest.raises(StoreBusy, match="retry"):
             await make.user(hasty, "ann")
 
     await store._database.write(hold)
@@ -240,12 +240,14 @@ async def test_other_failures_of_the_database_are_not_called_busy(store: Store) 
     async def fail(db: AsyncConnection) -> None:
         await db.execute(text("SELECT nothing FROM nowhere"))
 
-    with pytest.raises(DBAPIError, match="nowhere"):
+    with pytest.raises(StoreFailed) as caught:
         await store._database.read(fail)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "nowhere" not in shown.replace('"SELECT nothing FROM nowhere"', ""), "no SQL outside of our own source"
 
 
 async def test_a_time_without_a_zone_is_refused(store: Store, make: Any) -> None:
-    with pytest.raises(StatementError, match="no time zone"):
+    with pytest.raises(ValueError, match="no time zone"):
         await make.claim(store, now=make.T0.replace(tzinfo=None))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from mindprint_server.adapters import parity_check
 from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.exceptions import StorageFull
 
 
 def place(storage: AdapterStorage, tmp_path: Path, version: int) -> Path:
@@ -103,3 +105,27 @@ async def test_parity_item_is_scored_token_by_token(base_folder: Path) -> None:
     )
     assert result.tokens == 5
     assert engine.most == 1
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "manifest.json"])
+def test_disk_that_is_full_leaves_nothing_of_a_version(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Path.open
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return usual(path, *args, **kwargs)
+
+    storage = AdapterStorage(tmp_path, store=cast(Any, None))
+    weights = tmp_path / "upload"
+    weights.write_bytes(b"weights")
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "open", full)
+        with pytest.raises(StorageFull, match="free some space"):
+            storage.write("user/ann", 1, weights=weights, config=b"{}", manifest="{}")
+    assert list(storage.path("user/ann", 1).parent.iterdir()) == []
+    weights.write_bytes(b"weights")
+    folder = storage.write("user/ann", 1, weights=weights, config=b"{}", manifest="{}")
+    assert len(list(folder.iterdir())) == 3

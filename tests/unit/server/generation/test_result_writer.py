@@ -11,6 +11,8 @@ import pytest
 
 from mindprint_server.generation import result_writer as module
 from mindprint_server.generation.result_writer import ResultWriter
+from mindprint_server.operation.supervision import Supervisor
+from mindprint_server.settings import OperationSettings
 from mindprint_server.store import StoreBusy
 from mindprint_server.store.batches import ItemResult
 
@@ -55,7 +57,8 @@ async def store() -> Slowly:
 
 @pytest.fixture
 async def commits(store: Slowly) -> AsyncIterator[ResultWriter]:
-    commits = ResultWriter(cast(Any, store), store.tell)
+    supervisor = Supervisor(OperationSettings(), lambda task, reason: None)
+    commits = ResultWriter(cast(Any, store), store.tell, supervisor=supervisor)
     commits.start()
     yield commits
     store.go.set()

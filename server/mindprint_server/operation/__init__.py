@@ -1,0 +1,1 @@
+"""What keeps a server running: supervised background tasks, readiness, full disks, the end of streams."""

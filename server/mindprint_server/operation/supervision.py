@@ -1,0 +1,168 @@
+"""Runs background tasks: an error is logged, counted and retried, and what keeps failing is named in `/readyz`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from mindprint_server.exceptions import Busy, ServerError, StorageFull
+from mindprint_server.settings import OperationSettings
+
+log = structlog.get_logger(__name__)
+Result = TypeVar("Result")
+PASSING = (Busy, StorageFull)
+"""Errors that pass by themselves: the same call may succeed later."""
+
+
+@dataclass
+class Failure:
+    """Work that failed and has not succeeded since.
+
+    Attributes:
+        task: Name of the work.
+        since: Time of the first failure on the supervisor's clock, in seconds.
+        why: What the last failure was.
+        tries: Failures in a row.
+    """
+
+    task: str
+    since: float
+    why: str
+    tries: int = 0
+
+
+def retry_delay_s(tries: int, settings: OperationSettings, jitter: float) -> float:
+    """Return the seconds to wait after so many failures in a row: doubling, bounded, and spread by jitter.
+
+    Args:
+        tries: Failures in a row, at least 1.
+        settings: The bounds.
+        jitter: From 0 (half of the wait) to 1 (all of it).
+    """
+    doubled = settings.retry_min_s * 2.0 ** min(tries - 1, 30)
+    return float(min(doubled, settings.retry_max_s) * (1 + jitter) / 2)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the name of an error for metrics: its code, or its class; of a group, that of its first error."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error.code if isinstance(error, ServerError) else type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """Return what an error says. The text of an unexpected one stays in the log's traceback: it may hold anything."""
+    return error.message if isinstance(error, ServerError) else reason_of(error)
+
+
+class Supervisor:
+    """Starts background tasks, and keeps account of those that fail.
+
+    Args:
+        settings: Waits between tries, and how long work may fail.
+        count: Counts a failure: gets the name of the task and the reason.
+        clock: Returns seconds; tests replace it.
+    """
+
+    def __init__(
+        self,
+        settings: OperationSettings,
+        count: Callable[[str, str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._count = count
+        self._clock = clock
+        self._failures: dict[object, Failure] = {}
+
+    def start_loop(
+        self, task: str, step: Callable[[], Awaitable[bool]], pause: Callable[[], Awaitable[Any]]
+    ) -> asyncio.Task[None]:
+        """Run `step` and `pause` in turn until `step` returns False. A step that raises is tried again.
+
+        Args:
+            task: Name for logs, metrics and `/readyz`.
+            step: Does some work. Returns whether to go on.
+            pause: Waits for more work.
+        """
+
+        async def run() -> None:
+            while await self.retry(task, step, passing=(Exception,)):
+                await self.retry(task, pause, passing=(Exception,))
+
+        return asyncio.create_task(run(), name=task)
+
+    def start_job(self, task: str, work: Callable[[], Awaitable[Result]]) -> asyncio.Task[Result]:
+        """Run `work` until it returns once.
+
+        Args:
+            task: Name for logs, metrics and `/readyz`.
+            work: The work; it is done again from its beginning.
+        """
+        return asyncio.create_task(self.retry(task, work, passing=(Exception,)), name=task)
+
+    async def retry(
+        self,
+        task: str,
+        work: Callable[[], Awaitable[Result]],
+        *,
+        passing: tuple[type[Exception], ...] = PASSING,
+    ) -> Result:
+        """Do `work` until it succeeds, and return its result.
+
+        Args:
+            task: Name for logs, metrics and `/readyz`.
+            work: The work; it is done again from its beginning.
+            passing: Errors after which it is done again. Any other one is raised.
+        """
+        failure = Failure(task, since=0, why="")
+        try:
+            while True:
+                try:
+                    return await work()
+                except passing as error:
+                    delay_s = self._note(failure, error)
+                await asyncio.sleep(delay_s)
+        finally:
+            self._failures.pop(id(failure), None)
+
+    def report(self, task: str, error: Exception) -> None:
+        """Log and count a failure of work that is not done again."""
+        self._count(task, reason_of(error))
+        log.error("background work failed", task=task, kind=reason_of(error), why=describe(error))
+
+    def failing(self) -> dict[str, str]:
+        """Return why, by name, for the tasks that have failed for longer than `max_failing_s`."""
+        before = self._clock() - self._settings.max_failing_s
+        return {failure.task: failure.why for failure in self._failures.values() if failure.since <= before}
+
+    def _note(self, failure: Failure, error: Exception) -> float:
+        """Log and count a failure; return the seconds until the next try."""
+        first = not failure.tries
+        failure.tries += 1
+        failure.why = describe(error)
+        if first:
+            failure.since = self._clock()
+            self._failures[id(failure)] = failure
+        delay_s = retry_delay_s(failure.tries, self._settings, random.random())
+        self._count(failure.task, reason_of(error))
+        # Many items fail at once when the database is away: the one that failed first speaks for all of its name.
+        if next(one for one in self._failures.values() if one.task == failure.task) is failure:
+            unexpected = error if first and not isinstance(error, ServerError) else None
+            log.warning(
+                "background work failed: it is tried again",
+                task=failure.task,
+                kind=reason_of(error),
+                why=failure.why,
+                tries=failure.tries,
+                retry_s=round(delay_s, 2),
+                exc_info=unexpected,
+            )
+        return delay_s
