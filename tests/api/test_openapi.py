@@ -20,7 +20,7 @@ from mindprint_server.settings import Settings
 from mindprint_server.wiring import Container
 
 StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
-URL = "http://server"
+URL = "http://127.0.0.1"
 KEY = "an admin key of forty characters or so.."
 
 

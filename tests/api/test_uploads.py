@@ -115,7 +115,7 @@ async def uploading(folder: Path) -> AsyncIterator[Uploader]:
     settings = Settings(engine="fake", model=str(base), data_dir=folder / "server", gate=False, profile_every=1000)
     async with serving(settings, FakeEngine(model_path=base)) as services:
         transport = httpx.ASGITransport(create_app(settings, services=services), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield Uploader(services, client)
 
 

@@ -26,8 +26,8 @@ async def api(services: Container) -> AsyncIterator[AsyncOpenAI]:
     if services.chat._backend is None:
         pytest.skip("the engine cannot chat")
     transport = httpx2.ASGITransport(create_app(services.settings, services=services))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://mindprint/v1") as http:
-        yield AsyncOpenAI(base_url="http://mindprint/v1", api_key="none", http_client=http, max_retries=0)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1/v1") as http:
+        yield AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=http, max_retries=0)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

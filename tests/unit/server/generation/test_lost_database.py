@@ -159,7 +159,7 @@ async def test_caller_in_a_storm_of_ended_sessions_is_answered_or_told_to_come_b
     async with serving(settings, Scripted(folder=base_folder)) as services:
         app = create_app(settings, services=services)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             body = {"engagements": [engagement(n).model_dump(mode="json") for n in range(3)]}
             calls = [client.post(f"/v1/users/u{n}/engagements", json=body) for n in range(30)]
             calls += [client.get("/v1/users") for _ in range(30)]

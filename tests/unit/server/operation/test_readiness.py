@@ -34,7 +34,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def http(services: Container, settings: Settings) -> httpx.AsyncClient:
     app = create_app(settings, services=services)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 
 async def until(holds: Callable[[], bool]) -> None:
