@@ -31,6 +31,9 @@ POOLER_SQLSTATE = "08P01"
 SPOKEN_SQLSTATES = ("28", "3D", "3F", "42501")
 """States (login, unknown database or schema, no permission) whose message is shown: it holds names, never SQL."""
 
+LOST_WORDS = ("clos", "another operation")
+"""Words of asyncpg's `InterfaceError` on a connection that has ended. Its other ones are faults of a program."""
+
 BUSY_SQLITE = {
     sqlite3.SQLITE_BUSY: "another process is writing",
     sqlite3.SQLITE_LOCKED: "another connection holds a lock",
@@ -76,7 +79,10 @@ def _of_driver(error: BaseException, *, is_lost: bool) -> Exception:
         return StoreBusy(f"no connection: {error.strerror or error or type(error).__name__}")
     if isinstance(_cause(error), asyncpg.ClientConfigurationError):
         return StoreFailed(str(_cause(error)))
-    if isinstance(_cause(error), asyncpg.InterfaceError) and "clos" in str(error):
+    if isinstance(_cause(error), asyncpg.InterfaceError) and any(word in str(error) for word in LOST_WORDS):
+        return StoreBusy("the connection was lost")
+    # asyncpg 0.32: a session that ends during a statement leaves its protocol in a state that refuses the next one.
+    if isinstance(_cause(error), asyncpg.InternalClientError):
         return StoreBusy("the connection was lost")
     return StoreFailed(type(_cause(error)).__name__)
 

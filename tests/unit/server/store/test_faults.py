@@ -57,6 +57,8 @@ def test_passing_states_of_postgresql_are_busy(sqlstate: str) -> None:
         TimeoutError(),
         PoolTimeout("QueuePool limit"),
         asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InterfaceError("cannot perform operation: another operation is in progress"),
+        asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"),
         DBAPIError(SQL, None, Exception("gone"), connection_invalidated=True),
     ],
 )
