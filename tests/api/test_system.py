@@ -39,6 +39,7 @@ async def test_metrics_are_what_prometheus_reads(
     ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
 ) -> None:
     await services.store.traces.add(traces(engagement_id="e0"))
+    await services.store.traces.add(traces(engagement_id="e1", state="dead_letter"))
     await client.post("/v1/batches", json={})
     await client.get("/v1/users/ann")
     await client.get("/v1/users/ben")
@@ -50,7 +51,10 @@ async def test_metrics_are_what_prometheus_reads(
         for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
-    assert samples["mindprint_queue_traces", ("state", "waiting")] == 1
+    queue = {
+        state: samples["mindprint_queue_traces", ("state", state)] for state in ("waiting", "leased", "dead_letter")
+    }
+    assert queue == {"waiting": 1, "leased": 0, "dead_letter": 1}
     assert samples["mindprint_open_batches",] == 1
     assert samples["mindprint_refusals_total", ("code", "user_not_found")] == 1
     route = ("route", "/v1/users/{user_id}")

@@ -212,7 +212,7 @@ class VersionPublisher:
             if adapter.kind == "user"
             else (key, await self._store.live_versions.get(key))
         )
-        if pointers.live is None:
+        if pointers.live is None or pointers.live.base_digest != self._engine.info().base_digest:
             return None
         ref = self._storage.ref(pointers.live)
         try:

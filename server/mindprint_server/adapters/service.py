@@ -38,11 +38,22 @@ class Unusable(Conflict):
         super().__init__("version_unusable", f"{name} cannot be loaded ({why}): promote another version")
 
 
+class OtherBaseModel(Conflict):
+    """A version was trained on another base model than the one that is served."""
+
+    def __init__(self, name: str, trained_on: str, served: str) -> None:
+        super().__init__(
+            "adapter_base_model",
+            f"{name} was trained on base model {trained_on[:23]}…, served is {served[:23]}…: "
+            "serve that model, or train again",
+        )
+
+
 class AdapterService:
     """Resolves model names to loaded versions, and moves the pointers.
 
     Args:
-        ctx: Settings, store and metrics of the server.
+        ctx: Settings, store, engine and metrics of the server.
         storage: Keeps the files of versions.
         residency: Loads versions into the engine.
         publisher: Publishes uploaded versions.
@@ -62,6 +73,7 @@ class AdapterService:
     ) -> None:
         self._settings = ctx.settings
         self._store = ctx.store
+        self._engine = ctx.engine
         self._metrics = ctx.metrics
         self._storage = storage
         self.residency = residency
@@ -137,6 +149,13 @@ class AdapterService:
                 if number:
                     raise
                 # While the request waited, a newer version went live and retention removed this one: resolve again.
+            except OtherBaseModel as error:
+                if number:
+                    raise
+                # Not the version's fault: it is not withdrawn, and answers again when its base model is served.
+                log.warning("the base model answers for a version of another one", why=error.message)
+                self._metrics.fallbacks.labels(to="base").inc()
+                return None
             except Unusable as error:
                 if number:
                     raise
@@ -176,6 +195,8 @@ class AdapterService:
 
     async def _load(self, version: VersionRecord, stack: AsyncExitStack) -> AdapterRef:
         ref = self._storage.ref(version)
+        if version.base_digest != (served := self._engine.info().base_digest):
+            raise OtherBaseModel(ref.name, version.base_digest, served)
         try:
             return await stack.enter_async_context(self.residency.pin_for_request(ref, pinned=version.pinned))
         except (ValueError, OSError) as error:
@@ -190,6 +211,7 @@ class AdapterService:
 
         Raises:
             Unusable: The version cannot be loaded.
+            OtherBaseModel: The version was trained on another base model.
             Busy: No slot came free in time.
             FilesGone: The version has no files.
         """
@@ -210,6 +232,7 @@ class AdapterService:
 
         Raises:
             Unusable: The version cannot be loaded.
+            OtherBaseModel: The version was trained on another base model.
             Busy: No slot came free in time.
             FilesGone: The version has no files.
         """

@@ -55,8 +55,8 @@ async def metrics(request: Request) -> Response:
     # While the store is away, what this process counted is still shown.
     with suppress(StoreError):
         if services is not None:
-            waiting = sum((await services.store.traces.count_waiting()).values())
-            metrics.refresh(queue={"waiting": waiting}, open_batches=len(await services.store.batches.list_open()))
+            queue = await services.store.traces.count_queue()
+            metrics.refresh(queue=queue, open_batches=len(await services.store.batches.list_open()))
     return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 

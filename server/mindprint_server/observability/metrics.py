@@ -43,7 +43,7 @@ class Metrics:
         self.engine_preemptions = self._gauge("engine_preemptions", "Requests preempted since the engine started")
 
         # the queue; both are read from the store at each scrape
-        self.queue = self._gauge("queue_traces", "Traces in the queue", "state")
+        self.queue = self._gauge("queue_traces", "Accepted traces in no version: waiting, leased, dead_letter", "state")
         self.open_batches = self._gauge("open_batches", "Batches queued or running")
         self.replays_missing = self._counter("replays_missing", "Replay samples that leases should hold and do not")
 

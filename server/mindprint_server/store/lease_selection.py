@@ -37,6 +37,8 @@ class ClaimPolicy:
     `cohort`: as `parent`, but a user's adapter never starts from its own version. `base`: always start afresh."""
     cohort_min_traces: int | None = None
     """New traces that a cohort needs before it is claimed without being named; None: cohorts are never claimed."""
+    base_digest: str | None = None
+    """The base model. Training starts from a version of it only; None: from any."""
 
 
 @dataclass(frozen=True)
@@ -150,17 +152,17 @@ async def _count_failed_leases(db: AsyncConnection, key: str, newest_trace: str)
     return (await db.execute(select(func.count()).select_from(rows).where(mine, failed, *since))).scalar_one()
 
 
-async def find_start(db: AsyncConnection, key: str, start_from: StartFrom) -> Start | None:
+async def find_start(db: AsyncConnection, key: str, policy: ClaimPolicy) -> Start | None:
     """Return the version whose weights training starts from; None is a fresh adapter."""
-    if start_from == "base":
+    if policy.start_from == "base":
         return None
     adapter = AdapterKey(key)
-    own = [key] if adapter.kind == "cohort" or start_from == "parent" else []
+    own = [key] if adapter.kind == "cohort" or policy.start_from == "parent" else []
     for source in own + (
         await live_versions.list_fallback_adapters(db, adapter.name) if adapter.kind == "user" else []
     ):
         version = (await live_versions.get(db, source)).live
-        if version and version.files:
+        if version and version.files and policy.base_digest in (None, version.base_digest):
             return Start(adapter=version.adapter, version=version.version, digest=version.digest)
     return None
 

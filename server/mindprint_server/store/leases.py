@@ -106,7 +106,7 @@ async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy
     if selection is None:
         return None
     id, trace_ids = new_id(), [trace_id for trace_id, _ in selection.traces]
-    start = await lease_selection.find_start(db, selection.adapter, policy.start_from)
+    start = await lease_selection.find_start(db, selection.adapter, policy)
     live = (await live_versions.get(db, selection.adapter)).live
     trained = [VersionRef.of(version.adapter, version.version) for version in (start, live) if version]
     lease = {

@@ -31,6 +31,10 @@ class Gain:
     gain: float
 
 
+QUEUE_STATES = ("waiting", "leased", "dead_letter")
+"""States of accepted traces that are in no version yet."""
+
+
 class TraceRepository:
     """Stores traces. The state of a trace is also the queue that trainers take from."""
 
@@ -148,6 +152,10 @@ class TraceRepository:
     async def count_waiting(self) -> dict[str, int]:
         """Count the traces that wait for training, by adapter key."""
         return await self._database.read(_count_waiting)
+
+    async def count_queue(self) -> dict[str, int]:
+        """Count the accepted traces that are in the queue, by state: `waiting`, `leased` and `dead_letter`."""
+        return await self._database.read(_count_queue)
 
     async def requeue(self, trace_ids: Sequence[str]) -> int:
         """Put dead letters back into the queue, with no attempts counted.
@@ -314,6 +322,11 @@ async def _list_gains(
 async def _count_waiting(db: AsyncConnection) -> dict[str, int]:
     query = select(traces.c.adapter, func.count()).where(traces.c.state == "waiting").group_by(traces.c.adapter)
     return {adapter: count for adapter, count in await db.execute(query)}
+
+
+async def _count_queue(db: AsyncConnection) -> dict[str, int]:
+    query = select(traces.c.state, func.count()).where(traces.c.state.in_(QUEUE_STATES)).group_by(traces.c.state)
+    return dict.fromkeys(QUEUE_STATES, 0) | {state: count for state, count in await db.execute(query)}
 
 
 async def _requeue(db: AsyncConnection, ids: Sequence[str]) -> int:

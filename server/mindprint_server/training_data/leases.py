@@ -56,6 +56,7 @@ class LeaseService:
             holdout=holdout,
             start_from=ctx.settings.start_from,
             cohort_min_traces=ctx.settings.cohort_min_traces,
+            base_digest=ctx.engine.info().base_digest,
         )
 
     async def stop(self) -> None:

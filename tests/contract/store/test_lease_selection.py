@@ -208,6 +208,16 @@ async def test_training_starts_from_what_answers_for_the_user(store: Store, make
         await store.leases.release(lease.id)
 
 
+@pytest.mark.parametrize(("base_digest", "version"), [(None, 1), ("base", 1), ("another base", None)])
+async def test_training_starts_from_versions_of_the_served_base_model_only(
+    store: Store, make: Any, base_digest: str | None, version: int | None
+) -> None:
+    await make.trained(store)
+    await make.waiting(store, "ann", 1)
+    lease = await make.claim(store, adapter="user/ann", base_digest=base_digest)
+    assert (lease.start and lease.start.version, lease.parent) == (version, 1)
+
+
 @pytest.mark.parametrize(("start_from", "version"), [("parent", 1), ("cohort", 1), ("base", None)])
 async def test_a_cohort_starts_from_its_own(store: Store, make: Any, start_from: str, version: int | None) -> None:
     await make.cohort(store, "everyone", "bob")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lives import KEY, Gate, Loader, Open, answering, counted, folders, lives
-from mindprint_server.adapters.service import Unusable
+from mindprint_server.adapters.service import OtherBaseModel, Unusable
 from mindprint_server.exceptions import ServerError
 from mindprint_server.settings import Settings
 from mindprint_server.store import RecordNotFound, StoreError
@@ -212,3 +213,24 @@ async def test_a_cohort_that_is_not_there(serve: Open) -> None:
     assert await answering(services, "cohort/everyone") == "base"
     with pytest.raises(RecordNotFound, match="cohort"):
         await answering(services, "cohort/none")
+
+
+# --- another base model ---
+
+
+async def test_version_of_another_base_model_never_answers(
+    serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve()
+    await published(services, tmp_path)
+    assert await answering(services) == "user/ann@1"
+    info = services.engine.info()
+    monkeypatch.setattr(services.engine, "info", lambda: replace(info, base_digest="sha256:another"))
+    assert await answering(services) == "base"
+    assert counted(services, "fallbacks_total", to="base") == 1
+    for call in (services.adapters.promote(KEY, 1), answering(services, "user/ann@1")):
+        with pytest.raises(OtherBaseModel, match="trained on base model"):
+            await call
+    assert (await services.store.versions.get(KEY, 1)).state == "live", "it is not the version's fault"
+    monkeypatch.undo()
+    assert await answering(services) == "user/ann@1"
