@@ -439,3 +439,16 @@ def test_the_ways_to_an_answer() -> None:
 )
 def test_whose_fault_an_error_may_be(error: Exception, may_be: bool) -> None:
     assert is_adapter_fault(error) == may_be
+
+
+async def test_answers_of_one_request_are_bounded_and_counted(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in (9, 16384, "8", 0):
+        with pytest.raises(Invalid) as refused:
+            await room.reply({"model": "base", "n": n})
+        assert refused.value.param == "n"
+    entered: list[int] = []
+    enter = room.chat._admission.enter
+    monkeypatch.setattr(room.chat._admission, "enter", lambda answers: (entered.append(answers), enter(answers))[1])
+    await room.ask("base", "direct", n=8)
+    await room.ask("base", "direct")
+    assert entered == [8, 1]
