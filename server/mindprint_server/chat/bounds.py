@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mindprint_server.exceptions import Invalid
@@ -21,6 +21,10 @@ MAX_ITEMS: Mapping[str, int] = {
     "documents": 128,
 }
 """Most items of the lists and objects that the engine goes through for each token or for each request."""
+
+
+MAX_TOP_K = 2**31 - 1
+"""Largest `top_k`: the engine keeps it in 32 bits."""
 
 
 def read_answer_count(body: Mapping[str, Any], max_answers: int) -> int:
@@ -57,3 +61,33 @@ def check_lengths(body: Mapping[str, Any]) -> None:
         if isinstance(value, list | dict) and len(value) > most:
             message = f"{field} has {len(value)} items, of at most {most}: send fewer"
             raise Invalid("validation_error", message, param=field)
+
+
+def check_numbers(body: Mapping[str, Any]) -> None:
+    """Check that the engine's process can take every number of a chat request.
+
+    Raises:
+        Invalid: An integer does not fit 64 bits, or `top_k` is above `MAX_TOP_K`.
+    """
+    for field, value in body.items():
+        if any(not -(2**63) <= number < 2**63 for number in _integers(value)):
+            raise Invalid("validation_error", f"{field} holds an integer beyond 64 bits: send a smaller one", param=field)
+    top_k = body.get("top_k")
+    try:
+        is_too_large = top_k is not None and float(top_k) > MAX_TOP_K
+    except (TypeError, ValueError):
+        return  # vLLM says what is wrong with it
+    if is_too_large:
+        raise Invalid("validation_error", f"top_k is above {MAX_TOP_K}: send a smaller one", param="top_k")
+
+
+def _integers(value: Any) -> Iterator[int]:
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, int):
+            yield value
+        elif isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value

@@ -23,7 +23,7 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import Outcome, outcome_of
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
-from mindprint_server.chat.bounds import check_lengths, read_answer_count
+from mindprint_server.chat.bounds import check_lengths, check_numbers, read_answer_count
 from mindprint_server.chat.fallback import AnswerPlan, fallback_plans, is_adapter_fault
 from mindprint_server.chat.messages import (
     add_mode_line,
@@ -165,6 +165,7 @@ class ChatService:
         reject_unsupported(body, self._engine.unsupported_fields)
         model, mode, messages = read_model(body), read_mode(body.pop("mode", "direct")), read_messages(body)
         check_lengths(body)
+        check_numbers(body)
         answers = read_answer_count(body, min(self._settings.max_answers, self._settings.max_interactive))
         async with AsyncExitStack() as stack:
             stack.enter_context(self._admission.enter(answers))

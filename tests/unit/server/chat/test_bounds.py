@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.chat.bounds import MAX_ITEMS, check_lengths, read_answer_count
+from mindprint_server.chat.bounds import MAX_ITEMS, check_lengths, check_numbers, read_answer_count
 from mindprint_server.exceptions import Invalid
 
 
@@ -32,3 +32,19 @@ def test_long_lists_are_refused(field: str) -> None:
     with pytest.raises(Invalid) as refused:
         check_lengths({field: ["x"] * (MAX_ITEMS[field] + 1)})
     assert refused.value.param == field
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400, [1, {"a": [2**64]}]])
+def test_integers_beyond_64_bits_are_refused(value: object) -> None:
+    check_numbers({"seed": 2**63 - 1, "x": [-(2**63), 1e300, "9" * 40, None, True]})
+    with pytest.raises(Invalid) as refused:
+        check_numbers({"x": value})
+    assert refused.value.param == "x"
+
+
+@pytest.mark.parametrize(("top_k", "is_refused"), [(2**31, True), ("4000000000", True), (2**31 - 1, False), ("x", False)])
+def test_top_k_beyond_32_bits_is_refused(top_k: object, is_refused: bool) -> None:
+    if not is_refused:
+        return check_numbers({"top_k": top_k})
+    with pytest.raises(Invalid):
+        check_numbers({"top_k": top_k})
