@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
@@ -125,7 +125,7 @@ class FakeBatches:
         self.changed.set()
         return batch
 
-    async def watch(self, id: str) -> AsyncIterator[Batch]:
+    async def watch(self, id: str) -> AsyncGenerator[Batch]:
         while True:
             batch = await self.store.batches.get(id)
             yield batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from fastapi import APIRouter, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -47,11 +48,14 @@ async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
 @router.get("/{batch_id}/events", response_class=EventSourceResponse, responses={200: EVENTS})
 async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
     """Send the batch as a server-sent event now and after each change, until it ends."""
-    await services.store.batches.get(batch_id)
+    watched = services.batches.watch(batch_id)
+    first = await anext(watched)  # an unknown batch and too many watchers are refused before the stream begins
 
     async def progress() -> AsyncIterator[ServerSentEvent]:
-        async for batch in services.batches.watch(batch_id):
-            yield ServerSentEvent(event="progress", data=batch.model_dump_json())
+        async with aclosing(watched):
+            yield ServerSentEvent(event="progress", data=first.model_dump_json())
+            async for batch in watched:
+                yield ServerSentEvent(event="progress", data=batch.model_dump_json())
 
     return EventSourceResponse(progress())
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import Invalid
+from mindprint_server.generation.batch_watchers import FINAL, BatchWatchers
 from mindprint_server.generation.concurrency import ConcurrencyLimiter
 from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
 from mindprint_server.generation.result_writer import ResultWriter
@@ -26,10 +27,6 @@ from mindprint_server.store import Holdout, RecordNotFound, StoreBusy
 from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
-
-FINAL = frozenset({"done", "failed", "cancelled"})
-"""States in which a batch does not change any more."""
-
 
 @dataclass
 class ActiveBatch:
@@ -77,7 +74,7 @@ class BatchRunner:
         self._may_have_new = True
         self._engine_died: EngineDied | None = None
         self._failing: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Condition()
+        self._watchers = BatchWatchers(ctx.store, settings)
         self._task: asyncio.Task[None] | None = None
 
     # --- called by the API ---
@@ -116,22 +113,14 @@ class BatchRunner:
         await self._notify_watchers()
         return await self._store.batches.get(batch_id) if batch.state == "cancelled" else batch
 
-    async def watch(self, batch_id: str) -> AsyncIterator[Batch]:
+    def watch(self, batch_id: str) -> AsyncGenerator[Batch]:
         """Yield the batch now and after each change, at most one in `watch_interval_s`; end with a final state.
 
         Raises:
+            LimitExceeded: `max_watchers` watch already.
             RecordNotFound: The batch does not exist.
         """
-        while True:
-            batch = await self._store.batches.get(batch_id)
-            yield batch
-            if batch.state in FINAL:
-                return
-            await asyncio.sleep(self._settings.watch_interval_s)
-            async with self._changed:
-                # A change may have come during the sleep, so this wait is bounded too.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), self._settings.watch_interval_s)
+        return self._watchers.watch(batch_id)
 
     async def start(self) -> None:
         """Start running the open batches."""
@@ -149,8 +138,7 @@ class BatchRunner:
         await self._results.stop()
 
     async def _notify_watchers(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+        self._watchers.notify()
 
     # --- the loop ---
 
