@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
+from mindprint_server.api.connections import bounded_connections
 from mindprint_server.app import ServerState, create_app
 from mindprint_server.observability import logging
 from mindprint_server.settings import Settings
@@ -45,6 +46,7 @@ def run(settings: Settings) -> int:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=bounded_connections(settings, app.state.metrics),
         log_config=None,
         access_log=False,
         server_header=False,

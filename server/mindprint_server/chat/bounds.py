@@ -71,7 +71,9 @@ def check_numbers(body: Mapping[str, Any]) -> None:
     """
     for field, value in body.items():
         if any(not -(2**63) <= number < 2**63 for number in _integers(value)):
-            raise Invalid("validation_error", f"{field} holds an integer beyond 64 bits: send a smaller one", param=field)
+            raise Invalid(
+                "validation_error", f"{field} holds an integer beyond 64 bits: send a smaller one", param=field
+            )
     top_k = body.get("top_k")
     try:
         is_too_large = top_k is not None and float(top_k) > MAX_TOP_K

@@ -28,6 +28,7 @@ from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
 
+
 @dataclass
 class ActiveBatch:
     """A batch that this server is running."""

@@ -65,7 +65,9 @@ class BatchWatchers:
             RecordNotFound: The batch does not exist.
         """
         if self.count >= self._settings.max_watchers:
-            message = f"{self._settings.max_watchers} callers watch batches already: poll GET /v1/batches/{{id}} instead"
+            message = (
+                f"{self._settings.max_watchers} callers watch batches already: poll GET /v1/batches/{{id}} instead"
+            )
             raise LimitExceeded("too_many_watchers", message)
         watched = self._watched.setdefault(batch_id, _WatchedBatch())
         watched.watchers += 1

@@ -14,6 +14,12 @@ class LimitSettings(BaseModel):
     max_answers: int = Field(8, ge=1)
     """Maximum number of answers of one chat request, its `n`. A larger `n` is refused with 422, as is one above
     `max_interactive`."""
+    max_connections: int = Field(900, ge=1)
+    """Maximum number of open connections. A request on a further one is refused with 503, except health checks and metrics; above
+    twice as many, connections are closed at once. The default stays below the usual limit of 1,024 open files."""
+    header_timeout_s: float = Field(10, gt=0)
+    """Maximum seconds in which the headers of a request must arrive, counted from its first byte, and on a new
+    connection from its start. Later ones are refused with 408 and the connection is closed."""
     request_timeout_s: float = Field(300, gt=0)
     """Maximum seconds in which the whole body of a request must arrive (else 408), and in which an answer must begin or
     a single trace must be written (else 504). For an upload it bounds the pause between two parts of the body."""

@@ -42,7 +42,9 @@ def test_integers_beyond_64_bits_are_refused(value: object) -> None:
     assert refused.value.param == "x"
 
 
-@pytest.mark.parametrize(("top_k", "is_refused"), [(2**31, True), ("4000000000", True), (2**31 - 1, False), ("x", False)])
+@pytest.mark.parametrize(
+    ("top_k", "is_refused"), [(2**31, True), ("4000000000", True), (2**31 - 1, False), ("x", False)]
+)
 def test_top_k_beyond_32_bits_is_refused(top_k: object, is_refused: bool) -> None:
     if not is_refused:
         return check_numbers({"top_k": top_k})

@@ -151,5 +151,3 @@ async def test_batch_of_another_server_is_seen(services: Container) -> None:
 
 async def _watch_all(services: Container, batch_id: str) -> list[str]:
     return [batch.state async for batch in services.batches.watch(batch_id)]
-
-
