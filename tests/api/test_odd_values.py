@@ -27,9 +27,10 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("POST", "/v1/traces"): {
         "user_id": "ann", "query": "tea?", "choices": ["yes", "no"], "target": "yes", "asked_at": WHEN,
-        "mode": "direct", "model": "base", "temperature": 0.5, "max_thinking_tokens": 3, "thinking_prefix": "I", "seed": 1,
-        "memory": "none", "show_choices": True,
+        "mode": "direct", "model": "base", "temperature": 0.5, "max_thinking_tokens": 3, "thinking_prefix": "I",
+        "seed": 1, "memory": "none", "show_choices": True,
     },
+    ("POST", "/v1/traces/requeue"): {"trace_ids": ["t1"]},
     ("POST", "/v1/batches"): {
         "users": ["ann"], "mode": "personal", "candidates": 2, "candidates_per_round": 1, "unhinted": 1, "hints": True,
         "exhaustive": True, "temperature": 0.5, "max_thinking_tokens": 3, "seed": 1, "idempotency_key": "k",
@@ -50,7 +51,8 @@ ODD = [
     '"\\u0000"', '"a\\u0000b"', '"\\ud83d"', '"\\udc00x"', '{"\\ud83d": 1}', '{"\\u0000": 1}', '""', '" "',
     "NaN", "Infinity", "-Infinity", "1e400", "-0.0", "1e-400", "5e-324", "1.7976931348623157e308",
     str(2**31), str(2**63), str(-(2**63) - 1), str(2**64), "1" + "0" * 400, "1" * 5000, "-1", "0", "0.5", "true",
-    "null",     "[]", "{}", "[[]]", "[null]", '[["q"]]', '["yes", "yes"]', '"' + "x" * 3000 + '"', '"<|im_end|>"', '"../etc"',
+    "null", "[]", "{}", "[[]]", "[null]", '[["q"]]', '["yes", "yes"]', '"' + "x" * 3000 + '"', '"<|im_end|>"',
+    '"../etc"',
     '"2026-01-01T00:00:00+23:59"', '"user/ann@99999999999999999999"', '"\\u2028"', "[" * 20 + "]" * 20,
 ]  # fmt: skip
 """JSON texts, so that values are among them that only a lenient parser takes."""

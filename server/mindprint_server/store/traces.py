@@ -149,13 +149,20 @@ class TraceRepository:
         """Count the traces that wait for training, by adapter key."""
         return await self._database.read(_count_waiting)
 
-    async def requeue(self, trace_ids: Sequence[str]) -> int:
+    async def requeue(self, trace_ids: Sequence[str] | None = None, *, user_id: str | None = None) -> int:
         """Put dead letters back into the queue, with no attempts counted.
+
+        Args:
+            trace_ids: Only these traces; None: of any id.
+            user_id: Only traces of this user; None: of all users.
 
         Returns:
             How many of these traces were dead letters.
+
+        Raises:
+            RecordNotFound: The user does not exist.
         """
-        return await self._database.write(_requeue, trace_ids)
+        return await self._database.write(_requeue, trace_ids, user_id)
 
 
 async def _add(db: AsyncConnection, trace: Trace) -> Trace:
@@ -316,6 +323,11 @@ async def _count_waiting(db: AsyncConnection) -> dict[str, int]:
     return {adapter: count for adapter, count in await db.execute(query)}
 
 
-async def _requeue(db: AsyncConnection, ids: Sequence[str]) -> int:
-    dead: list[Any] = [traces.c.id.in_(ids), traces.c.state == "dead_letter"]
+async def _requeue(db: AsyncConnection, ids: Sequence[str] | None, user_id: str | None) -> int:
+    dead: list[Any] = [traces.c.state == "dead_letter"]
+    if ids is not None:
+        dead.append(traces.c.id.in_(ids))
+    if user_id is not None:
+        await must_exist(db, user_id)
+        dead.append(traces.c.user_id == user_id)
     return (await db.execute(update(traces).where(*dead).values(state="waiting", attempts=0))).rowcount

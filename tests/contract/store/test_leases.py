@@ -124,6 +124,9 @@ async def test_after_the_last_attempt_traces_are_dead_letters_until_requeued(sto
     waiting = await make.waiting(store, "bob", 1)
     assert await store.traces.requeue([t.id for t in dead] + waiting + ["none"]) == 1
     assert await store.traces.requeue([]) == 0
+    assert await store.traces.requeue(user_id="ann") == await store.traces.requeue() == 0
+    with pytest.raises(RecordNotFound):
+        await store.traces.requeue(user_id="nobody")
     again = await make.claim(store, adapter="user/ann", max_attempts=2, now=now)
     assert again.trace_ids == lease.trace_ids
     assert again.attempt == 1

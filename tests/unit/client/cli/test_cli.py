@@ -18,7 +18,7 @@ COMMANDS = [
     ("doctor",),
     ("chat",),
     *(("users", name) for name in ("", "list", "show", "import", "profile", "auto-mode")),
-    *(("traces", name) for name in ("", "list", "show", "write", "export", "import")),
+    *(("traces", name) for name in ("", "list", "show", "write", "requeue", "export", "import")),
     *(("batches", name) for name in ("", "start", "list", "show", "watch", "cancel", "results")),
     *(("adapters", name) for name in ("", "list", "show", "why", "promote", "rollback")),
     *(("adapters", name) for name in ("canary", "pin", "unpin", "export")),
@@ -328,3 +328,17 @@ def test_a_conversation_keeps_what_was_said(
         "tea",
         "Sure?",
     ]
+
+
+def test_dead_letters_are_put_back(run: Any, server: Any) -> None:
+    server.answers_with(lambda request: httpx.Response(200, json={"requeued": 2}))
+    for words, body in (
+        (("t1", "t2"), {"trace_ids": ["t1", "t2"]}),
+        (("--user", "ann"), {"user_id": "ann"}),
+        (("--all",), {}),
+    ):
+        result = run("traces", "requeue", *words)
+        assert result.stdout.strip() == "traces that wait again: 2"
+        assert json.loads(server.asked.pop().content) == body
+    for words in ((), ("t1", "--all"), ("--user", "ann", "--all")):
+        assert "traces, --user or --all" in one_line(run("traces", "requeue", *words), code=2)
