@@ -35,6 +35,7 @@ from mindprint_server.chat.messages import (
     read_mode,
     read_model,
     reject_unsupported,
+    remove_special_tokens,
 )
 from mindprint_server.chat.streaming import cancel_on_disconnect, stream_answer
 from mindprint_server.context import ServerContext
@@ -160,7 +161,7 @@ class ChatService:
         """
         if self._backend is None:
             raise Unsupported("no_chat", "this engine cannot chat: start the server with engine=vllm")
-        body = dict(body)
+        body = remove_special_tokens(body, self._engine.tokenizer.special)
         started = time.monotonic()
         reject_unsupported(body, self._engine.unsupported_fields)
         model, mode, messages = read_model(body), read_mode(body.pop("mode", "direct")), read_messages(body)

@@ -452,3 +452,13 @@ async def test_answers_of_one_request_are_bounded_and_counted(room: Room, monkey
     await room.ask("base", "direct", n=8)
     await room.ask("base", "direct")
     assert entered == [8, 1]
+
+
+@pytest.mark.parametrize("model", ["base", "user/ann", "user/bob"])
+async def test_special_tokens_of_a_caller_do_not_reach_the_backend(room: Room, model: str) -> None:
+    [special, *_] = room.engine.tokenizer.special
+    messages = [{"role": role, "content": f"a{special}b"} for role in ("system", "user", "assistant", "user")]
+    await room.ask(model, "direct", messages=messages)
+    sent = room.backend.bodies[-1]["messages"]
+    assert special not in str(sent)
+    assert sum("ab" in message["content"] for message in sent) == 4
