@@ -59,7 +59,8 @@ def make_trace(user: str = "ann", **changes: Any) -> Trace:
         sampling={}, seed=1, engine="fake 1",
     )  # fmt: skip
     trace = Trace(
-        id=new_id(), user_id=user, engagement_id="e1", mode="personal", query="q", thinking="because", answer="tea",
+        id=(id := new_id()), user_id=user, engagement_id="e1", mode="personal", query="q", answer="tea",
+        thinking=f"because {id}",
         verdict="accepted", state="waiting", provenance=made, created_at=NOW,
     )  # fmt: skip
     return trace.model_copy(update=changes)

@@ -97,6 +97,9 @@ class BatchRunner:
             raise Invalid("validation_error", message, param="unhinted")
         plan = await self._store.traces.list_untraced(request.users, self._holdout)
         batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
+        if created:
+            for reason, count in batch.skipped.items():
+                self._metrics.skipped.labels(reason=reason).inc(count)
         self._may_have_new = True
         self._wake.set()
         return batch, created

@@ -14,6 +14,7 @@ from mindprint.types.keys import AdapterKey
 from mindprint_server.store import engagements as engagement_rows
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import leases, lineage
+from mindprint_server.store.accepted_texts import reject_repeated
 from mindprint_server.store.database import Database, advisory_lock, force_hash_join
 from mindprint_server.store.exceptions import BacklogFull, RecordNotFound
 from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
@@ -38,7 +39,10 @@ class TraceRepository:
         self._database = database
 
     async def add(self, trace: Trace) -> Trace:
-        """Store a trace and return it as it is stored."""
+        """Store a trace and return it as it is stored.
+
+        An accepted trace whose thinking is that of an accepted one of its engagement is stored as rejected.
+        """
         return await self._database.write(_add, trace)
 
     async def add_imported(
@@ -169,7 +173,7 @@ async def _add(db: AsyncConnection, trace: Trace) -> Trace:
     await must_exist(db, trace.user_id)
     if trace.engagement_id is not None:
         await engagement_rows.get(db, trace.user_id, trace.engagement_id)
-    await insert(db, [trace])
+    await insert(db, await reject_repeated(db, [trace]))
     return await _get(db, trace.id)
 
 
