@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
+from mindprint.private_files import private_umask
 from mindprint_server.api.connections import bounded_connections
 from mindprint_server.app import ServerState, create_app
 from mindprint_server.observability import logging
@@ -26,6 +27,7 @@ FAILED = 1
 REFUSED = 2
 
 
+@private_umask()
 def run(settings: Settings) -> int:
     """Serve until a signal comes or the engine dies.
 

@@ -18,6 +18,7 @@ from typing import IO
 
 import structlog
 
+from mindprint.private_files import make_private, make_private_folder
 from mindprint.types.keys import VersionRef
 from mindprint_server.engine import AdapterRef
 from mindprint_server.store import Store, VersionRecord
@@ -67,11 +68,12 @@ class AdapterStorage:
             raise FileExistsError(f"{VersionRef.of(key, version)} is there already")
         partial = final.with_name(f".{final.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        make_private_folder(partial)
         shutil.move(weights, partial / WEIGHTS)
         (partial / CONFIG).write_bytes(config)
         (partial / MANIFEST).write_text(manifest, encoding="utf-8")
         for file in partial.iterdir():
+            make_private(file)
             _fsync(file)
         _fsync(partial)
         partial.rename(final)
@@ -107,7 +109,7 @@ class AdapterStorage:
             FileNotFoundError: The folder is incomplete or missing.
         """
         folder = self.path(key, version)
-        self._downloads.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._downloads)
         file = tempfile.TemporaryFile(dir=self._downloads)  # noqa: SIM115 (`read_chunks` closes it)
         try:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip:

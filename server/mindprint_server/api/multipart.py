@@ -14,6 +14,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from mindprint.private_files import FILE, make_private_folder
 from mindprint_server.api.errors import ApiError, clean
 from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import Settings
@@ -146,12 +147,12 @@ def _new_file(folder: Path, stale_s: float) -> Path:
     Files that a killed server left are removed first. These are the files that were not written to for `stale_s`
     seconds: a stalled upload is refused after that time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     for leftover in folder.iterdir():
         if time.time() - leftover.stat().st_mtime > stale_s:
             leftover.unlink(missing_ok=True)
     path = folder / f"{uuid.uuid4().hex}.safetensors"
-    path.touch(exist_ok=False)
+    path.touch(FILE, exist_ok=False)
     return path
 
 
