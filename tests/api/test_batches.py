@@ -101,8 +101,9 @@ async def test_too_many_watchers_are_refused_before_the_stream_begins(
     batch = (await client.post("/v1/batches", json={})).json()
 
     async def full(id: str) -> AsyncGenerator[Batch]:
-        raise LimitExceeded("too_many_watchers", "2 callers watch already")
-        yield
+        if id:
+            raise LimitExceeded("too_many_watchers", "2 callers watch already")
+        yield Batch.model_validate(batch)
 
     monkeypatch.setattr(services.batches, "watch", full)
     response = await client.get(f"/v1/batches/{batch['id']}/events")

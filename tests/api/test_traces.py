@@ -116,7 +116,8 @@ async def test_dead_letters_are_put_back(
     assert await requeued({}) == 2
     assert await requeued({}) == 0
     assert {trace.state for trace in await services.store.traces.find()} == {"waiting"}
-    for body in ({"trace_ids": [], "user_id": None}, {"trace_ids": ["t"], "user_id": "ann"}, {"trace_ids": ["a/b"]}):
+    wrong: list[dict[str, Any]] = [{"trace_ids": []}, {"trace_ids": ["t"], "user_id": "ann"}, {"trace_ids": ["a/b"]}]
+    for body in wrong:
         response = await client.post("/v1/traces/requeue", json=body)
         assert response.status_code == 422
         error_of(response)

@@ -96,10 +96,11 @@ class BatchWatchers:
         interval_s = self._settings.watch_interval_s
         while watched.newest is None or watched.newest.state not in FINAL:
             watched.wake.clear()
+            batch = watched.newest
             try:
                 batch = await self._store.batches.get(batch_id)
             except StoreBusy:
-                batch = watched.newest  # the next read may succeed
+                pass  # the next read may succeed
             except Exception as error:
                 watched.error = error
                 watched.publish()

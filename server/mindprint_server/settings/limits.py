@@ -15,8 +15,9 @@ class LimitSettings(BaseModel):
     """Maximum number of answers of one chat request, its `n`. A larger `n` is refused with 422, as is one above
     `max_interactive`."""
     max_connections: int = Field(900, ge=1)
-    """Maximum number of open connections. A request on a further one is refused with 503, except health checks and metrics; above
-    twice as many, connections are closed at once. The default stays below the usual limit of 1,024 open files."""
+    """Maximum number of open connections. A request on a further one is refused with 503, except health checks and
+    metrics. Above twice as many, connections are closed at once. The default stays below the usual limit of 1,024 open
+    files."""
     header_timeout_s: float = Field(10, gt=0)
     """Maximum seconds in which the headers of a request must arrive, counted from its first byte, and on a new
     connection from its start. Later ones are refused with 408 and the connection is closed."""

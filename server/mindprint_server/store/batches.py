@@ -212,7 +212,7 @@ async def _finish_items(
     return gone
 
 
-async def _checked(db: AsyncConnection, fresh: Sequence[ItemResult]) -> list[tuple[ItemResult, Sequence[Trace]]]:
+async def _checked(db: AsyncConnection, fresh: Sequence[ItemResult]) -> list[tuple[ItemResult, list[Trace]]]:
     """Return items with their traces as they are stored.
 
     An item whose only accepted trace is a repetition is rejected.

@@ -340,5 +340,6 @@ def test_dead_letters_are_put_back(run: Any, server: Any) -> None:
         result = run("traces", "requeue", *words)
         assert result.stdout.strip() == "traces that wait again: 2"
         assert json.loads(server.asked.pop().content) == body
-    for words in ((), ("t1", "--all"), ("--user", "ann", "--all")):
-        assert "traces, --user or --all" in one_line(run("traces", "requeue", *words), code=2)
+    wrong: list[tuple[str, ...]] = [(), ("t1", "--all"), ("--user", "ann", "--all")]
+    for options in wrong:
+        assert "traces, --user or --all" in one_line(run("traces", "requeue", *options), code=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -448,7 +448,12 @@ async def test_answers_of_one_request_are_bounded_and_counted(room: Room, monkey
         assert refused.value.param == "n"
     entered: list[int] = []
     enter = room.chat._admission.enter
-    monkeypatch.setattr(room.chat._admission, "enter", lambda answers: (entered.append(answers), enter(answers))[1])
+
+    def enter_and_note(answers: int) -> AbstractContextManager[None]:
+        entered.append(answers)
+        return enter(answers)
+
+    monkeypatch.setattr(room.chat._admission, "enter", enter_and_note)
     await room.ask("base", "direct", n=8)
     await room.ask("base", "direct")
     assert entered == [8, 1]
