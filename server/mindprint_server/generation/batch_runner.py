@@ -133,6 +133,7 @@ class BatchRunner:
 
     async def stop(self) -> None:
         """Stop between two commits; open batches continue at the next start."""
+        self._watchers.stop()
         if self._task is not None:
             self._task.cancel()
             # If the engine died, the task has ended already with an error that was reported.

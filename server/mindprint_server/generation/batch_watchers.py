@@ -29,6 +29,7 @@ class _WatchedBatch:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when this server changed a batch, so that the poller need not wait longer."""
     poller: asyncio.Task[None] | None = None
+    is_stopped: bool = False
 
     def publish(self) -> None:
         """Wake all watchers."""
@@ -57,6 +58,14 @@ class BatchWatchers:
         for watched in self._watched.values():
             watched.wake.set()
 
+    def stop(self) -> None:
+        """Stop reading the store and end all watching. The server is about to close the store."""
+        for watched in self._watched.values():
+            watched.is_stopped = True
+            if watched.poller is not None:
+                watched.poller.cancel()
+            watched.publish()
+
     async def watch(self, batch_id: str) -> AsyncGenerator[Batch]:
         """Yield the batch now and after each change, at most one in `watch_interval_s`; end with a final state.
 
@@ -83,6 +92,8 @@ class BatchWatchers:
                         return
                 elif watched.error is not None:
                     raise watched.error
+                elif watched.is_stopped:
+                    return
                 else:
                     await watched.changed.wait()
         finally:

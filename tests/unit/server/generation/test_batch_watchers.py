@@ -151,3 +151,16 @@ async def test_batch_of_another_server_is_seen(services: Container) -> None:
 
 async def _watch_all(services: Container, batch_id: str) -> list[str]:
     return [batch.state async for batch in services.batches.watch(batch_id)]
+
+
+async def test_stop_ends_all_watching(batches: Batches) -> None:
+    watchers = watchers_of(batches)
+    watching = [asyncio.create_task(_watch(watchers, batches.batch.id)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    watchers.stop()
+    async with asyncio.timeout(10):
+        seen = await asyncio.gather(*watching)
+    assert [[batch.state for batch in states] for states in seen] == [["running"]] * 3
+    before = batches.reads
+    await asyncio.sleep(0.1)
+    assert batches.reads == before
