@@ -243,7 +243,7 @@ MACHINES = {
             "waiting": "Accepted; a trainer may lease it.",
             "leased": "Held by a trainer until its lease ends.",
             "trained": "Learned by one published version of the user's adapter.",
-            "dead_letter": "Set aside after `max_attempts` failed leases; no trainer takes it.",
+            "dead_letter": "Set aside after `max_attempts` failed leases, until it is put back.",
             "stored": "Rejected or not judged; kept with its verdict reason, never trained as thinking.",
         },
         (
@@ -255,8 +255,9 @@ MACHINES = {
                 "dead_letter",
                 "a lease fails (expired, or version refused) for the last of `max_attempts` times",
             ),
+            Move("dead_letter", "waiting", "a person puts it back: `POST /v1/traces/requeue`"),
         ),
-        ("trained", "dead_letter", "stored"),
+        ("trained", "stored"),
     ),
     "batch": Machine(
         "States of a batch",

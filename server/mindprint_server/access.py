@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from cachetools import TTLCache
 
+from mindprint.private_files import make_private_folder
 from mindprint.types import ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
 from mindprint_server.settings import AccessSettings, Settings
 from mindprint_server.store import Store
@@ -132,7 +133,7 @@ async def create_admin_key(settings: Settings, name: str, expires_in_s: float | 
     Raises:
         StoreError: The database cannot be opened.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(settings.data_dir)
     store = await Store.open(settings.url)
     try:
         wanted = CreateApiKey(name=name, scopes=["admin"], expires_in_s=expires_in_s)

@@ -10,10 +10,10 @@ from mindprint_server.exceptions import LimitExceeded
 
 
 class AdmissionController:
-    """Counts interactive requests. Batches are not counted: `generation.concurrency` limits them.
+    """Counts the answers of interactive requests. Batches are not counted: `generation.concurrency` limits them.
 
     Args:
-        limit: Maximum number of requests at the same time.
+        limit: Maximum number of answers at the same time.
         retry_after_s: Seconds after which a refused caller should try again.
         max_idle_wait_s: Longest time in seconds that `wait_until_idle` waits.
     """
@@ -27,21 +27,24 @@ class AdmissionController:
         self._idle.set()
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
+    def enter(self, answers: int = 1) -> Iterator[None]:
         """Count one request while the block runs.
+
+        Args:
+            answers: Sequences that the request generates at once. It counts as many times.
 
         Raises:
             LimitExceeded: The limit is reached.
         """
-        if self._active >= self._limit:
-            message = f"{self._limit} requests are being answered already: retry in a moment"
+        if self._active + answers > self._limit:
+            message = f"{self._active} of at most {self._limit} answers are being written already: retry in a moment"
             raise LimitExceeded("server_busy", message, retry_after=self._retry_after_s)
-        self._active += 1
+        self._active += answers
         self._idle.clear()
         try:
             yield
         finally:
-            self._active -= 1
+            self._active -= answers
             if not self._active:
                 self._idle.set()
 

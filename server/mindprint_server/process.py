@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
+from mindprint.private_files import make_private_folder, private_umask
 from mindprint_server.api.access import is_loopback
+from mindprint_server.api.connections import bounded_connections
 from mindprint_server.app import ServerState, create_app
 from mindprint_server.observability import logging
 from mindprint_server.settings import Settings
@@ -26,6 +28,7 @@ FAILED = 1
 REFUSED = 2
 
 
+@private_umask()
 def run(settings: Settings) -> int:
     """Serve until a signal comes or the engine dies.
 
@@ -51,6 +54,7 @@ def run(settings: Settings) -> int:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=bounded_connections(settings, app.state.metrics),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -82,7 +86,7 @@ class _Server(uvicorn.Server):
 async def _has_keys(settings: Settings) -> bool:
     if settings.admin_key is not None:
         return True
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(settings.data_dir)
     store = await Store.open(settings.url)
     try:
         return await store.api_keys.exist()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindprint
+from mindprint.private_files import make_private_folder
 from mindprint.types import ServerInfo
 from mindprint_server.access import AccessControl
 from mindprint_server.adapters import AdapterService
@@ -94,7 +95,7 @@ async def open_container(
             and its owner stops it (`close_container(keep_engine=True)`).
     """
     metrics = metrics or Metrics()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(settings.data_dir)
     progress("opening the store")
     store = await Store.open(settings.url)
     owned = engine is None or not engine.ready

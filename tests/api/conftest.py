@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
@@ -61,7 +61,8 @@ def make_trace(user: str = "ann", **changes: Any) -> Trace:
         sampling={}, seed=1, engine="fake 1",
     )  # fmt: skip
     trace = Trace(
-        id=new_id(), user_id=user, engagement_id="e1", mode="personal", query="q", thinking="because", answer="tea",
+        id=(id := new_id()), user_id=user, engagement_id="e1", mode="personal", query="q", answer="tea",
+        thinking=f"because {id}",
         verdict="accepted", state="waiting", provenance=made, created_at=NOW,
     )  # fmt: skip
     return trace.model_copy(update=changes)
@@ -127,7 +128,7 @@ class FakeBatches:
         self.changed.set()
         return batch
 
-    async def watch(self, id: str) -> AsyncIterator[Batch]:
+    async def watch(self, id: str) -> AsyncGenerator[Batch]:
         while True:
             batch = await self.store.batches.get(id)
             yield batch

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
@@ -12,6 +12,7 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Message
 
 from mindprint.types import Batch, Trace
+from mindprint_server.exceptions import LimitExceeded
 from mindprint_server.store import StoreBusy
 from mindprint_server.store.batches import ItemResult
 from mindprint_server.wiring import Container
@@ -126,6 +127,21 @@ async def test_watching_ends_with_an_error_event_when_the_store_is_away(
         response = await watching
     name, last = events(response.text)[-1]
     assert (name, json.loads(last)["error"]["code"]) == ("error", "store_busy")
+
+
+async def test_too_many_watchers_are_refused_before_the_stream_begins(
+    ann: str, client: httpx.AsyncClient, services: Container, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = (await client.post("/v1/batches", json={})).json()
+
+    async def full(id: str) -> AsyncGenerator[Batch]:
+        if id:
+            raise LimitExceeded("too_many_watchers", "2 callers watch already")
+        yield Batch.model_validate(batch)
+
+    monkeypatch.setattr(services.batches, "watch", full)
+    response = await client.get(f"/v1/batches/{batch['id']}/events")
+    assert (response.status_code, error_of(response)["code"]) == (429, "too_many_watchers")
 
 
 async def test_watching_is_kept_alive_and_ends_when_the_caller_leaves(

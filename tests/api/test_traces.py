@@ -98,6 +98,33 @@ async def test_the_traces_of_one_engagement_by_mode(
         error_of(response)
 
 
+async def test_dead_letters_are_put_back(
+    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace], error_of: ErrorOf
+) -> None:
+    await services.store.engagements.add("bob", (await services.store.engagements.list_page("ann"))[:2])
+    made = [traces(user=user, state="dead_letter") for user in ("ann", "ann", "bob", "bob")]
+    dead = [(await services.store.traces.add(trace)).id for trace in made]
+    waiting = await services.store.traces.add(traces())
+
+    async def requeued(body: dict[str, Any]) -> int:
+        response = await client.post("/v1/traces/requeue", json=body)
+        assert response.status_code == 200, response.text
+        return int(response.json()["requeued"])
+
+    assert await requeued({"trace_ids": [dead[0], waiting.id, "unknown"]}) == 1
+    assert await requeued({"user_id": "ann"}) == 1
+    assert await requeued({}) == 2
+    assert await requeued({}) == 0
+    assert {trace.state for trace in await services.store.traces.find()} == {"waiting"}
+    wrong: list[dict[str, Any]] = [{"trace_ids": []}, {"trace_ids": ["t"], "user_id": "ann"}, {"trace_ids": ["a/b"]}]
+    for body in wrong:
+        response = await client.post("/v1/traces/requeue", json=body)
+        assert response.status_code == 422
+        error_of(response)
+    response = await client.post("/v1/traces/requeue", json={"user_id": "nobody"})
+    assert (response.status_code, error_of(response)["code"]) == (404, "user_not_found")
+
+
 async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
     response = await client.get("/v1/traces/nothing")
     assert (response.status_code, error_of(response)["code"]) == (404, "trace_not_found")

@@ -115,6 +115,48 @@ async def test_refusals(api: AsyncOpenAI, ann: str, body: dict[str, Any], status
     assert (error.value.status_code, error.value.code) == (status, code)
 
 
+def _schema(**schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"cache_salt": ""},
+        {"cache_salt": "a/b"},
+        _schema(type="nonsense"),
+        _schema(type="string", pattern="("),
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": {"type": "structural_tag", "structures": [], "triggers": ["x"]}},
+        {"structured_outputs": {}},
+        {"structured_outputs": {"structural_tag": "{"}},
+        {"tools": []},
+        {"tool_choice": "required"},
+        {"stream_options": {"include_usage": True}},
+        {"repetition_detection": {"max_pattern_size": 9, "min_count": 1}},
+        {"messages": [{"role": "assistant", "tool_calls": 3}]},
+        {"top_k": 10**30},
+        {"top_k": 2**40},
+        {"top_k": "4000000000"},
+        {"kv_transfer_params": {"x": [2**64]}},
+        {"use_beam_search": True, "n": 2, "length_penalty": 1e300},
+        {"use_beam_search": True, "n": 2, "length_penalty": -1e300},
+        {"n": "3"},
+        {"n": 9},
+        {"best_of": 16384},
+        {"stop": ["x"] * 65},
+    ],
+)
+async def test_odd_field_is_refused_and_the_engine_lives(
+    api: AsyncOpenAI, services: Container, body: dict[str, Any]
+) -> None:
+    with pytest.raises(openai.APIStatusError) as error:
+        await api.chat.completions.create(model="base", messages=ASK, max_tokens=4, extra_body=body)
+    assert error.value.status_code in (400, 422), error.value
+    assert error.value.code in ("validation_error", "bad_request")
+    assert not services.engine.dead.is_set()
+
+
 @pytest.mark.parametrize(("wanted", "mode"), [(-99.0, "personal"), (99.0, "direct")])
 async def test_auto_goes_by_the_gains_that_a_batch_measured(
     api: AsyncOpenAI, services: Container, monkeypatch: pytest.MonkeyPatch, wanted: float, mode: str

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from mindprint.private_files import FILE, make_private_folder
 from mindprint.types import Lease
 from mindprint_trainer.settings import Settings
 
@@ -77,9 +78,10 @@ class Checkpoints:
         Raises:
             OSError: The disk is full, for instance. The previous checkpoint is still there.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._folder)
         part = self.path.with_suffix(f".{os.getpid()}.part")
         try:
+            part.touch(FILE)
             with part.open("wb") as stream:
                 torch.save(state | {"format": FORMAT}, stream)
                 stream.flush()
@@ -105,8 +107,8 @@ class Checkpoints:
             self.path.replace(aside)
         except FileNotFoundError:
             with contextlib.suppress(OSError):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                aside.touch()
+                make_private_folder(self._folder)
+                aside.touch(FILE)
             return None
         return aside
 

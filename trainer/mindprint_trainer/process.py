@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mindprint import MindprintClient, MindprintError, Retries, Timeouts
 from mindprint.model_files import MissingModel, model_digest, resolve
+from mindprint.private_files import private_umask
 from mindprint.types import ServerInfo
 from mindprint_trainer.errors import Stopped, TrainerError
 from mindprint_trainer.reporting import logging
@@ -31,6 +32,7 @@ TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "fa
 pass took 40 s with them, and 4.5 s with threads that sleep. Without other load there is no difference."""
 
 
+@private_umask()
 def run(settings: Settings) -> int:
     """Run the trainer until nothing is waiting (`once`), a signal comes, or it cannot continue.
 

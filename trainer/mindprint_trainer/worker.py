@@ -10,6 +10,7 @@ from collections.abc import Callable
 from rich.table import Table
 
 from mindprint import ApiError, MindprintClient, MindprintError
+from mindprint.private_files import make_private_folder
 from mindprint.types import Lease
 from mindprint_trainer import checkpoints
 from mindprint_trainer.checkpoints import Checkpoints, task_key
@@ -78,6 +79,8 @@ class Worker:
         Raises:
             TrainerError: The process cannot go on.
         """
+        with contextlib.suppress(OSError):  # a checkpoint that cannot be written is reported then
+            make_private_folder(self._settings.work_dir)
         checkpoints.remove_stale(self._settings.work_dir, self._settings.checkpoint_keep_s)
         try:
             while self._work_once():

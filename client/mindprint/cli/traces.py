@@ -1,4 +1,4 @@
-"""`mindprint traces`: list, show, write, export and import traces."""
+"""`mindprint traces`: list, show, write, requeue, export and import traces."""
 
 from __future__ import annotations
 
@@ -167,6 +167,27 @@ def write(
     with connect(url) as client:
         trace = client.traces.create(request)
     _print(trace, as_json)
+
+
+@app.command("requeue")
+def requeue(
+    trace_ids: Annotated[list[str] | None, typer.Argument(metavar="TRACE...", help="Ids of dead letters.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="All of this user, instead of TRACE.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All there are, instead of TRACE.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Put dead letters back into the queue, so that a trainer takes them again.
+
+    `mindprint traces list --state dead_letter` shows them.
+    """
+    if sum((bool(trace_ids), user is not None, all_)) != 1:
+        raise Fail("name either traces, --user or --all", code=2)
+    with connect(url) as client:
+        done = client.traces.requeue(trace_ids or None, user=user)
+    if as_json:
+        return print_json(done)
+    typer.echo(f"traces that wait again: {done.requeued}")
 
 
 @app.command("export")

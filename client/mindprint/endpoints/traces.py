@@ -12,6 +12,8 @@ from mindprint.types import (
     ImportedTraces,
     Ingested,
     Mode,
+    Requeue,
+    Requeued,
     Trace,
     TracePage,
     TraceRequest,
@@ -20,6 +22,7 @@ from mindprint.types import (
 )
 
 _ingested = reply_of(Ingested)
+_requeued = reply_of(Requeued)
 _trace = reply_of(Trace)
 _traces = reply_of(TracePage)
 
@@ -93,6 +96,20 @@ class TracesResource(Resource[SenderT]):
         """
         body = ImportedTraces(traces=[*traces])
         return post_call(f"/v1/users/{segment(user_id)}/traces", _ingested, body, repeatable=True, slow=True)
+
+    @Method
+    def requeue(self, trace_ids: Sequence[str] | None = None, *, user: str | None = None) -> Call[Requeued]:
+        """Put dead letters back into the queue, with no attempts counted. Without arguments: all there are.
+
+        Args:
+            trace_ids: Up to 1000 ids; `list(state="dead_letter")` finds them.
+            user: All of this user, instead of ids.
+
+        Raises:
+            ApiError: `user_not_found`.
+        """
+        body = Requeue(trace_ids=None if trace_ids is None else [*trace_ids], user_id=user)
+        return post_call("/v1/traces/requeue", _requeued, body, repeatable=True)
 
     @StreamMethod
     def export(self, *, user: str | None = None, verdict: VerdictLabel | None = None) -> Stream[Trace]:

@@ -17,8 +17,17 @@ ScoreName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_l
 
 
 def as_utc(when: datetime) -> datetime:
-    """Return a time in UTC. A time without a zone counts as UTC, so that the order is the same on every machine."""
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    """Return a time in UTC. A time without a zone counts as UTC, so that the order is the same on every machine.
+
+    Raises:
+        ValueError: In UTC the time lies outside of the years 1 to 9999.
+    """
+    if when.tzinfo is None:
+        return when.replace(tzinfo=UTC)
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside of the years 1 to 9999 in UTC: send a time within them") from None
 
 
 Time = Annotated[datetime, AfterValidator(as_utc)]

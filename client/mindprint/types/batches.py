@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from mindprint.types.auto_mode import Mode
-from mindprint.types.base import Reply, Request, Time
+from mindprint.types.base import NO_NUL, Reply, Request, Time
 from mindprint.types.keys import Name
 
 BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -31,7 +31,7 @@ class BatchRequest(Request):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)] | None = None
 
     @model_validator(mode="after")
     def _shown_or_unhinted(self) -> Self:

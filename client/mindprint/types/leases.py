@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from mindprint.types.base import Reply, Request, Time
+from mindprint.types.base import NO_NUL, Reply, Request, Time
 from mindprint.types.keys import AdapterKeyStr
 from mindprint.types.server import LoraLimits
 
@@ -16,7 +16,7 @@ LeaseState = Literal["active", "released", "completed", "expired"]
 class LeaseRequest(Request):
     """Claim the accepted traces of one adapter."""
 
-    owner: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    owner: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)]
     adapter: AdapterKeyStr | None = None
     """Key of the adapter; None takes the one with the most traces, cohorts before users. A cohort that is not named
     also needs the server's `cohort_min_traces`."""

@@ -11,6 +11,7 @@ from mindprint.types.auto_mode import AskedMode, Mode
 from mindprint.types.base import NO_NUL, Choices, EngagementId, Reply, Request, Text, Time
 from mindprint.types.keys import MemoryNameStr, ModelNameStr, Name
 
+TraceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 TraceState = Literal["waiting", "leased", "trained", "dead_letter", "stored"]
 """State in the training queue. `waiting`, `leased` and `trained` are accepted traces. `dead_letter`: its leases ended
 badly too often. `stored`: never in the queue, because the trace was rejected or is not meant for training."""
@@ -125,6 +126,25 @@ class TraceRequest(Request):
         if wanted := [name for name in writing if getattr(self, name) is not None]:
             raise ValueError(f"thinking is given, so none is generated: leave out {' and '.join(wanted)}")
         return self
+
+
+class Requeue(Request):
+    """Put dead letters back into the queue: those of these ids, those of a user, or without both all there are."""
+
+    trace_ids: Annotated[list[TraceId], Field(min_length=1, max_length=1000)] | None = None
+    user_id: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_filter(self) -> Self:
+        if self.trace_ids is not None and self.user_id is not None:
+            raise ValueError("send either trace_ids or user_id, or neither for all dead letters")
+        return self
+
+
+class Requeued(Reply):
+    """How many dead letters were put back. Traces in another state, and ids that are unknown, are left as they are."""
+
+    requeued: int
 
 
 class Trace(Reply):

@@ -18,6 +18,7 @@ from typing import IO
 
 import structlog
 
+from mindprint.private_files import make_private, make_private_folder
 from mindprint.types.keys import VersionRef
 from mindprint_server.engine import AdapterRef
 from mindprint_server.operation.disk import full_disk_refused
@@ -109,7 +110,7 @@ class AdapterStorage:
             StorageFull: The disk has no space for the zip.
         """
         folder = self.path(key, version)
-        self._downloads.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._downloads)
         file = tempfile.TemporaryFile(dir=self._downloads)  # noqa: SIM115 (`read_chunks` closes it)
         try:
             with full_disk_refused(), zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip:
@@ -156,11 +157,12 @@ async def read_chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
 
 
 def _write_files(folder: Path, *, weights: Path, config: bytes, manifest: str) -> None:
-    folder.mkdir(parents=True)
+    make_private_folder(folder)
     shutil.move(weights, folder / WEIGHTS)
     (folder / CONFIG).write_bytes(config)
     (folder / MANIFEST).write_text(manifest, encoding="utf-8")
     for file in folder.iterdir():
+        make_private(file)
         _fsync(file)
     _fsync(folder)
 

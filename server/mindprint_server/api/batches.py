@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import anyio
 from fastapi import APIRouter, Response
@@ -64,15 +65,19 @@ async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
 )
 async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
     """Send the batch as a server-sent event now and after each change, until it ends."""
-    await services.store.batches.get(batch_id)
+    watched = services.batches.watch(batch_id)
+    first = await anext(watched)  # an unknown batch and too many watchers are refused before the stream begins
 
     async def progress() -> AsyncIterator[ServerSentEvent]:
-        try:
-            async for batch in services.shutdown.watching.pass_on(services.batches.watch(batch_id)):
-                yield ServerSentEvent(event="progress", data=batch.model_dump_json())
-        except (Busy, Unavailable) as error:
-            told = envelope(from_server(error, services.settings.retry_after_s))
-            yield ServerSentEvent(event="error", data=json.dumps(told, ensure_ascii=False))
+        passed = services.shutdown.watching.pass_on(watched)
+        async with aclosing(watched):
+            try:
+                yield ServerSentEvent(event="progress", data=first.model_dump_json())
+                async for batch in passed:
+                    yield ServerSentEvent(event="progress", data=batch.model_dump_json())
+            except (Busy, Unavailable) as error:
+                content = envelope(from_server(error, services.settings.retry_after_s))
+                yield ServerSentEvent(event="error", data=json.dumps(content, ensure_ascii=False))
 
     # Without an event of its own, the response would end all streams as soon as it hears of a signal.
     return EventSourceResponse(progress(), shutdown_event=anyio.Event(), shutdown_grace_period=STOP_WITHIN_S)

@@ -23,10 +23,13 @@ INFER_OR_READ = [requires("infer", "read")]
 async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ContainerDep) -> Response:
     """Answer a chat as OpenAI's route does. `user/<id>` as `model` brings the user's memory and adapter."""
     try:
-        json.dumps(body, ensure_ascii=False).encode()
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         message = "the body holds a lone surrogate, which is half a character: send valid Unicode"
         raise ApiError(400, "invalid_unicode", message) from None
+    except ValueError:
+        message = "the body holds NaN or an infinite number, which JSON does not have: send finite numbers"
+        raise ApiError(400, "invalid_json", message) from None
 
     async def wait_for_disconnect() -> None:
         # The body has been read, so that nothing but a disconnect ends the wait.

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mindprint_server.api.errors import ApiError, internal, reply
+from mindprint_server.api.json_depth import json_depth
 from mindprint_server.observability.logging import log
 from mindprint_server.settings import LimitSettings
 
@@ -39,24 +40,45 @@ class BodySizeLimitMiddleware:
         if declared.isdecimal() and int(declared) > limit:
             await reply(Request(scope), _too_large(limit))(scope, receive, send)
             return
-        taken, complete = 0, False
+        is_upload = UPLOAD.fullmatch(scope["path"]) is not None
+        total_s = self.settings.upload_timeout_s if is_upload else self.settings.request_timeout_s
+        deadline = asyncio.get_running_loop().time() + total_s
+        taken, complete, chunks = 0, False, list[bytes]()
 
         async def bounded() -> Message:
             nonlocal taken, complete
             if complete:
                 return await receive()
-            try:
-                async with asyncio.timeout(self.settings.request_timeout_s):
-                    message = await receive()
-            except TimeoutError:
-                raise ApiError(408, "body_timeout", "the body stopped arriving: send it again", headers=CLOSE) from None
-            taken += len(message.get("body", b""))
+            message = await self._receive_until(deadline, receive)
+            body = message.get("body", b"")
+            taken += len(body)
             complete = not message.get("more_body", False)
             if taken > limit:
                 raise _too_large(limit)
+            if not is_upload:
+                chunks.append(body)
+                if complete:
+                    self._check_depth(b"".join(chunks))
+                    chunks.clear()
             return message
 
         await self.app(scope, bounded, send)
+
+    async def _receive_until(self, deadline: float, receive: Receive) -> Message:
+        """Receive the next part of a body. The whole body has a deadline, and each part of it `request_timeout_s`."""
+        soonest = min(deadline, asyncio.get_running_loop().time() + self.settings.request_timeout_s)
+        try:
+            async with asyncio.timeout_at(soonest):
+                return await receive()
+        except TimeoutError:
+            message = "the body did not arrive in time: send it again, in smaller parts over a slow connection"
+            raise ApiError(408, "body_timeout", message, headers=CLOSE) from None
+
+    def _check_depth(self, body: bytes) -> None:
+        most = self.settings.max_json_depth
+        if json_depth(body) > most:
+            message = f"the body nests more than {most} lists and objects: send a flatter one"
+            raise ApiError(400, "invalid_json", message)
 
     def _limit(self, path: str) -> int:
         return self.settings.max_upload_bytes if UPLOAD.fullmatch(path) else self.settings.max_body_bytes

@@ -14,6 +14,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from mindprint.private_files import FILE, make_private_folder
 from mindprint_server.api.errors import ApiError, clean
 from mindprint_server.exceptions import Invalid
 from mindprint_server.operation.disk import full_disk_refused
@@ -150,11 +151,11 @@ def _new_file(folder: Path, stale_s: float) -> Path:
     """
     path = folder / f"{uuid.uuid4().hex}.safetensors"
     with full_disk_refused():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         for leftover in folder.iterdir():
             if time.time() - leftover.stat().st_mtime > stale_s:
                 leftover.unlink(missing_ok=True)
-        path.touch(exist_ok=False)
+        path.touch(FILE, exist_ok=False)
     return path
 
 

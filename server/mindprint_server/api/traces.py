@@ -7,7 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
-from mindprint.types import ApiKey, EngagementId, Mode, Trace, TracePage, TraceRequest, TraceState, VerdictLabel
+from mindprint.types import (
+    ApiKey,
+    EngagementId,
+    Mode,
+    Requeue,
+    Requeued,
+    Trace,
+    TracePage,
+    TraceRequest,
+    TraceState,
+    VerdictLabel,
+)
 from mindprint_server.access import may
 from mindprint_server.api.access import requires
 from mindprint_server.api.dependencies import (
@@ -65,6 +76,12 @@ async def list_traces(
         limit=limit + 1,
     )
     return TracePage(traces=traces[:limit], next=traces[limit - 1].id if len(traces) > limit else None)
+
+
+@router.post("/requeue", dependencies=[requires("train"), *WRITES])
+async def requeue(wanted: Requeue, services: ContainerDep) -> Requeued:
+    """Put dead letters back into the queue, with no attempts counted: by id, of a user, or all there are."""
+    return Requeued(requeued=await services.store.traces.requeue(wanted.trace_ids, user_id=wanted.user_id))
 
 
 @router.get("/export", dependencies=READ, response_class=StreamingResponse, responses={200: NDJSON})

@@ -9,7 +9,12 @@ from typing import Any, get_args
 from mindprint.types import AskedMode, Mode
 from mindprint.types.keys import MODEL_NAME_LENGTH, ModelName
 from mindprint_server.exceptions import Invalid, NotFound
-from mindprint_server.prompts.templates import query_text
+from mindprint_server.prompts.templates import query_text, remove_special
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Roles of messages that OpenAI's API knows."""
+TEXTS = ("messages", "tools", "documents", "chat_template_kwargs")
+"""Fields whose texts a chat template may write into the prompt."""
 
 
 def read_model(body: Mapping[str, Any]) -> ModelName:
@@ -38,12 +43,35 @@ def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read the messages from a request.
 
     Raises:
-        Invalid: There are none.
+        Invalid: There are none, or one has a role that OpenAI's API does not know.
     """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise Invalid("validation_error", "messages must be a list of at least one message", param="messages")
+    if any(message.get("role", "user") not in ROLES for message in messages):
+        # A chat template writes the role into the prompt, so an odd one could begin another turn.
+        raise Invalid("validation_error", f"role must be one of {', '.join(ROLES)}", param="messages")
     return messages
+
+
+def remove_special_tokens(body: Mapping[str, Any], special: Sequence[str]) -> dict[str, Any]:
+    """Return the request without special tokens in the texts that a chat template writes into the prompt.
+
+    Args:
+        body: The request.
+        special: Texts of the special tokens.
+    """
+    return {field: _remove_special(value, special) if field in TEXTS else value for field, value in body.items()}
+
+
+def _remove_special(value: Any, special: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        return remove_special(value, special)
+    if isinstance(value, list):
+        return [_remove_special(item, special) for item in value]
+    if isinstance(value, dict):
+        return {remove_special(key, special): _remove_special(item, special) for key, item in value.items()}
+    return value
 
 
 def reject_unsupported(body: Mapping[str, Any], unsupported: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import Outcome, outcome_of
 from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.chat.bounds import check_lengths, check_numbers, read_answer_count
 from mindprint_server.chat.fallback import AnswerPlan, fallback_plans, is_adapter_fault
 from mindprint_server.chat.messages import (
     add_mode_line,
@@ -34,6 +35,7 @@ from mindprint_server.chat.messages import (
     read_mode,
     read_model,
     reject_unsupported,
+    remove_special_tokens,
 )
 from mindprint_server.chat.streaming import cancel_on_disconnect, stream_answer
 from mindprint_server.context import ServerContext
@@ -160,12 +162,15 @@ class ChatService:
         """
         if self._backend is None:
             raise Unsupported("no_chat", "this engine cannot chat: start the server with engine=vllm")
-        body = dict(body)
+        body = remove_special_tokens(body, self._engine.tokenizer.special)
         started = time.monotonic()
         reject_unsupported(body, self._engine.unsupported_fields)
         model, mode, messages = read_model(body), read_mode(body.pop("mode", "direct")), read_messages(body)
+        check_lengths(body)
+        check_numbers(body)
+        answers = read_answer_count(body, min(self._settings.max_answers, self._settings.max_interactive))
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._admission.enter())
+            stack.enter_context(self._admission.enter(answers))
             work = self._reply(body, messages, model, mode, stack)
             async with asyncio.timeout(self._settings.request_timeout_s):
                 answer = await cancel_on_disconnect(wait_for_disconnect(), work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cachetools import LRUCache
@@ -13,6 +13,23 @@ from mindprint_server.engine.base import Message
 
 MAX_CACHED_TOKENS = 2**20
 """Token ids in the cache, of all texts together: 4 MiB, and about as much for the texts."""
+
+
+_LOOKS_SPECIAL = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
+
+
+def special_texts(named: Iterable[str], added: Iterable[Any]) -> tuple[str, ...]:
+    """Return the texts that a user's text must not contain, each once.
+
+    A tokenizer may turn texts into one token of its own that its map of special tokens does not name: the default
+    model's has `<repo_name>` and 13 others. Some models do not even mark these as special, so `<|...|>` counts too.
+
+    Args:
+        named: The texts in the tokenizer's map of special tokens.
+        added: Its added tokens (`AddedToken`), all of them.
+    """
+    others = (str(token) for token in added if token.special or _LOOKS_SPECIAL.fullmatch(str(token)))
+    return tuple(dict.fromkeys(text for text in (*named, *others) if text))
 
 
 class HFTokenizer:
@@ -31,10 +48,11 @@ class HFTokenizer:
         self._tokenizer = tokenizer
         self.eos_id: int = tokenizer.eos_token_id
         self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
-        self.special: tuple[str, ...] = tuple(tokenizer.all_special_tokens)
+        named = tuple(tokenizer.all_special_tokens)
+        self.special: tuple[str, ...] = special_texts(named, tokenizer.added_tokens_decoder.values())
         self._cache: LRUCache[str, array[int]] = LRUCache(max_cached_tokens, getsizeof=lambda ids: len(ids) + 1)
-        self._before_special = re.compile("(?=" + "|".join(map(re.escape, self.special)) + ")")
-        self._is_splittable = bool(self.special) and all(map(self._splits_before, self.special))
+        self._before_special = re.compile("(?=" + "|".join(map(re.escape, named)) + ")")
+        self._is_splittable = bool(named) and all(map(self._splits_before, named))
 
     def encode(self, text: str) -> list[int]:
         """Tokenize `text` without adding special tokens."""

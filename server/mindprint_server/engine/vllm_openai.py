@@ -18,6 +18,9 @@ from mindprint_server.exceptions import BackendRefused, Invalid
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+CALLERS_ERRORS = frozenset({"VLLMClientError", "VLLMValidationError"})
+"""Names of vLLM's errors, and of their base classes, that a request causes."""
+
 
 class VllmChat:
     """`ChatBackend` on vLLM's OpenAI serving classes. Create it with `create`."""
@@ -76,8 +79,12 @@ class VllmChat:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise Invalid("validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
-        except ValueError as error:
-            raise Invalid("validation_error", str(error)) from None
+        except Exception as error:
+            # Some of vLLM's validators run on the raw body and raise whatever odd values in it lead to.
+            if not (_is_callers_fault(error) or isinstance(error, TypeError | AttributeError | LookupError)):
+                raise
+            field = getattr(error, "parameter", None)
+            raise Invalid("validation_error", f"the request cannot be read: {error}", param=field) from None
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._slots.acquire(adapter))
             answer = await self._answer(request, adapter)
@@ -90,8 +97,7 @@ class VllmChat:
             with self._registered(adapter):
                 answer = await self._serving.create_chat_completion(request, None)
         except Exception as error:
-            # vLLM's VLLMValidationError is a ValueError in some releases and none in others.
-            if isinstance(error, ValueError) or type(error).__name__ == "VLLMValidationError":
+            if _is_callers_fault(error):
                 raise BackendRefused(400, str(error)) from error
             raise
         if hasattr(answer, "error"):
@@ -116,6 +122,13 @@ class VllmChat:
             self._requests[adapter.name] -= 1
             if not self._requests[adapter.name]:
                 del self._requests[adapter.name], self._models.lora_requests[adapter.name]
+
+
+def _is_callers_fault(error: Exception) -> bool:
+    """Return whether vLLM raised an error because of a value in the request."""
+    # vLLM's own errors are a ValueError in some releases and none in others. An ArithmeticError comes of a huge number.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ValueError | ArithmeticError) or not names.isdisjoint(CALLERS_ERRORS)
 
 
 async def _hold_while_streaming(lines: AsyncIterator[str], stack: AsyncExitStack) -> AsyncIterator[str]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import Invalid
+from mindprint_server.generation.batch_watchers import FINAL, BatchWatchers
 from mindprint_server.generation.concurrency import ConcurrencyLimiter
 from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
 from mindprint_server.generation.result_writer import ResultWriter
@@ -27,9 +28,6 @@ from mindprint_server.store import Holdout, RecordNotFound, StoreError
 from mindprint_server.store.batches import ItemResult
 
 log = structlog.get_logger(__name__)
-
-FINAL = frozenset({"done", "failed", "cancelled"})
-"""States in which a batch does not change any more."""
 
 
 @dataclass
@@ -79,7 +77,7 @@ class BatchRunner:
         self._may_have_new = True
         self._engine_died: EngineDied | None = None
         self._ending: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Condition()
+        self._watchers = BatchWatchers(ctx.store, settings)
         self._task: asyncio.Task[None] | None = None
 
     # --- called by the API ---
@@ -101,6 +99,9 @@ class BatchRunner:
             raise Invalid("validation_error", message, param="unhinted")
         plan = await self._store.traces.list_untraced(request.users, self._holdout)
         batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
+        if created:
+            for reason, count in batch.skipped.items():
+                self._metrics.skipped.labels(reason=reason).inc(count)
         self._may_have_new = True
         self._wake.set()
         return batch, created
@@ -118,22 +119,14 @@ class BatchRunner:
         await self._notify_watchers()
         return await self._store.batches.get(batch_id) if batch.state == "cancelled" else batch
 
-    async def watch(self, batch_id: str) -> AsyncIterator[Batch]:
+    def watch(self, batch_id: str) -> AsyncGenerator[Batch]:
         """Yield the batch now and after each change, at most one in `watch_interval_s`; end with a final state.
 
         Raises:
+            LimitExceeded: `max_watchers` watch already.
             RecordNotFound: The batch does not exist.
         """
-        while True:
-            batch = await self._store.batches.get(batch_id)
-            yield batch
-            if batch.state in FINAL:
-                return
-            await asyncio.sleep(self._settings.watch_interval_s)
-            async with self._changed:
-                # A change may have come during the sleep, so this wait is bounded too.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), self._settings.watch_interval_s)
+        return self._watchers.watch(batch_id)
 
     async def start(self) -> None:
         """Start running the open batches."""
@@ -142,6 +135,7 @@ class BatchRunner:
 
     async def stop(self) -> None:
         """Stop between two commits; open batches continue at the next start."""
+        self._watchers.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -155,8 +149,7 @@ class BatchRunner:
         await self._results.stop()
 
     async def _notify_watchers(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+        self._watchers.notify()
 
     # --- the loop ---
 

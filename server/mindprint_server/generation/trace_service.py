@@ -93,7 +93,7 @@ class TraceService:
             mode=mode,
             thinking_prefix=prompts.thinking_prefix(mode, question.memory)
             if request.thinking_prefix is None
-            else request.thinking_prefix,
+            else prompts.remove_special(request.thinking_prefix),
             max_thinking_tokens=thinking_tokens,
             temperature=settings.temperature if request.temperature is None else request.temperature,
             seed=request.seed,

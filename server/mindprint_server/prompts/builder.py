@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindprint.types import Mode
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.engine.base import Tokenizer
-from mindprint_server.prompts.templates import build, clean, prefix_with_reminders
+from mindprint_server.prompts.templates import build, clean, prefix_with_reminders, remove_special
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 
@@ -63,6 +63,10 @@ class PromptBuilder:
     def clean(self, text: str) -> str:
         """Return a user's text without anything that could end a turn or a thinking."""
         return clean(text, self._tokenizer.special)
+
+    def remove_special(self, text: str) -> str:
+        """Return a text without special tokens, and otherwise as it is."""
+        return remove_special(text, self._tokenizer.special)
 
     def unfit(self, question: Question) -> str | None:
         """Return why no thinking can be generated about a question (`no_history` or `no_answer`); None if it can."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from textwrap import shorten
 
 from mindprint.types import Engagement, Mode
 from mindprint_server.engine import Message
 from mindprint_server.prompts.types import RecalledMemory
 
-PROMPT_VERSION = "2"
+PROMPT_VERSION = "3"
 """Version of the texts below. Change it with every change of a text; golden tests fail otherwise."""
 
 SYSTEM = "You answer as one particular user would. What is known about this user:"
@@ -38,22 +39,61 @@ CONCLUDE = ". So"
 REMINDER_CHARS = 160
 """Characters of a past question, and of its answer, in a reminder."""
 
+INDENT = "  "
+"""Stands before each line of a user's text except its first, which follows a label."""
+
+MAX_PASSES = 8
+"""Times that a text is searched for special tokens which came about as others were removed."""
+
+_NEXT_LINE = re.compile(r"\n(?!\n)")
+_LABEL = re.compile(r"\s*(Question|Choices|Profile|Recent answers|This user's (answer|reason))\b.{0,4}:", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u0085\u2028\u2029]")
 _THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
 
 
 def clean(text: str, special: Sequence[str]) -> str:
-    """Return a user's text without control characters, special tokens and tags, which could end a turn or a thinking.
+    """Return a user's text without control characters, special tokens and tags.
 
-    Removing one can join the text around it into a new special token, hence the loop.
+    These could end a turn or a thinking.
     """
-    while True:
-        cleaned = _THINK_TAG.sub("", _CONTROL.sub(" ", text.replace("\r\n", "\n")))
-        for token in special:
-            cleaned = cleaned.replace(token, "")
+    plain = _CONTROL.sub(" ", text.replace("\r\n", "\n"))
+    return _remove(plain, _any_of(tuple(special), and_tags=True)).strip()
+
+
+def remove_special(text: str, special: Sequence[str]) -> str:
+    """Return a text without special tokens, and otherwise as it is."""
+    return _remove(text, _any_of(tuple(special), and_tags=False)) if special else text
+
+
+def _remove(text: str, pattern: re.Pattern[str]) -> str:
+    # Removing a part can join the text around it into a new one. Text that was made for it could take as many passes as
+    # it has parts, so after a few of them the parts are replaced by a character that joins nothing.
+    for _ in range(MAX_PASSES):
+        cleaned = pattern.sub("", text)
         if cleaned == text:
-            return cleaned.strip()
+            return cleaned
         text = cleaned
+    return pattern.sub("\ufffd", text)
+
+
+@lru_cache(maxsize=8)
+def _any_of(special: tuple[str, ...], *, and_tags: bool) -> re.Pattern[str]:
+    """Return a pattern of these texts, the longest first, and of the tags of thinking."""
+    parts = [re.escape(token) for token in sorted(special, key=len, reverse=True)]
+    return re.compile("|".join([*parts, f"(?i:{_THINK_TAG.pattern})"] if and_tags else parts))
+
+
+def clean_block(text: str, special: Sequence[str]) -> str:
+    """Return a user's text as a prompt shows it: cleaned, and with its lines after the first indented.
+
+    The templates indent nothing. So no line of a user's text reads like one of theirs.
+    """
+    return _NEXT_LINE.sub(f"\n{INDENT}", clean(text, special))
+
+
+def clean_line(text: str, special: Sequence[str]) -> str:
+    """Return a user's text as a prompt shows it where it may take no more than a part of a line."""
+    return " ".join(clean(text, special).splitlines())
 
 
 def ends_early(text: str, special: Sequence[str]) -> bool:
@@ -63,9 +103,10 @@ def ends_early(text: str, special: Sequence[str]) -> bool:
 
 def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
     """Return one engagement as the prompt shows it."""
-    lines = f"Question: {clean(episode.prompt, special)}\nThis user's answer: {clean(episode.response, special)}"
+    question, answer = clean_block(episode.prompt, special), clean_block(episode.response, special)
+    lines = f"Question: {question}\nThis user's answer: {answer}"
     if episode.reason:
-        lines += f"\nThis user's reason: {clean(episode.reason, special)}"
+        lines += f"\nThis user's reason: {clean_block(episode.reason, special)}"
     return lines
 
 
@@ -75,7 +116,9 @@ def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
         return NOTHING_KNOWN
     parts = [SYSTEM]
     if memory.profile:
-        parts.append(f"Profile:\n{clean(memory.profile, special)}")
+        profile = clean_block(memory.profile, special)
+        # Its first line has no label before it.
+        parts.append(f"Profile:\n{INDENT if _LABEL.match(profile) else ''}{profile}")
     if memory.episodes:
         parts.append("Recent answers:\n" + "\n".join(episode_lines(episode, special) for episode in memory.episodes))
     return "\n\n".join(parts)
@@ -118,10 +161,10 @@ def query_text(
         special: Texts of the tokenizer's special tokens, which are removed.
         hint: The real answer; the last line then shows it.
     """
-    parts = [f"Question: {clean(query, special)}"]
+    parts = [f"Question: {clean_block(query, special)}"]
     if choices is not None:
-        parts.append("Choices: " + " / ".join(clean(choice, special) for choice in choices))
-    parts.append(MODE_LINES[mode] if hint is None else HINT_LINE.format(answer=clean(hint, special)))
+        parts.append("Choices: " + " / ".join(clean_line(choice, special) for choice in choices))
+    parts.append(MODE_LINES[mode] if hint is None else HINT_LINE.format(answer=clean_block(hint, special)))
     return "\n".join(parts)
 
 
@@ -157,5 +200,5 @@ def summarize(episodes: Sequence[Engagement], special: Sequence[str] = ()) -> li
 
 def merge(notes: Sequence[str], special: Sequence[str] = ()) -> list[Message]:
     """Return the messages that ask to merge notes on several pieces into one description."""
-    listed = "\n".join(f"- {clean(note, special)}" for note in notes)
+    listed = "\n".join(f"- {clean_block(note, special)}" for note in notes)
     return [{"role": "user", "content": f"{MERGE}\n\n{listed}\n\n{SUMMARY_RULE}"}]

@@ -71,6 +71,10 @@ class GenerationSettings(BaseModel):
     profiles_at_once: int = Field(8, ge=1)
     """Maximum number of users of a batch whose profiles are written at once."""
     watch_interval_s: float = Field(0.5, gt=0)
-    """Minimum seconds between two progress events of a batch."""
+    """Minimum seconds between two progress events of a batch. The store is read once in one to two of these for each
+    watched batch, however many watch it."""
+    max_watchers: int = Field(500, ge=1)
+    """Maximum number of callers that watch the progress of batches at once. Further ones are refused with 429. Each
+    holds a connection, so it should be well below `max_connections`."""
     max_open_batches: int = Field(32, ge=1)
     """Maximum number of batches that are queued or running. A further one is refused with 429."""

@@ -9,12 +9,29 @@ class LimitSettings(BaseModel):
     """Requests: how many at once, how large, how long."""
 
     max_interactive: int = Field(256, ge=1)
-    """Maximum number of answers and single traces in progress at once. Further requests are refused with 429."""
+    """Maximum number of answers and single traces in progress at once. Further requests are refused with 429. A chat
+    request with `n` counts `n` times."""
+    max_answers: int = Field(8, ge=1)
+    """Maximum number of answers of one chat request, its `n`. A larger `n` is refused with 422, as is one above
+    `max_interactive`."""
+    max_connections: int = Field(900, ge=1)
+    """Maximum number of open connections. A request on a further one is refused with 503, except health checks and
+    metrics. Above twice as many, connections are closed at once. The default stays below the usual limit of 1,024 open
+    files."""
+    header_timeout_s: float = Field(10, gt=0)
+    """Maximum seconds in which the headers of a request must arrive, counted from its first byte, and on a new
+    connection from its start. Later ones are refused with 408 and the connection is closed."""
     request_timeout_s: float = Field(300, gt=0)
-    """Maximum seconds in which the body of a request must arrive (else 408), and in which an answer must begin or a
-    single trace must be written (else 504)."""
+    """Maximum seconds in which the whole body of a request must arrive (else 408), and in which an answer must begin or
+    a single trace must be written (else 504). For an upload it bounds the pause between two parts of the body."""
+    upload_timeout_s: float = Field(1800, gt=0)
+    """Maximum seconds in which the whole body of an upload must arrive (else 408). The default fits `max_upload_bytes`
+    at 0.3 MB a second."""
     max_body_bytes: int = Field(1_000_000, ge=1024)
     """Maximum size of the body of a request in bytes, except of an upload. A larger one is refused with 413."""
+    max_json_depth: int = Field(64, ge=8)
+    """Maximum number of levels of lists and objects in the JSON of a body. A deeper one is refused with 400. The
+    manifest and the configuration in an upload are not counted."""
     max_upload_bytes: int = Field(512 * 1024 * 1024, ge=1024)
     """Maximum size of an upload of adapter files in bytes. A larger one is refused with 413."""
     retry_after_s: int = Field(2, ge=1)

@@ -22,6 +22,10 @@ class QueueSettings(BaseModel):
     max_fast_samples: int = Field(512, ge=0)
     """Maximum number of fast samples of a lease: the newest engagements, answered directly. For a cohort, of all users
     together."""
+    max_lease_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    """Maximum size of the texts in the samples of a lease, in bytes of UTF-8. Half is for accepted traces, oldest first
+    and at least one: the others wait for the next lease. Other samples that do not fit are left out. The default is
+    twice what 1,024 traces of the default model take at most."""
     answer_rejected: bool = True
     """Train the real answer after the first unhinted thinking about an engagement, also if that thinking was rejected
     for its answer or its scores. An accepted thinking that was written later then trains only the thinking, not the

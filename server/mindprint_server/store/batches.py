@@ -12,13 +12,17 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Trace
+from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Mode, Trace
 from mindprint_server.store import funnel, traces
+from mindprint_server.store.accepted_texts import reject_repeated
 from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import IdempotencyConflict, QueueFull, RecordNotFound
 from mindprint_server.store.ids import new_id
 from mindprint_server.store.states import OPEN_STATES
 from mindprint_server.store.tables import batch_items, batches
+
+IN_OTHER_BATCH = "in_other_batch"
+"""Outcome of an item that was not done in another open batch when this one was planned."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class BatchRepository:
         self, request: BatchRequest, items: Sequence[tuple[str, str]], *, max_open: int
     ) -> tuple[Batch, bool]:
         """Queue a batch, or return the earlier one with the same idempotency key.
+
+        Items that another open batch of the same mode has not done yet are skipped as `in_other_batch`.
 
         Args:
             request: What the caller asked for.
@@ -118,14 +124,36 @@ async def _add(
     row = {"id": id, "state": "queued", "request": request.model_dump(mode="json"), "created_at": datetime.now(UTC)}
     await db.execute(batches.insert(), row | {"idempotency_key": request.idempotency_key})
     if plan := dict.fromkeys(items):
+        elsewhere = await _pending_elsewhere(db, id, request.mode)
         await db.execute(
             batch_items.insert(),
             [
-                {"batch_id": id, "position": position, "user_id": user_id, "engagement_id": engagement_id}
+                {
+                    "batch_id": id,
+                    "position": position,
+                    "user_id": user_id,
+                    "engagement_id": engagement_id,
+                    "outcome": IN_OTHER_BATCH if (user_id, engagement_id) in elsewhere else None,
+                }
                 for position, (user_id, engagement_id) in enumerate(plan)
             ],
         )
     return await _get(db, id), True
+
+
+async def _pending_elsewhere(db: AsyncConnection, id: str, mode: Mode) -> set[tuple[str, str]]:
+    """Return (user id, engagement id) of the items that other open batches of this mode have not done yet."""
+    query = (
+        select(batch_items.c.user_id, batch_items.c.engagement_id)
+        .join(batches, batches.c.id == batch_items.c.batch_id)
+        .where(
+            batches.c.state.in_(OPEN_STATES),
+            batches.c.id != id,
+            batches.c.request["mode"].as_string() == mode,
+            batch_items.c.outcome.is_(None),
+        )
+    )
+    return {(user_id, engagement_id) for user_id, engagement_id in await db.execute(query)}
 
 
 async def _get(db: AsyncConnection, id: str) -> Batch:
@@ -167,24 +195,43 @@ async def _finish_items(
     db: AsyncConnection, done: Sequence[ItemResult], seconds: Mapping[str, float]
 ) -> list[ItemResult]:
     gone: list[ItemResult] = []
-    written: dict[str, list[Sequence[Trace]]] = defaultdict(list)
+    fresh: list[ItemResult] = []
     for item in done:
-        row = [
-            batch_items.c.batch_id == item.batch_id,
-            batch_items.c.user_id == item.user_id,
-            batch_items.c.engagement_id == item.engagement_id,
-        ]
-        open_row = update(batch_items).where(*row, batch_items.c.outcome.is_(None)).values(outcome=item.outcome)
-        if not (await db.execute(open_row)).rowcount:
-            if not (await db.execute(select(batch_items.c.position).where(*row))).first():
-                gone.append(item)
-            # The item was done before, so its traces are stored already.
-            continue
-        written[item.batch_id].append([trace.model_copy(update={"batch_id": item.batch_id}) for trace in item.traces])
+        open_row = update(batch_items).where(*_is_item(item), batch_items.c.outcome.is_(None))
+        if (await db.execute(open_row.values(outcome=item.outcome))).rowcount:
+            fresh.append(item)
+        elif not (await db.execute(select(batch_items.c.position).where(*_is_item(item)))).first():
+            gone.append(item)
+        # Otherwise the item was done before, so its traces are stored already.
+    written: dict[str, list[Sequence[Trace]]] = defaultdict(list)
+    for item, checked in await _checked(db, fresh):
+        written[item.batch_id].append(checked)
     await traces.insert(db, [trace for items in written.values() for item in items for trace in item])
     for id in sorted({*written, *seconds}):
         await _change(db, id, **_added(written[id], seconds.get(id, 0.0)))
     return gone
+
+
+async def _checked(db: AsyncConnection, fresh: Sequence[ItemResult]) -> list[tuple[ItemResult, list[Trace]]]:
+    """Return items with their traces as they are stored.
+
+    An item whose only accepted trace is a repetition is rejected.
+    """
+    of_items = [trace.model_copy(update={"batch_id": item.batch_id}) for item in fresh for trace in item.traces]
+    rest = iter(await reject_repeated(db, of_items))
+    checked = [(item, [next(rest) for _ in item.traces]) for item in fresh]
+    for item, kept in checked:
+        if item.outcome == "accepted" and not any(trace.verdict == "accepted" for trace in kept):
+            await db.execute(update(batch_items).where(*_is_item(item)).values(outcome="rejected"))
+    return checked
+
+
+def _is_item(item: ItemResult) -> list[Any]:
+    return [
+        batch_items.c.batch_id == item.batch_id,
+        batch_items.c.user_id == item.user_id,
+        batch_items.c.engagement_id == item.engagement_id,
+    ]
 
 
 def _added(items: Sequence[Sequence[Trace]], seconds: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -18,6 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
+from mindprint.private_files import FILE, make_private, make_private_folder
 from mindprint_server.store.exceptions import StoreBusy, StoreError, StoreFailed
 from mindprint_server.store.faults import DATABASE_ERRORS, translate
 from mindprint_server.store.migrations import upgrade
@@ -198,9 +200,11 @@ def _postgres(make: partial[AsyncEngine], url: DatabaseUrl, busy_timeout_s: floa
 def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> AsyncEngine:
     if url.database in (None, "", ":memory:"):
         raise StoreError("SQLite needs a file: sqlite+aiosqlite:///PATH")
-    folder = Path(str(url.database)).parent
+    path = Path(str(url.database))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():
+            make_private_folder(path.parent)
+        _make_private_database(path)
     except OSError as error:
         raise StoreError(f"cannot make the folder of the database: {error}") from error
     engine = make(url, connect_args={"timeout": busy_timeout_s})
@@ -221,6 +225,15 @@ def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> Asyn
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _make_private_database(path: Path) -> None:
+    """Make the file of the database, if it is missing, and let only its owner read it and the files beside it."""
+    with contextlib.suppress(FileExistsError):
+        path.touch(FILE, exist_ok=False)
+    # SQLite gives new files beside the database the mode of the database.
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        make_private(path.with_name(name))
 
 
 def _write_ahead(cursor: Any, busy_timeout_s: float) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, Label, LargeBinary, Text, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, LeaseRequest, Start
@@ -15,8 +16,8 @@ from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import lineage, live_versions
 from mindprint_server.store.database import force_hash_join
 from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
+from mindprint_server.store.tables import engagements, trace_versions, traces, users, versions
 from mindprint_server.store.tables import leases as rows
-from mindprint_server.store.tables import trace_versions, traces, users, versions
 from mindprint_server.store.users import in_cohort
 
 StartFrom = Literal["parent", "cohort", "base"]
@@ -39,6 +40,8 @@ class ClaimPolicy:
     """New traces that a cohort needs before it is claimed without being named; None: cohorts are never claimed."""
     base_digest: str | None = None
     """The base model. Training starts from a version of it only; None: from any."""
+    max_trace_bytes: int | None = None
+    """Most bytes of the texts of the chosen traces, of which there is at least one; None: no bound."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,10 @@ async def _select_user(db: AsyncConnection, request: LeaseRequest, policy: Claim
     key = await db.scalar(enough.order_by(func.count().desc(), traces.c.adapter).limit(1))
     if key is None:
         return None
-    mine = select(traces.c.id, traces.c.user_id, traces.c.attempts).where(*waiting, *trainable, traces.c.adapter == key)
+    mine = select(traces.c.id, traces.c.user_id, traces.c.attempts, _bytes_of_trace(db)).select_from(_WITH_CHOICES)
+    mine = mine.where(*waiting, *trainable, traces.c.adapter == key)
     found = (await db.execute(mine.order_by(traces.c.id).limit(request.max_traces))).all()
+    found = found[: fitting([row.size for row in found], policy.max_trace_bytes)]
     attempt = 1 + max(row.attempts for row in found)
     return LeaseSelection(key, attempt, [(row.id, row.user_id) for row in found])
 
@@ -112,11 +117,41 @@ async def _select_cohort(
             continue
         attempt = 1 + await _count_failed_leases(db, key, newest)
         if attempt <= policy.max_attempts:
-            oldest = select(traces.c.id, traces.c.user_id).select_from(of_users).where(*mine).order_by(traces.c.id)
-            return LeaseSelection(
-                key, attempt, [(id, user_id) for id, user_id in await db.execute(oldest.limit(request.max_traces))]
-            )
+            with_choices = _WITH_CHOICES.join(users, users.c.id == traces.c.user_id)
+            oldest = select(traces.c.id, traces.c.user_id, _bytes_of_trace(db)).select_from(with_choices).where(*mine)
+            found = (await db.execute(oldest.order_by(traces.c.id).limit(request.max_traces))).all()
+            count = fitting([row.size for row in found], policy.max_trace_bytes)
+            return LeaseSelection(key, attempt, [(row.id, row.user_id) for row in found[:count]])
     return None
+
+
+_WITH_CHOICES = traces.outerjoin(
+    engagements, (engagements.c.user_id == traces.c.user_id) & (engagements.c.id == traces.c.engagement_id)
+)
+"""Traces with their engagements, whose choices are in the samples."""
+SAMPLE_OVERHEAD_BYTES = 256
+"""Bytes of a sample beside the texts of its trace: ids, tags, the answer prefix."""
+
+
+def _bytes_of_trace(db: AsyncConnection) -> Label[int]:
+    """Return an expression, `size`, for the bytes that the sample of a trace takes."""
+
+    def size(column: ColumnElement[Any]) -> ColumnElement[int]:
+        if db.dialect.name == "postgresql":
+            return func.octet_length(cast(column, Text))
+        return func.length(cast(cast(column, Text), LargeBinary))
+
+    texts = [size(column) for column in (traces.c.prompt, traces.c.thinking, traces.c.answer)]
+    total = sum(texts, func.coalesce(size(engagements.c.choices), 0))
+    return (total + SAMPLE_OVERHEAD_BYTES).label("size")
+
+
+def fitting(sizes: Sequence[int], most: int | None) -> int:
+    """Return how many of the first traces take `most` bytes at most; at least 1 if there is one."""
+    if most is None:
+        return len(sizes)
+    fits = sum(total <= most for total in accumulate(sizes))
+    return max(fits, min(1, len(sizes)))
 
 
 def _fresh_to_cohorts() -> list[ColumnElement[bool]]:

@@ -14,6 +14,7 @@ from mindprint.types.keys import AdapterKey
 from mindprint_server.store import engagements as engagement_rows
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import leases, lineage
+from mindprint_server.store.accepted_texts import reject_repeated
 from mindprint_server.store.database import Database, advisory_lock, force_hash_join
 from mindprint_server.store.exceptions import BacklogFull, RecordNotFound
 from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
@@ -42,7 +43,10 @@ class TraceRepository:
         self._database = database
 
     async def add(self, trace: Trace) -> Trace:
-        """Store a trace and return it as it is stored."""
+        """Store a trace and return it as it is stored.
+
+        An accepted trace whose thinking is that of an accepted one of its engagement is stored as rejected.
+        """
         return await self._database.write(_add, trace)
 
     async def add_imported(
@@ -157,20 +161,27 @@ class TraceRepository:
         """Count the accepted traces that are in the queue, by state: `waiting`, `leased` and `dead_letter`."""
         return await self._database.read(_count_queue)
 
-    async def requeue(self, trace_ids: Sequence[str]) -> int:
+    async def requeue(self, trace_ids: Sequence[str] | None = None, *, user_id: str | None = None) -> int:
         """Put dead letters back into the queue, with no attempts counted.
+
+        Args:
+            trace_ids: Only these traces; None: of any id.
+            user_id: Only traces of this user; None: of all users.
 
         Returns:
             How many of these traces were dead letters.
+
+        Raises:
+            RecordNotFound: The user does not exist.
         """
-        return await self._database.write(_requeue, trace_ids)
+        return await self._database.write(_requeue, trace_ids, user_id)
 
 
 async def _add(db: AsyncConnection, trace: Trace) -> Trace:
     await must_exist(db, trace.user_id)
     if trace.engagement_id is not None:
         await engagement_rows.get(db, trace.user_id, trace.engagement_id)
-    await insert(db, [trace])
+    await insert(db, await reject_repeated(db, [trace]))
     return await _get(db, trace.id)
 
 
@@ -329,6 +340,11 @@ async def _count_queue(db: AsyncConnection) -> dict[str, int]:
     return dict.fromkeys(QUEUE_STATES, 0) | {state: count for state, count in await db.execute(query)}
 
 
-async def _requeue(db: AsyncConnection, ids: Sequence[str]) -> int:
-    dead: list[Any] = [traces.c.id.in_(ids), traces.c.state == "dead_letter"]
+async def _requeue(db: AsyncConnection, ids: Sequence[str] | None, user_id: str | None) -> int:
+    dead: list[Any] = [traces.c.state == "dead_letter"]
+    if ids is not None:
+        dead.append(traces.c.id.in_(ids))
+    if user_id is not None:
+        await must_exist(db, user_id)
+        dead.append(traces.c.user_id == user_id)
     return (await db.execute(update(traces).where(*dead).values(state="waiting", attempts=0))).rowcount

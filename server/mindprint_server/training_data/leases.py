@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
-from mindprint.types import SCORE_REASONS, Engagement, Lease, LeaseRequest, LoraLimits, Sample
+from mindprint.types import SCORE_REASONS, Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import MemoryService, UserHistory
@@ -25,7 +25,9 @@ from mindprint_server.training_data.samples import (
     engagement_ids_by_user,
     engagement_keys,
     first_trace_ids,
+    sample_bytes,
     slow_sample,
+    take_fitting,
     trace_ids_by_user,
 )
 
@@ -57,6 +59,7 @@ class LeaseService:
             start_from=ctx.settings.start_from,
             cohort_min_traces=ctx.settings.cohort_min_traces,
             base_digest=ctx.engine.info().base_digest,
+            max_trace_bytes=ctx.settings.max_lease_bytes // 2,
         )
 
     async def stop(self) -> None:
@@ -69,7 +72,10 @@ class LeaseService:
         return LoraLimits(max_rank=self._settings.max_lora_rank, target_modules=list(self._settings.target_modules))
 
     async def claim(self, request: LeaseRequest) -> Lease | None:
-        """Claim the traces of one adapter and return them with their samples; None if no adapter has enough."""
+        """Claim the traces of one adapter and return them with their samples; None if no adapter has enough.
+
+        The texts of all samples together take at most `max_lease_bytes`, unless a single trace takes more.
+        """
         settings = self._settings
         self._replays.ensure_started()
         lease = await self._store.leases.claim(request, self._claim_policy)
@@ -78,18 +84,28 @@ class LeaseService:
         traces = await self._store.traces.list_of_lease(lease.id)
         users = sorted({trace.user_id for trace in traces})
         histories = {user_id: await self._memory.read_history(user_id) for user_id in users}
-        fast = await self._fast_samples(histories, lease.held_out)
-        rejected = await self._answer_samples(fast, histories)
+        all_ids = {trace.id for trace in traces}
+        # Accepted traces were chosen to fit half of the space. The others get what is left, in turn.
+        space = settings.max_lease_bytes - sum(map(sample_bytes, self._slow_samples(traces, histories, all_ids)))
+        fast = take_fitting(await self._fast_samples(histories, lease.held_out), space // 2)
+        space -= sum(map(sample_bytes, fast))
+        rejected = take_fitting(await self._answer_samples(fast, histories), space // 2)
+        space -= sum(map(sample_bytes, rejected))
         await self._store.leases.record_samples(lease.id, engagement_ids_by_user(fast), trace_ids_by_user(rejected))
-        thinking_prefix = settings.thinking_prefixes.get("personal", "")
         answered = first_trace_ids(traces, exclude=engagement_keys(rejected))
-        slow = [
-            slow_sample(trace, thinking_prefix, choices_of(trace, histories), answered=trace.id in answered)
-            for trace in traces
-        ]
-        samples = slow + fast + rejected
-        samples += await self._replay_samples(lease, len(samples), min(settings.replay_wait_s, request.ttl_s / 4))
+        samples = [*self._slow_samples(traces, histories, answered), *fast, *rejected]
+        wait_s = min(settings.replay_wait_s, request.ttl_s / 4)
+        samples += take_fitting(await self._replay_samples(lease, len(samples), wait_s), space)
         return self.complete_lease(lease).model_copy(update={"samples": samples})
+
+    def _slow_samples(
+        self, traces: Sequence[Trace], histories: Mapping[str, UserHistory], answered: Set[str]
+    ) -> list[Sample]:
+        """Return the samples of accepted traces. Those in `answered` teach the answer too."""
+        prefix = self._settings.thinking_prefixes.get("personal", "")
+        return [
+            slow_sample(trace, prefix, choices_of(trace, histories), answered=trace.id in answered) for trace in traces
+        ]
 
     def complete_lease(self, lease: Lease) -> Lease:
         """Return a lease from the store with the base model's digest and the LoRA limits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from mindprint.types import Sample, Trace
@@ -124,3 +125,33 @@ def allocate_evenly(available: Mapping[str, int], total: int) -> dict[str, int]:
         taken[key] = min(count, math.ceil(total / (len(available) - position)))
         total -= taken[key]
     return taken
+
+
+def sample_bytes(sample: Sample) -> int:
+    """Return the bytes of a sample's texts in UTF-8."""
+    ids = (sample.user_id or "", sample.engagement_id, sample.trace_id or "")
+    texts = (sample.prompt, sample.thinking_prefix, sample.reminder, sample.thinking, sample.thinking_suffix)
+    return sum(len(text.encode()) for text in (*ids, *texts, sample.answer, *sample.choices))
+
+
+def take_fitting(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Return the samples that take `most` bytes at most, in their order.
+
+    The users take turns, each with its last sample first: the newest engagements stay, evenly over the users.
+
+    Args:
+        samples: The samples of each user, oldest first.
+        most: Bytes that they may take.
+    """
+    turns: Counter[str | None] = Counter()
+    order = []
+    for position in reversed(range(len(samples))):
+        user_id = samples[position].user_id
+        order.append((turns[user_id], position))
+        turns[user_id] += 1
+    kept = set()
+    for _, position in sorted(order):
+        if (size := sample_bytes(samples[position])) <= most:
+            kept.add(position)
+            most -= size
+    return [sample for position, sample in enumerate(samples) if position in kept]

@@ -195,9 +195,9 @@ class Make:
         )
 
     async def waiting(self, store: Store, user: str, count: int) -> list[str]:
-        """A user with so many waiting traces; their ids."""
+        """A user with so many waiting traces, each with a thinking of its own; their ids."""
         await self.user(store, user, 1)
-        return [(await store.traces.add(self.trace(user))).id for _ in range(count)]
+        return [(await store.traces.add(self.trace(user, thinking=f"because {new_id()}"))).id for _ in range(count)]
 
     async def claim(self, store: Store, **changes: Any) -> Lease | None:
         """A claim; `changes` are fields of `LeaseRequest` and `ClaimPolicy`, and `now`."""

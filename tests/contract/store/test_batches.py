@@ -210,3 +210,68 @@ def test_assembles_counts(make: Any) -> None:
     assert (batch.items, batch.done, batch.skipped) == (11, 7, {"no_history": 1, "full": 1})
     assert batch.funnel == Funnel(attempted=5, generated=9)
     assert batch.tokens_per_second == 20
+
+
+async def test_items_that_are_open_in_another_batch_are_skipped(store: Store, make: Any, planned: str) -> None:
+    await make.finish(store, planned, "ann", "e2", traces=[], outcome="rejected")
+    again, created = await store.batches.add(BatchRequest(mode="generic"), [*PLAN, ("bob", "e2")], max_open=9)
+    assert created
+    assert (again.items, again.done, again.skipped) == (5, 3, {"in_other_batch": 3})
+    assert again.funnel.attempted == 0
+    assert await store.batches.list_pending_items(again.id) == [("ann", "e2"), ("bob", "e2")]
+    other_mode, _ = await store.batches.add(BatchRequest(mode="personal"), PLAN, max_open=9)
+    assert other_mode.skipped == {}, "another mode writes other traces"
+    await store.batches.cancel(planned)
+    later, _ = await store.batches.add(BatchRequest(mode="generic"), PLAN, max_open=9)
+    assert later.skipped == {"in_other_batch": 1}, "a batch that has ended holds nothing"
+
+
+async def test_of_batches_that_are_planned_at_once_one_has_each_item(store: Store, other: Store, make: Any) -> None:
+    await make.user(store, "ann", 20)
+    items = [("ann", f"e{n}") for n in range(20)]
+    made = await asyncio.gather(
+        *(at.batches.add(BatchRequest(seed=seed), items, max_open=9) for seed, at in enumerate((store, other) * 2))
+    )
+    pending = [item for batch, _ in made for item in await store.batches.list_pending_items(batch.id)]
+    assert sorted(pending) == sorted(items)
+
+
+async def test_accepted_thinking_of_an_engagement_is_stored_once(store: Store, other: Store, make: Any) -> None:
+    """Two servers accept the same text for one engagement at the same moment."""
+    await make.user(store, "ann", 8)
+    batches = []
+    for mode, at in (("personal", store), ("generic", other)):
+        batch, _ = await at.batches.add(BatchRequest(mode=mode), [("ann", f"e{n}") for n in range(8)], max_open=9)
+        batches.append((at, batch.id))
+    await asyncio.gather(
+        *(
+            make.finish(at, id, "ann", f"e{n}", traces=[make.trace("ann", f"e{n}")], outcome="accepted")
+            for n in range(8)
+            for at, id in batches
+        )
+    )
+    traces = await store.traces.find(user="ann")
+    assert len(traces) == 16
+    accepted = [trace.engagement_id for trace in traces if trace.verdict == "accepted"]
+    assert sorted(accepted, key=str) == [f"e{n}" for n in range(8)]
+    assert {(trace.reason, trace.state) for trace in traces if trace.verdict != "accepted"} == {("duplicate", "stored")}
+    funnels = [(await store.batches.get(id)).funnel for _, id in batches]
+    assert sum(funnel.accepted for funnel in funnels) == 8
+    assert sum(funnel.rejected.get("duplicate", 0) for funnel in funnels) == 8
+
+
+async def test_repeated_trace_of_one_item_is_rejected_and_other_texts_are_not(store: Store, make: Any) -> None:
+    await make.user(store, "ann")
+    first = await store.traces.add(make.trace("ann", "e1"))
+    assert (await store.traces.add(make.trace("ann", "e1"))).reason == "duplicate"
+    batch, _ = await store.batches.add(BatchRequest(), [("ann", "e1"), ("ann", "e2")], max_open=9)
+    twice = [make.trace("ann", "e1"), make.trace("ann", "e1", thinking="another")]
+    await make.finish(store, batch.id, "ann", "e1", traces=twice, outcome="accepted")
+    await make.finish(store, batch.id, "ann", "e2", traces=[make.trace("ann", "e2")], outcome="accepted")
+    kept = [trace for trace in await store.traces.find(user="ann") if trace.verdict == "accepted"]
+    assert [(trace.engagement_id, trace.thinking) for trace in kept] == [
+        ("e1", first.thinking),
+        ("e1", "another"),
+        ("e2", "because"),
+    ]
+    assert (await store.batches.get(batch.id)).funnel.accepted == 2

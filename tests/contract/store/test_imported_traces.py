@@ -38,10 +38,12 @@ async def test_what_says_the_same_of_its_engagement_is_unchanged(store: Store, m
 
 async def test_what_was_trained_on_is_known_and_what_was_not_for_training_is_not(store: Store, make: Any) -> None:
     await make.trained(store, "ann")
+    [learned, *_] = await store.traces.find(user="ann")
     await store.engagements.add("ann", [make.engagement(1)])
     await store.traces.add(make.trace("ann", "e1", "rejected"))
     await store.traces.add(make.trace("ann", "e1", state="stored", mode="generic"))
-    assert await add(store, make.trace("ann", "e0"), make.trace("ann", "e1")) == (1, 1)
+    again = make.trace("ann", "e0", thinking=learned.thinking)
+    assert await add(store, again, make.trace("ann", "e1")) == (1, 1)
 
 
 async def test_one_that_cannot_be_stored_keeps_all_out(store: Store, make: Any) -> None:

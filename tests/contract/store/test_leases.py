@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mindprint.types import LoraLimits
-from mindprint_server.store import LeaseLost, RecordNotFound, Store
+from mindprint_server.store import LeaseLost, RecordNotFound, Store, lease_selection
 
 SECOND = timedelta(seconds=1)
 
@@ -124,6 +124,9 @@ async def test_after_the_last_attempt_traces_are_dead_letters_until_requeued(sto
     waiting = await make.waiting(store, "bob", 1)
     assert await store.traces.requeue([t.id for t in dead] + waiting + ["none"]) == 1
     assert await store.traces.requeue([]) == 0
+    assert await store.traces.requeue(user_id="ann") == await store.traces.requeue() == 0
+    with pytest.raises(RecordNotFound):
+        await store.traces.requeue(user_id="nobody")
     again = await make.claim(store, adapter="user/ann", max_attempts=2, now=now)
     assert again.trace_ids == lease.trace_ids
     assert again.attempt == 1
@@ -168,3 +171,16 @@ async def test_an_unknown_lease_is_not_found(store: Store) -> None:
     ):
         with pytest.raises(RecordNotFound, match="lease 'x'"):
             await call
+
+
+async def test_claim_is_bounded_by_the_bytes_of_its_traces(store: Store, make: Any) -> None:
+    await make.user(store, "ann", 6)
+    await store.engagements.add("ann", [make.engagement(7, choices=["yes", "é" * 500])])
+    for n in (0, 1, 2, 7):
+        await store.traces.add(make.trace("ann", f"e{n}", prompt="é" * 500))
+    each = 2 * 500 + len("because") + len("yes") + lease_selection.SAMPLE_OVERHEAD_BYTES
+    for adapter in ("user/ann", "cohort/everyone"):
+        for most, count in ((1, 1), (2 * each - 1, 1), (2 * each, 2), (4 * each, 3), (4 * each + 1100, 4), (None, 4)):
+            lease = await make.claim(store, adapter=adapter, max_trace_bytes=most, cohort_min_traces=1)
+            assert len(lease.trace_ids) == count, (adapter, most)
+            await store.leases.release(lease.id)

@@ -21,6 +21,15 @@ async def test_engagements_come_back_as_they_were_sent(store: Store, make: Any) 
     assert found.occurred_at == datetime(2025, 12, 31, 23, 30, 0, 7, UTC)
 
 
+async def test_first_and_last_time_come_back_in_order(store: Store, make: Any) -> None:
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
+    sent = [make.engagement(2, occurred_at=last), make.engagement(1), make.engagement(0, occurred_at=first)]
+    await store.engagements.add("ann", sent)
+    assert await store.engagements.list_page("ann", limit=9) == sorted(sent, key=lambda item: item.id)
+    history = await store.engagements.list_history("ann", before=last, limit=9)
+    assert [item.occurred_at for item in history] == [first, sent[1].occurred_at]
+
+
 async def test_sending_again_changes_nothing(store: Store, make: Any) -> None:
     first = [make.engagement(n) for n in range(3)]
     await store.engagements.add("ann", first)

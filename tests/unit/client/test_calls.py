@@ -72,6 +72,8 @@ ENGAGEMENT = Engagement.model_validate(
             "POST /v1/users/ann/traces",
             {"created": 1, "unchanged": 0},
         ),
+        ("traces.requeue", (["t1"],), {}, "POST /v1/traces/requeue", {"requeued": 1}),
+        ("traces.requeue", (), {"user": "ann"}, "POST /v1/traces/requeue", {"requeued": 0}),
         (
             "traces.list",
             (),

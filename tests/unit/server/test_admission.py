@@ -19,6 +19,17 @@ def test_no_more_than_the_limit() -> None:
         pass
 
 
+def test_request_counts_once_for_each_answer() -> None:
+    admission = AdmissionController(8, 1)
+    with admission.enter(5):
+        with pytest.raises(LimitExceeded), admission.enter(4):
+            pass
+        with admission.enter(3), pytest.raises(LimitExceeded), admission.enter():
+            pass
+    with admission.enter(8):
+        pass
+
+
 async def test_waiting_ends_when_the_last_request_ends() -> None:
     admission = AdmissionController(9, 1, max_idle_wait_s=60)
     await admission.wait_until_idle()  # at once: nobody is inside

@@ -274,3 +274,17 @@ def test_only_old_ones_are_swept(tmp_path: Path) -> None:
     checkpoints.remove_stale(tmp_path, 50)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.txt", f"new{SUFFIX}", "starts"]
     checkpoints.remove_stale(tmp_path / "absent", 50)
+
+
+def test_folder_and_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        saved = Checkpoints(tmp_path / "work", "key")
+        saved.set_aside()
+        saved.save({})
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "work").iterdir())
+    assert len(files) == 2
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700

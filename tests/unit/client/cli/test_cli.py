@@ -20,7 +20,7 @@ COMMANDS = [
     ("doctor",),
     ("chat",),
     *(("users", name) for name in ("", "list", "show", "import", "profile", "auto-mode")),
-    *(("traces", name) for name in ("", "list", "show", "write", "export", "import")),
+    *(("traces", name) for name in ("", "list", "show", "write", "requeue", "export", "import")),
     *(("batches", name) for name in ("", "start", "list", "show", "watch", "cancel", "results")),
     *(("adapters", name) for name in ("", "list", "show", "why", "promote", "rollback")),
     *(("adapters", name) for name in ("canary", "pin", "unpin", "export")),
@@ -363,3 +363,18 @@ def test_the_first_admin_key_is_made_in_the_database(run: Any, tmp_path: Path) -
 def test_an_admin_key_needs_a_database(run: Any) -> None:
     result = run("keys", "create", "--admin", "--set", "database_url=sqlite+aiosqlite:///:memory:")
     assert "SQLite needs a file" in one_line(result)
+
+
+def test_dead_letters_are_put_back(run: Any, server: Any) -> None:
+    server.answers_with(lambda request: httpx.Response(200, json={"requeued": 2}))
+    for words, body in (
+        (("t1", "t2"), {"trace_ids": ["t1", "t2"]}),
+        (("--user", "ann"), {"user_id": "ann"}),
+        (("--all",), {}),
+    ):
+        result = run("traces", "requeue", *words)
+        assert result.stdout.strip() == "traces that wait again: 2"
+        assert json.loads(server.asked.pop().content) == body
+    wrong: list[tuple[str, ...]] = [(), ("t1", "--all"), ("--user", "ann", "--all")]
+    for options in wrong:
+        assert "traces, --user or --all" in one_line(run("traces", "requeue", *options), code=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -439,3 +439,31 @@ def test_the_ways_to_an_answer() -> None:
 )
 def test_whose_fault_an_error_may_be(error: Exception, may_be: bool) -> None:
     assert is_adapter_fault(error) == may_be
+
+
+async def test_answers_of_one_request_are_bounded_and_counted(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in (9, 16384, "8", 0):
+        with pytest.raises(Invalid) as refused:
+            await room.reply({"model": "base", "n": n})
+        assert refused.value.param == "n"
+    entered: list[int] = []
+    enter = room.chat._admission.enter
+
+    def enter_and_note(answers: int) -> AbstractContextManager[None]:
+        entered.append(answers)
+        return enter(answers)
+
+    monkeypatch.setattr(room.chat._admission, "enter", enter_and_note)
+    await room.ask("base", "direct", n=8)
+    await room.ask("base", "direct")
+    assert entered == [8, 1]
+
+
+@pytest.mark.parametrize("model", ["base", "user/ann", "user/bob"])
+async def test_special_tokens_of_a_caller_do_not_reach_the_backend(room: Room, model: str) -> None:
+    [special, *_] = room.engine.tokenizer.special
+    messages = [{"role": role, "content": f"a{special}b"} for role in ("system", "user", "assistant", "user")]
+    await room.ask(model, "direct", messages=messages)
+    sent = room.backend.bodies[-1]["messages"]
+    assert special not in str(sent)
+    assert sum("ab" in message["content"] for message in sent) == 4

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mindprint.model_files import resolve
-from mindprint_server.engine.tokenizer import HFTokenizer
+from mindprint_server.engine.tokenizer import HFTokenizer, special_texts
 
 BEGIN, END = "<|im_start|>", "<|im_end|>"
 PIECES = st.sampled_from([BEGIN, END, " ", "\n", "user", "a lake", "é東", "<|im", "_start|>", "</think>", "."])
@@ -69,6 +69,17 @@ def whole(tokenizer: Any, text: str) -> list[int]:
 def test_the_default_model_s_parts_are_its_whole(smollm: Any, text: str) -> None:
     tokenizer = HFTokenizer(smollm)
     assert tokenizer.encode(text) == whole(smollm, text) == tokenizer.encode(text)
+
+
+def test_special_texts_are_all_added_tokens_that_users_could_write(smollm: Any) -> None:
+    special_of_default = HFTokenizer(smollm).special
+    assert {"<|im_start|>", "<|im_end|>", "<repo_name>", "<filename>", "<jupyter_code>"} <= set(special_of_default)
+    for text in special_of_default:
+        [token] = whole(smollm, text)
+        assert smollm.convert_ids_to_tokens(token) == text
+
+    added = [special("<a>"), AddedToken("  ", special=False), AddedToken("<|tool|>", special=False), special("<b>")]
+    assert special_texts(["<b>", "<c>"], added) == ("<b>", "<c>", "<a>", "<|tool|>")
 
 
 def test_what_comes_again_is_tokenized_once(smollm: Any) -> None:

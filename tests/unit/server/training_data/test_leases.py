@@ -19,10 +19,11 @@ from mindprint_server.memory import MemoryService
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
-from mindprint_server.store import Replay, Store, new_id
+from mindprint_server.store import Replay, Store, leases, new_id
+from mindprint_server.store.lease_selection import fitting
 from mindprint_server.training_data.leases import LeaseService
 from mindprint_server.training_data.replay import ReplayBuffer
-from mindprint_server.training_data.samples import allocate_evenly
+from mindprint_server.training_data.samples import allocate_evenly, sample_bytes, take_fitting
 from mindprint_server.wiring import create_holdout
 from samples import engagement
 from scripted import Scripted
@@ -222,12 +223,12 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
 
 async def test_of_two_accepted_siblings_one_teaches_the_answer(store: Store) -> None:
     await fill(store, {})
-    for about in ("e000", "e000", "e001"):
-        await store.traces.add(trace("ann", about))
+    for about, thinking in (("e000", "ann thinks"), ("e000", "ann thinks again"), ("e001", "ann thinks")):
+        await store.traces.add(trace("ann", about).model_copy(update={"thinking": thinking}))
     taught = of("slow", await Desk(store).claim("user/ann"))
     assert [(sample.engagement_id, sample.thinking) for sample in taught] == [
         ("e000", "ann thinks"),
-        ("e000", "ann thinks"),
+        ("e000", "ann thinks again"),
         ("e001", "ann thinks"),
     ]
     assert [sample.engagement_id for sample in taught if sample.answer] == ["e000", "e001"]
@@ -429,3 +430,76 @@ def test_spreading_takes_all_that_it_may_as_evenly_as_can_be(there: dict[str, in
     assert sum(taken.values()) == min(total, sum(there.values()))
     most = max(taken.values(), default=0)
     assert all(taken[key] == there[key] or taken[key] >= most - 1 for key in there)
+
+
+@pytest.mark.parametrize("most", [1024, 6_000, 20_000, 60_000])
+@pytest.mark.parametrize("adapter", ["user/ann", "cohort/everyone"])
+async def test_samples_of_a_lease_are_bounded_in_bytes(store: Store, adapter: str, most: int) -> None:
+    await fill(store, {})
+    for user in ("ann", "ben"):
+        for n in range(20):
+            long = trace(user, f"e{n:03d}").model_copy(update={"prompt": "é" * 500, "thinking": f"{user} {n}"})
+            await store.traces.add(long)
+    await rejection(store, "e021", "wrong_answer")
+    desk = Desk(store, max_lease_bytes=most, cohort_min_traces=1, replay_share=0.5)
+    lease = await desk.claim(adapter)
+    size = sum(map(sample_bytes, lease.samples))
+    assert size <= max(most, 2_000), "a single trace is taken in any case"
+    taken = len(lease.trace_ids)
+    all_there_are = 20 if adapter == "user/ann" else 40
+    assert 1 <= taken < all_there_are or size < most
+    oldest = [one.id for one in await store.traces.find() if one.verdict == "accepted"]
+    assert lease.trace_ids == oldest[:taken]
+    await store.leases.release(lease.id)
+    assert (await desk.claim(adapter)).samples == lease.samples, "so that a checkpoint still fits"
+
+
+async def test_traces_that_do_not_fit_wait_for_the_next_lease(store: Store) -> None:
+    await fill(store, {"ann": 12})
+    seen: list[str] = []
+    desk = Desk(store, max_lease_bytes=4_000)
+    for _ in range(12):
+        lease = await desk.desk.claim(LeaseRequest(owner="t", adapter="user/ann"))
+        if lease is None:
+            break
+        seen += lease.trace_ids
+        assert len(lease.trace_ids) < 12
+        await _trained(store, lease)
+    assert seen == [one.id for one in await store.traces.find(user="ann")]
+
+
+async def _trained(store: Store, lease: Lease) -> None:
+    """Take the traces of a lease out of the queue, as a publication does."""
+
+    async def mark(db: Any) -> None:
+        await leases.mark_trained(db, lease.id, 1)
+        await leases.end(db, lease.id, "completed", 1)
+
+    await store._database.write(mark)
+
+
+SIZED = st.lists(st.tuples(st.sampled_from(["ann", "ben"]), st.integers(0, 50)), max_size=30)
+
+
+@given(sizes=SIZED, most=st.integers(0, 600))
+def test_what_fits_is_taken_evenly_and_in_order(sizes: list[tuple[str, int]], most: int) -> None:
+    samples = [
+        Sample(kind="fast", user_id=user, engagement_id=str(n), prompt="x" * size, answer="")
+        for n, (user, size) in enumerate(sizes)
+    ]
+    kept = take_fitting(samples, most)
+    assert sum(map(sample_bytes, kept)) <= most
+    positions = [samples.index(sample) for sample in kept]
+    assert positions == sorted(positions)
+    left_out = [sample for sample in samples if sample not in kept]
+    space = most - sum(map(sample_bytes, kept))
+    assert all(sample_bytes(sample) > space for sample in left_out), "nothing that fits is left out"
+
+
+@given(sizes=st.lists(st.integers(0, 100), max_size=20), most=st.none() | st.integers(0, 500))
+def test_first_traces_that_fit_are_chosen(sizes: list[int], most: int | None) -> None:
+    count = fitting(sizes, most)
+    assert count == len(sizes) if most is None else (count <= 1 or sum(sizes[:count]) <= most)
+    if most is not None and count < len(sizes):
+        assert count >= 1
+        assert sum(sizes[: count + 1]) > most

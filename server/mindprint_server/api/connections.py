@@ -1,0 +1,128 @@
+"""Bounds connections: how many there are, and how long and how large the headers of a request may be.
+
+Uvicorn (0.54) has no time-out for headers, httptools no bound on their size, and uvicorn's `limit_concurrency` answers
+without Retry-After and refuses health checks too. So this protocol adds them to uvicorn's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, ClassVar
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from mindprint_server.api.errors import ApiError, envelope
+from mindprint_server.api.middleware import PROBES
+from mindprint_server.observability.metrics import Metrics
+from mindprint_server.settings import LimitSettings
+
+MAX_HEADER_BYTES = 64 * 1024
+"""Most bytes of a request line with its headers, h11's own bound."""
+
+
+class _Bounds(asyncio.Protocol):
+    """Adds to a protocol of uvicorn a deadline for the headers of each request, and a bound on the connections.
+
+    Connections above `max_connections` get 503 for their request. Above twice as many, they are closed at once.
+    """
+
+    limits: ClassVar[LimitSettings]
+    metrics: ClassVar[Metrics]
+
+    # What uvicorn's protocols have.
+    app: Any
+    connections: set[Any]
+    cycle: Any
+    """The newest request with its response; None before the first one."""
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+
+    _timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        surplus = len(self.connections) - self.limits.max_connections
+        if surplus > self.limits.max_connections:
+            self._count("too_many_connections")
+            self.transport.abort()
+            return
+        if surplus > 0:
+            self.app = _Refusing(self.app, self.limits, self.metrics)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        last = self.cycle
+        if self._timer is None and (last is None or last.response_complete):
+            self._start_timer()
+        super().data_received(data)
+        if self.cycle is not last:
+            self._stop_timer()
+        elif self._timer is not None and not self._is_draining():
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._close("431 Request Header Fields Too Large", "headers_too_large")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _is_draining(self) -> bool:
+        """Return whether the body of a request is still arriving that was answered already."""
+        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+
+    def _start_timer(self) -> None:
+        timeout_s = self.limits.request_timeout_s if self._is_draining() else self.limits.header_timeout_s
+        self._header_bytes = 0
+        self._timer = self.loop.call_later(timeout_s, self._close, "408 Request Timeout", "header_timeout")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self, status: str, code: str) -> None:
+        self._stop_timer()
+        if self.transport.is_closing():
+            return
+        self._count(code)
+        if not self._is_draining():
+            self.transport.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        self.transport.close()
+
+    def _count(self, code: str) -> None:
+        self.metrics.refusals.labels(code=code).inc()
+
+
+class _Refusing:
+    """Answers 503 to everything but health checks."""
+
+    def __init__(self, app: ASGIApp, limits: LimitSettings, metrics: Metrics) -> None:
+        self._app = app
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            return await self._app(scope, receive, send)
+        message = f"{self._limits.max_connections} connections are open already: retry in a moment"
+        error = ApiError(503, "too_many_connections", message)
+        self._metrics.refusals.labels(code=error.code).inc()
+        headers = {"Retry-After": str(self._limits.retry_after_s), "Connection": "close"}
+        await Response(json.dumps(envelope(error)), 503, headers, "application/json")(scope, receive, send)
+
+
+def bounded_connections(
+    limits: LimitSettings, metrics: Metrics, protocol: type[asyncio.Protocol] = AutoHTTPProtocol
+) -> type[asyncio.Protocol]:
+    """Return the class of connections for uvicorn's `http` option.
+
+    Args:
+        limits: Its `max_connections`, `header_timeout_s` and `request_timeout_s`.
+        metrics: Counts what is refused.
+        protocol: The protocol of uvicorn that is bounded.
+    """
+    return type("BoundedConnection", (_Bounds, protocol), {"limits": limits, "metrics": metrics})

@@ -1,0 +1,166 @@
+"""Many callers watch batches at the cost of a few."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from mindprint.types import Batch, BatchRequest
+from mindprint_server.exceptions import LimitExceeded
+from mindprint_server.generation.batch_watchers import BatchWatchers
+from mindprint_server.settings import GenerationSettings
+from mindprint_server.store import RecordNotFound, StoreBusy
+from mindprint_server.wiring import Container
+from samples import engagement
+
+
+class Batches:
+    """A store of one batch; it counts how often it is read."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.errors: list[Exception] = []
+        self.reads = 0
+        self.batches = self
+
+    async def get(self, batch_id: str) -> Batch:
+        self.reads += 1
+        await asyncio.sleep(0)
+        if self.errors:
+            raise self.errors.pop()
+        if batch_id != self.batch.id:
+            raise RecordNotFound("batch", batch_id)
+        return self.batch.model_copy()
+
+    def move(self, **changes: Any) -> None:
+        self.batch = self.batch.model_copy(update=changes)
+
+
+@pytest.fixture
+async def batch(services: Container) -> Batch:
+    await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
+    batch, _ = await services.store.batches.add(BatchRequest(), [("ann", "e001")], max_open=9)
+    return batch.model_copy(update={"state": "running"})
+
+
+@pytest.fixture
+def batches(batch: Batch) -> Batches:
+    return Batches(batch)
+
+
+def watchers_of(batches: Batches, **changes: Any) -> BatchWatchers:
+    settings = GenerationSettings(watch_interval_s=0.02).model_copy(update=changes)
+    return BatchWatchers(cast(Any, batches), settings)
+
+
+async def _watch(watchers: BatchWatchers, batch_id: str) -> list[Batch]:
+    return [batch async for batch in watchers.watch(batch_id)]
+
+
+@pytest.mark.parametrize("count", [10, 1000])
+async def test_reads_do_not_depend_on_the_number_of_watchers(batches: Batches, count: int) -> None:
+    watchers = watchers_of(batches, max_watchers=1000)
+    watching = [asyncio.create_task(_watch(watchers, batches.batch.id)) for _ in range(count)]
+    for tokens in range(1, 4):
+        batches.move(generated_tokens=tokens)
+        await asyncio.sleep(0.06)
+    assert watchers.count == count
+    batches.move(state="done")
+    async with asyncio.timeout(20):
+        seen = await asyncio.gather(*watching)
+    assert all(states[-1].state == "done" for states in seen)
+    assert all(3 <= len(states) <= 5 for states in seen), "one for each change"
+    assert batches.reads < 40
+    assert watchers.count == 0
+
+
+async def test_watchers_that_leave_at_once_leave_nothing_behind(
+    batches: Batches, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    watchers = watchers_of(batches, max_watchers=1000)
+    watching = [asyncio.create_task(_watch(watchers, batches.batch.id)) for _ in range(1000)]
+    await asyncio.sleep(0.05)
+    for turn, task in enumerate(watching):
+        watchers.notify()
+        batches.move(generated_tokens=turn)
+        task.cancel()
+    ended = await asyncio.gather(*watching, return_exceptions=True)
+    assert {type(end) for end in ended} == {asyncio.CancelledError}
+    assert watchers.count == 0
+    before = batches.reads
+    await asyncio.sleep(0.1)
+    assert batches.reads == before, "nobody watches, so nobody reads"
+    assert failures == []
+
+
+async def test_more_than_max_watchers_are_refused(batches: Batches) -> None:
+    watchers = watchers_of(batches, max_watchers=2)
+    open = [watchers.watch(batches.batch.id) for _ in range(2)]
+    for stream in open:
+        await anext(stream)
+    with pytest.raises(LimitExceeded) as refused:
+        await anext(watchers.watch(batches.batch.id))
+    assert refused.value.code == "too_many_watchers"
+    await open.pop().aclose()
+    stream = watchers.watch(batches.batch.id)
+    assert (await anext(stream)).state == "running"
+    for left in (*open, stream):
+        await left.aclose()
+    assert watchers.count == 0
+
+
+async def test_later_watcher_gets_the_newest_state_without_a_read(batches: Batches) -> None:
+    watchers = watchers_of(batches, watch_interval_s=60)
+    first, second = watchers.watch(batches.batch.id), watchers.watch(batches.batch.id)
+    assert await anext(first) == await anext(second)
+    assert batches.reads == 1
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_busy_store_is_read_again_and_other_errors_end_the_watching(batches: Batches) -> None:
+    watchers = watchers_of(batches)
+    with pytest.raises(RecordNotFound):
+        await anext(watchers.watch("nothing"))
+    batches.errors = [StoreBusy("another process is writing")]
+    stream = watchers.watch(batches.batch.id)
+    assert (await anext(stream)).state == "running"
+    batches.errors = [RecordNotFound("batch", batches.batch.id)]
+    with pytest.raises(RecordNotFound):
+        await anext(stream)
+    assert watchers.count == 0
+
+
+async def test_batch_of_another_server_is_seen(services: Container) -> None:
+    await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
+    other = await type(services.store).open(services.settings.url)
+    batch, _ = await other.batches.add(BatchRequest(), [("ann", "e001")], max_open=9)
+    seen = asyncio.create_task(_watch_all(services, batch.id))
+    await asyncio.sleep(0.05)
+    await other.batches.start(batch.id)
+    await asyncio.sleep(0.1)
+    await other.batches.finish(batch.id, "done")
+    async with asyncio.timeout(10):
+        assert await seen == ["queued", "running", "done"]
+    await other.close()
+
+
+async def _watch_all(services: Container, batch_id: str) -> list[str]:
+    return [batch.state async for batch in services.batches.watch(batch_id)]
+
+
+async def test_stop_ends_all_watching(batches: Batches) -> None:
+    watchers = watchers_of(batches)
+    watching = [asyncio.create_task(_watch(watchers, batches.batch.id)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    watchers.stop()
+    async with asyncio.timeout(10):
+        seen = await asyncio.gather(*watching)
+    assert [[batch.state for batch in states] for states in seen] == [["running"]] * 3
+    before = batches.reads
+    await asyncio.sleep(0.1)
+    assert batches.reads == before
