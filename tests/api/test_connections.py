@@ -21,9 +21,9 @@ from mindprint_server.settings import Settings
 
 Serve = Callable[..., AbstractAsyncContextManager[int]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-GET = b"GET /v1/users HTTP/1.1\r\nHost: x\r\n\r\n"
-LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-HEADERS = b"Host: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+GET = b"GET /v1/users HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+LIVE = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+HEADERS = b"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
 POST = b"POST /v1/users/ann/engagements HTTP/1.1\r\n" + HEADERS
 NOWHERE = b"POST /nowhere HTTP/1.1\r\n" + HEADERS
 
@@ -143,7 +143,7 @@ async def test_answers_may_take_longer_than_headers(serve: Serve, app: FastAPI) 
 
     async with serve(header_timeout_s=0.2) as port:
         streams = await _connect(port)
-        streams[1].write(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        streams[1].write(b"GET /slow HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         assert (await _read(streams)).endswith(b'"done"')
 
 
