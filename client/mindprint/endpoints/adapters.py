@@ -49,7 +49,7 @@ class AdaptersResource(Resource[SenderT]):
 
     @Method
     def rollback(self, key: str) -> Call[Adapter]:
-        """Make the version before the live one live."""
+        """Make the newest earlier version live that passed its checks and still has files."""
         return post_call(f"{_path(key)}/rollback", _adapter, slow=True)
 
     @Method

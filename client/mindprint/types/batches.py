@@ -26,8 +26,8 @@ class BatchRequest(Request):
     hints: bool | None = None
     """Whether the prompt of later candidates may show the real answer."""
     exhaustive: bool | None = None
-    """Whether every engagement gets all its candidates until one is accepted: none is skipped or stopped early as
-    unlikely. Use it for users with few engagements, where every trace counts."""
+    """Whether candidates are written for every engagement until one is accepted or `candidates` is reached. None is
+    skipped or stopped early as unlikely. Use it for users with few engagements, where every trace counts."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -1,7 +1,7 @@
 """Prefills a user's memory through a new version, so that the version's first request hits the prefix cache.
 
-The engine caches prefixes per version. Without this, the first request to a new version waits until the whole memory
-is computed again.
+The engine caches prefixes per version. Without this, the first request to a new version waits until all of the memory
+that queries share is computed again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, Sampling
 from mindprint_server.memory import MemoryService
 from mindprint_server.prompts.templates import memory_text
-from mindprint_server.prompts.types import RecalledMemory
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +38,7 @@ class PrefixPrefetcher:
     async def prefetch(self, adapter: AdapterRef) -> None:
         """Prefill the user's memory through a loaded version.
 
-        With recall by similarity the recalled engagements depend on the question, so only the profile is prefilled. A
+        If the recalled engagements depend on the query, only the profile is prefilled; without a profile, nothing is. A
         cohort has no memory. Failures other than EngineDied are logged: the first request then takes longer.
 
         Raises:
@@ -50,9 +49,7 @@ class PrefixPrefetcher:
             return
         tokenizer = self._engine.tokenizer
         try:
-            memory, _ = await self._memory.recall(key.name, before=None)
-            if self._settings.recall != "recency":
-                memory = RecalledMemory(profile=memory.profile)
+            memory = await self._memory.recall_shared(key.name)
             if not memory.profile and not memory.episodes:
                 return
             messages: list[Message] = [

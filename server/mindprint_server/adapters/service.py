@@ -245,7 +245,7 @@ class AdapterService:
         return adapter
 
     async def rollback(self, key: str) -> Adapter:
-        """Make the version before the live one live again."""
+        """Make the newest earlier version live that passed its checks and still has files."""
         adapter = await self._store.live_versions.rollback(key)
         await self._reload_pointers(key)
         return adapter

@@ -49,7 +49,7 @@ async def set_canary(kind: Kind, name: UserId, wanted: SetCanary, services: Cont
 
 @router.post("/{kind}/{name}/rollback", dependencies=ADMIN)
 async def rollback(kind: Kind, name: UserId, services: ContainerDep) -> Adapter:
-    """Make the version before the live one live again."""
+    """Make the newest earlier version live that passed its checks and still has files."""
     return await services.adapters.rollback(AdapterKey.make(kind, name))
 
 

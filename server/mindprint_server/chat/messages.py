@@ -124,7 +124,7 @@ def add_mode_line(messages: Sequence[dict[str, Any]], mode: Mode, special: Seque
 
 
 def prepend_memory(messages: Sequence[dict[str, Any]], memory: str) -> list[dict[str, Any]]:
-    """Put the memory before the caller's system message, so that all requests about a user share it as a prefix."""
+    """Put the memory before the caller's system message, so that the requests of a user share its beginning."""
     if messages[0].get("role") == "system":
         system, rest = messages[0]["content"], messages[1:]
         return [{"role": "system", "content": f"{memory}\n\n{system}"}, *rest]

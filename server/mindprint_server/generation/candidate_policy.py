@@ -92,7 +92,7 @@ def answer_frequency(
 
 
 def is_exhaustive(settings: Settings, request: BatchRequest) -> bool:
-    """Return whether every engagement of a batch gets all its candidates until one is accepted."""
+    """Return whether a batch skips no engagement as unlikely and stops none early."""
     return settings.exhaustive if request.exhaustive is None else request.exhaustive
 
 

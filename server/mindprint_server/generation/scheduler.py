@@ -1,8 +1,9 @@
-"""Schedules the engagements of batches: user by user, so that a memory is computed once and read many times.
+"""Schedules the engagements of batches: user by user, so that what a user's prompts share is computed once.
 
-A few users are active at once, as many as fill the engine's slots. Each one's engagements start in the order of time,
-because neighbors in time share their memory. A user who has waited longer than `max_starvation_s` takes the place of
-the user who was active longest. So a long history does not starve a short one, nor an early batch a later one.
+A few users are active at once, as many as fill the engine's slots. Each one's engagements start in the order of time:
+neighbors in time share the profile and, with `recall=recency`, most engagements in the prompt. A user who has waited
+longer than `max_starvation_s` takes the place of the user who was active longest. So a long history does not starve a
+short one, nor an early batch a later one.
 """
 
 from __future__ import annotations

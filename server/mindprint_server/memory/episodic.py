@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import nlargest
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from mindprint.types import Engagement
 from mindprint_server.settings import MemorySettings
@@ -47,14 +47,20 @@ class HistoryView(Protocol):
 
 
 class Retriever(Protocol):
-    """Chooses engagements from a history."""
+    """Chooses engagements from a history.
+
+    Attributes:
+        is_query_independent: Whether all queries at one time get the same engagements. If so, they share a prefix.
+    """
+
+    is_query_independent: ClassVar[bool]
 
     async def recall(self, past: HistoryView, query: str | None) -> Sequence[Engagement]:
         """Return the chosen engagements, oldest first.
 
         Args:
             past: The engagements to choose from.
-            query: The query; None if there is none to compare with.
+            query: The query; None or blank if there is none to compare with.
         """
         ...
 
@@ -83,6 +89,8 @@ class Recency:
     memory as a prefix, which the engine computes once.
     """
 
+    is_query_independent: ClassVar[bool] = True
+
     k: int
     step: int = 1
 
@@ -101,6 +109,8 @@ class SimilarityRetriever(ABC):
         considered: Number of newest engagements among which it chooses.
         otherwise: Retriever for requests without a query.
     """
+
+    is_query_independent: ClassVar[bool] = False
 
     def __init__(self, k: int, considered: int, otherwise: Retriever) -> None:
         self._k = k

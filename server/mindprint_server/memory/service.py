@@ -61,6 +61,18 @@ class MemoryService:
         profile = await self._store.profiles.get_newest(user_id, before=before)
         return await self._recall(profile, StoredHistory(self._store, user_id, before, not_id), query)
 
+    async def recall_shared(self, user_id: str) -> RecalledMemory:
+        """Recall the part of a user's memory that all queries of now share, whatever they ask.
+
+        Returns:
+            The profile, and the episodes if the retriever is independent of the query.
+        """
+        profile = await self._store.profiles.get_newest(user_id, before=None)
+        episodes: Sequence[Engagement] = ()
+        if self._retriever.is_query_independent:
+            episodes = await self._retriever.recall(StoredHistory(self._store, user_id, None, None), None)
+        return RecalledMemory(profile.text if profile else None, tuple(episodes))
+
     async def read_history(self, user_id: str) -> UserHistory:
         """Read a user's whole history, to recall from it many times without the store."""
         engagements = await self._store.engagements.list_history(user_id, before=None, limit=None)

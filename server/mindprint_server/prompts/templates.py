@@ -111,7 +111,7 @@ def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
 
 
 def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
-    """Return the system message, which all queries at one point of a user's history share."""
+    """Return the system message. Queries share it if their memory is the same, and else up to the profile."""
     if not memory.profile and not memory.episodes:
         return NOTHING_KNOWN
     parts = [SYSTEM]

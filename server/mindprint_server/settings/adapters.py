@@ -41,8 +41,9 @@ class AdapterSettings(BaseModel):
     answered. A parity check has at most eight steps with the trainer's defaults. The gate does not wait (decision
     019)."""
     prefetch_prefixes: bool = True
-    """Compute the user's memory with a new version before it goes live. Cached prefixes belong to one version, so the
-    first request would otherwise wait for it."""
+    """Compute the memory that all queries of a user share with a new version before it goes live. That is the profile,
+    and with `recall=recency` also the engagements. With other kinds of `recall` and no profile, nothing is computed.
+    Cached prefixes belong to one version, so the first request would otherwise wait for it."""
     prefetch_step_tokens: int = Field(128, ge=1)
     """Number of tokens that a prefetch computes in one step of the engine."""
 
@@ -65,4 +66,5 @@ class AdapterSettings(BaseModel):
     adapter_wait_s: float = Field(20, gt=0)
     """Maximum seconds for which a request waits until its adapter is loaded. Then it is refused with 503."""
     keep_versions: int = Field(5, ge=1)
-    """Number of newest versions of an adapter that keep their files. Pinned, live and canary versions always do."""
+    """Number of newest versions of an adapter that keep their files. Refused versions are counted apart from those that
+    passed. Pinned, live and canary versions always keep theirs."""

@@ -10,7 +10,8 @@ class AutoModeSettings(BaseModel):
 
     auto_min_items: int = Field(16, ge=2)
     """Minimum number of a user's questions whose gain is known. With fewer, `auto` answers directly. For a version they
-    are the held-out ones that the gate asked (at most `gate_items`), for the base model those of batches."""
+    are the held-out ones that the gate asked (at most `gate_items`), for the base model those of batches. By default a
+    user has 16 held-out ones from 160 engagements on, and they must be of one kind (closed or open)."""
     auto_confidence: float = Field(0.9, gt=0.5, lt=1)
     """Confidence with which the mean gain must be above `auto_min_gain`: the one-sided lower bound by Student's t."""
     auto_min_gain: float = Field(0.0, ge=0)

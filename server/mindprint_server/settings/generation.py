@@ -54,9 +54,10 @@ class GenerationSettings(BaseModel):
     """Score the answer after the thinking prefix alone, before anything is written. An engagement whose real answer is
     more than `early_stop_margin_nats` below the likeliest choice is skipped as `prior_too_low`."""
     exhaustive: bool = False
-    """Give every engagement all its candidates until one is accepted: `early_stop_margin_nats`,
-    `early_stop_score_margin`, `min_answer_frequency` and `prefilter_by_prior` then have no effect. It is slower and
-    finds more traces, which helps users with few engagements. A batch may ask for it too. Default: decision 006."""
+    """Write candidates for every engagement until one is accepted or `candidates` is reached. None is skipped or
+    stopped early as unlikely: `early_stop_margin_nats`, `early_stop_score_margin`, `min_answer_frequency` and
+    `prefilter_by_prior` have no effect. It is slower and finds more traces, which helps users with few engagements. A
+    batch may ask for it too. Default: decision 006."""
 
     batch_max_in_flight: int = Field(128, ge=1)
     """Maximum number of engagements of batches in progress at once. The engine's load may allow fewer."""

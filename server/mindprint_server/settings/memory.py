@@ -16,7 +16,8 @@ class MemorySettings(BaseModel):
     embeddings. The newest share a cached prefix. By words, the untrained model answers better. Default: decision
     018."""
     recency_k: int = Field(4, ge=0, le=64)
-    """Number of engagements that a prompt shows, for every kind of `recall`. 0 shows none."""
+    """Number of engagements that a prompt shows. With `recall=recency` it shows up to `recency_step` - 1 more. 0 shows
+    none."""
     recency_step: int = Field(5, ge=1, le=64)
     """Number of new engagements after which a prompt with `recall=recency` starts at another engagement. Between two
     such changes new engagements are only appended, so that the prefix cache is hit. A prompt then shows `recency_k`

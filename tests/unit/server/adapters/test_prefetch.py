@@ -43,13 +43,13 @@ class Engine:
 
 
 class Memory:
-    def __init__(self, *, profile: bool = True) -> None:
-        self.profile = profile
+    def __init__(self, *, has_memory: bool = True) -> None:
+        self.has_memory = has_memory
 
-    async def recall(self, user_id: str, *, before: None) -> tuple[RecalledMemory, int]:
+    async def recall_shared(self, user_id: str) -> RecalledMemory:
         now = datetime(2026, 1, 1, tzinfo=UTC)
         episode = Engagement(id="e1", prompt="A walk?", response="gladly", occurred_at=now)
-        return RecalledMemory(f"{user_id} likes tea" if self.profile else None, (episode,)), 1
+        return RecalledMemory(f"{user_id} likes tea", (episode,)) if self.has_memory else RecalledMemory()
 
 
 def prefetcher(settings: Settings, engine: Any, memory: Any, admission: AdmissionController) -> PrefixPrefetcher:
@@ -61,16 +61,15 @@ def adapter(key: str) -> AdapterRef:
     return AdapterRef(key, 2, "sha256:0", 7, Path("nowhere"))
 
 
-@pytest.mark.parametrize(("recall", "episodes"), [("recency", True), ("bm25", False)])
-async def test_what_all_questions_share_is_read_through_the_new_version(recall: Any, episodes: bool) -> None:
+async def test_what_all_questions_share_is_read_through_the_new_version() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
-    await prefetcher(
-        Settings(recall=recall, prefetch_step_tokens=999), engine, memory, AdmissionController(9, 1)
-    ).prefetch(adapter("user/ann"))
+    await prefetcher(Settings(prefetch_step_tokens=999), engine, memory, AdmissionController(9, 1)).prefetch(
+        adapter("user/ann")
+    )
     [(text, name)] = engine.read
     assert "ann likes tea" in text
-    assert ("A walk?" in text) is episodes
+    assert "A walk?" in text
     assert name == "user/ann@2"
 
 
@@ -100,18 +99,18 @@ async def test_each_piece_waits_for_those_who_are_being_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "key", "profile"),
+    ("settings", "key", "has_memory"),
     [
         ({}, "cohort/everyone", True),
-        ({"recall": "bm25"}, "user/ann", False),
+        ({}, "user/ann", False),
         ({"prefetch_prefixes": False}, "user/ann", True),
     ],
 )
 async def test_nothing_is_read_that_no_question_is_known_to_need(
-    settings: dict[str, Any], key: str, profile: bool
+    settings: dict[str, Any], key: str, has_memory: bool
 ) -> None:
     engine: Any = Engine()
-    memory: Any = Memory(profile=profile)
+    memory: Any = Memory(has_memory=has_memory)
     await prefetcher(Settings(**settings), engine, memory, AdmissionController(9, 1)).prefetch(adapter(key))
     assert engine.read == []
 

@@ -339,6 +339,18 @@ async def test_nothing_recalled_is_as_late_as_the_query(
             assert min(k, len(known)) <= len(times) <= most
 
 
+@pytest.mark.parametrize(("way", "episodes"), [("recency", 2), ("bm25", 0), ("embeddings", 0)])
+async def test_memory_that_all_queries_share_has_episodes_only_if_no_query_chooses_them(
+    way: str, episodes: int, settings: Settings, store: Store, base_folder: Path, model: Path
+) -> None:
+    settings = settings.model_copy(update={"recall": way, "embedding_model": model, "reminder_engagements": 1})
+    memory = MemoryService(ServerContext(settings, store, FakeEngine(model_path=base_folder), Metrics()))
+    await store.engagements.add("ann", [engagement(n) for n in range(2)])
+    shared = await memory.recall_shared("ann")
+    assert len(shared.episodes) == episodes
+    assert (shared.profile, shared.reminders) == (None, ())
+
+
 async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, store: Store, base_folder: Path) -> None:
     settings = settings.model_copy(update={"recall": "bm25", "recency_k": 1})
     ctx = ServerContext(settings, store, FakeEngine(model_path=base_folder), Metrics())
