@@ -2,132 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from builders import prompt_builder
-from mindprint.types import Lease, LeaseRequest, Provenance, Sample, Trace
-from mindprint_server.context import ServerContext
-from mindprint_server.memory import MemoryService
-from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.observability.metrics import Metrics
-from mindprint_server.settings import Settings
-from mindprint_server.store import Replay, Store, leases, new_id
-from mindprint_server.store.lease_selection import fitting
-from mindprint_server.training_data.leases import LeaseService
-from mindprint_server.training_data.replay import ReplayBuffer
-from mindprint_server.training_data.samples import allocate_evenly, sample_bytes, take_fitting
-from mindprint_server.wiring import create_holdout
+from lease_desk import COUNTS, HELD, Desk, fill, held, of, rejection, sample_lead, trace
+from mindprint.types import LeaseRequest
+from mindprint_server.store import Store
 from samples import engagement
-from scripted import Scripted
-
-COUNTS = {"ann": 30, "ben": 50, "cat": 10}
-HELD = {"ann": {"e027", "e028", "e029"}, "ben": {f"e{n:03d}" for n in range(45, 50)}}
-"""A tenth of each, the newest; `cat` has too few for that."""
-
-
-class Written:
-    """Replays that are there at once, after a wait, or not yet."""
-
-    total = 48
-
-    def __init__(self, there: int = 48, delay_s: float = 0.0) -> None:
-        self.there = [Replay(n, f"general {n}", f"thought {n}", f"answer {n}") for n in range(there)]
-        self.delay_s = delay_s
-        self.begun = 0
-        self.waited: list[float] = []
-
-    def ensure_started(self) -> None:
-        self.begun += 1
-
-    async def get(self, wait_s: float) -> Sequence[Replay]:
-        self.waited.append(wait_s)
-        await asyncio.sleep(min(wait_s, self.delay_s))
-        return self.there
-
-
-class Desk:
-    def __init__(self, store: Store, replays: Written | None = None, **settings: Any) -> None:
-        chosen: dict[str, Any] = {"max_model_len": 4096, "replay_share": 0, "cohort_min_traces": 10}
-        self.settings = Settings.model_validate(chosen | settings)
-        self.store = store
-        self.replays = replays or Written()
-        self.metrics = Metrics()
-        engine = Scripted()
-        ctx = ServerContext(self.settings, store, engine, self.metrics)
-        memory = MemoryService(ctx)
-        prompts = prompt_builder(self.settings, engine)
-        questions = QuestionBuilder(ctx, memory=memory)
-        ready = cast(ReplayBuffer, self.replays)
-        self.desk = LeaseService(
-            ctx,
-            prompts=prompts,
-            questions=questions,
-            memory=memory,
-            replays=ready,
-            holdout=create_holdout(self.settings),
-        )
-
-    async def claim(self, adapter: str, **request: Any) -> Lease:
-        lease = await self.desk.claim(LeaseRequest(owner="t", adapter=adapter, **request))
-        assert lease is not None
-        return lease
-
-    def missing(self) -> float:
-        return self.metrics.registry.get_sample_value("mindprint_replays_missing_total") or 0.0
-
-
-async def fill(store: Store, traces: Mapping[str, int] = COUNTS) -> None:
-    """Histories in which every user says who they are, and accepted traces of the first engagements of each."""
-    for user, count in COUNTS.items():
-        await store.engagements.add(
-            user,
-            [engagement(n).model_copy(update={"reason": f"because {user} said so"}) for n in range(count)],
-        )
-    for user, count in traces.items():
-        for n in range(count):
-            await store.traces.add(trace(user, f"e{n:03d}"))
-
-
-def trace(user: str, engagement_id: str) -> Trace:
-    return Trace(
-        id=new_id(),
-        user_id=user,
-        engagement_id=engagement_id,
-        mode="personal",
-        query="q",
-        prompt=f"the memory of {user}",
-        thinking=f"{user} thinks",
-        answer="yes",
-        verdict="accepted",
-        state="waiting",
-        provenance=Provenance(
-            model="base",
-            adapter_digest=None,
-            base_digest="b",
-            prompt_version="1",
-            mode="personal",
-            sampling={"answer_prefix": "So:"},
-            seed=1,
-            engine="fake",
-        ),
-        created_at=datetime.now(UTC),
-    )
-
-
-def of(kind: str, lease: Lease) -> list[Sample]:
-    return [sample for sample in lease.samples if sample.kind == kind]
-
-
-def held(lease: Lease) -> dict[str, set[str]]:
-    return {user: set(ids) for user, ids in lease.held_out.items()}
 
 
 async def test_users_lease_has_the_users_own_samples(store: Store) -> None:
@@ -160,10 +43,6 @@ async def test_a_sample_says_what_may_be_answered_as_its_answer_is_written(store
     assert {(s.kind, bool(s.thinking)) for s in samples} == {("fast", False), ("slow", True), ("slow", False)}
 
 
-def sample_lead(sample: Sample) -> str:
-    return "" if sample.kind == "fast" else " "
-
-
 async def test_thinking_prefix_is_a_part_of_its_own_and_its_reminder_is_not(store: Store) -> None:
     await fill(store, {})
     desk = Desk(store, thinking_prefixes={"personal": "Shown:"})
@@ -184,14 +63,6 @@ async def test_thinking_prefix_is_a_part_of_its_own_and_its_reminder_is_not(stor
         "e001": ("Shown:", cases, ", yes"),
         "e002": ("Shown: all", "", " of it"),
     }
-
-
-async def rejection(store: Store, engagement_id: str, reason: str) -> str:
-    """A unhinted candidate of ann's that was rejected; its id."""
-    no: dict[str, Any] = {"verdict": "rejected", "reason": reason, "state": "stored", "answer": "maybe"}
-    one = trace("ann", engagement_id).model_copy(update=no)
-    await store.traces.add(one)
-    return one.id
 
 
 async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_picked_one(store: Store) -> None:
@@ -350,156 +221,3 @@ async def test_nothing_to_claim(store: Store) -> None:
     assert await desk.desk.claim(LeaseRequest(owner="t")) is None
     assert desk.replays.begun == 1, "a trainer that asks has the replays written"
     assert desk.replays.waited == []
-
-
-# --- replay ---
-
-
-def leased(adapter: str, *trace_ids: str) -> Lease:
-    lease: Lease = cast(Any, Lease).model_construct(adapter=adapter, trace_ids=list(trace_ids))
-    return lease
-
-
-async def test_a_share_of_replays_is_added(store: Store) -> None:
-    await fill(store)
-    desk = Desk(store, replay_share=0.1)
-    lease = await desk.claim("user/cat")
-    replays = of("replay", lease)
-    assert len(replays) == 2, "a tenth of 10 slow and 10 fast samples"
-    assert desk.missing() == 0
-    sample = replays[0]
-    assert sample.user_id is None
-    n = int(sample.engagement_id.removeprefix("replay/"))
-    assert sample.prompt == f"general {n}<think>\n"
-    assert (sample.thinking, sample.thinking_suffix) == (f"thought {n}", "\n</think>\nThis user's answer:")
-    assert sample.answer == f" answer {n}"
-
-
-async def test_next_lease_of_the_same_traces_has_the_same_samples(store: Store) -> None:
-    """Or a training that was killed would not find its checkpoint."""
-    await fill(store)
-    desk = Desk(store, replay_share=0.5)
-    first = await desk.claim("user/cat")
-    await store.leases.release(first.id)
-    again = await desk.claim("user/cat")
-    assert again.id != first.id
-    assert again.samples == first.samples
-    other = of("replay", await desk.claim("user/ann"))
-    assert {s.engagement_id for s in other} != {s.engagement_id for s in of("replay", first)}
-
-
-async def test_which_replays_is_decided_by_adapter_and_traces(store: Store) -> None:
-    desk = Desk(store, replay_share=1)
-    leases = [leased("user/ann", *ids) for ids in (("t1", "t2"), ("t2", "t1"), ("t1", "t3"))]
-    one, again, other = [await desk.desk._replay_samples(lease, 12, 0) for lease in leases]
-    assert one == again != other
-    assert len({sample.engagement_id for sample in one}) == 12
-
-
-async def test_a_claim_goes_on_with_fewer_replays_and_counts_them(store: Store) -> None:
-    await fill(store)
-    desk = Desk(store, Written(there=1, delay_s=60), replay_share=0.5, replay_wait_s=0.01)
-    async with asyncio.timeout(10):
-        lease = await desk.claim("user/cat")
-    assert len(of("replay", lease)) == 1
-    assert desk.missing() == 9
-
-
-async def test_more_than_there_can_be_are_not_missed(store: Store) -> None:
-    desk = Desk(store, replay_share=1)
-    assert len(await desk.desk._replay_samples(leased("user/ann", "t1"), 1000, 0)) == 48
-    assert desk.missing() == 0
-
-
-async def test_the_wait_for_replays_leaves_the_lease_its_time(store: Store) -> None:
-    await fill(store)
-    desk = Desk(store, replay_share=0.1)
-    await desk.claim("user/cat", ttl_s=2)
-    await desk.claim("user/ann", ttl_s=600)
-    assert desk.replays.waited == [0.5, 10]
-
-
-# --- spreading ---
-
-
-@given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), max_size=8), st.integers(0, 120))
-def test_spreading_takes_all_that_it_may_as_evenly_as_can_be(there: dict[str, int], total: int) -> None:
-    taken = allocate_evenly(there, total)
-    assert taken.keys() == there.keys()
-    assert all(0 <= taken[key] <= there[key] for key in there)
-    assert sum(taken.values()) == min(total, sum(there.values()))
-    most = max(taken.values(), default=0)
-    assert all(taken[key] == there[key] or taken[key] >= most - 1 for key in there)
-
-
-@pytest.mark.parametrize("most", [1024, 6_000, 20_000, 60_000])
-@pytest.mark.parametrize("adapter", ["user/ann", "cohort/everyone"])
-async def test_samples_of_a_lease_are_bounded_in_bytes(store: Store, adapter: str, most: int) -> None:
-    await fill(store, {})
-    for user in ("ann", "ben"):
-        for n in range(20):
-            long = trace(user, f"e{n:03d}").model_copy(update={"prompt": "é" * 500, "thinking": f"{user} {n}"})
-            await store.traces.add(long)
-    await rejection(store, "e021", "wrong_answer")
-    desk = Desk(store, max_lease_bytes=most, cohort_min_traces=1, replay_share=0.5)
-    lease = await desk.claim(adapter)
-    size = sum(map(sample_bytes, lease.samples))
-    assert size <= max(most, 2_000), "a single trace is taken in any case"
-    taken = len(lease.trace_ids)
-    all_there_are = 20 if adapter == "user/ann" else 40
-    assert 1 <= taken < all_there_are or size < most
-    oldest = [one.id for one in await store.traces.find() if one.verdict == "accepted"]
-    assert lease.trace_ids == oldest[:taken]
-    await store.leases.release(lease.id)
-    assert (await desk.claim(adapter)).samples == lease.samples, "so that a checkpoint still fits"
-
-
-async def test_traces_that_do_not_fit_wait_for_the_next_lease(store: Store) -> None:
-    await fill(store, {"ann": 12})
-    seen: list[str] = []
-    desk = Desk(store, max_lease_bytes=4_000)
-    for _ in range(12):
-        lease = await desk.desk.claim(LeaseRequest(owner="t", adapter="user/ann"))
-        if lease is None:
-            break
-        seen += lease.trace_ids
-        assert len(lease.trace_ids) < 12
-        await _trained(store, lease)
-    assert seen == [one.id for one in await store.traces.find(user="ann")]
-
-
-async def _trained(store: Store, lease: Lease) -> None:
-    """Take the traces of a lease out of the queue, as a publication does."""
-
-    async def mark(db: Any) -> None:
-        await leases.mark_trained(db, lease.id, 1)
-        await leases.end(db, lease.id, "completed", 1)
-
-    await store._database.write(mark)
-
-
-SIZED = st.lists(st.tuples(st.sampled_from(["ann", "ben"]), st.integers(0, 50)), max_size=30)
-
-
-@given(sizes=SIZED, most=st.integers(0, 600))
-def test_what_fits_is_taken_evenly_and_in_order(sizes: list[tuple[str, int]], most: int) -> None:
-    samples = [
-        Sample(kind="fast", user_id=user, engagement_id=str(n), prompt="x" * size, answer="")
-        for n, (user, size) in enumerate(sizes)
-    ]
-    kept = take_fitting(samples, most)
-    assert sum(map(sample_bytes, kept)) <= most
-    positions = [samples.index(sample) for sample in kept]
-    assert positions == sorted(positions)
-    left_out = [sample for sample in samples if sample not in kept]
-    space = most - sum(map(sample_bytes, kept))
-    assert all(sample_bytes(sample) > space for sample in left_out), "nothing that fits is left out"
-
-
-@given(sizes=st.lists(st.integers(0, 100), max_size=20), most=st.none() | st.integers(0, 500))
-def test_first_traces_that_fit_are_chosen(sizes: list[int], most: int | None) -> None:
-    count = fitting(sizes, most)
-    assert count == len(sizes) if most is None else (count <= 1 or sum(sizes[:count]) <= most)
-    if most is not None and count < len(sizes):
-        assert count >= 1
-        assert sum(sizes[: count + 1]) > most
