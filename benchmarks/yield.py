@@ -278,12 +278,12 @@ class YieldSides:
 
     async def mindprint(self, part: Slice, changes: dict[str, Any]) -> YieldRun:
         """One batch over the slice on a store of its own."""
-        from mindprint_server.wiring import close_container, open_container
+        from mindprint_server.wiring import close_services, open_services
 
         settings = self.settings.model_copy(update=changes)
         await self.engine.llm.reset_prefix_cache()  # every part of the ablation works on the same engagements
         shutil.rmtree(settings.data_dir, ignore_errors=True)
-        services = await open_container(settings, engine=self.engine)
+        services = await open_services(settings, engine=self.engine)
         try:
             for user_id, engagements in part.users.items():
                 await services.store.engagements.add(user_id, engagements)
@@ -296,7 +296,7 @@ class YieldSides:
             seconds = (batch.finished_at - batch.created_at).total_seconds()
             traces = await services.store.traces.find(batch=batch.id, limit=1_000_000)
         finally:
-            await close_container(services, keep_engine=True)
+            await close_services(services, keep_engine=True)
         run = YieldRun(seconds, batch.done - batch.skipped["no_history"], batch.generated_tokens, hinted=batch.hinted)
         winners = {(t.user_id, t.engagement_id) for t in traces if t.verdict == "accepted"}
         for trace in traces:

@@ -18,7 +18,7 @@ from mindprint_server.api.middleware import BodySizeLimitMiddleware, RequestLogM
 from mindprint_server.exceptions import Unavailable, engine_dead
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container, close_container, open_container
+from mindprint_server.wiring import Services, close_services, open_services
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ class ServerState:
         failed: Set together with `failure`.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, services: Container | None = None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, services: Services | None = None) -> None:
         self.services = services
         self.failure: str | None = None
         self.failed = asyncio.Event()
@@ -43,7 +43,7 @@ class ServerState:
         self._began = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
-    def ready(self) -> Container:
+    def ready(self) -> Services:
         """Return the services.
 
         Raises:
@@ -87,12 +87,12 @@ class ServerState:
             await asyncio.wait([self._task])
         services, self.services = self.services, None
         if services is not None and self._owned:
-            await close_container(services)
+            await close_services(services)
 
     async def _run(self) -> None:
         try:
             if self.services is None:
-                self.services = await open_container(self._settings, metrics=self._metrics, progress=self._enter)
+                self.services = await open_services(self._settings, metrics=self._metrics, progress=self._enter)
                 log.info("ready", seconds=self.status()["seconds"])
             await self.services.engine.dead.wait()
             self._fail("the engine died")
@@ -109,23 +109,23 @@ class ServerState:
         self.failed.set()
 
 
-def create_app(settings: Settings, *, services: Container | None = None) -> FastAPI:
-    """Create the ASGI application. Its `app.state` holds `settings`, `metrics` and `life` (a `ServerState`).
+def create_app(settings: Settings, *, services: Services | None = None) -> FastAPI:
+    """Create the ASGI application. Its `app.state` holds `settings`, `metrics` and `server` (a `ServerState`).
 
     Args:
         settings: The server's settings.
         services: Open services, which the caller closes; None opens them at start-up.
     """
     metrics = Metrics() if services is None else services.metrics
-    life = ServerState(settings, metrics, services)
+    state = ServerState(settings, metrics, services)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        life.open()
+        state.open()
         try:
             yield
         finally:
-            await life.close()
+            await state.close()
 
     app = FastAPI(
         title="Mindprint",
@@ -137,7 +137,7 @@ def create_app(settings: Settings, *, services: Container | None = None) -> Fast
         openapi_url="/openapi.json" if settings.openapi else None,
         redirect_slashes=False,
     )
-    app.state.settings, app.state.metrics, app.state.life = settings, metrics, life
+    app.state.settings, app.state.metrics, app.state.server = settings, metrics, state
     app.include_router(api.router)
     errors.install(app)
     app.add_middleware(BodySizeLimitMiddleware, settings=settings)

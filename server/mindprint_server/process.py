@@ -62,24 +62,24 @@ def run(settings: Settings) -> int:
         # Streams end with an error when the grace time is over; this is for what does not end even so.
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + 1,
     )
-    server = _Server(config, app.state.life)
+    server = _Server(config, app.state.server)
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     with listener, _quiet_signals(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, app.state.life))
-    failure = app.state.life.failure
+        runner.run(_serve(server, listener, app.state.server))
+    failure = app.state.server.failure
     return 0 if failure is None else _say(failure, FAILED)
 
 
 class _Server(uvicorn.Server):
     """Uvicorn, which tells the application that it stops while requests still run."""
 
-    def __init__(self, config: uvicorn.Config, life: ServerState) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config)
-        self._life = life
+        self._state = state
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._life.begin_shutdown()
+        self._state.begin_shutdown()
         await super().shutdown(sockets)
 
 
@@ -94,17 +94,17 @@ async def _has_keys(settings: Settings) -> bool:
         await store.close()
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, life: ServerState) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket, state: ServerState) -> None:
     """Serve until uvicorn is asked to stop, or until the server has failed."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    failed = asyncio.create_task(life.failed.wait())
+    failed = asyncio.create_task(state.failed.wait())
     await asyncio.wait({serving, failed}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     failed.cancel()
     try:
         await serving
     finally:
-        await life.close()  # after a second Ctrl-C uvicorn skips the application's shutdown
+        await state.close()  # after a second Ctrl-C uvicorn skips the application's shutdown
 
 
 def _listen(host: str, port: int) -> socket.socket:

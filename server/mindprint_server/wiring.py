@@ -45,7 +45,7 @@ from mindprint_server.verdicts.verifier import CandidateVerifier
 
 
 @dataclass
-class Container:
+class Services:
     """The parts of a running server."""
 
     settings: Settings
@@ -76,13 +76,13 @@ def create_holdout(settings: QueueSettings) -> Holdout:
     return Holdout(settings.holdout_share, settings.holdout_min_engagements, settings.holdout_max_engagements)
 
 
-async def open_container(
+async def open_services(
     settings: Settings,
     *,
     metrics: Metrics | None = None,
     progress: Callable[[str], None] = _ignore_phase,
     engine: Engine | None = None,
-) -> Container:
+) -> Services:
     """Open the store, start the engine, and continue open batches.
 
     Whatever stops the start is raised after what was opened is closed again.
@@ -92,7 +92,7 @@ async def open_container(
         metrics: Counts of this server; None creates new ones.
         progress: Called with the name of each start-up phase.
         engine: None creates the engine that the settings name. An engine that is ready already is not started here,
-            and its owner stops it (`close_container(keep_engine=True)`).
+            and its owner stops it (`close_services(keep_engine=True)`).
     """
     metrics = metrics or Metrics()
     make_private_folder(settings.data_dir)
@@ -178,7 +178,7 @@ async def open_container(
             limits=leases.limits,
         )
 
-    return Container(
+    return Services(
         settings=settings,
         metrics=metrics,
         store=store,
@@ -199,11 +199,11 @@ async def open_container(
     )
 
 
-async def close_container(services: Container, *, keep_engine: bool = False) -> None:
+async def close_services(services: Services, *, keep_engine: bool = False) -> None:
     """Stop the work, then the engine, then close the store.
 
     Args:
-        services: The parts, from `open_container`.
+        services: The parts, from `open_services`.
         keep_engine: Leave the engine running for its owner.
     """
     await services.readiness.stop()

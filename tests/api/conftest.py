@@ -49,7 +49,7 @@ from mindprint_server.observability.metrics import Metrics
 from mindprint_server.operation.readiness import Readiness
 from mindprint_server.settings import Settings
 from mindprint_server.store import ClaimPolicy, FilesGone, Store, new_id
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "0" * 64
@@ -223,7 +223,7 @@ def server_info() -> ServerInfo:
     )  # fmt: skip
 
 
-async def make_services(settings: Settings) -> Container:
+async def make_services(settings: Settings) -> Services:
     store, metrics = await Store.open(settings.url), Metrics()
     engine = FakeEngine(model_path=settings.data_dir)
     ctx = ServerContext(settings, store, engine, metrics)
@@ -251,7 +251,7 @@ async def make_services(settings: Settings) -> Container:
         "shutdown": ctx.shutdown,
         "info": server_info,
     }
-    return Container(**parts)
+    return Services(**parts)
 
 
 @pytest.fixture
@@ -261,14 +261,14 @@ def settings(tmp_path: Path, empty_database: Path) -> Settings:
 
 
 @pytest.fixture
-async def services(settings: Settings) -> AsyncIterator[Container]:
+async def services(settings: Settings) -> AsyncIterator[Services]:
     services = await make_services(settings)
     yield services
     await services.store.close()
 
 
 @pytest.fixture
-def app(settings: Settings, services: Container) -> FastAPI:
+def app(settings: Settings, services: Services) -> FastAPI:
     return create_app(settings, services=services)
 
 
@@ -280,7 +280,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def start_services() -> Callable[[Settings], Coroutine[Any, Any, Container]]:
+def start_services() -> Callable[[Settings], Coroutine[Any, Any, Services]]:
     """Services for tests that open them in a loop of their own."""
     return make_services
 
@@ -296,7 +296,7 @@ def manifest() -> Callable[..., Manifest]:
 
 
 @pytest.fixture
-async def ann(services: Container) -> str:
+async def ann(services: Services) -> str:
     """A user with three engagements."""
     items = [
         Engagement(id=f"e{n}", prompt="tea or coffee?", response="tea", occurred_at=NOW, choices=["tea", "coffee"])

@@ -18,7 +18,7 @@ from mindprint_server.access import AccessControl
 from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 WITHOUT_KEY = {"/livez", "/readyz"}
@@ -64,7 +64,7 @@ async def test_open_server_refuses_other_hosts(client: httpx.AsyncClient, host: 
 
 
 async def test_open_server_answers_hosts_that_are_allowed(
-    settings: Settings, services: Container, error_of: ErrorOf
+    settings: Settings, services: Services, error_of: ErrorOf
 ) -> None:
     app = create_app(settings.model_copy(update={"allowed_hosts": ("Gateway.internal",)}), services=services)
     transport = httpx.ASGITransport(app)
@@ -210,7 +210,7 @@ async def test_bad_keys(client: httpx.AsyncClient, admin: dict[str, str], body: 
     assert (await client.post("/v1/keys", json=body, headers=admin)).status_code == 422
 
 
-async def test_the_schema_may_be_switched_off(settings: Settings, services: Container) -> None:
+async def test_the_schema_may_be_switched_off(settings: Settings, services: Services) -> None:
     app = create_app(settings.model_copy(update={"openapi": False}), services=services)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
         assert [(await client.get(path)).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
@@ -219,7 +219,7 @@ async def test_the_schema_may_be_switched_off(settings: Settings, services: Cont
 # --- the key in the settings ---
 
 
-async def test_the_admin_key_of_the_settings_closes_the_server(settings: Settings, services: Container) -> None:
+async def test_the_admin_key_of_the_settings_closes_the_server(settings: Settings, services: Services) -> None:
     services.access = AccessControl(settings.model_copy(update={"admin_key": SecretStr(ADMIN_KEY)}), services.store)
     transport = httpx.ASGITransport(create_app(settings, services=services))
     async with httpx.AsyncClient(transport=transport, base_url="https://mindprint.example") as client:
@@ -249,7 +249,7 @@ Replicas = tuple[AccessControl, AccessControl, Clock]
 
 
 @pytest.fixture
-def replicas(services: Container, settings: Settings) -> Replicas:
+def replicas(services: Services, settings: Settings) -> Replicas:
     """Two servers on one store, and the clock of their caches."""
     clock = Clock()
     one, other = (AccessControl(settings, services.store, clock=clock) for _ in range(2))
@@ -289,7 +289,7 @@ async def test_a_key_expires(replicas: Replicas) -> None:
     assert await other.identify(made.key, now=now + timedelta(seconds=61)) is None
 
 
-async def test_the_last_use_is_kept_by_the_minute(replicas: Replicas, services: Container) -> None:
+async def test_the_last_use_is_kept_by_the_minute(replicas: Replicas, services: Services) -> None:
     one, _, clock = replicas
     now = datetime.now(UTC)
     made = await one.create(CreateApiKey(name="app", scopes=["read"]), now=now)
@@ -302,7 +302,7 @@ async def test_the_last_use_is_kept_by_the_minute(replicas: Replicas, services: 
     assert (await services.store.api_keys.get(made.id)).last_used_at == now + timedelta(seconds=61)
 
 
-async def test_only_a_hash_is_stored(services: Container) -> None:
+async def test_only_a_hash_is_stored(services: Services) -> None:
     made = await services.access.create(CreateApiKey(name="app", scopes=["read"]))
     secret = made.key.removeprefix(f"mp_{made.id}_")
     assert len(secret) == 43  # 256 bits

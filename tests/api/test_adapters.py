@@ -9,7 +9,7 @@ import pytest
 
 from mindprint.types import LeaseRequest, Manifest, Trace, Version
 from mindprint_server.store import ClaimPolicy
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 KEY = "/v1/adapters/user/ann"
@@ -17,7 +17,7 @@ KEY = "/v1/adapters/user/ann"
 
 @pytest.fixture
 async def two_versions(
-    ann: str, services: Container, traces: Callable[..., Trace], manifest: Callable[..., Manifest]
+    ann: str, services: Services, traces: Callable[..., Trace], manifest: Callable[..., Manifest]
 ) -> None:
     for n in range(2):
         await services.store.traces.add(traces(engagement_id=f"e{n}"))
@@ -88,7 +88,7 @@ async def test_one_version_and_where_it_comes_from(client: httpx.AsyncClient, er
 
 
 @pytest.mark.usefixtures("two_versions")
-async def test_download(client: httpx.AsyncClient, services: Container, error_of: ErrorOf) -> None:
+async def test_download(client: httpx.AsyncClient, services: Services, error_of: ErrorOf) -> None:
     response = await client.get(f"{KEY}/versions/2/download")
     assert response.headers["content-type"] == "application/zip"
     assert response.headers["content-disposition"] == 'attachment; filename="user-ann-2.zip"'
@@ -99,7 +99,7 @@ async def test_download(client: httpx.AsyncClient, services: Container, error_of
 
 
 @pytest.mark.usefixtures("two_versions")
-async def test_pin(client: httpx.AsyncClient, services: Container, error_of: ErrorOf) -> None:
+async def test_pin(client: httpx.AsyncClient, services: Services, error_of: ErrorOf) -> None:
     for pinned in (True, True, False):
         assert (await client.post(f"{KEY}/versions/1/pin", json={"pinned": pinned})).json()["pinned"] == pinned
     assert (await client.post(f"{KEY}/versions/1/pin", json={})).status_code == 422

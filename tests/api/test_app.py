@@ -14,14 +14,14 @@ from mindprint_server import app as module
 from mindprint_server.app import create_app
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
-StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
+StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
 
 
 class Opening:
-    """Stands for `open_container`: tells a phase and waits to be told how it ends."""
+    """Stands for `open_services`: tells a phase and waits to be told how it ends."""
 
     def __init__(self, start: StartServices) -> None:
         self.start = start
@@ -29,7 +29,7 @@ class Opening:
         self.closed = 0
         self.cancelled = False
 
-    async def open(self, settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
+    async def open(self, settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
         progress("loading weights")
         try:
             await self.go
@@ -38,7 +38,7 @@ class Opening:
             raise
         return await self.start(settings)
 
-    async def close(self, services: Container) -> None:
+    async def close(self, services: Services) -> None:
         self.closed += 1
         await services.store.close()
 
@@ -46,8 +46,8 @@ class Opening:
 @pytest.fixture
 async def opening(start_services: StartServices, monkeypatch: pytest.MonkeyPatch) -> Opening:
     opening = Opening(start_services)
-    monkeypatch.setattr(module, "open_container", opening.open)
-    monkeypatch.setattr(module, "close_container", opening.close)
+    monkeypatch.setattr(module, "open_services", opening.open)
+    monkeypatch.setattr(module, "close_services", opening.close)
     return opening
 
 
@@ -84,15 +84,15 @@ async def test_the_phases_of_a_server(
         assert (await until(client, "ready")).status_code == 200
         assert (await client.get("/v1/users")).status_code == 200
 
-        app.state.life.services.engine.dead.set()
+        app.state.server.services.engine.dead.set()
         assert (await until(client, "dead")).status_code == 503
         late = await client.get("/v1/users")
         assert (late.status_code, error_of(late)["code"]) == (503, "engine_dead")
         async with asyncio.timeout(5):
-            await app.state.life.failed.wait()
-        assert app.state.life.failure == "the engine died"
+            await app.state.server.failed.wait()
+        assert app.state.server.failure == "the engine died"
     assert opening.closed == 1
-    await app.state.life.close()
+    await app.state.server.close()
     assert opening.closed == 1
 
 
@@ -100,9 +100,9 @@ async def test_a_start_that_fails(opening: Opening, app: FastAPI, client: httpx.
     opening.go.set_exception(RuntimeError("no such\n  model"))
     async with app.router.lifespan_context(app):
         async with asyncio.timeout(5):
-            await app.state.life.failed.wait()
+            await app.state.server.failed.wait()
         assert (await until(client, "dead")).status_code == 503
-    assert app.state.life.failure == "start-up failed while loading weights: no such model"
+    assert app.state.server.failure == "start-up failed while loading weights: no such model"
 
 
 async def test_closing_while_it_starts(opening: Opening, app: FastAPI) -> None:
@@ -111,7 +111,7 @@ async def test_closing_while_it_starts(opening: Opening, app: FastAPI) -> None:
     assert (opening.cancelled, opening.closed) == (True, 0)
 
 
-async def test_services_of_the_caller_stay_open(settings: Settings, services: Container) -> None:
+async def test_services_of_the_caller_stay_open(settings: Settings, services: Services) -> None:
     app = create_app(settings, services=services)
     async with app.router.lifespan_context(app):
         pass

@@ -15,7 +15,7 @@ from mindprint.types import Batch, Trace
 from mindprint_server.exceptions import LimitExceeded
 from mindprint_server.store import StoreBusy
 from mindprint_server.store.batches import ItemResult
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 
@@ -61,7 +61,7 @@ async def test_unknown(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
         assert (response.status_code, error_of(response)["code"]) == (404, "batch_not_found")
 
 
-async def test_results(ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]) -> None:
+async def test_results(ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     trace = traces(batch_id=batch["id"], engagement_id="e0")
     await services.store.batches.finish_items([ItemResult(batch["id"], "ann", "e0", "accepted", [trace])], {})
@@ -75,7 +75,7 @@ def events(text: str) -> list[tuple[str, str]]:
     return [(block["event"], block["data"]) for block in blocks if "event" in block]
 
 
-async def test_progress_ends_with_the_final_state(ann: str, client: httpx.AsyncClient, services: Container) -> None:
+async def test_progress_ends_with_the_final_state(ann: str, client: httpx.AsyncClient, services: Services) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
     async with asyncio.timeout(5):
@@ -97,7 +97,7 @@ async def test_progress_of_a_batch_that_has_ended(ann: str, client: httpx.AsyncC
 
 
 async def test_watching_ends_with_an_error_event_when_the_server_stops(
-    ann: str, client: httpx.AsyncClient, services: Container
+    ann: str, client: httpx.AsyncClient, services: Services
 ) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
@@ -112,7 +112,7 @@ async def test_watching_ends_with_an_error_event_when_the_server_stops(
 
 
 async def test_watching_ends_with_an_error_event_when_the_store_is_away(
-    ann: str, client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
+    ann: str, client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
     watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
@@ -130,7 +130,7 @@ async def test_watching_ends_with_an_error_event_when_the_store_is_away(
 
 
 async def test_too_many_watchers_are_refused_before_the_stream_begins(
-    ann: str, client: httpx.AsyncClient, services: Container, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
+    ann: str, client: httpx.AsyncClient, services: Services, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
 
@@ -145,7 +145,7 @@ async def test_too_many_watchers_are_refused_before_the_stream_begins(
 
 
 async def test_watching_is_kept_alive_and_ends_when_the_caller_leaves(
-    ann: str, app: FastAPI, client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
+    ann: str, app: FastAPI, client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EventSourceResponse, "DEFAULT_PING_INTERVAL", 0.05)
     batch = (await client.post("/v1/batches", json={})).json()

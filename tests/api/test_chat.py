@@ -8,7 +8,7 @@ from typing import Any, cast
 import httpx
 from fastapi import FastAPI
 
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
@@ -32,7 +32,7 @@ async def test_stream_is_sent_as_server_sent_events(client: httpx.AsyncClient) -
     assert response.text == "data: {}\n\ndata: [DONE]\n\n"
 
 
-async def test_disconnect_reaches_the_chat_service(app: FastAPI, services: Container) -> None:
+async def test_disconnect_reaches_the_chat_service(app: FastAPI, services: Services) -> None:
     waiting = cast(Any, services.chat).waiting = asyncio.Event()
     body_is_read, sent = False, []
 

@@ -18,7 +18,7 @@ from mindprint_server.api.errors import ApiError
 from mindprint_server.engine import EngineDied, PromptTooLong
 from mindprint_server.exceptions import Invalid, LimitExceeded, ServerError
 from mindprint_server.store import exceptions as store_errors
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 TEA = {"id": "e1", "prompt": "tea or coffee?", "response": "tea", "occurred_at": "2026-01-01T00:00:00Z"}
@@ -161,7 +161,7 @@ async def test_unknown_paths_and_methods(client: httpx.AsyncClient, error_of: Er
     ],
 )
 async def test_what_a_service_raises(
-    raised: Exception, status: int, code: str, client: httpx.AsyncClient, services: Container, error_of: ErrorOf
+    raised: Exception, status: int, code: str, client: httpx.AsyncClient, services: Services, error_of: ErrorOf
 ) -> None:
     services.traces.next = raised  # type: ignore[attr-defined]
     response = await client.post("/v1/traces", json={"user_id": "ann", "query": "tea?"})

@@ -17,7 +17,7 @@ from starlette.types import Message
 from mindprint.types import Lease, Manifest, Trace
 from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 MakeManifest = Callable[..., Manifest]
@@ -26,7 +26,7 @@ BOUNDARY = {"content-type": "multipart/form-data; boundary=xyz"}
 
 
 @pytest.fixture
-async def lease(ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]) -> Lease:
+async def lease(ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]) -> Lease:
     await services.store.traces.add(traces(engagement_id="e0"))
     response = await client.post("/v1/leases", json={"owner": "t"})
     assert response.status_code == 201
@@ -70,7 +70,7 @@ async def test_unknown_leases(client: httpx.AsyncClient, error_of: ErrorOf, mani
 
 
 async def test_an_upload_becomes_a_version(
-    lease: Lease, client: httpx.AsyncClient, services: Container, settings: Settings, manifest: MakeManifest
+    lease: Lease, client: httpx.AsyncClient, services: Services, settings: Settings, manifest: MakeManifest
 ) -> None:
     response = await client.post(f"/v1/leases/{lease.id}/complete", **form(manifest()))
     assert (response.status_code, response.json()["version"]) == (200, 1)
@@ -83,7 +83,7 @@ async def test_a_refused_adapter(
     code: str,
     lease: Lease,
     client: httpx.AsyncClient,
-    services: Container,
+    services: Services,
     settings: Settings,
     manifest: MakeManifest,
     error_of: ErrorOf,
@@ -142,7 +142,7 @@ async def test_an_upload_that_is_no_form(lease: Lease, client: httpx.AsyncClient
 
 
 async def test_a_caller_who_leaves_in_the_middle(
-    lease: Lease, app: FastAPI, services: Container, settings: Settings
+    lease: Lease, app: FastAPI, services: Services, settings: Settings
 ) -> None:
     path = f"/v1/leases/{lease.id}/complete"
     scope = {
@@ -193,7 +193,7 @@ async def test_upload_that_fills_the_disk_is_507_and_leaves_nothing(
     client: httpx.AsyncClient,
     manifest: MakeManifest,
     settings: Settings,
-    services: Container,
+    services: Services,
     error_of: ErrorOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 WHEN = "2026-01-01T00:00:00Z"
@@ -120,7 +120,7 @@ async def test_time_outside_of_all_years_is_refused(
         assert (response.status_code, error_of(response)["code"]) == (422, "validation_error")
 
 
-async def test_first_and_last_time_are_stored(ann: str, client: httpx.AsyncClient, services: Container) -> None:
+async def test_first_and_last_time_are_stored(ann: str, client: httpx.AsyncClient, services: Services) -> None:
     for number, when in enumerate(("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z")):
         body = {"engagements": [{**ASKED, "id": f"edge{number}", "occurred_at": when}]}
         assert (await client.post("/v1/users/ann/engagements", json=body)).status_code == 200

@@ -17,9 +17,9 @@ from schemathesis.core.result import Ok
 
 from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
-StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
+StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
 URL = "http://127.0.0.1"
 KEY = "an admin key of forty characters or so.."
 

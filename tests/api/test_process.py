@@ -22,9 +22,9 @@ from mindprint_server import access, app, process
 from mindprint_server.api.access import is_loopback
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
-StartServices = Callable[[Settings], Coroutine[Any, Any, Container]]
+StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
 
 
 def said(capfd: pytest.CaptureFixture[str]) -> list[str]:
@@ -73,17 +73,17 @@ def test_a_dead_engine_ends_the_process(
 ) -> None:
     closed = []
 
-    async def thinking_prefix(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
+    async def thinking_prefix(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
         services = await start_services(settings)
         asyncio.get_running_loop().call_later(0.2, services.engine.dead.set)
         return services
 
-    async def closing(services: Container) -> None:
+    async def closing(services: Services) -> None:
         closed.append(services)
         await services.store.close()
 
-    monkeypatch.setattr(app, "open_container", thinking_prefix)
-    monkeypatch.setattr(app, "close_container", closing)
+    monkeypatch.setattr(app, "open_services", thinking_prefix)
+    monkeypatch.setattr(app, "close_services", closing)
     assert process.run(settings) == process.FAILED
     assert said(capfd) == ["mindprint: the engine died"]
     assert len(closed) == 1
@@ -92,11 +92,11 @@ def test_a_dead_engine_ends_the_process(
 def test_a_start_that_fails_ends_the_process(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def thinking_prefix(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Container:
+    async def thinking_prefix(settings: Settings, *, metrics: Metrics, progress: Callable[[str], None]) -> Services:
         progress("finding the model")
         raise FileNotFoundError("no model at 'x': `mindprint doctor` says how to get one")
 
-    monkeypatch.setattr(app, "open_container", thinking_prefix)
+    monkeypatch.setattr(app, "open_services", thinking_prefix)
     assert process.run(settings) == process.FAILED
     expected = (
         "mindprint: start-up failed while finding the model: no model at 'x': `mindprint doctor` says how to get one"

@@ -24,7 +24,7 @@ from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 
@@ -36,7 +36,7 @@ async def test_info_and_funnel(ann: str, client: httpx.AsyncClient) -> None:
 
 
 async def test_metrics_are_what_prometheus_reads(
-    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
+    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]
 ) -> None:
     await services.store.traces.add(traces(engagement_id="e0"))
     await services.store.traces.add(traces(engagement_id="e1", state="dead_letter"))
@@ -75,7 +75,7 @@ async def test_request_ids(given: str | None, client: httpx.AsyncClient) -> None
 
 
 async def test_a_fault_is_logged_once_with_its_request(
-    client: httpx.AsyncClient, services: Container, error_of: ErrorOf
+    client: httpx.AsyncClient, services: Services, error_of: ErrorOf
 ) -> None:
     services.traces.next = RuntimeError("secret detail")  # type: ignore[attr-defined]
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
@@ -87,7 +87,7 @@ async def test_a_fault_is_logged_once_with_its_request(
 
 
 async def test_a_fault_in_a_stream_breaks_the_connection(
-    client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(**_: Any) -> list[Trace]:
         raise OSError("the disk is gone")
@@ -150,13 +150,13 @@ async def test_password_of_the_database_is_in_no_line_of_a_failed_start(
     url = SecretStr(f"postgres://ann:geheim@127.0.0.1:{unused_tcp_port}/mind?sslpassword=geheim")
     settings = settings.model_copy(update={"log_json": True, "log_level": "debug", "database_url": url})
     server_logging.configure(settings)
-    life = ServerState(settings, Metrics())
-    life.open()
+    state = ServerState(settings, Metrics())
+    state.open()
     async with asyncio.timeout(20):
-        await life.failed.wait()
-    await life.close()
-    assert "cannot open the database postgresql+asyncpg://ann:***@127.0.0.1" in str(life.failure)
-    assert "geheim" not in written.getvalue() + str(life.failure)
+        await state.failed.wait()
+    await state.close()
+    assert "cannot open the database postgresql+asyncpg://ann:***@127.0.0.1" in str(state.failure)
+    assert "geheim" not in written.getvalue() + str(state.failure)
 
 
 def test_misspelt_setting_does_not_show_its_value() -> None:
@@ -166,7 +166,7 @@ def test_misspelt_setting_does_not_show_its_value() -> None:
 
 
 async def test_metrics_are_shown_while_the_store_is_away(
-    client: httpx.AsyncClient, services: Container, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away() -> dict[str, int]:
         raise StoreBusy("the connection was lost")

@@ -8,7 +8,7 @@ import pytest
 
 from mindprint.types import Trace
 from mindprint_server.api import dependencies
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 
@@ -64,7 +64,7 @@ async def test_contradictory_requests(body: dict[str, Any], client: httpx.AsyncC
 
 
 async def test_pages_and_filters(
-    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace]
+    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace]
 ) -> None:
     kept = [await services.store.traces.add(traces(thinking=f"t{n}")) for n in range(3)]
     wrong = await services.store.traces.add(traces(verdict="rejected", reason="wrong", state="stored"))
@@ -79,7 +79,7 @@ async def test_pages_and_filters(
 
 
 async def test_the_traces_of_one_engagement_by_mode(
-    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace], error_of: ErrorOf
+    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace], error_of: ErrorOf
 ) -> None:
     personal = await services.store.traces.add(traces())
     generic = await services.store.traces.add(traces(mode="generic", state="stored"))
@@ -99,7 +99,7 @@ async def test_the_traces_of_one_engagement_by_mode(
 
 
 async def test_dead_letters_are_put_back(
-    ann: str, client: httpx.AsyncClient, services: Container, traces: Callable[..., Trace], error_of: ErrorOf
+    ann: str, client: httpx.AsyncClient, services: Services, traces: Callable[..., Trace], error_of: ErrorOf
 ) -> None:
     await services.store.engagements.add("bob", (await services.store.engagements.list_page("ann"))[:2])
     made = [traces(user=user, state="dead_letter") for user in ("ann", "ann", "bob", "bob")]
@@ -135,7 +135,7 @@ async def test_the_export_is_read_in_pages(
     count: int,
     ann: str,
     client: httpx.AsyncClient,
-    services: Container,
+    services: Services,
     traces: Callable[..., Trace],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

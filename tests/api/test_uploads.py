@@ -21,7 +21,7 @@ from mindprint_server.app import create_app
 from mindprint_server.engine import AdapterRef, Priority
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import write_tensors
 from scripted import serving
 from uploads import leased
@@ -33,7 +33,7 @@ ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 class Uploader:
     """Uploads files and manifests under leases of one user, as a trainer does."""
 
-    def __init__(self, services: Container, client: httpx.AsyncClient) -> None:
+    def __init__(self, services: Services, client: httpx.AsyncClient) -> None:
         self.services = services
         self.client = client
         self._lease: Lease | None = None

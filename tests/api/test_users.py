@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 TEA = {"id": "e1", "prompt": "tea or coffee?", "response": "tea", "occurred_at": "2026-01-01T00:00:00Z"}
@@ -111,7 +111,7 @@ async def test_import_stores_all_traces_or_none(
 
 
 async def test_thinking_for_nobody_and_more_than_may_wait(
-    ann: str, client: httpx.AsyncClient, services: Container, error_of: ErrorOf
+    ann: str, client: httpx.AsyncClient, services: Services, error_of: ErrorOf
 ) -> None:
     response = await client.post("/v1/users/nobody/traces", json={"traces": [GIVEN]})
     assert (response.status_code, error_of(response)["code"]) == (404, "user_not_found")

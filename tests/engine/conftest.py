@@ -17,7 +17,7 @@ import pytest_asyncio
 from mindprint_server.engine import Engine
 from mindprint_server.engine.factory import create_engine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container, close_container, open_container
+from mindprint_server.wiring import Services, close_services, open_services
 from tiny import TARGETS, make_adapter, make_model
 
 
@@ -93,11 +93,11 @@ async def engine(engine_settings: Settings, start_phases: list[str]) -> AsyncIte
 @pytest_asyncio.fixture(loop_scope="session")
 async def services(
     engine: Engine, engine_settings: Settings, tmp_path: Path, empty_database: Path
-) -> AsyncIterator[Container]:
+) -> AsyncIterator[Services]:
     """A fresh store on the running engine."""
     settings = engine_settings.model_copy(update={"data_dir": tmp_path / "server"})
     settings.data_dir.mkdir()
     shutil.copy(empty_database, settings.data_dir)
-    opened = await open_container(settings, engine=engine)
+    opened = await open_services(settings, engine=engine)
     yield opened
-    await close_container(opened, keep_engine=True)
+    await close_services(opened, keep_engine=True)

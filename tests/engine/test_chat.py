@@ -16,13 +16,13 @@ from openai import AsyncOpenAI
 
 from mindprint.types import BatchRequest
 from mindprint_server.app import create_app
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from proved import live_version
 from samples import engagement
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def api(services: Container) -> AsyncIterator[AsyncOpenAI]:
+async def api(services: Services) -> AsyncIterator[AsyncOpenAI]:
     if services.chat._backend is None:
         pytest.skip("the engine cannot chat")
     transport = httpx2.ASGITransport(create_app(services.settings, services=services))
@@ -31,7 +31,7 @@ async def api(services: Container) -> AsyncIterator[AsyncOpenAI]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def ann(services: Container) -> str:
+async def ann(services: Services) -> str:
     await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
     return "user/ann"
 
@@ -148,7 +148,7 @@ def _schema(**schema: Any) -> dict[str, Any]:
     ],
 )
 async def test_odd_field_is_refused_and_the_engine_lives(
-    api: AsyncOpenAI, services: Container, body: dict[str, Any]
+    api: AsyncOpenAI, services: Services, body: dict[str, Any]
 ) -> None:
     with pytest.raises(openai.APIStatusError) as error:
         await api.chat.completions.create(model="base", messages=ASK, max_tokens=4, extra_body=body)
@@ -159,7 +159,7 @@ async def test_odd_field_is_refused_and_the_engine_lives(
 
 @pytest.mark.parametrize(("wanted", "mode"), [(-99.0, "personal"), (99.0, "direct")])
 async def test_auto_goes_by_the_gains_that_a_batch_measured(
-    api: AsyncOpenAI, services: Container, monkeypatch: pytest.MonkeyPatch, wanted: float, mode: str
+    api: AsyncOpenAI, services: Services, monkeypatch: pytest.MonkeyPatch, wanted: float, mode: str
 ) -> None:
     """What random weights gain by thinking is anyone's guess, so that the bound decides."""
     monkeypatch.setattr(services.auto, "_thresholds", replace(services.auto._thresholds, min_gain=wanted))
@@ -179,7 +179,7 @@ async def test_auto_goes_by_the_gains_that_a_batch_measured(
     assert (thought is not None) == (mode == "personal")
 
 
-async def test_a_profile_is_written_by_the_model(services: Container, ann: str) -> None:
+async def test_a_profile_is_written_by_the_model(services: Services, ann: str) -> None:
     profile = await services.profiles.renew("ann")
     assert profile.covers == 4
     assert profile.text
@@ -188,7 +188,7 @@ async def test_a_profile_is_written_by_the_model(services: Container, ann: str) 
 
 
 async def test_answers_follow_the_live_version(
-    api: AsyncOpenAI, services: Container, adapters: list[Path], tmp_path: Path
+    api: AsyncOpenAI, services: Services, adapters: list[Path], tmp_path: Path
 ) -> None:
     """Two versions in turn: each is proved, answers under its name, and a stream that began on the first ends on it."""
 

@@ -14,14 +14,14 @@ import without_mindprint
 from mindprint import AsyncMindprintClient
 from mindprint_server.app import create_app
 from mindprint_server.engine import Priority, Sampling
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from proved import live_version
 
 TOKENS = 12
 
 
 async def test_an_exported_version_loads_with_peft_and_vllm_alone(
-    services: Container, adapters: list[Path], tmp_path: Path
+    services: Services, adapters: list[Path], tmp_path: Path
 ) -> None:
     """Both continue a prompt as the service's own engine does with that version, and not as the base does."""
     version = await live_version(services, adapters[0], tmp_path, 1)

@@ -9,24 +9,24 @@ from pathlib import Path
 from mindprint.types import Batch, BatchRequest, Lease, LeaseRequest, Manifest, ParityItem, Version
 from mindprint_server.engine import AdapterRef, Priority, Sampling
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement, write_tensors
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
-async def fill(services: Container, user: str = "ann", count: int = 12) -> None:
+async def fill(services: Services, user: str = "ann", count: int = 12) -> None:
     await services.store.engagements.add(user, [engagement(n) for n in range(count)])
 
 
-async def finished(services: Container, request: BatchRequest) -> Batch:
+async def finished(services: Services, request: BatchRequest) -> Batch:
     batch, _ = await services.batches.submit(request)
     async for state in services.batches.watch(batch.id):
         batch = state
     return batch
 
 
-async def leased(services: Container, user: str = "ann") -> Lease:
+async def leased(services: Services, user: str = "ann") -> Lease:
     await fill(services, user)
     await finished(services, BatchRequest(users=[user]))
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter=f"user/{user}"))
@@ -34,7 +34,7 @@ async def leased(services: Container, user: str = "ann") -> Lease:
     return lease
 
 
-async def upload(services: Container, lease: Lease, folder: Path, *, mark: int = 0, honest: bool = True) -> Version:
+async def upload(services: Services, lease: Lease, folder: Path, *, mark: int = 0, honest: bool = True) -> Version:
     """What a trainer does: weights, config and a parity item that holds if `honest`."""
     weights = folder / f"upload-{lease.id}-{mark}"
     write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
@@ -82,7 +82,7 @@ class Broken(FakeEngine):
         return await super().generate(prompt_ids, sampling, adapter=adapter, priority=priority)
 
 
-async def second_version(services: Container, folder: Path) -> None:
+async def second_version(services: Services, folder: Path) -> None:
     await services.store.engagements.add("ann", [engagement(n) for n in range(12, 24)])
     await finished(services, BatchRequest(seed=5))
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))

@@ -17,7 +17,7 @@ from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Samp
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.gate import checks
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 GOOD = (" they walked by the quiet lake before and liked it", "stop")
 
@@ -78,7 +78,7 @@ class Backend:
 
 
 class Room:
-    def __init__(self, services: Container, engine: Engine) -> None:
+    def __init__(self, services: Services, engine: Engine) -> None:
         self.services, self.engine, self.backend = services, engine, Backend()
         self.chat = ChatService(
             ServerContext(services.settings, services.store, engine, services.metrics),

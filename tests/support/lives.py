@@ -11,11 +11,11 @@ from mindprint.types import Check
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from scripted import serving
 
 KEY = "user/ann"
-Open = Callable[..., Awaitable[Container]]
+Open = Callable[..., Awaitable[Services]]
 
 
 class Gate:
@@ -61,7 +61,7 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
     """Open services with some settings changed, with the given gate, and with a chance of 0.5 for candidates."""
     async with AsyncExitStack() as stack:
 
-        async def open(**changes: object) -> Container:
+        async def open(**changes: object) -> Services:
             changed = settings.model_copy(update=changes)
             services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
             services.adapters._publisher._gate = gate
@@ -71,14 +71,14 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
         yield open
 
 
-def counted(services: Container, name: str, **labels: str) -> float:
+def counted(services: Services, name: str, **labels: str) -> float:
     return services.metrics.registry.get_sample_value(f"mindprint_{name}", labels) or 0.0
 
 
-async def answering(services: Container, model: str = KEY) -> str:
+async def answering(services: Services, model: str = KEY) -> str:
     async with services.adapters.acquire(model) as adapter:
         return adapter.name if adapter else "base"
 
 
-def folders(services: Container, key: str = KEY) -> list[int]:
+def folders(services: Services, key: str = KEY) -> list[int]:
     return sorted(int(one.name) for one in (services.settings.data_dir / "adapters" / key).glob("0*"))

@@ -9,28 +9,28 @@ from typing import Any
 from mindprint.types import Batch, BatchRequest, Engagement, Trace
 from mindprint_server.engine import Sampling
 from mindprint_server.engine.base import FinishReason
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 
-Open = Callable[..., Awaitable[Container]]
+Open = Callable[..., Awaitable[Services]]
 ONE_BY_ONE = {"max_num_seqs": 1}
 """With no room to spare, candidates are drawn one by one."""
 NO_BOUNDS = {"min_gain": None, "min_anchor": None, "early_stop_margin_nats": None}
 numbers = itertools.count()
 
 
-async def run(services: Container, **request: Any) -> Batch:
+async def run(services: Services, **request: Any) -> Batch:
     batch, _ = await services.batches.submit(BatchRequest(**request))
     return await ended(services, batch)
 
 
-async def ended(services: Container, batch: Batch) -> Batch:
+async def ended(services: Services, batch: Batch) -> Batch:
     async for state in services.batches.watch(batch.id):
         batch = state
     return batch
 
 
-async def about(services: Container, odd: Engagement, **request: Any) -> tuple[Batch, list[Trace]]:
+async def about(services: Services, odd: Engagement, **request: Any) -> tuple[Batch, list[Trace]]:
     """A batch over two usual engagements and an odd one after them, and the traces of the odd one."""
     await services.store.engagements.add("ann", [engagement(0), engagement(2), odd])
     batch = await run(services, **request)
@@ -43,7 +43,7 @@ def asked(prompt: str, response: str, choices: list[str] | None = None) -> Engag
     return Engagement.model_validate(fields | {"occurred_at": engagement(9).occurred_at})
 
 
-def counted(services: Container, name: str, **labels: str) -> float:
+def counted(services: Services, name: str, **labels: str) -> float:
     return services.metrics.registry.get_sample_value(f"mindprint_{name}_total", labels) or 0.0
 
 

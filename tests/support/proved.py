@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mindprint.types import BatchRequest, Lease, LeaseRequest, Manifest, ParityItem, Version
 from mindprint_server.adapters.validation import sha256
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 from tiny import logprobs
 
 
-async def live_version(services: Container, adapter: Path, tmp_path: Path, number: int) -> Version:
+async def live_version(services: Services, adapter: Path, tmp_path: Path, number: int) -> Version:
     """Take a made adapter through the real steps: lease, upload, parity check on the engine, publication."""
     # Ever older engagements, so that the memory of a question asked now stays the same.
     news = [engagement(n, day=-n) for n in range(8 * number - 8, 8 * number)]

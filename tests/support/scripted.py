@@ -12,7 +12,7 @@ from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Samp
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
-from mindprint_server.wiring import Container, close_container, open_container
+from mindprint_server.wiring import Services, close_services, open_services
 
 Rule = Callable[[str, str], float]
 """log p of a token after a text."""
@@ -73,10 +73,10 @@ class Scripted(FakeEngine):
 
 
 @asynccontextmanager
-async def serving(settings: Settings, engine: FakeEngine) -> AsyncIterator[Container]:
+async def serving(settings: Settings, engine: FakeEngine) -> AsyncIterator[Services]:
     """Services that are closed whatever becomes of the test."""
-    services = await open_container(settings, engine=engine)
+    services = await open_services(settings, engine=engine)
     try:
         yield services
     finally:
-        await close_container(services)
+        await close_services(services)

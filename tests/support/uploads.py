@@ -13,14 +13,14 @@ from typing import Any
 from mindprint.types import Lease, LeaseRequest, Manifest, ParityItem, Provenance, Trace, Version
 from mindprint_server.engine import AdapterRef, Priority
 from mindprint_server.store import ClaimPolicy, new_id
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement, write_tensors
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 _number = itertools.count()
 
 
-async def accepted(services: Container, user: str = "ann") -> Trace:
+async def accepted(services: Services, user: str = "ann") -> Trace:
     """A new engagement of the user's, with an accepted trace that waits."""
     event = engagement(next(_number))
     await services.store.engagements.add(user, [event])
@@ -35,7 +35,7 @@ async def accepted(services: Container, user: str = "ann") -> Trace:
     return await services.store.traces.add(trace)
 
 
-async def leased(services: Container, key: str = "user/ann", *, user: str | None = None) -> Lease:
+async def leased(services: Services, key: str = "user/ann", *, user: str | None = None) -> Lease:
     """A lease on at least one new trace."""
     await accepted(services, user or key.partition("/")[2])
     lease = await services.store.leases.claim(
@@ -46,7 +46,7 @@ async def leased(services: Container, key: str = "user/ann", *, user: str | None
 
 
 async def upload(
-    services: Container, lease: Lease, folder: Path, *, mark: int = 0, number: int | None = None, **changes: Any
+    services: Services, lease: Lease, folder: Path, *, mark: int = 0, number: int | None = None, **changes: Any
 ) -> Version:
     """What a trainer does at the end. `mark` makes other weights; `changes` are of the manifest.
 
@@ -82,6 +82,6 @@ async def upload(
     return await services.adapters.publish(lease.id, manifest.model_copy(update=changes), config, weights)
 
 
-async def published(services: Container, folder: Path, key: str = "user/ann", *, user: str | None = None) -> Version:
+async def published(services: Services, folder: Path, key: str = "user/ann", *, user: str | None = None) -> Version:
     """The next version of an adapter, taken into service."""
     return await upload(services, await leased(services, key, user=user), folder)

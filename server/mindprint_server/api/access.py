@@ -30,7 +30,7 @@ async def authorize(request: Request, scopes: SecurityScopes, credentials: Crede
         ApiError: 401, no key or a wrong one; 403, a key without the scope; 421 or 403, a request that a page in a
             browser may have sent to a server without keys.
     """
-    access: AccessControl = request.app.state.life.ready().access
+    access: AccessControl = request.app.state.server.ready().access
     if await access.is_open():
         check_local(request, request.app.state.settings.allowed_hosts)
         return None
@@ -57,7 +57,7 @@ def requires(*any_of: Scope) -> Any:
 
 async def authorize_once_open(request: Request, scopes: SecurityScopes, credentials: Credentials) -> None:
     """Do the same for a route that also answers while the server starts, and then shows nothing of the store."""
-    if request.app.state.life.services is not None:
+    if request.app.state.server.services is not None:
         await authorize(request, scopes, credentials)
 
 

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 
 from mindprint.types import Batch, BatchPage, BatchRequest
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import NDJSON, WRITES, ContainerDep, Id, Limit, traces_as_ndjson
+from mindprint_server.api.dependencies import NDJSON, WRITES, Id, Limit, ServicesDep, traces_as_ndjson
 from mindprint_server.api.errors import envelope, from_server
 from mindprint_server.exceptions import Busy, Unavailable
 
@@ -35,7 +35,7 @@ EVENTS = {
     status_code=201,
     responses={200: {"model": Batch, "description": "The batch of this idempotency key"}},
 )
-async def submit(request: BatchRequest, response: Response, services: ContainerDep) -> Batch:
+async def submit(request: BatchRequest, response: Response, services: ServicesDep) -> Batch:
     """Plan a batch and store it. It runs in the background and survives a restart of the server."""
     batch, created = await services.batches.submit(request)
     response.status_code = 201 if created else 200
@@ -43,19 +43,19 @@ async def submit(request: BatchRequest, response: Response, services: ContainerD
 
 
 @router.get("", dependencies=READ_OR_TRAIN)
-async def list_batches(services: ContainerDep, limit: Limit = 100) -> BatchPage:
+async def list_batches(services: ServicesDep, limit: Limit = 100) -> BatchPage:
     """List batches, newest first."""
     return BatchPage(batches=await services.store.batches.list_newest(limit=limit))
 
 
 @router.get("/{batch_id}", dependencies=READ_OR_TRAIN)
-async def one_batch(batch_id: Id, services: ContainerDep) -> Batch:
+async def one_batch(batch_id: Id, services: ServicesDep) -> Batch:
     """Return a batch with its progress and its funnel."""
     return await services.store.batches.get(batch_id)
 
 
 @router.post("/{batch_id}/cancel", dependencies=TRAIN)
-async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
+async def cancel(batch_id: Id, services: ServicesDep) -> Batch:
     """Cancel a batch. What it wrote stays; a batch that has ended does not change."""
     return await services.batches.cancel(batch_id)
 
@@ -63,7 +63,7 @@ async def cancel(batch_id: Id, services: ContainerDep) -> Batch:
 @router.get(
     "/{batch_id}/events", dependencies=READ_OR_TRAIN, response_class=EventSourceResponse, responses={200: EVENTS}
 )
-async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
+async def events(batch_id: Id, services: ServicesDep) -> EventSourceResponse:
     """Send the batch as a server-sent event now and after each change, until it ends."""
     watched = services.batches.watch(batch_id)
     first = await anext(watched)  # an unknown batch and too many watchers are refused before the stream begins
@@ -86,7 +86,7 @@ async def events(batch_id: Id, services: ContainerDep) -> EventSourceResponse:
 @router.get(
     "/{batch_id}/results", dependencies=READ_OR_TRAIN, response_class=StreamingResponse, responses={200: NDJSON}
 )
-async def results(batch_id: Id, services: ContainerDep) -> StreamingResponse:
+async def results(batch_id: Id, services: ServicesDep) -> StreamingResponse:
     """Stream the traces of a batch as NDJSON, one a line, by id."""
     await services.store.batches.get(batch_id)
     return traces_as_ndjson(services.store, batch=batch_id)

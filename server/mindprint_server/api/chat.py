@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import ContainerDep
+from mindprint_server.api.dependencies import ServicesDep
 from mindprint_server.api.errors import ApiError
 
 router = APIRouter(prefix="/v1", tags=["chat"])
@@ -20,7 +20,7 @@ INFER_OR_READ = [requires("infer", "read")]
 @router.post(
     "/chat/completions", dependencies=INFER, response_class=Response, responses={200: {"description": "As OpenAI's"}}
 )
-async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ContainerDep) -> Response:
+async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ServicesDep) -> Response:
     """Answer a chat as OpenAI's route does. `user/<id>` as `model` brings the user's memory and adapter."""
     try:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
@@ -44,6 +44,6 @@ async def completions(body: Annotated[dict[str, Any], Body()], request: Request,
 
 
 @router.get("/models", dependencies=INFER_OR_READ)
-async def models(services: ContainerDep) -> dict[str, Any]:
+async def models(services: ServicesDep) -> dict[str, Any]:
     """List what `model` may name: the base model, adapters with a live version, and versions."""
     return await services.chat.models()

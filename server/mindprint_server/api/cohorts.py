@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from mindprint.types import Cohort, CohortEdit, CohortPage, Members
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import ContainerDep, UserId
+from mindprint_server.api.dependencies import ServicesDep, UserId
 
 router = APIRouter(prefix="/v1/cohorts", tags=["cohorts"])
 READ = [requires("read")]
@@ -14,36 +14,36 @@ ADMIN = [requires("admin")]
 
 
 @router.get("", dependencies=READ)
-async def list_cohorts(services: ContainerDep) -> CohortPage:
+async def list_cohorts(services: ServicesDep) -> CohortPage:
     """List all cohorts by name; `everyone` is always among them."""
     return CohortPage(cohorts=await services.store.cohorts.list_all())
 
 
 @router.get("/{name}", dependencies=READ)
-async def one_cohort(name: UserId, services: ContainerDep) -> Cohort:
+async def one_cohort(name: UserId, services: ServicesDep) -> Cohort:
     """Return a cohort with its number of users and its live version."""
     return await services.store.cohorts.get(name)
 
 
 @router.put("/{name}", dependencies=ADMIN)
-async def put_cohort(name: UserId, wanted: CohortEdit, services: ContainerDep) -> Cohort:
+async def put_cohort(name: UserId, wanted: CohortEdit, services: ServicesDep) -> Cohort:
     """Create a cohort, or replace its description."""
     return await services.store.cohorts.put(name, wanted.description)
 
 
 @router.delete("/{name}", dependencies=ADMIN, status_code=204)
-async def delete_cohort(name: UserId, services: ContainerDep) -> None:
+async def delete_cohort(name: UserId, services: ServicesDep) -> None:
     """Delete a cohort. Its users move to `everyone`, its adapter answers no more, and its versions stay stored."""
     await services.store.cohorts.delete(name)
 
 
 @router.post("/{name}/users", dependencies=ADMIN)
-async def add_members(name: UserId, members: Members, services: ContainerDep) -> Cohort:
+async def add_members(name: UserId, members: Members, services: ServicesDep) -> Cohort:
     """Move users into a cohort, all or none. Each leaves the cohort that it was in."""
     return await services.store.cohorts.add_members(name, members.users)
 
 
 @router.delete("/{name}/users/{user_id}", dependencies=ADMIN)
-async def remove_member(name: UserId, user_id: UserId, services: ContainerDep) -> Cohort:
+async def remove_member(name: UserId, user_id: UserId, services: ServicesDep) -> Cohort:
     """Move a user back to `everyone`."""
     return await services.store.cohorts.remove_member(name, user_id)

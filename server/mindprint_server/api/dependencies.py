@@ -10,23 +10,23 @@ from starlette.responses import StreamingResponse
 
 from mindprint.types import NAME
 from mindprint_server.store import Store
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 PAGE = 200
 """Traces that an NDJSON reply reads from the store at a time."""
 
 
-async def ready(request: Request) -> Container:
+async def ready(request: Request) -> Services:
     """Return the services of the server; raise Unavailable (503) while the engine is starting and after it died."""
-    services: Container = request.app.state.life.ready()
+    services: Services = request.app.state.server.ready()
     return services
 
 
-ContainerDep = Annotated[Container, Depends(ready)]
+ServicesDep = Annotated[Services, Depends(ready)]
 
 
-async def check_writable(services: ContainerDep) -> None:
+async def check_writable(services: ServicesDep) -> None:
     """Refuse a write while the disk is full. Reads go on.
 
     Raises:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from mindprint.types import ApiKey, ApiKeyPage, CreateApiKey, CreatedApiKey, RotateApiKey
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import ContainerDep, Id
+from mindprint_server.api.dependencies import Id, ServicesDep
 from mindprint_server.exceptions import Invalid
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -14,7 +14,7 @@ ADMIN = [requires("admin")]
 
 
 @router.post("", status_code=201, dependencies=ADMIN)
-async def create_key(wanted: CreateApiKey, services: ContainerDep) -> CreatedApiKey:
+async def create_key(wanted: CreateApiKey, services: ServicesDep) -> CreatedApiKey:
     """Create a key. The reply is the only one that shows its text."""
     if "admin" not in wanted.scopes and await services.access.is_open():
         message = "the first key must have the scope admin: without one nobody could make another over HTTP"
@@ -23,18 +23,18 @@ async def create_key(wanted: CreateApiKey, services: ContainerDep) -> CreatedApi
 
 
 @router.get("", dependencies=ADMIN)
-async def list_keys(services: ContainerDep) -> ApiKeyPage:
+async def list_keys(services: ServicesDep) -> ApiKeyPage:
     """List all keys, revoked and expired ones too."""
     return ApiKeyPage(keys=await services.access.list_all())
 
 
 @router.post("/{key_id}/rotate", status_code=201, dependencies=ADMIN)
-async def rotate_key(key_id: Id, wanted: RotateApiKey, services: ContainerDep) -> CreatedApiKey:
+async def rotate_key(key_id: Id, wanted: RotateApiKey, services: ServicesDep) -> CreatedApiKey:
     """Create a key with the same name and scopes. The old one expires `keep_old_s` from now."""
     return await services.access.rotate(key_id, wanted)
 
 
 @router.delete("/{key_id}", dependencies=ADMIN)
-async def revoke_key(key_id: Id, services: ContainerDep) -> ApiKey:
+async def revoke_key(key_id: Id, services: ServicesDep) -> ApiKey:
     """Revoke a key for good: on this server at once, on others within `key_cache_s`."""
     return await services.access.revoke(key_id)

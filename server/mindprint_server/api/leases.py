@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
 from mindprint_server.api import multipart
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import WRITES, ContainerDep, Id
+from mindprint_server.api.dependencies import WRITES, Id, ServicesDep
 from mindprint_server.api.errors import ApiError
 from mindprint_server.bounded_json import JsonRefused, parse_json
 from mindprint_server.exceptions import Invalid
@@ -47,31 +47,31 @@ FORM: dict[str, Any] = {
     response_model=Lease,
     responses={204: {"description": "Nothing is waiting"}},
 )
-async def claim(wanted: LeaseRequest, services: ContainerDep) -> Lease | Response:
+async def claim(wanted: LeaseRequest, services: ServicesDep) -> Lease | Response:
     """Claim the accepted traces of one adapter, with the samples to train on. 204 if no adapter has enough."""
     return await services.leases.claim(wanted) or Response(status_code=204)
 
 
 @router.get("/{lease_id}", dependencies=TRAIN)
-async def one_lease(lease_id: Id, services: ContainerDep) -> Lease:
+async def one_lease(lease_id: Id, services: ServicesDep) -> Lease:
     """Return a lease without its samples."""
     return await services.store.leases.get(lease_id)
 
 
 @router.post("/{lease_id}/heartbeat", dependencies=TRAIN)
-async def heartbeat(lease_id: Id, beat: Heartbeat, services: ContainerDep) -> Lease:
+async def heartbeat(lease_id: Id, beat: Heartbeat, services: ServicesDep) -> Lease:
     """Extend a lease to `ttl_s` seconds from now."""
     return await services.store.leases.heartbeat(lease_id, beat.ttl_s)
 
 
 @router.post("/{lease_id}/release", dependencies=TRAIN)
-async def release(lease_id: Id, services: ContainerDep) -> Lease:
+async def release(lease_id: Id, services: ServicesDep) -> Lease:
     """End a lease and put its traces back into the queue. This does not count as a failed attempt."""
     return await services.store.leases.release(lease_id)
 
 
 @router.post("/{lease_id}/complete", dependencies=[*TRAIN, *WRITES], openapi_extra=FORM)
-async def complete(lease_id: Id, request: Request, services: ContainerDep) -> Version:
+async def complete(lease_id: Id, request: Request, services: ServicesDep) -> Version:
     """Publish the trained version: validate the files, check parity, run the gate, and make the version live."""
     await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read
     async with multipart.receive(request, services.settings) as upload:

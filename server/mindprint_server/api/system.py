@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response, Security
 
 from mindprint.types import SCOPES, Funnel, ServerInfo
 from mindprint_server.api.access import authorize_once_open, requires
-from mindprint_server.api.dependencies import ContainerDep, UserFilter
+from mindprint_server.api.dependencies import ServicesDep, UserFilter
 from mindprint_server.api.errors import from_server, reply
 from mindprint_server.exceptions import ServerError, Unavailable
 from mindprint_server.observability.metrics import CONTENT_TYPE
@@ -31,10 +31,10 @@ async def readyz(request: Request) -> dict[str, Any] | Response:
     `status` is starting, ready, not_ready or dead. `reasons` names what fails: the store, the disk, or a background
     task. The server then still answers what it can.
     """
-    life = request.app.state.life
-    status = life.status()
+    state = request.app.state.server
+    status = state.status()
     try:
-        life.ready()
+        state.ready()
         if reasons := status["reasons"]:
             failing = "; ".join(f"{name}: {why}" for name, why in reasons.items())
             raise Unavailable("not_ready", f"the server is not ready ({failing}): retry once this has passed")
@@ -51,7 +51,7 @@ async def readyz(request: Request) -> dict[str, Any] | Response:
 )
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
-    metrics, services = request.app.state.metrics, request.app.state.life.services
+    metrics, services = request.app.state.metrics, request.app.state.server.services
     # While the store is away, what this process counted is still shown.
     with suppress(StoreError):
         if services is not None:
@@ -61,13 +61,13 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/v1/info", dependencies=[requires(*SCOPES)])
-async def info(services: ContainerDep) -> ServerInfo:
+async def info(services: ServicesDep) -> ServerInfo:
     """Return the versions of server and engine, the base model with its digest, and the LoRA limits."""
     return services.info()
 
 
 @router.get("/v1/funnel", dependencies=[requires("read")])
-async def funnel(services: ContainerDep, user: UserFilter = None) -> Funnel:
+async def funnel(services: ServicesDep, user: UserFilter = None) -> Funnel:
     """Return the funnel of the whole server, or of one user."""
     if user is not None:
         await services.store.users.get(user)

@@ -26,9 +26,9 @@ from mindprint_server.api.dependencies import (
     NDJSON,
     WRITES,
     After,
-    ContainerDep,
     Id,
     Limit,
+    ServicesDep,
     UserFilter,
     traces_as_ndjson,
 )
@@ -40,7 +40,7 @@ READ = [requires("read")]
 
 @router.post("", dependencies=[requires("infer"), *WRITES])
 async def write_trace(
-    request: TraceRequest, services: ContainerDep, key: Annotated[ApiKey | None, requires("infer")]
+    request: TraceRequest, services: ServicesDep, key: Annotated[ApiKey | None, requires("infer")]
 ) -> Trace:
     """Write one trace now: about a stored engagement it is judged and stored, about a query only returned.
 
@@ -54,7 +54,7 @@ async def write_trace(
 
 @router.get("", dependencies=READ)
 async def list_traces(
-    services: ContainerDep,
+    services: ServicesDep,
     user: UserFilter = None,
     engagement: EngagementId | None = None,
     mode: Mode | None = None,
@@ -79,14 +79,14 @@ async def list_traces(
 
 
 @router.post("/requeue", dependencies=[requires("train"), *WRITES])
-async def requeue(wanted: Requeue, services: ContainerDep) -> Requeued:
+async def requeue(wanted: Requeue, services: ServicesDep) -> Requeued:
     """Put dead letters back into the queue, with no attempts counted: by id, of a user, or all there are."""
     return Requeued(requeued=await services.store.traces.requeue(wanted.trace_ids, user_id=wanted.user_id))
 
 
 @router.get("/export", dependencies=READ, response_class=StreamingResponse, responses={200: NDJSON})
 async def export(
-    services: ContainerDep, user: UserFilter = None, verdict: VerdictLabel | None = None
+    services: ServicesDep, user: UserFilter = None, verdict: VerdictLabel | None = None
 ) -> StreamingResponse:
     """Stream all traces as NDJSON, one a line, by id."""
     if user is not None:
@@ -95,6 +95,6 @@ async def export(
 
 
 @router.get("/{trace_id}", dependencies=READ)
-async def one_trace(trace_id: Id, services: ContainerDep) -> Trace:
+async def one_trace(trace_id: Id, services: ServicesDep) -> Trace:
     """Return one trace."""
     return await services.store.traces.get(trace_id)

@@ -15,7 +15,7 @@ from mindprint.types import (
     UserPage,
 )
 from mindprint_server.api.access import requires
-from mindprint_server.api.dependencies import WRITES, After, ContainerDep, Limit, UserId
+from mindprint_server.api.dependencies import WRITES, After, Limit, ServicesDep, UserId
 from mindprint_server.exceptions import NotFound
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
@@ -24,27 +24,27 @@ INGEST = [requires("ingest")]
 
 
 @router.get("", dependencies=READ)
-async def list_users(services: ContainerDep, limit: Limit = 100, after: After = None) -> UserPage:
+async def list_users(services: ServicesDep, limit: Limit = 100, after: After = None) -> UserPage:
     """List users by id, page after page."""
     users = await services.store.users.list_page(after=after, limit=limit + 1)
     return UserPage(users=users[:limit], next=users[limit - 1].id if len(users) > limit else None)
 
 
 @router.get("/{user_id}", dependencies=READ)
-async def one_user(user_id: UserId, services: ContainerDep) -> User:
+async def one_user(user_id: UserId, services: ServicesDep) -> User:
     """Return a user with its number of engagements, its cohort, and its newest profile and live version."""
     return await services.store.users.get(user_id)
 
 
 @router.post("/{user_id}/engagements", dependencies=[*INGEST, *WRITES])
-async def add_engagements(user_id: UserId, batch: EngagementBatch, services: ContainerDep) -> Ingested:
+async def add_engagements(user_id: UserId, batch: EngagementBatch, services: ServicesDep) -> Ingested:
     """Store engagements, all or none, and create the user if needed. The reply counts those that were stored before."""
     return await services.store.engagements.add(user_id, batch.engagements)
 
 
 @router.get("/{user_id}/engagements", dependencies=READ)
 async def list_engagements(
-    user_id: UserId, services: ContainerDep, limit: Limit = 100, after: After = None
+    user_id: UserId, services: ServicesDep, limit: Limit = 100, after: After = None
 ) -> EngagementPage:
     """List a user's engagements by id, page after page."""
     await services.store.users.get(user_id)
@@ -53,7 +53,7 @@ async def list_engagements(
 
 
 @router.get("/{user_id}/profile", dependencies=READ)
-async def profile(user_id: UserId, services: ContainerDep) -> Profile:
+async def profile(user_id: UserId, services: ServicesDep) -> Profile:
     """Return the newest profile of a user."""
     await services.store.users.get(user_id)
     newest = await services.store.profiles.get_newest(user_id)
@@ -64,20 +64,20 @@ async def profile(user_id: UserId, services: ContainerDep) -> Profile:
 
 
 @router.post("/{user_id}/profile", dependencies=[*INGEST, *WRITES])
-async def write_profile(user_id: UserId, services: ContainerDep) -> Profile:
+async def write_profile(user_id: UserId, services: ServicesDep) -> Profile:
     """Write the user's profile now, from all engagements."""
     await services.store.users.get(user_id)
     return await services.profiles.renew(user_id)
 
 
 @router.get("/{user_id}/auto-mode", dependencies=READ)
-async def auto_mode(user_id: UserId, services: ContainerDep) -> AutoModeDecisions:
+async def auto_mode(user_id: UserId, services: ServicesDep) -> AutoModeDecisions:
     """Return whether `mode: auto` thinks before it answers this user's closed and open queries, and the evidence."""
     return await services.auto.explain(user_id)
 
 
 @router.post("/{user_id}/traces", dependencies=[*INGEST, *WRITES])
-async def add_traces(user_id: UserId, wanted: ImportedTraces, services: ContainerDep) -> Ingested:
+async def add_traces(user_id: UserId, wanted: ImportedTraces, services: ServicesDep) -> Ingested:
     """Import thinking that was written elsewhere. All of it is stored and waits for a trainer, or none.
 
     The prompt is the personal prompt as of the engagement's time. The answer is the user's real response. Thinking with

@@ -28,7 +28,7 @@ from mindprint_server.app import create_app
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
 from mindprint_server.store import ClaimPolicy
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import write_tensors
 from scripted import serving
 from uploads import upload
@@ -47,7 +47,7 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def services(tmp_path: Path, base_folder: Path, empty_database: Path) -> AsyncIterator[Container]:
+async def services(tmp_path: Path, base_folder: Path, empty_database: Path) -> AsyncIterator[Services]:
     (tmp_path / "server").mkdir()
     shutil.copy(empty_database, tmp_path / "server")
     settings = Settings(
@@ -76,7 +76,7 @@ def piece(tmp_path: Path) -> EvalShard:
 
 
 @pytest.fixture
-def trained(services: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def trained(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for the trainer: every adapter that is asked for is uploaded, of other weights each."""
     made: list[str] = []
     marks = itertools.count()
@@ -96,7 +96,7 @@ def trained(services: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return made
 
 
-async def run(services: Container, tmp_path: Path, piece: EvalShard, **changes: Any) -> tuple[ShardResult, int]:
+async def run(services: Services, tmp_path: Path, piece: EvalShard, **changes: Any) -> tuple[ShardResult, int]:
     """What is found, and how many questions were new."""
     options = replace(EvalOptions(data=tmp_path / "data", out=tmp_path / "eval", general=2), **changes)
     transport = httpx.ASGITransport(create_app(services.settings, services=services))
@@ -114,7 +114,7 @@ def answers(found: ShardResult) -> list[Outcome]:
 
 
 async def test_every_arm_answers_every_question_or_says_why_not(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     counts = Counter((row.arm, row.user, row.item) for row in answers(found))
@@ -129,7 +129,7 @@ async def test_every_arm_answers_every_question_or_says_why_not(
 
 
 async def test_thinking_is_measured_bare_and_changed(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece)
     thought = {row.arm for row in answers(found) if row.outcome == "answered"}
@@ -148,7 +148,7 @@ async def test_thinking_is_measured_bare_and_changed(
 
 
 async def test_a_second_run_asks_and_trains_nothing(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     first, new = await run(services, tmp_path, piece)
     once = list(trained)
@@ -161,7 +161,7 @@ async def test_a_second_run_asks_and_trains_nothing(
 
 
 async def test_adapters_answer_before_the_memories_that_the_arms_name(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     asked: list[Any] = []
     write = services.traces.create
@@ -178,7 +178,7 @@ async def test_adapters_answer_before_the_memories_that_the_arms_name(
 
 
 async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, piece, arms=("A9", *OPTIONAL_ARMS))
     [pool] = [row for row in found.adapters if row["recipe"] == "cohort"]
@@ -198,7 +198,7 @@ async def test_each_user_starts_from_the_adapter_of_the_pool_s_traces(
 
 
 async def test_without_a_cohort_s_adapter_nobody_starts_from_it(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     found, _ = await run(services, tmp_path, replace(piece, pool=[]), arms=("cohort-A9",))
     assert {(row.outcome, row.why) for row in answers(found)} == {
@@ -207,7 +207,7 @@ async def test_without_a_cohort_s_adapter_nobody_starts_from_it(
 
 
 async def test_a_user_without_questions_is_not_silently_left_out(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     lonely = replace(piece, users=[replace(piece.users[0], held_out=[])], pool=[])
     found, _ = await run(services, tmp_path, lonely, arms=("A1", "A4", "C1"))
@@ -217,7 +217,7 @@ async def test_a_user_without_questions_is_not_silently_left_out(
 
 
 async def test_arms_that_need_other_users_say_so_where_there_are_none(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str]
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str]
 ) -> None:
     alone = replace(piece, users=piece.users[:1], pool=[])
     found, _ = await run(services, tmp_path, alone, arms=("A4", "C1", "C3-nearest"))
@@ -228,7 +228,7 @@ async def test_arms_that_need_other_users_say_so_where_there_are_none(
 
 
 async def test_refused_adapter_answers_nothing_and_is_reported(
-    services: Container, tmp_path: Path, piece: EvalShard, trained: list[str], monkeypatch: pytest.MonkeyPatch
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = adapters.AdapterBuilder._load_adapter
 

@@ -11,7 +11,7 @@ import pytest
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.wiring import Container, close_container, open_container
+from mindprint_server.wiring import Services, close_services, open_services
 from samples import write_tensors
 
 
@@ -57,7 +57,7 @@ def settings(tmp_path: Path, base_folder: Path, empty_database: Path) -> Setting
 
 
 @pytest.fixture
-async def services(settings: Settings, base_folder: Path) -> AsyncIterator[Container]:
-    opened = await open_container(settings, engine=FakeEngine(model_path=base_folder))
+async def services(settings: Settings, base_folder: Path) -> AsyncIterator[Services]:
+    opened = await open_services(settings, engine=FakeEngine(model_path=base_folder))
     yield opened
-    await close_container(opened)
+    await close_services(opened)

@@ -20,7 +20,7 @@ from mindprint_server.gate import checks
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings
 from mindprint_server.store import new_id
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 from scripted import Scripted, serving
 from uploads import published
@@ -31,7 +31,7 @@ CLOSED, OPEN = ["yes", "no"], None
 
 
 @pytest.fixture
-def gate(services: Container) -> Gate:
+def gate(services: Services) -> Gate:
     """Examines the versions of `services`."""
     stub = Gate()
     services.adapters._publisher._gate = stub
@@ -39,11 +39,11 @@ def gate(services: Container) -> Gate:
 
 
 @pytest.fixture(autouse=True)
-async def ann(services: Container) -> None:
+async def ann(services: Services) -> None:
     await services.store.engagements.add("ann", [engagement(n + 200) for n in range(len(GAINS))])
 
 
-async def thought(services: Container, gains: list[float], choices: list[str] | None) -> None:
+async def thought(services: Services, gains: list[float], choices: list[str] | None) -> None:
     """A batch of the base model's in which thinking about ann's engagements had these gains."""
     store = services.store
     events = (await store.engagements.list_page("ann"))[: len(gains)]
@@ -61,16 +61,16 @@ async def thought(services: Container, gains: list[float], choices: list[str] | 
         await store.traces.add(trace)
 
 
-async def ask(services: Container, choices: list[str] | None = CLOSED, **request: Any) -> Trace:
+async def ask(services: Services, choices: list[str] | None = CLOSED, **request: Any) -> Trace:
     asked = {"user_id": "ann", "query": "A walk?", "choices": choices, "mode": "auto"} | request
     return await services.traces.create(TraceRequest.model_validate(asked))
 
 
-def took(services: Container, mode: str, reason: str) -> float:
+def took(services: Services, mode: str, reason: str) -> float:
     return counted(services, "auto_decisions_total", mode=mode, reason=reason)
 
 
-async def test_without_evidence_it_is_off(services: Container) -> None:
+async def test_without_evidence_it_is_off(services: Services) -> None:
     for choices in (CLOSED, OPEN):
         trace = await ask(services, choices)
         assert (trace.mode, trace.provenance.mode, trace.thinking) == ("direct", "direct", "")
@@ -81,7 +81,7 @@ async def test_without_evidence_it_is_off(services: Container) -> None:
 
 @pytest.mark.parametrize("choices", [CLOSED, OPEN])
 async def test_the_base_thinks_about_the_kind_of_query_where_its_traces_gained(
-    services: Container, choices: list[str] | None
+    services: Services, choices: list[str] | None
 ) -> None:
     await thought(services, GAINS, choices)
     thinks, not_so = await ask(services, choices), await ask(services, OPEN if choices else CLOSED)
@@ -125,7 +125,7 @@ async def test_a_batch_leaves_the_evidence_also_where_its_answers_are_wrong(
         assert (await ask(services, user_id="cat", query="walk number 1?")).mode == mode
 
 
-async def test_a_mode_that_is_named_is_taken_without_a_word(services: Container) -> None:
+async def test_a_mode_that_is_named_is_taken_without_a_word(services: Services) -> None:
     await thought(services, GAINS, CLOSED)
     trace = await ask(services, mode="direct")
     assert (trace.mode, trace.provenance.mode_reason) == ("direct", None)
@@ -133,7 +133,7 @@ async def test_a_mode_that_is_named_is_taken_without_a_word(services: Container)
 
 
 async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains(
-    services: Container, gate: Gate, tmp_path: Path
+    services: Services, gate: Gate, tmp_path: Path
 ) -> None:
     await thought(services, LOSSES, CLOSED)
     gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
@@ -147,7 +147,7 @@ async def test_a_version_thinks_where_the_gate_found_that_its_own_thinking_gains
     assert took(services, "direct", "not_shown") == 1
 
 
-async def test_moved_pointer_changes_the_decisions(services: Container, gate: Gate, tmp_path: Path) -> None:
+async def test_moved_pointer_changes_the_decisions(services: Services, gate: Gate, tmp_path: Path) -> None:
     gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path)
     assert (await ask(services, model="user/ann")).mode == "personal"
@@ -162,7 +162,7 @@ async def test_moved_pointer_changes_the_decisions(services: Container, gate: Ga
     assert (await services.auto.explain("ann")).model == "base"
 
 
-async def test_what_was_not_measured_on_this_user_is_direct(services: Container, gate: Gate, tmp_path: Path) -> None:
+async def test_what_was_not_measured_on_this_user_is_direct(services: Services, gate: Gate, tmp_path: Path) -> None:
     await thought(services, GAINS, CLOSED)
     gate.checks = [checks.check_thinking_gain("closed", GAINS, confidence=0.95)]
     await published(services, tmp_path, "cohort/everyone", user="ann")
@@ -175,7 +175,7 @@ async def test_what_was_not_measured_on_this_user_is_direct(services: Container,
     assert (await ask(services, model="base")).mode == "personal", "the base was measured on ann"
 
 
-async def test_evidence_is_remembered_for_a_while(services: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_evidence_is_remembered_for_a_while(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "MAX_CACHED_DECISIONS", 1)
     now = 0.0
     ctx = ServerContext(services.settings, services.store, services.engine, services.metrics)

@@ -9,13 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import BatchRequest
 from mindprint_server.store import tables
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from odd_batches import NO_BOUNDS, Open, counted, ended, good, likes_yes
 from samples import engagement
 from scripted import Scripted
 
 
-async def erase(services: Container, user: str) -> int:
+async def erase(services: Services, user: str) -> int:
     """Deletes all rows of a user; returns how many items of batches were still to do."""
 
     async def work(db: AsyncConnection) -> int:
@@ -30,7 +30,7 @@ async def erase(services: Container, user: str) -> int:
     return await services.store._database.write(work)
 
 
-async def rows_of(services: Container, user: str) -> Counter[str]:
+async def rows_of(services: Services, user: str) -> Counter[str]:
     async def work(db: AsyncConnection) -> Counter[str]:
         found: Counter[str] = Counter()
         for table in tables.metadata.sorted_tables:

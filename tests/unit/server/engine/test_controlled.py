@@ -16,11 +16,11 @@ from mindprint_server.engine.base import FinishReason
 from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.settings import Settings
 from mindprint_server.store import RecordNotFound
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import START, engagement
 from scripted import Scripted, serving
 
-Open = Callable[..., Awaitable[Container]]
+Open = Callable[..., Awaitable[Services]]
 CHOICES = ["yes", "no"]
 THOUGHT = "What this user has shown: they took the quiet walk by the lake"
 OPEN_TARGET, OPEN_TOKENS = "Gladly, at noon.", 5
@@ -39,7 +39,7 @@ async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
     """Opens services on an engine, with some settings changed; ann and bob have a history each."""
     async with AsyncExitStack() as stack:
 
-        async def open(engine: Scripted | None = None, **changes: Any) -> Container:
+        async def open(engine: Scripted | None = None, **changes: Any) -> Services:
             engine = engine or Scripted()
             engine.read_model_of(base_folder)
             services = await stack.enter_async_context(serving(settings.model_copy(update=changes), engine))
@@ -51,7 +51,7 @@ async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
         yield open
 
 
-async def ask(services: Container, **request: Any) -> Trace:
+async def ask(services: Services, **request: Any) -> Trace:
     asked = {"user_id": "ann", "query": "A walk?", "choices": CHOICES, "mode": "direct"} | request
     return await services.traces.create(TraceRequest.model_validate(asked))
 

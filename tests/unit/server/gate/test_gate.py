@@ -24,7 +24,7 @@ from mindprint_server.memory import MemoryService
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 from scripted import Scripted
 
@@ -326,7 +326,7 @@ def test_engagements_are_taken_from_each_user_in_turn_the_newest_first() -> None
     ]  # fmt: skip
 
 
-async def test_nothing_is_written_about_what_is_held_out(services: Container) -> None:
+async def test_nothing_is_written_about_what_is_held_out(services: Services) -> None:
     await services.store.engagements.add("ann", [engagement(n) for n in range(30)])
     batch, _ = await services.batches.submit(BatchRequest(users=["ann"]))
     assert batch.items == 27

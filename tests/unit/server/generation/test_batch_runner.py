@@ -11,19 +11,19 @@ import pytest
 from mindprint.types import Batch, BatchRequest, Mode
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 from scripted import Scripted, serving
 
 
-async def fill(services: Container, user: str, count: int) -> None:
+async def fill(services: Services, user: str, count: int) -> None:
     """A history that no other user has."""
     await services.store.engagements.add(
         user, [engagement(n).model_copy(update={"prompt": f"Does {user} walk number {n}?"}) for n in range(count)]
     )
 
 
-async def finished(services: Container, request: BatchRequest) -> Batch:
+async def finished(services: Services, request: BatchRequest) -> Batch:
     batch, _ = await services.batches.submit(request)
     async with asyncio.timeout(10):
         async for state in services.batches.watch(batch.id):
@@ -42,7 +42,7 @@ async def test_some_users_may_be_done_before_others_have_their_profiles(settings
 
 
 @pytest.mark.parametrize("mode", ["direct", "generic"])
-async def test_of_the_modes_that_are_not_for_the_queue_one_of_each_is_enough(services: Container, mode: Mode) -> None:
+async def test_of_the_modes_that_are_not_for_the_queue_one_of_each_is_enough(services: Services, mode: Mode) -> None:
     await fill(services, "ann", 5)
     batch = await finished(services, BatchRequest(mode=mode))
     traces = await services.store.traces.find(batch=batch.id)
@@ -50,14 +50,14 @@ async def test_of_the_modes_that_are_not_for_the_queue_one_of_each_is_enough(ser
 
 
 @pytest.mark.parametrize("mode", ["direct", "generic"])
-async def test_traces_of_other_modes_do_not_stand_for_personal_ones(services: Container, mode: Mode) -> None:
+async def test_traces_of_other_modes_do_not_stand_for_personal_ones(services: Services, mode: Mode) -> None:
     await fill(services, "ann", 6)
     await finished(services, BatchRequest(mode=mode))
     assert (await finished(services, BatchRequest())).items == 6
 
 
 async def test_a_batch_cancelled_as_it_begins_is_not_worked_on(
-    services: Container, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(services, "ann", 5)
     start = services.store.batches.start
@@ -73,7 +73,7 @@ async def test_a_batch_cancelled_as_it_begins_is_not_worked_on(
 
 
 async def test_a_database_that_is_busy_for_a_moment_does_not_stop_the_batches(
-    services: Container, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(services, "ann", 5)
     look = services.store.batches.list_open

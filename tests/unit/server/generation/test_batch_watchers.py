@@ -12,7 +12,7 @@ from mindprint_server.exceptions import LimitExceeded
 from mindprint_server.generation.batch_watchers import BatchWatchers
 from mindprint_server.settings import GenerationSettings
 from mindprint_server.store import RecordNotFound, StoreBusy
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 
 
@@ -39,7 +39,7 @@ class Batches:
 
 
 @pytest.fixture
-async def batch(services: Container) -> Batch:
+async def batch(services: Services) -> Batch:
     await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
     batch, _ = await services.store.batches.add(BatchRequest(), [("ann", "e001")], max_open=9)
     return batch.model_copy(update={"state": "running"})
@@ -135,7 +135,7 @@ async def test_busy_store_is_read_again_and_other_errors_end_the_watching(batche
     assert watchers.count == 0
 
 
-async def test_batch_of_another_server_is_seen(services: Container) -> None:
+async def test_batch_of_another_server_is_seen(services: Services) -> None:
     await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
     other = await type(services.store).open(services.settings.url)
     batch, _ = await other.batches.add(BatchRequest(), [("ann", "e001")], max_open=9)
@@ -149,7 +149,7 @@ async def test_batch_of_another_server_is_seen(services: Container) -> None:
     await other.close()
 
 
-async def _watch_all(services: Container, batch_id: str) -> list[str]:
+async def _watch_all(services: Services, batch_id: str) -> list[str]:
     return [batch.state async for batch in services.batches.watch(batch_id)]
 
 

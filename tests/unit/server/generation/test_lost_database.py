@@ -18,7 +18,7 @@ from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy, StoreFailed
 from mindprint_server.store.batches import ItemResult
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from pooler import pooler
 from samples import engagement
 from scripted import Scripted, serving
@@ -39,12 +39,12 @@ async def url(tmp_path: Path) -> AsyncIterator[str]:
         yield url
 
 
-async def submit(services: Container, count: int) -> Batch:
+async def submit(services: Services, count: int) -> Batch:
     await services.store.engagements.add("ann", [engagement(n) for n in range(count)])
     return (await services.batches.submit(BatchRequest()))[0]
 
 
-async def end_of(services: Container, batch: Batch, meanwhile: Callable[[Batch], Awaitable[None]]) -> Batch:
+async def end_of(services: Services, batch: Batch, meanwhile: Callable[[Batch], Awaitable[None]]) -> Batch:
     """The batch once it has ended. `meanwhile` gets each state before that. A caller who is told busy asks again."""
     async with asyncio.timeout(60):
         while True:
@@ -110,7 +110,7 @@ async def test_database_that_is_away_for_a_while_does_not_fail_a_batch(
 
 @pytest.mark.parametrize("failing", ["read_user", "ensure", "finish", "finish_items", "list_pending_items"])
 async def test_store_that_is_busy_at_any_step_only_delays(
-    failing: str, services: Container, monkeypatch: pytest.MonkeyPatch
+    failing: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, batches = services.batches, services.store.batches
     owner = {"read_user": runner._processor, "ensure": runner._profiles}.get(failing, batches)
@@ -134,7 +134,7 @@ async def test_store_that_is_busy_at_any_step_only_delays(
 
 
 async def test_statement_that_the_database_refuses_fails_the_batch_without_sql(
-    services: Container, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(done: Sequence[ItemResult], seconds: Any) -> list[ItemResult]:
         if done:

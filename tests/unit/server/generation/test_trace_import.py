@@ -13,7 +13,7 @@ from mindprint.types import BatchRequest, ImportedTrace, ImportedTraces, Ingeste
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.store import BacklogFull, RecordNotFound
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 from scripted import Scripted, serving
 
@@ -21,7 +21,7 @@ LEAD = "This user's answer:"
 
 
 @pytest.fixture(autouse=True)
-async def ann(services: Container) -> None:
+async def ann(services: Services) -> None:
     await services.store.engagements.add("ann", [engagement(n) for n in range(12)])
 
 
@@ -30,7 +30,7 @@ def given(number: int, thinking: str | None = None, **more: Any) -> ImportedTrac
     return ImportedTrace(engagement_id=f"e{number:03d}", thinking=said, **more)
 
 
-async def imported(services: Container, traces: Sequence[ImportedTrace]) -> Ingested:
+async def imported(services: Services, traces: Sequence[ImportedTrace]) -> Ingested:
     return await services.imports.import_traces("ann", traces)
 
 
@@ -38,14 +38,14 @@ def counts(done: Ingested) -> tuple[int, int]:
     return done.created, done.unchanged
 
 
-async def refused(services: Container, *traces: ImportedTrace) -> tuple[type[ServerError], str, str | None]:
+async def refused(services: Services, *traces: ImportedTrace) -> tuple[type[ServerError], str, str | None]:
     with pytest.raises(ServerError) as error:
         await imported(services, traces)
     assert await services.store.traces.find() == [], "all or none"
     return type(error.value), error.value.code, error.value.param
 
 
-async def test_imported_trace_waits_as_a_generated_one_does(services: Container) -> None:
+async def test_imported_trace_waits_as_a_generated_one_does(services: Services) -> None:
     assert counts(await imported(services, [given(7, saw_answer=True, scores={"gain": 0.5})])) == (1, 0)
     [trace] = await services.store.traces.find()
     assert (trace.verdict, trace.state, trace.mode, trace.engagement_id) == ("accepted", "waiting", "personal", "e007")
@@ -57,7 +57,7 @@ async def test_imported_trace_waits_as_a_generated_one_does(services: Container)
     assert made.sampling == {"thinking": "imported", "answer_prefix": LEAD, "memory": "own", "thinking_prefix": ""}
 
 
-async def test_imported_trace_has_the_prompt_of_a_generated_one(services: Container) -> None:
+async def test_imported_trace_has_the_prompt_of_a_generated_one(services: Services) -> None:
     await imported(services, [given(n) for n in range(1, 12)])
     brought = {trace.engagement_id: trace for trace in await services.store.traces.find()}
     assert brought["e003"].provenance.profile_version is None
@@ -70,7 +70,7 @@ async def test_imported_trace_has_the_prompt_of_a_generated_one(services: Contai
         assert f"walk number {number}?" not in trace.prompt.split("[user]")[0]
 
 
-async def test_trainer_gets_the_imported_thinking_unchanged(services: Container) -> None:
+async def test_trainer_gets_the_imported_thinking_unchanged(services: Services) -> None:
     await imported(services, [given(7, "  They walk.\r\n\r\nOften.\x07 ")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
     assert lease is not None
@@ -80,7 +80,7 @@ async def test_trainer_gets_the_imported_thinking_unchanged(services: Container)
     assert (slow.thinking_prefix, slow.answer, slow.engagement_id) == ("", " no", "e007")
 
 
-async def test_thinking_prefix_of_imported_thinking_is_learned_as_one(services: Container) -> None:
+async def test_thinking_prefix_of_imported_thinking_is_learned_as_one(services: Services) -> None:
     thinking_prefix = services.settings.thinking_prefixes["personal"]
     await imported(services, [given(7, f"{thinking_prefix} they walk by the lake")])
     lease = await services.leases.claim(LeaseRequest(owner="t", adapter="user/ann"))
@@ -89,7 +89,7 @@ async def test_thinking_prefix_of_imported_thinking_is_learned_as_one(services: 
     assert (slow.thinking_prefix, slow.thinking) == (thinking_prefix, " they walk by the lake")
 
 
-async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Container) -> None:
+async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(services: Services) -> None:
     brought = [given(7), given(8, selected=False), given(8, selected=False)]
     assert counts(await imported(services, brought)) == (2, 1)
     assert counts(await imported(services, brought)) == (0, 3)
@@ -108,7 +108,7 @@ async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(servi
     )
 
 
-async def test_the_same_again_changes_nothing(services: Container) -> None:
+async def test_the_same_again_changes_nothing(services: Services) -> None:
     assert counts(await imported(services, [given(5), given(6), given(5)])) == (2, 1)
     assert counts(await imported(services, [given(5), given(6), given(7)])) == (1, 2)
     other_words = given(5, "Something else that they like about lakes.")
@@ -119,12 +119,12 @@ async def test_the_same_again_changes_nothing(services: Container) -> None:
     assert services.metrics.registry.get_sample_value("mindprint_traces_imported_total") == 5
 
 
-async def test_two_imports_of_the_same_trace_at_once_store_it_once(services: Container) -> None:
+async def test_two_imports_of_the_same_trace_at_once_store_it_once(services: Services) -> None:
     done = await asyncio.gather(*(imported(services, [given(n) for n in range(1, 9)]) for _ in range(3)))
     assert sorted(counts(one) for one in done) == [(0, 8), (0, 8), (8, 0)]
 
 
-async def test_rejected_or_stored_thinking_may_be_imported(services: Container) -> None:
+async def test_rejected_or_stored_thinking_may_be_imported(services: Services) -> None:
     await imported(services, [given(5)])
     [trace] = await services.store.traces.find()
     for number, changes in enumerate(({"verdict": "rejected", "reason": "leak"}, {"mode": "generic"})):
@@ -133,7 +133,7 @@ async def test_rejected_or_stored_thinking_may_be_imported(services: Container) 
     assert counts(await imported(services, [given(6, trace.thinking)])) == (1, 0)
 
 
-async def test_batch_neither_attempts_nor_repeats_imported_traces(services: Container) -> None:
+async def test_batch_neither_attempts_nor_repeats_imported_traces(services: Services) -> None:
     brought = "What this user has shown: they took the quiet walk by the lake"
 
     async def thinks(prompt: str, sampling: Any) -> tuple[str, FinishReason]:
@@ -154,7 +154,7 @@ async def test_batch_neither_attempts_nor_repeats_imported_traces(services: Cont
 # --- refusals ---
 
 
-async def test_who_and_what_is_not_there(services: Container) -> None:
+async def test_who_and_what_is_not_there(services: Services) -> None:
     with pytest.raises(RecordNotFound, match="user 'bob'"):
         await services.imports.import_traces("bob", [given(5)])
     assert await refused(services, given(5), given(77)) == (
@@ -167,22 +167,22 @@ async def test_who_and_what_is_not_there(services: Container) -> None:
 @pytest.mark.parametrize(
     "thinking", ["so </think> yes", "<THINK>", "they walk<|end|>", " \n\t", "\x01\x02", "a <|<think>end|> b"]
 )
-async def test_thinking_that_would_end_itself_or_says_nothing(services: Container, thinking: str) -> None:
+async def test_thinking_that_would_end_itself_or_says_nothing(services: Services, thinking: str) -> None:
     told = await refused(services, given(5), given(6, thinking))
     assert told == (Invalid, "validation_error", "traces[1].thinking")
 
 
-async def test_what_does_not_fit_the_model(services: Container) -> None:
+async def test_what_does_not_fit_the_model(services: Services) -> None:
     assert await refused(services, given(5), given(6, "word " * 5000)) == (Invalid, "prompt_too_long", "traces[1]")
 
 
-async def test_long_imported_thinking_shortens_the_memory(services: Container) -> None:
+async def test_long_imported_thinking_shortens_the_memory(services: Services) -> None:
     await imported(services, [given(9, "word " * 3850), given(10)])
     long, short = await services.store.traces.find()
     assert long.provenance.memory_dropped > short.provenance.memory_dropped == 0
 
 
-async def test_import_above_the_backlog_is_refused(services: Container) -> None:
+async def test_import_above_the_backlog_is_refused(services: Services) -> None:
     services.settings.max_backlog = 3
     await imported(services, [given(1), given(2)])
     with pytest.raises(BacklogFull, match="2 accepted traces wait for user/ann, of at most 3"):
@@ -198,7 +198,7 @@ def test_import_takes_a_thousand_traces_at_most() -> None:
         ImportedTraces(traces=[given(5)] * 1001)
 
 
-async def test_import_that_takes_too_long_times_out(services: Container) -> None:
+async def test_import_that_takes_too_long_times_out(services: Services) -> None:
     services.settings.request_timeout_s = 1e-9
     with pytest.raises(TimeoutError):
         await imported(services, [given(5)])

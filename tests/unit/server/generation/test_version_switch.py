@@ -12,12 +12,12 @@ from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.settings import Settings
 from mindprint_server.store.exceptions import LeaseLost, RecordNotFound
-from mindprint_server.wiring import Container, close_container, open_container
+from mindprint_server.wiring import Services, close_services, open_services
 
 # --- one trace now ---
 
 
-async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Container) -> None:
+async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Services) -> None:
     await fill(services)
     for seed in range(20):
         trace = await services.traces.create(TraceRequest(user_id="ann", engagement_id="e004", seed=seed))
@@ -26,13 +26,13 @@ async def test_one_trace_about_an_engagement_is_judged_and_queued(services: Cont
 
 
 @pytest.mark.parametrize("mode", ["direct", "generic"])
-async def test_other_modes_are_never_queued(services: Container, mode: str) -> None:
+async def test_other_modes_are_never_queued(services: Services, mode: str) -> None:
     await fill(services)
     request = TraceRequest.model_validate({"user_id": "ann", "engagement_id": "e004", "mode": mode})
     assert (await services.traces.create(request)).state == "stored"
 
 
-async def test_a_query_of_the_callers_is_only_answered(services: Container) -> None:
+async def test_a_query_of_the_callers_is_only_answered(services: Services) -> None:
     await fill(services)
     request = TraceRequest(user_id="ann", query="And now?", choices=["yes", "no"], target="no", mode="direct")
     trace = await services.traces.create(request)
@@ -42,7 +42,7 @@ async def test_a_query_of_the_callers_is_only_answered(services: Container) -> N
         await services.store.traces.get(trace.id)
 
 
-async def test_one_trace_that_cannot_be_written(services: Container) -> None:
+async def test_one_trace_that_cannot_be_written(services: Services) -> None:
     await fill(services)
     with pytest.raises(ServerError) as error:
         await services.traces.create(TraceRequest(user_id="ann", query="word " * 5000))
@@ -57,7 +57,7 @@ async def test_one_trace_that_cannot_be_written(services: Container) -> None:
 # --- leases, uploads, the switch ---
 
 
-async def test_lease_has_slow_and_fast_samples(services: Container) -> None:
+async def test_lease_has_slow_and_fast_samples(services: Services) -> None:
     lease = await leased(services)
     slow = [s for s in lease.samples if s.kind == "slow"]
     fast = [s for s in lease.samples if s.kind == "fast"]
@@ -76,7 +76,7 @@ async def test_lease_has_slow_and_fast_samples(services: Container) -> None:
     assert one.prompt.splitlines()[:-3] == directly[one.engagement_id].prompt.splitlines()[:-2]
 
 
-async def test_an_upload_goes_live(services: Container, tmp_path: Path) -> None:
+async def test_an_upload_goes_live(services: Services, tmp_path: Path) -> None:
     lease = await leased(services)
     version = await upload(services, lease, tmp_path)
     assert (version.state, version.version) == ("live", 1)
@@ -93,7 +93,7 @@ async def test_an_upload_goes_live(services: Container, tmp_path: Path) -> None:
         assert adapter is None
 
 
-async def test_the_same_upload_again_is_the_same_version(services: Container, tmp_path: Path) -> None:
+async def test_the_same_upload_again_is_the_same_version(services: Services, tmp_path: Path) -> None:
     lease = await leased(services)
     first = await upload(services, lease, tmp_path)
     again = await upload(services, lease, tmp_path)
@@ -102,7 +102,7 @@ async def test_the_same_upload_again_is_the_same_version(services: Container, tm
         await upload(services, lease, tmp_path, mark=1)
 
 
-async def test_version_that_fails_parity_is_refused_and_traces_wait_again(services: Container, tmp_path: Path) -> None:
+async def test_version_that_fails_parity_is_refused_and_traces_wait_again(services: Services, tmp_path: Path) -> None:
     lease = await leased(services)
     with pytest.raises(ServerError) as error:
         await upload(services, lease, tmp_path, honest=False)
@@ -117,7 +117,7 @@ async def test_version_that_fails_parity_is_refused_and_traces_wait_again(servic
     assert error.value.code == "version_refused"
 
 
-async def test_an_upload_without_its_lease_leaves_nothing(services: Container, tmp_path: Path) -> None:
+async def test_an_upload_without_its_lease_leaves_nothing(services: Services, tmp_path: Path) -> None:
     lease = await leased(services)
     await services.store.leases.release(lease.id)
     with pytest.raises(LeaseLost):
@@ -125,7 +125,7 @@ async def test_an_upload_without_its_lease_leaves_nothing(services: Container, t
     assert list((services.settings.data_dir / "adapters").glob("*/*/*")) == []
 
 
-async def test_a_running_request_finishes_on_its_version(services: Container, tmp_path: Path) -> None:
+async def test_a_running_request_finishes_on_its_version(services: Services, tmp_path: Path) -> None:
     await upload(services, await leased(services), tmp_path)
     async with services.adapters.acquire("user/ann") as old:
         await second_version(services, tmp_path)
@@ -139,7 +139,7 @@ async def test_a_running_request_finishes_on_its_version(services: Container, tm
     assert services.adapters.residency.loaded() == ["user/ann@2"]
 
 
-async def test_roll_back_and_promote(services: Container, tmp_path: Path) -> None:
+async def test_roll_back_and_promote(services: Services, tmp_path: Path) -> None:
     await upload(services, await leased(services), tmp_path)
     await second_version(services, tmp_path)
     assert (await services.adapters.rollback("user/ann")).live == 1
@@ -158,14 +158,14 @@ async def test_roll_back_and_promote(services: Container, tmp_path: Path) -> Non
 
 
 async def test_a_restart_serves_what_was_live(settings: Settings, base_folder: Path, tmp_path: Path) -> None:
-    services = await open_container(settings, engine=FakeEngine(model_path=base_folder))
+    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
     await upload(services, await leased(services), tmp_path)
     orphan = settings.data_dir / "adapters" / "user" / "ann" / "000009"
     orphan.mkdir()
-    await close_container(services)
-    services = await open_container(settings, engine=FakeEngine(model_path=base_folder))
+    await close_services(services)
+    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
     assert not orphan.exists()
     async with services.adapters.acquire("user/ann") as adapter:
         assert adapter is not None
         assert (adapter.path / "adapter_model.safetensors").exists()
-    await close_container(services)
+    await close_services(services)

@@ -17,7 +17,7 @@ from mindprint_server.operation import disk
 from mindprint_server.operation.readiness import describe_low_disk
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy
-from mindprint_server.wiring import Container
+from mindprint_server.wiring import Services
 from samples import engagement
 from scripted import Scripted, serving
 
@@ -32,7 +32,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def http(services: Container, settings: Settings) -> httpx.AsyncClient:
+def http(services: Services, settings: Settings) -> httpx.AsyncClient:
     app = create_app(settings, services=services)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
@@ -54,7 +54,7 @@ async def until_ready(http: httpx.AsyncClient) -> None:
     assert (await ready_when(http, lambda response: response.is_success)).json()["reasons"] == {}
 
 
-async def end_of(services: Container) -> Batch:
+async def end_of(services: Services) -> Batch:
     await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
     batch, _ = await services.batches.submit(BatchRequest())
     async with asyncio.timeout(10):
@@ -64,7 +64,7 @@ async def end_of(services: Container) -> Batch:
 
 
 async def test_one_error_of_the_database_at_pick_up_only_delays(
-    services: Container, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look, errors = services.store.batches.list_open, [DBAPIError(SQL, None, Exception("odd"))]
 
@@ -79,7 +79,7 @@ async def test_one_error_of_the_database_at_pick_up_only_delays(
 
 
 async def test_loop_that_keeps_failing_is_named_until_it_works_again(
-    services: Container, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    services: Services, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def always() -> list[Batch]:
         raise DBAPIError(SQL, None, Exception("odd"))
@@ -106,7 +106,7 @@ async def test_loop_that_keeps_failing_is_named_until_it_works_again(
 
 @pytest.mark.parametrize("error", [StoreBusy("the connection was lost"), TimeoutError()])
 async def test_store_that_does_not_answer_is_named_until_it_does(
-    error: Exception, services: Container, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    error: Exception, services: Services, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away() -> None:
         raise error
@@ -141,7 +141,7 @@ async def test_store_that_hangs_is_named_and_asked_once(
 
 
 async def test_disk_below_the_bound_refuses_writes_and_reads_go_on(
-    services: Container, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    services: Services, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body: dict[str, Any] = {"engagements": [engagement(1).model_dump(mode="json")]}
     with monkeypatch.context() as full:
