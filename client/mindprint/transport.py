@@ -173,11 +173,27 @@ def find_url(url: str | None) -> str:
     return address
 
 
+def resolve_key(api_key: str | None) -> str | None:
+    """Return the API key without white space around it: the given one, else MINDPRINT_API_KEY; None without any.
+
+    Raises:
+        InvalidRequest: A header cannot hold it. The message does not show it.
+    """
+    key = (api_key or os.environ.get("MINDPRINT_API_KEY") or "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InvalidRequest("the API key holds characters that no key has: copy it again, as it was printed")
+    return key or None
+
+
 def client_options(url: str, api_key: str | None, timeouts: Timeouts) -> dict[str, Any]:
-    """Return the arguments of httpx.Client and httpx.AsyncClient."""
+    """Return the arguments of httpx.Client and httpx.AsyncClient.
+
+    Raises:
+        InvalidRequest: The API key cannot be sent.
+    """
     from mindprint import __version__
 
-    key = api_key or os.environ.get("MINDPRINT_API_KEY")
+    key = resolve_key(api_key)
     return {
         "base_url": url,
         "headers": {"User-Agent": f"mindprint/{__version__}", **({"Authorization": f"Bearer {key}"} if key else {})},

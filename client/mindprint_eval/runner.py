@@ -254,11 +254,13 @@ ELSEWHERE = (
     "MINDPRINT_TRAIN_",
     "MINDPRINT_URL",
     "MINDPRINT_API_KEY",
+    "MINDPRINT_ADMIN_KEY",
+    "MINDPRINT_DATABASE_URL",
     "MINDPRINT_CACHE",
     "MINDPRINT_DATA",
     "MINDPRINT_TEST",
 )
-"""Prefixes of variables that do not change how a server answers."""
+"""Prefixes of variables that do not change how a server answers, or that hold a secret: settings are recorded."""
 
 
 def _of_server(name: str) -> bool:

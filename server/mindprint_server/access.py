@@ -6,20 +6,23 @@ guess. Without any key the server is *open*, and `process.py` lets it listen on 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from mindprint.private_files import make_private_folder
 from mindprint.types import ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
+from mindprint_server.exceptions import Conflict
 from mindprint_server.settings import AccessSettings, Settings
-from mindprint_server.store import Store
+from mindprint_server.store import Store, StoreError
 from mindprint_server.store.api_keys import StoredApiKey
 
 KEY_TEXT = re.compile(r"mp_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -45,6 +48,8 @@ class AccessControl:
         self._store = store
         self._stored: TTLCache[str, StoredApiKey | None] = TTLCache(CACHED_KEYS, settings.key_cache_s, clock)
         self._has_keys: TTLCache[None, bool] = TTLCache(1, settings.key_cache_s, clock)
+        self._used: LRUCache[str, datetime] = LRUCache(CACHED_KEYS)
+        self._recording: set[asyncio.Task[None]] = set()
 
     async def is_open(self) -> bool:
         """Return whether no key was ever made, so that callers need none. At most `key_cache_s` old."""
@@ -65,11 +70,14 @@ class AccessControl:
         if (parts := KEY_TEXT.fullmatch(text)) is None:
             return None
         id, secret = parts.groups()
-        if id not in self._stored:
-            self._stored[id] = await self._store.api_keys.find(id)
-            await self._record_use(self._stored[id], secret, now)
-        stored = self._stored[id]
-        return stored.key if stored is not None and is_valid(stored, secret, now) else None
+        if id in self._stored:
+            stored = self._stored[id]
+        else:
+            stored = self._stored[id] = await self._store.api_keys.find(id)
+        if stored is None or not is_valid(stored, secret, now):
+            return None
+        self._record_use(stored, now)
+        return stored.key
 
     async def create(self, wanted: CreateApiKey, *, now: datetime | None = None) -> CreatedApiKey:
         """Create a key and return it with its text, which nothing can show again."""
@@ -80,6 +88,8 @@ class AccessControl:
     async def rotate(self, id: str, wanted: RotateApiKey, *, now: datetime | None = None) -> CreatedApiKey:
         """Create a key like another, which expires `keep_old_s` from now. Both are valid until then.
 
+        A key that expires gets a successor with the same lifetime, counted from now.
+
         Args:
             id: The old key.
             wanted: For how long the old key stays valid.
@@ -87,10 +97,14 @@ class AccessControl:
 
         Raises:
             RecordNotFound: There is no such key.
+            Conflict: The key is revoked or has expired.
         """
         now = now or datetime.now(UTC)
         old = await self._store.api_keys.get(id)
-        created = await self._add(old.name, old.scopes, now, old.expires_at)
+        if has_ended(old, now):
+            raise Conflict("key_ended", f"key {id} is revoked or has expired: create a new one")
+        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+        created = await self._add(old.name, old.scopes, now, None if lifetime is None else now + lifetime)
         await self._store.api_keys.expire(id, now + timedelta(seconds=wanted.keep_old_s))
         self._stored.pop(id, None)
         return created
@@ -119,12 +133,24 @@ class AccessControl:
         self._has_keys[None] = True
         return CreatedApiKey(**key.model_dump(), key=f"mp_{id}_{secret}")
 
-    async def _record_use(self, stored: StoredApiKey | None, secret: str, now: datetime) -> None:
-        if stored is None or not is_valid(stored, secret, now):
+    def _record_use(self, stored: StoredApiKey, now: datetime) -> None:
+        """Store the time of a use, in the background: whether a request is answered does not hang on a write."""
+        last = self._used.get(stored.key.id, stored.key.last_used_at)
+        if last is not None and now - last < USE_GRAIN:
             return
-        last = stored.key.last_used_at
-        if last is None or now - last >= USE_GRAIN:
-            await self._store.api_keys.record_use(stored.key.id, now)
+        self._used[stored.key.id] = now
+
+        async def record() -> None:
+            with suppress(StoreError):  # the next use after `USE_GRAIN` stores it
+                await self._store.api_keys.record_use(stored.key.id, now)
+
+        task = asyncio.create_task(record())
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
+
+    async def stop(self) -> None:
+        """Wait for uses that are being stored."""
+        await asyncio.gather(*self._recording)
 
 
 async def create_admin_key(settings: Settings, name: str, expires_in_s: float | None) -> CreatedApiKey:
@@ -144,9 +170,12 @@ async def create_admin_key(settings: Settings, name: str, expires_in_s: float | 
 
 def is_valid(stored: StoredApiKey, secret: str, now: datetime) -> bool:
     """Return whether a secret is the key's, and the key is neither revoked nor expired."""
-    key = stored.key
-    ended = key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now)
-    return _equal(_sha256(secret), stored.secret_sha256) and not ended
+    return _equal(_sha256(secret), stored.secret_sha256) and not has_ended(stored.key, now)
+
+
+def has_ended(key: ApiKey, now: datetime) -> bool:
+    """Return whether a key is revoked or has expired."""
+    return key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now)
 
 
 def may(key: ApiKey, *any_of: Scope) -> bool:

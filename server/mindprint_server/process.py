@@ -36,7 +36,7 @@ def run(settings: Settings) -> int:
         The exit code: 0, 1 if the engine or the start-up failed, or 2 if the server cannot listen.
     """
     logging.configure(settings)
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host.lower()):
         try:
             has_keys = asyncio.run(_has_keys(settings))
         except StoreError as error:

@@ -207,6 +207,7 @@ async def close_services(services: Services, *, keep_engine: bool = False) -> No
         keep_engine: Leave the engine running for its owner.
     """
     await services.readiness.stop()
+    await services.access.stop()
     await services.batches.stop()
     await services.leases.stop()
     await services.adapters.stop()

@@ -13,11 +13,11 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from mindprint.types import SCOPES, CreateApiKey, Scope
+from mindprint.types import SCOPES, CreateApiKey, RotateApiKey, Scope
 from mindprint_server.access import AccessControl
 from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
-from mindprint_server.store import Store
+from mindprint_server.store import Store, StoreFull
 from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
@@ -57,7 +57,21 @@ async def test_open_server_answers_names_of_loopback(client: httpx.AsyncClient, 
     assert (await client.get("/v1/users", headers={"Host": host})).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8300", "", "["])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:8300",
+        "",
+        "[",
+        "evil.com@localhost",
+        "localhost#evil.com",
+        "localhost/evil",
+        "localhost:abc",
+        "localhost:999999",
+    ],
+)
 async def test_open_server_refuses_other_hosts(client: httpx.AsyncClient, host: str, error_of: ErrorOf) -> None:
     refused = await client.get("/v1/users", headers={"Host": host})
     assert (refused.status_code, error_of(refused)["code"]) == (421, "foreign_host")
@@ -73,13 +87,20 @@ async def test_open_server_answers_hosts_that_are_allowed(
         assert (await client.get("/v1/users", headers={"Host": "other.internal"})).status_code == 421
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost", "http://[::1", ""]
+)
 async def test_open_server_refuses_pages_of_other_sites(
     client: httpx.AsyncClient, origin: str, error_of: ErrorOf
 ) -> None:
     for path in ("/v1/adapters/user/ann/rollback", "/v1/users/ann/profile"):
         refused = await client.post(path, headers={"Origin": origin})
         assert (refused.status_code, error_of(refused)["code"]) == (403, "foreign_origin")
+
+
+async def test_open_server_refuses_two_hosts(client: httpx.AsyncClient) -> None:
+    headers = [("Host", "127.0.0.1"), ("Host", "evil.example")]
+    assert (await client.get("/v1/users", headers=headers)).status_code == 421
 
 
 async def test_open_server_answers_its_own_page(client: httpx.AsyncClient) -> None:
@@ -116,6 +137,25 @@ async def test_without_a_valid_key_every_route_is_401(
             assert refused.status_code == 401, path
             assert error_of(refused)["code"] == "invalid_api_key"
             assert refused.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_the_key_is_checked_before_the_body_is_read(app: FastAPI, admin: dict[str, str]) -> None:
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("the body was asked for")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"900")]
+    for path in ("/v1/batches", "/v1/keys", "/v1/traces", "/v1/users/ann/engagements"):
+        sent.clear()
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": path,
+                 "raw_path": path.encode(), "query_string": b"", "headers": headers, "scheme": "http",
+                 "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1), "root_path": ""}  # fmt: skip
+        await app(scope, receive, send)
+        assert sent[0]["status"] == 401
 
 
 async def test_probes_need_no_key(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
@@ -181,7 +221,20 @@ async def test_rotation_keeps_both_keys_for_a_while(client: httpx.AsyncClient, a
     assert (await client.get("/v1/users", headers={"Authorization": f"Bearer {new['key']}"})).status_code == 401
 
 
-async def test_keys_are_listed_without_their_text(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
+async def test_an_ended_key_cannot_be_rotated(
+    client: httpx.AsyncClient, admin: dict[str, str], error_of: ErrorOf
+) -> None:
+    made = (await client.post("/v1/keys", json={"name": "app", "scopes": ["read"]}, headers=admin)).json()
+    await client.delete(f"/v1/keys/{made['id']}", headers=admin)
+    refused = await client.post(f"/v1/keys/{made['id']}/rotate", json={}, headers=admin)
+    assert (refused.status_code, error_of(refused)["code"]) == (409, "key_ended")
+
+
+async def test_keys_are_listed_without_their_text(
+    client: httpx.AsyncClient, admin: dict[str, str], services: Services
+) -> None:
+    assert (await client.get("/v1/users", headers=admin)).status_code == 200
+    await services.access.stop()
     listed = await client.get("/v1/keys", headers=admin)
     (key,) = listed.json()["keys"]
     assert set(key) == {"id", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"}
@@ -229,9 +282,16 @@ async def test_the_admin_key_of_the_settings_closes_the_server(settings: Setting
         assert (await client.get("/v1/users", headers=await new_key(client, headers, "read"))).status_code == 200
 
 
-def test_a_short_admin_key_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 32"):
-        Settings(admin_key="short")
+@pytest.mark.parametrize(
+    "key", ["short", "k" * 31, "k" * 257, "k" * 32 + " ", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 40]
+)
+def test_an_admin_key_that_cannot_be_sent_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="32 to 256 ASCII characters"):
+        Settings(admin_key=key)
+
+
+def test_an_empty_admin_key_is_none() -> None:
+    assert Settings(admin_key="").admin_key is None
 
 
 # --- the service ---
@@ -289,6 +349,49 @@ async def test_a_key_expires(replicas: Replicas) -> None:
     assert await other.identify(made.key, now=now + timedelta(seconds=61)) is None
 
 
+async def test_rotation_renews_the_lifetime(replicas: Replicas) -> None:
+    one, _, _ = replicas
+    now = datetime.now(UTC)
+    made = await one.create(CreateApiKey(name="app", scopes=["read"], expires_in_s=90), now=now)
+    new = await one.rotate(made.id, RotateApiKey(keep_old_s=0), now=now + timedelta(seconds=60))
+    assert new.expires_at == now + timedelta(seconds=150)
+
+
+async def test_a_write_that_fails_refuses_no_request(
+    replicas: Replicas, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, _ = replicas
+    made = await one.create(CreateApiKey(name="app", scopes=["read"]))
+
+    async def full(id: str, at: datetime) -> None:
+        raise StoreFull()
+
+    monkeypatch.setattr(services.store.api_keys, "record_use", full)
+    assert await other.identify(made.key) is not None
+    await other.stop()
+
+
+async def test_a_key_that_is_revoked_while_it_is_looked_up_is_answered(
+    replicas: Replicas, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _, clock = replicas
+    made = await one.create(CreateApiKey(name="app", scopes=["read"]))
+    find = services.store.api_keys.find
+
+    async def slow(id: str) -> Any:
+        found = await find(id)
+        await one.revoke(id)
+        clock.now += 60
+        return found
+
+    monkeypatch.setattr(services.store.api_keys, "find", slow)
+    assert await one.identify(made.key) is not None
+    clock.now += 60
+    monkeypatch.undo()
+    assert await one.identify(made.key) is None
+    await one.stop()
+
+
 async def test_the_last_use_is_kept_by_the_minute(replicas: Replicas, services: Services) -> None:
     one, _, clock = replicas
     now = datetime.now(UTC)
@@ -296,9 +399,11 @@ async def test_the_last_use_is_kept_by_the_minute(replicas: Replicas, services: 
     for seconds in (0, 30, 61):
         clock.now += 60
         await one.identify(made.key, now=now + timedelta(seconds=seconds))
+    await one.stop()
     assert (await services.store.api_keys.get(made.id)).last_used_at == now + timedelta(seconds=61)
     clock.now += 60
     await one.identify(f"mp_{made.id}_{'A' * 43}", now=now + timedelta(seconds=900))
+    await one.stop()
     assert (await services.store.api_keys.get(made.id)).last_used_at == now + timedelta(seconds=61)
 
 

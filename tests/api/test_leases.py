@@ -123,6 +123,14 @@ async def test_malformed_uploads(
     assert (await client.get(f"/v1/leases/{lease.id}")).json()["state"] == "active", "the trainer may try again"
 
 
+async def test_a_boundary_that_is_too_long_is_malformed(
+    lease: Lease, client: httpx.AsyncClient, error_of: ErrorOf
+) -> None:
+    headers = {"content-type": f"multipart/form-data; boundary={'x' * 300}"}
+    response = await client.post(f"/v1/leases/{lease.id}/complete", content=b"x", headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (400, "invalid_multipart")
+
+
 async def test_a_complaint_about_the_manifest_names_its_field(
     lease: Lease, client: httpx.AsyncClient, manifest: MakeManifest, error_of: ErrorOf
 ) -> None:

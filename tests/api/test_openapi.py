@@ -21,7 +21,7 @@ from mindprint_server.wiring import Services
 
 StartServices = Callable[[Settings], Coroutine[Any, Any, Services]]
 URL = "http://127.0.0.1"
-KEY = "an admin key of forty characters or so.."
+KEY = "an-admin-key-of-forty-characters-or-more"
 
 
 async def test_every_operation_names_the_error_envelope(client: httpx.AsyncClient) -> None:

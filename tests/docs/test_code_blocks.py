@@ -32,7 +32,7 @@ DEFAULT_URL = "http://127.0.0.1:8300"
 START_S = 60.0
 
 
-ADMIN_KEY = "the admin key of the server of the page on keys"
+ADMIN_KEY = "the-admin-key-of-the-server-of-the-page-on-keys"
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ async def test_an_exported_version_loads_with_peft_and_vllm_alone(
     """Both continue a prompt as the service's own engine does with that version, and not as the base does."""
     version = await live_version(services, adapters[0], tmp_path, 1)
     transport = httpx.ASGITransport(create_app(services.settings, services=services))
-    async with AsyncMindprintClient("http://test", transport=transport) as client:
+    async with AsyncMindprintClient("http://127.0.0.1", transport=transport) as client:
         folder = await client.adapters.download(version.adapter, version.version, tmp_path / "exported")
 
     engine = services.engine

@@ -39,6 +39,8 @@ def create(
 ) -> None:
     """Create a key and print its text, which is not shown again."""
     expires_in_s = None if days is None else days * DAY_S
+    if admin and scopes:
+        raise Fail("--admin makes a key with all scopes: leave out --scope, or --admin", code=2)
     if admin:
         return _print_created(_create_admin(name, expires_in_s, sets, config), as_json)
     if sets or config:

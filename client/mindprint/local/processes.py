@@ -106,6 +106,11 @@ class Child:
             os.killpg(self._process.pid, number)
 
 
+def _inherited() -> dict[str, str]:
+    """Return this environment without the admin key: a server on loopback that only this process uses needs none."""
+    return {name: value for name, value in os.environ.items() if name != "MINDPRINT_ADMIN_KEY"}
+
+
 class Processes:
     """Start child processes. Leaving the `with` block ends them and all that they started."""
 
@@ -158,7 +163,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={"HF_HUB_OFFLINE": "1", **os.environ, **environment, MARK: self._mark},
+                env={"HF_HUB_OFFLINE": "1", **_inherited(), **environment, MARK: self._mark},
                 start_new_session=True,
             )
         child = Child(name, process, log)

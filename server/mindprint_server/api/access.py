@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Response, Security, params
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from mindprint.types import ApiKey, Scope
 from mindprint_server.access import AccessControl, may
 from mindprint_server.api.errors import ApiError
 
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
+"""The form of a `Host` header."""
 bearer = HTTPBearer(
     scheme_name="ApiKey",
     description="`Authorization: Bearer mp_...`. A route lists the scopes of which the key must have one; "
@@ -50,6 +55,23 @@ async def authorize(request: Request, scopes: SecurityScopes, credentials: Crede
     return key
 
 
+class AccessRoute(APIRoute):
+    """A route that checks the caller's key before it reads a body. FastAPI by itself reads the body first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, behind the route's dependencies of access."""
+        handle = super().get_route_handler()
+        checks = [needed for needed in self.dependencies if isinstance(needed, params.Security)]
+
+        async def checked(request: Request) -> Response:
+            for check in checks:
+                assert check.dependency is not None
+                await check.dependency(request, SecurityScopes(list(check.scopes or ())), await bearer(request))
+            return await handle(request)
+
+        return checked
+
+
 def requires(*any_of: Scope) -> Any:
     """Return the dependency of a route that a key with one of these scopes may call."""
     return Security(authorize, scopes=list(any_of))
@@ -70,13 +92,14 @@ def check_local(request: Request, allowed_hosts: tuple[str, ...]) -> None:
     Raises:
         ApiError: 421 for a foreign `Host`, 403 for a foreign `Origin`.
     """
-    host = request.headers.get("host")
-    name = host_name(f"//{host}")
+    hosts = request.headers.getlist("host")
+    host = hosts[0] if hosts else None
+    name = host_name(f"//{host}") if len(hosts) == 1 and HOST.fullmatch(hosts[0]) else ""
     if host is not None and not (is_loopback(name) or name in {allowed.lower() for allowed in allowed_hosts}):
         message = "a server without keys answers to names of loopback only: create a key, or set allowed_hosts"
         raise ApiError(421, "foreign_host", message)
     origin = request.headers.get("origin")
-    if origin is not None and (host is None or urlsplit(origin).netloc.lower() != host.lower()):
+    if origin is not None and (host is None or origin.partition("://")[2].lower() != host.lower()):
         message = "a server without keys takes nothing from pages of other sites: create a key"
         raise ApiError(403, "foreign_origin", message)
 

@@ -10,10 +10,10 @@ from starlette.responses import StreamingResponse
 from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, SetCanary, Version
 from mindprint.types.keys import AdapterKey, Kind
 from mindprint_server.adapters import storage
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import ServicesDep, UserId
 
-router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
+router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=AccessRoute)
 READ_OR_TRAIN = [requires("read", "train")]
 ADMIN = [requires("admin")]
 Number = Annotated[int, Path(ge=1, lt=2**31)]

@@ -12,12 +12,12 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import StreamingResponse
 
 from mindprint.types import Batch, BatchPage, BatchRequest
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import NDJSON, WRITES, Id, Limit, ServicesDep, traces_as_ndjson
 from mindprint_server.api.errors import envelope, from_server
 from mindprint_server.exceptions import Busy, Unavailable
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"])
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=AccessRoute)
 TRAIN = [requires("train")]
 READ_OR_TRAIN = [requires("read", "train")]
 STOP_WITHIN_S = 1.0

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import ServicesDep
 from mindprint_server.api.errors import ApiError
 
-router = APIRouter(prefix="/v1", tags=["chat"])
+router = APIRouter(prefix="/v1", tags=["chat"], route_class=AccessRoute)
 INFER = [requires("infer")]
 INFER_OR_READ = [requires("infer", "read")]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from mindprint.types import Cohort, CohortEdit, CohortPage, Members
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import ServicesDep, UserId
 
-router = APIRouter(prefix="/v1/cohorts", tags=["cohorts"])
+router = APIRouter(prefix="/v1/cohorts", tags=["cohorts"], route_class=AccessRoute)
 READ = [requires("read")]
 ADMIN = [requires("admin")]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from mindprint.types import ApiKey, ApiKeyPage, CreateApiKey, CreatedApiKey, RotateApiKey
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import Id, ServicesDep
 from mindprint_server.exceptions import Invalid
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=AccessRoute)
 ADMIN = [requires("admin")]
 
 

@@ -11,14 +11,14 @@ from pydantic import ValidationError
 
 from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
 from mindprint_server.api import multipart
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import WRITES, Id, ServicesDep
 from mindprint_server.api.errors import ApiError
 from mindprint_server.bounded_json import JsonRefused, parse_json
 from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import AdapterSettings
 
-router = APIRouter(prefix="/v1/leases", tags=["leases"])
+router = APIRouter(prefix="/v1/leases", tags=["leases"], route_class=AccessRoute)
 TRAIN = [requires("train")]
 FORM: dict[str, Any] = {
     "requestBody": {

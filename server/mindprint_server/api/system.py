@@ -8,14 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response, Security
 
 from mindprint.types import SCOPES, Funnel, ServerInfo
-from mindprint_server.api.access import authorize_once_open, requires
+from mindprint_server.api.access import AccessRoute, authorize_once_open, requires
 from mindprint_server.api.dependencies import ServicesDep, UserFilter
 from mindprint_server.api.errors import from_server, reply
 from mindprint_server.exceptions import ServerError, Unavailable
 from mindprint_server.observability.metrics import CONTENT_TYPE
 from mindprint_server.store import StoreError
 
-router = APIRouter(tags=["server"])
+router = APIRouter(tags=["server"], route_class=AccessRoute)
 
 
 @router.get("/livez")

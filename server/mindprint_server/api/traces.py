@@ -20,7 +20,7 @@ from mindprint.types import (
     VerdictLabel,
 )
 from mindprint_server.access import may
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import (
     ID,
     NDJSON,
@@ -34,7 +34,7 @@ from mindprint_server.api.dependencies import (
 )
 from mindprint_server.api.errors import ApiError
 
-router = APIRouter(prefix="/v1/traces", tags=["traces"])
+router = APIRouter(prefix="/v1/traces", tags=["traces"], route_class=AccessRoute)
 READ = [requires("read")]
 
 

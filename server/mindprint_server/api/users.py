@@ -14,11 +14,11 @@ from mindprint.types import (
     User,
     UserPage,
 )
-from mindprint_server.api.access import requires
+from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.dependencies import WRITES, After, Limit, ServicesDep, UserId
 from mindprint_server.exceptions import NotFound
 
-router = APIRouter(prefix="/v1/users", tags=["users"])
+router = APIRouter(prefix="/v1/users", tags=["users"], route_class=AccessRoute)
 READ = [requires("read")]
 INGEST = [requires("ingest")]
 

@@ -14,8 +14,8 @@ class AdapterSettings(BaseModel):
     """Deepest nesting of objects and lists in the manifest and in adapter_config.json. An upload that is nested deeper
     is refused with 422. Default: the trainer's manifest has 4 levels, PEFT's config 2."""
     max_manifest_keys: int = Field(2000, ge=1)
-    """Most keys of a manifest, those of its inner objects included. An upload with more is refused with 422. Default:
-    the trainer writes about 60; 32 parity items, the most there may be, have 128."""
+    """Maximum number of keys of a manifest, those of its inner objects included. An upload with more is refused with
+    422. Default: the trainer writes about 60; 32 parity items, the most there may be, have 128."""
     max_adapter_config_bytes: int = Field(65_536, ge=1024)
     """Largest adapter_config.json in bytes. An upload with a larger one is refused with 422. Default: PEFT writes less
     than 2 KiB."""

@@ -20,5 +20,5 @@ class OperationSettings(BaseModel):
     probe_timeout_s: float = Field(5, gt=0)
     """Seconds that the database has to answer a probe. After that, `/readyz` answers 503 and names the store."""
     min_free_bytes: int = Field(256 * 1024 * 1024, ge=0)
-    """Least free space on the disk of `data_dir` in bytes. Below it, `/readyz` answers 503 and engagements, batches,
+    """Minimum free space on the disk of `data_dir` in bytes. Below it, `/readyz` answers 503 and engagements, batches,
     traces and uploads are refused with 507. Reads go on. 0 switches this off."""

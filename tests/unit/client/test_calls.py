@@ -15,6 +15,7 @@ from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintC
 from mindprint._methods import DownloadMethod, Method, Resource, StreamMethod
 from mindprint.endpoints.chat import CompletionsResource
 from mindprint.endpoints.users import UsersResource
+from mindprint.transport import resolve_key
 from mindprint.types import BatchRequest, Engagement, ImportedTrace, LeaseRequest, Manifest, TraceRequest
 
 INFO = {
@@ -293,3 +294,16 @@ def test_both_clients_have_every_call() -> None:
 def test_a_call_is_described_without_a_client() -> None:
     call = UsersResource.get.describe("ann")
     assert (call.method, call.path) == ("GET", "/v1/users/ann")
+
+
+@pytest.mark.parametrize("key", [" mp_k1_secret\n", "mp_k1_secret"])
+def test_white_space_around_the_key_is_cut_off(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINDPRINT_API_KEY", key)
+    assert resolve_key(None) == "mp_k1_secret"
+
+
+@pytest.mark.parametrize("key", ["mp_k1\nsecret", "mp_k1 secret", "mp_k1_s\N{LATIN SMALL LETTER E WITH ACUTE}cret"])
+def test_a_key_that_no_header_can_hold_is_refused_without_its_text(key: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        MindprintClient("http://127.0.0.1:1", key)
+    assert "mp_k1" not in str(refused.value)

@@ -114,3 +114,9 @@ def test_the_document_says_what_was_run(data: Path) -> None:
     assert document["data_digest"].startswith("sha256:")
     assert [arm["name"] for arm in document["arms"]] == list(chosen.arms)
     assert str(data) not in json.dumps({key: value for key, value in document.items() if key != "command"})
+
+
+def test_settings_of_an_evaluation_hold_no_secret(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADMIN_KEY", "API_KEY", "DATABASE_URL"):
+        monkeypatch.setenv(f"MINDPRINT_{name}", "geheim" * 8)
+    assert "geheim" not in str(runner.server_settings(options(data)))

@@ -103,7 +103,7 @@ async def run(services: Services, tmp_path: Path, piece: EvalShard, **changes: A
     processes: Any = SimpleNamespace(folder=tmp_path)
     with ResponseCache(tmp_path / "answers.jsonl") as book:
         before = len(book)
-        async with AsyncMindprintClient("http://test", transport=transport) as client:
+        async with AsyncMindprintClient("http://127.0.0.1", transport=transport) as client:
             info = await client.server.info()
             server = ShardServer(client, processes, info, {})
             return await run_shard(options, piece, server, book, Output()), len(book) - before

@@ -249,3 +249,12 @@ async def test_a_failure_of_the_work_is_its_own(sleeper: Child) -> None:
 
     with pytest.raises(MindprintError, match="refused"):
         await while_running(sleeper, work())
+
+
+def test_a_child_does_not_inherit_the_admin_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINDPRINT_ADMIN_KEY", "k" * 32)
+    with Processes(tmp_path) as processes:
+        child = processes.start("env", ["env", "MINDPRINT_ADMIN_KEY"], {})
+        while child.running():
+            time.sleep(0.01)
+        assert child.tail(1) == ["None"]

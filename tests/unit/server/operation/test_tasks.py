@@ -10,12 +10,14 @@ import mindprint_server
 SERVER = Path(mindprint_server.__file__).parent
 STARTERS = ("create_task", "ensure_future")
 AWAITED = {
+    "access.py": "the time of a key's use, which the next use stores again",
     "adapters/residency.py": "requests wait for a load; an unloading reports its error to the supervisor",
     "app.py": "the start-up, whose failure ends the process",
     "chat/service.py": "the request waits for the recall",
     "chat/streaming.py": "the request waits for its work and for the caller's disconnect",
     "engine/vllm.py": "the health check, whose failure is the engine's death",
     "generation/batch_runner.py": "work on items, whose failure ends the batch",
+    "generation/batch_watchers.py": "the poller of a batch, whose error its watchers raise",
     "generation/engagement.py": "candidates, which their engagement waits for",
     "operation/readiness.py": "the ping, which the probe looks at",
     "operation/supervision.py": "the supervisor itself",
