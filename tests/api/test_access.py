@@ -8,11 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, params
+from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
 from mindprint.types import SCOPES, Scope
+from mindprint_server import api
 from mindprint_server.access import AccessControl
+from mindprint_server.api.access import AccessRoute
 from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services
@@ -157,6 +160,16 @@ async def test_the_key_is_checked_before_the_body_is_read(app: FastAPI, admin: d
 
 async def test_probes_need_no_key(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
     assert [(await client.get(path)).status_code for path in sorted(WITHOUT_KEY)] == [200, 200]
+
+
+def test_every_route_with_scopes_checks_the_key_before_the_body() -> None:
+    guarded = [
+        route
+        for route in api.router.routes
+        if isinstance(route, APIRoute) and any(isinstance(needed, params.Security) for needed in route.dependencies)
+    ]
+    assert len(guarded) > 40
+    assert [route.path for route in guarded if not isinstance(route, AccessRoute)] == []
 
 
 def test_every_route_states_its_scopes(app: FastAPI) -> None:

@@ -12,6 +12,9 @@ import _errors
 import _generate
 import _markdown
 import _settings
+from doc_pages import ROOT
+from mindprint import MindprintClient
+from mindprint.endpoints import Resources
 from mindprint_server import settings as server_settings
 from mindprint_trainer import settings as trainer_settings
 
@@ -56,3 +59,10 @@ def test_a_google_docstring_becomes_markdown() -> None:
 
 def test_a_cell_stays_in_one_line() -> None:
     assert _markdown.cell("one | two\nthree") == "one \\| two three"
+
+
+def test_page_of_the_python_client_names_every_noun() -> None:
+    page = (ROOT / "docs" / "reference" / "python-client.md").read_text(encoding="utf-8")
+    with MindprintClient("http://127.0.0.1:1") as client:
+        nouns = list(vars(Resources(client)))
+    assert [noun for noun in nouns if noun != "chat" and f"### `client.{noun}`" not in page] == []
