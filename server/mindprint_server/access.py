@@ -70,9 +70,9 @@ class AccessControl:
         if (parts := KEY_TEXT.fullmatch(text)) is None:
             return None
         id, secret = parts.groups()
-        if id in self._stored:
+        try:  # one look: an entry may expire between two. An unknown key is cached as None.
             stored = self._stored[id]
-        else:
+        except KeyError:
             stored = self._stored[id] = await self._store.api_keys.find(id)
         if stored is None or not is_valid(stored, secret, now):
             return None
@@ -103,9 +103,9 @@ class AccessControl:
         old = await self._store.api_keys.get(id)
         if has_ended(old, now):
             raise Conflict("key_ended", f"key {id} is revoked or has expired: create a new one")
-        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
-        created = await self._add(old.name, old.scopes, now, None if lifetime is None else now + lifetime)
-        await self._store.api_keys.expire(id, now + timedelta(seconds=wanted.keep_old_s))
+        expires_at = None if old.expires_at is None else now + (old.expires_at - old.created_at)
+        ends = id, now + timedelta(seconds=wanted.keep_old_s)
+        created = await self._add(old.name, old.scopes, now, expires_at, ends=ends)
         self._stored.pop(id, None)
         return created
 
@@ -124,11 +124,17 @@ class AccessControl:
         return await self._store.api_keys.list_all()
 
     async def _add(
-        self, name: str, scopes: Sequence[Scope], now: datetime, expires_at: datetime | None
+        self,
+        name: str,
+        scopes: Sequence[Scope],
+        now: datetime,
+        expires_at: datetime | None,
+        *,
+        ends: tuple[str, datetime] | None = None,
     ) -> CreatedApiKey:
         id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         key = ApiKey(id=id, name=name, scopes=sorted(set(scopes)), created_at=now, expires_at=expires_at)
-        await self._store.api_keys.add(key, _sha256(secret))
+        await self._store.api_keys.add(key, _sha256(secret), ends=ends)
         self._stored.pop(id, None)
         self._has_keys[None] = True
         return CreatedApiKey(**key.model_dump(), key=f"mp_{id}_{secret}")

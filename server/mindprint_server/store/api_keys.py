@@ -30,14 +30,15 @@ class ApiKeyRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, key: ApiKey, secret_sha256: str) -> ApiKey:
+    async def add(self, key: ApiKey, secret_sha256: str, *, ends: tuple[str, datetime] | None = None) -> ApiKey:
         """Store a new key.
 
         Args:
             key: The key.
             secret_sha256: The SHA-256 of its secret, 64 hex digits.
+            ends: Id of a key that it replaces, and when that one expires, unless it expires earlier.
         """
-        return await self._database.write(_add, key, secret_sha256)
+        return await self._database.write(_add, key, secret_sha256, ends)
 
     async def find(self, id: str) -> StoredApiKey | None:
         """Return a key with its hash; None if there is none with this id."""
@@ -57,10 +58,6 @@ class ApiKeyRepository:
         """Return whether there ever was a key."""
         return await self._database.read(_exist)
 
-    async def expire(self, id: str, at: datetime) -> ApiKey:
-        """Let a key expire at a time, unless it expires earlier, and return it."""
-        return await self._database.write(_expire, id, at)
-
     async def revoke(self, id: str, *, now: datetime | None = None) -> ApiKey:
         """Revoke a key for good and return it. A key that is revoked already does not change."""
         return await self._database.write(_revoke, id, now or datetime.now(UTC))
@@ -70,7 +67,9 @@ class ApiKeyRepository:
         await self._database.write(_record_use, id, at)
 
 
-async def _add(db: AsyncConnection, key: ApiKey, secret_sha256: str) -> ApiKey:
+async def _add(db: AsyncConnection, key: ApiKey, secret_sha256: str, ends: tuple[str, datetime] | None) -> ApiKey:
+    if ends is not None:
+        await _expire(db, *ends)
     await db.execute(insert(api_keys), {**key.model_dump(), "secret_sha256": secret_sha256})
     return key
 
@@ -89,10 +88,10 @@ async def _exist(db: AsyncConnection) -> bool:
     return bool(await db.scalar(select(func.count()).select_from(api_keys)))
 
 
-async def _expire(db: AsyncConnection, id: str, at: datetime) -> ApiKey:
+async def _expire(db: AsyncConnection, id: str, at: datetime) -> None:
+    await _get(db, id)
     earlier = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > at)
     await db.execute(update(api_keys).where(api_keys.c.id == id, earlier).values(expires_at=at))
-    return await _get(db, id)
 
 
 async def _revoke(db: AsyncConnection, id: str, now: datetime) -> ApiKey:

@@ -39,11 +39,14 @@ async def test_a_key_is_revoked_once(store: Store) -> None:
     assert await store.api_keys.exist()
 
 
-async def test_a_key_never_expires_later_than_it_did(store: Store) -> None:
-    await store.api_keys.add(key("k1"), HASH)
-    assert (await store.api_keys.expire("k1", NOW + timedelta(days=2))).expires_at == NOW + timedelta(days=2)
-    assert (await store.api_keys.expire("k1", NOW + timedelta(days=3))).expires_at == NOW + timedelta(days=2)
-    assert (await store.api_keys.expire("k1", NOW)).expires_at == NOW
+async def test_a_key_is_replaced_in_one_step_and_never_expires_later_than_it_did(store: Store) -> None:
+    await store.api_keys.add(key("k0"), HASH)
+    for number, (days, expected) in enumerate(((2, 2), (3, 2), (0, 0)), 1):
+        await store.api_keys.add(key(f"k{number}"), HASH, ends=("k0", NOW + timedelta(days=days)))
+        assert (await store.api_keys.get("k0")).expires_at == NOW + timedelta(days=expected)
+    with pytest.raises(RecordNotFound):
+        await store.api_keys.add(key("k9"), HASH, ends=("nobody", NOW))
+    assert await store.api_keys.find("k9") is None
 
 
 async def test_the_last_use_is_stored(store: Store) -> None:
@@ -53,7 +56,7 @@ async def test_the_last_use_is_stored(store: Store) -> None:
 
 
 async def test_unknown_keys(store: Store) -> None:
-    for call in (store.api_keys.get("k"), store.api_keys.revoke("k"), store.api_keys.expire("k", NOW)):
+    for call in (store.api_keys.get("k"), store.api_keys.revoke("k")):
         with pytest.raises(RecordNotFound, match="key 'k'"):
             await call
     await store.api_keys.record_use("k", NOW)

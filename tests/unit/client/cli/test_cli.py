@@ -71,6 +71,7 @@ def test_the_version(run: Any) -> None:
         (("keys", "create", "app"), "name what the key may do: --scope with one of infer, ingest, train, read, admin"),
         (("keys", "create", "app", "-s", "root"), "there is no scope 'root': use infer, ingest, train, read, admin"),
         (("keys", "create", "app", "-s", "read", "--set", "port=1"), "use them with --admin"),
+        (("keys", "create", "--admin", "-s", "read"), "leave out --scope, or --admin"),
         (("traces", "show"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "t1", "-u", "ann", "-e", "e1"), "name either TRACE, or both --user and --engagement"),
