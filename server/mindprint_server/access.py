@@ -47,17 +47,20 @@ class AccessControl:
         self._settings = settings
         self._store = store
         self._stored: TTLCache[str, StoredApiKey | None] = TTLCache(CACHED_KEYS, settings.key_cache_s, clock)
-        self._has_keys: TTLCache[None, bool] = TTLCache(1, settings.key_cache_s, clock)
+        self._is_closed = settings.admin_key is not None
+        self._open_until: TTLCache[None, bool] = TTLCache(1, settings.key_cache_s, clock)
         self._used: LRUCache[str, datetime] = LRUCache(CACHED_KEYS)
         self._recording: set[asyncio.Task[None]] = set()
 
     async def is_open(self) -> bool:
-        """Return whether no key was ever made, so that callers need none. At most `key_cache_s` old."""
-        if self._settings.admin_key is not None:
-            return False
-        if (known := self._has_keys.get(None)) is None:
-            known = self._has_keys[None] = await self._store.api_keys.exist()
-        return not known
+        """Return whether no key was ever made, so that callers need none. At most `key_cache_s` old.
+
+        Rows of keys stay, so a server that has seen one does not look again.
+        """
+        if not self._is_closed and None not in self._open_until:
+            self._is_closed = await self._store.api_keys.exist()
+            self._open_until[None] = True
+        return not self._is_closed
 
     async def identify(self, text: str, *, now: datetime | None = None) -> ApiKey | None:
         """Return the key with this text; None if there is none, or if it is revoked or expired.
@@ -136,7 +139,7 @@ class AccessControl:
         key = ApiKey(id=id, name=name, scopes=sorted(set(scopes)), created_at=now, expires_at=expires_at)
         await self._store.api_keys.add(key, _sha256(secret), ends=ends)
         self._stored.pop(id, None)
-        self._has_keys[None] = True
+        self._is_closed = True
         return CreatedApiKey(**key.model_dump(), key=f"mp_{id}_{secret}")
 
     def _record_use(self, stored: StoredApiKey, now: datetime) -> None:
