@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from dataclasses import dataclass
 from functools import update_wrapper
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
+from mindprint.exceptions import MindprintError
 from mindprint.transport import Call, Download, Stream
 
 P = ParamSpec("P")
@@ -22,6 +24,8 @@ class Sender(Protocol):
 
     def fetch(self, download: Download[T]) -> T: ...
 
+    def follow(self, steps: Steps[T]) -> T: ...
+
 
 class AsyncSender(Protocol):
     """What a resource needs of the async client."""
@@ -31,6 +35,8 @@ class AsyncSender(Protocol):
     def stream(self, stream: Stream[T]) -> AsyncGenerator[T]: ...
 
     def fetch(self, download: Download[T]) -> Coroutine[Any, Any, T]: ...
+
+    def follow(self, steps: Steps[T]) -> Coroutine[Any, Any, T]: ...
 
 
 SenderT = TypeVar("SenderT", bound=Sender | AsyncSender)
@@ -107,6 +113,56 @@ class DownloadMethod(Generic[P, T]):
     def __get__(self, resource: None, owner: type) -> DownloadMethod[P, T]: ...
     def __get__(self, resource: Any, owner: type) -> Any:
         return self if resource is None else _bind(self._function, resource, resource._client.fetch)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A wait between two calls of a workflow, in seconds."""
+
+    seconds: float
+
+
+Steps = Generator[Call[Any] | Pause, Any, T]
+"""Yields calls and gets their replies, or has their errors raised in it. In between it yields pauses, and gets the time
+after each, in seconds of a monotonic clock. It returns the result."""
+
+
+class Workflow(Generic[P, T]):
+    """Decorate a generator function that describes several calls: the sync client returns its result.
+
+    The async client's method is awaited. An error of a call ends the workflow, unless it
+    handles the error.
+    """
+
+    def __init__(self, function: Callable[Concatenate[Any, P], Steps[T]]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def describe(self, *args: P.args, **kwargs: P.kwargs) -> Steps[T]:
+        """Return the steps without making a call."""
+        return self._function(None, *args, **kwargs)
+
+    @overload
+    def __get__(self, resource: Resource[Sender], owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, resource: Resource[AsyncSender], owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, resource: None, owner: type) -> Workflow[P, T]: ...
+    def __get__(self, resource: Any, owner: type) -> Any:
+        return self if resource is None else _bind(self._function, resource, resource._client.follow)
+
+
+def take_step(steps: Steps[T], reply: Any) -> tuple[Call[Any] | Pause | None, T | None]:
+    """Hand a reply to a workflow. Return its next step and None, or None and its result.
+
+    Args:
+        steps: The workflow.
+        reply: The reply to its last call, or the error of that; after a pause the time; None at the beginning.
+    """
+    try:
+        return steps.throw(reply) if isinstance(reply, MindprintError) else steps.send(reply), None
+    except StopIteration as end:
+        return None, end.value
 
 
 def _bind(function: Callable[..., Any], resource: Any, send: Callable[[Any], Any]) -> Any:

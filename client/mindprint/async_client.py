@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import httpx
 
-from mindprint._methods import AsyncSender
+from mindprint._methods import AsyncSender, Pause, Steps, take_step
 from mindprint.endpoints import Resources
-from mindprint.exceptions import ConnectionFailed
+from mindprint.exceptions import ConnectionFailed, MindprintError
 from mindprint.retry import Retries
 from mindprint.transport import (
     Call,
@@ -121,6 +122,27 @@ class AsyncMindprintClient(Resources[AsyncSender]):
                     await response.aclose()
                 return await asyncio.to_thread(sink.finish)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def follow(self, steps: Steps[T]) -> T:
+        """Make the calls of a workflow, one after the other, and return its result.
+
+        Raises:
+            MindprintError: A call failed, or the workflow itself did.
+        """
+        step, result = take_step(steps, None)
+        while step is not None:
+            step, result = take_step(steps, await self._take(step))
+        return cast(T, result)
+
+    async def _take(self, step: Call[Any] | Pause) -> Any:
+        """Return the reply to a call of a workflow, or its error; after a pause the time."""
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return time.monotonic()
+        try:
+            return await self.send(step)
+        except MindprintError as error:
+            return error
 
     async def _once(self, stream: Stream[T]) -> AsyncGenerator[T]:
         """Repeat the call only until the reply begins, because yielded items cannot be withdrawn."""

@@ -1,6 +1,8 @@
 """Read a dataset folder: users.jsonl (histories), train.jsonl and eval.jsonl (questions to users, in time order).
 
-Unknown keys are ignored. NaN is accepted in JSON, because files written with Python contain it.
+Rows may also have the keys of engagements: prompt, response and occurred_at. Unknown keys are ignored. NaN is accepted
+in JSON, because files written with Python contain it. Ids that the server refuses, such as `ann@example.com`, become
+valid ones, the same as in an import.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +20,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from mindprint.types import Engagement, as_utc
+from mindprint.valid_ids import SameId, UserIds, engagement_id, user_name
 
 QuestionKind = Literal["closed", "rating", "open", "ranking"]
 """`closed`: a question with choices. `rating`: its choices are numbers. `ranking`: the rank of the real answer counts.
@@ -26,6 +29,7 @@ FILE_NAMES = ("users.jsonl", "train.jsonl", "eval.jsonl")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Time of the first row where rows have no times: only their order matters."""
 _TICK = timedelta(microseconds=1)
+_OF_ENGAGEMENT = {"prompt": "query", "response": "target", "occurred_at": "timestamp"}
 
 
 class DatasetError(Exception):
@@ -94,10 +98,10 @@ def load_users(
     missing = [name for name in FILE_NAMES if not (folder / name).is_file()]
     if missing:
         raise DatasetError(f"{folder} has no {' and no '.join(missing)}: name a folder with {', '.join(FILE_NAMES)}")
-    people = {_text(row, "user_id"): row for row in _lines(folder / "users.jsonl")}
+    people = _people(folder)
     train, later = _by_user(folder / "train.jsonl"), _by_user(folder / "eval.jsonl")
     least = (1, 0) if fewer else (engagements, held_out)
-    chosen = _choose(folder, people, train, later, users, *least, ids)
+    chosen = _choose(folder, people, train, later, users, *least, [user_name(id) for id in ids])
     return [
         _records(
             name,
@@ -110,6 +114,12 @@ def load_users(
     ]
 
 
+def dataset_keys(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row under the keys of a dataset: `query` for `prompt`, `target` for `response`, ..."""
+    renamed = {name: key for name, key in _OF_ENGAGEMENT.items() if key not in row}
+    return {renamed.get(name, name): value for name, value in row.items()}
+
+
 def list_user_ids(folder: Path) -> list[str]:
     """Return the ids of all users, in file order.
 
@@ -118,7 +128,16 @@ def list_user_ids(folder: Path) -> list[str]:
     """
     if not (folder / "users.jsonl").is_file():
         raise DatasetError(f"{folder} has no users.jsonl: name a folder with {', '.join(FILE_NAMES)}")
-    return [_text(row, "user_id") for row in _lines(folder / "users.jsonl")]
+    return list(_people(folder))
+
+
+def _people(folder: Path) -> dict[str, _Row]:
+    """Return the rows of users.jsonl by valid user id, in file order."""
+    file, valid = folder / "users.jsonl", UserIds()
+    try:
+        return {valid.of(_text(row, "user_id")): row for row in _lines(file)}
+    except SameId as error:
+        raise DatasetError(f"{file}: {error}") from None
 
 
 def _choose(
@@ -168,7 +187,7 @@ def _engagement(row: _Row, history: list[Any], when: datetime) -> Engagement:
     reason = row.data.get("reason") or _reason(history, row.data.get("history_upto"), query)
     try:
         return Engagement(
-            id=_text(row, "id"),
+            id=engagement_id(_text(row, "id")),
             prompt=query,
             response=_text(row, "target"),
             occurred_at=when,
@@ -250,7 +269,7 @@ def _text(row: _Row, key: str) -> str:
 def _by_user(file: Path) -> dict[str, list[_Row]]:
     rows: dict[str, list[_Row]] = defaultdict(list)
     for row in _lines(file):
-        rows[_text(row, "user_id")].append(row)
+        rows[user_name(_text(row, "user_id"))].append(replace(row, data=dataset_keys(row.data)))
     return rows
 
 

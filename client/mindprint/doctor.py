@@ -15,8 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mindprint import __version__, model_files
+from mindprint.chat_format import ChatFormat, one_line
+from mindprint.chat_template_trial import (
+    UnsupportedTemplate,
+    decide_chat_format,
+    describe,
+    read_eos_ids,
+    trial_messages,
+)
+from mindprint.model_files import MissingModel, resolve
 
 PARTS = {
     "client": ("httpx", "pydantic", "rich", "stamina", "typer"),
@@ -68,6 +78,62 @@ def report(console: Console | None = None) -> int:
 def findings() -> list[Finding]:
     """Return the lines of the report, in order."""
     return [_python(), *map(_packages, PARTS), _device(), _engine(), _model(), _database()]
+
+
+def report_model(model: str, console: Console | None = None) -> int:
+    """Print what a model's chat template was found to want. Return 0, or 1 if it cannot be served.
+
+    Args:
+        model: `default`, a local folder, or a Hugging Face id in the local cache.
+        console: Where to print; None is the terminal.
+    """
+    console = console or Console()
+    try:
+        chat_format, prompts = try_chat_template(model)
+    except (MissingModel, UnsupportedTemplate, OSError) as error:
+        console.print(f"{model} cannot be served: {error}", style="red", markup=False, highlight=False)
+        return 1
+    table = Table(title=f"chat format of {model}", title_justify="left")
+    for name in ("what", "decided"):
+        table.add_column(name, overflow="fold")
+    for what, decided in describe(chat_format):
+        table.add_row(what, Text(decided))
+    console.print(table)
+    for title, text in prompts.items():
+        console.rule(title, align="left")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def try_chat_template(model: str) -> tuple[ChatFormat, dict[str, str]]:
+    """Decide a model's chat format, and render a trial conversation in it.
+
+    Args:
+        model: As for `report_model`.
+
+    Returns:
+        The format, and the prompts up to where the model goes on, by a title.
+
+    Raises:
+        MissingModel: The model is not on this machine.
+        UnsupportedTemplate: Its chat template cannot be served.
+        OSError: Its tokenizer cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    path = resolve(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except ValueError as error:
+        raise UnsupportedTemplate(f"the tokenizer cannot be loaded: {one_line(error)}") from error
+    chat_format = decide_chat_format(tokenizer, read_eos_ids(path))
+    direct, thinking = (
+        chat_format.render(tokenizer, trial_messages(), thinking=thinking) for thinking in (False, True)
+    )
+    return chat_format, {
+        "trial conversation, direct mode": direct,
+        "trial conversation, thinking modes": thinking + chat_format.opening,
+    }
 
 
 def missing_packages() -> list[str]:

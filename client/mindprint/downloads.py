@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mindprint.exceptions import BadReply, InvalidRequest
+from mindprint.private_files import FILE
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
+CARD = "README.md"
 MAX_BYTES = 4 * 2**30
 """Maximum size of a zip, and of the files unpacked from it."""
 _PIECE = 2**20
@@ -44,6 +46,54 @@ def opened(folder: Path, max_bytes: int) -> Iterator[Archive]:
         yield Archive(folder, Path(beside) / "files", stream, max_bytes)
 
 
+@contextmanager
+def opened_file(file: Path, max_bytes: int) -> Iterator[NewFile]:
+    """Yield a sink that becomes `file`, readable by its owner alone. After a failure nothing is left behind.
+
+    Args:
+        file: The new file.
+        max_bytes: Maximum size.
+
+    Raises:
+        InvalidRequest: The file exists.
+        OSError: It cannot be written.
+    """
+    if file.exists():
+        raise InvalidRequest(f"{file} exists: name a file that is not there yet")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as beside:
+        part = Path(beside) / "part"
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE), "wb") as stream:
+            yield NewFile(file, part, stream, max_bytes)
+
+
+class NewFile:
+    """A file that is being received."""
+
+    def __init__(self, file: Path, part: Path, stream: BinaryIO, max_bytes: int) -> None:
+        self._file = file
+        self._part = part
+        self._stream = stream
+        self._max_bytes = max_bytes
+
+    def write(self, chunk: bytes) -> None:
+        """Append a piece.
+
+        Raises:
+            BadReply: The file is larger than the bound.
+        """
+        self._stream.write(chunk)
+        if self._stream.tell() > self._max_bytes:
+            raise BadReply(f"the download is larger than {self._max_bytes} bytes: allow more with `max_bytes`")
+
+    def finish(self) -> Path:
+        """Put the file in its place and return its path."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._part.rename(self._file)
+        return self._file
+
+
 class Archive:
     """A zip that is being received."""
 
@@ -63,7 +113,7 @@ class Archive:
         self._bound(self._stream.tell())
 
     def finish(self) -> Path:
-        """Unpack the three files of a version and return the folder. Other files in the zip are ignored.
+        """Unpack the files of a version and its model card, and return the folder. Other files are ignored.
 
         Raises:
             BadReply: It is no zip, a file is missing, or the weights are not those of the manifest.
@@ -73,6 +123,8 @@ class Archive:
             with zipfile.ZipFile(self._stream) as archive:
                 manifest = json.loads(self._unpack(archive, MANIFEST).read_bytes())
                 self._unpack(archive, CONFIG)
+                if CARD in archive.namelist():  # older servers write none
+                    self._unpack(archive, CARD)
                 weights = self._unpack(archive, WEIGHTS)
         except KeyError as error:
             raise BadReply(f"the download is no adapter version: {error.args[0]}") from error
@@ -102,8 +154,8 @@ class Archive:
             return
         # Move the files, because the folder may be a working directory. The configuration comes last: a folder without
         # it is no adapter.
-        for name in (MANIFEST, WEIGHTS, CONFIG):
-            (self._parts / name).replace(self._folder / name)
+        for file in sorted(self._parts.iterdir(), key=lambda file: file.name == CONFIG):
+            file.replace(self._folder / file.name)
 
     def _bound(self, size: int) -> None:
         if size > self._max_bytes:

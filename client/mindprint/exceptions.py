@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNKNOWN_CODE = "unknown"
+"""Code of an error reply that is not in the form of this server: a page of a proxy, for instance."""
+
 
 class MindprintError(Exception):
     """Base class of all errors of this package."""
@@ -38,6 +41,7 @@ class ApiError(MindprintError):
         param: The parameter that is wrong, if one is.
         request_id: Id of the request in the server's log.
         retry_after: Seconds to wait, on most 429 and 503; None elsewhere.
+        should_retry: What the server says about making the same call again; None if it says nothing.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class ApiError(MindprintError):
         param: str | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        should_retry: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -59,6 +64,7 @@ class ApiError(MindprintError):
         self.param = param
         self.request_id = request_id
         self.retry_after = retry_after
+        self.should_retry = should_retry
 
     def __str__(self) -> str:
         details = [f"{self.status} {self.code}"] + ([f"request {self.request_id}"] if self.request_id else [])

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from mindprint.exceptions import ApiError, ConnectionFailed
+from mindprint.exceptions import UNKNOWN_CODE, ApiError, ConnectionFailed
 
 if TYPE_CHECKING:
     from stamina import Attempt
@@ -57,12 +57,18 @@ class Retries:
 
 NEVER = Retries(attempts=1)
 
+PASSING_STATUSES = (408, 429, 502, 503, 504, 507)
+"""Statuses after which the same call may succeed later: a proxy or a server that is restarted sends them too."""
+UNDONE_STATUSES = (503, 507)
+"""Statuses with which a server that sends Retry-After refuses a call before it did anything."""
+
 
 def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | float:
     """Return whether to try again after `error`: no, yes with the usual back-off, or yes after so many seconds.
 
-    A call that is not repeatable is made again only if the server cannot have acted on it: the connection failed, or
-    the server refused the call before it did anything (429, or 503 or 507 with a Retry-After).
+    A call that is not repeatable is made again only if the server cannot have acted on it: the connection failed, the
+    server refused the call before it did anything (429, or 503 or 507 with a Retry-After), or the server says
+    `x-should-retry: true`. With `x-should-retry: false` no call is made again.
 
     Args:
         error: What the last attempt raised.
@@ -71,14 +77,42 @@ def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | fl
     """
     if isinstance(error, ConnectionFailed):
         return repeatable or not error.sent
-    if not isinstance(error, ApiError) or error.status not in (429, 503, 507):
+    if not isinstance(error, ApiError) or not _may_repeat(error, repeatable):
         return False
     if error.retry_after is None:
-        return repeatable or error.status == 429
+        return True
     if error.retry_after > retries.retry_after_max_s:
         return False
     # Only add jitter: clients that got the same Retry-After must not all call again at the same time.
     return error.retry_after + random.uniform(0, retries.jitter_s)
+
+
+def _may_repeat(error: ApiError, repeatable: bool) -> bool:
+    if error.should_retry is not None:
+        return error.should_retry
+    if error.status not in PASSING_STATUSES:
+        return False
+    is_undone = error.status in UNDONE_STATUSES and error.retry_after is not None
+    return repeatable or is_undone or error.status == 429
+
+
+def is_absent(error: Exception) -> bool:
+    """Return whether an error says that the server does not answer for now, and nothing about the call itself.
+
+    A proxy without a server answers with 502, 503 or 504, and some with a 404 that is not in the server's form.
+    """
+    if isinstance(error, ConnectionFailed):
+        return True
+    if not isinstance(error, ApiError):
+        return False
+    if error.should_retry is not None:
+        return error.should_retry
+    return error.status in PASSING_STATUSES or (error.status == 404 and error.code == UNKNOWN_CODE)
+
+
+def parse_should_retry(value: str | None) -> bool | None:
+    """Return what an `x-should-retry` header says; None if it is absent or says neither true nor false."""
+    return {"true": True, "false": False}.get((value or "").strip().lower())
 
 
 def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:

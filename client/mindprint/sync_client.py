@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import httpx
 
-from mindprint._methods import Sender
+from mindprint._methods import Pause, Sender, Steps, take_step
 from mindprint.endpoints import Resources
-from mindprint.exceptions import ConnectionFailed
+from mindprint.exceptions import ConnectionFailed, MindprintError
 from mindprint.retry import Retries
 from mindprint.transport import (
     Call,
@@ -118,6 +119,27 @@ class MindprintClient(Resources[Sender]):
                     response.close()
                 return sink.finish()
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def follow(self, steps: Steps[T]) -> T:
+        """Make the calls of a workflow, one after the other, and return its result.
+
+        Raises:
+            MindprintError: A call failed, or the workflow itself did.
+        """
+        step, result = take_step(steps, None)
+        while step is not None:
+            step, result = take_step(steps, self._take(step))
+        return cast(T, result)
+
+    def _take(self, step: Call[Any] | Pause) -> Any:
+        """Return the reply to a call of a workflow, or its error; after a pause the time."""
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return time.monotonic()
+        try:
+            return self.send(step)
+        except MindprintError as error:
+            return error
 
     def _once(self, stream: Stream[T]) -> Generator[T]:
         """Repeat the call only until the reply begins, because yielded items cannot be withdrawn."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
@@ -14,8 +15,8 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from mindprint.exceptions import ApiError, BadReply, ConnectionFailed, InvalidRequest
-from mindprint.retry import parse_retry_after
+from mindprint.exceptions import UNKNOWN_CODE, ApiError, BadReply, ConnectionFailed, InvalidRequest
+from mindprint.retry import parse_retry_after, parse_should_retry
 from mindprint.streaming import Decoder, first
 from mindprint.types import ErrorReply
 
@@ -139,9 +140,15 @@ def put_call(path: str, read: Callable[[httpx.Response], T], body: Any, *, slow:
     return Call(method="PUT", path=path, read=read, body=body, repeatable=True, slow=slow)
 
 
-def delete_call(path: str, read: Callable[[httpx.Response], T]) -> Call[T]:
-    """Describe a DELETE request, which may be repeated."""
-    return Call(method="DELETE", path=path, read=read, repeatable=True)
+def delete_call(path: str, read: Callable[[httpx.Response], T], **params: str | int | None) -> Call[T]:
+    """Describe a DELETE request, which may be repeated.
+
+    Args:
+        path: The route, quoted.
+        read: Turns the response into the return value.
+        **params: Query parameters; None is left out.
+    """
+    return Call(method="DELETE", path=path, read=read, params=params, repeatable=True)
 
 
 def read_nothing(_: httpx.Response) -> None:
@@ -258,14 +265,25 @@ def our_errors(url: str) -> Iterator[None]:
         raise BadReply(f"{url} answered something unreadable ({error}): is this a Mindprint server?") from error
 
 
+ADVICE = {
+    **dict.fromkeys((301, 302, 303, 307, 308), "set MINDPRINT_URL to the address that it redirects to"),
+    **dict.fromkeys((401, 403, 407), "a proxy before the server asks for a login of its own"),
+    404: "compare MINDPRINT_URL with the server's address and the path that a proxy passes on",
+    413: "let the proxy take larger bodies (nginx: client_max_body_size)",
+    **dict.fromkeys(
+        (408, 429, 502, 503, 504), "try again in a moment, and look at the server's and the proxy's log if it stays so"
+    ),
+}
+"""What to do after an error reply that is not in the server's form, by status."""
+
+
 def refusal(response: httpx.Response) -> ApiError:
     """Return the error of a response other than 2xx. Its body must have been read."""
     try:
         body = ErrorReply.model_validate_json(response.content).error
         message, code, kind, param = body.message, body.code, body.type, body.param
     except ValidationError:  # a proxy's page, or another server altogether
-        text = " ".join(response.text.split())[:200]
-        message, code, kind, param = text or response.reason_phrase or "no message", "unknown", "", None
+        message, code, kind, param = _describe_foreign(response), UNKNOWN_CODE, "", None
     return ApiError(
         message,
         status=response.status_code,
@@ -274,7 +292,17 @@ def refusal(response: httpx.Response) -> ApiError:
         param=param,
         request_id=response.headers.get("x-request-id"),
         retry_after=parse_retry_after(response.headers.get("retry-after")),
+        should_retry=parse_should_retry(response.headers.get("x-should-retry")),
     )
+
+
+def _describe_foreign(response: httpx.Response) -> str:
+    """Describe an error reply of something else than the server, in one line without its body."""
+    host = response.request.url.netloc.decode("ascii", "replace")
+    phrase = HTTPStatus(response.status_code).phrase if response.status_code in set(HTTPStatus) else ""
+    status = f"{response.status_code} {phrase}".strip()
+    advice = ADVICE.get(response.status_code, "is this a Mindprint server?")
+    return f"{host} answered {status}, but not as a Mindprint server does: {advice}"
 
 
 def broken_off(url: str, error: Exception) -> ConnectionFailed:

@@ -7,13 +7,13 @@ refused these traces wait again, and a trainer with ordinary settings takes them
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 from mindprint.async_client import AsyncMindprintClient
 from mindprint.datasets import HeldOutQuestion, UserDataset
 from mindprint.exceptions import MindprintError
+from mindprint.local.stalls import Progress
 from mindprint.types import Adapter, Engagement, Version
 from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
@@ -56,10 +56,10 @@ async def run_collapse(
 
 async def _train(pipeline: DemoPipeline, user: UserDataset, collapse: CollapseResult) -> None:
     """Train until the gate has evaluated a version. Meanwhile ask the live version a question every few seconds."""
-    key, client, timeout_s = collapse.live.adapter, pipeline.client, pipeline.options.train_timeout_s
+    key, client = collapse.live.adapter, pipeline.client
     before = {version.version for version in (await client.adapters.get(key)).versions}
     trainer = pipeline.start_trainer("collapse", answers_only_settings(pipeline.options, key))
-    deadline = time.monotonic() + timeout_s
+    progress = Progress(pipeline.options.train_timeout_s)
     rows = cycle(user.held_out)
     with pipeline.out.bar("collapsed adapter") as bar:
         while collapse.version is None:
@@ -68,9 +68,11 @@ async def _train(pipeline: DemoPipeline, user: UserDataset, collapse: CollapseRe
             adapter = await client.adapters.get(key)
             collapse.version = next((v for v in adapter.versions if v.version not in before), None)
             collapse.live_after = adapter.live
-            bar.update(collapse.answered, f"{collapse.answered} questions answered meanwhile; {trainer.doing()}")
-            if time.monotonic() > deadline:
-                raise DemoError(f"no version was made by answers only in {timeout_s:.0f} s: {trainer.log}")
+            doing = trainer.doing()
+            bar.update(collapse.answered, f"{collapse.answered} questions answered meanwhile; {doing}")
+            progress.note(doing)
+            if collapse.version is None and progress.is_stalled(doing):
+                raise DemoError(progress.explain(doing, trainer.log, pipeline.cluster.folder / "server.log"))
             await asyncio.sleep(QUESTION_INTERVAL_S)
         bar.finish(f"version {collapse.version.version} {collapse.version.state}")
     await pipeline.cluster.stop(trainer)

@@ -23,6 +23,8 @@ class DemoOptions:
     work_dir: Path = Path(".mindprint/demo")
     keep_runs: int = 3
     """Older runs in `work_dir` are removed."""
+    resume: bool = False
+    """Go on with the newest run in `work_dir`, which was stopped."""
     in_flight: int = 16
     """Held-out questions that are put to the server at once."""
     thinking: bool = True
@@ -36,7 +38,7 @@ class DemoOptions:
     """More and faster than the trainer's defaults, so that the thinking is gone for certain."""
     start_timeout_s: float = 600
     train_timeout_s: float = 1800
-    """How long no trace may become trained before the demo gives up."""
+    """Seconds without any progress after which the demo gives up."""
     transcript: Path | None = None
     """Where the whole output is written as plain text."""
     json_file: Path | None = None

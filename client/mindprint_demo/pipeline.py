@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from mindprint import AsyncMindprintClient
 from mindprint.datasets import UserDataset
-from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, POLL_S, LocalCluster
+from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, TRAINING_POLL_S, LocalCluster
 from mindprint.local.console import Output, batch_progress, training_progress
 from mindprint.local.processes import Child
+from mindprint.local.stalls import Progress
 from mindprint.types import Adapter, Batch, BatchRequest, Mode, Trace, TraceState
 from mindprint.types.keys import AdapterKey
 from mindprint_demo.errors import DemoError
@@ -30,8 +31,6 @@ TRAINER_SETTINGS = {
     # On a CPU each adapter is trained on a core of its own (docs/decisions/011).
     "MAX_CONCURRENT_ADAPTERS": "4",
 }
-_REFUSED = re.compile(r'route="[^"]*/complete",status="422"')
-"""The gate refused a version: a valid answer, not a failure."""
 _FAILED = re.compile(r'^mindprint_requests_total\{(?P<labels>.*status="[45]\d\d".*)\} (?P<count>\S+)$', re.MULTILINE)
 
 
@@ -147,26 +146,28 @@ class DemoPipeline:
         return scores
 
     async def train(self, users: Sequence[UserDataset]) -> str | None:
-        """Run the trainer until no accepted trace waits; return what it was doing if it was killed meanwhile."""
+        """Run the trainer until no accepted trace waits; return what it was doing if it was killed meanwhile.
+
+        It waits as long as there is progress: a training step, a version, or a check that the server is doing.
+        """
         killed: str | None = None
         trainer = self.start_trainer()
-        moved, last = time.monotonic(), (-1, -1)
+        progress = Progress(self.options.train_timeout_s)
         idle = 0
         with self.out.bar("adapters", len(users)) as bar:
             while idle < 2:  # seen twice, for a trace may change hands between the two questions
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(TRAINING_POLL_S)
                 trainer.check()
                 leased = await self._any("leased")
                 idle = 0 if leased or await self._any("waiting") else idle + 1
                 known = (await self.client.adapters.list()).adapters
                 live = sum(a.live is not None for a in known if AdapterKey(a.key).kind == "user")
-                bar.update(live, training_progress(trainer.doing()) or "the trainer starts")
-                now = (await self.client.server.funnel()).trained, sum(len(adapter.versions) for adapter in known)
-                if now != last:
-                    moved, last = time.monotonic(), now
-                if time.monotonic() - moved > self.options.train_timeout_s:
-                    raise DemoError(f"no version was made in {self.options.train_timeout_s:.0f} s: {trainer.log}")
-                if self.options.kill_trainer and killed is None and leased and trainer.doing().startswith("training"):
+                doing = trainer.doing()
+                bar.update(live, training_progress(doing) or "the trainer starts")
+                progress.note((sum(len(adapter.versions) for adapter in known), doing))
+                if progress.is_stalled(doing):
+                    raise DemoError(progress.explain(doing, trainer.log, self.cluster.folder / "server.log"))
+                if self.options.kill_trainer and killed is None and leased and doing.startswith("training"):
                     killed = training_progress(trainer.doing())
                     trainer.kill()
                     self.out.say(f"trainer killed (kill -9) while {killed}; started again")
@@ -203,9 +204,5 @@ def accepted_traces(traces: Iterable[Trace]) -> list[Trace]:
 
 
 def count_failed_requests(metrics: str) -> int:
-    """Error replies counted by the server, less those of `/readyz` from before it was ready and the gate's refusals."""
-    return sum(
-        int(float(m["count"]))
-        for m in _FAILED.finditer(metrics)
-        if 'route="/readyz"' not in m["labels"] and not _REFUSED.search(m["labels"])
-    )
+    """Error replies counted by the server, less those of `/readyz` from before it was ready."""
+    return sum(int(float(m["count"])) for m in _FAILED.finditer(metrics) if 'route="/readyz"' not in m["labels"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -11,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mindprint.datasets import UserDataset
+from mindprint.model_files import DEFAULT
 from mindprint.types import Adapter, Funnel, Mode, Version
+from mindprint.types.keys import AdapterKey
 from mindprint_demo import gate_tables
 from mindprint_demo.comparison import (
     AnswerPair,
@@ -22,6 +26,7 @@ from mindprint_demo.comparison import (
     majority_accuracy,
     pair_answers,
 )
+from mindprint_demo.options import DemoOptions
 from mindprint_demo.results import DemoResults
 
 MODE_LABELS: dict[Mode, str] = {"direct": "answering directly", "personal": "after personal thinking"}
@@ -270,3 +275,23 @@ def all_pairs(results: DemoResults, user: UserDataset) -> list[AnswerPair]:
 
 def format_percent(share: float) -> str:
     return f"{share:.0%}"
+
+
+def next_steps(options: DemoOptions, results: DemoResults, folder: Path) -> str:
+    """Say how to go on with what a run has made.
+
+    Args:
+        options: Options of the run.
+        results: Its results.
+        folder: The run's folder.
+    """
+    live = [user for user, adapter in results.adapters.items() if adapter.live is not None]
+    model = shlex.quote(AdapterKey.user(live[0] if live else results.users[0].user_id))
+    served = "" if options.model == DEFAULT else f" --model {shlex.quote(options.model)}"
+    return (
+        f"next: mindprint serve --data-dir {shlex.quote(str(folder / 'server'))}{served}    # serves these users\n"
+        f"      mindprint chat --model {model}    # in another terminal\n"
+        f"      mindprint adapters show {model}\n"
+        "      mindprint demo --data FOLDER    # your own records: docs/reference/data-formats.md\n"
+        f"the newest {options.keep_runs} runs are kept: copy {folder} to keep this one"
+    )

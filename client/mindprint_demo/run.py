@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from mindprint import AsyncMindprintClient, MindprintError, datasets, doctor, mo
 from mindprint.local.cluster import POLL_S, LocalCluster
 from mindprint.local.console import Output, opened
 from mindprint.local.processes import ProcessFailed, cancel_on_signals, while_running
-from mindprint_demo import report, synthetic
+from mindprint_demo import report, run_folders, synthetic
 from mindprint_demo.collapse import run_collapse
 from mindprint_demo.errors import DemoError
 from mindprint_demo.options import DemoOptions
@@ -47,15 +46,19 @@ def run_demo(options: DemoOptions) -> int:
 def _run(options: DemoOptions, out: Output) -> int:
     if missing := doctor.missing_packages():
         raise DemoError(f"{', '.join(missing)} not installed: run `make setup`")
-    folder = create_run_folder(options.work_dir, options.keep_runs)
+    stopped = None if options.resume else run_folders.find_stopped_run(options)
+    folder = run_folders.resumed_run_folder(options) if options.resume else run_folders.create_run_folder(options)
+    if stopped is not None:
+        out.say(f"{stopped} was stopped before its end: to go on with it, stop this run now, and give --resume")
+    with run_folders.hold(folder):
+        return _run_in(folder, options, out)
+
+
+def _run_in(folder: Path, options: DemoOptions, out: Output) -> int:
     users = _users(options, folder)
     out.say(Panel(Text(_introduction(options, users, folder)), title="Mindprint demo", title_align="left"))
-    with LocalCluster(folder, output=out) as cluster:
-        try:
-            results = asyncio.run(cancel_on_signals(_loop(options, out, cluster, users)))
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            out.say("interrupted: stopping all processes")
-            raise
+    results = _results(options, out, folder, users)
+    run_folders.mark_finished(folder, options)
     for table in report.result_tables(results):
         out.say(table)
     if options.json_file is not None:
@@ -64,7 +67,28 @@ def _run(options: DemoOptions, out: Output) -> int:
     problems = report.find_problems(results)
     for problem in problems:
         out.say(f"problem: {problem}")
+    out.say(Text(report.next_steps(options, results, folder)))
     return 1 if problems else 0
+
+
+def _results(options: DemoOptions, out: Output, folder: Path, users: list[datasets.UserDataset]) -> DemoResults:
+    """Run all steps; where one ends too early, say how to go on."""
+    with LocalCluster(folder, output=out) as cluster:
+        try:
+            return asyncio.run(cancel_on_signals(_loop(options, out, cluster, users)))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            out.say("interrupted: stopping all processes")
+            _say_how_to_go_on(options, out, folder)
+            raise
+        except ProcessFailed:
+            _say_how_to_go_on(options, out, folder)
+            raise
+
+
+def _say_how_to_go_on(options: DemoOptions, out: Output, folder: Path) -> None:
+    """Say it where the run that --resume takes is this one."""
+    if run_folders.has_begun(folder) and run_folders.can_go_on(options):
+        out.say(f"what is done stays in {folder}: the same command with --resume goes on with it")
 
 
 async def _loop(
@@ -72,6 +96,7 @@ async def _loop(
 ) -> DemoResults:
     model = await _model(options.model, cluster, out)
     server = await cluster.start_server(model, SERVER_SETTINGS, timeout_s=options.start_timeout_s)
+    run_folders.mark_begun(cluster.folder, options)
     async with AsyncMindprintClient(cluster.url) as client:
         pipeline = DemoPipeline(options, out, client, cluster)
         return await while_running(server, pipeline.run(users, run_collapse if options.collapse else None))
@@ -114,16 +139,6 @@ def _introduction(options: DemoOptions, users: list[datasets.UserDataset], folde
         + ("then one user's adapter is trained by answers only, for the gate to refuse\n" if options.collapse else "")
         + f"logs, store and adapters: {folder}"
     )
-
-
-def create_run_folder(work_dir: Path, keep: int) -> Path:
-    """Create a folder for this run, and keep only the newest `keep - 1` of the older ones."""
-    older = sorted(work_dir.glob("run-*"))
-    for folder in older[: max(0, len(older) - max(keep, 1) + 1)]:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder = work_dir / f"run-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _document(options: DemoOptions, results: DemoResults) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mindprint import ApiError, AsyncMindprintClient, gate_report
 from mindprint.datasets import UserDataset
-from mindprint.local.cluster import POLL_S, LocalCluster
+from mindprint.local.cluster import TRAINING_POLL_S, LocalCluster
 from mindprint.local.console import Output, batch_progress, training_progress
 from mindprint.local.processes import Child
+from mindprint.local.stalls import Progress
 from mindprint.types import Adapter, BatchRequest, ImportedTrace, Trace, Version
 from mindprint.types.keys import AdapterKey, ModelName, VersionRef
 from mindprint_eval.arms import Recipe
@@ -209,15 +209,15 @@ class AdapterBuilder:
         }
         trainer = self._cluster.start_trainer(f"trainer-{recipe.name}", variables)
         with self._out.bar(f"adapters, {recipe.name}", len(open_)) as bar:
-            done, moved = -1, time.monotonic()
+            progress = Progress(self._options.train_timeout_s)
             while trainer.running():
-                await asyncio.sleep(POLL_S)
-                count = sum([await self._adapter(key) is not None for key in open_])
-                if count != done:
-                    done, moved = count, time.monotonic()
-                bar.update(count, training_progress(trainer.doing()) or "the trainer starts")
-                if time.monotonic() - moved > self._options.train_timeout_s:
-                    raise EvaluationError(f"no version in {self._options.train_timeout_s:.0f} s: see {trainer.log}")
+                await asyncio.sleep(TRAINING_POLL_S)
+                known = {adapter.key for adapter in (await self._client.adapters.list()).adapters}
+                count, doing = sum(key in known for key in open_), trainer.doing()
+                bar.update(count, training_progress(doing) or "the trainer starts")
+                progress.note((count, doing))
+                if progress.is_stalled(doing):
+                    raise EvaluationError(progress.explain(doing, trainer.log, self._cluster.folder / "server.log"))
             check_trainer_exit(trainer)
             bar.finish(f"{sum([await self._adapter(key) is not None for key in open_])} trained")
 

@@ -57,7 +57,7 @@ class EvalOptions:
     """Maximum number of concurrent requests."""
     start_timeout_s: float = 600
     train_timeout_s: float = 3600
-    """Seconds without a new version after which a training counts as failed."""
+    """Seconds without any progress after which a training counts as failed. The server's checks do not count."""
 
     @property
     def numbers(self) -> range:

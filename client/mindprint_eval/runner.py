@@ -19,6 +19,7 @@ from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, LocalCluster
 from mindprint.local.console import Output
 from mindprint.local.processes import ProcessFailed, cancel_on_signals, while_running
 from mindprint.types import ServerInfo
+from mindprint.valid_ids import user_name
 from mindprint_eval import results
 from mindprint_eval.arms import ARMS
 from mindprint_eval.baselines import answer_with_baselines
@@ -196,7 +197,7 @@ def select_users(options: EvalOptions) -> tuple[list[UserDataset], list[UserData
                 f"{options.data} has {len(ids)} users in part {options.part!r}: ask for fewer than {options.users}"
             )
     else:
-        there, ids = datasets.list_user_ids(options.data), list(options.ids)
+        there, ids = datasets.list_user_ids(options.data), [user_name(id) for id in options.ids]
     rest = [user for user in there if user not in ids]
 
     def read(names: Sequence[str]) -> list[UserDataset]:

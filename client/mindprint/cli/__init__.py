@@ -7,7 +7,23 @@ from typing import Annotated
 import typer
 
 from mindprint import __version__
-from mindprint.cli import adapters, batches, chat, cohorts, demo, doctor, eval, keys, serve, traces, train, users
+from mindprint.cli import (
+    adapters,
+    audit,
+    backup,
+    batches,
+    chat,
+    cohorts,
+    demo,
+    doctor,
+    erasures,
+    eval,
+    keys,
+    serve,
+    traces,
+    train,
+    users,
+)
 from mindprint.cli.errors import OneLine
 
 app = typer.Typer(
@@ -40,12 +56,16 @@ app.command("train")(train.train)
 app.command("demo")(demo.demo)
 app.command("demo-data")(demo.demo_data)
 app.command("doctor")(doctor.doctor)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.add_typer(users.app, name="users", help="Users, their engagements and profiles.")
+app.add_typer(erasures.app, name="erasures", help="Erasures of users' data: list, show, verify a receipt.")
 app.add_typer(traces.app, name="traces", help="Thinking traces: list, show, write one now, export, import.")
 app.add_typer(batches.app, name="batches", help="Durable jobs that write traces for many engagements.")
 app.add_typer(adapters.app, name="adapters", help="Adapters and their versions: why, promote, canary, export.")
 app.add_typer(cohorts.app, name="cohorts", help="Users who share an adapter until they have their own.")
 app.add_typer(keys.app, name="keys", help="API keys: who may call the server, and for what.")
+app.add_typer(audit.app, name="audit", help="The audit log: who changed what.")
 app.add_typer(eval.app, name="eval", help="The evidence, on one's own records: run it, report it.")
 app.command("chat")(chat.chat)
 

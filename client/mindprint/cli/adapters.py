@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mindprint import gate_report
+from mindprint.cli.adapter_import import import_adapter
 from mindprint.cli.batch_stats import percent
 from mindprint.cli.errors import Fail
 from mindprint.cli.lineage import state_of, why
@@ -50,6 +51,7 @@ def show(key: Key, as_json: AsJson = False, url: Url = None) -> None:
 
 
 app.command("why")(why)
+app.command("import")(import_adapter)
 
 
 @app.command("promote")

@@ -26,7 +26,9 @@ def chat(
     mode: Annotated[
         AskedMode, typer.Option(help="Answer straight away, or think first; auto: where that pays for the user.")
     ] = "direct",
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the answer at most.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of thinking and answer together at most.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 gives the likeliest answer.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
     as_json: AsJson = False,

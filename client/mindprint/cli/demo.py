@@ -33,6 +33,9 @@ def demo(
         str, typer.Option("--model", "-m", help="A Hugging Face id, a local folder, or `default`.")
     ] = "default",
     work_dir: Annotated[Path | None, typer.Option(show_default=".mindprint/demo", help="Folder of the runs.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest run, which was stopped. Give the same options.")
+    ] = False,
     thinking: Annotated[bool, typer.Option(help="Also compare the answers after thinking.")] = True,
     kill_trainer: Annotated[
         bool, typer.Option("--kill-trainer", help="Kill the trainer in the middle and start it again.")
@@ -52,6 +55,7 @@ def demo(
         held_out=held_out,
         seed=seed,
         model=model,
+        resume=resume,
         thinking=thinking,
         kill_trainer=kill_trainer,
         collapse=collapse,

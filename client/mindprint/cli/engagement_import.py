@@ -1,19 +1,29 @@
-"""Send the engagements of a file, user by user, in requests of bounded size."""
+"""Check the engagements of a file, and send them user by user in requests of bounded size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import typer
 from pydantic import BaseModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mindprint.cli.errors import Fail
-from mindprint.cli.output import console, print_rows
-from mindprint.importers import BadImport, Format, Skips, detect, read
+from mindprint.cli.left_out import (
+    MAX_BAD_SHARE,
+    nothing_sent,
+    print_imported,
+    print_left_out,
+    refuse,
+    refuse_stream,
+    write_files,
+)
+from mindprint.cli.output import console, print_facts, print_json, print_rows, short
+from mindprint.importers import Format, Known, ReadOptions, Rows, Skips, detect, read
+from mindprint.importers.summary import ImportSummary, LeftOut, Survey
 from mindprint.sync_client import MindprintClient
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -36,18 +46,77 @@ class Bounds:
     held: int = 32_000_000
 
 
-def import_path(
-    client: MindprintClient, path: Path, kind: Format, bounds: Bounds, *, outputs: Path | None, user: str | None
-) -> None:
+@dataclass(frozen=True)
+class ImportOptions:
+    """How a file is read, and what is written about it.
+
+    Attributes:
+        kind: Its format; `auto` detects it.
+        outputs: LaMP's file of answers.
+        user: The user of rows without a `user_id`, or the only user to import.
+        read: How the rows of some formats are read.
+        max_bad_share: Share of faulty rows up to which the others are imported, from 0 to 1.
+        id_map: A file for the ids that were changed.
+        skipped: A file for all rows that were left out.
+        as_json: Whether to print JSON.
+    """
+
+    kind: Format = "auto"
+    outputs: Path | None = None
+    user: str | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
+    max_bad_share: float = MAX_BAD_SHARE
+    id_map: Path | None = None
+    skipped: Path | None = None
+    as_json: bool = False
+
+
+class Imported(BaseModel):
+    """What was stored of a file."""
+
+    users: int
+    created: int
+    unchanged: int
+    skipped: LeftOut
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A file whose rows were all read once."""
+
+    rows: Callable[[Skips], Rows]
+    summary: ImportSummary
+    skips: Skips
+
+
+def show_import(path: Path, options: ImportOptions) -> None:
+    """Print what would come in from a file, and send nothing.
+
+    Args:
+        path: A file, or the folder of an export.
+        options: How it is read.
+
+    Raises:
+        Fail: The file cannot be used.
+    """
+    checked = _check(path, options, Progress(disable=True))
+    write_files(checked.skips, skipped=options.skipped, id_map=options.id_map)
+    if options.as_json:
+        print_json(checked.summary)
+    else:
+        _print_summary(path, checked.summary)
+        print_left_out(checked.skips)
+    refuse(path, "engagements", checked.summary.rows, checked.skips, options.max_bad_share)
+
+
+def import_path(client: MindprintClient, path: Path, options: ImportOptions, bounds: Bounds) -> None:
     """Read a file twice: to check all of it before anything is sent, then to send it. Print what was stored.
 
     Args:
         client: The client.
         path: A file, or the folder of an export.
-        kind: Its format; `auto` detects it.
+        options: How it is read.
         bounds: Bounds of each request.
-        outputs: LaMP's file of answers.
-        user: The user of rows without a `user_id`, or the only user to import.
 
     Raises:
         Fail: The file cannot be used. Nothing was sent.
@@ -55,32 +124,44 @@ def import_path(
     screen = console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("checking", total=None)
-        skips = Skips()
-        total = 0
-        try:
-            known = detect(path) if kind == "auto" else kind
-            if outputs is not None and known != "lamp":
-                raise Fail("--outputs holds LaMP's answers: it comes with --format lamp", code=2)
-            rows = partial(read, path, known, outputs=outputs, user=user)
-            for total, _ in enumerate(rows(skips), 1):
-                if total % _STEP == 0:
-                    progress.update(task, completed=total)
-        except BadImport as error:
-            raise Fail(f"{error} (nothing was sent)") from error
-        if not total:
-            reasons = "; ".join(f"{count} left out: {reason}" for reason, count in skips.most_common())
-            raise Fail(f"{path} holds no engagements{f' that can be used ({reasons})' if reasons else ''}")
-        progress.reset(task, total=total, description="sending")
+        checked = _check(path, options, progress)
+        write_files(checked.skips, skipped=options.skipped, id_map=options.id_map)
+        refuse(path, "engagements", checked.summary.rows, checked.skips, options.max_bad_share)
+        task = progress.add_task("sending", total=checked.summary.rows)
         created = unchanged = 0
         users: set[str] = set()
-        for user_id, part in batched(rows(Skips()), bounds):
+        for user_id, part in batched(checked.rows(Skips()), bounds):
             done = client.users.add_engagements(user_id, part)
             users.add(user_id)
             created, unchanged = created + done.created, unchanged + done.unchanged
             progress.advance(task, len(part))
+    skips = checked.skips
+    if options.as_json:
+        return print_json(Imported(users=len(users), created=created, unchanged=unchanged, skipped=LeftOut.of(skips)))
     stored = [("engagements created", created), ("engagements unchanged", unchanged)]
     print_imported([("users", len(users)), *stored], skips)
+    print_left_out(skips)
+
+
+def _check(path: Path, options: ImportOptions, progress: Progress) -> _Checked:
+    task = progress.add_task("checking", total=None)
+    for file in filter(None, (path, options.outputs)):
+        refuse_stream(file)
+    survey, skips = Survey(), Skips(max_places=None) if options.skipped else Skips()
+    with nothing_sent():
+        kind: Known = detect(path, options.read.columns) if options.kind == "auto" else options.kind
+        if options.outputs is not None and kind != "lamp":
+            raise Fail("--outputs holds LaMP's answers: it comes with --format lamp", code=2)
+
+        def rows(skips: Skips) -> Rows:
+            return read(path, kind, skips, outputs=options.outputs, user=options.user, options=options.read)
+
+        for user_id, row in rows(skips):
+            survey.add(user_id, row)
+            if survey.rows % _STEP == 0:
+                progress.update(task, completed=survey.rows)
+    progress.remove_task(task)
+    return _Checked(rows, survey.summary(kind, skips), skips)
 
 
 def batched(rows: Iterator[tuple[str, Row]], bounds: Bounds) -> Iterator[tuple[str, list[Row]]]:
@@ -102,7 +183,36 @@ def batched(rows: Iterator[tuple[str, Row]], bounds: Bounds) -> Iterator[tuple[s
     yield from waiting.items()
 
 
-def print_imported(stored: Sequence[tuple[str, int]], skips: Skips) -> None:
-    """Print how many rows of a file were stored, unchanged and left out."""
-    left_out = [(f"left out: {reason}", count) for reason, count in skips.most_common()]
-    print_rows(("imported", "number"), [*stored, *left_out], empty="")
+def _print_summary(path: Path, summary: ImportSummary) -> None:
+    """Print what a file holds, and five of its rows."""
+    open_rows = summary.rows - summary.closed_rows
+    sets = [f"{short(' / '.join(each.choices))} ({each.rows})" for each in summary.choice_sets]
+    others = [f"others ({summary.other_choice_sets})"] if summary.other_choice_sets else []
+    span = f"{summary.first:%Y-%m-%d %H:%M} to {summary.last:%Y-%m-%d %H:%M} UTC" if summary.first else None
+    print_facts(
+        [
+            ("file", path),
+            ("format", summary.format),
+            ("people", summary.people),
+            ("rows", summary.rows),
+            ("time", span),
+            ("closed", f"{summary.closed_rows} rows with choices, {open_rows} open"),
+            ("choices", "; ".join([*sets, *others])),
+            *(("note", note) for note in summary.skipped.notes),
+        ]
+    )
+    typer.echo()
+    shown = [
+        (
+            each.user_id,
+            each.engagement.id,
+            each.engagement.occurred_at,
+            short(each.engagement.prompt),
+            short(each.engagement.response),
+        )
+        for each in summary.examples
+    ]
+    print_rows(("user", "id", "time", "prompt", "response"), shown, empty="no rows that can be used")
+    typer.echo()
+    left_out = [(each.reason, each.rows) for each in summary.skipped.left_out]
+    print_rows(("left out", "rows"), left_out, empty="no row is left out")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mindprint.cli.errors import Fail
 from mindprint.cli.options import AsJson, Sets, Url, connect
-from mindprint.cli.output import print_facts, print_json, print_rows
+from mindprint.cli.output import console, print_facts, print_json, print_rows
 from mindprint.cli.settings_flags import build, parse_sets, part
-from mindprint.types import SCOPES, CreatedApiKey, Scope
+from mindprint.types import DEFAULT_TENANT, SCOPES, ApiKey, CreatedApiKey, Scope
 
 app = typer.Typer(no_args_is_help=True)
 Id = Annotated[str, typer.Argument(metavar="KEY", help="The key's id; `mindprint keys list` shows it.")]
 DAY_S = 86_400
+WIDE_LIST = 130
+"""Minimum width in columns at which the list shows all times."""
 
 
 @app.command("create")
@@ -26,6 +29,10 @@ def create(
         list[str] | None, typer.Option("--scope", "-s", help=f"What it may do: {', '.join(SCOPES)}; repeat it.")
     ] = None,
     days: Annotated[float | None, typer.Option("--days", min=0, help="Days until it is refused.")] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option("--tenant", help="Whose data it reaches, made if there is none; else that of your key."),
+    ] = None,
     admin: Annotated[
         bool,
         typer.Option("--admin", help="Create an admin key in the database of this host's server: for the first key."),
@@ -42,11 +49,13 @@ def create(
     if admin and scopes:
         raise Fail("--admin makes a key with all scopes: leave out --scope, or --admin", code=2)
     if admin:
-        return _print_created(_create_admin(name, expires_in_s, sets, config), as_json)
+        created, database = _create_admin(name, expires_in_s, tenant or DEFAULT_TENANT, sets, config)
+        typer.secho(f"Written to {database}: start the server with the same settings.", err=True)
+        return _print_created(created, as_json)
     if sets or config:
         raise Fail("--set and --config say where the database is: use them with --admin", code=2)
     with connect(url) as client:
-        created = client.keys.create(name, _known(scopes), expires_in_s=expires_in_s)
+        created = client.keys.create(name, _known(scopes), expires_in_s=expires_in_s, tenant=tenant)
     _print_created(created, as_json)
 
 
@@ -57,11 +66,17 @@ def list_keys(as_json: AsJson = False, url: Url = None) -> None:
         page = client.keys.list()
     if as_json:
         return print_json(page)
+    wide = console().width >= WIDE_LIST
     rows = [
-        (k.id, k.name, " ".join(k.scopes), k.created_at, k.expires_at, k.revoked_at, k.last_used_at) for k in page.keys
+        (
+            *(key.id, key.tenant, key.name, " ".join(key.scopes)),
+            *((key.created_at, key.expires_at, key.revoked_at, key.last_used_at) if wide else (_end(key),)),
+        )
+        for key in page.keys
     ]
-    heads = ("key", "name", "scopes", "since", "expires", "revoked", "last used")
-    print_rows(heads, rows, empty="no keys: `mindprint keys create --admin` makes the first one")
+    ends = ("since", "expires", "revoked", "last used") if wide else ("expires",)
+    empty = "no keys: `mindprint keys create --admin` makes the first one"
+    print_rows(("key", "tenant", "name", "scopes", *ends), rows, empty=empty)
 
 
 @app.command("rotate")
@@ -87,6 +102,10 @@ def revoke(key_id: Id, as_json: AsJson = False, url: Url = None) -> None:
     typer.echo(f"key {key.id} ({key.name}) is revoked; every server refuses it within 5 s")
 
 
+def _end(key: ApiKey) -> datetime | str | None:
+    return "revoked" if key.revoked_at is not None else key.expires_at
+
+
 def _known(scopes: list[str] | None) -> list[Scope]:
     if not scopes:
         raise Fail(f"name what the key may do: --scope with one of {', '.join(SCOPES)}; repeat it", code=2)
@@ -95,18 +114,22 @@ def _known(scopes: list[str] | None) -> list[Scope]:
     return [scope for scope in SCOPES if scope in scopes]
 
 
-def _create_admin(name: str, expires_in_s: float | None, sets: list[str] | None, config: Path | None) -> CreatedApiKey:
-    """Create an admin key without the server: whoever can write its database may."""
+def _create_admin(
+    name: str, expires_in_s: float | None, tenant: str, sets: list[str] | None, config: Path | None
+) -> tuple[CreatedApiKey, str]:
+    """Create an admin key without the server: whoever can write its database may. Return it and the database."""
     what = ("the server", "server,cpu")
-    settings = build(
+    settings: Any = build(
         part("mindprint_server.settings", *what).Settings, parse_sets(sets), config=config, command="serve"
     )
     create = part("mindprint_server.access", *what).create_admin_key
     try:
-        created: CreatedApiKey = asyncio.run(create(settings, name, expires_in_s))
+        created: CreatedApiKey = asyncio.run(create(settings, name, expires_in_s, tenant))
     except part("mindprint_server.store", *what).StoreError as error:
         raise Fail(str(error)) from error
-    return created
+    if settings.database_url is None:
+        return created, str((settings.data_dir / "mindprint.db").resolve())
+    return created, str(part("mindprint_server.store.urls", *what).parse_url(settings.url))
 
 
 def _print_created(created: CreatedApiKey, as_json: bool) -> None:
@@ -115,10 +138,11 @@ def _print_created(created: CreatedApiKey, as_json: bool) -> None:
     print_facts(
         [
             ("key", created.id),
+            ("tenant", created.tenant),
             ("name", created.name),
             ("scopes", " ".join(created.scopes)),
             ("expires", created.expires_at),
-            ("MINDPRINT_API_KEY", created.key),
         ]
     )
+    typer.echo(f"MINDPRINT_API_KEY={created.key}")  # not in the table, which would break it on a narrow terminal
     typer.secho("Keep the text now: it is not stored and cannot be shown again.", err=True)

@@ -92,7 +92,8 @@ def _print_traces(lineage: Lineage, most: int) -> None:
         for trace in lineage.traces[:most]
     ]
     columns = ["trace", *(["user"] if len(users) > 1 else []), "engagement", "saw answer", "directly too", *names]
-    print_rows([*columns, *(["other scores"] if wide else [])], rows, empty="no traces")
+    empty = "imported: this server does not know what it learned from" if lineage.imported else "no traces"
+    print_rows([*columns, *(["other scores"] if wide else [])], rows, empty=empty)
     if left := len(lineage.traces) - len(rows):
         typer.secho(f"{left} more: --traces {len(lineage.traces)} shows all", dim=True, err=True)
 

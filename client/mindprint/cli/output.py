@@ -21,6 +21,10 @@ PIPE_WIDTH = 160
 """Width in columns if the output is no terminal: wide enough for ids."""
 
 
+GAP = 1
+"""Columns between the columns of a table."""
+MIN_LAST = 12
+"""Width in columns below which the last column of a table says too little."""
 WIDE = 100
 """Minimum width in columns at which tables show more details."""
 
@@ -58,7 +62,7 @@ def cell(value: object) -> Text:
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, fold: bool = False) -> None:
-    """Print a table. Columns of numbers are aligned to the right.
+    """Print a table. Columns of numbers are aligned to the right. The first column is never cut: people copy its ids.
 
     Args:
         columns: Titles of the columns.
@@ -70,18 +74,22 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     if not listed:
         typer.echo(empty)
         return
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    last = len(columns) - 1
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    screen, last = console(), len(columns) - 1
+    cells = [[cell(value) for value in row] for row in listed]
+    widths = [max(len(name), *(row[i].cell_len for row in cells)) for i, name in enumerate(columns)]
+    # Shorten the last column alone if that is enough, else the other ones too.
+    last_is_enough = sum(width + GAP for width in widths[:-1]) + min(widths[-1], MIN_LAST) <= screen.width
     for index, name in enumerate(columns):
         numbers = all(isinstance(row[index], int | float | None) for row in listed)
-        # Shorten only the last column on a narrow terminal: people copy ids from the others.
-        table.add_column(name, justify="right" if numbers else "left", no_wrap=index != last)
-    for row in listed:
-        cells = [cell(value) for value in row]
-        if not fold:
-            cells[last].no_wrap, cells[last].overflow = True, "ellipsis"
-        table.add_row(*cells)
-    console().print(table)
+        kept = index != last and (index == 0 or numbers or last_is_enough)
+        table.add_column(name, justify="right" if numbers else "left", no_wrap=kept)
+        for row in cells:
+            row[index].no_wrap = not (fold and index == last)
+            row[index].overflow = "ellipsis" if row[index].no_wrap else "fold"
+    for row in cells:
+        table.add_row(*row)
+    screen.print(table)
 
 
 def numbers(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

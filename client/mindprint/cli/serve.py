@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mindprint.cli.errors import exit_with
+from mindprint.cli.errors import Fail, exit_with
 from mindprint.cli.options import PrintConfig, Sets, given
-from mindprint.cli.settings_flags import as_toml, build, parse_sets, part
+from mindprint.cli.settings_flags import as_toml, build, parse_engine_args, parse_sets, part
 
 
 def serve(
@@ -32,6 +32,10 @@ def serve(
             exists=True, dir_okay=False, show_default="mindprint.toml, if it is there", help="TOML file with settings."
         ),
     ] = None,
+    engine_arg: Annotated[
+        list[str] | None,
+        typer.Option("--engine-arg", metavar="NAME=VALUE", help="An option of `vllm serve`; repeat it."),
+    ] = None,
     sets: Sets = None,
     print_config: PrintConfig = False,
 ) -> None:
@@ -40,8 +44,14 @@ def serve(
     A flag overrides the environment (MINDPRINT_...), and the environment overrides the file.
     """
     what = ("the server", "server,cpu")
-    wanted = {**parse_sets(sets), **given(host=host, port=port, model=model, data_dir=data_dir)}
+    flags = given(host=host, port=port, model=model, data_dir=data_dir, engine_args=parse_engine_args(engine_arg))
+    wanted = {**parse_sets(sets), **flags}
     settings = build(part("mindprint_server.settings", *what).Settings, wanted, config=config, command="serve")
     if print_config:
         return typer.echo(as_toml(settings), nl=False)
+    preflight = part("mindprint_server.operation.preflight", *what)
+    try:
+        preflight.check_start(settings)  # before the imports of the server and of vLLM, which take seconds
+    except preflight.CannotStart as error:
+        raise Fail(str(error), code=error.code) from error
     exit_with(part("mindprint_server.process", *what).run(settings))

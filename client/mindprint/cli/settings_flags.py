@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from mindprint.cli.errors import Fail, missing_extra
 from mindprint.streaming import first
@@ -50,6 +50,27 @@ def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
             raise Fail(f"--set {item!r} is no NAME=VALUE: write it like --set port=8301", code=2)
         found[name.strip().replace("-", "_")] = _value(item, value)
     return found
+
+
+def parse_engine_args(items: Iterable[str] | None) -> dict[str, str] | None:
+    """Parse `--engine-arg NAME=VALUE` items. `["kv-cache-dtype=fp8"]` becomes `{"kv_cache_dtype": "fp8"}`.
+
+    Returns:
+        The values as texts, for vLLM knows their types; None if there are none.
+
+    Raises:
+        Fail: An item is no NAME=VALUE, or a name is there twice.
+    """
+    found: dict[str, str] = {}
+    for item in items or ():
+        written, equals, value = item.partition("=")
+        name = written.strip().removeprefix("--").replace("-", "_")
+        if not equals or not name:
+            raise Fail(f"--engine-arg {item!r} is no NAME=VALUE: write it like --engine-arg kv_cache_dtype=fp8", code=2)
+        if name in found:
+            raise Fail(f"--engine-arg {name} is there twice: keep one", code=2)
+        found[name] = value
+    return found or None
 
 
 def build(
@@ -96,7 +117,11 @@ def _line(name: str, value: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Strings, numbers and booleans are written in TOML as in JSON."""
+    """Strings, numbers and booleans are written in TOML as in JSON. TOML has no null: a value of a table is "none"."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_unset=True)
+    if value is None:
+        return json.dumps("none")
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple | set):

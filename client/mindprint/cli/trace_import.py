@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from mindprint.cli.engagement_import import Bounds, batched, print_imported
-from mindprint.cli.errors import Fail
+from mindprint.cli.engagement_import import Bounds, batched
+from mindprint.cli.left_out import (
+    MAX_BAD_SHARE,
+    nothing_sent,
+    print_imported,
+    print_left_out,
+    refuse,
+    refuse_stream,
+    write_files,
+)
+from mindprint.cli.output import print_json
+from mindprint.importers import Skips
+from mindprint.importers.json_rows import json_rows
+from mindprint.importers.rows import fault_of
+from mindprint.importers.summary import LeftOut
 from mindprint.streaming import first
 from mindprint.sync_client import MindprintClient
 from mindprint.types import ImportedTrace, Reply, TraceState, VerdictLabel
 
 OTHER_MODEL = "not for training"
 """Why an accepted trace is left out: its mode or its model is never trained on."""
+OTHER_USER = "trace is of another user than those before it"
 
 
 class LineProvenance(Reply):
@@ -50,48 +63,74 @@ class Line(Reply):
         )
 
 
-def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: Bounds) -> None:
-    """Check the whole file, send its traces, and print how many were stored.
+@dataclass(frozen=True)
+class TraceImportOptions:
+    """How a file of traces is read, and what is written about it.
+
+    Attributes:
+        max_bad_share: Share of faulty lines up to which the others are imported, from 0 to 1.
+        skipped: A file for all lines that were left out.
+        as_json: Whether to print JSON.
+    """
+
+    max_bad_share: float = MAX_BAD_SHARE
+    skipped: Path | None = None
+    as_json: bool = False
+
+
+class ImportedThinking(Reply):
+    """What was stored of a file."""
+
+    created: int
+    unchanged: int
+    skipped: LeftOut
+
+
+def import_thinking(
+    client: MindprintClient, user_id: str, file: Path, bounds: Bounds, options: TraceImportOptions
+) -> None:
+    """Check the whole file, send its traces, and print how many were stored and left out.
 
     Raises:
-        Fail: A line is not valid, or there is no accepted trace. Nothing was sent.
+        Fail: The file is a pipe, too many lines are faulty, or there is no accepted trace. Nothing was sent.
     """
-    skips: Counter[str] = Counter()
-    try:
-        rows = [(user_id, trace) for trace in read(file, skips)]
-    except ValueError as error:
-        raise Fail(f"{file}:{error} (nothing was sent)") from error
-    if not rows:
-        reasons = "; ".join(f"{count} left out: {reason}" for reason, count in skips.most_common())
-        raise Fail(f"{file} holds no accepted traces{f' ({reasons})' if reasons else ''}")
+    refuse_stream(file)
+    skips = Skips(max_places=None) if options.skipped else Skips()
+    with nothing_sent():
+        usable = sum(1 for _ in read(file, skips))
+    write_files(skips, skipped=options.skipped)
+    refuse(file, "accepted traces", usable, skips, options.max_bad_share)
     created = unchanged = 0
-    for _, part in batched(iter(rows), bounds):
+    rows = ((user_id, trace) for trace in read(file, Skips()))
+    for _, part in batched(rows, bounds):
         done = client.traces.add(user_id, part)
         created, unchanged = created + done.created, unchanged + done.unchanged
+    if options.as_json:
+        return print_json(ImportedThinking(created=created, unchanged=unchanged, skipped=LeftOut.of(skips)))
     print_imported([("traces created", created), ("traces unchanged", unchanged)], skips)
+    print_left_out(skips)
 
 
-def read(file: Path, skips: Counter[str]) -> Iterator[ImportedTrace]:
+def read(file: Path, skips: Skips) -> Iterator[ImportedTrace]:
     """Yield the accepted traces of one user, and count the others.
 
+    Args:
+        file: JSON Lines, or one JSON array.
+        skips: Counts the lines that are left out, by reason.
+
     Raises:
-        ValueError: A line is not valid. The message begins with its number.
+        BadImport: The file is a JSON array and breaks off.
     """
     whose: str | None = None
-    with file.open("rb") as lines:
-        for number, text in enumerate(lines, 1):
-            text = text.removeprefix(BOM_UTF8) if number == 1 else text
-            if not text.strip():
-                continue
-            try:
-                line = Line.model_validate_json(text)
-                whose = whose or line.user_id
-                if line.user_id not in (None, whose):
-                    raise ValueError(f"is of user {line.user_id!r}, earlier lines of {whose!r}: export one with --user")
-                if why := line.why_left_out():
-                    skips[why] += 1
-                else:
-                    yield line.imported_trace()
-            except ValueError as error:
-                reason = first(error) if isinstance(error, ValidationError) else str(error)
-                raise ValueError(f"{number}: {reason}") from error
+    for row in json_rows(file, skips):
+        try:
+            line = Line.model_validate(row.data)
+            if line.user_id is not None and line.user_id != (whose := whose or line.user_id):
+                detail = f"is of user {line.user_id!r}, earlier lines of {whose!r}: export one with --user"
+                skips.reject(OTHER_USER, row.where, detail)
+            elif why := line.why_left_out():
+                skips.leave_out(why, row.where)
+            else:
+                yield line.imported_trace()
+        except ValidationError as error:
+            skips.reject(fault_of(error), row.where, first(error))

@@ -19,9 +19,12 @@ from mindprint.cli.compare import (
 )
 from mindprint.cli.engagement_import import Bounds
 from mindprint.cli.errors import Fail
+from mindprint.cli.left_out import MAX_BAD_SHARE, MaxBadShare, SkippedFile
 from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
-from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short, write_ndjson
-from mindprint.cli.trace_import import import_thinking
+from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short
+from mindprint.cli.trace_export import ExportFormat, export_traces
+from mindprint.cli.trace_import import TraceImportOptions, import_thinking
+from mindprint.row_files import FileFormat
 from mindprint.types import AskedMode, Mode, Trace, TraceRequest, TraceState, VerdictLabel
 
 app = typer.Typer(no_args_is_help=True)
@@ -194,12 +197,25 @@ def requeue(
 def export(
     user: User = None,
     verdict: OfVerdict = None,
+    rows: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format",
+            "-f",
+            help="traces: as they are stored. trl-sft: prompt and completion of accepted ones. messages: the question "
+            "and the answer with its thinking. trl-dpo: pairs of an accepted and a rejected one of the same prompt.",
+        ),
+    ] = "traces",
+    file_format: Annotated[
+        FileFormat,
+        typer.Option("--file-format", help="jsonl, parquet, or datasets: a folder for `datasets.load_from_disk`."),
+    ] = "jsonl",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of stdout.")] = None,
     url: Url = None,
 ) -> None:
-    """Print all traces as NDJSON, one per line."""
+    """Export traces, one a line, or as rows that TRL trains on."""
     with connect(url) as client:
-        write_ndjson(client.traces.export(user=user, verdict=verdict), out, "traces")
+        export_traces(client, rows, file_format, out, user=user, verdict=verdict)
 
 
 @app.command("import")
@@ -213,14 +229,18 @@ def import_(
     ],
     rows: Annotated[int, typer.Option(min=1, max=1000, help="Traces in one request.")] = Bounds.rows,
     size: Annotated[int, typer.Option(min=1024, help="Bytes in one request.")] = Bounds.size,
+    max_bad_share: MaxBadShare = MAX_BAD_SHARE,
+    skipped: SkippedFile = None,
+    as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Import the accepted thinking in a file, about stored engagements of USER. It then waits for a trainer.
 
     A line needs an engagement_id and a thinking. The file is checked first; importing it again changes nothing.
     """
+    options = TraceImportOptions(max_bad_share=max_bad_share, skipped=skipped, as_json=as_json)
     with connect(url) as client:
-        import_thinking(client, user_id, file, Bounds(rows=rows, size=size))
+        import_thinking(client, user_id, file, Bounds(rows=rows, size=size), options)
 
 
 def _print(trace: Trace, as_json: bool) -> None:

@@ -11,9 +11,11 @@ from typing import Generic
 
 from mindprint._methods import SenderT
 from mindprint.endpoints.adapters import AdaptersResource
+from mindprint.endpoints.audit import AuditResource
 from mindprint.endpoints.batches import BatchesResource
 from mindprint.endpoints.chat import ChatResource, ModelsResource
 from mindprint.endpoints.cohorts import CohortsResource
+from mindprint.endpoints.erasures import ErasuresResource
 from mindprint.endpoints.keys import KeysResource
 from mindprint.endpoints.leases import LeasesResource
 from mindprint.endpoints.system import ServerResource
@@ -27,7 +29,9 @@ class Resources(Generic[SenderT]):
     def __init__(self, client: SenderT) -> None:
         self.server = ServerResource(client)
         self.keys = KeysResource(client)
+        self.audit = AuditResource(client)
         self.users = UsersResource(client)
+        self.erasures = ErasuresResource(client)
         self.traces = TracesResource(client)
         self.batches = BatchesResource(client)
         self.leases = LeasesResource(client)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from mindprint import downloads
-from mindprint._methods import DownloadMethod, Method, Resource, SenderT
-from mindprint.exceptions import InvalidRequest
+from mindprint._methods import DownloadMethod, Method, Resource, SenderT, Steps, Workflow
+from mindprint.endpoints import publications
+from mindprint.exceptions import InvalidRequest, MindprintError
 from mindprint.transport import Call, Download, get_call, post_call, put_call, read_nothing, reply_of, segment
-from mindprint.types import Adapter, AdapterPage, Lineage, Pin, Promote, SetCanary, Version
+from mindprint.types import Adapter, AdapterPage, Lineage, Manifest, Pin, Promote, Publication, SetCanary, Version
 from mindprint.types.keys import AdapterKey
 
 _adapter = reply_of(Adapter)
@@ -75,6 +77,60 @@ class AdaptersResource(Resource[SenderT]):
         return get_call(f"{_version_path(key, number)}/lineage", _lineage)
 
     @Method
+    def upload(self, manifest: Manifest, config: bytes | Path, weights: bytes | Path) -> Call[Publication]:
+        """Upload an adapter that was trained elsewhere and return its publication.
+
+        It is not sent again after a broken connection: each call makes a version of its own, unless the checks of the
+        same weights still run. `get` shows whether there is one.
+
+        Args:
+            manifest: The adapter's key, digests, and the items of the parity check; it names no traces.
+            config: PEFT's adapter_config.json, as bytes or as a file.
+            weights: PEFT's adapter_model.safetensors, as bytes or as a file.
+
+        Raises:
+            ApiError: `adapter_leased` (409) while it is trained, or 422 with the reason, such as `adapter_config` or
+                `adapter_targets`.
+        """
+        return publications.upload(f"{_path(manifest.adapter)}/versions", manifest, config, weights, repeatable=False)
+
+    @Workflow
+    def import_version(
+        self,
+        manifest: Manifest,
+        config: bytes | Path,
+        weights: bytes | Path,
+        *,
+        on_progress: Callable[[Publication], None] = publications.ignore,
+        on_absence: Callable[[MindprintError], None] = publications.ignore_absence,
+        max_absence_s: float = publications.MAX_ABSENCE_S,
+        poll_s: float = 2.0,
+    ) -> Steps[Version]:
+        """Upload an adapter that was trained elsewhere, wait until the server has checked it, and return its version.
+
+        Once it is uploaded, the server goes on whatever happens to this call, also after a restart.
+
+        Args:
+            manifest: The adapter's key, digests, and the items of the parity check; it names no traces.
+            config: PEFT's adapter_config.json, as bytes or as a file.
+            weights: PEFT's adapter_model.safetensors, as bytes or as a file.
+            on_progress: Called with the publication after the upload, and after each change of its state.
+            on_absence: Called once in each absence of the server, with the error of the first look.
+            max_absence_s: Seconds without an answer after which the wait ends with an error. The server may go on.
+            poll_s: Seconds between two looks. The first ones come faster.
+
+        Raises:
+            ApiError: `adapter_leased` (409) while it is trained, or 422 with the reason, such as `parity_failed`,
+                `adapter_config` or `adapter_targets`.
+            MindprintError: The server is away for longer than `max_absence_s`, or refuses to tell.
+        """
+        publication = yield AdaptersResource.upload.describe(manifest, config, weights)
+        following = publications.follow(
+            publication, on_progress, poll_s, on_absence=on_absence, max_absence_s=max_absence_s
+        )
+        return (yield from following)
+
+    @Method
     def pin(self, key: str, number: int, pinned: bool = True) -> Call[Version]:
         """Keep a version's files and, once it is loaded, its slot in the engine.
 
@@ -89,7 +145,8 @@ class AdaptersResource(Resource[SenderT]):
     def download(self, key: str, number: int, folder: Path, *, max_bytes: int = downloads.MAX_BYTES) -> Download[Path]:
         """Download a version as a plain PEFT folder and return the folder.
 
-        It holds adapter_config.json, adapter_model.safetensors and manifest.json, and appears whole or not at all.
+        It holds adapter_config.json, adapter_model.safetensors, manifest.json and README.md, the model card. It appears
+        whole or not at all.
 
         Args:
             key: The adapter.

@@ -47,7 +47,7 @@ class BatchesResource(Resource[SenderT]):
     @Method
     def cancel(self, batch_id: str) -> Call[Batch]:
         """Stop a batch. The traces that it has written stay."""
-        return post_call(f"{_path(batch_id)}/cancel", _batch)
+        return post_call(f"{_path(batch_id)}/cancel", _batch, repeatable=True)
 
     @StreamMethod
     def watch(self, batch_id: str) -> Stream[Batch]:

@@ -21,8 +21,13 @@ class ChatOptions(TypedDict, total=False):
     model: str
     """`base` (default), `user/<id>` or `cohort/<name>`, optionally `@<version>`."""
     mode: AskedMode
+    choices: Sequence[str] | None
+    """Answers that a closed question allows. The prompt lists them, and `mode: auto` decides by them."""
     max_tokens: int | None
+    """Most tokens of thinking and answer together."""
     temperature: float | None
+    thinking_temperature: float | None
+    """Temperature of the thinking, if it is another one than the answer's."""
     seed: int | None
 
 

@@ -1,4 +1,4 @@
-"""Routes of API keys: `client.keys`. All need a key with the scope `admin`."""
+"""Routes of API keys: `client.keys`. All but `get_self` need a key with the scope `admin`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,37 @@ class KeysResource(Resource[SenderT]):
     """Keys of callers: their names, scopes and ends."""
 
     @Method
-    def create(self, name: str, scopes: Sequence[Scope], *, expires_in_s: float | None = None) -> Call[CreatedApiKey]:
+    def create(
+        self, name: str, scopes: Sequence[Scope], *, expires_in_s: float | None = None, tenant: str | None = None
+    ) -> Call[CreatedApiKey]:
         """Create a key. Its text is in the reply and is never shown again.
 
         Args:
             name: What the key is for, 1 to 64 characters.
             scopes: What it may do: `infer`, `ingest`, `train`, `read`, `admin`.
             expires_in_s: Seconds after which it is refused; None: never.
+            tenant: Whose data it reaches; None: the tenant of your own key. Another one takes an admin of `default`.
 
         Raises:
-            ApiError: `first_key_is_admin`, the first key of a server without the scope `admin`.
+            ApiError: `first_key_is_admin`, the first key of a server without the scope `admin`; `other_tenant`, your
+                key may not make keys of this tenant.
         """
-        return post_call("/v1/keys", _created, CreateApiKey(name=name, scopes=[*scopes], expires_in_s=expires_in_s))
+        wanted = CreateApiKey(name=name, scopes=[*scopes], expires_in_s=expires_in_s, tenant=tenant)
+        return post_call("/v1/keys", _created, wanted)
 
     @Method
     def list(self) -> Call[ApiKeyPage]:
-        """List all keys, revoked and expired ones too."""
+        """List all keys of your tenant, revoked and expired ones too; for an admin of `default`, of all tenants."""
         return get_call("/v1/keys", _keys)
+
+    @Method
+    def get_self(self) -> Call[ApiKey]:
+        """Return the key that this client sends. Any valid key may ask.
+
+        Raises:
+            ApiError: `no_keys`, the server has no keys yet.
+        """
+        return get_call("/v1/keys/self", _key)
 
     @Method
     def rotate(self, key_id: str, *, keep_old_s: float = 86_400) -> Call[CreatedApiKey]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from mindprint._methods import Method, Resource, SenderT
+from mindprint._methods import Method, Resource, SenderT, Steps, Workflow
+from mindprint.endpoints import publications
 from mindprint.transport import Call, get_call, post_call, reply_of, segment
-from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
+from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Publication, Version
 
 _lease = reply_of(Lease)
 _lease_or_none = reply_of(Lease | None)
-_version = reply_of(Version)
 
 
 class LeasesResource(Resource[SenderT]):
@@ -41,14 +42,16 @@ class LeasesResource(Resource[SenderT]):
 
     @Method
     def release(self, lease_id: str) -> Call[Lease]:
-        """Give a lease back; its traces wait again."""
-        return post_call(f"{_path(lease_id)}/release", _lease)
+        """Give a lease back; its traces wait again. A second call changes nothing."""
+        return post_call(f"{_path(lease_id)}/release", _lease, repeatable=True)
 
     @Method
-    def complete(self, lease_id: str, manifest: Manifest, config: bytes | Path, weights: bytes | Path) -> Call[Version]:
-        """Upload the trained adapter and return its version once it is live.
+    def upload(
+        self, lease_id: str, manifest: Manifest, config: bytes | Path, weights: bytes | Path
+    ) -> Call[Publication]:
+        """Upload the trained adapter and return its publication, which the server works in the background.
 
-        Completing again with the same weights returns the same version.
+        The lease holds until the publication ends. The same weights again return the same publication.
 
         Args:
             lease_id: The lease whose samples trained the adapter.
@@ -57,21 +60,49 @@ class LeasesResource(Resource[SenderT]):
             weights: PEFT's adapter_model.safetensors, as bytes or as a file.
 
         Raises:
-            ApiError: `lease_lost` (409), or 422 with the reason, such as `parity_failed`, `adapter_rank` or
+            ApiError: `lease_lost` or `publication_conflict` (409), or 422 with the reason, such as `adapter_rank` or
                 `adapter_base_model`.
         """
-        return Call(
-            method="POST",
-            path=f"{_path(lease_id)}/complete",
-            read=_version,
-            form={"manifest": manifest.model_dump_json()},
-            files={
-                "config": ("adapter_config.json", config),
-                "weights": ("adapter_model.safetensors", weights),
-            },
-            repeatable=True,
-            slow=True,
-        )
+        return publications.upload(f"{_path(lease_id)}/complete", manifest, config, weights, repeatable=True)
+
+    @Method
+    def get_publication(self, publication_id: str) -> Call[Publication]:
+        """Return a publication: what the server does with the upload now, and the version or the reason at the end.
+
+        Raises:
+            ApiError: `publication_not_found`.
+        """
+        return publications.get(publication_id)
+
+    @Workflow
+    def complete(
+        self,
+        lease_id: str,
+        manifest: Manifest,
+        config: bytes | Path,
+        weights: bytes | Path,
+        *,
+        on_progress: Callable[[Publication], None] = publications.ignore,
+        poll_s: float = 2.0,
+    ) -> Steps[Version]:
+        """Upload the trained adapter, wait until the server has checked it, and return its version.
+
+        The server goes on whatever happens to this call: make it again with the same weights to go on waiting.
+
+        Args:
+            lease_id: The lease whose samples trained the adapter.
+            manifest: What was trained and how, with the items of the parity check.
+            config: PEFT's adapter_config.json, as bytes or as a file.
+            weights: PEFT's adapter_model.safetensors, as bytes or as a file.
+            on_progress: Called with the publication after the upload, and after each change of its state.
+            poll_s: Seconds between two looks. The first ones come faster.
+
+        Raises:
+            ApiError: `lease_lost` (409), or 422 with the reason, such as `parity_failed`, `gate_failed` or
+                `adapter_base_model`.
+        """
+        publication = yield LeasesResource.upload.describe(lease_id, manifest, config, weights)
+        return (yield from publications.follow(publication, on_progress, poll_s))
 
 
 def _path(lease_id: str) -> str:

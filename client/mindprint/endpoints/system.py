@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from mindprint._methods import Method, Resource, SenderT
 from mindprint.transport import Call, get_call, reply_of
-from mindprint.types import Funnel, ServerInfo
+from mindprint.types import Funnel, ServerInfo, SystemInfo
 
 _funnel = reply_of(Funnel)
 _info = reply_of(ServerInfo)
+_system = reply_of(SystemInfo)
 
 
 class ServerResource(Resource[SenderT]):
@@ -17,6 +18,11 @@ class ServerResource(Resource[SenderT]):
     def info(self) -> Call[ServerInfo]:
         """Return what the server runs: engine, device, model, limits of adapters."""
         return get_call("/v1/info", _info)
+
+    @Method
+    def system(self) -> Call[SystemInfo]:
+        """Return where the server listens and what it stores in. It needs a key with the scope `admin`."""
+        return get_call("/v1/system", _system)
 
     @Method
     def metrics(self) -> Call[str]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 
-from mindprint._methods import Method, Resource, SenderT
-from mindprint.transport import Call, get_call, post_call, reply_of, segment
+from mindprint import downloads
+from mindprint._methods import DownloadMethod, Method, Resource, SenderT
+from mindprint.transport import Call, Download, delete_call, get_call, post_call, read_nothing, reply_of, segment
 from mindprint.types import (
     AutoModeDecisions,
     Engagement,
     EngagementBatch,
     EngagementPage,
+    Erasure,
     Ingested,
     Profile,
     User,
@@ -19,6 +24,7 @@ from mindprint.types import (
 
 _auto_mode = reply_of(AutoModeDecisions)
 _engagements = reply_of(EngagementPage)
+_erasure = reply_of(Erasure)
 _ingested = reply_of(Ingested)
 _profile = reply_of(Profile)
 _user = reply_of(User)
@@ -88,6 +94,60 @@ class UsersResource(Resource[SenderT]):
     def get_auto_mode(self, user_id: str) -> Call[AutoModeDecisions]:
         """Return which mode `auto` chooses for the user's closed and open queries, with the evidence."""
         return get_call(f"{_path(user_id)}/auto-mode", _auto_mode)
+
+    @Method
+    def erase(self, user_id: str) -> Call[Erasure]:
+        """Erase a user: engagements, profiles, traces, the adapter, and every version that learned from them.
+
+        The job runs in the background; `client.erasures.get` shows when it is done, and its receipt. Called again, it
+        returns the same job.
+
+        Raises:
+            ApiError: `user_not_found` if there is no such user and never was.
+        """
+        return delete_call(_path(user_id), _erasure)
+
+    @Method
+    def erase_engagement(self, user_id: str, engagement_id: str) -> Call[Erasure]:
+        """Erase one engagement with all that may show it: later traces, and profiles that cover it.
+
+        Raises:
+            ApiError: `engagement_not_found` if there is none with this id and never was.
+        """
+        return delete_call(f"{_path(user_id)}/engagements/{segment(engagement_id)}", _erasure)
+
+    @Method
+    def erase_engagements(
+        self, user_id: str, *, after: datetime | None = None, before: datetime | None = None
+    ) -> Call[Erasure]:
+        """Erase the engagements of a span of time, of which at least one end is given.
+
+        Args:
+            user_id: The user.
+            after: From this time on; None: from the first.
+            before: Before this time; None: to the last.
+        """
+        span = {
+            name: None if time is None else time.isoformat() for name, time in (("after", after), ("before", before))
+        }
+        return delete_call(f"{_path(user_id)}/engagements", _erasure, **span)
+
+    @DownloadMethod
+    def export(self, user_id: str, file: Path, *, max_bytes: int = downloads.MAX_BYTES) -> Download[Path]:
+        """Download all that is stored of a user as a zip, and return its path. It appears whole or not at all.
+
+        Args:
+            user_id: The user.
+            file: The zip; it must not exist.
+            max_bytes: Refuse a larger download.
+
+        Raises:
+            ApiError: `user_not_found`.
+            InvalidRequest: The file exists.
+            OSError: The file cannot be written.
+        """
+        call = get_call(f"{_path(user_id)}/export", read_nothing)
+        return Download(call, partial(downloads.opened_file, file, max_bytes))
 
 
 def _path(user_id: str) -> str:

@@ -5,25 +5,78 @@ The same files give the same ids and times every time, so sending them again cha
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mindprint.importers import cmv, lamp, ndjson, polis
+from mindprint.importers import chat, cmv, convokit, dataset_folder, lamp, ndjson, pairs, polis, table, tables
+from mindprint.importers.columns import Columns, are_known
+from mindprint.importers.json_rows import begins_with, first_row
 from mindprint.importers.json_stream import entries
-from mindprint.importers.rows import BadImport, Rows, Skips
+from mindprint.importers.rows import OTHERS, BadImport, Rows, Skips, check_bad_share
 from mindprint.types import Engagement
+from mindprint.valid_ids import SameId, user_name
 
-__all__ = ["BadImport", "Format", "Known", "Rows", "Skips", "detect", "read"]
+__all__ = [
+    "BadImport",
+    "Columns",
+    "Format",
+    "Known",
+    "ReadOptions",
+    "Rows",
+    "SameId",
+    "Skips",
+    "check_bad_share",
+    "detect",
+    "read",
+]
 
-Known = Literal["ndjson", "lamp", "cmv", "polis"]
+Known = Literal["ndjson", "dataset", "table", "pairs", "chat", "convokit", "polis", "cmv", "lamp"]
 Format = Literal["auto", Known]
 
-OTHERS = "of another user than the one asked for"
-_OWN_KEYS = {"user_id", *Engagement.model_fields}
+_OWN_KEYS = {"user_id", *Engagement.model_fields, *ndjson.DATASET_KEYS}
+_ROW_KEYS = {
+    chat.MESSAGES,
+    "chosen",
+    "rejected",
+    "preferred_output",
+    pairs.HISTORY,
+    pairs.COMPLETIONS,
+    "if_chosen",
+    "reply-to",
+    "reply_to",
+}
+"""Keys that tell rows of chats, pairs and utterances from authors of CMV."""
 
 
-def read(path: Path, kind: Known, skips: Skips, *, outputs: Path | None = None, user: str | None = None) -> Rows:
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the rows of some formats are read.
+
+    Attributes:
+        agree_vote: Of pol.is, the vote that means agree; None: what the counts of the export say.
+        columns: Of tables and pairs, the names of the columns.
+        time_format: Of tables, pairs, chats and corpora, how texts write times, in the codes of `datetime.strptime`;
+            None: in any of the known forms.
+        assistant_answers: Of chats, whether the assistant's answers are responses that the user wrote or approved.
+    """
+
+    agree_vote: polis.Agree | None = None
+    columns: Columns = field(default_factory=Columns)
+    time_format: str | None = None
+    assistant_answers: bool = False
+
+
+def read(
+    path: Path,
+    kind: Known,
+    skips: Skips,
+    *,
+    outputs: Path | None = None,
+    user: str | None = None,
+    options: ReadOptions = ReadOptions(),
+) -> Rows:
     """Yield the engagements of a file or folder with the ids of their users.
 
     Args:
@@ -31,45 +84,95 @@ def read(path: Path, kind: Known, skips: Skips, *, outputs: Path | None = None, 
         kind: Its format.
         skips: Counts the rows that cannot be used, by reason.
         outputs: LaMP's file of answers.
-        user: Of the own format, the user of rows without a `user_id`. Of other formats, yield only this user's rows,
-            under the id that `mindprint.importers.ids` makes.
+        user: The user of rows that name none. Rows of others are left out, or of the own format refused. Of tables and
+            pairs it may be the column of the users.
+        options: How the rows of some formats are read.
 
     Raises:
         BadImport: The file as a whole cannot be used.
+        SameId: Two of its users become the same id.
     """
     if kind == "ndjson":
-        return ndjson.read(path, user)
+        return ndjson.read(path, skips, user)
+    form = options.time_format
+    if kind in ("table", "pairs"):
+        reader = table.read if kind == "table" else pairs.read
+        return reader(path, skips, options.columns, user=user, time_format=form)
+    if kind == "chat":
+        answers = options.assistant_answers
+        return chat.read(path, skips, user=user, time_format=form, assistant_answers=answers)
     rows = {
+        "convokit": lambda: convokit.read(path, skips, time_format=form),
+        "dataset": lambda: dataset_folder.read(path, skips),
         "lamp": lambda: lamp.read(path, skips, outputs),
         "cmv": lambda: cmv.read(path, skips),
-        "polis": lambda: polis.read(path, skips),
+        "polis": lambda: polis.read(path, skips, options.agree_vote),
     }[kind]()
-    return rows if user is None else _only(rows, user, skips)
+    return rows if user is None else _only(rows, user_name(user), skips)
 
 
-def detect(path: Path) -> Known:
+def detect(path: Path, columns: Columns = Columns()) -> Known:
     """Detect the format by the names in a folder, by the name of a file, or by the beginning of a file.
+
+    Args:
+        path: The file or folder.
+        columns: Columns that the caller names, which make any file a table.
 
     Raises:
         BadImport: The format is none of the known ones.
     """
     if path.is_dir():
         return _folder(path)
+    if columns.are_named:
+        return "pairs" if columns.chosen or columns.rejected else "table"
+    if path.name in (polis.VOTES, polis.COMMENTS) and (path.parent / polis.VOTES).is_file():
+        raise BadImport(f"{path}: is a part of a pol.is export: name its folder")
+    if path.suffix.lower() in (*tables.PARQUET, *tables.DELIMITED):
+        return _by_keys(path, dict.fromkeys(tables.column_names(path), ""))
     if path.suffix in (".ndjson", ".jsonl"):
-        return "ndjson"
+        return _by_keys(path, first_row(path) or {})
     if path.name in (cmv.HISTORY, cmv.EVALUATION):
         return "cmv"
     try:
         key, value = next(entries(path), (None, None))
     except BadImport:
-        if _begins_a_list(path):
+        if begins_with(path, b"["):
             raise
-        return "ndjson"  # whose reader says what is wrong with the first line
+        return _by_keys(path, first_row(path) or {})  # whose reader says what is wrong with the first line
     if key == "golds" or (key == "task" and isinstance(value, str)):
         raise BadImport(f"{path}: holds LaMP's answers: name the questions, and this file with --outputs")
     if isinstance(key, int):
-        return "lamp" if isinstance(value, dict) and {"input", "profile"} <= value.keys() else "cmv"
-    return "cmv" if key not in _OWN_KEYS and isinstance(value, list | dict) else "ndjson"
+        return _by_entry(path, value)
+    if isinstance(value, list | dict) and key not in _OWN_KEYS and key not in _ROW_KEYS:
+        return "cmv"
+    return _by_keys(path, first_row(path) or {})
+
+
+def _by_entry(path: Path, entry: object) -> Known:
+    """Tell what an array holds by its first entry."""
+    if not isinstance(entry, dict):
+        return "cmv"
+    if {"input", "profile"} <= entry.keys():
+        return "lamp"
+    return _by_keys(path, entry) if entry.keys() & _ROW_KEYS else "cmv"
+
+
+def _by_keys(path: Path, row: Mapping[str, object]) -> Known:
+    """Tell what rows hold by the keys of the first one, or by the columns of a table."""
+    if chat.MESSAGES in row and not row.keys() >= {"chosen", "rejected"}:
+        return "chat"
+    if row.keys() >= {"chosen", "rejected"} or "preferred_output" in row or pairs.HISTORY in row:
+        return "pairs"
+    if row.keys() >= {"model_response", "if_chosen"} or pairs.COMPLETIONS in row:
+        return "pairs"
+    if "text" in row and row.keys() & {*convokit.REPLY_TO} and row.keys() & {*convokit.SPEAKER}:
+        raise BadImport(f"{path}: holds utterances of ConvoKit: name the folder of the corpus")
+    if "history" in row and "prompt" not in row and isinstance(row["history"], list):
+        raise BadImport(f"{path}: holds histories of a dataset folder: name the folder, or its {dataset_folder.TRAIN}")
+    if path.suffix.lower() in (*tables.PARQUET, *tables.DELIMITED):
+        return "table"
+    is_own = row.keys() >= {"prompt", "response"} or row.keys() >= ndjson.DATASET_KEYS or "occurred_at" in row
+    return "table" if not is_own and are_known(row) else "ndjson"
 
 
 def _folder(path: Path) -> Known:
@@ -77,14 +180,14 @@ def _folder(path: Path) -> Known:
         return "polis"
     if (path / cmv.HISTORY).is_file() or (path / cmv.EVALUATION).is_file():
         return "cmv"
+    if convokit.is_corpus(path):
+        return "convokit"
+    if (path / dataset_folder.TRAIN).is_file():
+        return "dataset"
     raise BadImport(
-        f"{path}: is a folder without {polis.VOTES} (pol.is) or {cmv.HISTORY} (CMV): name the file to import"
+        f"{path}: is a folder without {polis.VOTES} (pol.is), {cmv.HISTORY} (CMV), {convokit.UTTERANCES[0]} (ConvoKit) "
+        f"or {dataset_folder.TRAIN} (dataset): name the file to import"
     )
-
-
-def _begins_a_list(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(64).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _only(rows: Rows, user: str, skips: Skips) -> Rows:
@@ -92,4 +195,4 @@ def _only(rows: Rows, user: str, skips: Skips) -> Rows:
         if name == user:
             yield name, row
         else:
-            skips[OTHERS] += 1
+            skips.leave_out(OTHERS)

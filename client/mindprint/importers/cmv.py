@@ -21,16 +21,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
-from mindprint.importers.ids import engagement_id, user_name
-from mindprint.importers.json_stream import entries
-from mindprint.importers.rows import NO_TIME, REPEATED, BadImport, Rows, Skips, engagement, first_text, keys_of, text
+from mindprint.importers.candidates import listed
+from mindprint.importers.json_stream import located_entries
+from mindprint.importers.people import NOBODY, is_nobody
+from mindprint.importers.rows import (
+    NO_TIME,
+    REPEATED,
+    BadImport,
+    Rows,
+    Skips,
+    engagement,
+    first_prose,
+    first_text,
+    keys_of,
+    prose,
+)
 from mindprint.importers.timestamps import START, TICK, in_order, moment
 from mindprint.types import Engagement
+from mindprint.valid_ids import engagement_id
 
 HISTORY, EVALUATION = "history_data.json", "evaluation_data.json"
 AUTHOR = ("author", "op_author", "user", "user_id", "name", "id")
@@ -62,6 +73,7 @@ class _Pair:
     rejected: list[str]
     reason: str
     when: datetime | None
+    where: str
 
 
 def read(path: Path, skips: Skips) -> Rows:
@@ -82,24 +94,29 @@ def _file(file: Path, authors: dict[str, _Author], skips: Skips) -> Rows:
     later = file.name.startswith("evaluation")
     kind, start = ("evaluation", START + _LATER) if later else ("history", START)
     fitting, odd = 0, ""
-    for key, value in entries(file):
-        where = f"{file}: entry {key!r}"
+    for line, key, value in located_entries(file):
+        where = f"{file}:{line}: entry {key!r}"
         name, posts = _author(where, key, value)
+        if is_nobody(name):  # also an empty one
+            for number in range(1, len(posts) + 1):
+                skips.leave_out(NOBODY, f"{where}, post {number}")
+            fitting += len(posts)
+            continue
         author = authors.setdefault(name, _Author())
         pairs: list[_Pair] = []
         for number, post in enumerate(posts, 1):
-            lacks = _lacks(post)
-            if lacks:
-                skips[f"post without {lacks}"] += 1
+            place = f"{where}, post {number}"
+            if lacks := _lacks(post):
+                skips.leave_out(f"post without {lacks}", place)
                 odd = odd or f"post {number} of entry {key!r} lacks {lacks} and has {keys_of(post)}"
                 continue
             fitting += 1
-            pairs += _pairs(post, f"{kind}/row-{number}", kind, author, skips)
+            pairs += _pairs(post, f"{kind}/row-{number}", kind, author, place, skips)
         times = in_order([pair.when for pair in pairs], author.last + TICK if author.last else start)
         author.last = max([*times, *([author.last] if author.last else [])], default=None)
         for pair, when in zip(pairs, times, strict=True):
             if row := _row(pair, when, skips):
-                yield user_name(name), row
+                yield skips.users.of(name), row
     if odd and not fitting:
         raise BadImport(
             f"{file}: no post can be used: {odd}; read are {', '.join(TITLE + POST)} and {', '.join(CHOSEN)}"
@@ -108,7 +125,8 @@ def _file(file: Path, authors: dict[str, _Author], skips: Skips) -> Rows:
 
 def _author(where: str, key: int | str, value: object) -> tuple[str, list[Any]]:
     name = key if isinstance(key, str) else first_text(value, AUTHOR) if isinstance(value, Mapping) else ""
-    if not name:
+    has_field = isinstance(value, Mapping) and any(key in value for key in AUTHOR)
+    if not name and not isinstance(key, str) and not has_field:
         raise BadImport(f"{where}: an author needs a name under {', '.join(AUTHOR)}; here are {keys_of(value)}")
     if isinstance(value, Mapping):
         value = next((value[key] for key in LISTS if isinstance(value.get(key), list)), value)
@@ -125,8 +143,8 @@ def _lacks(post: object) -> str:
 
 def _question(post: Mapping[str, Any]) -> str:
     inner: Mapping[str, Any] = next((post[key] for key in POST if isinstance(post.get(key), Mapping)), {})
-    title = first_text(post, TITLE) or first_text(inner, TITLE)
-    body = first_text(post, POST) or first_text(inner, POST)
+    title = first_prose(post, TITLE) or first_prose(inner, TITLE)
+    body = first_prose(post, POST) or first_prose(inner, POST)
     return body if body.startswith(title) else f"{title}\n\n{body}".strip()
 
 
@@ -137,18 +155,20 @@ def _replies(post: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
         replies = [
             reply
             for one in (value if isinstance(value, list) else [value])
-            if (reply := first_text(one, BODY) if isinstance(one, Mapping) else text(one))
+            if (reply := first_prose(one, BODY) if isinstance(one, Mapping) else prose(one))
         ]
         if replies:
             return list(dict.fromkeys(replies))
     return []
 
 
-def _pairs(post: Mapping[str, Any], unnamed: str, kind: str, author: _Author, skips: Skips) -> Iterator[_Pair]:
+def _pairs(
+    post: Mapping[str, Any], unnamed: str, kind: str, author: _Author, where: str, skips: Skips
+) -> Iterator[_Pair]:
     try:
         when = next((found for key in TIME if (found := moment(post.get(key)))), None)
-    except ValueError:
-        skips[NO_TIME] += 1
+    except ValueError as error:
+        skips.reject(NO_TIME, where, f"{NO_TIME} ({error})")
         return
     named = first_text(post, ID)
     chosen, rejected = _replies(post, CHOSEN), _replies(post, REJECTED)
@@ -156,24 +176,23 @@ def _pairs(post: Mapping[str, Any], unnamed: str, kind: str, author: _Author, sk
         whole = f"{kind}/{named}" if named else unnamed
         id = engagement_id(whole if len(chosen) == 1 else f"{whole}/{number}")
         if id in author.ids:
-            skips[REPEATED] += 1
+            skips.leave_out(REPEATED, where)
             continue
         author.ids.add(id)
         others = [other for other in rejected if other not in chosen]
-        yield _Pair(id, _question(post), reply, others, first_text(post, REASON), when)
+        yield _Pair(id, _question(post), reply, others, first_prose(post, REASON), when, where)
 
 
 def _row(pair: _Pair, when: datetime, skips: Skips) -> Engagement | None:
     prompt, response, choices = pair.question, pair.chosen, None
     if pair.rejected:
-        candidates = sorted({pair.chosen, *pair.rejected}, key=_digest)
-        if len(candidates) > len(ascii_uppercase):
-            skips[f"more than {len(ascii_uppercase)} candidates"] += 1
+        try:
+            prompt, choices, response = listed(
+                pair.question, "Which reply changed your view?", pair.chosen, pair.rejected
+            )
+        except ValueError as error:
+            skips.reject(str(error), pair.where)
             return None
-        choices = list(ascii_uppercase[: len(candidates)])
-        listed = "\n".join(f"[{label}] {reply}" for label, reply in zip(choices, candidates, strict=True))
-        prompt = f"{prompt}\n\nWhich reply changed your view?\n{listed}"
-        response = choices[candidates.index(pair.chosen)]
     return engagement(
         skips,
         id=pair.id,
@@ -182,8 +201,5 @@ def _row(pair: _Pair, when: datetime, skips: Skips) -> Engagement | None:
         occurred_at=when,
         reason=pair.reason or None,
         choices=choices,
+        where=pair.where,
     )
-
-
-def _digest(reply: str) -> bytes:
-    return sha256(reply.encode("utf-8", "surrogatepass")).digest()

@@ -32,6 +32,20 @@ def entries(file: Path, *, chunk: int = CHUNK) -> Iterator[tuple[int | str, Any]
     Raises:
         BadImport: The file is no JSON array or object. The message names the line.
     """
+    for _, key, value in located_entries(file, chunk=chunk):
+        yield key, value
+
+
+def located_entries(file: Path, *, chunk: int = CHUNK) -> Iterator[tuple[int, int | str, Any]]:
+    """Yield (line, number from 1, value) of an array, or (line, key, value) of an object.
+
+    Args:
+        file: UTF-8, with or without a byte order mark.
+        chunk: Bytes read at a time; more where a single entry is longer.
+
+    Raises:
+        BadImport: The file is no JSON array or object. The message names the line.
+    """
     with file.open("rb") as stream:
         yield from _entries(_Cursor(file, stream, chunk))
 
@@ -54,7 +68,7 @@ def whole(file: Path) -> Any:
         raise BadImport(f"{file}: is no JSON ({error})") from error
 
 
-def _entries(cursor: _Cursor) -> Iterator[tuple[int | str, Any]]:
+def _entries(cursor: _Cursor) -> Iterator[tuple[int, int | str, Any]]:
     opening = cursor.peek()
     if opening not in ("[", "{"):
         raise cursor.bad("a JSON array or object is needed" if opening else "the file is empty")
@@ -69,7 +83,9 @@ def _entries(cursor: _Cursor) -> Iterator[tuple[int | str, Any]]:
                 raise cursor.bad("is no JSON (a key in double quotes is needed)")
             key = cursor.value()
             cursor.take(":")
-        yield key, cursor.value()
+        cursor.peek()
+        line = cursor.line()
+        yield line, key, cursor.value()
         if cursor.take("," + closing) == closing:
             break
     else:
@@ -86,7 +102,7 @@ class _Cursor:
         self._file, self._stream, self._chunk = file, stream, chunk
         self._decoder = getincrementaldecoder("utf-8-sig")()
         self._held = ""
-        self._line = 1
+        self._line, self._counted = 1, 0  # the line at a place in what is held, so that no piece is counted twice
 
     def peek(self) -> str:
         """Return the next character that is no space; empty at the end of the file."""
@@ -123,8 +139,14 @@ class _Cursor:
             self.at = end
             return value
 
+    def line(self) -> int:
+        """Return the number of the line of the position."""
+        self._line += self._held.count("\n", self._counted, self.at)
+        self._counted = self.at
+        return self._line
+
     def bad(self, what: str, at: int | None = None) -> BadImport:
-        line = self._line + self._held.count("\n", 0, self.at if at is None else at)
+        line = self.line() + (self._held.count("\n", self.at, at) if at is not None else 0)
         return BadImport(f"{self._file}:{line}: {what}")
 
     def _more(self) -> bool:
@@ -133,10 +155,10 @@ class _Cursor:
         try:
             piece = self._decoder.decode(read, final=not read)
         except UnicodeDecodeError as error:
-            line = self._line + self._held.count("\n") + error.object.count(b"\n", 0, error.start)
+            line = self.line() + self._held.count("\n", self.at) + error.object.count(b"\n", 0, error.start)
             raise BadImport(f"{self._file}:{line}: is no UTF-8 text") from error
         if not read:
             return False
-        self._line += self._held.count("\n", 0, self.at)
-        self._held, self.at = self._held[self.at :] + piece, 0
+        self.line()
+        self._held, self.at, self._counted = self._held[self.at :] + piece, 0, 0
         return True

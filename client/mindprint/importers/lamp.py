@@ -20,13 +20,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from mindprint.importers.ids import engagement_id, user_name
-from mindprint.importers.json_stream import entries, whole
-from mindprint.importers.rows import NO_TIME, REPEATED, BadImport, Rows, Skips, engagement, first_text, keys_of, text
+from mindprint.importers.json_stream import entries, located_entries, whole
+from mindprint.importers.rows import (
+    NO_TIME,
+    REPEATED,
+    BadImport,
+    Rows,
+    Skips,
+    engagement,
+    first_prose,
+    keys_of,
+    prose,
+    text,
+)
 from mindprint.importers.timestamps import START, TICK, in_order, moment
 from mindprint.types import Engagement
+from mindprint.valid_ids import engagement_id
 
 NO_ANSWER = "question without an answer"
 _MOST_CHOICES = 64
@@ -80,18 +91,21 @@ def read(file: Path, skips: Skips, outputs: Path | None = None) -> Rows:
     asked: set[str] = set()
     labels = _Labels(file, answers)
     task = answers.task
-    for number, item in entries(file):
-        where = f"{file}: entry {number}"
+    for line, number, item in located_entries(file):
+        where = f"{file}:{line}: entry {number}"
+        if asked and not _is_question(item):
+            skips.reject("question lacks id, input or profile", where, f"has {keys_of(item)}")
+            continue
         question = _question(where, item)
         task = task or _task(where, question)
         id = text(question["id"])
         if id in asked:
-            skips["question is repeated"] += 1
+            skips.leave_out("question is repeated", where)
             continue
         asked.add(id)
-        yield from _user(task, id, question, answers.by_id.get(id), labels, skips)
-    if unasked := answers.by_id.keys() - asked:
-        skips["answer without a question"] += len(unasked)
+        yield from _user(task, id, question, answers.by_id.get(id), labels, where, skips)
+    for id in answers.by_id.keys() - asked:
+        skips.leave_out("answer without a question", f"{outputs}: id {id}")
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ class _Answers:
         for number, gold in enumerate(golds, 1):
             if not isinstance(gold, dict) or not {"id", "output"} <= gold.keys():
                 raise BadImport(f"{file}: gold {number} needs id and output and has {keys_of(gold)}")
-            by_id[text(gold["id"])] = text(gold["output"])
+            by_id[text(gold["id"])] = prose(gold["output"])
         named = data.get("task") if isinstance(data, dict) else None
         if named is None:
             return cls(by_id)
@@ -140,10 +154,10 @@ class _Labels:
     def _seen(self) -> list[str] | None:
         """Return all labels of the file, for questions that list none; None if there are too many to choose from."""
         seen = set(self.answers.by_id.values())
-        for number, item in entries(self.file):
-            for entry in _question(f"{self.file}: entry {number}", item)["profile"]:
+        for _, item in entries(self.file):
+            for entry in item["profile"] if _is_question(item) else []:
                 if isinstance(entry, dict):
-                    seen.add(first_text(entry, (_TAG.answer, _CATEGORY.answer)))
+                    seen.add(first_prose(entry, (_TAG.answer, _CATEGORY.answer)))
         seen.discard("")
         return sorted(seen) if 2 <= len(seen) <= _MOST_CHOICES else None
 
@@ -155,9 +169,13 @@ def _listed(asked: str) -> list[str] | None:
     return labels if len(labels) > 1 else None
 
 
-def _question(where: str, item: object) -> dict[str, Any]:
+def _is_question(item: object) -> TypeGuard[dict[str, Any]]:
     fits = isinstance(item, dict) and isinstance(item.get("input"), str) and isinstance(item.get("profile"), list)
-    if not isinstance(item, dict) or not fits or not text(item.get("id")):
+    return isinstance(item, dict) and fits and bool(text(item.get("id")))
+
+
+def _question(where: str, item: object) -> dict[str, Any]:
+    if not _is_question(item):
         raise BadImport(f"{where}: a LaMP question has id, input and a list profile; here are {keys_of(item)}")
     return item
 
@@ -170,23 +188,29 @@ def _task(where: str, question: dict[str, Any]) -> int:
 
 
 def _user(
-    task: int, id: str, question: dict[str, Any], answer: str | None, labels: _Labels, skips: Skips
+    task: int, id: str, question: dict[str, Any], answer: str | None, labels: _Labels, where: str, skips: Skips
 ) -> Iterator[tuple[str, Engagement]]:
-    user, asked = user_name(f"lamp-{task}-{id}"), question["input"].strip()
-    usable = list(_usable(question["profile"], skips))
-    times = in_order([when for _, _, when in usable])
+    user, asked = skips.users.of(f"lamp-{task}-{id}"), prose(question["input"])
+    usable = list(_usable(question["profile"], where, skips))
+    times = in_order([when for *_, when in usable])
     choices = labels.past(task, asked)
-    for (entry, name, _), when in zip(usable, times, strict=True):
+    for (entry, name, place, _), when in zip(usable, times, strict=True):
         past = _CATEGORY if task == 2 and _CATEGORY.answer in entry else _PAST[task]
-        given, response = text(entry.get(past.given)), text(entry.get(past.answer))
+        given, response = prose(entry.get(past.given)), prose(entry.get(past.answer))
         if not given or not response:
-            skips[f"entry of a profile without {past.answer if given else past.given}"] += 1
+            skips.leave_out(f"entry of a profile without {past.answer if given else past.given}", place)
         elif row := engagement(
-            skips, id=name, prompt=past.prompt.format(given), response=response, occurred_at=when, choices=choices
+            skips,
+            id=name,
+            prompt=past.prompt.format(given),
+            response=response,
+            occurred_at=when,
+            choices=choices,
+            where=place,
         ):
             yield user, row
     if not answer:
-        skips[NO_ANSWER] += 1
+        skips.leave_out(NO_ANSWER, where)
     elif row := engagement(
         skips,
         id=engagement_id(f"question/{id}"),
@@ -194,26 +218,28 @@ def _user(
         response=answer,
         occurred_at=_last(question, times),
         choices=labels.question(task, asked),
+        where=where,
     ):
         yield user, row
 
 
-def _usable(profile: list[Any], skips: Skips) -> Iterator[tuple[dict[str, Any], str, datetime | None]]:
-    """Yield the entries that can be used, with their ids and times."""
+def _usable(profile: list[Any], where: str, skips: Skips) -> Iterator[tuple[dict[str, Any], str, str, datetime | None]]:
+    """Yield the entries that can be used, with their ids, places and times."""
     seen: set[str] = set()
     for number, entry in enumerate(profile, 1):
+        place = f"{where}, profile {number}"
         if not isinstance(entry, dict):
-            skips["entry of a profile is no object"] += 1
+            skips.reject("entry of a profile is no object", place)
             continue
         name = engagement_id(f"profile/{text(entry.get('id')) or f'row-{number}'}")
         if name in seen:
-            skips[REPEATED] += 1
+            skips.leave_out(REPEATED, place)
             continue
         seen.add(name)
         try:
-            yield entry, name, moment(entry.get("date"))
-        except ValueError:
-            skips[NO_TIME] += 1
+            yield entry, name, place, moment(entry.get("date"))
+        except ValueError as error:
+            skips.reject(NO_TIME, place, f"{NO_TIME}: {entry.get('date')!r} ({error})")
 
 
 def _last(question: dict[str, Any], times: list[datetime]) -> datetime:

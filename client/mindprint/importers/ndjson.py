@@ -1,55 +1,116 @@
-"""Read Mindprint's own format: one engagement in JSON per line, with a `user_id` unless the caller names the user."""
+"""Read Mindprint's own rows: one engagement in JSON per line, with a `user_id` unless the caller names the user.
+
+Rows of a dataset folder are read as well: `query`, `target` and `timestamp` take the places of `prompt`, `response` and
+`occurred_at`, and other keys are left alone.
+"""
 
 from __future__ import annotations
 
-import json
-from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from mindprint.importers.rows import BadImport, Rows, missing
+from mindprint.importers.json_rows import JsonRow, json_rows
+from mindprint.importers.people import NOBODY, is_nobody
+from mindprint.importers.rows import (
+    NO_ANSWER_TEXT,
+    NO_TIME,
+    NO_USER,
+    Rows,
+    Skips,
+    engagement,
+    fault_of,
+    missing,
+    text,
+)
+from mindprint.importers.texts import is_gone
+from mindprint.importers.timestamps import START, TICK, moment
 from mindprint.streaming import first
-from mindprint.types import Engagement, Name
+from mindprint.types import Engagement
+from mindprint.valid_ids import engagement_id, user_name
 
-_name = TypeAdapter[str](Name)
+DATASET_KEYS = frozenset({"query", "target"})
+"""A row with these keys is one of a dataset folder: see `mindprint.datasets`."""
 
 
-def read(file: Path, user: str | None = None) -> Rows:
+def read(file: Path, skips: Skips, user: str | None = None) -> Rows:
     """Yield the engagements of a file with the ids of their users.
 
     Args:
-        file: The file; every line must be valid.
+        file: The file.
+        skips: Counts rows that are left out, by reason.
         user: The user of rows without a `user_id`.
 
     Raises:
-        BadImport: A line is not valid. The message names it.
+        BadImport: The file is one JSON array that breaks off.
     """
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            line = line.removeprefix(BOM_UTF8) if number == 1 else line
-            if line.strip():
-                try:
-                    yield _parse(line, user)
-                except (ValueError, RecursionError) as error:
-                    reason = first(error) if isinstance(error, ValidationError) else str(error)
-                    raise BadImport(f"{file}:{number}: {reason}") from error
+    return engagements(json_rows(file, skips), skips, user)
 
 
-def _parse(line: bytes, user: str | None) -> tuple[str, Engagement]:
+def engagements(rows: Iterator[JsonRow], skips: Skips, user: str | None = None) -> Rows:
+    """Yield the engagements of rows with the ids of their users.
+
+    Args:
+        rows: The rows.
+        skips: Counts rows that are left out, by reason.
+        user: The user of rows without a `user_id`.
+    """
+    clocks: dict[str, datetime] = {}
+    for row in rows:
+        data = {key: value for key, value in row.data.items() if not missing(value)}
+        named = text(data.pop("user_id", None))
+        is_named = bool(named) or "user_id" in row.data
+        if user is not None and named and user not in (named, user_name(named)):
+            detail = f"is of user {named!r}, not {user!r}: leave out --user to import all"
+            skips.reject("row is of another user than --user", row.where, detail)
+        elif user is None and not is_named:
+            skips.reject(NO_USER, row.where, "has no user_id: add it, or name the user with --user")
+        elif user is None and is_nobody(named):
+            skips.leave_out(NOBODY, row.where)
+        elif is_gone(text(data.get("response", data.get("target")))):
+            skips.leave_out(NO_ANSWER_TEXT, row.where)
+        else:
+            user_id = skips.users.of(user or named)
+            is_of_dataset = data.keys() >= DATASET_KEYS and "prompt" not in data
+            found = _of_dataset(data, user_id, clocks, row.where, skips) if is_of_dataset else _own(data, row, skips)
+            if found:
+                yield user_id, found
+
+
+def _own(data: Mapping[str, Any], row: JsonRow, skips: Skips) -> Engagement | None:
     try:
-        row: Any = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise ValueError("is no UTF-8 text") from error
+        return Engagement.model_validate(data)
+    except ValidationError as error:
+        skips.reject(fault_of(error), row.where, first(error))
+        return None
+
+
+def _of_dataset(
+    data: Mapping[str, Any], user_id: str, clocks: dict[str, datetime], where: str, skips: Skips
+) -> Engagement | None:
+    """Build an engagement as `mindprint.datasets` does: rows of one time come one tick after the other."""
+    try:
+        when = moment(data.get("timestamp"))
     except ValueError as error:
-        raise ValueError(f"is no JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise ValueError('is no JSON object: write {"id": ..., "prompt": ..., ...}')
-    row = {key: value for key, value in row.items() if not missing(value)}
-    named = row.pop("user_id", None)
-    if user is not None and named is not None and named != user:
-        raise ValueError(f"is of user {named!r}, not {user!r}: leave out --user to import all")
-    if (user_id := user or named) is None:
-        raise ValueError("has no user_id: add it, or name the user with --user")
-    return _name.validate_python(user_id), Engagement.model_validate(row)
+        skips.reject(NO_TIME, where, f"{NO_TIME}: {data.get('timestamp')!r} ({error})")
+        return None
+    clock = clocks.get(user_id)
+    clocks[user_id] = when or START if clock is None else max(clock + TICK, when or clock)
+    choices, reason = data.get("choices"), text(data.get("reason"))
+    return engagement(
+        skips,
+        id=engagement_id(given) if (given := text(data.get("id"))) else "",
+        prompt=_as_written(data["query"]),
+        response=_as_written(data["target"]),
+        occurred_at=clocks[user_id],
+        reason=reason or None,
+        choices=choices if isinstance(choices, list) else None,
+        where=where,
+    )
+
+
+def _as_written(value: object) -> str:
+    return value if isinstance(value, str) else text(value)

@@ -2,117 +2,208 @@
 
 Columns are comment-id and comment-body, and voter-id, comment-id, vote and timestamp.
 
-Every vote is an engagement: 1 agree, -1 disagree, 0 pass. Each conversation numbers its voters from the start, so a
-voter's id begins with the name of the folder: `<folder>-<voter>`. Two votes of a voter on one comment, at two times,
-are two engagements.
+Every voter's last vote on a comment is an engagement: agree, disagree or pass. Each conversation numbers its voters
+from the start, so a voter's id begins with the name of the folder: `<folder>-<voter>`.
+
+The database of pol.is keeps agree as -1, most exports write it as 1, and nothing in votes.csv says which. The columns
+agrees and disagrees of comments.csv do: `vote_of_agree`.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
-from mindprint.importers.ids import engagement_id, user_name
-from mindprint.importers.rows import NO_TIME, REPEATED, BadImport, Rows, Skips, engagement
-from mindprint.importers.timestamps import START, TICK, moment
+from mindprint.importers.delimited import records
+from mindprint.importers.people import NOBODY, is_nobody
+from mindprint.importers.rows import NO_TIME, REPEATED, REPLACED, BadImport, Rows, Skips, engagement, prose
+from mindprint.importers.timestamps import START, TICK, DistinctTimes, moment
+from mindprint.valid_ids import engagement_id
 
 COMMENTS, VOTES = "comments.csv", "votes.csv"
 CHOICES = ("agree", "disagree", "pass")
-_VOTES = {1.0: "agree", -1.0: "disagree", 0.0: "pass"}
-_FIELD = 1 << 20
-"""Characters of one field; the csv module's own bound is 128 Ki."""
+MAX_MISMATCH = 0.1
+"""Share of the counted votes by which a sign may miss the counts of comments.csv: some exports count cached votes."""
+Agree = Literal[1, -1]
+"""The vote that means agree."""
 
 
-def read(folder: Path, skips: Skips) -> Rows:
+@dataclass(frozen=True)
+class CommentCounts:
+    """What comments.csv says of one comment; None: it does not say."""
+
+    agrees: int | None
+    disagrees: int | None
+
+
+@dataclass(frozen=True)
+class _Vote:
+    where: str
+    place: int
+    voter: str
+    comment: str
+    value: int
+    stamp: str
+    when: datetime
+
+
+class _Undecided(ValueError):
+    """The counts fit neither sign."""
+
+
+def read(folder: Path, skips: Skips, agree: Agree | None = None) -> Rows:
     """Yield the votes of an export as engagements, with the ids of their users.
 
-    The comments and the key of every vote are held in memory.
+    The comments and the last vote of every voter on each of them are held in memory.
+
+    Args:
+        folder: Holds comments.csv and votes.csv.
+        skips: Counts rows that are left out, by reason.
+        agree: The vote that means agree; None: what the counts of comments.csv say, else 1.
 
     Raises:
-        BadImport: A file is missing or cannot be used.
+        BadImport: A file is missing or cannot be used, or its votes fit neither sign.
     """
     for name in (COMMENTS, VOTES):
         if not (folder / name).is_file():
             raise BadImport(f"{folder}: has no {name}: a pol.is export is a folder with {COMMENTS} and {VOTES}")
-    comments = {
-        row["comment-id"]: row["comment-body"] for row in _table(folder / COMMENTS, "comment-id", "comment-body")
-    }
+    comments: dict[str, str] = {}
+    counts: dict[str, CommentCounts] = {}
+    for row in records(folder / COMMENTS, skips, ("comment-id", "comment-body")):
+        id = row.cells["comment-id"]
+        comments[id] = prose(row.cells["comment-body"])
+        counts[id] = CommentCounts(_count(row.cells.get("agrees")), _count(row.cells.get("disagrees")))
+    bad_before = skips.bad
+    cast = Counter[tuple[str, int]]()
+    last = _last_votes(_votes(folder / VOTES, cast, skips), skips)
+    if agree is None:
+        agree = _agree(folder, counts, cast, last, skips, skips.bad - bad_before)
+    answers = {agree: "agree", -agree: "disagree", 0: "pass"}
     place = folder.resolve().name
-    seen: set[tuple[str, str]] = set()
-    taken: set[tuple[str, datetime]] = set()
-    for number, row in enumerate(_table(folder / VOTES, "voter-id", "comment-id", "vote")):
-        voter, comment, stamp = row["voter-id"], row["comment-id"], row.get("timestamp", "")
-        answer, body = _vote(row["vote"]), comments.get(comment)
-        if problem := _problem(voter, answer, body):
-            skips[problem] += 1
+    times = DistinctTimes()
+    for vote in last:
+        body = comments.get(vote.comment)
+        if not body:
+            skips.leave_out(f"comment is not in {COMMENTS}" if body is None else "comment is empty", vote.where)
             continue
-        try:
-            when = moment(stamp) or START + number * TICK
-        except ValueError:
-            skips[NO_TIME] += 1
-            continue
-        user, id = user_name(f"{place}-{voter}"), engagement_id(f"{comment}/{stamp}" if stamp else comment)
-        if (user, id) in seen:
-            skips[REPEATED] += 1
-            continue
-        seen.add((user, id))
-        while (user, when) in taken:  # pol.is has whole seconds, but a history needs different times
-            when += TICK
-        taken.add((user, when))
+        user = skips.users.of(f"{place}-{vote.voter}")
         row_engagement = engagement(
             skips,
-            id=id,
+            id=engagement_id(f"{vote.comment}/{vote.stamp}" if vote.stamp else vote.comment),
             prompt=f"Do you agree with this statement?\n{body}",
-            response=answer,
-            occurred_at=when,
+            response=answers[vote.value],
+            occurred_at=times.after(user, vote.when),  # pol.is has whole seconds
             choices=list(CHOICES),
+            where=vote.where,
         )
         if row_engagement:
             yield user, row_engagement
 
 
-def _problem(voter: str, answer: str, body: str | None) -> str:
-    if not voter:
-        return "vote without a voter"
-    if not answer:
-        return "vote is not 1, 0 or -1"
-    if body is None:
-        return f"comment is not in {COMMENTS}"
-    return "" if body else "comment is empty"
+def vote_of_agree(
+    counts: Mapping[str, CommentCounts], cast: Mapping[tuple[str, int], int], slack: int = 0
+) -> Agree | None:
+    """Return the vote that means agree: 1 or -1, whichever fits the counts of the comments; None if both do.
+
+    Args:
+        counts: What the export says of each comment, by id.
+        cast: How many votes there are, by id of the comment and vote.
+        slack: Votes that could not be read, by which the counts may also differ.
+
+    Raises:
+        ValueError: Neither fits.
+    """
+    total = miss = inverse_miss = 0
+    for id, count in counts.items():
+        plus, minus = cast.get((id, 1), 0), cast.get((id, -1), 0)
+        for said, same, other in ((count.agrees, plus, minus), (count.disagrees, minus, plus)):
+            if said is not None:
+                total += said
+                miss += abs(said - same)
+                inverse_miss += abs(said - other)
+    best, worst = sorted((miss, inverse_miss))
+    is_clear = best == 0 or best == worst or 2 * best < worst
+    if best > MAX_MISMATCH * total + slack or not is_clear:
+        raise _Undecided(f"{miss} of {total} counted votes differ if 1 is agree, {inverse_miss} if -1 is")
+    return None if miss == inverse_miss else 1 if miss < inverse_miss else -1
 
 
-def _vote(value: str) -> str:
-    try:
-        return _VOTES.get(float(value), "")
-    except ValueError:
-        return ""
-
-
-def _table(file: Path, *needed: str) -> Iterator[dict[str, str]]:
-    """Yield rows by the names of the columns, stripped. Missing fields of a row are empty."""
-    bound = csv.field_size_limit(_FIELD)
-    try:
-        with file.open("rb") as stream:
-            table = csv.reader(_decoded(file, stream), strict=True)
-            columns = [name.strip().lower() for name in next(table, [])]
-            if lacking := [name for name in needed if name not in columns]:
-                named = ", ".join(repr(name)[1:-1] for name in columns[:12]) or "nothing"
-                raise BadImport(f"{file}:1: lacks the column {lacking[0]}; found {named}")
-            for row in table:
-                if row:
-                    cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
-                    yield dict(zip(columns, cells, strict=False))
-    except csv.Error as error:
-        raise BadImport(f"{file}:{table.line_num}: is no CSV ({error})") from error
-    finally:
-        csv.field_size_limit(bound)
-
-
-def _decoded(file: Path, lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
+def _agree(
+    folder: Path,
+    counts: Mapping[str, CommentCounts],
+    cast: Mapping[tuple[str, int], int],
+    last: Iterable[_Vote],
+    skips: Skips,
+    unread: int,
+) -> Agree:
+    """Decide by all votes or by each voter's last ones: exports differ in which they count."""
+    complaints = []
+    for votes in (cast, Counter((vote.comment, vote.value) for vote in last)):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise BadImport(f"{file}:{number}: is no UTF-8 text") from error
+            agree = vote_of_agree(counts, votes, unread)
+        except _Undecided as error:
+            complaints.append(str(error))
+            continue
+        known = any(count.agrees is not None or count.disagrees is not None for count in counts.values())
+        tie = f"since the counts of {COMMENTS} fit both signs" if known else f"since {COMMENTS} has no counts"
+        skips.notes.append(
+            f"vote {agree or 1} is agree, " + (f"by the counts of {COMMENTS}" if agree else f"as documented, {tie}")
+        )
+        return agree or 1
+    raise BadImport(
+        f"{folder / VOTES}: its votes fit the agrees and disagrees of {COMMENTS} with neither sign: {complaints[0]}: "
+        "export the folder anew, or say which vote is agree with --agree-vote 1 or --agree-vote=-1"
+    )
+
+
+def _votes(file: Path, cast: Counter[tuple[str, int]], skips: Skips) -> Iterator[_Vote]:
+    """Yield the votes that can be used, and count all there are in `cast`."""
+    for place, row in enumerate(records(file, skips, ("voter-id", "comment-id", "vote"))):
+        voter, stamp = row.cells["voter-id"], row.cells.get("timestamp", "")
+        value = _vote(row.cells["vote"])
+        if value is not None:
+            cast[row.cells["comment-id"], value] += 1
+        if not voter:
+            skips.reject("vote without a voter", row.where)
+        elif is_nobody(voter):
+            skips.leave_out(NOBODY, row.where)
+        elif value is None:
+            skips.reject("vote is not 1, 0 or -1", row.where)
+        else:
+            try:
+                when = moment(stamp) or START + place * TICK
+            except ValueError as error:
+                skips.reject(NO_TIME, row.where, f"{NO_TIME}: {stamp[:40]!r} ({error})")
+                continue
+            yield _Vote(row.where, place, voter, row.cells["comment-id"], value, stamp, when)
+
+
+def _last_votes(votes: Iterable[_Vote], skips: Skips) -> list[_Vote]:
+    """Return each voter's last vote on each comment, in the order of the file."""
+    last: dict[tuple[str, str], _Vote] = {}
+    for vote in votes:
+        key = (vote.voter, vote.comment)
+        if (other := last.get(key)) is None:
+            last[key] = vote
+            continue
+        older, newer = (other, vote) if (other.when, other.place) <= (vote.when, vote.place) else (vote, other)
+        is_same = (older.value, older.stamp) == (newer.value, newer.stamp)
+        skips.leave_out(REPEATED if is_same else REPLACED, older.where)
+        last[key] = newer
+    return sorted(last.values(), key=lambda vote: vote.place)
+
+
+def _vote(value: str) -> int | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if number in (1, 0, -1) else None
+
+
+def _count(value: str | None) -> int | None:
+    return int(value) if value and value.isdecimal() and value.isascii() else None

@@ -5,33 +5,113 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from mindprint.exceptions import MindprintError
+from mindprint.importers.texts import decode_entities, is_gone
 from mindprint.types import Engagement
+from mindprint.valid_ids import UserIds
 
 Rows = Iterator[tuple[str, Engagement]]
 """Pairs (user id, engagement). The rows of a user keep the order of the file."""
-Skips = Counter[str]
-"""Rows that were left out, by reason."""
+MAX_PLACES = 3
+"""Places of skipped rows that are kept for the screen, of each reason; the counts are of all."""
 
 NO_TIME = "time cannot be read"
+NO_USER = "has no user"
+OTHERS = "of another user than the one asked for"
 REPEATED = "id is repeated"
+REPLACED = "a later one of the same user replaces it"
+NO_ANSWER_TEXT = "answer is empty, deleted or removed"
+NO_QUESTION_TEXT = "question is empty, deleted or removed"
 _FAULTS = {
+    "missing": "is missing",
     "string_too_short": "is empty",
     "string_too_long": "is too long",
     "string_pattern_mismatch": "holds a NUL character",
     "string_unicode": "is no valid Unicode",
     "too_short": "are too few",
     "too_long": "are too many",
+    "extra_forbidden": "is not known",
 }
 
 
 class BadImport(MindprintError):
     """A file that cannot be used. The message is one line: file, line or entry, what is wrong."""
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row that was left out: its file and line, and why."""
+
+    where: str
+    reason: str
+    bad: bool
+    """Whether the row itself is faulty. Other rows are left out by a rule, such as those of deleted authors."""
+
+
+class Skips(Counter[str]):
+    """Rows that were left out, counted by reason, and the ids that were changed.
+
+    Args:
+        max_places: How many places of rows are kept of each reason; None keeps all.
+    """
+
+    def __init__(self, *, max_places: int | None = MAX_PLACES) -> None:
+        super().__init__()
+        self.bad = 0
+        """How many of the rows are faulty themselves."""
+        self.places: list[SkippedRow] = []
+        self.notes: list[str] = []
+        """What else a reader decided, for people."""
+        self.users = UserIds()
+        self._max_places = max_places
+
+    def leave_out(self, reason: str, where: str = "") -> None:
+        """Count a row that is left out by a rule, although nothing is wrong with it."""
+        self._skip(reason, SkippedRow(where, reason, bad=False))
+
+    def reject(self, reason: str, where: str = "", detail: str = "") -> None:
+        """Count a faulty row.
+
+        Args:
+            reason: Why, in words that many rows share.
+            where: File and line.
+            detail: Why, in words about this row.
+        """
+        self.bad += 1
+        self._skip(reason, SkippedRow(where, detail or reason, bad=True))
+
+    def _skip(self, reason: str, row: SkippedRow) -> None:
+        self[reason] += 1
+        if self._max_places is None or self[reason] <= self._max_places:
+            self.places.append(row)
+
+
+def check_bad_share(skips: Skips, usable: int, max_bad_share: float) -> None:
+    """Refuse an import of which too many rows are faulty.
+
+    Args:
+        skips: The rows that were left out.
+        usable: How many rows can be used.
+        max_bad_share: Share of faulty rows up to which the others are imported, from 0 to 1.
+
+    Raises:
+        BadImport: The share of faulty rows is higher. The message names the first one.
+    """
+    read = usable + skips.total()
+    if not skips.bad or skips.bad <= max_bad_share * read:
+        return
+    first = next((row for row in skips.places if row.bad), None)
+    begin = f"{first.where}: {first.reason}; " if first else ""
+    raise BadImport(
+        f"{begin}{skips.bad} of {read} rows ({skips.bad / read:.1%}) cannot be used, and --max-bad-share allows "
+        f"{max_bad_share:.1%}: mend them, or raise it"
+    )
 
 
 def engagement(
@@ -43,6 +123,7 @@ def engagement(
     occurred_at: datetime,
     reason: str | None = None,
     choices: list[str] | None = None,
+    where: str = "",
 ) -> Engagement | None:
     """Build an engagement; return None and count the reason in `skips` if the values are not valid.
 
@@ -54,19 +135,27 @@ def engagement(
         occurred_at: When.
         reason: Why the user answered so.
         choices: The answers that there were to choose from.
+        where: File and line of the row.
     """
     if choices is not None and response not in choices:
-        skips["answer is not among the choices"] += 1
+        skips.reject("answer is not among the choices", where, f"answer {response[:80]!r} is not among the choices")
         return None
     try:
         return Engagement(
             id=id, prompt=prompt, response=response, occurred_at=occurred_at, reason=reason, choices=choices
         )
     except ValidationError as error:
-        complaint = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = str(complaint["loc"][0]) if complaint["loc"] else "row"
-        skips[f"{field} {_FAULTS.get(complaint['type'], 'does not fit')}"] += 1
+        skips.reject(fault_of(error), where)
         return None
+
+
+def fault_of(error: ValidationError) -> str:
+    """Return the first complaint about a row in words that many rows share: `prompt is too long`."""
+    complaint = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = str(complaint["loc"][0]) if complaint["loc"] else "row"
+    if field == "id" and complaint["type"] == "string_pattern_mismatch":
+        return "id holds characters that are not allowed"
+    return f"{field} {_FAULTS.get(complaint['type'], 'does not fit')}"
 
 
 def missing(value: object) -> bool:
@@ -83,9 +172,20 @@ def text(value: object) -> str:
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
+def prose(value: object) -> str:
+    """Return what a person wrote, as `text`: HTML entities decoded, and empty if it was deleted or removed."""
+    written = decode_entities(text(value)).strip()
+    return "" if is_gone(written) else written
+
+
 def first_text(row: Mapping[str, Any], keys: Iterable[str]) -> str:
     """Return the text under the first of these keys that holds one."""
     return next((found for key in keys if (found := text(row.get(key)))), "")
+
+
+def first_prose(row: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """Return what a person wrote under the first of these keys that holds something."""
+    return next((found for key in keys if (found := prose(row.get(key)))), "")
 
 
 def keys_of(row: object) -> str:

@@ -14,6 +14,8 @@ from mindprint.local.console import Output
 from mindprint.local.processes import GRACE_S, Child, Processes, ProcessFailed, free_port
 
 POLL_S = 0.5
+TRAINING_POLL_S = 2.0
+"""Seconds between two looks at a training. Each is a few requests, which the server logs."""
 START_TIMEOUT_S = 300.0
 TRAINER_STOP_S = 10.0
 """Seconds from the request to stop a trainer until the kill."""

@@ -7,11 +7,23 @@ works with a newer server. Times are UTC, log-probabilities natural (nats), leng
 from __future__ import annotations
 
 from mindprint.types.adapters import Adapter, Pin, Promote, SetCanary
-from mindprint.types.api_keys import SCOPES, ApiKey, ApiKeyPage, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
+from mindprint.types.api_keys import (
+    DEFAULT_TENANT,
+    SCOPES,
+    ApiKey,
+    ApiKeyPage,
+    CreateApiKey,
+    CreatedApiKey,
+    RotateApiKey,
+    Scope,
+    TenantName,
+)
+from mindprint.types.audit import AuditEvent, AuditPage
 from mindprint.types.auto_mode import AskedMode, AutoModeDecision, AutoModeDecisions, AutoModeReason, Mode, QueryKind
 from mindprint.types.base import NO_NUL, Choice, Choices, EngagementId, Reply, Request, ScoreName, Text, Time, as_utc
 from mindprint.types.batches import Batch, BatchRequest, BatchState, Funnel
 from mindprint.types.cohorts import EVERYONE, Cohort, CohortEdit, Members
+from mindprint.types.erasures import Erasure, ErasureKind, ErasurePage, ErasureState, Receipt
 from mindprint.types.errors import ErrorBody, ErrorReply
 from mindprint.types.imported_traces import ImportedTrace, ImportedTraces
 from mindprint.types.keys import (
@@ -28,7 +40,8 @@ from mindprint.types.leases import Heartbeat, Lease, LeaseRequest, LeaseState, S
 from mindprint.types.manifests import Manifest, ParityItem, ParityResult
 from mindprint.types.openai import ChatChoice, ChatCompletion, ChatDelta, ChatMessage, ChatUsage, ModelEntry, ModelList
 from mindprint.types.pages import AdapterPage, BatchPage, CohortPage, EngagementPage, TracePage, UserPage
-from mindprint.types.server import LoraLimits, ServerInfo
+from mindprint.types.publications import Publication, PublicationState
+from mindprint.types.server import LoraLimits, ServerInfo, SystemInfo
 from mindprint.types.traces import (
     CORRECT_ANSWER_REASONS,
     REASON_GROUPS,
@@ -47,6 +60,7 @@ from mindprint.types.versions import Check, LearnedFrom, Lineage, Version, Versi
 
 __all__ = [
     "CORRECT_ANSWER_REASONS",
+    "DEFAULT_TENANT",
     "EVERYONE",
     "NAME",
     "NO_NUL",
@@ -60,6 +74,8 @@ __all__ = [
     "ApiKey",
     "ApiKeyPage",
     "AskedMode",
+    "AuditEvent",
+    "AuditPage",
     "AutoModeDecision",
     "AutoModeDecisions",
     "AutoModeReason",
@@ -84,6 +100,10 @@ __all__ = [
     "EngagementBatch",
     "EngagementId",
     "EngagementPage",
+    "Erasure",
+    "ErasureKind",
+    "ErasurePage",
+    "ErasureState",
     "ErrorBody",
     "ErrorReply",
     "Funnel",
@@ -112,8 +132,11 @@ __all__ = [
     "Profile",
     "Promote",
     "Provenance",
+    "Publication",
+    "PublicationState",
     "QueryKind",
     "Reason",
+    "Receipt",
     "Reply",
     "Request",
     "Requeue",
@@ -125,6 +148,8 @@ __all__ = [
     "ServerInfo",
     "SetCanary",
     "Start",
+    "SystemInfo",
+    "TenantName",
     "Text",
     "Time",
     "Trace",

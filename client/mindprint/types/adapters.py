@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mindprint.types.base import Reply, Request
+from mindprint.types.base import NO_COERCION, Flag, Reply, Request
 from mindprint.types.versions import Version
 
 
@@ -27,17 +27,17 @@ class Promote(Request):
     `null` takes the adapter off: the cohort's adapter answers, or the base model.
     """
 
-    version: Annotated[int, Field(ge=1, lt=2**31)] | None
+    version: Annotated[int, Field(ge=1, lt=2**31), NO_COERCION] | None
 
 
 class SetCanary(Request):
     """Let a version answer a share of its adapter's requests; `null` ends that."""
 
-    version: Annotated[int, Field(ge=1, lt=2**31)] | None
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    version: Annotated[int, Field(ge=1, lt=2**31), NO_COERCION] | None
+    share: Annotated[float, Field(gt=0, lt=1), NO_COERCION] = 0.1
 
 
 class Pin(Request):
     """Pin or unpin a version. A pinned version keeps its files and, once loaded, its slot in the engine."""
 
-    pinned: bool
+    pinned: Flag

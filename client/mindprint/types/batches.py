@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from mindprint.types.auto_mode import Mode
-from mindprint.types.base import NO_NUL, Reply, Request, Time
+from mindprint.types.base import NO_COERCION, NO_NUL, Flag, Reply, Request, Time
 from mindprint.types.keys import Name
 
 BatchState = Literal["queued", "running", "done", "failed", "cancelled"]
+OPENAI_FIELDS = frozenset({"input_file_id", "endpoint", "completion_window"})
+"""Fields of a batch of OpenAI's, whose path is the same."""
 
 
 class BatchRequest(Request):
@@ -18,20 +20,30 @@ class BatchRequest(Request):
 
     users: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = None
     mode: Mode = "personal"
-    candidates: Annotated[int, Field(ge=1, le=64)] | None = None
-    candidates_per_round: Annotated[int, Field(ge=1, le=64)] | None = None
-    unhinted: Annotated[int, Field(ge=0, le=64)] | None = None
+    candidates: Annotated[int, Field(ge=1, le=64), NO_COERCION] | None = None
+    candidates_per_round: Annotated[int, Field(ge=1, le=64), NO_COERCION] | None = None
+    unhinted: Annotated[int, Field(ge=0, le=64), NO_COERCION] | None = None
     """Candidates of an engagement that are written before the prompt shows the real answer. 0 shows the
     answer from the first one on."""
-    hints: bool | None = None
+    hints: Flag | None = None
     """Whether the prompt of later candidates may show the real answer."""
-    exhaustive: bool | None = None
+    exhaustive: Flag | None = None
     """Whether candidates are written for every engagement until one is accepted or `candidates` is reached. None is
     skipped or stopped early as unlikely. Use it for users with few engagements, where every trace counts."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    temperature: Annotated[float, Field(ge=0, le=2), NO_COERCION] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=1, le=8192), NO_COERCION] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31), NO_COERCION] = 0
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_openais(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not OPENAI_FIELDS.isdisjoint(values):
+            raise ValueError(
+                "this is Mindprint's batch of traces, not OpenAI's Batch API: send users and mode, or each request "
+                "by itself to /v1/chat/completions"
+            )
+        return values
 
     @model_validator(mode="after")
     def _shown_or_unhinted(self) -> Self:
@@ -70,7 +82,8 @@ class Batch(Reply):
     hinted: int = 0
     """Accepted traces whose prompt showed the real answer."""
     tokens_per_second: float = 0.0
-    """Generated tokens divided by the seconds in which the batch ran."""
+    """Generated tokens divided by the seconds in which the batch ran. Those of several servers add up, so this is the
+    speed of one."""
     error: str | None = None
     created_at: Time
     started_at: Time | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
-from mindprint.types.base import EngagementId, Request, ScoreName, Text
+from mindprint.types.base import EngagementId, Flag, Number, Request, ScoreName, Text
 
 
 class ImportedTrace(Request):
@@ -14,11 +14,13 @@ class ImportedTrace(Request):
 
     engagement_id: EngagementId
     thinking: Text
-    saw_answer: bool = False
+    saw_answer: Flag = False
     """Whether its author saw the real answer."""
-    selected: bool = True
+    selected: Flag = True
     """Whether the thinking is an example to learn. If it is False, only the real answer after it is learned."""
-    scores: Annotated[dict[ScoreName, FiniteFloat], Field(max_length=32)] = Field(default_factory=dict)
+    scores: Annotated[
+        dict[ScoreName, Number], Field(max_length=32, json_schema_extra={"additionalProperties": False})
+    ] = Field(default_factory=dict)
 
 
 class ImportedTraces(Request):

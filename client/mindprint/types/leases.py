@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from mindprint.types.base import NO_NUL, Reply, Request, Time
+from mindprint.types.base import NO_COERCION, NO_NUL, Reply, Request, Time
 from mindprint.types.keys import AdapterKeyStr
 from mindprint.types.server import LoraLimits
 
-LeaseState = Literal["active", "released", "completed", "expired"]
+LeaseState = Literal["active", "released", "completed", "expired", "revoked"]
 
 
 class LeaseRequest(Request):
@@ -20,16 +20,18 @@ class LeaseRequest(Request):
     adapter: AdapterKeyStr | None = None
     """Key of the adapter; None takes the one with the most traces, cohorts before users. A cohort that is not named
     also needs the server's `cohort_min_traces`."""
-    ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
-    min_traces: Annotated[int, Field(ge=1, le=10_000)] = 1
-    max_traces: Annotated[int, Field(ge=1, le=10_000)] = 1024
+    ttl_s: Annotated[float, Field(gt=0, le=3600), NO_COERCION] = 60.0
+    min_traces: Annotated[int, Field(ge=1, le=10_000), NO_COERCION] = 1
+    max_traces: Annotated[int, Field(ge=1, le=10_000), NO_COERCION] = 1024
 
 
 class Sample(Reply):
     """One training sequence.
 
     Its parts are `prompt` (no loss), `thinking_prefix`, `reminder` (no loss), `thinking`, `thinking_suffix`, `answer`
-    and the tokenizer's end-of-turn token. Each part is tokenized alone, without special tokens, and the ids are joined.
+    and the lease's end-of-turn token. They are tokenized in stretches, by the rule of `mindprint.token_stretches`: the
+    prompt; thinking prefix and reminder; thinking and its suffix; the answer. So the token ids are those that are
+    served.
 
     `slow`: a `personal` prompt to thinking and answer. `fast`: a `direct` prompt to the answer, thinking empty.
     `replay`: a general question without any user's memory, to generic thinking and answer of the base model.
@@ -41,8 +43,8 @@ class Sample(Reply):
     engagement_id: str
     trace_id: str | None = None
     prompt: str
-    """The text before the first token to learn. If thinking is learned, it ends with the `<think>` that the server
-    always writes."""
+    """The text before the thinking or the direct answer. Before a thinking it ends with the `<think>` that the server
+    or the chat template always writes."""
     thinking_prefix: str = ""
     """The beginning of the thinking. It is a part of its own: the loss is a mean over each part, so that these few
     words are learned too."""
@@ -57,6 +59,8 @@ class Sample(Reply):
     """The answer. If it is empty, nothing after the thinking suffix is learned."""
     choices: list[str] = Field(default_factory=list)
     """All possible answers, each written as `answer` is; empty for an open question."""
+    answer_only: bool = False
+    """Whether the thinking is given, so that only the answer is learned."""
 
 
 class Start(Reply):
@@ -80,6 +84,8 @@ class Lease(Reply):
     samples: list[Sample] = Field(default_factory=list)
     """The training samples; only the reply to a claim has them."""
     base_digest: str
+    end_of_turn: int | None = None
+    """Id of the token with which the engine's model ends a turn: what a training appends to answers."""
     parent: int | None = None
     """The live version when the lease was claimed."""
     start: Start | None = None
@@ -89,9 +95,11 @@ class Lease(Reply):
     limits: LoraLimits
     version: int | None = None
     """The version that was trained under the lease; set when the lease is completed."""
+    revoked_by: str | None = None
+    """Id of the erasure that revoked the lease."""
 
 
 class Heartbeat(Request):
     """Extend a lease to `ttl_s` seconds from now."""
 
-    ttl_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    ttl_s: Annotated[float, Field(gt=0, le=3600), NO_COERCION] = 60.0

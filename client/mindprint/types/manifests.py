@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, FiniteFloat, StringConstraints, model_validator
+from pydantic import Field, StrictInt, StringConstraints, model_validator
 
-from mindprint.types.base import Reply, Request
+from mindprint.types.base import Number, Reply, Request
 from mindprint.types.keys import AdapterKeyStr
 
 
@@ -16,10 +16,10 @@ class ParityItem(Request):
     `logprobs[i]` = log p(target_ids[i] | prompt_ids + target_ids[:i]) with the adapter, `base_logprobs` without it.
     """
 
-    prompt_ids: Annotated[list[int], Field(min_length=1, max_length=8192)]
-    target_ids: Annotated[list[int], Field(min_length=1, max_length=64)]
-    logprobs: list[FiniteFloat]
-    base_logprobs: list[FiniteFloat]
+    prompt_ids: Annotated[list[StrictInt], Field(min_length=1, max_length=8192)]
+    target_ids: Annotated[list[StrictInt], Field(min_length=1, max_length=64)]
+    logprobs: list[Number]
+    base_logprobs: list[Number]
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -35,11 +35,11 @@ class Manifest(Request):
     base_digest: str
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     trace_ids: list[str]
-    samples: dict[str, int]
+    samples: dict[str, StrictInt]
     settings: dict[str, Any]
-    losses: dict[str, FiniteFloat]
-    tokens: int
-    seconds: FiniteFloat
+    losses: dict[str, Number]
+    tokens: StrictInt
+    seconds: Number
     trainer: str
     parity_items: Annotated[list[ParityItem], Field(min_length=1, max_length=32)]
 

@@ -39,14 +39,17 @@ class ChatChoice(Reply):
 
 
 class ChatUsage(Reply):
-    """Tokens of the prompt and of what was written, thinking included."""
+    """Tokens of the prompt, and of what was written: thinking and answer together."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 class ChatCompletion(Reply):
-    """An answer. Fields that OpenAI does not have, such as `mindprint` with the provenance, are kept."""
+    """An answer. Fields that OpenAI does not have, such as `mindprint` with the provenance, are kept.
+
+    `model` is the name that was asked; `version` is what answered.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -59,6 +62,11 @@ class ChatCompletion(Reply):
     def text(self) -> str:
         """Return the answer's text, empty if there is none."""
         return self.choices[0].message.content or ""
+
+    @property
+    def version(self) -> str:
+        """Return the version that answered, such as `user/ann@3`; `base` is the base model. Empty if it is not told."""
+        return str((self.model_extra or {}).get("mindprint", {}).get("model", ""))
 
     @property
     def thinking(self) -> str:

@@ -24,3 +24,23 @@ class ServerInfo(Reply):
     prompt_version: str
     max_model_len: int
     limits: LoraLimits
+
+
+class SystemInfo(Reply):
+    """What only an admin may know: where the server listens, and what it stores in."""
+
+    host: str
+    port: int
+    """As in the settings; 0: any free one."""
+    openapi: bool
+    """Whether `/docs` and `/openapi.json` are served."""
+    database: str
+    """`sqlite` or `postgresql`."""
+    free_bytes: int
+    """Free space on the disk of the data folder."""
+    min_free_bytes: int
+    """Below it, writes are refused."""
+    artifacts: str
+    """Where adapter files are."""
+    artifacts_problem: str | None = None
+    """Why they cannot be written; null if they can."""

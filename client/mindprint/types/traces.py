@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from mindprint.types.auto_mode import AskedMode, Mode
-from mindprint.types.base import NO_NUL, Choices, EngagementId, Reply, Request, Text, Time
+from mindprint.types.base import NO_COERCION, NO_NUL, Choices, EngagementId, Flag, Reply, Request, Text, Time
 from mindprint.types.keys import MemoryNameStr, ModelNameStr, Name
 
 TraceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
@@ -76,11 +76,11 @@ class TraceRequest(Request):
     mode: AskedMode = "personal"
     """Mode of the thinking. `auto` needs a query and the user's own memory."""
     model: ModelNameStr = "base"
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_thinking_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), NO_COERCION] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=1, le=8192), NO_COERCION] | None = None
     thinking_prefix: Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)] | None = None
     """Replaces the server's thinking prefix of this mode. With an empty one thinking starts from the bare `<think>`."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31), NO_COERCION] | None = None
     memory: MemoryNameStr = "own"
     """Whose memory the prompt shows, as of `asked_at`: the user's `own`, `none`, or that of `user/<id>`.
 
@@ -89,7 +89,7 @@ class TraceRequest(Request):
     """
     thinking: Annotated[str, StringConstraints(max_length=65_536, pattern=NO_NUL)] | None = None
     """Thinking to use instead of generated thinking. It may be empty. Special tokens and tags in it are removed."""
-    show_choices: bool = True
+    show_choices: Flag = True
     """Whether the prompt lists the choices. They are scored in any case. A small model answers by their place in the
     list."""
 

@@ -74,3 +74,5 @@ class Lineage(Reply):
     """Engagements by user that the gate evaluated it on."""
     ancestors: list[str]
     """The versions that its training started from: its start, the start of that one, and so on."""
+    imported: bool = False
+    """Whether it was trained outside of this server, which then does not know what it learned from."""

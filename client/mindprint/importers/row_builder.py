@@ -1,0 +1,99 @@
+"""Build engagements from values of tables and logs, with the same rules for each of these formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mindprint.importers.people import NOBODY, is_nobody
+from mindprint.importers.rows import (
+    NO_ANSWER_TEXT,
+    NO_QUESTION_TEXT,
+    NO_TIME,
+    NO_USER,
+    OTHERS,
+    REPEATED,
+    Skips,
+    engagement,
+)
+from mindprint.importers.texts import is_gone
+from mindprint.importers.timestamps import START, TICK, DistinctTimes, moment
+from mindprint.types import Engagement
+from mindprint.valid_ids import engagement_id, user_name
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The values of a row, as they stand in the file."""
+
+    where: str
+    number: int
+    """Number of the row in the file; a row without a time comes in this order."""
+    user: str | None
+    """None: the row names no user. An empty name is one of nobody."""
+    id: str
+    prompt: str
+    response: str
+    time: object = None
+    reason: str = ""
+    choices: Sequence[str] | None = None
+
+
+class RowBuilder:
+    """Turns drafts into engagements, and counts those that cannot be used.
+
+    Args:
+        skips: Counts rows that are left out, by reason.
+        only: The user of rows that name none, and the only user to import; None: all.
+        time_format: How texts write times, in the codes of `datetime.strptime`; None: in any of the known forms.
+    """
+
+    def __init__(self, skips: Skips, *, only: str | None = None, time_format: str | None = None) -> None:
+        self._skips = skips
+        self._only = None if only is None else user_name(only)
+        self._named = only
+        self._time_format = time_format
+        self._times = DistinctTimes()
+        self._ids: set[tuple[str, str]] = set()
+
+    def build(self, draft: Draft) -> tuple[str, Engagement] | None:
+        """Return the user and the engagement of a draft; None if it was counted as left out."""
+        user = self._named if draft.user is None else draft.user
+        if user is None:
+            self._skips.reject(NO_USER, draft.where, f"{NO_USER}: name the column, or the user, with --user")
+        elif self._only not in (None, user_name(user)):
+            self._skips.leave_out(OTHERS, draft.where)
+        elif is_nobody(user) and user != self._named:
+            self._skips.leave_out(NOBODY, draft.where)
+        elif not draft.response or is_gone(draft.response):
+            self._skips.leave_out(NO_ANSWER_TEXT, draft.where)
+        elif not draft.prompt or is_gone(draft.prompt):
+            self._skips.leave_out(NO_QUESTION_TEXT, draft.where)
+        else:
+            return self._built(draft, self._skips.users.of(user))
+        return None
+
+    def _built(self, draft: Draft, user: str) -> tuple[str, Engagement] | None:
+        id = engagement_id(draft.id)
+        if (user, id) in self._ids:
+            self._skips.leave_out(REPEATED, draft.where)
+            return None
+        try:
+            when = moment(draft.time, self._time_format) or START + draft.number * TICK
+        except ValueError as error:
+            self._skips.reject(NO_TIME, draft.where, f"{NO_TIME}: {str(draft.time)[:40]!r} ({error})")
+            return None
+        row = engagement(
+            self._skips,
+            id=id,
+            prompt=draft.prompt,
+            response=draft.response,
+            occurred_at=self._times.after(user, when),
+            reason=draft.reason or None,
+            choices=None if draft.choices is None else list(draft.choices),
+            where=draft.where,
+        )
+        if row is None:
+            return None
+        self._ids.add((user, id))
+        return user, row
