@@ -12,18 +12,21 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from cachetools import LRUCache, TTLCache
 
 from mindprint.private_files import make_private_folder
-from mindprint.types import ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
-from mindprint_server.exceptions import Conflict
+from mindprint.types import DEFAULT_TENANT, ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
+from mindprint.types.audit import AuditValue
+from mindprint_server.exceptions import Conflict, Forbidden
 from mindprint_server.settings import AccessSettings, Settings
 from mindprint_server.store import Store, StoreError
 from mindprint_server.store.api_keys import StoredApiKey
+from mindprint_server.store.audit import HOST, new_event
+from mindprint_server.tenancy import current_tenant, in_tenant
 
 KEY_TEXT = re.compile(r"mp_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 CACHED_KEYS = 4096
@@ -69,7 +72,7 @@ class AccessControl:
         """
         now = now or datetime.now(UTC)
         if (admin := self._settings.admin_key) is not None and _equal(text, admin.get_secret_value()):
-            return ApiKey(id=BOOTSTRAP, name=BOOTSTRAP, scopes=["admin"], created_at=now)
+            return ApiKey(id=BOOTSTRAP, tenant=DEFAULT_TENANT, name=BOOTSTRAP, scopes=["admin"], created_at=now)
         if (parts := KEY_TEXT.fullmatch(text)) is None:
             return None
         id, secret = parts.groups()
@@ -83,10 +86,26 @@ class AccessControl:
         return stored.key
 
     async def create(self, wanted: CreateApiKey, *, now: datetime | None = None) -> CreatedApiKey:
-        """Create a key and return it with its text, which nothing can show again."""
+        """Create a key and return it with its text, which nothing can show again.
+
+        Raises:
+            Forbidden: The key is to be another tenant's, and the caller is no admin of `default`.
+        """
         now = now or datetime.now(UTC)
+        tenant = wanted.tenant or current_tenant()
+        if _reached() not in (None, tenant):
+            message = f"only an admin of {DEFAULT_TENANT} makes keys of other tenants: leave out tenant"
+            raise Forbidden("other_tenant", message, param="tenant")
         expires_at = None if wanted.expires_in_s is None else now + timedelta(seconds=wanted.expires_in_s)
-        return await self._add(wanted.name, wanted.scopes, now, expires_at)
+        key = ApiKey(
+            id=secrets.token_hex(8),
+            tenant=tenant,
+            name=wanted.name,
+            scopes=sorted(set(wanted.scopes)),
+            created_at=now,
+            expires_at=expires_at,
+        )
+        return await self._add(key)
 
     async def rotate(self, id: str, wanted: RotateApiKey, *, now: datetime | None = None) -> CreatedApiKey:
         """Create a key like another, which expires `keep_old_s` from now. Both are valid until then.
@@ -103,12 +122,13 @@ class AccessControl:
             Conflict: The key is revoked or has expired.
         """
         now = now or datetime.now(UTC)
-        old = await self._store.api_keys.get(id)
+        old = await self._store.api_keys.get(id, tenant=_reached())
         if has_ended(old, now):
             raise Conflict("key_ended", f"key {id} is revoked or has expired: create a new one")
         expires_at = None if old.expires_at is None else now + (old.expires_at - old.created_at)
         ends = id, now + timedelta(seconds=wanted.keep_old_s)
-        created = await self._add(old.name, old.scopes, now, expires_at, ends=ends)
+        changes = {"id": secrets.token_hex(8), "created_at": now, "expires_at": expires_at, "last_used_at": None}
+        created = await self._add(old.model_copy(update=changes), ends=ends)
         self._stored.pop(id, None)
         return created
 
@@ -118,29 +138,20 @@ class AccessControl:
         Raises:
             RecordNotFound: There is no such key.
         """
-        key = await self._store.api_keys.revoke(id)
+        key = await self._store.api_keys.revoke(id, tenant=_reached())
         self._stored.pop(id, None)
         return key
 
     async def list_all(self) -> list[ApiKey]:
-        """List all keys, the oldest first."""
-        return await self._store.api_keys.list_all()
+        """List all keys that the caller reaches, the oldest first."""
+        return await self._store.api_keys.list_all(tenant=_reached())
 
-    async def _add(
-        self,
-        name: str,
-        scopes: Sequence[Scope],
-        now: datetime,
-        expires_at: datetime | None,
-        *,
-        ends: tuple[str, datetime] | None = None,
-    ) -> CreatedApiKey:
-        id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-        key = ApiKey(id=id, name=name, scopes=sorted(set(scopes)), created_at=now, expires_at=expires_at)
+    async def _add(self, key: ApiKey, *, ends: tuple[str, datetime] | None = None) -> CreatedApiKey:
+        secret = secrets.token_urlsafe(32)
         await self._store.api_keys.add(key, _sha256(secret), ends=ends)
-        self._stored.pop(id, None)
+        self._stored.pop(key.id, None)
         self._is_closed = True
-        return CreatedApiKey(**key.model_dump(), key=f"mp_{id}_{secret}")
+        return CreatedApiKey(**key.model_dump(), key=f"mp_{key.id}_{secret}")
 
     def _record_use(self, stored: StoredApiKey, now: datetime) -> None:
         """Store the time of a use, in the background: whether a request is answered does not hang on a write."""
@@ -162,8 +173,10 @@ class AccessControl:
         await asyncio.gather(*self._recording)
 
 
-async def create_admin_key(settings: Settings, name: str, expires_in_s: float | None) -> CreatedApiKey:
-    """Create an admin key straight in the database: for the first key, on the server's host.
+async def create_admin_key(
+    settings: Settings, name: str, expires_in_s: float | None, tenant: str = DEFAULT_TENANT
+) -> CreatedApiKey:
+    """Create an admin key of a tenant straight in the database: for the first key, on the server's host.
 
     Raises:
         StoreError: The database cannot be opened.
@@ -171,10 +184,20 @@ async def create_admin_key(settings: Settings, name: str, expires_in_s: float | 
     make_private_folder(settings.data_dir)
     store = await Store.open(settings.url)
     try:
-        wanted = CreateApiKey(name=name, scopes=["admin"], expires_in_s=expires_in_s)
-        return await AccessControl(settings, store).create(wanted)
+        wanted = CreateApiKey(name=name, scopes=["admin"], expires_in_s=expires_in_s, tenant=tenant)
+        with in_tenant(DEFAULT_TENANT):
+            created = await AccessControl(settings, store).create(wanted)
+        objects: dict[str, AuditValue] = {"id": created.id, "scopes": [*created.scopes]}
+        with in_tenant(tenant):
+            await store.audit.add(new_event(HOST, "key.create", objects, status=201, request_id=""))
+        return created
     finally:
         await store.close()
+
+
+def _reached() -> str | None:
+    """Return the tenant whose keys the caller reaches; None: all. The admins of `default` run the server."""
+    return None if current_tenant() == DEFAULT_TENANT else current_tenant()
 
 
 def is_valid(stored: StoredApiKey, secret: str, now: datetime) -> bool:

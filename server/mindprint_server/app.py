@@ -10,10 +10,12 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import mindprint
 from mindprint_server import api
 from mindprint_server.api import errors
+from mindprint_server.api.docs_page import docs_page
 from mindprint_server.api.middleware import BodySizeLimitMiddleware, RequestLogMiddleware
 from mindprint_server.exceptions import Unavailable, engine_dead
 from mindprint_server.observability.metrics import Metrics
@@ -21,6 +23,12 @@ from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services, close_services, open_services
 
 log = structlog.get_logger(__name__)
+CORS: dict[str, Any] = {
+    "allow_methods": ["*"],
+    "allow_headers": ["*"],
+    "expose_headers": ["Mindprint-Model", "Retry-After", "X-Request-Id", "X-Should-Retry"],
+}
+"""What pages of the origins in `cors_origins` may send and read. Browsers send no cookies: keys are the pages' own."""
 
 
 class ServerState:
@@ -133,13 +141,17 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
         summary="Personalized thinking traces on vLLM, and a LoRA adapter per user, taken live without a restart.",
         lifespan=lifespan,
         redoc_url=None,
-        docs_url="/docs" if settings.openapi else None,
+        docs_url=None,
         openapi_url="/openapi.json" if settings.openapi else None,
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.server = settings, metrics, state
     app.include_router(api.router)
+    if settings.openapi:
+        app.add_route("/docs", docs_page, include_in_schema=False)
     errors.install(app)
     app.add_middleware(BodySizeLimitMiddleware, settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **CORS, allow_origins=settings.cors_origins)
     app.add_middleware(RequestLogMiddleware)  # added last, so outermost
     return app

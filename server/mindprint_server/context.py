@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +12,9 @@ from mindprint_server.observability.metrics import Metrics
 from mindprint_server.operation.shutdown import Shutdown
 from mindprint_server.operation.supervision import Supervisor
 from mindprint_server.settings import Settings
+from mindprint_server.sharing.quotas import Quotas, StoredQuotas
 from mindprint_server.store import Store
+from mindprint_server.tenancy import tenant_or_none
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,31 @@ class ServerContext:
         """Runs the background tasks of all services."""
         failures = self.metrics.task_failures
         return Supervisor(self.settings, lambda task, reason: failures.labels(task=task, reason=reason).inc())
+
+    @cached_property
+    def quotas(self) -> Quotas:
+        """Counts what tenants and keys use."""
+        return Quotas(self.settings, retry_after_s=self.settings.retry_after_s)
+
+    @cached_property
+    def stored_quotas(self) -> StoredQuotas:
+        """Counts what tenants store."""
+        return StoredQuotas(self.settings, self.store)
+
+    def count_generated(self, tokens: int) -> None:
+        """Count tokens that the engine wrote for the running work's tenant."""
+        self.token_counter()(tokens)
+
+    def token_counter(self) -> Callable[[int], None]:
+        """Return a function that counts tokens as `count_generated` does: for what ends in another context."""
+        context = copy_context()
+        counter = self.metrics.generated_tokens.labels(tenant=tenant_or_none() or "")
+
+        def count(tokens: int) -> None:
+            counter.inc(tokens)
+            context.run(self.quotas.count_tokens, tokens)
+
+        return count
 
     @cached_property
     def shutdown(self) -> Shutdown:

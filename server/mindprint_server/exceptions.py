@@ -5,6 +5,9 @@ Code below `api/` raises a kind and knows no HTTP; `api/errors.py` maps each kin
 
 from __future__ import annotations
 
+MESSAGE_LIMIT = 600
+"""Characters of a message. It may quote what was sent, which may be large."""
+
 
 class ServerError(Exception):
     """A request that is refused. Nothing of it has been stored.
@@ -19,6 +22,8 @@ class ServerError(Exception):
 
     is_server_fault: bool = False
     """Whether the server is at fault: the request was valid, but could not be answered."""
+    is_outcome_unknown: bool = False
+    """Whether something of the request may have been stored all the same."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -30,6 +35,10 @@ class ServerError(Exception):
 
 class NotFound(ServerError):
     """Something that the request names does not exist."""
+
+
+class Forbidden(ServerError):
+    """The caller's key may not do this."""
 
 
 class Conflict(ServerError):
@@ -48,6 +57,22 @@ class Busy(ServerError):
     """A resource did not become free in time. The same request may succeed in a moment."""
 
     is_server_fault = True
+
+
+class ArtifactUnavailable(Busy):
+    """This server cannot read or write the files of a version now. It says nothing about the version.
+
+    Args:
+        what: What cannot be done, such as `artifact 3f2a… cannot be read`.
+        why: The cause.
+    """
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(
+            "artifact_unavailable",
+            f"{what} ({why}): retry in a moment; if it stays so, compare artifact_url of all servers",
+        )
+        self.why = why
 
 
 class StorageFull(ServerError):
@@ -92,3 +117,9 @@ def engine_dead() -> Unavailable:
     return Unavailable(
         "engine_dead", "the engine died and the server is shutting down: retry once it has been started again"
     )
+
+
+def clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Return a text cut to `limit` characters, with lone surrogates replaced, so that it encodes as UTF-8."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else text[: limit - 1] + "…"

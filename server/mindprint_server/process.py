@@ -17,15 +17,21 @@ import uvicorn
 from mindprint.private_files import make_private_folder, private_umask
 from mindprint_server.api.access import is_loopback
 from mindprint_server.api.connections import bounded_connections
+from mindprint_server.api.metrics_port import MetricsPort
 from mindprint_server.app import ServerState, create_app
 from mindprint_server.observability import logging
+from mindprint_server.operation.preflight import (
+    FAILED,
+    REFUSED,
+    CannotStart,
+    check_data_folder,
+    check_model,
+    listen,
+)
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store, StoreError
 
 log = structlog.get_logger(__name__)
-
-FAILED = 1
-REFUSED = 2
 
 
 @private_umask()
@@ -36,6 +42,11 @@ def run(settings: Settings) -> int:
         The exit code: 0, 1 if the engine or the start-up failed, or 2 if the server cannot listen.
     """
     logging.configure(settings)
+    try:
+        check_data_folder(settings)
+        check_model(settings)
+    except CannotStart as error:
+        return _say(str(error), error.code)
     if not is_loopback(settings.host.lower()):
         try:
             has_keys = asyncio.run(_has_keys(settings))
@@ -48,12 +59,20 @@ def run(settings: Settings) -> int:
                 REFUSED,
             )
     try:
-        listener = _listen(settings.host, settings.port)
-    except OSError as error:
-        return _say(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): try another --port", REFUSED)
+        listeners = listen(settings)
+    except CannotStart as error:
+        return _say(str(error), error.code)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        return _run(settings, listeners)
+
+
+def _run(settings: Settings, listeners: list[socket.socket]) -> int:
+    """Serve on sockets that listen already: the second one, if any, is for metrics alone."""
     app = create_app(settings)
     config = uvicorn.Config(
-        app,
+        app if len(listeners) == 1 else MetricsPort(app, listeners[1].getsockname()[1]),
         http=bounded_connections(settings, app.state.metrics),
         log_config=None,
         access_log=False,
@@ -63,10 +82,11 @@ def run(settings: Settings) -> int:
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + 1,
     )
     server = _Server(config, app.state.server)
-    host, port = listener.getsockname()[:2]
-    log.info("listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    with listener, _quiet_signals(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, app.state.server))
+    for listener, event in zip(listeners, ("listening", "metrics"), strict=False):
+        host, port = listener.getsockname()[:2]
+        log.info(event, url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    with _quiet_signals(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listeners, app.state.server))
     failure = app.state.server.failure
     return 0 if failure is None else _say(failure, FAILED)
 
@@ -81,6 +101,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._state.begin_shutdown()
         await super().shutdown(sockets)
+        if self.force_exit:
+            # After a second Ctrl-C uvicorn (0.54) leaves the lifespan waiting: cancelled, it logs a traceback.
+            await self.lifespan.shutdown()
 
 
 async def _has_keys(settings: Settings) -> bool:
@@ -94,9 +117,9 @@ async def _has_keys(settings: Settings) -> bool:
         await store.close()
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, state: ServerState) -> None:
+async def _serve(server: uvicorn.Server, listeners: list[socket.socket], state: ServerState) -> None:
     """Serve until uvicorn is asked to stop, or until the server has failed."""
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     failed = asyncio.create_task(state.failed.wait())
     await asyncio.wait({serving, failed}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
@@ -104,20 +127,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, state: ServerS
     try:
         await serving
     finally:
-        await state.close()  # after a second Ctrl-C uvicorn skips the application's shutdown
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    return listener
+        await state.close()  # uvicorn skips the application's shutdown where its start-up was interrupted
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import structlog
 
 from mindprint.types.keys import AdapterKey
-from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied, Message, Priority, Sampling
 from mindprint_server.memory import MemoryService
 from mindprint_server.prompts.templates import memory_text
+from mindprint_server.sharing.admission import AdmissionController
 
 log = structlog.get_logger(__name__)
 

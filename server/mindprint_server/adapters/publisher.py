@@ -1,35 +1,44 @@
 """Publishes a new version: from a trainer's upload to a live version, a canary, or a refusal.
 
-`VersionPublisher.publish` is the whole protocol in seven steps. The caller of the publisher moves the pointers of this
-process afterwards (`AdapterService.publish`).
+`VersionPublisher.accept` validates an upload and stores it as a job. `run` is the rest of the protocol: load, parity
+check, gate, prefetch, commit. `publications.py` calls it, at once or after a restart, and moves the pointers of this
+process afterwards (`AdapterService.follow`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from mindprint.types import Check, Lease, Manifest, Version
+from mindprint.types import Check, Lease, Manifest, PublicationState, Version
 from mindprint.types.keys import AdapterKey, VersionRef
 from mindprint_server.adapters.parity_check import check_parity
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
 from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterStorage
-from mindprint_server.adapters.validation import ServedModel, Shapes, check_upload, read_base_shapes
-from mindprint_server.admission import AdmissionController
+from mindprint_server.adapters.validation import ServedModel, check_upload, list_layers
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.exceptions import Busy, Invalid
-from mindprint_server.store import LeaseLost, RecordNotFound, VersionRecord
+from mindprint_server.exceptions import ArtifactUnavailable, Invalid
+from mindprint_server.sharing.admission import AdmissionController
+from mindprint_server.store import (
+    LeaseLost,
+    LeaseRevoked,
+    PublicationConflict,
+    PublicationRecord,
+    StoreBusy,
+    VersionRecord,
+)
+from mindprint_server.tenancy import current_tenant
 
 log = structlog.get_logger(__name__)
+BeginStep = Callable[[PublicationState], Awaitable[None]]
 MAX_DETAIL_CHARS = 400
 """Characters of the engine's own words that are stored with a version."""
 
@@ -67,7 +76,6 @@ class VersionPublisher:
         admission: AdmissionController,
     ) -> None:
         self._settings = ctx.settings
-        self._supervisor = ctx.supervisor
         self._store = ctx.store
         self._engine = ctx.engine
         self._metrics = ctx.metrics
@@ -76,80 +84,96 @@ class VersionPublisher:
         self._gate = gate
         self._prefetcher = prefetcher
         self._admission = admission
-        self._base_shapes: Shapes = {}
         self._uploads: dict[str, asyncio.Lock] = {}
-        # A publication holds a slot for the new version and may wait for one for the live version. At most half of the
-        # slots are taken by new versions, so that publications cannot block each other.
-        self._publications = asyncio.Semaphore(max(1, ctx.settings.max_cpu_loras // 2))
 
-    async def start(self) -> None:
-        """Read the tensor shapes of the base model."""
-        folder = Path(self._engine.info().model_path)
-        self._base_shapes = await asyncio.to_thread(read_base_shapes, folder)
-
-    async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
-        """Publish the version that was trained under a lease. A repeated upload has the result of the first one.
+    async def accept(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> PublicationRecord:
+        """Validate an upload, store it durably, and return its job. A repeated upload gets the job of the first one.
 
         Args:
-            lease_id: The lease.
+            lease_id: The lease that the version was trained under.
             manifest: What the trainer says about the version.
             config: Content of adapter_config.json.
             weights: The uploaded safetensors file; it is moved.
+
+        Raises:
+            Invalid: The files cannot be served.
+            ArtifactUnavailable: The files cannot be stored.
+            LeaseLost: The lease has ended.
+            PublicationConflict: Other weights were uploaded for the lease.
+        """
+        async with self._one_at_a_time(lease_id):
+            if (known := await self._store.publication_jobs.find_of_lease(lease_id)) is not None:
+                return _check_same(known, manifest)
+            lease = await self._store.leases.get(lease_id)
+            if lease.state == "revoked":
+                raise LeaseRevoked(lease.id, lease.revoked_by or "")
+            if lease.state != "active":
+                raise LeaseLost(lease.id, f"it is {lease.state}")
+            await self._validate(lease, manifest, config, weights)
+            version = await self._store_files(lease, manifest, config, weights)
+            async with self._files_removed_on_error(version):
+                job = await self._store.publication_jobs.add(lease_id, version)
+            if job.artifact != version.artifact:  # another server was faster
+                await self._remove_files(version)
+            return job
+
+    async def run(self, job: PublicationRecord, begin_step: BeginStep) -> Version:
+        """Check an uploaded version and take it into service. It may be done again from its beginning.
+
+        Args:
+            job: The job, claimed by this server.
+            begin_step: Called before each step.
 
         Returns:
             The version, live or as the canary.
 
         Raises:
-            Invalid: The files cannot be served, or the version failed a check.
+            Invalid: The version failed a check; it is stored as refused, and the job has ended.
+            ArtifactUnavailable: The files cannot be read now.
             Busy: No slot came free in time.
-            LeaseLost: The lease has ended.
+            LeaseLost: The lease has ended otherwise.
         """
-        async with self._one_at_a_time(lease_id):
-            lease = await self._store.leases.get(lease_id)
-            if lease.state != "active":
-                return await self._find_published(lease, manifest)
-            await self._validate(lease, manifest, config, weights)
-            version = await self._store_files(lease, manifest, config, weights)
-            async with self._secured(version, lease_id), self._load(version, lease_id) as adapter:
-                version = await self._check_parity(version, adapter)
+        with self._refusals_counted():
+            lease = await self._store.leases.get(job.lease_id)
+            await self._check_base(_version_of(job, lease), lease.id)
+            await begin_step("loading")
+            async with self._load(_version_of(job, lease), lease.id) as adapter:
+                await begin_step("parity_check")
+                version = await self._check_parity(_version_of(job, lease), adapter)
+                await begin_step("gate")
                 version = await self._evaluate(version, adapter, lease.held_out)
-                await self._raise_if_refused(version, lease_id)
+                await self._raise_if_refused(version, lease.id)
                 await self._prefetcher.prefetch(adapter)
-                return await self._commit(version, lease_id)
+                return await self._commit(version, lease.id)
 
     # --- the steps ---
 
     async def _validate(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> None:
         info, settings = self._engine.info(), self._settings
+        layers = await asyncio.to_thread(list_layers, weights, settings=settings)
         served = ServedModel(
             base_digest=info.base_digest,
-            shapes=self._base_shapes,
+            shapes=await self._engine.layer_shapes(layers),
             vocab_size=self._engine.tokenizer.vocab_size,
             max_model_len=info.max_model_len,
             max_rank=settings.max_lora_rank,
             targets=settings.target_modules,
+            ignored_options=self._engine.ignored_adapter_options,
         )
         await asyncio.to_thread(check_upload, lease, manifest, config, weights, served=served, settings=settings)
 
     async def _store_files(self, lease: Lease, manifest: Manifest, config: bytes, weights: Path) -> VersionRecord:
         number, engine_id = await self._store.versions.allocate(lease.adapter)
         manifest_json = manifest.model_dump_json(indent=1)
-        await asyncio.to_thread(
-            self._storage.write, lease.adapter, number, weights=weights, config=config, manifest=manifest_json
-        )
-        return VersionRecord(
-            adapter=lease.adapter,
-            version=number,
-            engine_id=engine_id,
-            state="live",
-            digest=_digest(manifest),
-            base_digest=manifest.base_digest,
-            parent=lease.parent,
-            start=VersionRef.of(lease.start.adapter, lease.start.version) if lease.start else None,
-            traces=len(lease.trace_ids),
-            manifest=manifest,
-            created_at=datetime.now(UTC),
-        )
+        artifact = await self._storage.write(engine_id, weights=weights, config=config, manifest=manifest_json)
+        return _version(lease, manifest, number, engine_id, artifact)
+
+    async def _check_base(self, version: VersionRecord, lease_id: str) -> None:
+        """Refuse a version of another base model: the server may have started with another one since the upload."""
+        if version.base_digest != (served := self._engine.info().base_digest):
+            detail = f"trained on {version.base_digest[:23]}…, served is {served[:23]}…"
+            check = Check(name="base_model", passed=False, detail=detail)
+            await self._raise_if_refused(add_checks(version, [check]), lease_id)
 
     @asynccontextmanager
     async def _load(self, version: VersionRecord, lease_id: str) -> AsyncIterator[AdapterRef]:
@@ -159,15 +183,16 @@ class VersionPublisher:
         would be refused again.
         """
         async with AsyncExitStack() as stack:
+            adapter = await stack.enter_async_context(self._storage.open(version))
             try:
-                adapter = await stack.enter_async_context(self._residency.pin_for_request(self._storage.ref(version)))
+                await stack.enter_async_context(self._residency.pin_for_request(adapter))
             except ValueError as error:
+                await self._storage.check(version)
                 check = Check(name="load", passed=False, detail=str(error)[:MAX_DETAIL_CHARS])
                 await self._raise_if_refused(add_checks(version, [check]), lease_id)
                 raise
             except OSError as error:
-                log.error("stored adapter files cannot be read", adapter=version.adapter, why=str(error))
-                raise Busy("adapter_files_unreadable", "the stored files cannot be read: upload again") from error
+                raise unreadable(adapter, error) from error
             yield adapter
 
     async def _check_parity(self, version: VersionRecord, adapter: AdapterRef) -> VersionRecord:
@@ -214,18 +239,22 @@ class VersionPublisher:
         )
         if pointers.live is None or pointers.live.base_digest != self._engine.info().base_digest:
             return None
-        ref = self._storage.ref(pointers.live)
+        live = pointers.live
         try:
-            return await stack.enter_async_context(self._residency.pin_for_request(ref, pinned=pointers.live.pinned))
-        except (ValueError, OSError) as error:
-            log.error("the live version cannot be loaded: evaluated without it", adapter=ref.name, why=str(error))
+            ref = await stack.enter_async_context(self._storage.open(live))
+            return await stack.enter_async_context(self._residency.pin_for_request(ref, pinned=live.pinned))
+        except (ValueError, OSError, ArtifactUnavailable) as error:
+            name = VersionRef.of(live.adapter, live.version)
+            log.error("the live version cannot be loaded: evaluated without it", adapter=name, why=str(error))
             return None
 
     async def _raise_if_refused(self, version: VersionRecord, lease_id: str) -> None:
         """Store a version that failed a check, and raise its refusal."""
         if version.state != "refused":
             return
-        stored = await self._store.publication.refuse(lease_id, version, max_attempts=self._settings.max_attempts)
+        error = refusal(version)
+        reason, attempts = (error.code, error.message), self._settings.max_attempts
+        stored = await self._store.publication.refuse(lease_id, version, max_attempts=attempts, reason=reason)
         failed = [check.name for check in failed_checks(stored)]
         for check in failed:
             self._metrics.gate_refusals.labels(check=check).inc()
@@ -237,7 +266,7 @@ class VersionPublisher:
         share = self._settings.canary_share or None
         stored = await self._store.publication.publish(lease_id, version, canary_share=share)
         self._residency.keep(stored.adapter, stored.version)
-        self._metrics.trained.inc(stored.traces)
+        self._metrics.trained.labels(tenant=current_tenant()).inc(stored.traces)
         log.info("version is in service", adapter=VersionRef.of(stored.adapter, stored.version), state=stored.state)
         return stored
 
@@ -248,72 +277,43 @@ class VersionPublisher:
         """Serialize the uploads of a lease, and count those that are refused."""
         lock = self._uploads.setdefault(lease_id, asyncio.Lock())
         try:
-            async with lock:
-                yield
-        except Invalid as error:
-            self._metrics.adapters_refused.labels(reason=error.code).inc()
-            raise
+            with self._refusals_counted():
+                async with lock:
+                    yield
         finally:
             if not lock.locked():
                 self._uploads.pop(lease_id, None)
 
-    async def _find_published(self, lease: Lease, manifest: Manifest) -> Version:
-        """Return the version of an earlier upload with the same content, or raise its refusal.
-
-        Raises:
-            LeaseLost: There was no such upload.
-        """
-        try:
-            known = (await self._store.adapters.get(lease.adapter)).versions
-        except RecordNotFound:
-            known = []
-        for version in reversed(known):
-            if (version.digest, version.manifest.trace_ids) != (_digest(manifest), manifest.trace_ids):
-                continue
-            if lease.state == "completed" and version.version == lease.version:
-                return version
-            if lease.state == "released" and version.state == "refused":
-                raise refusal(version)
-        raise LeaseLost(lease.id, f"it is {lease.state}")
-
-    @asynccontextmanager
-    async def _secured(self, version: VersionRecord, lease_id: str) -> AsyncIterator[None]:
-        """Extend the lease, wait for a place among the publications, and remove the files if the block fails."""
-        async with self._files_removed_on_error(version), self._lease_extended(lease_id), self._publications:
-            yield
-
-    @asynccontextmanager
-    async def _lease_extended(self, lease_id: str) -> AsyncIterator[None]:
-        """Extend the lease during the block, so that a complete upload is not lost if its trainer dies."""
-        ttl = self._settings.lease_extension_s
-
-        async def extend() -> bool:
-            try:
-                lease = await self._store.leases.get(lease_id)
-                if lease.deadline - datetime.now(UTC) < timedelta(seconds=ttl):
-                    await self._store.leases.heartbeat(lease_id, ttl)
-            except (LeaseLost, RecordNotFound):
-                return False  # noticed when the version is stored
-            return True
-
-        extending = self._supervisor.start_loop("lease extension", extend, partial(asyncio.sleep, ttl / 3))
+    @contextmanager
+    def _refusals_counted(self) -> Iterator[None]:
         try:
             yield
-        finally:
-            extending.cancel()
-            await asyncio.gather(extending, return_exceptions=True)
+        except Invalid as error:
+            self._metrics.adapters_refused.labels(reason=error.code).inc()
+            raise
 
     @asynccontextmanager
     async def _files_removed_on_error(self, version: VersionRecord) -> AsyncIterator[None]:
-        """Remove the files if the block fails before the store knows the version."""
+        """Remove the files if the block fails before the store knows the job."""
         try:
             yield
-        except Exception:
-            try:
-                await self._store.versions.get(version.adapter, version.version)
-            except RecordNotFound:
-                await asyncio.to_thread(self._storage.remove, version.adapter, version.version)
+        except StoreBusy:
+            # The row may have been committed all the same. Files without a row are removed later, as orphans.
             raise
+        except Exception:
+            await self._remove_files(version)
+            raise
+
+    async def _remove_files(self, version: VersionRecord) -> None:
+        try:
+            await self._storage.remove(version)
+        except ArtifactUnavailable as error:
+            log.warning("files of a failed upload were not removed", adapter=version.adapter, why=error.message)
+
+
+def unreadable(adapter: AdapterRef, error: OSError) -> ArtifactUnavailable:
+    """Return the error for files that were verified, but that the engine could not read."""
+    return ArtifactUnavailable(f"the files of {adapter.name} cannot be read", error.strerror or type(error).__name__)
 
 
 def add_checks(version: VersionRecord, checks: Sequence[Check]) -> VersionRecord:
@@ -339,6 +339,11 @@ def refusal(version: Version) -> Invalid:
     if unloaded := [check for check in version.checks if check.name == "load"]:
         message = f"the engine cannot load {name} ({unloaded[0].detail}): train its traces again"
         return Invalid("adapter_load", message)
+    if other := [check for check in version.checks if check.name == "base_model"]:
+        message = (
+            f"{name} is of another base model than the one served now ({other[0].detail}): train on the served one"
+        )
+        return Invalid("adapter_base_model", message)
     reasons = "; ".join(describe(check) for check in failed_checks(version))
     return Invalid(
         "gate_failed", f"{name} failed the gate ({reasons}): train again, or promote it by number to use it anyway"
@@ -354,5 +359,36 @@ def describe(check: Check) -> str:
     return f"{check.name} {', '.join(figures)}".rstrip() + detail
 
 
-def _digest(manifest: Manifest) -> str:
+def _check_same(known: PublicationRecord, manifest: Manifest) -> PublicationRecord:
+    """Return a known job, if it is of these weights."""
+    if known.digest != weights_digest(manifest):
+        raise PublicationConflict(known.lease_id, known.digest)
+    return known
+
+
+def _version_of(job: PublicationRecord, lease: Lease) -> VersionRecord:
+    if job.manifest is None:
+        raise LeaseLost(lease.id, "its publication has ended")
+    return _version(lease, job.manifest, job.version, job.engine_id, job.artifact)
+
+
+def _version(lease: Lease, manifest: Manifest, number: int, engine_id: int, artifact: str | None) -> VersionRecord:
+    return VersionRecord(
+        adapter=lease.adapter,
+        version=number,
+        engine_id=engine_id,
+        artifact=artifact,
+        state="live",
+        digest=weights_digest(manifest),
+        base_digest=manifest.base_digest,
+        parent=lease.parent,
+        start=VersionRef.of(lease.start.adapter, lease.start.version) if lease.start else None,
+        traces=len(lease.trace_ids),
+        manifest=manifest,
+        created_at=datetime.now(UTC),
+    )
+
+
+def weights_digest(manifest: Manifest) -> str:
+    """Return the digest that names the weights of a version."""
     return f"sha256:{manifest.weights_sha256}"

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -20,6 +21,7 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.slots import SlotAllocator, SlotQueue, SlotRequest
 from mindprint_server.exceptions import Busy
+from mindprint_server.tenancy import of_tenant
 
 log = structlog.get_logger(__name__)
 
@@ -51,9 +53,10 @@ class AdapterResidency:
         self._engine = ctx.engine
         self._metrics = ctx.metrics
         self._supervisor = ctx.supervisor
-        self._kept: dict[str, set[int]] = {}
+        self._kept: dict[tuple[str, str], set[int]] = {}
+        """Numbers of the versions that stay loaded, by tenant and adapter."""
         self._residents: dict[int, _Resident] = {}
-        self._requests: Counter[tuple[str, int]] = Counter()
+        self._requests: Counter[tuple[str, str, int]] = Counter()
         self._slots = SlotQueue(
             SlotAllocator(ctx.settings.max_cpu_loras, ctx.settings.adapter_max_starvation_s), self._unload_for_another
         )
@@ -77,7 +80,7 @@ class AdapterResidency:
             OSError: The files cannot be read.
             Busy: No slot came free in time.
         """
-        version = adapter.key, adapter.version
+        version = adapter.tenant, adapter.key, adapter.version
         self._requests[version] += 1
         try:
             request = await self._acquire_slot(adapter)
@@ -95,15 +98,24 @@ class AdapterResidency:
 
     def keep(self, key: str, version: int) -> None:
         """Keep a version loaded between requests, in addition to those of its adapter that are kept already."""
-        self._kept.setdefault(key, set()).add(version)
+        self._kept.setdefault(of_tenant(key), set()).add(version)
 
     async def keep_only(self, key: str, versions: Collection[int]) -> None:
         """Keep just these versions of an adapter loaded between requests. Unload its others once they are idle."""
-        self._kept[key] = set(versions)
+        self._kept[of_tenant(key)] = set(versions)
         if not versions:
-            del self._kept[key]
+            del self._kept[of_tenant(key)]
         for engine_id, resident in list(self._residents.items()):
-            if resident.adapter.key == key:
+            if (resident.adapter.tenant, resident.adapter.key) == of_tenant(key):
+                await self._unload_if_unused(engine_id)
+
+    async def drop(self, key: str, version: int) -> None:
+        """Keep a version no longer: it is unloaded once its last request ends, also if it was pinned."""
+        self._kept.get(of_tenant(key), set()).discard(version)
+        for engine_id, resident in list(self._residents.items()):
+            adapter = resident.adapter
+            if (adapter.tenant, adapter.key, adapter.version) == (*of_tenant(key), version):
+                self._slots.allocator.pin(engine_id, False)
                 await self._unload_if_unused(engine_id)
 
     async def pin(self, adapter: AdapterRef, pinned: bool) -> None:
@@ -112,13 +124,19 @@ class AdapterResidency:
         await self._unload_if_unused(adapter.engine_id)
 
     def loaded(self) -> list[str]:
-        """Return the names of the loaded versions."""
-        return sorted(resident.adapter.name for resident in self._residents.values() if resident.is_loaded)
+        """Return the names of the loaded versions of all tenants, as the engine knows them."""
+        return sorted(resident.adapter.engine_name for resident in self._residents.values() if resident.is_loaded)
+
+    def holds(self, path: Path) -> bool:
+        """Return whether the engine has the files of a folder loaded, or loads or unloads them."""
+        return any(resident.adapter.path == path for resident in self._residents.values())
 
     def is_needed(self, key: str, version: int) -> bool:
         """Return whether a version is loaded, being loaded, or requested."""
-        resident = any((one.adapter.key, one.adapter.version) == (key, version) for one in self._residents.values())
-        return resident or (key, version) in self._requests
+        wanted = (*of_tenant(key), version)
+        adapters = (resident.adapter for resident in self._residents.values())
+        is_resident = any((one.tenant, one.key, one.version) == wanted for one in adapters)
+        return is_resident or wanted in self._requests
 
     async def _acquire_slot(self, adapter: AdapterRef) -> SlotRequest:
         began = time.monotonic()
@@ -161,7 +179,8 @@ class AdapterResidency:
         if resident is None:
             return
         adapter = resident.adapter
-        kept = adapter.version in self._kept.get(adapter.key, ()) or self._slots.allocator.is_pinned(engine_id)
+        named = adapter.version in self._kept.get((adapter.tenant, adapter.key), ())
+        kept = named or self._slots.allocator.is_pinned(engine_id)
         if (resident.has_failed or not kept) and self._slots.allocator.begin_eviction(engine_id):
             self._start_unloading(engine_id)
             assert resident.unloading is not None

@@ -6,25 +6,25 @@ notices when another server, or a request, has moved them.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import IO
 
 import structlog
 
-from mindprint.types import Adapter, Check, Manifest, Version
+from mindprint.types import Adapter, Check, Version
 from mindprint.types.keys import ModelName, VersionRef
 from mindprint_server.adapters.health import Outcome, VersionHealth
-from mindprint_server.adapters.publisher import VersionPublisher
+from mindprint_server.adapters.publisher import unreadable
 from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.exceptions import Conflict
+from mindprint_server.engine.base import engine_name
+from mindprint_server.exceptions import ArtifactUnavailable, Conflict
 from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRecord, VersionRefused
+from mindprint_server.tenancy import current_tenant, of_tenant
 
 log = structlog.get_logger(__name__)
 MAX_TRIES = 3
@@ -56,7 +56,6 @@ class AdapterService:
         ctx: Settings, store, engine and metrics of the server.
         storage: Keeps the files of versions.
         residency: Loads versions into the engine.
-        publisher: Publishes uploaded versions.
         health: Watches the answers of versions in service.
         chance: Returns a number from 0 to 1 for each request that a canary might answer; tests replace it.
     """
@@ -67,7 +66,6 @@ class AdapterService:
         *,
         storage: AdapterStorage,
         residency: AdapterResidency,
-        publisher: VersionPublisher,
         health: VersionHealth,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -77,46 +75,33 @@ class AdapterService:
         self._metrics = ctx.metrics
         self._storage = storage
         self.residency = residency
-        self._publisher = publisher
         self._health = health
         self._chance = chance
-        self._serving: dict[str, tuple[int | None, int | None]] = {}
-        """Live version and canary of each adapter, as last seen in the store."""
+        self._serving: dict[tuple[str, str], tuple[int | None, int | None]] = {}
+        """Live version and canary by tenant and adapter, as last seen in the store."""
 
     async def start(self) -> None:
-        """Remove the files that a crash left, and prepare the publisher."""
-        known = await self._store.versions.list_refs(with_files=True)
-        if orphans := await asyncio.to_thread(self._storage.remove_orphans, known):
-            log.warning("adapter files without a version were removed", folders=orphans)
-        await self._publisher.start()
+        """Open the artifact store."""
+        await self._storage.start()
 
     async def stop(self) -> None:
         """Wait for versions that are being loaded or unloaded."""
         await self.residency.stop()
+        await self._storage.stop()
 
-    async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
-        """Publish a trainer's upload, follow the moved pointers, and remove files of old versions.
+    async def follow(self, version: Version) -> None:
+        """Follow the pointers that a publication has moved, and remove files of old versions.
 
         Args:
-            lease_id: The lease under which the version was trained.
-            manifest: What the trainer says about the version.
-            config: Content of adapter_config.json.
-            weights: The uploaded safetensors file; it is moved.
-
-        Raises:
-            Invalid: The files cannot be served, or the version failed a check.
-            Busy: No slot came free in time.
-            LeaseLost: The lease has ended.
+            version: The version that was published.
         """
-        version = await self._publisher.publish(lease_id, manifest, config, weights)
         await self._reload_pointers(version.adapter)
         await self._prune(version.adapter)
-        return version
 
     # --- answering ---
 
     @asynccontextmanager
-    async def acquire(self, model: str) -> AsyncIterator[AdapterRef | None]:
+    async def acquire(self, model: str, *, may_fall_back: bool = True) -> AsyncIterator[AdapterRef | None]:
         """Resolve a model name to a version, and keep that version loaded during the block.
 
         A user without a version in service gets the cohort's version, else the base model. If the version in service
@@ -124,19 +109,21 @@ class AdapterService:
 
         Args:
             model: `base`, `user/<id>` or `cohort/<name>`, the latter two optionally with `@<version>`.
+            may_fall_back: Whether the base model may answer for a version in service that cannot be loaded.
 
         Returns:
             The loaded version; None is the base model.
 
         Raises:
-            Conflict: The named version cannot be used.
+            Conflict: The version cannot be used, and was named or must not be replaced.
+            ArtifactUnavailable: This server cannot get its files now, and it was named or must not be replaced.
             Busy: No slot came free in time.
             RecordNotFound: The version or the cohort does not exist.
         """
         async with AsyncExitStack() as stack:
-            yield await self._resolve(model, stack)
+            yield await self._resolve(model, stack, may_fall_back)
 
-    async def _resolve(self, model: str, stack: AsyncExitStack) -> AdapterRef | None:
+    async def _resolve(self, model: str, stack: AsyncExitStack, may_fall_back: bool) -> AdapterRef | None:
         name = ModelName(model)
         key, number = name.key or name, name.number
         for _ in range(MAX_TRIES):
@@ -149,21 +136,20 @@ class AdapterService:
                 if number:
                     raise
                 # While the request waited, a newer version went live and retention removed this one: resolve again.
-            except OtherBaseModel as error:
+            except (ArtifactUnavailable, OtherBaseModel, Unusable) as error:
                 if number:
                     raise
-                # Not the version's fault: it is not withdrawn, and answers again when its base model is served.
-                log.warning("the base model answers for a version of another one", why=error.message)
-                self._metrics.fallbacks.labels(to="base").inc()
-                return None
-            except Unusable as error:
-                if number:
+                # Only what is unusable is the version's fault. The others stay in service.
+                if isinstance(error, Unusable):
+                    await self.report_outcome(self._storage.ref(version), "failed")
+                if not may_fall_back:
                     raise
-                log.error("the base answers for a version that cannot be loaded", why=error.message)
+                log.warning("the base answers for a version that cannot be loaded", why=error.message)
                 self._metrics.fallbacks.labels(to="base").inc()
-                await self.report_outcome(self._storage.ref(version), "failed")
                 return None
-        log.error("the base answers: the version in service has no files", adapter=key)
+        log.error("the version in service has no files", adapter=key)
+        if not may_fall_back:
+            raise ArtifactUnavailable(f"the version of {key} in service", "its files were removed")
         return None
 
     async def _get_named(self, key: str, number: int) -> VersionRecord:
@@ -184,9 +170,9 @@ class AdapterService:
             if adapter.kind == "user"
             else (model, await self._store.live_versions.get(model))
         )
-        if key != model and model in self._serving:
-            await self._sync_pointers(model, Pointers())
-        await self._sync_pointers(key, pointers)
+        if key != model and of_tenant(model) in self._serving:
+            await self._sync_pointers(model, None, None)
+        await self._sync_pointers(key, *_numbers(pointers))
         if adapter.kind == "cohort" and pointers == Pointers():
             await self._store.cohorts.get(adapter.name)  # raises RecordNotFound for an unknown cohort
         if pointers.canary is not None and self._chance() < (pointers.canary_share or 0.0):
@@ -198,10 +184,17 @@ class AdapterService:
         if version.base_digest != (served := self._engine.info().base_digest):
             raise OtherBaseModel(ref.name, version.base_digest, served)
         try:
+            await stack.enter_async_context(self._storage.open(version))
             return await stack.enter_async_context(self.residency.pin_for_request(ref, pinned=version.pinned))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ArtifactUnavailable) as error:
             if not (await self._store.versions.get(ref.key, ref.version)).files:
                 raise FilesGone(ref.key, ref.version) from error
+            if isinstance(error, OSError):
+                raise unreadable(ref, error) from error
+            if isinstance(error, ArtifactUnavailable):
+                raise
+            # Only files that are whole count against the version.
+            await self._storage.check(version)
             raise Unusable(ref.name, str(error)) from error
 
     # --- pointers ---
@@ -212,6 +205,7 @@ class AdapterService:
         Raises:
             Unusable: The version cannot be loaded.
             OtherBaseModel: The version was trained on another base model.
+            ArtifactUnavailable: This server cannot get its files now.
             Busy: No slot came free in time.
             FilesGone: The version has no files.
         """
@@ -219,7 +213,7 @@ class AdapterService:
             if version is not None:
                 await self._load(await self._get_with_files(key, version), stack)
             adapter = await self._store.live_versions.set_live(key, version)
-            await self._reload_pointers(key)
+            await self._sync_pointers(key, adapter.live, adapter.canary)
         return adapter
 
     async def set_canary(self, key: str, version: int | None, share: float) -> Adapter:
@@ -233,21 +227,23 @@ class AdapterService:
         Raises:
             Unusable: The version cannot be loaded.
             OtherBaseModel: The version was trained on another base model.
+            ArtifactUnavailable: This server cannot get its files now.
             Busy: No slot came free in time.
             FilesGone: The version has no files.
         """
         async with AsyncExitStack() as stack:
             if version is not None:
                 await self._load(await self._get_with_files(key, version), stack)
-                self._health.reset(VersionRef.of(key, version))
+                self._health.reset(engine_name(current_tenant(), VersionRef.of(key, version)))
             adapter = await self._store.live_versions.set_canary(key, version, share)
-            await self._reload_pointers(key)
+            await self._sync_pointers(key, adapter.live, adapter.canary)
         return adapter
 
     async def rollback(self, key: str) -> Adapter:
         """Make the newest earlier version live that passed its checks and still has files."""
         adapter = await self._store.live_versions.rollback(key)
-        await self._reload_pointers(key)
+        # Without another read: if it failed, the caller would repeat the call, which goes back once more.
+        await self._sync_pointers(key, adapter.live, adapter.canary)
         return adapter
 
     async def pin(self, key: str, version: int, pinned: bool) -> Version:
@@ -270,12 +266,9 @@ class AdapterService:
 
         Raises:
             FilesGone: The version has no files.
+            ArtifactUnavailable: This server cannot get them now.
         """
-        await self._get_with_files(key, version)
-        try:
-            return await asyncio.to_thread(self._storage.open_archive, key, version)
-        except FileNotFoundError:
-            raise FilesGone(key, version) from None
+        return await self._storage.open_archive(await self._get_with_files(key, version))
 
     async def _get_with_files(self, key: str, number: int) -> VersionRecord:
         version = await self._store.versions.get(key, number)
@@ -284,25 +277,24 @@ class AdapterService:
         return version
 
     async def _reload_pointers(self, key: str) -> None:
-        await self._sync_pointers(key, await self._store.live_versions.get(key))
+        await self._sync_pointers(key, *_numbers(await self._store.live_versions.get(key)))
 
-    async def _sync_pointers(self, key: str, pointers: Pointers) -> None:
+    async def _sync_pointers(self, key: str, live: int | None, canary: int | None) -> None:
         """Apply the store's pointers to this process: unload versions that they no longer name, once they are idle."""
-        live, canary = pointers.live, pointers.canary
-        now = live.version if live else None, canary.version if canary else None
-        if self._serving.get(key, (None, None)) == now:
+        now = live, canary
+        if self._serving.get(of_tenant(key), (None, None)) == now:
             return
-        for number in {*self._serving.pop(key, ())} - {*now, None}:
-            self._health.reset(VersionRef.of(key, number))
+        for number in {*self._serving.pop(of_tenant(key), ())} - {*now, None}:
+            self._health.reset(engine_name(current_tenant(), VersionRef.of(key, number)))
         if now != (None, None):
-            self._serving[key] = now
+            self._serving[of_tenant(key)] = now
         await self.residency.keep_only(key, [number for number in now if number is not None])
 
     async def _prune(self, key: str) -> None:
         # A failure leaves files for the next time: the new version is in service already.
         try:
             await self._storage.prune(key, keep=self._settings.keep_versions, is_needed=self.residency.is_needed)
-        except (StoreError, OSError) as error:
+        except (StoreError, OSError, ArtifactUnavailable) as error:
             log.warning("old versions were not removed", adapter=key, why=str(error))
 
     # --- health ---
@@ -317,14 +309,14 @@ class AdapterService:
             adapter: The version that answered. None, and a version that is not in service, is ignored.
             outcome: How the answer went.
         """
-        if adapter is None or adapter.version not in self._serving.get(adapter.key, ()):
+        if adapter is None or adapter.version not in self._serving.get((adapter.tenant, adapter.key), ()):
             return
         self._metrics.served.labels(outcome=outcome).inc()
-        alarm = self._health.record(adapter.name, outcome)
+        alarm = self._health.record(adapter.engine_name, outcome)
         try:
             if alarm is not None:
                 await self._withdraw(adapter, alarm)
-            elif self._health.count_fine(adapter.name) >= self._settings.canary_requests:
+            elif self._health.count_fine(adapter.engine_name) >= self._settings.canary_requests:
                 await self._promote_canary(adapter)
         except StoreError as error:
             log.error("the pointer did not move", adapter=adapter.name, why=str(error))
@@ -337,7 +329,7 @@ class AdapterService:
         await self._reload_pointers(adapter.key)
 
     async def _promote_canary(self, adapter: AdapterRef) -> None:
-        if self._serving.get(adapter.key, (None, None))[1] != adapter.version:
+        if self._serving.get((adapter.tenant, adapter.key), (None, None))[1] != adapter.version:
             return
         pointers = await self._store.live_versions.get(adapter.key)
         if pointers.canary is not None and pointers.canary.version == adapter.version:
@@ -345,3 +337,8 @@ class AdapterService:
             await self._store.live_versions.set_live(adapter.key, adapter.version)
             await self._reload_pointers(adapter.key)
             log.info("canary promoted", adapter=adapter.name, good=self._settings.canary_requests)
+
+
+def _numbers(pointers: Pointers) -> tuple[int | None, int | None]:
+    live, canary = pointers.live, pointers.canary
+    return live.version if live else None, canary.version if canary else None

@@ -1,130 +1,161 @@
-"""Adapter versions on disk: one PEFT folder per version, archives for download, and retention.
+"""The files of versions: written under a digest, archived for download, and removed by retention or as orphans.
 
-The layout is `<data_dir>/adapters/<kind>/<name>/<version>/` with the weights, the configuration and the manifest. A
-folder is written once and never changed. The store knows which versions have files; a folder without a row in the
-store is an orphan, left by a crash, and is removed at the next start.
+A version's row names its artifact. An artifact that no row names is an orphan: a crash left it, or an upload that is
+being checked has just written it. So only an old orphan is removed (`artifact_min_orphan_age_s`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
 import zipfile
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
 import structlog
 
-from mindprint.private_files import make_private, make_private_folder
+from mindprint.types import DEFAULT_TENANT
 from mindprint.types.keys import VersionRef
+from mindprint_server.adapters import model_card
+from mindprint_server.adapters.artifact_folders import CONFIG, FILES
+from mindprint_server.adapters.artifacts import ArtifactStore
+from mindprint_server.adapters.old_layout import OldFolders
+from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.operation.disk import full_disk_refused
-from mindprint_server.store import Store, VersionRecord
+from mindprint_server.exceptions import ArtifactUnavailable, StorageFull
+from mindprint_server.operation.disk import filled_temporary_file
+from mindprint_server.store import VersionRecord
+from mindprint_server.tenancy import current_tenant, in_tenant
 
 log = structlog.get_logger(__name__)
-WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "manifest.json"
 CHUNK_BYTES = 1 << 20
 
 
 class AdapterStorage:
-    """Writes, archives and removes the files of versions.
+    """Writes, opens, archives and removes the files of versions.
 
     Args:
-        data_dir: The server's data folder.
-        store: Knows which versions have files.
+        ctx: Settings, store and metrics of the server.
+        artifacts: Keeps the files.
     """
 
-    def __init__(self, data_dir: Path, *, store: Store) -> None:
-        self._root = data_dir / "adapters"
-        self._downloads = data_dir / "downloads"
-        self._store = store
+    def __init__(self, ctx: ServerContext, *, artifacts: ArtifactStore) -> None:
+        self._settings = ctx.settings
+        self._supervisor = ctx.supervisor
+        self._store = ctx.store
+        self._engine = ctx.engine
+        self._metrics = ctx.metrics
+        self._artifacts = artifacts
+        self._downloads = ctx.settings.data_dir / "downloads"
+        self._old_folders = OldFolders(ctx.settings.data_dir / "adapters")
+        self._upkeep: asyncio.Task[None] | None = None
 
-    def path(self, key: str, version: int) -> Path:
-        """Return the folder of a version, whether or not it exists."""
-        return (self._root / key / f"{version:06d}").absolute()
+    async def start(self) -> None:
+        """Take over the folders of an older release, and begin to collect orphans."""
+        await self._artifacts.start()
+        await self.import_old_folders()
+        self._upkeep = self._supervisor.start_loop("artifact upkeep", self.collect, self._pause)
+
+    async def stop(self) -> None:
+        """Stop collecting, and end the calls of the artifact store."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
+        await self._artifacts.stop()
 
     def ref(self, version: VersionRecord) -> AdapterRef:
-        """Return what the engine needs to load a version."""
-        path = self.path(version.adapter, version.version)
-        return AdapterRef(version.adapter, version.version, version.digest, version.engine_id, path)
+        """Return what the engine needs to know of a version. Load it inside `open`, which makes its folder."""
+        path, tenant = self._artifacts.folders.path(version.artifact or "none"), current_tenant()
+        return AdapterRef(version.adapter, version.version, version.digest, version.engine_id, path, tenant)
 
-    def write(self, key: str, version: int, *, weights: Path, config: bytes, manifest: str) -> Path:
-        """Write the folder of a new version, durably and in one step.
+    async def write(self, engine_id: int, *, weights: Path, config: bytes, manifest: str) -> str:
+        """Store the files of a new version, durably, and return their digest.
 
         Args:
-            key: Adapter key.
-            version: Number of the version.
+            engine_id: The version's id in the engine.
             weights: The uploaded safetensors file; it is moved.
             config: Content of adapter_config.json.
             manifest: Content of manifest.json.
 
         Raises:
-            FileExistsError: The version has a folder already.
-            StorageFull: The disk is full. Nothing remains of the folder.
+            ArtifactUnavailable: The artifact store cannot be written.
+            StorageFull: The disk is full. Nothing remains of the files.
         """
-        final = self.path(key, version)
-        if final.exists():
-            raise FileExistsError(f"{VersionRef.of(key, version)} is there already")
-        partial = final.with_name(f".{final.name}.part")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            with full_disk_refused():
-                _write_files(partial, weights=weights, config=config, manifest=manifest)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        partial.rename(final)
-        _fsync(final.parent)
-        return final
+        return await self._artifacts.write(engine_id, weights=weights, config=config, manifest=manifest)
 
-    def remove(self, key: str, version: int) -> None:
-        """Remove the folder of a version, if it exists."""
-        shutil.rmtree(self.path(key, version), ignore_errors=True)
+    @asynccontextmanager
+    async def open(self, version: VersionRecord) -> AsyncIterator[AdapterRef]:
+        """Keep the verified files of a version on this server's disk during the block. They are fetched if needed.
 
-    def remove_orphans(self, known: Collection[tuple[str, int]]) -> int:
-        """Remove partial folders and folders of unknown versions.
-
-        Args:
-            known: Adapter key and number of every version that has files.
-
-        Returns:
-            The number of folders removed.
+        Raises:
+            ArtifactUnavailable: This server cannot get them now.
         """
-        keep = {self.path(key, version) for key, version in known}
-        orphans = [folder for folder in self._root.glob("*/*/*") if folder.is_dir() and folder.absolute() not in keep]
-        for folder in orphans:
-            shutil.rmtree(folder)
-        return len(orphans)
+        async with self._artifacts.hold(_artifact_of(version), version.engine_id):
+            yield self.ref(version)
 
-    def open_archive(self, key: str, version: int) -> IO[bytes]:
-        """Pack the folder of a version into an uncompressed zip.
+    async def check(self, version: VersionRecord) -> None:
+        """Verify the files of a version after the engine refused them.
+
+        Raises:
+            ArtifactUnavailable: They are missing or damaged, so the version is not at fault.
+        """
+        await self._artifacts.check(_artifact_of(version), version.engine_id)
+
+    async def remove(self, version: VersionRecord) -> None:
+        """Remove the files of a version from the artifact store and from this server's disk.
+
+        Raises:
+            ArtifactUnavailable: The artifact store is out of reach. The files are removed later, as orphans.
+        """
+        if version.artifact is not None:
+            await self.remove_artifact(version.artifact)
+
+    async def remove_artifact(self, digest: str) -> None:
+        """Remove an artifact from the artifact store and from this server's disk.
+
+        Raises:
+            ArtifactUnavailable: The artifact store is out of reach.
+        """
+        await self._artifacts.remove(digest)
+
+    async def open_archive(self, version: VersionRecord) -> IO[bytes]:
+        """Pack the files of a version and its model card into an uncompressed zip. Its config names the base model.
 
         Returns:
             The zip as an open temporary file without a name. Closing it deletes it.
 
         Raises:
-            FileNotFoundError: The folder is incomplete or missing.
+            ArtifactUnavailable: This server cannot get the files now.
             StorageFull: The disk has no space for the zip.
         """
-        folder = self.path(key, version)
-        make_private_folder(self._downloads)
-        file = tempfile.TemporaryFile(dir=self._downloads)  # noqa: SIM115 (`read_chunks` closes it)
-        try:
-            with full_disk_refused(), zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip:
-                for name in (CONFIG, WEIGHTS, MANIFEST):
-                    zip.write(folder / name, name)
-        except BaseException:
-            file.close()
-            raise
+        info = self._engine.info()
+        base = model_card.name_base(self._settings, info) if version.base_digest == info.base_digest else None
+        card = model_card.write_card(version, base, self._engine.tokenizer.chat_format)
+        async with self.open(version) as adapter:
+            return await asyncio.to_thread(self._pack, adapter.path, base, card)
+
+    def _pack(self, folder: Path, base: model_card.BaseName | None, card: str) -> IO[bytes]:
+        with (
+            filled_temporary_file(self._downloads) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as zip,
+        ):
+            for name in FILES:
+                try:
+                    if name == CONFIG and base is not None:
+                        zip.writestr(name, model_card.name_in_config((folder / name).read_bytes(), base))
+                    else:
+                        zip.write(folder / name, name)
+                except FileNotFoundError as error:
+                    what = "the files of the version cannot be read"
+                    raise ArtifactUnavailable(what, "some are missing") from error
+            zip.writestr(model_card.CARD, card)
         return file
 
     async def prune(self, key: str, *, keep: int, is_needed: Callable[[str, int], bool]) -> list[int]:
         """Remove the files of old versions of an adapter.
 
-        The store is updated first: a crash in between leaves an orphan folder.
+        The store is updated first: a crash in between leaves an orphan.
 
         Args:
             key: Adapter key.
@@ -133,17 +164,72 @@ class AdapterStorage:
 
         Returns:
             The numbers of the versions whose files were removed.
+
+        Raises:
+            ArtifactUnavailable: The artifact store is out of reach.
         """
         removed = []
-        for version in await self._store.retention.list_prunable(key, keep):
-            if is_needed(key, version):
+        for number in await self._store.retention.list_prunable(key, keep):
+            if is_needed(key, number):
                 continue
-            if await self._store.retention.mark_files_removed(key, version):
-                await asyncio.to_thread(self.remove, key, version)
-                removed.append(version)
+            if await self._store.retention.mark_files_removed(key, number):
+                removed.append(number)
+                await self.remove(await self._store.versions.get(key, number))
         if removed:
             log.info("files of old versions were removed", adapter=key, versions=removed)
         return removed
+
+    async def collect(self) -> bool:
+        """Remove old files that no version names. Returns True, so that the upkeep goes on.
+
+        Nothing is removed while the database names no artifact at all.
+
+        Raises:
+            ArtifactUnavailable: The artifact store is out of reach.
+        """
+        await self.import_old_folders()
+        min_age_s, versions = self._settings.artifact_min_orphan_age_s, self._store.versions
+        named = await versions.list_artifacts()
+        if not named:
+            # A server with a new database may be pointed at a full artifact store by mistake.
+            return True
+        old = await self._artifacts.list_old(min_age_s, named=named)
+        # Read the rows after the ages: a row that came in between names its artifact here.
+        orphans = old - await versions.list_artifacts() if old else set()
+        for digest in sorted(orphans):
+            await self._artifacts.remove(digest)
+            self._metrics.artifacts_collected.inc()
+            log.warning("files that no version names were removed", artifact=digest)
+        return True
+
+    async def import_old_folders(self) -> None:
+        """Move the files of versions that an older release stored into the artifact store, verified."""
+        with in_tenant(DEFAULT_TENANT):  # older releases had no other one
+            waiting = await self._store.versions.list_without_artifact()
+            for version in waiting:
+                await self._import(version)
+        known = {(version.adapter, version.version) for version in waiting}
+        min_age_s = self._settings.artifact_min_orphan_age_s
+        await asyncio.to_thread(self._old_folders.remove_unknown, known, min_age_s)
+
+    async def _import(self, version: VersionRecord) -> None:
+        if not await asyncio.to_thread(self._old_folders.has, version):
+            return
+        name = VersionRef.of(version.adapter, version.version)
+        if not await asyncio.to_thread(self._old_folders.is_whole, version):
+            log.error("the old files of a version are damaged: they are not used", version=name)
+            return
+        try:
+            digest = await self._artifacts.add(version.engine_id, self._old_folders.filler(version))
+        except (ArtifactUnavailable, StorageFull) as error:
+            log.error("the old files of a version were not moved yet", version=name, why=error.message)
+            return
+        await self._store.versions.set_artifact(version, digest)
+        await asyncio.to_thread(self._old_folders.remove, version)
+        log.info("the old files of a version are in the artifact store now", version=name, artifact=digest)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._settings.artifact_upkeep_interval_s)
 
 
 async def read_chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
@@ -156,20 +242,9 @@ async def read_chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
         file.close()
 
 
-def _write_files(folder: Path, *, weights: Path, config: bytes, manifest: str) -> None:
-    make_private_folder(folder)
-    shutil.move(weights, folder / WEIGHTS)
-    (folder / CONFIG).write_bytes(config)
-    (folder / MANIFEST).write_text(manifest, encoding="utf-8")
-    for file in folder.iterdir():
-        make_private(file)
-        _fsync(file)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _artifact_of(version: VersionRecord) -> str:
+    if version.artifact is None:
+        raise ArtifactUnavailable(
+            "the files of the version cannot be read", "an older release stored them, on a server that has to start"
+        )
+    return version.artifact

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-from safetensors import safe_open
 
 from mindprint.types import Lease, Manifest
 from mindprint_server.adapters.manifest_check import check_manifest
 from mindprint_server.adapters.peft_config import AdapterConfig, read_config
 from mindprint_server.adapters.weights_file import TensorEntry, check_values, read_entries
+from mindprint_server.engine.model_shapes import Shapes
 from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import AdapterSettings
 
 _PREFIX = "base_model.model."
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of each tensor, by name."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,12 @@ class ServedModel:
 
     Attributes:
         base_digest: Digest of the base model.
-        shapes: Shapes of the base model's tensors.
+        shapes: Shapes of the weights of the base model's layers, by the names that adapters give them.
         vocab_size: Number of token ids.
         max_model_len: Longest sequence in tokens.
         max_rank: Largest rank of an adapter.
         targets: Names of the modules that an adapter may change.
+        ignored_options: Options of PEFT that this release of the engine ignores.
     """
 
     base_digest: str
@@ -44,6 +42,7 @@ class ServedModel:
     max_model_len: int
     max_rank: int
     targets: Collection[str]
+    ignored_options: Collection[str] = ()
 
 
 def check_upload(
@@ -69,7 +68,13 @@ def check_upload(
         vocab_size=served.vocab_size,
         max_model_len=served.max_model_len,
     )
-    adapter = read_config(config, max_rank=served.max_rank, targets=served.targets, settings=settings)
+    adapter = read_config(
+        config,
+        max_rank=served.max_rank,
+        targets=served.targets,
+        settings=settings,
+        ignored=served.ignored_options,
+    )
     check_weights(weights, adapter, base=served.shapes, settings=settings)
     if sha256(weights) != manifest.weights_sha256:
         raise Invalid("adapter_digest", "the weights are not those of the manifest's weights_sha256: upload again")
@@ -85,22 +90,30 @@ def check_weights(path: Path, adapter: AdapterConfig, *, base: Shapes, settings:
         settings: Bounds of uploads.
 
     Raises:
-        Invalid: The file is malformed, a tensor does not fit, or a value is not finite or too large.
+        Invalid: The file is malformed, a tensor does not fit, a value is not finite or too large, or all are zero.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         entries = read_entries(file, size=size, max_header_bytes=settings.max_weights_header_bytes)
         check_tensors(entries, adapter, base=base)
-        check_values(file, entries, max_norm=settings.max_tensor_norm)
+        zero = check_values(file, entries, max_norm=settings.max_tensor_norm)
+    _check_effect(entries, zero)
 
 
-def read_base_shapes(folder: Path) -> Shapes:
-    """Read the tensor shapes of the base model from the headers of its safetensors files."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return shapes
+def list_layers(path: Path, *, settings: AdapterSettings) -> list[str]:
+    """List the layers of the base model for which a file has tensors. A malformed file has none.
+
+    Args:
+        path: A safetensors file.
+        settings: Bounds of uploads.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            entries = read_entries(file, size=size, max_header_bytes=settings.max_weights_header_bytes)
+        except Invalid:
+            return []
+    return sorted({layer for entry in entries if (layer := _parse_name(entry.name)[0])})
 
 
 def check_tensors(entries: Iterable[TensorEntry], adapter: AdapterConfig, *, base: Shapes) -> None:
@@ -117,22 +130,68 @@ def check_tensors(entries: Iterable[TensorEntry], adapter: AdapterConfig, *, bas
     halves: dict[str, set[str]] = {}
     for entry in entries:
         layer, half = _parse_name(entry.name)
-        if half not in ("lora_A", "lora_B") or layer.rpartition(".")[2] not in adapter.targets:
-            raise Invalid(
-                "adapter_targets",
-                f"tensor {entry.name[:200]!r} is no LoRA weight of the config's target_modules: "
-                "upload both files as PEFT wrote them",
-            )
-        wanted = _wanted_shape(base, layer, half, adapter.rank)
+        # The base model's layers come first: the patterns of the config are matched against their names alone.
+        _check_module(entry.name, layer, half, adapter)
+        out_features, in_features = _base_shape(base, layer)
+        _check_adapted(entry.name, layer, adapter)
+        rank = adapter.rank_of(layer)
+        wanted = (rank, in_features) if half == "lora_A" else (out_features, rank)
         if entry.shape != wanted:
             raise Invalid(
                 "adapter_shape",
-                f"tensor {entry.name[:200]!r} is {list(entry.shape)}, the base needs {list(wanted)}: "
-                "train on the served model",
+                f"tensor {entry.name[:200]!r} is {list(entry.shape)}, the base and the config's rank need "
+                f"{list(wanted)}: train on the served model, and upload both files as PEFT wrote them",
             )
         halves.setdefault(layer, set()).add(half)
-    if not halves or any(len(pair) != 2 for pair in halves.values()):
-        raise Invalid("adapter_shape", "lora_A and lora_B do not come in pairs: upload the file that PEFT wrote")
+    if not halves:
+        raise Invalid("adapter_shape", "the weights hold no tensor: upload the file that PEFT wrote")
+    for layer, pair in halves.items():
+        if len(pair) != 2:
+            missing = "lora_B" if "lora_A" in pair else "lora_A"
+            raise Invalid(
+                "adapter_shape",
+                f"layer {layer[:200]!r} has no {missing}: lora_A and lora_B come in pairs, "
+                "upload the file that PEFT wrote",
+            )
+
+
+def _check_module(name: str, layer: str, half: str, adapter: AdapterConfig) -> None:
+    if half not in ("lora_A", "lora_B"):
+        raise Invalid(
+            "adapter_targets",
+            f"tensor {name[:200]!r} is no LoRA weight of a linear layer: train only "
+            f"{sorted(adapter.served)}, and upload both files as PEFT wrote them",
+        )
+    if not adapter.is_served(layer):
+        raise Invalid(
+            "adapter_targets",
+            f"tensor {name[:200]!r} changes a layer that cannot be served: train only {sorted(adapter.served)}, "
+            "or raise target_modules of the server",
+        )
+
+
+def _check_adapted(name: str, layer: str, adapter: AdapterConfig) -> None:
+    if not adapter.is_adapted(layer):
+        raise Invalid(
+            "adapter_targets",
+            f"tensor {name[:200]!r} is of a layer that target_modules, exclude_modules and layers_to_transform "
+            "leave out: "
+            "upload both files as PEFT wrote them",
+        )
+
+
+def _check_effect(entries: Iterable[TensorEntry], zero: Collection[str]) -> None:
+    """Check that an adapter changes something: neither A nor B is zero in every layer."""
+    layers: dict[str, bool] = {}
+    for entry in entries:
+        layer, _ = _parse_name(entry.name)
+        layers[layer] = layers.get(layer, True) and entry.name not in zero
+    if not any(layers.values()):
+        raise Invalid(
+            "adapter_no_effect",
+            "every layer has a lora_A or lora_B of zeros, so the adapter changes nothing: "
+            "upload the weights from after the training",
+        )
 
 
 def _parse_name(name: str) -> tuple[str, str]:
@@ -143,14 +202,14 @@ def _parse_name(name: str) -> tuple[str, str]:
     return layer, half
 
 
-def _wanted_shape(base: Shapes, layer: str, half: str, rank: int) -> tuple[int, int]:
+def _base_shape(base: Shapes, layer: str) -> tuple[int, int]:
     weight = base.get(f"{layer}.weight")
     if weight is None or len(weight) != 2:
         raise Invalid(
             "adapter_base_model", f"the base model has no linear layer {layer[:200]!r}: train on the served model"
         )
     out_features, in_features = weight
-    return (rank, in_features) if half == "lora_A" else (out_features, rank)
+    return out_features, in_features
 
 
 def sha256(path: Path) -> str:

@@ -22,6 +22,8 @@ DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """Bytes of a value of each dtype that PEFT writes and vLLM loads."""
 HEADER_DEPTH = 3
 """Nesting of a header: the object of tensors, a tensor, its lists."""
+MAX_NAME_LENGTH = 512
+"""Characters of a tensor's name. PEFT writes fewer than 200; some checks take quadratic time in them."""
 LENGTH_BYTES = 8
 CHUNK_BYTES = 1 << 20
 """Bytes of weights that are checked at once. Their copies take up to eight times as much memory."""
@@ -103,7 +105,7 @@ def parse_header(header: bytes, *, data_bytes: int) -> list[TensorEntry]:
     return entries
 
 
-def check_values(file: IO[bytes], entries: Iterable[TensorEntry], *, max_norm: float) -> None:
+def check_values(file: IO[bytes], entries: Iterable[TensorEntry], *, max_norm: float) -> set[str]:
     """Check that every value is finite and that no tensor is too large. The data is read in pieces.
 
     Args:
@@ -111,9 +113,13 @@ def check_values(file: IO[bytes], entries: Iterable[TensorEntry], *, max_norm: f
         entries: All tensors, in the order of their data.
         max_norm: Largest Frobenius norm of a tensor.
 
+    Returns:
+        Names of the tensors whose values are all zero.
+
     Raises:
         Invalid: A value is not finite (adapter_not_finite), or a norm passes the bound (adapter_norm).
     """
+    zero = set()
     for entry in entries:
         squares = 0.0
         for start in range(entry.begin, entry.end, CHUNK_BYTES):
@@ -132,6 +138,9 @@ def check_values(file: IO[bytes], entries: Iterable[TensorEntry], *, max_norm: f
                 f"tensor {entry.name[:200]!r} has a norm of {norm:.4g}, more than {max_norm:g}: "
                 "train again with a lower learning rate, or raise max_tensor_norm",
             )
+        if norm == 0:
+            zero.add(entry.name)
+    return zero
 
 
 def decode_values(data: bytes, dtype: str) -> NDArray[np.float64]:
@@ -149,6 +158,12 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def _parse_entry(name: str, entry: Any) -> TensorEntry:
+    if len(name) > MAX_NAME_LENGTH:
+        raise Invalid(
+            "adapter_header",
+            f"the name of tensor {name[:40]!r} has {len(name)} characters, more than {MAX_NAME_LENGTH}: "
+            "upload the file that PEFT wrote",
+        )
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _malformed(f"tensor {name[:200]!r} has other fields than dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

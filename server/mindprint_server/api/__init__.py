@@ -7,7 +7,23 @@ from typing import Any
 from fastapi import APIRouter
 
 from mindprint.types import ErrorReply
-from mindprint_server.api import adapters, batches, chat, cohorts, keys, leases, system, traces, users
+from mindprint_server.api import (
+    adapters,
+    audit_log,
+    batches,
+    chat,
+    cohorts,
+    completions,
+    erasures,
+    keys,
+    leases,
+    models,
+    publications,
+    responses,
+    system,
+    traces,
+    users,
+)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "Refused: `error.message` says what to do"},
@@ -18,7 +34,23 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 def _include_all() -> APIRouter:
     router = APIRouter()
-    for module in (system, keys, users, cohorts, traces, batches, leases, adapters, chat):
+    for module in (
+        system,
+        keys,
+        audit_log,
+        users,
+        erasures,
+        cohorts,
+        traces,
+        batches,
+        leases,
+        publications,
+        adapters,
+        chat,
+        completions,
+        responses,
+        models,
+    ):
         router.include_router(module.router, responses=REFUSALS)
     return router
 

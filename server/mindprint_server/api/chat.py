@@ -1,49 +1,30 @@
-"""OpenAI's routes for chat completions and models; `mindprint_server.chat` answers them."""
+"""OpenAI's route for chat completions; `mindprint_server.chat` answers it."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 
-from mindprint_server.api.access import AccessRoute, requires
-from mindprint_server.api.dependencies import ServicesDep
-from mindprint_server.api.errors import ApiError
+from mindprint_server.api.access import OpenAIRoute, requires
+from mindprint_server.api.audit import NOT_AUDITED
+from mindprint_server.api.dependencies import GENERATES, ServicesDep
+from mindprint_server.api.openai import ANSWERS, check_json, disconnect_of, response_of
+from mindprint_server.api.openai_bodies import CHAT
 
-router = APIRouter(prefix="/v1", tags=["chat"], route_class=AccessRoute)
+router = APIRouter(prefix="/v1", tags=["chat"], route_class=OpenAIRoute)
 INFER = [requires("infer")]
-INFER_OR_READ = [requires("infer", "read")]
 
 
 @router.post(
-    "/chat/completions", dependencies=INFER, response_class=Response, responses={200: {"description": "As OpenAI's"}}
+    "/chat/completions",
+    dependencies=[*INFER, *GENERATES],
+    openapi_extra={**NOT_AUDITED, **CHAT},
+    response_class=Response,
+    responses=ANSWERS,
 )
 async def completions(body: Annotated[dict[str, Any], Body()], request: Request, services: ServicesDep) -> Response:
     """Answer a chat as OpenAI's route does. `user/<id>` as `model` brings the user's memory and adapter."""
-    try:
-        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:
-        message = "the body holds a lone surrogate, which is half a character: send valid Unicode"
-        raise ApiError(400, "invalid_unicode", message) from None
-    except ValueError:
-        message = "the body holds NaN or an infinite number, which JSON does not have: send finite numbers"
-        raise ApiError(400, "invalid_json", message) from None
-
-    async def wait_for_disconnect() -> None:
-        # The body has been read, so that nothing but a disconnect ends the wait.
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    reply = await services.chat.complete(body, wait_for_disconnect=wait_for_disconnect)
-    headers = {"Mindprint-Model": reply.model}
-    if isinstance(reply.content, dict):
-        return JSONResponse(reply.content, headers=headers)
-    return StreamingResponse(reply.content, media_type="text/event-stream", headers=headers)
-
-
-@router.get("/models", dependencies=INFER_OR_READ)
-async def models(services: ServicesDep) -> dict[str, Any]:
-    """List what `model` may name: the base model, adapters with a live version, and versions."""
-    return await services.chat.models()
+    check_json(body)
+    return response_of(await services.chat.complete(body, wait_for_disconnect=disconnect_of(request)))

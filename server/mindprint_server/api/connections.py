@@ -7,20 +7,16 @@ without Retry-After and refuses health checks too. So this protocol adds them to
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any, ClassVar
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from mindprint_server.api.errors import ApiError, envelope
-from mindprint_server.api.middleware import PROBES
+from mindprint_server.api.access import PROBES
+from mindprint_server.api.errors import ApiError, response
+from mindprint_server.api.middleware import MAX_HEADER_BYTES
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import LimitSettings
-
-MAX_HEADER_BYTES = 64 * 1024
-"""Most bytes of a request line with its headers, h11's own bound."""
 
 
 class _Bounds(asyncio.Protocol):
@@ -94,7 +90,7 @@ class _Bounds(asyncio.Protocol):
         self.transport.close()
 
     def _count(self, code: str) -> None:
-        self.metrics.refusals.labels(code=code).inc()
+        self.metrics.refusals.labels(tenant="", code=code).inc()
 
 
 class _Refusing:
@@ -109,10 +105,10 @@ class _Refusing:
         if scope["type"] != "http" or scope["path"] in PROBES:
             return await self._app(scope, receive, send)
         message = f"{self._limits.max_connections} connections are open already: retry in a moment"
-        error = ApiError(503, "too_many_connections", message)
-        self._metrics.refusals.labels(code=error.code).inc()
-        headers = {"Retry-After": str(self._limits.retry_after_s), "Connection": "close"}
-        await Response(json.dumps(envelope(error)), 503, headers, "application/json")(scope, receive, send)
+        headers = {"Connection": "close"}
+        error = ApiError(503, "too_many_connections", message, retry_after=self._limits.retry_after_s, headers=headers)
+        self._metrics.refusals.labels(tenant="", code=error.code).inc()
+        await response(error)(scope, receive, send)
 
 
 def bounded_connections(

@@ -38,6 +38,32 @@ async def check_writable(services: ServicesDep) -> None:
 WRITES = [Depends(check_writable)]
 """Dependencies of routes that store what a caller sends."""
 
+
+async def check_artifacts(services: ServicesDep) -> None:
+    """Refuse an upload while the artifact store cannot be reached.
+
+    Raises:
+        ArtifactUnavailable: It did not answer the last probe.
+    """
+    services.readiness.check_artifacts()
+
+
+PUBLISHES = [*WRITES, Depends(check_artifacts)]
+"""Dependencies of the route that stores the files of a version."""
+
+
+async def check_generation(services: ServicesDep) -> None:
+    """Refuse what lets the engine write for a tenant or a key that is over its quota of tokens.
+
+    Raises:
+        LimitExceeded: The minute's tokens are used up.
+    """
+    services.quotas.check_tokens()
+
+
+GENERATES = [Depends(check_generation)]
+"""Dependencies of routes that let the engine write."""
+
 UserId = Annotated[str, Path(pattern=NAME, max_length=64)]
 Id = Annotated[str, Path(pattern=ID, max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,18 +11,22 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from mindprint.types import NAME
 from mindprint_server import exceptions
 from mindprint_server.engine import EngineDied, PromptTooLong
-from mindprint_server.exceptions import ServerError, engine_dead
+from mindprint_server.exceptions import MESSAGE_LIMIT, ServerError, clean, engine_dead
 from mindprint_server.settings import LimitSettings
 
-MESSAGE_LIMIT = 600
-"""Characters of a message. It may quote what was sent, which may be large."""
+TENANT = "mindprint.tenant"
+"""Where the scope of a request keeps the tenant of its key."""
+OPENAI_ROUTE = "mindprint.openai_route"
+"""Where the scope of a request says that its route is one of OpenAI's."""
 
 STATUS: dict[type[ServerError], int] = {
     exceptions.NotFound: 404,
+    exceptions.Forbidden: 403,
     exceptions.Conflict: 409,
     exceptions.Invalid: 422,
     exceptions.LimitExceeded: 429,
@@ -33,8 +38,15 @@ STATUS: dict[type[ServerError], int] = {
 }
 """The HTTP status of each kind of error. `BackendRefused` brings its own."""
 
+NOT_SERVED = re.compile(
+    "/v1/(assistants|audio|containers|conversations|embeddings|evals|files|fine_tuning|images|moderations|realtime|"
+    "rerank|score|threads|uploads|vector_stores|videos)(/|$)"
+)
+"""Paths of OpenAI's and vLLM's APIs of which this server has nothing."""
 RETRY_STATUSES = (429, 503, 507)
-"""Statuses that are sent with Retry-After."""
+"""Statuses that are sent with Retry-After, unless something may have been done."""
+SHOULD_RETRY = "x-should-retry"
+"""Header that tells clients, OpenAI's too, whether to send the same request again."""
 
 
 class ApiError(HTTPException):
@@ -71,12 +83,6 @@ class ApiError(HTTPException):
         return f"{self.code}: {self.message}"
 
 
-def clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """Return a text cut to `limit` characters, with lone surrogates replaced, so that it encodes as UTF-8."""
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def envelope(error: ApiError) -> dict[str, Any]:
     """Return the body of an error reply (`mindprint.types.ErrorReply`)."""
     param = None if error.param is None else clean(error.param, 200)
@@ -84,13 +90,46 @@ def envelope(error: ApiError) -> dict[str, Any]:
 
 
 def reply(request: Request, error: ApiError, *, extra: Mapping[str, Any] | None = None) -> Response:
-    """Return the response for an error and count it by its code. `extra` adds fields beside `error` to the body."""
-    request.app.state.metrics.refusals.labels(code=error.code).inc()
+    """Return the response for an error and count it by its code.
+
+    Args:
+        request: The request that is refused. On OpenAI's routes 422 becomes 400, as OpenAI has it.
+        error: Why.
+        extra: Fields beside `error` in the body.
+    """
+    request.app.state.metrics.refusals.labels(tenant=request.scope.get(TENANT, ""), code=error.code).inc()
+    status = 400 if error.status == 422 and OPENAI_ROUTE in request.scope else error.status
+    return response(error, status=status, extra=extra)
+
+
+def response(error: ApiError, *, status: int | None = None, extra: Mapping[str, Any] | None = None) -> Response:
+    """Return the response for an error, with the headers that say whether and when to send the request again.
+
+    Args:
+        error: Why a request is refused.
+        status: The HTTP status; None takes the error's.
+        extra: Fields beside `error` in the body.
+    """
     headers = dict(error.headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if (should_retry := may_repeat(error)) is not None:
+        headers[SHOULD_RETRY] = str(should_retry).lower()
     body = json.dumps({**(extra or {}), **envelope(error)}, ensure_ascii=False)
-    return Response(body, error.status, headers, "application/json")
+    return Response(body, status or error.status, headers, "application/json")
+
+
+def may_repeat(error: ApiError) -> bool | None:
+    """Return whether the same request may be sent again; None if only the caller knows.
+
+    With Retry-After the request was refused before anything was done, so any request may be repeated. After a failure
+    (500), a time limit (408, 504) or a lost commit (503 without Retry-After) something may have been done: then it
+    depends on the request. OpenAI's clients repeat a 409 unless they are told not to.
+    """
+    if error.retry_after is not None:
+        return True
+    is_refusal = 400 <= error.status < 500 or error.status == 501
+    return False if is_refusal and error.status not in (408, 429) else None
 
 
 # --- other exceptions as an ApiError ---
@@ -111,7 +150,8 @@ def from_server(error: ServerError, retry_after: int) -> ApiError:
         retry_after: Seconds for Retry-After where the error gives none.
     """
     status = status_of(error)
-    seconds = (error.retry_after or retry_after) if status in RETRY_STATUSES else None
+    is_undone = status in RETRY_STATUSES and not error.is_outcome_unknown
+    seconds = (error.retry_after or retry_after) if is_undone else None
     return ApiError(status, error.code, error.message, param=error.param, retry_after=seconds)
 
 
@@ -120,17 +160,27 @@ def from_http(error: HTTPException, request: Request) -> ApiError:
     status, path = error.status_code, request.url.path
     if status == 404 and b"%2f" in (request.scope.get("raw_path") or b"").lower():
         return ApiError(422, "invalid_name", "a name in the path holds a slash: use a name without one", param="path")
+    if status == 404 and (found := NOT_SERVED.match(path)):
+        message = f"this server does not serve /v1/{found[1]}: it answers chats, completions and responses"
+        return ApiError(404, "not_served", message)
     if status == 404:
         return ApiError(
             404, "not_found", f"there is no {clean(path, 200)!r} here: GET /openapi.json lists what there is"
         )
     if status == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        message = f"{request.method} is not allowed on {clean(path, 200)!r}: use {allowed or 'another method'}"
-        return ApiError(405, "method_not_allowed", message, headers=error.headers)
+        allowed = ", ".join(allowed_methods(request))
+        message = f"{request.method} is not allowed on {clean(path, 200)!r}: use {allowed}"
+        return ApiError(405, "method_not_allowed", message, headers={"Allow": allowed})
     if status == 400:
         return ApiError(400, "invalid_json", "the body cannot be read: send one JSON document in UTF-8")
     return ApiError(status, "http_error", str(error.detail), headers=error.headers)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Return the methods of the request's path, sorted. Starlette itself names those of its first route only."""
+    first = next(route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    same = [route for route in request.app.routes if route.path == first.path]
+    return sorted({method for route in same for method in route.methods or ()})
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], content_type: str = "application/json") -> ApiError:

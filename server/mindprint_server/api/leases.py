@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 
-from mindprint.types import Heartbeat, Lease, LeaseRequest, Manifest, Version
-from mindprint_server.api import multipart
+from mindprint.types import Heartbeat, Lease, LeaseRequest, Publication
+from mindprint_server.api import multipart, uploads
 from mindprint_server.api.access import AccessRoute, requires
-from mindprint_server.api.dependencies import WRITES, Id, ServicesDep
-from mindprint_server.api.errors import ApiError
-from mindprint_server.bounded_json import JsonRefused, parse_json
-from mindprint_server.exceptions import Invalid
-from mindprint_server.settings import AdapterSettings
+from mindprint_server.api.audit import NOT_AUDITED, audited
+from mindprint_server.api.dependencies import PUBLISHES, Id, ServicesDep
 
 router = APIRouter(prefix="/v1/leases", tags=["leases"], route_class=AccessRoute)
 TRAIN = [requires("train")]
-FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": list(multipart.PARTS),
-                    "properties": {
-                        "manifest": {"type": "string", "description": "JSON of a Manifest"},
-                        "config": {"type": "string", "format": "binary", "description": "adapter_config.json"},
-                        "weights": {"type": "string", "format": "binary", "description": "adapter_model.safetensors"},
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 @router.post(
     "",
     dependencies=TRAIN,
+    openapi_extra=NOT_AUDITED,
     status_code=201,
     response_model=Lease,
     responses={204: {"description": "Nothing is waiting"}},
@@ -58,39 +35,34 @@ async def one_lease(lease_id: Id, services: ServicesDep) -> Lease:
     return await services.store.leases.get(lease_id)
 
 
-@router.post("/{lease_id}/heartbeat", dependencies=TRAIN)
+@router.post("/{lease_id}/heartbeat", dependencies=TRAIN, openapi_extra=NOT_AUDITED)
 async def heartbeat(lease_id: Id, beat: Heartbeat, services: ServicesDep) -> Lease:
     """Extend a lease to `ttl_s` seconds from now."""
     return await services.store.leases.heartbeat(lease_id, beat.ttl_s)
 
 
-@router.post("/{lease_id}/release", dependencies=TRAIN)
+@router.post("/{lease_id}/release", dependencies=TRAIN, openapi_extra=NOT_AUDITED)
 async def release(lease_id: Id, services: ServicesDep) -> Lease:
     """End a lease and put its traces back into the queue. This does not count as a failed attempt."""
     return await services.store.leases.release(lease_id)
 
 
-@router.post("/{lease_id}/complete", dependencies=[*TRAIN, *WRITES], openapi_extra=FORM)
-async def complete(lease_id: Id, request: Request, services: ServicesDep) -> Version:
-    """Publish the trained version: validate the files, check parity, run the gate, and make the version live."""
-    await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read
+@router.post(
+    "/{lease_id}/complete",
+    dependencies=[*TRAIN, *PUBLISHES],
+    status_code=202,
+    openapi_extra=uploads.FORM | audited("version.publish", replied=["adapter", "version", "id", "state"]),
+)
+async def complete(lease_id: Id, request: Request, response: Response, services: ServicesDep) -> Publication:
+    """Store the trained version. The server then checks it: `GET /v1/publications/{id}` says how far it is.
+
+    The lease holds meanwhile. The same upload again is answered with the same publication, also when it has ended.
+    """
+    lease = await services.store.leases.get(lease_id)  # an unknown lease is refused before its upload is read
+    await services.stored_quotas.check_adapter(lease.adapter)
+    services.quotas.check_upload(uploads.declared_size(request, services.settings.max_upload_bytes))
     async with multipart.receive(request, services.settings) as upload:
-        manifest = await asyncio.to_thread(_parse_manifest, upload.manifest, services.settings)
-        return await services.adapters.publish(lease_id, manifest, upload.config, upload.weights)
-
-
-def _parse_manifest(text: bytes, settings: AdapterSettings) -> Manifest:
-    bounds = {"max_depth": settings.max_upload_json_depth, "max_keys": settings.max_manifest_keys}
-    try:
-        return Manifest.model_validate(parse_json(text, **bounds))
-    except JsonRefused as error:
-        if error.is_syntax:
-            raise ApiError(
-                400, "invalid_json", f"the manifest {error.problem}: send one JSON document in UTF-8"
-            ) from None
-        where = f"manifest.{error.path}" if error.path else "manifest"
-        message = f"{where} {error.problem}: send the manifest that the trainer wrote"
-        raise Invalid("invalid_manifest", message, param=where) from None
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**one, "loc": ("body", "manifest", *one["loc"])} for one in details]) from None
+        manifest = await asyncio.to_thread(uploads.parse_manifest, upload.manifest, services.settings)
+        publication = await services.publications.accept(lease_id, manifest, upload.config, upload.weights)
+    response.headers["Location"] = f"/v1/publications/{publication.id}"
+    return publication

@@ -13,16 +13,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mindprint_server.api.errors import ApiError, internal, reply
+from mindprint_server.api.access import PROBES
+from mindprint_server.api.errors import TENANT, ApiError, internal, reply
 from mindprint_server.api.json_depth import json_depth
 from mindprint_server.observability.logging import log
 from mindprint_server.settings import LimitSettings
 
-UPLOAD = re.compile(r"/v1/leases/[^/]+/complete")
+UPLOAD = re.compile(r"/v1/(?:leases/[^/]+/complete|adapters/[^/]+/[^/]+/versions)")
 
 
 class BodySizeLimitMiddleware:
     """Refuses bodies that are too large (413) or arrive too slowly (408), so that every request is bounded.
+
+    Headers that are too large are refused (431) also where they came in one piece (see `connections.py`).
 
     It is written in pure ASGI, so that streaming and cancellation work as without it.
     """
@@ -34,6 +37,9 @@ class BodySizeLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            await reply(Request(scope), _headers_too_large())(scope, receive, send)
             return
         limit = self._limit(scope["path"])
         declared = Headers(scope=scope).get("content-length", "")
@@ -84,8 +90,15 @@ class BodySizeLimitMiddleware:
         return self.settings.max_upload_bytes if UPLOAD.fullmatch(path) else self.settings.max_body_bytes
 
 
+MAX_HEADER_BYTES = 64 * 1024
+"""Most bytes of a request's headers, h11's own bound."""
 CLOSE = {"Connection": "close"}
 """Headers of a reply to a body that is not read to its end: the connection cannot be used again."""
+
+
+def _headers_too_large() -> ApiError:
+    message = f"the headers are larger than {MAX_HEADER_BYTES} bytes: send smaller ones"
+    return ApiError(431, "headers_too_large", message, headers=CLOSE)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -94,8 +107,13 @@ def _too_large(limit: int) -> ApiError:
 
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-PROBES = ("/livez", "/readyz", "/metrics")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+POLLED = {
+    ("POST", "/v1/leases", 204),
+    ("POST", "/v1/leases/{lease_id}/heartbeat", 200),
+    ("GET", "/v1/publications/{publication_id}", 200),
+}
+"""Method, route and status of what a trainer repeats while nothing happens. It is logged as DEBUG."""
 GONE = 499
 """Status that is counted for a caller who disconnected before the reply."""
 
@@ -146,7 +164,8 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
     metrics = scope["app"].state.metrics
-    metrics.requests.labels(route=route, method=method, status=str(status)).inc()
+    metrics.requests.labels(tenant=scope.get(TENANT, ""), route=route, method=method, status=str(status)).inc()
     metrics.request_seconds.labels(route=route, method=method).observe(seconds)
-    level = logging.DEBUG if route in PROBES else logging.INFO
+    is_routine = route in PROBES or (method, route, status) in POLLED
+    level = logging.DEBUG if is_routine else logging.INFO
     log.log(level, "request", method=method, path=scope["path"], status=status, ms=round(seconds * 1000, 1))

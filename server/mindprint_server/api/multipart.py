@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from mindprint.private_files import FILE, make_private_folder
-from mindprint_server.api.errors import ApiError, clean
-from mindprint_server.exceptions import Invalid
+from mindprint_server.api.errors import ApiError
+from mindprint_server.exceptions import Invalid, clean
 from mindprint_server.operation.disk import full_disk_refused
 from mindprint_server.settings import Settings
 
@@ -156,8 +156,9 @@ def _new_file(folder: Path, stale_s: float) -> Path:
     with full_disk_refused():
         make_private_folder(folder)
         for leftover in folder.iterdir():
-            if time.time() - leftover.stat().st_mtime > stale_s:
-                leftover.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # Another upload may end, and delete its file, meanwhile.
+                if time.time() - leftover.stat().st_mtime > stale_s:
+                    leftover.unlink()
         path.touch(FILE, exist_ok=False)
     return path
 

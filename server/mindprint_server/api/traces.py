@@ -21,7 +21,9 @@ from mindprint.types import (
 )
 from mindprint_server.access import may
 from mindprint_server.api.access import AccessRoute, requires
+from mindprint_server.api.audit import NOT_AUDITED, audited
 from mindprint_server.api.dependencies import (
+    GENERATES,
     ID,
     NDJSON,
     WRITES,
@@ -38,7 +40,7 @@ router = APIRouter(prefix="/v1/traces", tags=["traces"], route_class=AccessRoute
 READ = [requires("read")]
 
 
-@router.post("", dependencies=[requires("infer"), *WRITES])
+@router.post("", dependencies=[requires("infer"), *WRITES, *GENERATES], openapi_extra=NOT_AUDITED)
 async def write_trace(
     request: TraceRequest, services: ServicesDep, key: Annotated[ApiKey | None, requires("infer")]
 ) -> Trace:
@@ -78,7 +80,11 @@ async def list_traces(
     return TracePage(traces=traces[:limit], next=traces[limit - 1].id if len(traces) > limit else None)
 
 
-@router.post("/requeue", dependencies=[requires("train"), *WRITES])
+@router.post(
+    "/requeue",
+    dependencies=[requires("train"), *WRITES],
+    openapi_extra=audited("trace.requeue", sent=["trace_ids", "user_id"], replied=["requeued"]),
+)
 async def requeue(wanted: Requeue, services: ServicesDep) -> Requeued:
     """Put dead letters back into the queue, with no attempts counted: by id, of a user, or all there are."""
     return Requeued(requeued=await services.store.traces.requeue(wanted.trace_ids, user_id=wanted.user_id))

@@ -19,6 +19,7 @@ from mindprint_server.auto_mode.policy import Evidence
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
 from mindprint_server.prompts.templates import PROMPT_VERSION
+from mindprint_server.tenancy import drop_tenant, remembered_key
 
 MAX_TRACES = 200
 """Newest candidates of the base model whose Gain is evidence."""
@@ -41,7 +42,7 @@ class AutoModeSelector:
         self._thresholds = policy.AutoModeThresholds(
             ctx.settings.auto_min_items, ctx.settings.auto_confidence, ctx.settings.auto_min_gain
         )
-        self._cache: TTLCache[tuple[str, str], AutoModeDecisions] = TTLCache(
+        self._cache: TTLCache[tuple[str, str, int, str], AutoModeDecisions] = TTLCache(
             MAX_CACHED_DECISIONS, ctx.settings.auto_refresh_s, clock
         )
 
@@ -73,6 +74,10 @@ class AutoModeSelector:
         decisions = await self._get_decisions(user_id, model)
         return decisions.closed if kind == "closed" else decisions.open
 
+    def forget(self) -> None:
+        """Drop what is remembered of the tenant's users."""
+        drop_tenant(self._cache)
+
     async def explain(self, user_id: str) -> AutoModeDecisions:
         """Return what `mode: auto` does for a user with the live version, and why.
 
@@ -87,9 +92,10 @@ class AutoModeSelector:
         return await self._get_decisions(user_id, model)
 
     async def _get_decisions(self, user_id: str, model: str) -> AutoModeDecisions:
-        if (known := self._cache.get((user_id, model))) is not None:
+        key = (*remembered_key(user_id), model)
+        if (known := self._cache.get(key)) is not None:
             return known
-        decisions = self._cache[user_id, model] = await self._read_decisions(user_id, model)
+        decisions = self._cache[key] = await self._read_decisions(user_id, model)
         return decisions
 
     async def _read_decisions(self, user_id: str, model: str) -> AutoModeDecisions:

@@ -3,6 +3,7 @@
 from mindprint_server.engine.base import (
     AdapterRef,
     ChatBackend,
+    ChatParameters,
     Engine,
     EngineDied,
     EngineInfo,
@@ -11,6 +12,7 @@ from mindprint_server.engine.base import (
     Message,
     Priority,
     PromptTooLong,
+    RenderedPrompt,
     Sampling,
     Tokenizer,
 )
@@ -18,6 +20,7 @@ from mindprint_server.engine.base import (
 __all__ = [
     "AdapterRef",
     "ChatBackend",
+    "ChatParameters",
     "Engine",
     "EngineDied",
     "EngineInfo",
@@ -26,6 +29,7 @@ __all__ = [
     "Message",
     "Priority",
     "PromptTooLong",
+    "RenderedPrompt",
     "Sampling",
     "Tokenizer",
 ]

@@ -6,16 +6,20 @@ Every implementation (vLLM, the fake of the tests) keeps the contracts of `Engin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
+from mindprint.chat_format import ChatFormat
+from mindprint.types import DEFAULT_TENANT
 from mindprint.types.keys import VersionRef
+from mindprint_server.engine.model_shapes import Shapes
 
 FinishReason = Literal["stop", "length", "loop", "abort"]
-"""Why a sequence ended. `loop`: a pattern of tokens repeated, so that the engine stopped early."""
+"""Why a sequence ended. `loop`: a pattern of tokens repeated, so that the engine stopped early. `abort` also stands in
+the outputs of `Engine.stream` that are not the last one."""
 
 
 class Message(TypedDict):
@@ -50,6 +54,7 @@ class AdapterRef:
         digest: `sha256:<hex>` of the weights.
         engine_id: Positive integer that identifies the version in the engine.
         path: Absolute path of the PEFT folder.
+        tenant: Whose it is. Keys repeat between tenants.
     """
 
     key: str
@@ -57,11 +62,22 @@ class AdapterRef:
     digest: str
     engine_id: int
     path: Path
+    tenant: str = DEFAULT_TENANT
+
+    @property
+    def engine_name(self) -> str:
+        """A name that no version of another tenant has: vLLM compares requests for adapters by their names alone."""
+        return engine_name(self.tenant, self.name)
 
     @property
     def name(self) -> str:
         """The name `<key>@<version>`."""
         return VersionRef.of(self.key, self.version)
+
+
+def engine_name(tenant: str, name: str) -> str:
+    """Return the name under which the engine knows a version, such as `user/anna@7` or `acme:user/anna@7`."""
+    return str(name) if tenant == DEFAULT_TENANT else f"{tenant}:{name}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,10 @@ class Sampling:
         detect_loops: End the sequence when a short pattern of tokens repeats.
         min_p: Tokens below this share of the likeliest token's probability are never sampled.
         logprobs: Return the log-probability of each sampled token. This costs time for every token.
+        top_k: Only so many of the likeliest tokens are sampled; 0 is all.
+        presence_penalty: As OpenAI's; 0 is none.
+        frequency_penalty: As OpenAI's; 0 is none.
+        repetition_penalty: As vLLM's; 1 is none.
     """
 
     max_tokens: int
@@ -87,6 +107,10 @@ class Sampling:
     detect_loops: bool = False
     min_p: float = 0.0
     logprobs: bool = False
+    top_k: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
 
     def provenance(self) -> dict[str, object]:
         """Return the parameters that a trace records. The seed has a field of its own there."""
@@ -170,8 +194,8 @@ class Tokenizer(Protocol):
     """The model's tokenizer and chat template."""
 
     @property
-    def eos_id(self) -> int:
-        """Id of the end-of-turn token."""
+    def chat_format(self) -> ChatFormat:
+        """What was decided about the chat template."""
         ...
 
     @property
@@ -188,21 +212,103 @@ class Tokenizer(Protocol):
         """Tokenize `text` without adding special tokens. Those written in the text count as special tokens."""
         ...
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """Apply the chat template, up to the beginning of the assistant's turn."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        thinking: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Apply the chat template, up to where the assistant's turn goes on.
+
+        Args:
+            messages: Messages in OpenAI's form.
+            thinking: Whether the turn begins with a thinking. Without, no thinking is open at the end.
+            arguments: Further arguments of the template, such as `tools`.
+
+        Raises:
+            TemplateRefused: The template refuses the messages.
+        """
         ...
 
 
+class RenderedPrompt(Protocol):
+    """A prompt as text and as the token ids that the engine reads."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Its token ids."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChatParameters:
+    """What a chat request says about the tokens that are generated. None: it says nothing.
+
+    Attributes:
+        max_tokens: Most tokens that may be written.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+
+
 class ChatBackend(Protocol):
-    """Answers OpenAI chat completions on an engine."""
+    """Answers OpenAI chat and text completions on an engine."""
+
+    async def check(self, body: Mapping[str, Any]) -> ChatParameters:
+        """Check a request whose thinking comes first, so that it is refused before the thinking.
+
+        Args:
+            body: As for `complete`.
+
+        Returns:
+            The parameters of the request.
+
+        Raises:
+            Invalid: The request does not have OpenAI's form.
+            BackendRefused: The engine refuses the request.
+        """
+        ...
 
     async def complete(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None
-    ) -> dict[str, Any] | AsyncIterator[str]:
+        self, body: Mapping[str, Any], adapter: AdapterRef | None, prompt: RenderedPrompt | None = None
+    ) -> dict[str, Any] | AsyncGenerator[str]:
         """Answer one chat completion.
 
         Args:
-            body: Request in OpenAI's form, with the engine's extensions. Its `model` is ignored.
+            body: Request in OpenAI's form, with the engine's extensions. Its `model` is only the name in the answer.
+            adapter: A loaded adapter; None answers with the base model.
+            prompt: What the answer continues. None renders the messages of `body`.
+
+        Returns:
+            The whole answer, or the lines of an event stream if `body` sets `stream`.
+
+        Raises:
+            Invalid: The request does not have OpenAI's form.
+            BackendRefused: The engine refuses the request.
+        """
+        ...
+
+    async def complete_text(
+        self, body: Mapping[str, Any], adapter: AdapterRef | None
+    ) -> dict[str, Any] | AsyncGenerator[str]:
+        """Continue raw prompts: texts or token ids, without a chat template.
+
+        Args:
+            body: Request in OpenAI's form of text completions. Its `model` is ignored.
             adapter: A loaded adapter; None answers with the base model.
 
         Returns:
@@ -222,11 +328,13 @@ class Engine(Protocol):
         ready: True between the end of `start` and the first of `stop` and the engine's death.
         dead: Set when the engine died.
         unsupported_fields: Fields of a chat request that the engine cannot serve, each with the message for the caller.
+        ignored_adapter_options: Those of PEFT's `rank_pattern` and `alpha_pattern` that the engine ignores.
     """
 
     ready: bool
     dead: asyncio.Event
     unsupported_fields: Mapping[str, str]
+    ignored_adapter_options: frozenset[str]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -281,6 +389,21 @@ class Engine(Protocol):
         """
         ...
 
+    def stream(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
+    ) -> AsyncGenerator[GenerationOutput]:
+        """Generate one sequence, and yield all of it each time that it has grown. The last one is finished.
+
+        Closing the generator aborts the sequence in the engine. Its errors are those of `generate`.
+
+        Args:
+            prompt_ids: Token ids of the prompt.
+            sampling: Parameters of the sampling.
+            adapter: A loaded adapter; None generates with the base model.
+            priority: Scheduling priority.
+        """
+        ...
+
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
@@ -301,8 +424,16 @@ class Engine(Protocol):
         """
         ...
 
+    async def layer_shapes(self, layers: Sequence[str]) -> Shapes:
+        """Return the shapes of the weights of linear layers that adapters can change, by `<layer>.weight`.
+
+        Args:
+            layers: Names of layers as adapters give them. Those that the model lacks are left out.
+        """
+        ...
+
     async def load(self, adapter: AdapterRef) -> None:
-        """Load an adapter into the engine.
+        """Load an adapter into the engine, with all its layers.
 
         Raises:
             EngineDied: The engine process is gone.

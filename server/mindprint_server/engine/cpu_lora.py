@@ -1,9 +1,8 @@
 """LoRA on a CPU, one adapter's tokens at a time (docs/decisions/015).
 
-vLLM loads this module in its worker process, through `worker_extension_cls`. vLLM's own CPU operations copy the
-matrices of an adapter once per token in each layer, and take "no adapter" for the last slot. Here the tokens of a step
-are sorted by adapter once. Each adapter's tokens are then multiplied with its matrices in place, and tokens of the
-base model are not touched.
+vLLM's worker imports this module (`cpu_worker.py`). vLLM's own CPU operations copy the matrices of an adapter once per
+token in each layer, and take "no adapter" for the last slot. Here the tokens of a step are sorted by adapter once. Each
+adapter's tokens are then multiplied with its matrices in place, and tokens of the base model are not touched.
 """
 
 from __future__ import annotations
@@ -97,6 +96,16 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
             if not isinstance(positions, slice):
                 out.index_add_(0, positions, added)
 
+    def add_lora_logits(self, y: Tensor, *_: Any, **__: Any) -> None:
+        """Leave the logits as they are: no adapter changes `lm_head` on a CPU (`engine/vllm.py` refuses it).
+
+        vLLM 0.32 wraps `lm_head` all the same. Its own operation has a row for each sampled token, and so fails on the
+        logits of a prompt in a step that samples two.
+
+        Args:
+            y: `[rows, vocabulary]`, the logits.
+        """
+
 
 def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
     """Add `x @ a.T @ b.T * scale` to `out` in place.
@@ -112,10 +121,6 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None
         out.add_((x.float() @ a.T.float()) @ b.T.float(), alpha=scale)
     else:
         out.addmm_(x @ a.T, b.T, alpha=scale)
-
-
-class WorkerExtension:
-    """Extension of vLLM's worker. It adds no methods: naming it makes the worker import this module."""
 
 
 def _wrapper_name(cls: type[CpuPlatform]) -> str:

@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from mindprint.chat_format import ChatFormat
 from mindprint.model_files import model_digest
 from mindprint_server.engine.base import (
     AdapterRef,
@@ -17,11 +19,11 @@ from mindprint_server.engine.base import (
     EngineInfo,
     EngineStats,
     GenerationOutput,
-    Message,
     Priority,
     PromptTooLong,
     Sampling,
 )
+from mindprint_server.engine.model_shapes import Shapes, read_base_shapes
 
 _END = "<|end|>"
 _TOKEN = re.compile(rf"{re.escape(_END)}|\s*\w+|(?!\s*{re.escape(_END)})\s*[^\w\s]|\s+")
@@ -30,7 +32,7 @@ _TOKEN = re.compile(rf"{re.escape(_END)}|\s*\w+|(?!\s*{re.escape(_END)})\s*[^\w\
 class FakeTokenizer:
     """Splits text into words and marks. Ids are assigned in the order in which tokens first occur."""
 
-    eos_id = 0
+    chat_format = ChatFormat(end_id=0, end_text=_END, stop_ids=(0,))
     special = (_END,)
 
     def __init__(self) -> None:
@@ -56,9 +58,19 @@ class FakeTokenizer:
         """Return the text of the tokens."""
         return "".join(self._texts[i] for i in ids)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        thinking: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
         """Render each message as its role in brackets and its text."""
-        return "".join(f"[{message['role']}] {message['content']}\n" for message in messages) + "[assistant]\n"
+        return self.chat_format.render(self, messages, thinking=thinking, arguments=arguments)
+
+    def apply_chat_template(self, conversation: Any, **arguments: Any) -> str:
+        """Apply the template of this tokenizer; see `render`."""
+        return "".join(f"[{message['role']}] {message['content']}\n" for message in conversation) + "[assistant]\n"
 
 
 class FakeEngine:
@@ -75,6 +87,7 @@ class FakeEngine:
         self.ready = False
         self.dead = asyncio.Event()
         self.unsupported_fields: Mapping[str, str] = {}
+        self.ignored_adapter_options: frozenset[str] = frozenset()
         self.loaded: dict[int, AdapterRef] = {}
         self._delay_s = delay_s
         self._info = EngineInfo(
@@ -117,6 +130,16 @@ class FakeEngine:
         logprobs = tuple(-1.0 for _ in ids) if sampling.logprobs else None
         return GenerationOutput(text, ids, "stop", len(prompt_ids), 0, logprobs)
 
+    async def stream(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
+    ) -> AsyncGenerator[GenerationOutput]:
+        """Yield what `generate` writes, token by token; see `Engine.stream`."""
+        whole = await self.generate(prompt_ids, sampling, adapter=adapter, priority=priority)
+        for count in range(1, len(whole.token_ids)):
+            text = self.tokenizer.decode(whole.token_ids[:count])
+            yield replace(whole, text=text, token_ids=whole.token_ids[:count], finish="abort")
+        yield whole
+
     async def next_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: AdapterRef | None, priority: Priority
     ) -> list[float]:
@@ -126,6 +149,12 @@ class FakeEngine:
         # Hash the token's text: its id depends on the order of earlier texts and would change the score between runs.
         texts = [self.tokenizer.decode([token]) for token in token_ids]
         return [math.log((self._hash(prompt_ids, text, adapter) % 997 + 1) / 1000) for text in texts]
+
+    async def layer_shapes(self, layers: Sequence[str]) -> Shapes:
+        """Read the shapes from the model's files; see `Engine.layer_shapes`."""
+        shapes = await asyncio.to_thread(read_base_shapes, Path(self._info.model_path))
+        names = [f"{layer}.weight" for layer in layers]
+        return {name: shapes[name] for name in names if name in shapes}
 
     async def load(self, adapter: AdapterRef) -> None:
         """Remember the adapter in `loaded`; its files are not read."""

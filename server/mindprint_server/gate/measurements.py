@@ -21,6 +21,7 @@ from mindprint_server.engine import AdapterRef, GenerationOutput, Priority
 from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.gate.checks import ThinkingSample
 from mindprint_server.prompts import thinking
+from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.verdicts import checks, likelihood
 from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
@@ -56,13 +57,12 @@ class ModelMeasurements:
     def can_measure(self, question: Question) -> bool:
         """Return whether a question fits the model, has an answer, and has choices with different tokens."""
         try:
-            self._prompt(question, "direct")
+            direct = self._prompt(question, "direct")
             self._prompt(question, "personal")
             if question.choices is not None:
                 context = self._context(question, None)
-                for answer_prefix in ("", self._settings.answer_prefix):
-                    answers = context.answer_tokens(answer_prefix)
-                    likelihood.branch_points(answers.ids, self._engine.tokenizer.eos_id)
+                for answers in (context.direct_answers(direct.text), context.answers_after_thinking()):
+                    likelihood.branch_points(answers.ids, self._engine.tokenizer.chat_format.end_id)
         except ValueError:
             return False
         return self._contexts.prompts.unfit(question) is None
@@ -138,15 +138,15 @@ class ModelMeasurements:
         return list(await asyncio.gather(*map(sample, range(count))))
 
     async def _think(self, prompt: Prompt, prefix: str, seed: int, adapter: AdapterRef | None) -> ThinkingSample:
-        settings = self._settings
+        settings, turns = self._settings, TurnWriter(self._engine.tokenizer)
         sampling = create_sampling(
             settings,
             max_tokens=settings.gate_thinking_tokens,
             temperature=settings.temperature,
             seed=seed,
-            stop=(thinking.STOP,),
+            stop=turns.stop,
         )
-        ids = prompt.ids + self._engine.tokenizer.encode(thinking.render_thinking_prefix(""))
+        ids = turns.begin_thinking(prompt).ids
         generated = await self._engine.generate(ids, sampling, adapter=adapter, priority=Priority.PARITY_CHECK)
         text = thinking.finalize_thinking("", generated.text, generated.finish)
         return ThinkingSample(text, len(generated.token_ids), is_collapsed(generated, prefix, settings.answer_prefix))

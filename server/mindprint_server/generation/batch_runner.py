@@ -1,4 +1,7 @@
-"""Runs durable batches: starts as many of their engagements at once as the engine can take, and stores the results."""
+"""Runs durable batches: starts as many of their engagements at once as the engine can take, and stores the results.
+
+Several servers may run the same batch. Each works on the items that it has claimed (`item_claims.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,50 +9,68 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import structlog
 
-from mindprint.types import Batch, BatchRequest, BatchState
+from mindprint.types import Batch, BatchRequest
 from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import Invalid
-from mindprint_server.generation.batch_watchers import FINAL, BatchWatchers
+from mindprint_server.generation.batch_watchers import BatchWatchers
 from mindprint_server.generation.concurrency import ConcurrencyLimiter
 from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
+from mindprint_server.generation.item_claims import ItemClaimer
 from mindprint_server.generation.result_writer import ResultWriter
-from mindprint_server.generation.scheduler import EngagementScheduler, Item
+from mindprint_server.generation.scheduler import EngagementScheduler, Item, plan_in_chunks
 from mindprint_server.memory import ProfileWriter
-from mindprint_server.store import Holdout, RecordNotFound, StoreError
-from mindprint_server.store.batches import ItemResult
+from mindprint_server.sharing.admission import AdmissionController
+from mindprint_server.store import Holdout, RecordNotFound, StoreError, UserBeingErased
+from mindprint_server.store.batch_claims import OpenBatch
+from mindprint_server.store.batches import DropReason, ItemResult
+from mindprint_server.tenancy import current_tenant, erasure_epoch, in_tenant
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass
 class ActiveBatch:
-    """A batch that this server is running."""
+    """A batch of which this server has claimed items."""
 
-    batch: Batch
-    remaining: int
-    """Items that are not done."""
-    items: dict[str, list[Item]]
-    """Items that are not done, by user."""
-    backlog: Counter[str]
+    id: str
+    tenant: str
+    request: BatchRequest
+    preparing: asyncio.Semaphore
+    """Bounds the users whose profiles are written at once."""
+    items: dict[str, set[Item]] = field(default_factory=dict)
+    """Claimed items that are not done, by user."""
+    backlog: Counter[str] | None = None
     """Accepted traces that wait for a trainer, by user. It is an estimate: traces that trainers take meanwhile are not
-    subtracted, and items that run already are not stopped."""
+    subtracted, those of other servers are not added, and items that run already are not stopped."""
     snapshots: dict[str, UserSnapshot] = field(default_factory=dict)
     """Snapshots of the users that still have items. The others are removed, because a snapshot holds a history."""
     snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    running: dict[Item, asyncio.Task[None]] = field(default_factory=dict)
+    """The tasks of items that were started."""
+
+    def forget(self, item: Item) -> None:
+        """Forget an item that is done or lost."""
+        items = self.items.get(item.user_id, set())
+        items.discard(item)
+        self.running.pop(item, None)
+        if not items:
+            self.items.pop(item.user_id, None)
+            self.snapshots.pop(item.user_id, None)
 
 
 class BatchRunner:
-    """Runs all open batches of the store, from the start of the server to its end."""
+    """Works on the open batches of the store, from the start of the server to its end."""
 
     def __init__(
         self,
@@ -58,6 +79,7 @@ class BatchRunner:
         profiles: ProfileWriter,
         processor: EngagementProcessor,
         holdout: Holdout,
+        admission: AdmissionController,
     ) -> None:
         self._settings = settings = ctx.settings
         self._store = ctx.store
@@ -66,17 +88,20 @@ class BatchRunner:
         self._profiles = profiles
         self._processor = processor
         self._holdout = holdout
+        self._admission = admission
         self._scheduler = EngagementScheduler(
             max_per_user=settings.batch_per_user, max_starvation_s=settings.batch_max_starvation_s
         )
         self._concurrency = ConcurrencyLimiter(slots=settings.max_num_seqs, max_limit=settings.batch_max_in_flight)
         self._supervisor = ctx.supervisor
-        self._results = ResultWriter(ctx.store, self._notify_watchers, supervisor=ctx.supervisor)
+        self._claimer = ItemClaimer(ctx, self)
+        self._results = ResultWriter(
+            ctx.store, self._notify_watchers, supervisor=ctx.supervisor, owner=self._claimer.owner
+        )
         self._active: dict[str, ActiveBatch] = {}
         self._wake = asyncio.Event()
-        self._may_have_new = True
         self._engine_died: EngineDied | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._watchers = BatchWatchers(ctx.store, settings)
         self._task: asyncio.Task[None] | None = None
 
@@ -98,12 +123,17 @@ class BatchRunner:
             message = "unhinted=0 shows the writer the answer, but this server gives no hints: send hints=true with it"
             raise Invalid("validation_error", message, param="unhinted")
         plan = await self._store.traces.list_untraced(request.users, self._holdout)
-        batch, created = await self._store.batches.add(request, plan, max_open=self._settings.max_open_batches)
+        plan = plan_in_chunks(plan, self._settings.batch_chunk_per_user)
+        batch, created = await self._store.batches.add(
+            request,
+            plan,
+            max_open=self._settings.max_open_batches,
+            max_open_total=self._settings.max_open_batches_total,
+        )
         if created:
             for reason, count in batch.skipped.items():
                 self._metrics.skipped.labels(reason=reason).inc(count)
-        self._may_have_new = True
-        self._wake.set()
+        self._claimer.look_soon()
         return batch, created
 
     async def cancel(self, batch_id: str) -> Batch:
@@ -113,9 +143,8 @@ class BatchRunner:
             RecordNotFound: The batch does not exist.
         """
         batch = await self._store.batches.cancel(batch_id)
-        if batch_id in self._active:
-            await self._stop_work(batch_id)
-            log.info("batch cancelled", batch=batch_id)
+        await self.drop_batch(batch_id)
+        self._claimer.look_soon()
         await self._notify_watchers()
         return await self._store.batches.get(batch_id) if batch.state == "cancelled" else batch
 
@@ -128,111 +157,152 @@ class BatchRunner:
         """
         return self._watchers.watch(batch_id)
 
+    def forget(self) -> None:
+        """Drop the histories that the tenant's running batches have read; items read them anew."""
+        for active in self._active.values():
+            if active.tenant == current_tenant():
+                active.snapshots.clear()
+
     async def start(self) -> None:
         """Start running the open batches."""
         self._results.start()
+        self._claimer.start()
         self._task = self._supervisor.start_loop("batches", self._run_once, self._wait_for_work)
 
     async def stop(self) -> None:
-        """Stop between two commits; open batches continue at the next start."""
+        """Stop between two commits. The open batches go on at other servers, or when this one starts again."""
         self._watchers.stop()
+        await self._claimer.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for batch_id in list(self._active):
+        held = self.held
+        for active in list(self._active.values()):
+            if active.id not in self._active:
+                continue  # its last item ended while another batch was stopped
             # A store that is away now must not keep the engine from being stopped.
             with contextlib.suppress(StoreError):
-                await self._stop_work(batch_id)
-        for task in self._ending:
+                await self._stop_work(active)
+        for task in self._ending.values():
             task.cancel()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._ending.values(), return_exceptions=True)
         await self._results.stop()
+        await self._claimer.give_back(held)
 
     async def _notify_watchers(self) -> None:
         self._watchers.notify()
 
+    # --- called by the claimer ---
+
+    @property
+    def held(self) -> set[Item]:
+        """Items that this server has claimed and that are not done."""
+        return {item for active in self._active.values() for items in active.items.values() for item in items}
+
+    @property
+    def limit(self) -> int | None:
+        """Number of items that the engine can take at once; None once it died."""
+        return None if self._engine_died else self._concurrency.limit
+
+    @property
+    def ending(self) -> Collection[str]:
+        """Ids of batches that are about to end."""
+        return self._ending
+
+    def add(self, batch: OpenBatch, items: Sequence[Item]) -> None:
+        """Work on claimed items, after their users' profiles are written."""
+        if (active := self._active.get(batch.id)) is None:
+            preparing = asyncio.Semaphore(self._settings.profiles_at_once)
+            active = self._active[batch.id] = ActiveBatch(batch.id, batch.tenant, batch.request, preparing)
+            self._results.begin(batch.id)
+        for user_id, of_user in groupby(items, key=lambda item: item.user_id):
+            taken = list(of_user)
+            active.items.setdefault(user_id, set()).update(taken)
+            self._spawn(active, self._prepare(active, user_id, taken))
+        self._wake.set()
+
+    async def drop_batch(self, batch_id: str) -> None:
+        """Stop this server's work on a batch that has ended; its results are not stored any more."""
+        # The commit that ends a batch may be seen in the store before its items are forgotten here.
+        await self._results.wait_for_commit()
+        if (active := self._active.get(batch_id)) is not None:
+            items = sum(map(len, active.items.values()))
+            log.info("work on batch stopped", batch=batch_id, items=items)
+            self._metrics.items_dropped.labels(reason="ended").inc(items)
+            await self._stop_work(active)
+            await self._notify_watchers()
+
+    def drop_items(self, items: Iterable[Item]) -> None:
+        """Stop the work on items that another server has taken over."""
+        for item in items:
+            active = self._active.get(item.batch_id)
+            if active is None or item not in active.items.get(item.user_id, ()):
+                continue
+            self._metrics.items_dropped.labels(reason="lost").inc()
+            if task := active.running.get(item):
+                task.cancel()
+            self._scheduler.remove(item)
+            self._forget(active, item)
+
     # --- the loop ---
 
     async def _run_once(self) -> bool:
-        """Pick up new batches and start items. Return False once the engine died.
+        """Start items. Return False once the engine died.
 
-        The process then ends; the batches are still `running` in the store and continue at the next start.
+        The process then ends; the batches are still `running` in the store, and go on at any server.
         """
         self._wake.clear()
         if self._engine_died is not None:
             return False
-        if self._may_have_new:
-            await self._open_new_batches()
         self._start_items()
         return True
 
     async def _wait_for_work(self) -> None:
         # Poll the engine while there is work: its load changes without an item ending.
-        interval = self._settings.plan_interval_s if self._active or self._may_have_new else None
+        interval = self._settings.plan_interval_s if self._active else None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), interval)
-
-    async def _open_new_batches(self) -> None:
-        self._may_have_new = False
-        try:
-            for batch in await self._store.batches.list_open():
-                if batch.id not in self._active:
-                    await self._open(batch)
-        except BaseException:
-            self._may_have_new = True
-            raise
-
-    async def _open(self, batch: Batch) -> None:
-        await self._store.batches.start(batch.id)
-        if (await self._store.batches.get(batch.id)).state in FINAL:
-            return  # it was cancelled meanwhile
-        items: dict[str, list[Item]] = {}
-        for user_id, engagement_id in await self._store.batches.list_pending_items(batch.id):
-            items.setdefault(user_id, []).append(Item(batch.id, user_id, engagement_id))
-        waiting = await self._store.traces.count_waiting()
-        backlog = Counter({AdapterKey(key).name: count for key, count in waiting.items()})
-        active = ActiveBatch(batch, sum(map(len, items.values())), items, backlog)
-        self._active[batch.id] = active
-        self._results.begin(batch.id)
-        if not active.remaining:
-            return self._start_end(active, "done")
-        users = iter(list(items))
-        for _ in range(min(self._settings.profiles_at_once, len(items))):
-            self._spawn(active, self._prepare_users(active, users))
+            async with asyncio.timeout(interval):
+                await self._wake.wait()
 
     def _start_items(self) -> None:
         stats = self._engine.stats()
-        limit = self._concurrency.update(stats)
+        reserved = self._admission.reserved_beside(self._scheduler.tenants)
+        limit = self._concurrency.update(stats, reserved=reserved)
         self._metrics.batch_in_flight.set(self._scheduler.running)
         self._metrics.update_engine(stats)
         for item in self._scheduler.take(limit - self._scheduler.running, time.monotonic()):
             active = self._active[item.batch_id]
-            self._spawn(active, self._process_item(active, item))
+            active.running[item] = self._spawn(active, self._process_item(active, item))
+        self._claimer.claim_soon()
 
     def _spare_candidates(self) -> int:
         """Return how many candidates each running engagement may generate at once; 0 while items wait to start.
 
         At the end of a batch the engine has free slots.
         """
-        if self._scheduler.remaining or not self._scheduler.running:
+        if self._scheduler.remaining or self._claimer.may_have_more or not self._scheduler.running:
             return 0
         return int(self._settings.max_num_seqs * self._settings.batch_spare) // self._scheduler.running
 
-    def _spawn(self, active: ActiveBatch, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, active: ActiveBatch, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        with in_tenant(active.tenant):
+            task = asyncio.create_task(work)
         active.tasks.add(task)
         task.add_done_callback(active.tasks.discard)
+        return task
 
     # --- the work ---
 
-    async def _prepare_users(self, active: ActiveBatch, users: Iterator[str]) -> None:
-        """Write the profiles of users, one after the other, before their items are scheduled."""
+    async def _prepare(self, active: ActiveBatch, user_id: str, items: Sequence[Item]) -> None:
+        """Write the profiles of a user before its items are scheduled."""
         with self._handle_failure(active):
-            for user_id in users:
-                with contextlib.suppress(RecordNotFound):  # the user was erased: each item ends as `erased`
+            async with active.preparing:
+                # The user was erased, or is being erased: each item ends as `erased`.
+                with contextlib.suppress(RecordNotFound, UserBeingErased):
                     await self._supervisor.retry("profiles", partial(self._profiles.ensure, user_id))
-                self._scheduler.add(active.items[user_id], time.monotonic())
-                self._wake.set()
+            held = active.items.get(user_id, ())
+            self._scheduler.add([item for item in items if item in held], time.monotonic())
+            self._wake.set()
 
     async def _process_item(self, active: ActiveBatch, item: Item) -> None:
         with self._handle_failure(active):
@@ -241,32 +311,48 @@ class BatchRunner:
             finally:
                 self._scheduler.finish(item)
                 self._wake.set()
-            if not await self._results.write(result) and result.outcome != "erased":
-                self._metrics.skipped.labels(reason="erased").inc()
-            active.remaining -= 1
-            active.items[item.user_id].remove(item)
-            if not active.items[item.user_id]:
-                del active.items[item.user_id]
-                active.snapshots.pop(item.user_id, None)
-            if not active.remaining:
-                self._start_end(active, "done")
+            if reason := await self._results.write(result):
+                self._count_dropped(result, reason)
+            self._forget(active, item)
+
+    def _count_dropped(self, result: ItemResult, reason: DropReason) -> None:
+        if reason == "ended":
+            self._claimer.look_soon()  # another server ended it
+        if reason != "gone":
+            self._metrics.items_dropped.labels(reason=reason).inc()
+        elif result.outcome != "erased":
+            self._metrics.skipped.labels(reason="erased").inc()
+
+    def _forget(self, active: ActiveBatch, item: Item) -> None:
+        active.forget(item)
+        if not active.items and self._active.get(active.id) is active:
+            del self._active[active.id]
+            self._results.discard(active.id)
+        self._wake.set()
 
     async def _result_of(self, active: ActiveBatch, item: Item) -> ItemResult:
-        if active.backlog[item.user_id] >= self._settings.max_backlog:
+        backlog = await self._backlog(active)
+        if backlog[item.user_id] >= self._settings.max_backlog:
             return self._processor.skip(item, "backlog_full")
         user = await self._snapshot(active, item.user_id)
-        result = await self._processor.process(
-            item, active.batch.request, user, spare_candidates=self._spare_candidates
-        )
-        active.backlog[item.user_id] += sum(trace.verdict == "accepted" for trace in result.traces)
-        return result
+        result = await self._processor.process(item, active.request, user, spare_candidates=self._spare_candidates)
+        backlog[item.user_id] += sum(trace.verdict == "accepted" for trace in result.traces)
+        return replace(result, read_epoch=user.read_epoch)
+
+    async def _backlog(self, active: ActiveBatch) -> Counter[str]:
+        async with active.snapshot_lock:
+            if active.backlog is None:
+                waiting = await self._store.traces.count_waiting()
+                active.backlog = Counter({AdapterKey(key).name: count for key, count in waiting.items()})
+            return active.backlog
 
     async def _snapshot(self, active: ActiveBatch, user_id: str) -> UserSnapshot:
         """Return the user's snapshot. The first engagement reads it; the others of the batch share it."""
         async with active.snapshot_lock:
-            if user_id not in active.snapshots:
-                active.snapshots[user_id] = await self._processor.read_user(user_id)
-            return active.snapshots[user_id]
+            known = active.snapshots.get(user_id)
+            if known is None or known.read_epoch != erasure_epoch():
+                known = active.snapshots[user_id] = await self._processor.read_user(user_id)
+            return known
 
     # --- the end of a batch ---
 
@@ -279,33 +365,37 @@ class BatchRunner:
             self._engine_died = error
             self._wake.set()
         except Exception as error:
-            log.exception("batch failed", batch=active.batch.id)
-            self._start_end(active, "failed", f"{type(error).__name__}: {error}")
+            log.exception("batch failed", batch=active.id)
+            self._start_failure(active, f"{type(error).__name__}: {error}")
 
-    def _start_end(self, active: ActiveBatch, state: BatchState, error: str | None = None) -> None:
-        """End a batch, in a task of its own: it cancels the batch's tasks, and waits for a store that is away."""
-        batch_id = active.batch.id
-        if self._active.get(batch_id) is not active:
+    def _start_failure(self, active: ActiveBatch, error: str) -> None:
+        """Fail a batch, in a task of its own: it cancels the batch's tasks, and waits for a store that is away."""
+        if self._active.get(active.id) is not active:
             return
-        del self._active[batch_id]
-        self._scheduler.drop(batch_id)
-        task = self._supervisor.start_job("batch ends", partial(self._end, active, state, error))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        held = [item for items in active.items.values() for item in items]
+        del self._active[active.id]
+        self._scheduler.drop(active.id)
+        task = self._supervisor.start_job("batch ends", partial(self._fail, active, held, error))
+        self._ending[active.id] = task
+        task.add_done_callback(lambda _: self._ending.pop(active.id, None))
 
-    async def _end(self, active: ActiveBatch, state: BatchState, error: str | None) -> None:
+    async def _fail(self, active: ActiveBatch, held: Sequence[Item], error: str) -> None:
         await self._cancel_tasks(active)
         with contextlib.suppress(RecordNotFound):
-            await self._results.end(active.batch.id)
-            await self._store.batches.finish(active.batch.id, state, error)
+            await self._results.end(active.id)
+            await self._store.batches.finish(active.id, "failed", error)
+        await self._claimer.give_back(held)
         await self._notify_watchers()
 
-    async def _stop_work(self, batch_id: str) -> None:
-        """Stop this server's work on a batch; the store does not change."""
-        active = self._active.pop(batch_id)
-        self._scheduler.drop(batch_id)
+    async def _stop_work(self, active: ActiveBatch) -> None:
+        """Stop this server's work on a batch; the batch does not change in the store."""
+        held = [item for items in active.items.values() for item in items]
+        del self._active[active.id]
+        self._scheduler.drop(active.id)
         await self._cancel_tasks(active)
-        await self._results.end(batch_id)
+        with in_tenant(active.tenant):
+            await self._results.end(active.id)
+        await self._claimer.give_back(held)
 
     async def _cancel_tasks(self, active: ActiveBatch) -> None:
         tasks = list(active.tasks)

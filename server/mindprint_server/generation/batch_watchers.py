@@ -11,6 +11,7 @@ from mindprint.types import Batch
 from mindprint_server.exceptions import LimitExceeded
 from mindprint_server.settings import GenerationSettings
 from mindprint_server.store import Store, StoreBusy
+from mindprint_server.tenancy import of_tenant
 
 FINAL = frozenset({"done", "failed", "cancelled"})
 """States in which a batch does not change any more."""
@@ -46,7 +47,7 @@ class BatchWatchers:
     def __init__(self, store: Store, settings: GenerationSettings) -> None:
         self._store = store
         self._settings = settings
-        self._watched: dict[str, _WatchedBatch] = {}
+        self._watched: dict[tuple[str, str], _WatchedBatch] = {}
 
     @property
     def count(self) -> int:
@@ -78,7 +79,9 @@ class BatchWatchers:
                 f"{self._settings.max_watchers} callers watch batches already: poll GET /v1/batches/{{id}} instead"
             )
             raise LimitExceeded("too_many_watchers", message)
-        watched = self._watched.setdefault(batch_id, _WatchedBatch())
+        # Read the tenant once: a stream that nobody closed is closed by the event loop, in a context without a tenant.
+        key = of_tenant(batch_id)
+        watched = self._watched.setdefault(key, _WatchedBatch())
         watched.watchers += 1
         if watched.poller is None:
             watched.poller = asyncio.create_task(self._poll(batch_id, watched), name=f"watch {batch_id}")
@@ -99,7 +102,7 @@ class BatchWatchers:
         finally:
             watched.watchers -= 1
             if not watched.watchers:
-                del self._watched[batch_id]
+                del self._watched[key]
                 watched.poller.cancel()
 
     async def _poll(self, batch_id: str, watched: _WatchedBatch) -> None:

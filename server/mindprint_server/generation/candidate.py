@@ -16,8 +16,10 @@ from mindprint_server.generation.params import GenerationParams, thinking_sampli
 from mindprint_server.generation.provenance import generated_provenance
 from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
+from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt
 from mindprint_server.store import new_id
+from mindprint_server.tenancy import current_tenant
 from mindprint_server.verdicts import checks
 from mindprint_server.verdicts.checks import ThinkingChecker
 from mindprint_server.verdicts.context import EngagementContext
@@ -50,6 +52,7 @@ class CandidateGenerator:
         self._prompts = prompts
         self._verifier = verifier
         self._checker = ThinkingChecker(ctx.settings)
+        self._turns = TurnWriter(ctx.engine.tokenizer)
 
     async def generate(self, context: EngagementContext, params: GenerationParams) -> Candidate:
         """Generate one candidate and its answer; store nothing.
@@ -107,11 +110,10 @@ class CandidateGenerator:
         return Candidate(trace, verdict)
 
     async def _think(self, context: EngagementContext, prompt: Prompt, params: GenerationParams) -> GenerationOutput:
-        prefix = self._engine.tokenizer.encode(thinking_text.render_thinking_prefix(params.thinking_prefix))
         with self._metrics.engine_seconds.labels(call="think").time():
             return await self._engine.generate(
-                prompt.ids + prefix,
-                thinking_sampling(params, self._settings),
+                self._turns.begin_thinking(prompt, params.thinking_prefix).ids,
+                thinking_sampling(params, self._settings, self._turns.stop),
                 adapter=context.adapter,
                 priority=params.priority,
             )
@@ -164,30 +166,39 @@ class CandidateGenerator:
     async def _generate_answer(
         self, context: EngagementContext, params: GenerationParams, prompt: Prompt, thinking: str
     ) -> str:
-        turn = "" if params.mode == "direct" else thinking_text.render_thinking(thinking, self._settings.answer_prefix)
+        before = prompt
+        if params.mode != "direct":
+            before = self._turns.close_thinking(
+                prompt,
+                thinking,
+                thinking_prefix=params.thinking_prefix,
+                answer_prefix=self._settings.answer_prefix,
+            )
         output = await self._engine.generate(
-            prompt.ids + self._engine.tokenizer.encode(turn),
+            before.ids,
             create_sampling(self._settings, max_tokens=self._settings.max_answer_tokens, temperature=0.0),
             adapter=context.adapter,
             priority=context.priority,
         )
+        self._ctx.count_generated(len(output.token_ids))
         return output.text.strip()
 
     async def _likelihood(self, context: EngagementContext, params: GenerationParams, thinking: str) -> Likelihood:
         if params.mode == "direct":
             return await context.answer_logprob_direct()
-        return await context.answer_logprob_with_thinking(thinking, params.mode)
+        return await context.answer_logprob_with_thinking(thinking, params.mode, thinking_prefix=params.thinking_prefix)
 
     # --- metrics ---
 
     def _count(self, output: GenerationOutput | None, verdict: Verdict, params: GenerationParams) -> None:
         if output is not None:
-            self._metrics.generated_tokens.inc(len(output.token_ids))
+            self._ctx.count_generated(len(output.token_ids))
             self._metrics.prompt_tokens.inc(output.prompt_tokens)
             self._metrics.cached_tokens.inc(output.cached_tokens)
         if params.is_for_training:
-            self._metrics.generated.inc()
+            tenant = current_tenant()
+            self._metrics.generated.labels(tenant=tenant).inc()
             if verdict.label == "accepted":
-                self._metrics.accepted.labels(hinted=str(params.hinted).lower()).inc()
+                self._metrics.accepted.labels(tenant=tenant, hinted=str(params.hinted).lower()).inc()
             else:
-                self._metrics.rejected.labels(reason=verdict.reason or "unjudged").inc()
+                self._metrics.rejected.labels(tenant=tenant, reason=verdict.reason or "unjudged").inc()

@@ -29,8 +29,14 @@ class ConcurrencyLimiter:
         self._preemptions: int | None = None
         self.limit = min(slots, max_limit)
 
-    def update(self, stats: EngineStats) -> int:
-        """Adapt the limit to the engine's current state and return it."""
+    def update(self, stats: EngineStats, *, reserved: int = 0) -> int:
+        """Adapt the limit to the engine's current state and return it.
+
+        Args:
+            stats: The engine's state.
+            reserved: Slots to leave free for answers that somebody waits for.
+        """
+        slots = max(1, self._slots - reserved)
         preempted = self._preemptions is not None and stats.preemptions > self._preemptions
         self._preemptions = stats.preemptions
         if preempted or stats.kv_use > KV_FULL:
@@ -38,10 +44,10 @@ class ConcurrencyLimiter:
                 return self.limit  # it was decreased already: running requests must end first
             # Decrease from the number that runs: a limit that was never reached does not show how many fit.
             self.limit = max(1, int(min(self.limit, max(stats.running, 1)) * BACK_OFF))
-        elif stats.waiting > self._slots // 4:
+        elif stats.waiting > slots // 4 or (reserved and stats.running > slots):
             # Never below the number of slots: with a queue the engine still fills all of them.
-            self.limit = max(min(self.limit, self._slots), self.limit - 1)
-        elif stats.waiting == 0 and stats.running < self._slots:
+            self.limit = max(min(self.limit, slots), self.limit - 1)
+        elif stats.waiting == 0 and stats.running < slots:
             self.limit = min(self._max_limit, self.limit + max(1, self._slots // 16))
         return self.limit
 

@@ -27,6 +27,7 @@ from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.prompts.types import Question
 from mindprint_server.store import RecordNotFound
 from mindprint_server.store.batches import ItemResult
+from mindprint_server.tenancy import erasure_epoch
 from mindprint_server.verdicts import checks
 from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
 
@@ -38,6 +39,8 @@ class UserSnapshot:
     history: UserHistory
     accepted: set[str]
     """Fingerprints of the user's accepted thinking; processing adds to it."""
+    read_epoch: int = 0
+    """The tenant's erasure epoch before all this was read."""
 
 
 class EngagementProcessor:
@@ -62,8 +65,10 @@ class EngagementProcessor:
 
     async def read_user(self, user_id: str) -> UserSnapshot:
         """Read what `process` needs of a user."""
+        epoch = erasure_epoch()
         history = await self._memory.read_history(user_id)
-        return UserSnapshot(history, checks.fingerprints(await self._store.traces.list_accepted_texts(user_id)))
+        accepted = checks.fingerprints(await self._store.traces.list_accepted_texts(user_id))
+        return UserSnapshot(history, accepted, epoch)
 
     async def process(
         self,

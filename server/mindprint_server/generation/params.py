@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from mindprint.types import Mode
 from mindprint_server.engine import Priority, Sampling
 from mindprint_server.engine.sampling import create_sampling
-from mindprint_server.prompts import thinking
 from mindprint_server.settings import GenerationSettings
 
 
@@ -33,13 +32,19 @@ class GenerationParams:
     priority: Priority = Priority.INTERACTIVE
 
 
-def thinking_sampling(params: GenerationParams, settings: GenerationSettings) -> Sampling:
-    """Return the sampling parameters of a candidate's thinking."""
+def thinking_sampling(params: GenerationParams, settings: GenerationSettings, stop: tuple[str, ...] = ()) -> Sampling:
+    """Return the sampling parameters of a candidate's thinking.
+
+    Args:
+        params: How the candidate is generated.
+        settings: The server's settings.
+        stop: Texts before which the thinking ends.
+    """
     return create_sampling(
         settings,
         max_tokens=params.max_thinking_tokens,
         temperature=params.temperature,
         seed=params.seed,
-        stop=(thinking.STOP,),
+        stop=stop,
         logprobs=params.hinted,
     )

@@ -1,6 +1,10 @@
-"""Schedules the engagements of batches: user by user, so that what a user's prompts share is computed once.
+"""Schedules the engagements of batches: tenants in turn, and each tenant user by user.
 
-A few users are active at once, as many as fill the engine's slots. Each one's engagements start in the order of time:
+The tenant with the fewest engagements in progress starts the next one. So tenants share the engine evenly, however many
+batches and users each has.
+
+Of a tenant a few users are active at once, as many as fill its part of the engine's slots. So what a user's prompts
+share is computed once. Each one's engagements start in the order of time:
 neighbors in time share the profile and, with `recall=recency`, most engagements in the prompt. A user who has waited
 longer than `max_starvation_s` takes the place of the user who was active longest. So a long history does not starve a
 short one, nor an early batch a later one.
@@ -20,6 +24,29 @@ class Item:
     batch_id: str
     user_id: str
     engagement_id: str
+    tenant: str = ""
+
+
+def plan_in_chunks(plan: Iterable[tuple[str, str]], chunk: int) -> list[tuple[str, str]]:
+    """Return a plan in which all users take turns, each with some engagements in a row.
+
+    Servers claim items in the order of the plan. So a long history does not keep the others from being claimed, and
+    engagements that share a prompt's beginning are claimed together.
+
+    Args:
+        plan: (user id, engagement id), each user's in the order in which they are to be worked on.
+        chunk: Number of engagements in a row, at least 1.
+    """
+    by_user: dict[str, deque[tuple[str, str]]] = {}
+    for item in plan:
+        by_user.setdefault(item[0], deque()).append(item)
+    ordered: list[tuple[str, str]] = []
+    while by_user:
+        for user_id, items in list(by_user.items()):
+            ordered += [items.popleft() for _ in range(min(chunk, len(items)))]
+            if not items:
+                del by_user[user_id]
+    return ordered
 
 
 _Key = tuple[str, str]
@@ -44,6 +71,79 @@ class EngagementScheduler:
     def __init__(self, *, max_per_user: int, max_starvation_s: float) -> None:
         self._max_per_user = max_per_user
         self._max_starvation_s = max_starvation_s
+        self._tenants: dict[str, _TenantScheduler] = {}
+        """The tenants with items. The one that started an item longest ago is first."""
+
+    @property
+    def tenants(self) -> set[str]:
+        """Tenants whose items wait or run."""
+        return set(self._tenants)
+
+    @property
+    def remaining(self) -> int:
+        """Count the items that were not started yet."""
+        return sum(tenant.remaining for tenant in self._tenants.values())
+
+    @property
+    def running(self) -> int:
+        """Count the items that were started and are not finished."""
+        return sum(tenant.running for tenant in self._tenants.values())
+
+    def add(self, items: Iterable[Item], now: float) -> None:
+        """Queue items behind those of their batch and user, in the order given."""
+        for item in items:
+            if item.tenant not in self._tenants:
+                self._tenants[item.tenant] = _TenantScheduler(
+                    max_per_user=self._max_per_user, max_starvation_s=self._max_starvation_s
+                )
+            self._tenants[item.tenant].add([item], now)
+
+    def drop(self, batch_id: str) -> None:
+        """Forget a batch, its running items included."""
+        for tenant in self._tenants.values():
+            tenant.drop(batch_id)
+        self._remove_empty()
+
+    def remove(self, item: Item) -> None:
+        """Forget an item that was not started; one that was started does not change."""
+        if (tenant := self._tenants.get(item.tenant)) is not None:
+            tenant.remove(item)
+            self._remove_empty()
+
+    def finish(self, item: Item) -> None:
+        """Record that a started item is done."""
+        if (tenant := self._tenants.get(item.tenant)) is not None:
+            tenant.finish(item)
+            self._remove_empty()
+
+    def take(self, limit: int, now: float) -> list[Item]:
+        """Return the items to start now, at most `limit`."""
+        taken: list[Item] = []
+        exhausted: set[str] = set()
+        while len(taken) < limit and (name := self._next_tenant(exhausted)) is not None:
+            if started := self._tenants[name].take(1, now):
+                taken += started
+                self._tenants[name] = self._tenants.pop(name)  # to the end
+            else:
+                exhausted.add(name)
+        return taken
+
+    def _next_tenant(self, exhausted: set[str]) -> str | None:
+        """Return the tenant with the fewest running items, and of several the one that started one longest ago."""
+        ready = [name for name, tenant in self._tenants.items() if name not in exhausted and tenant.remaining]
+        return min(ready, key=lambda name: self._tenants[name].running, default=None)
+
+    def _remove_empty(self) -> None:
+        for name in [name for name, tenant in self._tenants.items() if not tenant.remaining + tenant.running]:
+            del self._tenants[name]
+
+
+class _TenantScheduler:
+    """Decides which items of one tenant start next."""
+
+    def __init__(self, *, max_per_user: int, max_starvation_s: float) -> None:
+        self._max_per_user = max_per_user
+        self._max_starvation_s = max_starvation_s
         self._queues: dict[_Key, _Queue] = {}
         self._active: list[_Key] = []
         self._waiting: deque[_Key] = deque()
@@ -62,15 +162,23 @@ class EngagementScheduler:
         """Queue items behind those of their batch and user, in the order given."""
         for item in items:
             key = (item.batch_id, item.user_id)
-            if key not in self._queues:
-                self._queues[key] = _Queue(since=now)
+            queue = self._queues.setdefault(key, _Queue())
+            if not queue.items and key not in self._active:
+                queue.since = now
                 self._waiting.append(key)
-            self._queues[key].items.append(item)
+            queue.items.append(item)
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch, its running items included."""
         for key in [key for key in self._queues if key[0] == batch_id]:
             self._queues[key] = _Queue()
+            self._remove_if_empty(key)
+
+    def remove(self, item: Item) -> None:
+        """Forget an item that was not started; one that was started does not change."""
+        key = (item.batch_id, item.user_id)
+        if (queue := self._queues.get(key)) is not None and item in queue.items:
+            queue.items.remove(item)
             self._remove_if_empty(key)
 
     def finish(self, item: Item) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mindprint.types import ImportedTrace, Ingested, Trace
-from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.exceptions import Invalid
@@ -18,7 +17,9 @@ from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import ends_early
 from mindprint_server.prompts.types import Prompt, Question
+from mindprint_server.sharing.admission import AdmissionController
 from mindprint_server.store import RecordNotFound, new_id
+from mindprint_server.tenancy import current_tenant, erasure_epoch
 from mindprint_server.verdicts import checks
 
 
@@ -54,23 +55,28 @@ class TraceImporter:
         Raises:
             RecordNotFound: The user or an engagement does not exist.
             Invalid: A thinking is blank, holds special text or is too long.
-            LimitExceeded: Too many requests run already.
+            LimitExceeded: Too many requests of the tenant wait already.
             BacklogFull: Too many accepted traces would wait for the adapter.
-            TimeoutError: It took longer than `request_timeout_s`.
+            TimeoutError: The turn of the tenant did not come within `request_timeout_s`, or it took longer.
         """
-        with self._admission.enter():
+        async with self._admission.enter(max_wait_s=self._settings.request_timeout_s):
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self._store.users.get(user_id)
                 await self._profiles.ensure(user_id)
+                epoch = erasure_epoch()
                 history = await self._memory.read_history(user_id)
                 traces = []
                 for position, one in enumerate(imported):
                     traces.append(await self._trace(user_id, one, f"traces[{position}]", history))
                     await asyncio.sleep(0)  # building a thousand prompts must not block the other requests
             ingested = await self._store.traces.add_imported(
-                user_id, traces, fingerprint=checks.fingerprint, max_waiting=self._settings.max_backlog
+                user_id,
+                traces,
+                fingerprint=checks.fingerprint,
+                max_waiting=self._settings.max_backlog,
+                read_epoch=epoch,
             )
-        self._metrics.imported.inc(ingested.created)
+        self._metrics.imported.labels(tenant=current_tenant()).inc(ingested.created)
         return ingested
 
     async def _trace(self, user_id: str, imported: ImportedTrace, param: str, history: UserHistory) -> Trace:

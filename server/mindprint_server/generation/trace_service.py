@@ -7,7 +7,6 @@ import asyncio
 from mindprint.types import Trace, TraceRequest
 from mindprint_server.adapters import AdapterService
 from mindprint_server.adapters.health import outcome_of
-from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, PromptTooLong
@@ -15,6 +14,8 @@ from mindprint_server.exceptions import Invalid
 from mindprint_server.generation.candidate import CandidateGenerator
 from mindprint_server.generation.params import GenerationParams
 from mindprint_server.prompts.types import Question
+from mindprint_server.sharing.admission import AdmissionController
+from mindprint_server.tenancy import erasure_epoch
 from mindprint_server.verdicts import checks
 from mindprint_server.verdicts.context import ContextBuilder
 
@@ -46,11 +47,13 @@ class TraceService:
 
         Raises:
             Invalid: The prompt is too long, or two choices have the same tokens.
-            LimitExceeded: Too many requests run already.
+            LimitExceeded: Too many requests of the tenant wait already.
             NotFound: The user, the engagement or the model does not exist.
-            TimeoutError: The trace took longer than `request_timeout_s`.
+            UserBeingErased: Data of the user is being erased.
+            TimeoutError: The turn of the tenant did not come within `request_timeout_s`, or the trace took longer.
         """
-        with self._admission.enter():
+        async with self._admission.enter(max_wait_s=self._settings.request_timeout_s):
+            epoch = erasure_epoch()
             question = await self._contexts.questions.for_request(request)
             try:
                 async with asyncio.timeout(self._settings.request_timeout_s):
@@ -62,7 +65,9 @@ class TraceService:
                 raise Invalid("prompt_too_long", message, param="thinking") from error
             except ValueError as error:
                 raise Invalid("choices_alike", str(error), param="choices") from error
-            return await self._store.traces.add(trace) if question.engagement_id is not None else trace
+            if question.engagement_id is None:
+                return trace
+            return await self._store.traces.add(trace, read_epoch=epoch)
 
     async def _generate(self, request: TraceRequest, question: Question) -> Trace:
         async with self._adapters.acquire(request.model) as adapter:

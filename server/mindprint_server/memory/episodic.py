@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import nlargest
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mindprint.types import Engagement
 from mindprint_server.settings import MemorySettings
@@ -150,13 +150,19 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def bm25(query: str, texts: Sequence[str]) -> list[float]:
-    """Return the BM25 score of each text, by its words."""
-    # bm25s starts JAX at import if it is installed, and JAX reserves three quarters of the free GPU memory.
+def load_bm25() -> Any:
+    """Import bm25s, which takes seconds on a busy machine, and return it."""
+    # It starts JAX at import if that is installed, and JAX reserves three quarters of the free GPU memory.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
+    return bm25s
+
+
+def bm25(query: str, texts: Sequence[str]) -> list[float]:
+    """Return the BM25 score of each text, by its words."""
+    bm25s = load_bm25()
     asked, corpus = words(query), [words(text) for text in texts]
     if not asked or not any(corpus):  # bm25s cannot index an empty corpus
         return [0.0] * len(texts)
@@ -178,6 +184,10 @@ class Embeddings(SimilarityRetriever):
         self._max_cached = max(CACHED_EMBEDDINGS, 2 * considered)
         self._cache: OrderedDict[bytes, Tensor] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
+
+    def forget(self) -> None:
+        """Drop all cached embeddings, in the thread that owns them."""
+        self._thread.submit(self._cache.clear)
 
     async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         """Return the cosine of each text and the query, rounded to 5 digits."""

@@ -20,6 +20,7 @@ from cachetools import TTLCache
 from mindprint.types import Engagement
 from mindprint_server.context import ServerContext
 from mindprint_server.settings import VerdictSettings
+from mindprint_server.tenancy import drop_tenant, remembered_key
 
 CACHED_USERS = 4096
 """Users whose neighbors are cached."""
@@ -40,25 +41,34 @@ class NeighborIndex:
     def __init__(self, ctx: ServerContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings: VerdictSettings = ctx.settings
         self._store = ctx.store
-        self._known: TTLCache[str, Neighbors] = TTLCache(CACHED_USERS, ctx.settings.anchor_refresh_s, clock)
-        self._vectors: TTLCache[str, Features] = TTLCache(CACHED_USERS, ctx.settings.anchor_refresh_s, clock)
+        kept_s = ctx.settings.anchor_refresh_s
+        self._known: TTLCache[tuple[str, str, int], Neighbors] = TTLCache(CACHED_USERS, kept_s, clock)
+        self._vectors: TTLCache[tuple[str, str, int], Features] = TTLCache(CACHED_USERS, kept_s, clock)
         self._lock = asyncio.Lock()
 
     async def get(self, user_id: str) -> Neighbors:
         """Return the neighbors of a user among at most `anchor_pool` other users."""
         async with self._lock:  # a batch asks for one user many times at once: only the first call looks up
-            if (known := self._known.get(user_id)) is not None:
+            key = remembered_key(user_id)
+            if (known := self._known.get(key)) is not None:
                 return known
             pool = await self._store.users.list_others(user_id, limit=self._settings.anchor_pool)
             others = {id: await self._features(id) for id in pool}
-            neighbors = self._known[user_id] = Neighbors(*pick(user_id, await self._features(user_id), others))
+            picked = pick(user_id, await self._features(user_id), others)
+            neighbors = self._known[key] = Neighbors(*picked)
             return neighbors
 
+    def forget(self) -> None:
+        """Drop what is remembered of the tenant's users."""
+        drop_tenant(self._known)
+        drop_tenant(self._vectors)
+
     async def _features(self, user_id: str) -> Features:
-        if (known := self._vectors.get(user_id)) is not None:
+        key = remembered_key(user_id)
+        if (known := self._vectors.get(key)) is not None:
             return known
         history = await self._store.engagements.list_history(user_id, before=None, limit=self._settings.anchor_history)
-        vector = self._vectors[user_id] = features(history)
+        vector = self._vectors[key] = features(history)
         return vector
 
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
@@ -16,6 +17,7 @@ from mindprint_server.engine import Message, Priority, Sampling
 from mindprint_server.exceptions import Invalid
 from mindprint_server.prompts.templates import PROMPT_VERSION, merge, summarize
 from mindprint_server.settings import MemorySettings
+from mindprint_server.tenancy import current_tenant, erasure_epoch, of_tenant
 
 Item = TypeVar("Item")
 MERGE_FAN_IN = 6
@@ -28,10 +30,12 @@ class ProfileWriter:
     """Writes profiles. Calls for the same user run one after the other."""
 
     def __init__(self, ctx: ServerContext) -> None:
+        self._ctx = ctx
         self._settings: MemorySettings = ctx.settings
         self._store = ctx.store
         self._engine = ctx.engine
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Weak, so that no name of a user stays when nobody writes the user's profile.
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._notes: LRUCache[bytes, str] = LRUCache(CACHED_NOTES)
 
     async def ensure(self, user_id: str) -> int:
@@ -39,17 +43,30 @@ class ProfileWriter:
 
         Raises:
             NotFound: The user does not exist.
+            UserBeingErased: Data of the user is being erased.
         """
-        async with self._locks.setdefault(user_id, asyncio.Lock()):
+        async with self._locks.setdefault(of_tenant(user_id), asyncio.Lock()):
+            epoch = erasure_epoch()
             newest = await self._store.profiles.get_newest(user_id)
             total = await self._store.engagements.count(user_id)
             lengths = due_lengths(newest.covers if newest else 0, total, self._settings.profile_every)
             if not lengths:
                 return 0
             history = await self._store.engagements.list_history(user_id, before=None, limit=total)
+            written = 0
             for length in lengths:
-                await self._write(user_id, history[:length])
-            return len(lengths)
+                if length > len(history):
+                    break  # engagements were erased after they were counted
+                # Another server that works on the same user may have written it in the meantime.
+                newest = await self._store.profiles.get_newest(user_id)
+                if newest is None or newest.covers < length:
+                    await self._write(user_id, history[:length], epoch, only_if_new=True)
+                    written += 1
+            return written
+
+    def forget(self) -> None:
+        """Drop all notes that are remembered: a note does not know its tenant."""
+        self._notes.clear()
 
     async def renew(self, user_id: str) -> Profile:
         """Write a profile of the whole history now and return it.
@@ -58,14 +75,17 @@ class ProfileWriter:
             NotFound: The user does not exist.
             Invalid: The user has no engagements.
         """
-        async with self._locks.setdefault(user_id, asyncio.Lock()):
+        async with self._locks.setdefault(of_tenant(user_id), asyncio.Lock()):
+            epoch = erasure_epoch()
             user = await self._store.users.get(user_id)
-            if user.engagements == 0:
-                raise Invalid("no_history", f"user {user_id} has no engagements: post some first")
             history = await self._store.engagements.list_history(user_id, before=None, limit=user.engagements)
-            return await self._write(user_id, history)
+            if not history:
+                raise Invalid("no_history", f"user {user_id} has no engagements: post some first")
+            return await self._write(user_id, history, epoch)
 
-    async def _write(self, user_id: str, history: Sequence[Engagement]) -> Profile:
+    async def _write(
+        self, user_id: str, history: Sequence[Engagement], read_epoch: int, *, only_if_new: bool = False
+    ) -> Profile:
         special = self._engine.tokenizer.special
         pieces = split_into_pieces(history, self._settings.profile_piece)
         notes = list(await asyncio.gather(*(self._note(summarize(piece, special)) for piece in pieces)))
@@ -84,7 +104,9 @@ class ProfileWriter:
                 prompt_version=PROMPT_VERSION,
                 base_digest=self._engine.info().base_digest,
                 created_at=datetime.now(UTC),
-            )
+            ),
+            only_if_new=only_if_new,
+            read_epoch=read_epoch,
         )
 
     async def _merge(self, notes: Sequence[str]) -> str:
@@ -96,10 +118,11 @@ class ProfileWriter:
         limit = self._engine.info().max_model_len - self._settings.profile_tokens
         # A prompt that is too long for the model loses its beginning, which is its oldest part.
         prompt = tokenizer.encode(tokenizer.render(messages))[-limit:]
-        key = hashlib.sha256(repr(prompt).encode()).digest()
+        key = hashlib.sha256(repr((current_tenant(), prompt)).encode()).digest()
         if (note := self._notes.get(key)) is None:
             sampling = Sampling(max_tokens=self._settings.profile_tokens, detect_loops=True)
             output = await self._engine.generate(prompt, sampling, adapter=None, priority=Priority.BATCH)
+            self._ctx.count_generated(len(output.token_ids))
             note = self._notes[key] = clean_sentences(output.text) or "This user has no clear preference."
         return note
 

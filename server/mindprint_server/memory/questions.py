@@ -13,6 +13,7 @@ from mindprint_server.context import ServerContext
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.prompts.types import Question, RecalledMemory
 from mindprint_server.store import RecordNotFound
+from mindprint_server.tenancy import drop_tenant, remembered_key
 
 CACHED_USERS = 1024
 """Other users whose recalled memory is cached."""
@@ -24,10 +25,14 @@ class QuestionBuilder:
     def __init__(self, ctx: ServerContext, *, memory: MemoryService) -> None:
         self._store = ctx.store
         self._memory = memory
-        self._memories: TTLCache[str, tuple[RecalledMemory, int | None]] = TTLCache(
+        self._memories: TTLCache[tuple[str, str, int], tuple[RecalledMemory, int | None]] = TTLCache(
             CACHED_USERS, ctx.settings.anchor_memory_s
         )
         self._recalling = asyncio.Lock()
+
+    def forget(self) -> None:
+        """Drop what is remembered of the tenant's users."""
+        drop_tenant(self._memories)
 
     async def for_engagement(self, user_id: str, engagement_id: str, history: UserHistory | None = None) -> Question:
         """Build the question of a stored engagement, with the user's own memory from before its time.
@@ -103,7 +108,8 @@ class QuestionBuilder:
         batch. It is cached for `anchor_memory_s` seconds.
         """
         async with self._recalling:
-            if (known := self._memories.get(other_id)) is None:
-                known = self._memories[other_id] = await self._memory.recall(other_id, before=None)
+            key = remembered_key(other_id)
+            if (known := self._memories.get(key)) is None:
+                known = self._memories[key] = await self._memory.recall(other_id, before=None)
         memory, version = known
         return replace(question, memory=memory, profile_version=version, memory_of=AdapterKey.user(other_id))

@@ -44,6 +44,12 @@ class MemoryService:
         self._retriever = episodic.create_retriever(ctx.settings)
         self._reminders = episodic.create_reminder_retriever(ctx.settings)
 
+    def forget(self) -> None:
+        """Drop all embeddings that are remembered: an embedding does not know its tenant."""
+        for retriever in (self._retriever, self._reminders):
+            if isinstance(retriever, episodic.Embeddings):
+                retriever.forget()
+
     async def recall(
         self, user_id: str, *, before: datetime | None, not_id: str | None = None, query: str | None = None
     ) -> tuple[RecalledMemory, int | None]:

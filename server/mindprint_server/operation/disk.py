@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
+from mindprint.private_files import make_private_folder
 from mindprint_server.exceptions import StorageFull
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -29,3 +32,26 @@ def full_disk_refused() -> Iterator[None]:
             raise
         message = "the disk of data_dir is full: free some space on it, then try again"
         raise StorageFull("storage_full", message) from error
+
+
+@contextmanager
+def filled_temporary_file(folder: Path) -> Iterator[IO[bytes]]:
+    """Yield a new file without a name, and leave it open for whoever reads it. After an error it is closed.
+
+    Args:
+        folder: Where the file is; the folder is made if it is missing.
+
+    Raises:
+        StorageFull: The disk is full, also if this shows only when the last bytes leave the buffer.
+    """
+    with full_disk_refused():
+        make_private_folder(folder)
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (whoever reads it closes it)
+        try:
+            yield file
+            file.flush()
+        except BaseException:
+            # Closing writes what is left in the buffer, and fails on the full disk again. The file is closed even so.
+            with suppress(OSError):
+                file.close()
+            raise

@@ -1,11 +1,12 @@
-"""What `/readyz` knows: the store, the disk, and the background tasks."""
+"""What `/readyz` knows: the store, the disk, the artifact store, and the background tasks."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from mindprint_server.exceptions import StorageFull
+from mindprint_server.exceptions import ArtifactUnavailable, StorageFull
 from mindprint_server.operation import disk
 from mindprint_server.operation.supervision import Supervisor, describe
 from mindprint_server.settings import OperationSettings
@@ -27,32 +28,48 @@ class Readiness:
         folder: The data folder.
         store: The store.
         supervisor: Knows the background tasks that fail.
+        ping_artifacts: Asks the artifact store for an answer; raises ArtifactUnavailable. None: there is none.
     """
 
-    def __init__(self, settings: OperationSettings, folder: Path, *, store: Store, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        settings: OperationSettings,
+        folder: Path,
+        *,
+        store: Store,
+        supervisor: Supervisor,
+        ping_artifacts: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._settings = settings
+        self._ping_artifacts = ping_artifacts
         self._folder = folder
         self._store = store
         self._supervisor = supervisor
         self._store_problem: str | None = None
         self._disk_problem: str | None = None
-        self._ping: asyncio.Task[None] | None = None
+        self._artifact_problem: str | None = None
+        self._pings: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._artifact_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start looking."""
         self._task = self._supervisor.start_loop("probe", self.probe, self._pause)
+        if self._ping_artifacts is not None:
+            self._artifact_task = self._supervisor.start_loop(
+                "artifact probe", self.probe_artifacts, self._pause_artifacts
+            )
 
     async def stop(self) -> None:
         """Stop looking."""
-        for task in (self._task, self._ping):
+        for task in (self._task, self._artifact_task, *self._pings.values()):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
     def problems(self) -> dict[str, str]:
         """Return why the server is not ready, by what fails; empty if it is ready."""
-        found = {"store": self._store_problem, "disk": self._disk_problem}
+        found = {"store": self._store_problem, "disk": self._disk_problem, "artifacts": self._artifact_problem}
         return {name: why for name, why in found.items() if why} | self._supervisor.failing()
 
     def check_writable(self) -> None:
@@ -60,20 +77,39 @@ class Readiness:
         if self._disk_problem:
             raise StorageFull("storage_full", f"{self._disk_problem}: free some space, then try again")
 
+    def check_artifacts(self) -> None:
+        """Raise ArtifactUnavailable if the last probe found the artifact store unusable."""
+        if self._artifact_problem:
+            raise ArtifactUnavailable("the upload cannot be stored", self._artifact_problem)
+
+    async def probe_artifacts(self) -> bool:
+        """Look at the artifact store once."""
+        assert self._ping_artifacts is not None
+        self._artifact_problem = await self._ask("the artifact store", self._ping_artifacts)
+        return True
+
+    async def _pause_artifacts(self) -> None:
+        await asyncio.sleep(self._settings.artifact_probe_interval_s)
+
     async def probe(self) -> bool:
         """Look at the store and the disk once."""
-        self._store_problem = await self._look_at_store()
+        self._store_problem = await self._ask("the database", self._store.ping)
         self._disk_problem = await asyncio.to_thread(self._look_at_disk)
         return True
 
-    async def _look_at_store(self) -> str | None:
-        # A ping that hangs is not joined by a second one: it holds a connection.
-        if self._ping is None or self._ping.done():
-            self._ping = asyncio.create_task(self._store.ping())
-        _, waiting = await asyncio.wait([self._ping], timeout=self._settings.probe_timeout_s)
+    async def _ask(self, what: str, ping: Callable[[], Awaitable[None]]) -> str | None:
+        """Return what is wrong with something that has to answer; None if it answers."""
+
+        async def wait() -> None:
+            await ping()
+
+        # A ping that hangs is not joined by a second one: it holds a connection, or a thread.
+        if (running := self._pings.get(what)) is None or running.done():
+            running = self._pings[what] = asyncio.create_task(wait())
+        _, waiting = await asyncio.wait([running], timeout=self._settings.probe_timeout_s)
         if waiting:
-            return f"the database has not answered for {self._settings.probe_timeout_s:g} s"
-        error = self._ping.exception()
+            return f"{what} has not answered for {self._settings.probe_timeout_s:g} s"
+        error = running.exception()
         if error is None:
             return None
         return str(error) if isinstance(error, StoreError) else describe(error)

@@ -29,12 +29,16 @@ class Failure:
         since: Time of the first failure on the supervisor's clock, in seconds.
         why: What the last failure was.
         tries: Failures in a row.
+        began: Time at which the present try began; None while it waits for the next one.
+        longest_s: Duration of the longest try that failed, in seconds, but for the first one.
     """
 
     task: str
     since: float
     why: str
     tries: int = 0
+    began: float | None = None
+    longest_s: float = 0.0
 
 
 def retry_delay_s(tries: int, settings: OperationSettings, jitter: float) -> float:
@@ -125,6 +129,7 @@ class Supervisor:
         failure = Failure(task, since=0, why="")
         try:
             while True:
+                failure.began = self._clock()
                 try:
                     return await work()
                 except passing as error:
@@ -138,19 +143,38 @@ class Supervisor:
         self._count(task, reason_of(error))
         log.error("background work failed", task=task, kind=reason_of(error), why=describe(error))
 
+    def note_success(self, task: str) -> None:
+        """Forget the failures of a task whose step goes on for long and works again."""
+        for key, failure in list(self._failures.items()):
+            if failure.task == task:
+                failure.tries = 0
+                del self._failures[key]
+
     def failing(self) -> dict[str, str]:
-        """Return why, by name, for the tasks that have failed for longer than `max_failing_s`."""
-        before = self._clock() - self._settings.max_failing_s
-        return {failure.task: failure.why for failure in self._failures.values() if failure.since <= before}
+        """Return why, by name, for the tasks that have failed for longer than `max_failing_s`.
+
+        A try is not named while it runs for longer than this, and for longer than each retry that failed: it has passed
+        the point of failure. Some work takes minutes.
+        """
+        return {failure.task: failure.why for failure in self._failures.values() if self._is_failing(failure)}
+
+    def _is_failing(self, failure: Failure) -> bool:
+        now, bound_s = self._clock(), self._settings.max_failing_s
+        runs_s = 0.0 if failure.began is None else now - failure.began
+        return now - failure.since >= bound_s and runs_s <= max(bound_s, failure.longest_s)
 
     def _note(self, failure: Failure, error: Exception) -> float:
         """Log and count a failure; return the seconds until the next try."""
         first = not failure.tries
         failure.tries += 1
         failure.why = describe(error)
+        now = self._clock()
         if first:
-            failure.since = self._clock()
+            failure.since, failure.longest_s = now, 0.0
             self._failures[id(failure)] = failure
+        elif failure.began is not None:
+            failure.longest_s = max(failure.longest_s, now - failure.began)
+        failure.began = None
         delay_s = retry_delay_s(failure.tries, self._settings, random.random())
         self._count(failure.task, reason_of(error))
         # Many items fail at once when the database is away: the one that failed first speaks for all of its name.

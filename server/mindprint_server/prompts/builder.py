@@ -44,7 +44,8 @@ class PromptBuilder:
         memory: RecalledMemory | None = question.memory
         dropped = 0
         while memory is not None:
-            text = tokenizer.render(build(memory, question.query, choices, mode, tokenizer.special, hint))
+            messages = build(memory, question.query, choices, mode, tokenizer.special, hint)
+            text = tokenizer.render(messages, thinking=mode != "direct")
             if len(ids := tokenizer.encode(text)) <= limit:
                 return Prompt(text, ids, dropped)
             memory, dropped = memory.without_oldest(), dropped + 1

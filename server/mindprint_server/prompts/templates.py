@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from textwrap import shorten
 
+from mindprint.chat_format import THINK_TAG
 from mindprint.types import Engagement, Mode
 from mindprint_server.engine import Message
 from mindprint_server.prompts.types import RecalledMemory
 
-PROMPT_VERSION = "3"
+PROMPT_VERSION = "4"
 """Version of the texts below. Change it with every change of a text; golden tests fail otherwise."""
 
 SYSTEM = "You answer as one particular user would. What is known about this user:"
@@ -47,17 +48,25 @@ MAX_PASSES = 8
 
 _NEXT_LINE = re.compile(r"\n(?!\n)")
 _LABEL = re.compile(r"\s*(Question|Choices|Profile|Recent answers|This user's (answer|reason))\b.{0,4}:", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u0085\u2028\u2029]")
-_THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
+# Control characters, line separators, characters that turn the direction of text, and tags, which nobody sees.
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+_HIDDEN_OR_BLANK = "".join(
+    c for c in map(chr, (*range(0x3001), *range(0xE0000, 0xE0080))) if c.isspace() or _HIDDEN.match(c)
+)
 
 
 def clean(text: str, special: Sequence[str]) -> str:
-    """Return a user's text without control characters, special tokens and tags.
+    """Return a user's text without special tokens and tags, which could end a turn or a thinking.
 
-    These could end a turn or a thinking.
+    Control characters, and characters that hide or turn text, are removed at the ends, and inside of the text written
+    as their codes, as Python escapes them.
     """
-    plain = _CONTROL.sub(" ", text.replace("\r\n", "\n"))
+    plain = _HIDDEN.sub(_code, text.strip(_HIDDEN_OR_BLANK).replace("\r\n", "\n"))
     return _remove(plain, _any_of(tuple(special), and_tags=True)).strip()
+
+
+def _code(hidden: re.Match[str]) -> str:
+    return hidden[0].encode("unicode_escape").decode()
 
 
 def remove_special(text: str, special: Sequence[str]) -> str:
@@ -80,7 +89,7 @@ def _remove(text: str, pattern: re.Pattern[str]) -> str:
 def _any_of(special: tuple[str, ...], *, and_tags: bool) -> re.Pattern[str]:
     """Return a pattern of these texts, the longest first, and of the tags of thinking."""
     parts = [re.escape(token) for token in sorted(special, key=len, reverse=True)]
-    return re.compile("|".join([*parts, f"(?i:{_THINK_TAG.pattern})"] if and_tags else parts))
+    return re.compile("|".join([*parts, f"(?i:{THINK_TAG.pattern})"] if and_tags else parts))
 
 
 def clean_block(text: str, special: Sequence[str]) -> str:
@@ -98,7 +107,7 @@ def clean_line(text: str, special: Sequence[str]) -> str:
 
 def ends_early(text: str, special: Sequence[str]) -> bool:
     """Return whether a text holds a special token or a tag, which would end a turn or a thinking."""
-    return _THINK_TAG.search(text) is not None or any(token in text for token in special)
+    return THINK_TAG.search(text) is not None or any(token in text for token in special)
 
 
 def episode_lines(episode: Engagement, special: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The text around thinking: the tags, the thinking prefix and the answer prefix. Pure functions."""
+"""The text around thinking: the thinking prefix and the answer prefix. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ import re
 
 from mindprint_server.engine.base import FinishReason
 
-OPEN = "<think>\n"
-CLOSE = "\n</think>\n"
-STOP = "</think>"
 _LAST_SENTENCE = re.compile(r"^(.*[.!?](?=\s|$)|.*(?=\n))", re.DOTALL)
-
-
-def render_thinking_prefix(thinking_prefix: str) -> str:
-    """Return the start of the assistant's turn, which the model continues."""
-    return OPEN + thinking_prefix
 
 
 def finalize_thinking(thinking_prefix: str, generated: str, finish: FinishReason) -> str:
@@ -29,7 +21,7 @@ def finalize_thinking(thinking_prefix: str, generated: str, finish: FinishReason
     """
     if finish == "length" and (whole := _LAST_SENTENCE.match(generated)) and whole.group(0).strip():
         generated = whole.group(0)
-    return (thinking_prefix + generated).strip()
+    return (thinking_prefix.strip() + generated).strip()
 
 
 def split(thinking: str, thinking_prefix: str) -> tuple[str, str]:
@@ -38,11 +30,14 @@ def split(thinking: str, thinking_prefix: str) -> tuple[str, str]:
     return (prefix, thinking.removeprefix(prefix)) if thinking.startswith(prefix) else ("", thinking)
 
 
-def render_thinking(thinking: str, answer_prefix: str) -> str:
-    """Return the part of the assistant's turn before the answer: the closed thinking and the answer prefix."""
-    return f"{OPEN}{thinking}{CLOSE}{answer_prefix}"
+def split_answer_prefix(answer_prefix: str) -> tuple[str, str]:
+    """Return the answer prefix as it is written, and what stands between it and an answer.
 
+    Spaces at its end belong to the answer: most tokenizers write a word and the space before it as one token.
 
-def answer_suffix(answer_prefix: str, answer: str) -> str:
-    """Return the answer as it is written after the answer prefix: with a space, if there is a prefix."""
-    return f" {answer}" if answer_prefix else answer
+    Args:
+        answer_prefix: The setting `answer_prefix`.
+    """
+    written = answer_prefix.rstrip(" \t")
+    space = answer_prefix[len(written) :]
+    return written, space or ("" if not written or written.endswith("\n") else " ")

@@ -11,6 +11,7 @@ from pydantic_settings import (
 
 from mindprint_server.settings.access import AccessSettings
 from mindprint_server.settings.adapters import AdapterSettings
+from mindprint_server.settings.artifacts import ArtifactSettings
 from mindprint_server.settings.auto_mode import AutoModeSettings
 from mindprint_server.settings.engine import EngineSettings
 from mindprint_server.settings.gate import GateSettings
@@ -18,13 +19,16 @@ from mindprint_server.settings.generation import GenerationSettings
 from mindprint_server.settings.limits import LimitSettings
 from mindprint_server.settings.memory import MemorySettings
 from mindprint_server.settings.operation import OperationSettings
+from mindprint_server.settings.personal_data import PersonalDataSettings
 from mindprint_server.settings.queue import QueueSettings
+from mindprint_server.settings.quotas import QuotaSettings
 from mindprint_server.settings.server import ServerSettings
 from mindprint_server.settings.verdicts import VerdictSettings
 
 __all__ = [
     "AccessSettings",
     "AdapterSettings",
+    "ArtifactSettings",
     "AutoModeSettings",
     "EngineSettings",
     "GateSettings",
@@ -32,7 +36,9 @@ __all__ = [
     "LimitSettings",
     "MemorySettings",
     "OperationSettings",
+    "PersonalDataSettings",
     "QueueSettings",
+    "QuotaSettings",
     "ServerSettings",
     "Settings",
     "VerdictSettings",
@@ -43,13 +49,16 @@ class Settings(
     AutoModeSettings,
     GateSettings,
     AdapterSettings,
+    ArtifactSettings,
     QueueSettings,
     VerdictSettings,
     GenerationSettings,
     MemorySettings,
+    QuotaSettings,
     LimitSettings,
     EngineSettings,
     AccessSettings,
+    PersonalDataSettings,
     OperationSettings,
     ServerSettings,
     BaseSettings,

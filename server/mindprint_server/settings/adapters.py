@@ -8,8 +8,14 @@ from pydantic import BaseModel, Field
 class AdapterSettings(BaseModel):
     """Adapters: the parity check of an upload, canary, withdrawal of bad versions, slots in the engine, kept files."""
 
-    lease_extension_s: float = Field(60, gt=0)
-    """Seconds by which a lease is extended, again and again, while its upload is checked."""
+    publication_claim_ttl_s: float = Field(30, gt=0)
+    """Seconds for which a server holds a publication without extending its claim. After that, for instance when it was
+    killed, any server goes on with it. A claim is extended every third of it."""
+    publication_poll_s: float = Field(5, gt=0)
+    """Seconds between two looks for publications that another server left. Own uploads are begun at once."""
+    max_publication_tries: int = Field(10, ge=1)
+    """Tries of a publication. After that many errors or restarts it has failed, and its traces wait again. A slot, a
+    disk or a database that is busy does not count: it is waited for until `max_publication_s` after the upload."""
     max_upload_json_depth: int = Field(16, ge=4)
     """Deepest nesting of objects and lists in the manifest and in adapter_config.json. An upload that is nested deeper
     is refused with 422. Default: the trainer's manifest has 4 levels, PEFT's config 2."""
@@ -68,3 +74,7 @@ class AdapterSettings(BaseModel):
     keep_versions: int = Field(5, ge=1)
     """Number of newest versions of an adapter that keep their files. Refused versions are counted apart from those that
     passed. Pinned, live and canary versions always keep theirs."""
+    export_base_model: str | None = Field(None, min_length=1)
+    """Name of the base model in exported versions, for `AutoPeftModelForCausalLM`: a Hugging Face id, or a folder.
+    Default: `model` if it is an id, else its folder on the server. Name an id before versions leave the machine: the
+    folder is not there elsewhere, and tells where the server keeps its models."""

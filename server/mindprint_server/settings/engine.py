@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, model_validator
+
+from mindprint_server.settings.engine_args import read_engine_args
 
 
 class EngineSettings(BaseModel):
@@ -30,6 +32,12 @@ class EngineSettings(BaseModel):
     """Size of the KV cache in GiB. Unset: 1 GiB on a CPU, and on a GPU what `gpu_memory_utilization` leaves."""
     cpu_bind: str = "all"
     """Cores of the engine on a CPU: `all`, `auto` (vLLM's choice: all but one), or a list such as `0-3`."""
+    cpu_step_tokens: int = Field(512, ge=32)
+    """Maximum number of tokens that an engine step computes on a CPU. A longer prompt takes several steps. In smaller
+    steps answers begin sooner and batches take longer. Default: decision 041."""
+    cpu_shared_step_tokens: int = Field(64, ge=16)
+    """Maximum number of tokens of prompts in an engine step on a CPU while one tenant asks beside another's work, and
+    for 10 seconds after. In smaller steps answers begin sooner and batches take longer. Default: decision 034."""
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     """Share of a GPU's memory that the engine takes and that must be free at the start. With `kv_cache_gib` set, it
     takes only what it needs."""
@@ -41,10 +49,23 @@ class EngineSettings(BaseModel):
     """Maximum LoRA rank that the engine serves. An upload of a higher rank is refused (422)."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Layers that an adapter may change. Leases name them to the trainer; an upload with others is refused (422)."""
+    engine_args: Annotated[dict[str, JsonValue], AfterValidator(read_engine_args)] = Field(default_factory=dict)
+    """Further options of `vllm serve`, by name: in TOML a table `[engine_args]`, on the command line `--engine-arg
+    NAME=VALUE`. An option that vLLM does not have, or that Mindprint decides itself, is refused at the start. Default:
+    none, decision 038."""
     adapter_max_starvation_s: float = Field(2, gt=0)
     """Seconds after which the adapter that is active longest gets no new requests, until a waiting adapter has taken
     its place in the engine."""
     engine_start_timeout_s: float = Field(900, gt=0)
     """Maximum seconds until the engine is ready. After them, the server ends with an error."""
+    leftover_timeout_s: float = Field(10, gt=0)
+    """Seconds to wait at the start until the engine of a server that was killed has ended and freed its memory. After
+    them, the start goes on and logs an error."""
     health_interval_s: float = Field(5, gt=0)
     """Seconds between two checks that the engine is alive."""
+
+    @model_validator(mode="after")
+    def _check_engine_args(self) -> Self:
+        if self.engine_args and self.engine != "vllm":
+            raise ValueError(f"engine_args are options of vLLM, and engine is {self.engine}: take them out")
+        return self

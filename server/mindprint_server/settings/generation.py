@@ -65,6 +65,21 @@ class GenerationSettings(BaseModel):
     """Maximum number of engagements of one user in progress at once."""
     batch_max_starvation_s: float = Field(30, gt=0)
     """Seconds after which a waiting user takes the place of the user who is active longest."""
+    batch_chunk_per_user: int = Field(32, ge=1)
+    """Number of engagements of one user that a batch plans in a row before those of the next user. Higher values share
+    more of the prefix cache, lower ones start more users at once. Default: twice `batch_per_user`."""
+    batch_claim_ahead: int = Field(128, ge=0)
+    """Maximum number of engagements that a server claims ahead of those it works on. Too few leave the engine idle.
+    Too many leave other servers on the same database without work. Default: decision 030."""
+    batch_claim_ttl_s: float = Field(30, gt=0)
+    """Seconds until a claim on engagements ends, unless the server extends it, which it does three times as often. The
+    engagements of a server that died wait that long for another one. Default: decision 030."""
+    batch_poll_interval_s: float = Field(1, gt=0)
+    """Seconds between two looks at the open batches of the store. Within that time a server sees what another one did
+    to a batch, if the database cannot tell it."""
+    batch_listen: bool = True
+    """On PostgreSQL, hear at once what other servers do to batches (`LISTEN`). It takes one more connection to the
+    database. With `false`, or behind a pooler in transaction mode, the server sees it at its next look."""
     batch_spare: float = Field(0.25, ge=0, le=1)
     """Share of the engine's slots that the last engagements of a batch may fill with several candidates at once."""
     plan_interval_s: float = Field(0.1, gt=0)
@@ -78,4 +93,5 @@ class GenerationSettings(BaseModel):
     """Maximum number of callers that watch the progress of batches at once. Further ones are refused with 429. Each
     holds a connection, so it should be well below `max_connections`."""
     max_open_batches: int = Field(32, ge=1)
-    """Maximum number of batches that are queued or running. A further one is refused with 429."""
+    """Maximum number of batches of a tenant that are queued or running. A further one is refused with 429.
+    `max_open_batches_total` bounds those of all tenants."""

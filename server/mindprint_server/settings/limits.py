@@ -9,11 +9,18 @@ class LimitSettings(BaseModel):
     """Requests: how many at once, how large, how long."""
 
     max_interactive: int = Field(256, ge=1)
-    """Maximum number of answers and single traces in progress at once. Further requests are refused with 429. A chat
-    request with `n` counts `n` times."""
+    """Maximum number of answers and single traces in progress at once; also at most `max_num_seqs`. Further requests
+    wait, and free slots go to the waiting tenant that holds fewest. A request with `n` counts
+    `n` times, and one with several prompts once for each."""
+    max_waiting_interactive: int = Field(256, ge=0)
+    """Maximum number of requests of one tenant that wait for a slot. Further ones are refused with 429."""
+    reserved_for_tenants: float = Field(0.25, ge=0, le=1)
+    """Share of the slots for answers that one tenant leaves free for others, once a second tenant has asked since the
+    start. Batches leave as many free for the answers of other tenants. So a tenant need not wait until an answer of
+    another one ends. 0 reserves none."""
     max_answers: int = Field(8, ge=1)
-    """Maximum number of answers of one chat request, its `n`. A larger `n` is refused with 422, as is one above
-    `max_interactive`."""
+    """Maximum number of answers to one chat or prompt, the `n` of a request. A larger `n` is refused with 400, as is
+    one above `max_interactive`."""
     max_connections: int = Field(900, ge=1)
     """Maximum number of open connections. A request on a further one is refused with 503, except health checks and
     metrics. Above twice as many, connections are closed at once. The default stays below the usual limit of 1,024 open
@@ -24,6 +31,13 @@ class LimitSettings(BaseModel):
     request_timeout_s: float = Field(300, gt=0)
     """Maximum seconds in which the whole body of a request must arrive (else 408), and in which an answer must begin or
     a single trace must be written (else 504). For an upload it bounds the pause between two parts of the body."""
+    stream_max_silence_s: float = Field(1, gt=0)
+    """Maximum seconds in which a streamed answer sends nothing. The headers are sent by then, whatever the engine does,
+    and then a comment (`: ping`), which clients ignore. Keep it below the read time-out of every proxy before the
+    server."""
+    stream_max_stall_s: float = Field(60, gt=0)
+    """Maximum seconds in which the reader of a streamed answer takes nothing. Then the answer ends, and its slots and
+    its version are free for others. The default lets short breaks of a connection pass."""
     upload_timeout_s: float = Field(1800, gt=0)
     """Maximum seconds in which the whole body of an upload must arrive (else 408). The default fits `max_upload_bytes`
     at 0.3 MB a second."""

@@ -13,6 +13,9 @@ class QueueSettings(BaseModel):
     max_attempts: int = Field(3, ge=1)
     """Number of failed leases after which a trace is no longer trained on and becomes `dead_letter`. A lease fails if
     it expires or if its version is refused."""
+    lease_grace_s: float = Field(15, ge=0)
+    """Seconds after the start of a server during which it ends no lease that is past its deadline. Trainers that waited
+    for the server send their heartbeats in this time. Default: half of a trainer's `ttl_s`; it sends three in that."""
     max_backlog: int = Field(10_000, ge=1)
     """Maximum number of accepted traces that wait for one adapter. Once so many wait, batches skip the user's
     engagements as `backlog_full`, and imports are refused with 429. Engagements in progress may exceed it."""

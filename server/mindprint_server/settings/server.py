@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 
 class ServerSettings(BaseModel):
@@ -16,8 +16,14 @@ class ServerSettings(BaseModel):
     `admin_key`."""
     port: int = Field(8300, ge=0, le=65535)
     """Port to listen on. 0 takes a free one, which the log line `listening` names."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Port for `GET /metrics` alone, which then needs no key and is not on `port` any more. 0 takes a free one, which
+    the log line `metrics` names. Unset: on `port`, for keys with the scope `read`."""
+    metrics_host: str = "127.0.0.1"
+    """Address of `metrics_port`. Whoever reaches it reads the metrics, which hold figures and no users."""
     data_dir: Path = Path(".mindprint/server")
-    """Folder for adapter files and, by default, the database. It is created at start."""
+    """Folder for adapter files and, by default, the database. It is created at start. One server uses it at a time: a
+    second one does not start."""
     database_url: SecretStr | None = None
     """URL of the database, such as `postgresql://user:password@host/name?sslmode=verify-full`. Unset: a SQLite file in
     `data_dir`."""
@@ -28,6 +34,12 @@ class ServerSettings(BaseModel):
     shutdown_grace_s: float = Field(5, ge=0)
     """Seconds that open requests have to end after SIGTERM. Then answers that are streamed end with an error event, and
     a second later all else is cut off. Streams that watch a batch end at once."""
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.metrics_port == self.port and self.port != 0:
+            raise ValueError("metrics_port is the same as port: give it another one")
+        return self
 
     @property
     def url(self) -> str:

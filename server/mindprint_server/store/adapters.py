@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import CompoundSelect, func, select, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Adapter, Version
 from mindprint_server.store import versions
 from mindprint_server.store.database import Database
 from mindprint_server.store.exceptions import RecordNotFound
-from mindprint_server.store.tables import live_versions
+from mindprint_server.store.states import OPEN_PUBLICATION_STATES
+from mindprint_server.store.tables import live_versions, publications
 from mindprint_server.store.tables import versions as version_table
 
 
@@ -30,6 +31,14 @@ class AdapterRepository:
         """List all adapters ordered by key."""
         return await self._database.read(_list_all)
 
+    async def count(self) -> int:
+        """Count the adapters that have a version, or an upload whose publication has not ended."""
+        return await self._database.read(_count)
+
+    async def exists(self, key: str) -> bool:
+        """Return whether an adapter has a version, or an upload whose publication has not ended."""
+        return await self._database.read(_exists, key)
+
 
 async def get(db: AsyncConnection, key: str) -> Adapter:
     """Return an adapter; raise RecordNotFound if it has no version."""
@@ -38,6 +47,21 @@ async def get(db: AsyncConnection, key: str) -> Adapter:
         raise RecordNotFound("adapter", key)
     share = await db.scalar(select(live_versions.c.canary_share).where(live_versions.c.adapter == key))
     return _adapter(key, found, share)
+
+
+async def _count(db: AsyncConnection) -> int:
+    return (await db.execute(select(func.count()).select_from(_select_keys().subquery()))).scalar_one()
+
+
+async def _exists(db: AsyncConnection, key: str) -> bool:
+    keys = _select_keys().subquery()
+    return await db.scalar(select(keys.c.adapter).where(keys.c.adapter == key)) is not None
+
+
+def _select_keys() -> CompoundSelect[tuple[str]]:
+    """Select the keys of adapters that have a version or an open publication, each once."""
+    open_ones = publications.c.state.in_(OPEN_PUBLICATION_STATES)
+    return union(select(version_table.c.adapter), select(publications.c.adapter).where(open_ones))
 
 
 async def _list_all(db: AsyncConnection) -> list[Adapter]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import ApiKey
+from mindprint_server.store import tenants
 from mindprint_server.store.database import Database
 from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.tables import api_keys
@@ -25,7 +26,7 @@ class StoredApiKey:
 
 
 class ApiKeyRepository:
-    """Stores keys. A key that was revoked or has expired stays listed."""
+    """Stores the keys of all tenants. A key that was revoked or has expired stays listed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,23 +45,27 @@ class ApiKeyRepository:
         """Return a key with its hash; None if there is none with this id."""
         return await self._database.read(_find, id)
 
-    async def get(self, id: str) -> ApiKey:
-        """Return a key."""
-        if (stored := await self.find(id)) is None:
-            raise RecordNotFound("key", id)
-        return stored.key
+    async def get(self, id: str, *, tenant: str | None) -> ApiKey:
+        """Return a key of a tenant; None: of any."""
+        return await self._database.read(_get, id, tenant)
 
-    async def list_all(self) -> list[ApiKey]:
-        """List all keys, the oldest first."""
-        return await self._database.read(_list_all)
+    async def list_all(self, *, tenant: str | None) -> list[ApiKey]:
+        """List the keys of a tenant, the oldest first; None: of all."""
+        return await self._database.read(_list_all, tenant)
 
     async def exist(self) -> bool:
         """Return whether there ever was a key."""
         return await self._database.read(_exist)
 
-    async def revoke(self, id: str, *, now: datetime | None = None) -> ApiKey:
-        """Revoke a key for good and return it. A key that is revoked already does not change."""
-        return await self._database.write(_revoke, id, now or datetime.now(UTC))
+    async def revoke(self, id: str, *, tenant: str | None, now: datetime | None = None) -> ApiKey:
+        """Revoke a key of a tenant for good and return it. A key that is revoked already does not change.
+
+        Args:
+            id: The key.
+            tenant: Its tenant; None: any.
+            now: The time; None is the clock's.
+        """
+        return await self._database.write(_revoke, id, tenant, now or datetime.now(UTC))
 
     async def record_use(self, id: str, at: datetime) -> None:
         """Store when a key was used."""
@@ -68,6 +73,7 @@ class ApiKeyRepository:
 
 
 async def _add(db: AsyncConnection, key: ApiKey, secret_sha256: str, ends: tuple[str, datetime] | None) -> ApiKey:
+    await tenants.ensure(db, key.tenant)
     if ends is not None:
         await _expire(db, *ends)
     await db.execute(insert(api_keys), {**key.model_dump(), "secret_sha256": secret_sha256})
@@ -79,8 +85,9 @@ async def _find(db: AsyncConnection, id: str) -> StoredApiKey | None:
     return None if row is None else StoredApiKey(_key(row), row["secret_sha256"])
 
 
-async def _list_all(db: AsyncConnection) -> list[ApiKey]:
-    rows = await db.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))
+async def _list_all(db: AsyncConnection, tenant: str | None) -> list[ApiKey]:
+    query = select(api_keys).where(*_of(tenant)).order_by(api_keys.c.created_at, api_keys.c.id)
+    rows = await db.execute(query)
     return [_key(row) for row in rows.mappings()]
 
 
@@ -89,25 +96,30 @@ async def _exist(db: AsyncConnection) -> bool:
 
 
 async def _expire(db: AsyncConnection, id: str, at: datetime) -> None:
-    await _get(db, id)
+    await _get(db, id, None)
     earlier = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > at)
     await db.execute(update(api_keys).where(api_keys.c.id == id, earlier).values(expires_at=at))
 
 
-async def _revoke(db: AsyncConnection, id: str, now: datetime) -> ApiKey:
+async def _revoke(db: AsyncConnection, id: str, tenant: str | None, now: datetime) -> ApiKey:
     active = api_keys.c.revoked_at.is_(None)
-    await db.execute(update(api_keys).where(api_keys.c.id == id, active).values(revoked_at=now))
-    return await _get(db, id)
+    await db.execute(update(api_keys).where(api_keys.c.id == id, active, *_of(tenant)).values(revoked_at=now))
+    return await _get(db, id, tenant)
 
 
 async def _record_use(db: AsyncConnection, id: str, at: datetime) -> None:
     await db.execute(update(api_keys).where(api_keys.c.id == id).values(last_used_at=at))
 
 
-async def _get(db: AsyncConnection, id: str) -> ApiKey:
-    if (stored := await _find(db, id)) is None:
+async def _get(db: AsyncConnection, id: str, tenant: str | None) -> ApiKey:
+    stored = await _find(db, id)
+    if stored is None or tenant not in (None, stored.key.tenant):
         raise RecordNotFound("key", id)
     return stored.key
+
+
+def _of(tenant: str | None) -> list[ColumnElement[bool]]:
+    return [] if tenant is None else [api_keys.c.tenant == tenant]
 
 
 def _key(row: Any) -> ApiKey:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.engine import RowMapping
@@ -15,11 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Mode, Trace
 from mindprint_server.store import funnel, traces
 from mindprint_server.store.accepted_texts import reject_repeated
+from mindprint_server.store.batch_claims import end_if_complete
 from mindprint_server.store.database import Database, advisory_lock
-from mindprint_server.store.exceptions import IdempotencyConflict, QueueFull, RecordNotFound
+from mindprint_server.store.erasing import find_refused, without_erased
+from mindprint_server.store.exceptions import IdempotencyConflict, QueueFull, RecordNotFound, ServerQueueFull
 from mindprint_server.store.ids import new_id
+from mindprint_server.store.notifications import notify
 from mindprint_server.store.states import OPEN_STATES
 from mindprint_server.store.tables import batch_items, batches
+from mindprint_server.tenancy import in_all_tenants
 
 IN_OTHER_BATCH = "in_other_batch"
 """Outcome of an item that was not done in another open batch when this one was planned."""
@@ -35,6 +39,20 @@ class ItemResult:
     outcome: str
     """`accepted`, `rejected`, or the reason why the item was skipped."""
     traces: Sequence[Trace] = field(default=())
+    read_epoch: int | None = None
+    """The tenant's erasure epoch before the user's history was read."""
+
+
+DropReason = Literal["gone", "ended", "lost"]
+"""Why a result is not stored: its user, engagement or batch is gone; its batch has ended; another server holds the
+item."""
+
+
+class DroppedResult(NamedTuple):
+    """A result that was not stored."""
+
+    result: ItemResult
+    reason: DropReason
 
 
 class BatchRepository:
@@ -44,25 +62,35 @@ class BatchRepository:
         self._database = database
 
     async def add(
-        self, request: BatchRequest, items: Sequence[tuple[str, str]], *, max_open: int
+        self,
+        request: BatchRequest,
+        items: Sequence[tuple[str, str]],
+        *,
+        max_open: int,
+        max_open_total: int | None = None,
     ) -> tuple[Batch, bool]:
         """Queue a batch, or return the earlier one with the same idempotency key.
 
-        Items that another open batch of the same mode has not done yet are skipped as `in_other_batch`.
+        Items that another open batch of the same mode has not done yet are skipped as `in_other_batch`. Items whose
+        engagements are being erased, or were erased since, are left out.
 
         Args:
             request: What the caller asked for.
             items: (user id, engagement id) in the order in which they are to be worked on.
             max_open: Maximum number of batches that are queued or running.
+            max_open_total: The same over all tenants; None: no bound.
 
         Returns:
             The batch, and True if it is new.
 
         Raises:
             IdempotencyConflict: The key came with another request before.
-            QueueFull: `max_open` batches are queued or running.
+            QueueFull: `max_open` batches are queued or running, or `max_open_total` of all tenants.
         """
-        return await self._database.write(_add, request, items, max_open)
+        # The tenant's statements do not see other tenants: count before. Calls at the same time may exceed the bound.
+        with in_all_tenants():
+            is_full = max_open_total is not None and await self._database.read(_count_open) >= max_open_total
+        return await self._database.write(_add, request, items, max_open, max_open_total if is_full else None)
 
     async def get(self, batch_id: str) -> Batch:
         """Return a batch with its progress."""
@@ -72,13 +100,10 @@ class BatchRepository:
         """List at most `limit` batches, newest first."""
         return await self._database.read(_list_newest, limit)
 
-    async def list_open(self) -> list[Batch]:
-        """List queued and running batches, oldest first."""
-        return await self._database.read(_list_open)
-
-    async def start(self, batch_id: str) -> None:
-        """Mark a queued batch as running; a batch in another state does not change."""
-        await self._database.write(_start, batch_id)
+    async def list_open(self) -> list[tuple[str, str]]:
+        """List (tenant, batch id) of the queued and running batches of all tenants, oldest first."""
+        with in_all_tenants():
+            return await self._database.read(_list_open)
 
     async def finish(self, batch_id: str, state: BatchState, error: str | None = None) -> None:
         """End an open batch in `state`; a batch that has ended does not change."""
@@ -88,27 +113,31 @@ class BatchRepository:
         """Cancel an open batch and return it; a batch that has ended does not change."""
         return await self._database.write(_finish, batch_id, "cancelled", None)
 
-    async def list_pending_items(self, batch_id: str) -> list[tuple[str, str]]:
-        """List (user id, engagement id) of the items that are not done, in their order."""
-        return await self._database.read(_list_pending_items, batch_id)
-
-    async def finish_items(self, done: Sequence[ItemResult], seconds: Mapping[str, float]) -> list[ItemResult]:
-        """Store the traces, outcomes and counts of many items in one commit.
+    async def finish_items(
+        self, done: Sequence[ItemResult], seconds: Mapping[str, float], *, owner: str | None = None
+    ) -> list[DroppedResult]:
+        """Store the traces, outcomes and counts of many items in one commit, and end batches that are complete.
 
         An item that was done before does not change.
 
         Args:
             done: Results of items, also of several batches.
             seconds: Working time to add, in seconds, by batch id.
+            owner: The server that must hold the items; None: it does not matter who does.
 
         Returns:
-            The results whose user, engagement or batch is gone. Nothing of them is stored.
+            The results of which nothing was stored, also because the user's data was erased meanwhile. Those of items
+            that were done before are not among them.
         """
-        return await self._database.write(_finish_items, done, seconds)
+        return await self._database.write(_finish_items, done, seconds, owner)
 
 
 async def _add(
-    db: AsyncConnection, request: BatchRequest, items: Sequence[tuple[str, str]], max_open: int
+    db: AsyncConnection,
+    request: BatchRequest,
+    items: Sequence[tuple[str, str]],
+    max_open: int,
+    exceeded_total: int | None,
 ) -> tuple[Batch, bool]:
     # Without this lock, two calls at the same time could both count one batch less than the limit.
     await advisory_lock(db, "batches")
@@ -118,12 +147,15 @@ async def _add(
             if batch.request != request:
                 raise IdempotencyConflict(request.idempotency_key)
             return batch, False
-    if (await db.execute(select(func.count()).where(batches.c.state.in_(OPEN_STATES)))).scalar_one() >= max_open:
+    if await _count_open(db) >= max_open:
         raise QueueFull(max_open)
+    if exceeded_total is not None:
+        raise ServerQueueFull(exceeded_total)
     id = new_id()
     row = {"id": id, "state": "queued", "request": request.model_dump(mode="json"), "created_at": datetime.now(UTC)}
     await db.execute(batches.insert(), row | {"idempotency_key": request.idempotency_key})
-    if plan := dict.fromkeys(items):
+    # An item that came in beside an erasure would keep it from deleting the engagement.
+    if plan := await without_erased(db, dict.fromkeys(items)):
         elsewhere = await _pending_elsewhere(db, id, request.mode)
         await db.execute(
             batch_items.insert(),
@@ -138,6 +170,7 @@ async def _add(
                 for position, (user_id, engagement_id) in enumerate(plan)
             ],
         )
+    await notify(db, id)
     return await _get(db, id), True
 
 
@@ -167,49 +200,81 @@ async def _list_newest(db: AsyncConnection, limit: int) -> list[Batch]:
     return await _load(db, select(batches).order_by(batches.c.id.desc()).limit(limit))
 
 
-async def _list_open(db: AsyncConnection) -> list[Batch]:
-    return await _load(db, select(batches).where(batches.c.state.in_(OPEN_STATES)).order_by(batches.c.id))
+async def _list_open(db: AsyncConnection) -> list[tuple[str, str]]:
+    query = select(batches.c.tenant, batches.c.id).where(batches.c.state.in_(OPEN_STATES)).order_by(batches.c.id)
+    return [(tenant, id) for tenant, id in await db.execute(query)]
 
 
-async def _start(db: AsyncConnection, id: str) -> None:
-    changes = {"state": "running", "started_at": datetime.now(UTC)}
-    if not await _change(db, id, batches.c.state == "queued", **changes):
-        await _get(db, id)
+async def _count_open(db: AsyncConnection) -> int:
+    return (await db.execute(select(func.count()).where(batches.c.state.in_(OPEN_STATES)))).scalar_one()
 
 
 async def _finish(db: AsyncConnection, id: str, state: BatchState, error: str | None) -> Batch:
-    await _change(db, id, batches.c.state.in_(OPEN_STATES), state=state, error=error, finished_at=datetime.now(UTC))
+    if await _change(db, id, batches.c.state.in_(OPEN_STATES), state=state, error=error, finished_at=datetime.now(UTC)):
+        await notify(db, id)
     return await _get(db, id)
 
 
-async def _list_pending_items(db: AsyncConnection, id: str) -> list[tuple[str, str]]:
-    query = (
-        select(batch_items.c.user_id, batch_items.c.engagement_id)
-        .where(batch_items.c.batch_id == id, batch_items.c.outcome.is_(None))
-        .order_by(batch_items.c.position)
-    )
-    return [(user_id, engagement_id) for user_id, engagement_id in await db.execute(query)]
-
-
 async def _finish_items(
-    db: AsyncConnection, done: Sequence[ItemResult], seconds: Mapping[str, float]
-) -> list[ItemResult]:
-    gone: list[ItemResult] = []
+    db: AsyncConnection, done: Sequence[ItemResult], seconds: Mapping[str, float], owner: str | None
+) -> list[DroppedResult]:
+    open_ids = await _lock_open(db, {item.batch_id for item in done})
+    dropped: list[DroppedResult] = []
     fresh: list[ItemResult] = []
+    refused = await _list_refused(db, done)
     for item in done:
-        open_row = update(batch_items).where(*_is_item(item), batch_items.c.outcome.is_(None))
-        if (await db.execute(open_row.values(outcome=item.outcome))).rowcount:
+        if any(item is other for other in refused):
+            open_row = update(batch_items).where(*_is_item(item), batch_items.c.outcome.is_(None))
+            await db.execute(open_row.values(outcome="erased", owner=None, deadline=None))
+            dropped.append(DroppedResult(item, "gone"))
+        elif item.batch_id in open_ids and await _finish_item(db, item, owner):
             fresh.append(item)
-        elif not (await db.execute(select(batch_items.c.position).where(*_is_item(item)))).first():
-            gone.append(item)
-        # Otherwise the item was done before, so its traces are stored already.
+        elif reason := await _why_dropped(db, item, open_ids):
+            dropped.append(DroppedResult(item, reason))
     written: dict[str, list[Sequence[Trace]]] = defaultdict(list)
     for item, checked in await _checked(db, fresh):
         written[item.batch_id].append(checked)
     await traces.insert(db, [trace for items in written.values() for item in items for trace in item])
     for id in sorted({*written, *seconds}):
         await _change(db, id, **_added(written[id], seconds.get(id, 0.0)))
-    return gone
+    for id in sorted(open_ids):
+        await end_if_complete(db, id)
+    return dropped
+
+
+async def _lock_open(db: AsyncConnection, ids: Collection[str]) -> set[str]:
+    """Return which of these batches are open, and keep them so until this transaction ends."""
+    # A batch that is cancelled meanwhile would get results after its cancellation. And of two servers that finish its
+    # last items at once, neither would see that it is complete.
+    query = select(batches.c.id).where(batches.c.id.in_(ids), batches.c.state.in_(OPEN_STATES))
+    return set(await db.scalars(query.order_by(batches.c.id).with_for_update(key_share=True)))
+
+
+async def _finish_item(db: AsyncConnection, item: ItemResult, owner: str | None) -> bool:
+    """Mark an item as done; return False if it is done already, gone, or held by another server."""
+    held = [] if owner is None else [batch_items.c.owner == owner]
+    open_row = update(batch_items).where(*_is_item(item), batch_items.c.outcome.is_(None), *held)
+    return bool((await db.execute(open_row.values(outcome=item.outcome, owner=None, deadline=None))).rowcount)
+
+
+async def _why_dropped(db: AsyncConnection, item: ItemResult, open_ids: Collection[str]) -> DropReason | None:
+    """Return why an item's result is not stored; None if the item was done before, so its traces are stored already."""
+    row = (await db.execute(select(batch_items.c.outcome).where(*_is_item(item)))).first()
+    if row is None:
+        return "gone"
+    if row.outcome is not None:
+        return None
+    return "lost" if item.batch_id in open_ids else "ended"
+
+
+async def _list_refused(db: AsyncConnection, done: Sequence[ItemResult]) -> list[ItemResult]:
+    """Return the results of users whose data is being erased, or was erased since it was read."""
+    refused: list[ItemResult] = []
+    for epoch in {item.read_epoch for item in done}:
+        same = [item for item in done if item.read_epoch == epoch]
+        users = await find_refused(db, dict.fromkeys((item.user_id for item in same), epoch))
+        refused += [item for item in same if item.user_id in users]
+    return refused
 
 
 async def _checked(db: AsyncConnection, fresh: Sequence[ItemResult]) -> list[tuple[ItemResult, list[Trace]]]:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Engagement, Ingested
 from mindprint_server.store.database import Database, insert_new
+from mindprint_server.store.erasing import check_may_write, lock_users
 from mindprint_server.store.exceptions import EngagementConflict, RecordNotFound
 from mindprint_server.store.tables import engagements, users
 from mindprint_server.store.users import must_exist
@@ -32,6 +33,7 @@ class EngagementRepository:
 
         Raises:
             EngagementConflict: An id is known with other content, or is sent twice with different content.
+            UserBeingErased: An erasure of the user is open.
         """
         return await self._database.write(_add, user_id, items)
 
@@ -66,9 +68,17 @@ class EngagementRepository:
         """Count the engagements that `list_history` returns without a limit."""
         return await self._database.read(_count_history, user_id, before, exclude_id)
 
+    async def count_all(self) -> int:
+        """Count the tenant's engagements."""
+        return await self._database.read(_count_all)
+
     async def count(self, user_id: str, *, until: datetime | None = None) -> int:
         """Count a user's engagements, up to and including the time `until`."""
         return await self._database.read(_count, user_id, until)
+
+
+async def _count_all(db: AsyncConnection) -> int:
+    return (await db.execute(select(func.count()).select_from(engagements))).scalar_one()
 
 
 async def get(db: AsyncConnection, user_id: str, engagement_id: str) -> Engagement:
@@ -86,7 +96,12 @@ async def _add(db: AsyncConnection, user_id: str, items: Sequence[Engagement]) -
         if sent.setdefault(item.id, item) != item:
             raise EngagementConflict(item.id)
     now = datetime.now(UTC)
-    await db.execute(insert_new(db, users), {"id": user_id, "created_at": now})
+    row = {"id": user_id, "created_at": now}
+    await db.execute(insert_new(db, users), row)
+    if user_id not in await lock_users(db, [user_id]):
+        # An erasure that was just ending has removed the row that the insert met.
+        await db.execute(insert_new(db, users), row)
+    await check_may_write(db, [user_id])
     # Insert in the order of ids, so that two calls with the same engagements wait for each other and do not deadlock.
     rows = [sent[id].model_dump() | {"user_id": user_id, "created_at": now} for id in sorted(sent)]
     created: set[str] = set()

@@ -15,6 +15,8 @@ HINTS = {
     "adapter": "GET /v1/adapters lists them",
     "version": "GET /v1/adapters/{key} lists the adapter's",
     "key": "GET /v1/keys lists them",
+    "erasure": "GET /v1/erasures lists them",
+    "publication": "POST /v1/leases/{id}/complete makes one",
     "cohort": "GET /v1/cohorts lists them, PUT /v1/cohorts/{name} creates one",
 }
 """What to do if a record of this kind does not exist."""
@@ -34,10 +36,11 @@ class RecordNotFound(NotFound, StoreError):
         kind: `user`, `trace`, `version` and so on; its first word begins the code.
         id: The id that was asked for.
         param: The field of the request that named it.
+        hint: What to do; None takes that of the kind.
     """
 
-    def __init__(self, kind: str, id: str, *, param: str | None = None) -> None:
-        hint = HINTS.get(kind)
+    def __init__(self, kind: str, id: str, *, param: str | None = None, hint: str | None = None) -> None:
+        hint = hint or HINTS.get(kind)
         message = f"there is no {kind} {id!r}"
         super().__init__(f"{kind.split()[0]}_not_found", f"{message}: {hint}" if hint else message, param=param)
         self.kind = kind
@@ -76,6 +79,17 @@ class QueueFull(LimitExceeded, StoreError):
         )
 
 
+class ServerQueueFull(LimitExceeded, StoreError):
+    """The maximum number of batches of all tenants is queued or running."""
+
+    def __init__(self, max_open: int) -> None:
+        super().__init__(
+            "server_queue_full",
+            f"{max_open} batches of all tenants are queued or running already: try again when one has ended, "
+            "or raise max_open_batches_total",
+        )
+
+
 class BacklogFull(LimitExceeded, StoreError):
     """More accepted traces would wait for one adapter than the limit allows."""
 
@@ -87,11 +101,64 @@ class BacklogFull(LimitExceeded, StoreError):
         )
 
 
+class AdapterLeased(Conflict, StoreError):
+    """An adapter has an active lease, so that no other version can be published."""
+
+    def __init__(self, key: str, owner: str) -> None:
+        super().__init__(
+            "adapter_leased",
+            f"{key} is being trained or imported by {owner!r}: try again when that has ended, "
+            "or release its lease if nothing is uploaded under it",
+        )
+
+
 class LeaseLost(Conflict, StoreError):
     """The lease no longer holds its traces. Work that was done under it does not count."""
 
     def __init__(self, id: str, why: str) -> None:
         super().__init__("lease_lost", f"lease {id} is lost: {why}: drop the work and claim again with POST /v1/leases")
+
+
+class PublicationConflict(Conflict, StoreError):
+    """The lease has a publication of other weights.
+
+    Args:
+        id: The lease.
+        digest: Of the weights that were uploaded first.
+    """
+
+    def __init__(self, id: str, digest: str) -> None:
+        super().__init__(
+            "publication_conflict",
+            f"other weights ({digest[:23]}…) were uploaded for lease {id}: claim again with POST /v1/leases",
+        )
+
+
+class LeaseRevoked(LeaseLost):
+    """An erasure took the lease: what was trained under it learned from data that is gone.
+
+    Args:
+        id: The lease.
+        erasure_id: The erasure.
+    """
+
+    def __init__(self, id: str, erasure_id: str) -> None:
+        Conflict.__init__(
+            self,
+            "lease_revoked",
+            f"lease {id} is revoked by erasure {erasure_id}, which removed some of its data: "
+            "delete all that was downloaded and trained under it, and claim again with POST /v1/leases",
+        )
+
+
+class UserBeingErased(Conflict, StoreError):
+    """The user's data is being erased, or was erased while this request was worked on."""
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(
+            "user_being_erased",
+            f"data of user {user_id!r} is being erased: send it again once GET /v1/erasures shows that it is done",
+        )
 
 
 class StoreBusy(Busy, StoreError):
@@ -100,11 +167,16 @@ class StoreBusy(Busy, StoreError):
     Args:
         why: What kept it from answering.
         what: What could not be done.
+        is_outcome_unknown: Whether the connection was lost at a commit, which may have been done.
     """
 
-    def __init__(self, why: str, what: str = "the database cannot answer now") -> None:
-        super().__init__("store_busy", f"{what} ({why}): retry in a moment")
+    def __init__(
+        self, why: str, what: str = "the database cannot answer now", *, is_outcome_unknown: bool = False
+    ) -> None:
+        cure = "read what is stored now before you send it again" if is_outcome_unknown else "retry in a moment"
+        super().__init__("store_busy", f"{what} ({why}): {cure}")
         self.why = why
+        self.is_outcome_unknown = is_outcome_unknown
 
 
 class StoreFull(StorageFull, StoreError):

@@ -10,11 +10,12 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Label, LargeBinary, Text, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint.types import EVERYONE, LeaseRequest, Start
+from mindprint.types import EVERYONE, LeaseRequest, Start, Version
 from mindprint.types.keys import COHORT_PREFIX, AdapterKey
 from mindprint_server.store import holdout as holdouts
 from mindprint_server.store import lineage, live_versions
 from mindprint_server.store.database import force_hash_join
+from mindprint_server.store.erasing import not_being_erased
 from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
 from mindprint_server.store.tables import engagements, trace_versions, traces, users, versions
 from mindprint_server.store.tables import leases as rows
@@ -23,6 +24,9 @@ from mindprint_server.store.users import in_cohort
 StartFrom = Literal["parent", "cohort", "base"]
 ACTIVE = select(rows.c.adapter).where(rows.c.state == "active")
 """Query for the adapters that have an active lease."""
+
+WITH_VERSIONS = select(versions.c.adapter)
+"""Query for the adapters that have a version."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,12 @@ class ClaimPolicy:
     """New traces that a cohort needs before it is claimed without being named; None: cohorts are never claimed."""
     base_digest: str | None = None
     """The base model. Training starts from a version of it only; None: from any."""
+    may_add_adapters: bool = True
+    """Whether an adapter without a version may be chosen."""
     max_trace_bytes: int | None = None
     """Most bytes of the texts of the chosen traces, of which there is at least one; None: no bound."""
+    ends_expired: bool = True
+    """Whether leases past their deadline end first. Right after its start a server leaves them to their trainers."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,11 @@ async def select_traces(db: AsyncConnection, request: LeaseRequest, policy: Clai
 
 async def _select_user(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> LeaseSelection | None:
     """Choose the oldest waiting traces of the named user, or of the user with most."""
-    waiting = [traces.c.state == "waiting"]
+    waiting = [traces.c.state == "waiting", not_being_erased(traces.c.user_id)]
     if request.adapter is not None:
         waiting.append(traces.c.adapter == request.adapter)
+    if not policy.may_add_adapters:
+        waiting.append(traces.c.adapter.in_(WITH_VERSIONS))
     trainable = holdouts.trainable(
         policy.holdout, traces.c.user_id, traces.c.engagement_id, select(traces.c.user_id).where(*waiting)
     )
@@ -102,10 +112,11 @@ async def _select_cohort(
     enough = select(users.c.cohort).select_from(of_users).where(*fresh).group_by(users.c.cohort)
     by_need = enough.having(func.count() >= min_traces).order_by(func.count().desc(), users.c.cohort)
     held = set((await db.scalars(ACTIVE)).all())
+    known = None if policy.may_add_adapters else set((await db.scalars(WITH_VERSIONS)).all())
     for cohort in (await db.scalars(by_need)).all():
         name = cohort or EVERYONE
         key = AdapterKey.cohort(name)
-        if key in held:
+        if key in held or (known is not None and key not in known):
             continue
         members = select(users.c.id).where(in_cohort(name))
         trainable = holdouts.trainable(policy.holdout, traces.c.user_id, traces.c.engagement_id, members)
@@ -161,10 +172,16 @@ def _fresh_to_cohorts() -> list[ColumnElement[bool]]:
         select(trace_versions.c.trace_id)
         .join(versions, _same_version())
         .join(rows, rows.c.id == versions.c.lease_id)
-        # Traces of a refused version stay available for the next lease.
-        .where(trace_versions.c.trace_id == traces.c.id, trace_versions.c.adapter == key, rows.c.state == "completed")
+        # Traces of a refused version, and of one that an erasure withdrew, stay available for the next lease.
+        .where(
+            trace_versions.c.trace_id == traces.c.id,
+            trace_versions.c.adapter == key,
+            rows.c.state == "completed",
+            versions.c.erasure_id.is_(None),
+        )
     )
-    return [traces.c.verdict == "accepted", traces.c.state.in_(("waiting", "leased", "trained")), ~trained.exists()]
+    states = traces.c.state.in_(("waiting", "leased", "trained"))
+    return [traces.c.verdict == "accepted", states, ~trained.exists(), not_being_erased(traces.c.user_id)]
 
 
 def _same_version() -> Any:
@@ -179,7 +196,7 @@ async def _count_failed_leases(db: AsyncConnection, key: str, newest_trace: str)
     Failures before the newest trace do not count, because training with new traces may succeed. Ids of leases and
     traces sort by time.
     """
-    mine = rows.c.adapter == key
+    mine = (rows.c.adapter == key) & rows.c.imported.is_(False)
     completed = select(func.coalesce(func.max(rows.c.id), "")).where(mine, rows.c.state == "completed")
     refused = select(versions.c.version).where(versions.c.lease_id == rows.c.id).exists()
     failed = or_(rows.c.state == "expired", (rows.c.state == "released") & refused)
@@ -197,9 +214,36 @@ async def find_start(db: AsyncConnection, key: str, policy: ClaimPolicy) -> Star
         await live_versions.list_fallback_adapters(db, adapter.name) if adapter.kind == "user" else []
     ):
         version = (await live_versions.get(db, source)).live
-        if version and version.files and policy.base_digest in (None, version.base_digest):
+        if version is None or not version.files or policy.base_digest not in (None, version.base_digest):
+            continue
+        # The trainer knows its own kind of adapters only: one rank, one alpha, all layers.
+        if not await _is_imported(db, version):
             return Start(adapter=version.adapter, version=version.version, digest=version.digest)
     return None
+
+
+async def _is_imported(db: AsyncConnection, version: Version) -> bool:
+    of_version = versions.c.adapter == version.adapter, versions.c.version == version.version
+    imported = select(rows.c.imported).join(versions, versions.c.lease_id == rows.c.id).where(*of_version)
+    return bool(await db.scalar(imported))
+
+
+async def list_members(db: AsyncConnection, key: str, holdout: Holdout, limit: int) -> list[str]:
+    """List the adapter's users that may have held-out engagements, ordered by id.
+
+    Args:
+        db: The connection.
+        key: The adapter.
+        holdout: Users with fewer engagements than it asks for are left out.
+        limit: Maximum number of users.
+    """
+    adapter = AdapterKey(key)
+    members = engagements.c.user_id == adapter.name
+    if adapter.kind == "cohort":
+        members = engagements.c.user_id.in_(select(users.c.id).where(in_cohort(adapter.name)))
+    enough = select(engagements.c.user_id).where(members).group_by(engagements.c.user_id)
+    query = enough.having(func.count() >= holdout.min_engagements).order_by(engagements.c.user_id).limit(limit)
+    return list((await db.scalars(query)).all())
 
 
 async def find_held_out(

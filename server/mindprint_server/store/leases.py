@@ -9,23 +9,28 @@ cohort's independently.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import Update, select, update
+from sqlalchemy import ColumnElement, Select, Update, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Lease, LeaseRequest, LeaseState, LoraLimits
 from mindprint.types.keys import AdapterKey, VersionRef
 from mindprint_server.store import lease_selection, live_versions
+from mindprint_server.store.clock import read_time
 from mindprint_server.store.database import Database, advisory_lock
-from mindprint_server.store.exceptions import LeaseLost, RecordNotFound
+from mindprint_server.store.erasing import check_may_write
+from mindprint_server.store.exceptions import AdapterLeased, LeaseLost, LeaseRevoked, RecordNotFound
+from mindprint_server.store.holdout import Holdout
 from mindprint_server.store.ids import new_id
-from mindprint_server.store.lease_selection import ClaimPolicy
-from mindprint_server.store.states import after_bad_end, why_lost
-from mindprint_server.store.tables import leases, traces
+from mindprint_server.store.lease_selection import ClaimPolicy, LeaseSelection
+from mindprint_server.store.states import OPEN_PUBLICATION_STATES, after_bad_end, why_lost
+from mindprint_server.store.tables import leases, publications, traces
 
 IdsByUser = Mapping[str, Sequence[str]]
+IMPORT_OWNER = "import"
+"""Owner of the lease of an import."""
 
 
 class LeaseRepository:
@@ -37,7 +42,8 @@ class LeaseRepository:
     async def claim(self, request: LeaseRequest, policy: ClaimPolicy, *, now: datetime | None = None) -> Lease | None:
         """Lease the oldest accepted traces of an adapter that it was not trained on.
 
-        First, expired leases end: their traces wait again, or are dead letters after `policy.max_attempts`.
+        First, if `policy.ends_expired`, expired leases end: their traces wait again, or are dead letters after
+        `policy.max_attempts`.
 
         A user's adapter takes the user's waiting traces. A cohort's adapter takes the traces of all its users, also
         those that a user's own adapter was trained on or has leased. It is claimed once `request.min_traces` traces
@@ -48,14 +54,41 @@ class LeaseRepository:
         Args:
             request: What the trainer wants.
             policy: What the server decides.
-            now: Start of the lease; None: the present.
+            now: Start of the lease; None: the present by the database's clock (`clock.py`).
 
         Returns:
             The lease, or None if no adapter has enough traces. It has no samples, and its base digest and limits are
             empty: the caller fills them in. `held_out` leaves out what the live version, the version that training
             starts from, and their ancestors were trained on.
         """
-        return await self._database.write(_claim, request, policy, now or datetime.now(UTC))
+        return await self._database.write(_claim, request, policy, now)
+
+    async def open_import(
+        self,
+        key: str,
+        holdout: Holdout,
+        *,
+        ttl_s: float,
+        max_attempts: int,
+        max_users: int,
+        now: datetime | None = None,
+    ) -> Lease:
+        """Open a lease without traces, under which a version that was trained elsewhere is published.
+
+        Args:
+            key: The adapter.
+            holdout: Which engagements are held out for the gate.
+            ttl_s: Seconds from now at which the lease ends, unless it is extended.
+            max_attempts: Maximum number of failed leases of a trace; expired leases end first.
+            max_users: Maximum number of users of a cohort whose engagements are held out.
+            now: Start of the lease; None: the present by the database's clock.
+
+        Raises:
+            AdapterLeased: The adapter has an active lease.
+            RecordNotFound: The user is gone.
+            UserBeingErased: An erasure of the user is open.
+        """
+        return await self._database.write(_open_import, key, holdout, ttl_s, max_attempts, max_users, now)
 
     async def get(self, lease_id: str) -> Lease:
         """Return a lease, without samples, base digest and limits."""
@@ -64,18 +97,30 @@ class LeaseRepository:
     async def heartbeat(self, lease_id: str, ttl_s: float, now: datetime | None = None) -> Lease:
         """Let a lease end `ttl_s` seconds from now.
 
+        A lease past its deadline goes on if no claim has ended it yet: a trainer outlives an absence of the server.
+
         Raises:
             LeaseLost: The lease has ended.
         """
-        return await self._database.write(_heartbeat, lease_id, ttl_s, now or datetime.now(UTC))
+        return await self._database.write(_heartbeat, lease_id, ttl_s, now)
+
+    async def extend(self, lease_id: str, ttl_s: float, now: datetime | None = None) -> Lease:
+        """Let a lease hold for at least `ttl_s` seconds from now; it never ends earlier than before.
+
+        A lease past its deadline goes on if no claim has ended it yet.
+
+        Raises:
+            LeaseLost: The lease has ended.
+        """
+        return await self._database.write(_extend, lease_id, ttl_s, now)
 
     async def release(self, lease_id: str, now: datetime | None = None) -> Lease:
         """End a lease; its traces wait again with unchanged attempts. A second call changes nothing.
 
         Raises:
-            LeaseLost: The lease has ended otherwise.
+            LeaseLost: The lease has ended otherwise, or its version is being published.
         """
-        return await self._database.write(_release, lease_id, now or datetime.now(UTC))
+        return await self._database.write(_release, lease_id, now)
 
     async def record_samples(
         self,
@@ -95,13 +140,15 @@ class LeaseRepository:
         Raises:
             LeaseLost: The lease has ended.
         """
-        await self._database.write(_record_samples, lease_id, fast, rejected or {}, now or datetime.now(UTC))
+        await self._database.write(_record_samples, lease_id, fast, rejected or {}, now)
 
 
-async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy, now: datetime) -> Lease | None:
+async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy, now: datetime | None) -> Lease | None:
     # Run claims one after the other: two at a time would split the traces of one adapter. Claims are few and short.
     await advisory_lock(db, "claims")
-    await _sweep(db, policy.max_attempts, now)
+    now = now or await read_time(db)
+    if policy.ends_expired:
+        await _sweep(db, policy.max_attempts, now)
     selection = await lease_selection.select_traces(db, request, policy)
     if selection is None:
         return None
@@ -128,27 +175,88 @@ async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy
     return await get(db, id)
 
 
-async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime) -> None:
-    """End expired leases. Skip locked ones: another transaction is changing them."""
-    out = select(leases.c.id).where(leases.c.state == "active", leases.c.deadline <= now)
-    ids = (await db.scalars(out.with_for_update(skip_locked=True))).all()
-    for id in ids:
+async def _open_import(
+    db: AsyncConnection,
+    key: str,
+    holdout: Holdout,
+    ttl_s: float,
+    max_attempts: int,
+    max_users: int,
+    now: datetime | None,
+) -> Lease:
+    await advisory_lock(db, "claims")
+    now = now or await read_time(db)
+    if AdapterKey(key).kind == "user":
+        await check_may_write(db, [AdapterKey(key).name])
+    # Leases of other adapters are a trainer's claim to end: after a restart it waits for late heartbeats first.
+    await _sweep(db, max_attempts, now, leases.c.adapter == key)
+    active = select(leases.c.owner).where(leases.c.adapter == key, leases.c.state == "active")
+    if (owner := await db.scalar(active)) is not None:
+        raise AdapterLeased(key, owner)
+    live = (await live_versions.get(db, key)).live
+    members = await lease_selection.list_members(db, key, holdout, max_users)
+    selection = LeaseSelection(key, 1, [("", user_id) for user_id in members])
+    trained = [VersionRef.of(live.adapter, live.version)] if live else []
+    lease = {
+        "id": (id := new_id()),
+        "adapter": key,
+        "owner": IMPORT_OWNER,
+        "state": "active",
+        "deadline": now + timedelta(seconds=ttl_s),
+        "attempt": 1,
+        "trace_ids": [],
+        "held_out": await lease_selection.find_held_out(db, holdout, selection, trained),
+        "parent": live.version if live else None,
+        "imported": True,
+        "created_at": now,
+    }
+    await db.execute(leases.insert(), lease)
+    return await get(db, id)
+
+
+async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime, *which: ColumnElement[bool]) -> None:
+    """End expired leases, but none whose version is being published.
+
+    Locked ones are skipped: another transaction is changing them.
+    """
+    expired = leases.c.state == "active", leases.c.deadline <= now, leases.c.id.not_in(being_published()), *which
+    out = select(leases.c.id).where(*expired)
+    locked = (await db.scalars(out.with_for_update(skip_locked=True))).all()
+    # Asked again under the locks: an upload may have been stored after the first statement began.
+    still = select(leases.c.id).where(leases.c.id.in_(locked), leases.c.id.not_in(being_published()))
+    for id in (await db.scalars(still)).all() if locked else ():
         await end(db, id, "expired")
         await requeue_traces(db, id, max_attempts)
 
 
-async def _heartbeat(db: AsyncConnection, id: str, ttl_s: float, now: datetime) -> Lease:
-    await lock_active(db, id, now)
+async def _heartbeat(db: AsyncConnection, id: str, ttl_s: float, now: datetime | None) -> Lease:
+    await lock_active(db, id, now, may_be_late=True)
+    now = now or await read_time(db)
     await db.execute(update(leases).where(leases.c.id == id).values(deadline=now + timedelta(seconds=ttl_s)))
     return await get(db, id)
 
 
-async def _release(db: AsyncConnection, id: str, now: datetime) -> Lease:
+async def _extend(db: AsyncConnection, id: str, ttl_s: float, now: datetime | None) -> Lease:
+    row = await lock_active(db, id, now, may_be_late=True)
+    deadline = (now or await read_time(db)) + timedelta(seconds=ttl_s)
+    if deadline > row["deadline"]:
+        await db.execute(update(leases).where(leases.c.id == id).values(deadline=deadline))
+    return await get(db, id)
+
+
+async def _release(db: AsyncConnection, id: str, now: datetime | None) -> Lease:
     if (await lock(db, id))["state"] != "released":
         await lock_active(db, id, now)
+        if await db.scalar(being_published().where(publications.c.lease_id == id)) is not None:
+            raise LeaseLost(id, "its upload is being checked")
         await end(db, id, "released")
         await db.execute(_leased(id).values(state="waiting", lease_id=None))
     return await get(db, id)
+
+
+def being_published() -> Select[tuple[str]]:
+    """Select the leases of uploaded versions that are not published, refused or given up yet."""
+    return select(publications.c.lease_id).where(publications.c.state.in_(OPEN_PUBLICATION_STATES))
 
 
 async def release_adapter(db: AsyncConnection, key: str) -> None:
@@ -160,7 +268,9 @@ async def release_adapter(db: AsyncConnection, key: str) -> None:
             await db.execute(_leased(id).values(state="waiting", lease_id=None))
 
 
-async def _record_samples(db: AsyncConnection, id: str, fast: IdsByUser, rejected: IdsByUser, now: datetime) -> None:
+async def _record_samples(
+    db: AsyncConnection, id: str, fast: IdsByUser, rejected: IdsByUser, now: datetime | None
+) -> None:
     await lock_active(db, id, now)
     recorded = {
         name: {user_id: list(ids) for user_id, ids in by_user.items()}
@@ -187,10 +297,20 @@ async def lock(db: AsyncConnection, id: str) -> RowMapping:
     return row
 
 
-async def lock_active(db: AsyncConnection, id: str, now: datetime) -> RowMapping:
-    """Return and lock the row of an active lease; raise LeaseLost if it is not active."""
+async def lock_active(db: AsyncConnection, id: str, now: datetime | None, *, may_be_late: bool = False) -> RowMapping:
+    """Return and lock the row of an active lease; raise LeaseLost if it is not active.
+
+    Args:
+        db: The connection.
+        id: The lease.
+        now: Time at which it must hold; None: the present by the database's clock.
+        may_be_late: Whether a lease past its deadline counts as active until a claim ends it.
+    """
     row = await lock(db, id)
-    if why := why_lost(row["state"], row["deadline"], now):
+    if row["state"] == "revoked":
+        raise LeaseRevoked(id, row["revoked_by"])
+    late = row["deadline"] if not may_be_late else None
+    if why := why_lost(row["state"], late, now or await read_time(db)):
         raise LeaseLost(id, why)
     return row
 

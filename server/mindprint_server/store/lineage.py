@@ -12,7 +12,7 @@ from mindprint.types import LearnedFrom, Lineage
 from mindprint.types.keys import VersionRef
 from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database
-from mindprint_server.store.tables import leases, trace_versions, traces, versions
+from mindprint_server.store.tables import leases, trace_versions, traces, version_users, versions
 
 
 class LineageRepository:
@@ -28,18 +28,32 @@ class LineageRepository:
         """
         return await self._database.read(_get, key, version)
 
+    async def list_versions_of_user(self, user_id: str) -> list[tuple[str, int]]:
+        """List (adapter key, number) of the versions that learned from a user, also of those that were refused."""
+        return await self._database.read(_list_versions_of_user, user_id)
+
+
+async def _list_versions_of_user(db: AsyncConnection, user_id: str) -> list[tuple[str, int]]:
+    columns = version_users.c.adapter, version_users.c.version
+    query = select(*columns).where(version_users.c.user_id == user_id).order_by(*columns)
+    return [(key, number) for key, number in await db.execute(query)]
+
 
 async def record(db: AsyncConnection, trace_ids: Sequence[str], key: str, number: int) -> None:
-    """Store that these traces are in this version."""
+    """Store that these traces, and so their users, are in this version."""
     there = select(traces.c.id, literal(key), literal(number)).where(traces.c.id.in_(trace_ids))
     await db.execute(trace_versions.insert().from_select(["trace_id", "adapter", "version"], there))
+    of_users = select(traces.c.user_id, literal(key), literal(number)).where(traces.c.id.in_(trace_ids)).distinct()
+    await db.execute(version_users.insert().from_select(["user_id", "adapter", "version"], of_users))
 
 
 async def list_versions_by_trace(db: AsyncConnection, trace_ids: Sequence[str]) -> dict[str, list[str]]:
     """Return by trace id the versions that were trained on it, such as `user/anna@7`, in order."""
     found: dict[str, list[str]] = defaultdict(list)
     in_order = trace_versions.c.adapter, trace_versions.c.version
-    query = select(trace_versions).where(trace_versions.c.trace_id.in_(trace_ids)).order_by(*in_order)
+    query = (
+        select(trace_versions.c.trace_id, *in_order).where(trace_versions.c.trace_id.in_(trace_ids)).order_by(*in_order)
+    )
     for id, key, number in await db.execute(query):
         found[id].append(VersionRef.of(key, number))
     return found
@@ -49,7 +63,7 @@ async def _get(db: AsyncConnection, key: str, number: int) -> Lineage:
     version = await version_rows.get(db, key, number)
     of_lease = versions.join(leases, leases.c.id == versions.c.lease_id)
     mine = versions.c.adapter == key, versions.c.version == number
-    recorded = select(leases.c.fast, leases.c.rejected, leases.c.held_out)
+    recorded = select(leases.c.fast, leases.c.rejected, leases.c.held_out, leases.c.imported)
     lease = (await db.execute(recorded.select_from(of_lease).where(*mine))).one()
     learned = (
         select(traces.c.id, traces.c.user_id, traces.c.engagement_id, traces.c.provenance, traces.c.scores)
@@ -72,6 +86,7 @@ async def _get(db: AsyncConnection, key: str, number: int) -> Lineage:
         fast=lease.fast,
         rejected=lease.rejected,
         held_out=lease.held_out,
+        imported=lease.imported,
         ancestors=(await list_line(db, VersionRef.of(key, number)))[1:],
     )
 

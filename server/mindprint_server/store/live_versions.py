@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, Adapter, Check, Version
@@ -188,6 +188,25 @@ async def take_off(db: AsyncConnection, key: str) -> None:
     """Clear both pointers of an adapter, so that it answers no request."""
     await advisory_lock(db, f"adapter {key}")
     await _update_pointers(db, key, version=None, canary=None, canary_share=None)
+
+
+async def leave_erased(db: AsyncConnection, key: str) -> None:
+    """Move the pointers of an adapter off versions that an erasure withdrew: back as `rollback` does, or off."""
+    await advisory_lock(db, f"adapter {key}")
+    row = (await db.execute(select(live_versions).where(live_versions.c.adapter == key))).mappings().one_or_none()
+    if row is None:
+        return
+    mine = versions.c.adapter == key
+    withdrawn = set(
+        (await db.scalars(select(versions.c.version).where(mine, versions.c.erasure_id.is_not(None)))).all()
+    )
+    if row["canary"] in withdrawn:
+        await _update_pointers(db, key, canary=None, canary_share=None)
+    if row["version"] in withdrawn:
+        earlier = [mine, versions.c.version < row["version"], ~versions.c.refused, versions.c.files]
+        if row["canary"] is not None:
+            earlier.append(versions.c.version != row["canary"])
+        await _update_pointers(db, key, version=await db.scalar(select(func.max(versions.c.version)).where(*earlier)))
 
 
 def _rollback_targets(adapter: Adapter) -> list[Version]:

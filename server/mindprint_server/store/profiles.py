@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Profile
 from mindprint_server.store.database import Database, advisory_lock
+from mindprint_server.store.erasing import check_may_write
 from mindprint_server.store.tables import profiles
 from mindprint_server.store.users import must_exist
 
@@ -19,9 +20,18 @@ class ProfileRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, profile: Profile) -> Profile:
-        """Store a profile as the user's next version; its own version number is ignored."""
-        return await self._database.write(_add, profile)
+    async def add(self, profile: Profile, *, only_if_new: bool = False, read_epoch: int | None = None) -> Profile:
+        """Store a profile as the user's next version; its own version number is ignored.
+
+        Args:
+            profile: The profile.
+            only_if_new: Return the newest profile instead if it covers as many engagements: another server wrote it.
+            read_epoch: The tenant's erasure epoch before the history was read that it summarises.
+
+        Raises:
+            UserBeingErased: Data of the user is being erased, or was since `read_epoch`.
+        """
+        return await self._database.write(_add, profile, only_if_new, read_epoch)
 
     async def list_versions(self, user_id: str) -> list[Profile]:
         """List all profiles of a user ordered by version. An unknown user has none."""
@@ -37,11 +47,14 @@ class ProfileRepository:
         return await self._database.read(_get_newest, user_id, before)
 
 
-async def _add(db: AsyncConnection, profile: Profile) -> Profile:
+async def _add(db: AsyncConnection, profile: Profile, only_if_new: bool, read_epoch: int | None) -> Profile:
     await must_exist(db, profile.user_id)
+    await check_may_write(db, [profile.user_id], read_epoch)
     await advisory_lock(db, f"profiles of {profile.user_id}")
-    newest = select(func.max(profiles.c.version)).where(profiles.c.user_id == profile.user_id)
-    stored = profile.model_copy(update={"version": (await db.scalar(newest) or 0) + 1})
+    newest = await _get_newest(db, profile.user_id, None)
+    if only_if_new and newest is not None and newest.covers >= profile.covers:
+        return newest
+    stored = profile.model_copy(update={"version": newest.version + 1 if newest else 1})
     await db.execute(profiles.insert(), stored.model_dump())
     return stored
 

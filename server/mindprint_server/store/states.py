@@ -10,20 +10,22 @@ from __future__ import annotations
 from datetime import datetime
 from math import floor
 
-from mindprint.types import BatchState, LeaseState, TraceState, VersionState
+from mindprint.types import BatchState, LeaseState, PublicationState, TraceState, VersionState
 
 OPEN_STATES: tuple[BatchState, ...] = ("queued", "running")
 """States of a batch that has not ended."""
+OPEN_PUBLICATION_STATES: tuple[PublicationState, ...] = ("stored", "loading", "parity_check", "gate")
+"""States of a publication that has not ended."""
 
 
-def why_lost(state: LeaseState, deadline: datetime, now: datetime) -> str | None:
+def why_lost(state: LeaseState, deadline: datetime | None, now: datetime) -> str | None:
     """Return why a lease no longer holds its traces, or None if it does.
 
-    A lease ends at its deadline, even if no sweep has marked it as expired yet.
+    A lease ends at its deadline, even if no sweep has marked it as expired yet. Without a deadline its state decides.
     """
     if state != "active":
         return f"it is {state}"
-    if now >= deadline:
+    if deadline is not None and now >= deadline:
         return f"it ran out at {deadline.isoformat()}"
     return None
 

@@ -5,31 +5,28 @@ The migrations create these tables. A test checks that the two agree.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
-    String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     false,
     text,
     true,
 )
+
+from mindprint_server.store.column_types import Json, Key, Prose, Utc, Word
+from mindprint_server.tenancy import current_tenant
 
 metadata = MetaData(
     naming_convention={
@@ -41,53 +38,24 @@ metadata = MetaData(
 )
 
 
-class Utc(TypeDecorator[datetime]):
-    """A time with its zone. SQLite stores no zone, so times are stored and read as UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"{value} has no time zone")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Prose(TypeDecorator[str]):
-    """Text that a model generated. PostgreSQL cannot store NUL characters, so they are replaced by U+FFFD."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-# Ids compare byte by byte, so that lists have the same order on every database.
-Key = String(160).with_variant(String(160, collation="C"), "postgresql")
-Word = String(32)
-Json = JSON(none_as_null=True)
-
-
 def _count(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default="0")
+
+
+def _tenant(*, primary_key: bool = False) -> Column[str]:
+    """Whose the row is. The database layer sets it and limits every statement to it: see `tenant_scope.py`."""
+    return Column("tenant", Key, primary_key=primary_key, nullable=False, default=current_tenant)
 
 
 def _created_at() -> Column[Any]:
     return Column("created_at", Utc, nullable=False)
 
 
-# The first migration inserts the row `everyone`. It is never deleted.
+# Each tenant has the row `everyone` from its beginning. It is never deleted.
 cohorts = Table(
     "cohorts",
     metadata,
+    _tenant(primary_key=True),
     Column("name", Key, primary_key=True),
     Column("description", Text, nullable=False, server_default=""),
     _created_at(),
@@ -96,16 +64,19 @@ cohorts = Table(
 users = Table(
     "users",
     metadata,
+    _tenant(primary_key=True),
     Column("id", Key, primary_key=True),
-    Column("cohort", Key, ForeignKey("cohorts.name")),  # NULL: member of `everyone`
+    Column("cohort", Key),  # NULL: member of `everyone`
     _created_at(),
-    Index("users_by_cohort", "cohort", "id"),
+    ForeignKeyConstraint(["tenant", "cohort"], ["cohorts.tenant", "cohorts.name"]),
+    Index("users_by_cohort", "tenant", "cohort", "id"),
 )
 
 engagements = Table(
     "engagements",
     metadata,
-    Column("user_id", Key, ForeignKey("users.id"), primary_key=True),
+    _tenant(primary_key=True),
+    Column("user_id", Key, primary_key=True),
     Column("id", Key, primary_key=True),
     Column("prompt", Text, nullable=False),
     Column("response", Text, nullable=False),
@@ -113,13 +84,15 @@ engagements = Table(
     Column("reason", Text),
     Column("choices", Json),
     _created_at(),
-    Index("engagements_by_time", "user_id", "occurred_at", "id"),
+    ForeignKeyConstraint(["tenant", "user_id"], ["users.tenant", "users.id"]),
+    Index("engagements_by_time", "tenant", "user_id", "occurred_at", "id"),
 )
 
 profiles = Table(
     "profiles",
     metadata,
-    Column("user_id", Key, ForeignKey("users.id"), primary_key=True),
+    _tenant(primary_key=True),
+    Column("user_id", Key, primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("text", Prose, nullable=False),
     _count("tokens"),
@@ -128,15 +101,17 @@ profiles = Table(
     Column("prompt_version", Key, nullable=False),
     Column("base_digest", Key, nullable=False),
     _created_at(),
+    ForeignKeyConstraint(["tenant", "user_id"], ["users.tenant", "users.id"]),
 )
 
 batches = Table(
     "batches",
     metadata,
+    _tenant(primary_key=True),
     Column("id", Key, primary_key=True),
     Column("state", Word, nullable=False),
     Column("request", Json, nullable=False),
-    Column("idempotency_key", Key, unique=True),
+    Column("idempotency_key", Key),
     _count("generated_tokens"),
     _count("prompt_tokens"),
     _count("cached_tokens"),
@@ -147,25 +122,44 @@ batches = Table(
     _created_at(),
     Column("started_at", Utc),
     Column("finished_at", Utc),
-    Index("batches_by_state", "state", "id"),
+    UniqueConstraint("tenant", "idempotency_key"),
+    Index("batches_by_state", "tenant", "state", "id"),
 )
 
 batch_items = Table(
     "batch_items",
     metadata,
-    Column("batch_id", Key, ForeignKey("batches.id"), primary_key=True),
+    _tenant(primary_key=True),
+    Column("batch_id", Key, primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("user_id", Key, nullable=False),
     Column("engagement_id", Key, nullable=False),
     Column("outcome", Key),  # NULL: not done
-    ForeignKeyConstraint(["user_id", "engagement_id"], ["engagements.user_id", "engagements.id"]),
-    UniqueConstraint("batch_id", "user_id", "engagement_id"),
-    Index("batch_items_by_outcome", "batch_id", "outcome", "position"),
+    Column("owner", Key),  # the server that works on it; NULL: none, or done
+    Column("deadline", Utc),  # from then on another server may claim it
+    ForeignKeyConstraint(["tenant", "batch_id"], ["batches.tenant", "batches.id"]),
+    ForeignKeyConstraint(
+        ["tenant", "user_id", "engagement_id"], ["engagements.tenant", "engagements.user_id", "engagements.id"]
+    ),
+    UniqueConstraint("tenant", "batch_id", "user_id", "engagement_id"),
+    Index("batch_items_by_outcome", "tenant", "batch_id", "outcome", "position"),
+    # Few rows: items are claimed shortly before they are worked on. A heartbeat changes no column of an index.
+    Index(
+        "batch_items_claimed",
+        "tenant",
+        "batch_id",
+        "user_id",
+        sqlite_where=text("owner IS NOT NULL"),
+        postgresql_where=text("owner IS NOT NULL"),
+    ),
+    # An engagement that is erased must have no item: without this index all items would be read for each.
+    Index("batch_items_of_engagement", "tenant", "user_id", "engagement_id"),
 )
 
 leases = Table(
     "leases",
     metadata,
+    _tenant(primary_key=True),
     Column("id", Key, primary_key=True),
     Column("adapter", Key, nullable=False),
     Column("owner", Key, nullable=False),
@@ -179,11 +173,14 @@ leases = Table(
     Column("start", Json),
     Column("parent", Integer),
     Column("version", Integer),
+    Column("revoked_by", Key),  # id of the erasure
+    Column("imported", Boolean, nullable=False, server_default=false()),  # its version was trained elsewhere
     _created_at(),
-    Index("leases_by_deadline", "state", "deadline"),
+    Index("leases_by_deadline", "tenant", "state", "deadline"),
     # At most one active lease per adapter, also if two claims ever run at the same time.
     Index(
         "leases_one_active",
+        "tenant",
         "adapter",
         unique=True,
         sqlite_where=text("state = 'active'"),
@@ -194,10 +191,11 @@ leases = Table(
 traces = Table(
     "traces",
     metadata,
+    _tenant(primary_key=True),
     Column("id", Key, primary_key=True),
-    Column("user_id", Key, ForeignKey("users.id"), nullable=False),
+    Column("user_id", Key, nullable=False),
     Column("engagement_id", Key),
-    Column("batch_id", Key, ForeignKey("batches.id")),
+    Column("batch_id", Key),
     Column("adapter", Key, nullable=False),
     Column("mode", Word, nullable=False),
     Column("query", Prose, nullable=False),
@@ -210,7 +208,7 @@ traces = Table(
     Column("scores", Json, nullable=False),
     Column("state", Word, nullable=False),
     Column("version", Integer),
-    Column("lease_id", Key, ForeignKey("leases.id")),
+    Column("lease_id", Key),
     _count("attempts"),
     _count("prompt_tokens"),
     _count("cached_tokens"),
@@ -218,38 +216,45 @@ traces = Table(
     Column("finish", Key, nullable=False),
     Column("provenance", Json, nullable=False),
     _created_at(),
-    ForeignKeyConstraint(["user_id", "engagement_id"], ["engagements.user_id", "engagements.id"]),
+    ForeignKeyConstraint(
+        ["tenant", "user_id", "engagement_id"], ["engagements.tenant", "engagements.user_id", "engagements.id"]
+    ),
+    ForeignKeyConstraint(["tenant", "user_id"], ["users.tenant", "users.id"]),
+    ForeignKeyConstraint(["tenant", "batch_id"], ["batches.tenant", "batches.id"]),
+    ForeignKeyConstraint(["tenant", "lease_id"], ["leases.tenant", "leases.id"]),
     CheckConstraint("state = 'stored' OR verdict = 'accepted'", name="only_accepted_queue"),
     CheckConstraint("(state = 'trained') = (version IS NOT NULL)", name="trained_in_one_version"),
     CheckConstraint("state <> 'leased' OR lease_id IS NOT NULL", name="leased_by_a_lease"),
-    Index("traces_queue", "state", "adapter", "id"),
-    Index("traces_of_lease", "lease_id", "id"),
-    Index("traces_of_engagement", "user_id", "engagement_id", "verdict", "id", "state"),
-    Index("traces_of_user", "user_id", "id"),
-    Index("traces_of_batch", "batch_id", "id"),
+    Index("traces_queue", "tenant", "state", "adapter", "id"),
+    Index("traces_of_lease", "tenant", "lease_id", "id"),
+    Index("traces_of_engagement", "tenant", "user_id", "engagement_id", "verdict", "id", "state"),
+    Index("traces_of_user", "tenant", "user_id", "id"),
+    Index("traces_of_batch", "tenant", "batch_id", "id"),
     # These two cover all columns that a funnel counts, so that it reads no row of this table.
-    Index("traces_counts_of_user", "user_id", "verdict", "reason", "state", "adapter", "version"),
-    Index("traces_counts_of_batch", "batch_id", "verdict", "reason", "state", "adapter", "version"),
+    Index("traces_counts_of_user", "tenant", "user_id", "verdict", "reason", "state", "adapter", "version"),
+    Index("traces_counts_of_batch", "tenant", "batch_id", "verdict", "reason", "state", "adapter", "version"),
 )
 
 # Allocated version numbers, also those that no version was stored for: no path and no engine id is ever used twice.
 version_numbers = Table(
     "version_numbers",
     metadata,
+    _tenant(),
     Column("engine_id", Integer, primary_key=True, autoincrement=True),
     Column("adapter", Key, nullable=False),
     Column("version", Integer, nullable=False),
     _created_at(),
-    UniqueConstraint("adapter", "version"),
+    UniqueConstraint("tenant", "adapter", "version"),
     sqlite_autoincrement=True,
 )
 
 versions = Table(
     "versions",
     metadata,
+    _tenant(primary_key=True),
     Column("adapter", Key, primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("lease_id", Key, ForeignKey("leases.id"), nullable=False, unique=True),
+    Column("lease_id", Key, nullable=False),
     Column("refused", Boolean, nullable=False),
     Column("digest", Key, nullable=False),
     Column("base_digest", Key, nullable=False),
@@ -259,10 +264,45 @@ versions = Table(
     Column("checks", Json, nullable=False, server_default="[]"),
     Column("pinned", Boolean, nullable=False, server_default=false()),
     Column("files", Boolean, nullable=False, server_default=true()),
+    # SHA-256 over the files and the engine id; it names their folder. NULL: the files are in the old folders.
+    Column("artifact", Key),
     Column("start", Key),
+    Column("erasure_id", Key),  # the erasure that withdrew it
     Column("manifest", Json, nullable=False),
     _created_at(),
-    ForeignKeyConstraint(["adapter", "version"], ["version_numbers.adapter", "version_numbers.version"]),
+    ForeignKeyConstraint(["tenant", "lease_id"], ["leases.tenant", "leases.id"]),
+    UniqueConstraint("tenant", "lease_id"),
+    ForeignKeyConstraint(
+        ["tenant", "adapter", "version"],
+        ["version_numbers.tenant", "version_numbers.adapter", "version_numbers.version"],
+    ),
+)
+
+# Uploaded versions that a server checks and takes into service. The lease of an open one does not expire.
+publications = Table(
+    "publications",
+    metadata,
+    _tenant(primary_key=True),
+    Column("id", Key, primary_key=True),
+    Column("lease_id", Key, nullable=False),
+    Column("adapter", Key, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("engine_id", Integer, nullable=False),
+    Column("digest", Key, nullable=False),  # of the weights
+    Column("artifact", Key),  # NULL: ended
+    Column("manifest", Json),  # NULL: ended
+    Column("state", Word, nullable=False),
+    Column("steps", Json, nullable=False),  # times by state
+    _count("tries"),
+    Column("code", Key),
+    Column("message", Text),
+    Column("owner", Key),  # the server that works on it; NULL: none, or ended
+    Column("deadline", Utc),  # from then on another server may claim it
+    _created_at(),
+    Column("finished_at", Utc),
+    ForeignKeyConstraint(["tenant", "lease_id"], ["leases.tenant", "leases.id"]),
+    UniqueConstraint("tenant", "lease_id"),
+    Index("publications_by_state", "tenant", "state", "id"),
 )
 
 # All versions that a trace is in, refused ones too. `traces.version` is only the version of the user's own adapter; it
@@ -270,24 +310,62 @@ versions = Table(
 trace_versions = Table(
     "trace_versions",
     metadata,
-    Column("trace_id", Key, ForeignKey("traces.id"), primary_key=True),
+    _tenant(primary_key=True),
+    Column("trace_id", Key, primary_key=True),
     Column("adapter", Key, primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
-    ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
-    Index("trace_versions_by_version", "adapter", "version"),
+    ForeignKeyConstraint(["tenant", "adapter", "version"], ["versions.tenant", "versions.adapter", "versions.version"]),
+    ForeignKeyConstraint(["tenant", "trace_id"], ["traces.tenant", "traces.id"]),
+    Index("trace_versions_by_version", "tenant", "adapter", "version"),
+)
+
+# The users that each version learned from, also those whose traces are gone: an erasure finds its versions here.
+version_users = Table(
+    "version_users",
+    metadata,
+    _tenant(primary_key=True),
+    Column("user_id", Key, primary_key=True),
+    Column("adapter", Key, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(["tenant", "adapter", "version"], ["versions.tenant", "versions.adapter", "versions.version"]),
+    Index("version_users_by_version", "tenant", "adapter", "version"),
 )
 
 # The live version and the canary of each adapter. For an adapter without a row the base model answers.
 live_versions = Table(
     "live_versions",
     metadata,
+    _tenant(primary_key=True),
     Column("adapter", Key, primary_key=True),
     Column("version", Integer),
     Column("canary", Integer),
     Column("canary_share", Float),
-    ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
-    ForeignKeyConstraint(["adapter", "canary"], ["versions.adapter", "versions.version"]),
+    ForeignKeyConstraint(["tenant", "adapter", "version"], ["versions.tenant", "versions.adapter", "versions.version"]),
+    ForeignKeyConstraint(["tenant", "adapter", "canary"], ["versions.tenant", "versions.adapter", "versions.version"]),
     CheckConstraint("(canary IS NULL) = (canary_share IS NULL)", name="canary_has_share"),
+)
+
+# Jobs that erase a user's data. They stay, with their receipts, after the user is gone.
+erasures = Table(
+    "erasures",
+    metadata,
+    _tenant(primary_key=True),
+    Column("id", Key, primary_key=True),
+    Column("kind", Word, nullable=False),
+    Column("user_id", Key, nullable=False),
+    Column("engagement_id", Key),
+    Column("after", Utc),
+    Column("before", Utc),
+    Column("traces_before", Utc),  # only of a retention
+    Column("state", Word, nullable=False),
+    Column("plan", Json),  # ids of what is removed; NULL: not collected, or done
+    Column("epoch", Integer),  # the tenant's epoch from which on nobody has read the rows
+    Column("receipt", Json),
+    _created_at(),
+    Column("finished_at", Utc),
+    Index("erasures_by_state", "tenant", "state", "id"),
+    Index("erasures_of_user", "tenant", "user_id", "id"),
+    Index("erasures_by_epoch", "tenant", "epoch"),
 )
 
 # General questions with the base model's generic thinking and answer, which trainers mix into their samples.
@@ -303,10 +381,20 @@ replays = Table(
     _created_at(),
 )
 
+# Tenants, each made with its first key. `default` is always there.
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _count("erasure_epoch"),  # grows with each erasure, so that every server drops what it remembers
+    _created_at(),
+)
+
 # Keys of callers. Of a secret only the SHA-256 is kept. Rows stay, so that a server that once had keys never opens.
 api_keys = Table(
     "api_keys",
     metadata,
+    Column("tenant", Key, ForeignKey("tenants.id"), nullable=False),
     Column("id", Key, primary_key=True),
     Column("name", Text, nullable=False),
     Column("secret_sha256", Key, nullable=False),
@@ -315,4 +403,30 @@ api_keys = Table(
     Column("expires_at", Utc),
     Column("revoked_at", Utc),
     Column("last_used_at", Utc),
+    # A caller's tenant follows from its key, so keys are found before a tenant is set.
+    info={"tenant_scope": False},
+)
+
+# Keys that the servers sign with, in hex. Each is made once, by the server that needs it first.
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("key", Key, nullable=False),
+    _created_at(),
+)
+
+# Who changed what. A row is written before the change, without a status; the status follows.
+audit_events = Table(
+    "audit_events",
+    metadata,
+    _tenant(primary_key=True),
+    Column("id", Key, primary_key=True),
+    Column("actor", Key, nullable=False),
+    Column("action", Key, nullable=False),
+    Column("objects", Json, nullable=False),
+    Column("status", Integer),
+    Column("request_id", Key, nullable=False),
+    _created_at(),
+    Index("audit_events_by_time", "tenant", "created_at"),
 )

@@ -13,13 +13,15 @@ from mindprint.types import Ingested, Mode, Trace, TraceState, VerdictLabel
 from mindprint.types.keys import AdapterKey
 from mindprint_server.store import engagements as engagement_rows
 from mindprint_server.store import holdout as holdouts
-from mindprint_server.store import leases, lineage
+from mindprint_server.store import leases, lineage, tenants
 from mindprint_server.store.accepted_texts import reject_repeated
 from mindprint_server.store.database import Database, advisory_lock, force_hash_join
+from mindprint_server.store.erasing import check_may_write, not_being_erased
 from mindprint_server.store.exceptions import BacklogFull, RecordNotFound
 from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
 from mindprint_server.store.tables import engagements, traces
 from mindprint_server.store.users import must_exist
+from mindprint_server.tenancy import in_all_tenants
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,28 @@ class TraceRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, trace: Trace) -> Trace:
+    async def add(self, trace: Trace, *, read_epoch: int | None = None) -> Trace:
         """Store a trace and return it as it is stored.
 
         An accepted trace whose thinking is that of an accepted one of its engagement is stored as rejected.
+
+        Args:
+            trace: The trace.
+            read_epoch: The tenant's erasure epoch before the memory was read that its prompt shows.
+
+        Raises:
+            UserBeingErased: Data of the user is being erased, or was since `read_epoch`.
         """
-        return await self._database.write(_add, trace)
+        return await self._database.write(_add, trace, read_epoch)
 
     async def add_imported(
-        self, user_id: str, new: Sequence[Trace], *, fingerprint: Callable[[str], str], max_waiting: int
+        self,
+        user_id: str,
+        new: Sequence[Trace],
+        *,
+        fingerprint: Callable[[str], str],
+        max_waiting: int,
+        read_epoch: int | None = None,
     ) -> Ingested:
         """Store imported traces of one user, all or none; leave out those whose thinking is known already.
 
@@ -59,14 +74,16 @@ class TraceRepository:
             new: Traces of stored engagements of this user.
             fingerprint: Maps a thinking to a text; two thinkings of one engagement are the same if their texts are.
             max_waiting: Maximum number of traces that may wait for the user's adapter afterwards.
+            read_epoch: The tenant's erasure epoch before the memory was read that the prompts show.
 
         Returns:
             How many were stored and how many were left out.
 
         Raises:
             BacklogFull: More than `max_waiting` traces would wait.
+            UserBeingErased: Data of the user is being erased, or was since `read_epoch`.
         """
-        return await self._database.write(_add_imported, user_id, new, fingerprint, max_waiting)
+        return await self._database.write(_add_imported, user_id, new, fingerprint, max_waiting, read_epoch)
 
     async def get(self, trace_id: str) -> Trace:
         """Return a trace with the versions that were trained on it."""
@@ -130,6 +147,8 @@ class TraceRepository:
     ) -> list[tuple[str, str]]:
         """List engagements that have no accepted trace and are not held out, ordered by user, then time.
 
+        Users who are being erased are left out.
+
         Args:
             user_ids: Only engagements of these users; None: of all users.
             holdout: Which engagements are held out.
@@ -157,9 +176,13 @@ class TraceRepository:
         """Count the traces that wait for training, by adapter key."""
         return await self._database.read(_count_waiting)
 
-    async def count_queue(self) -> dict[str, int]:
-        """Count the accepted traces that are in the queue, by state: `waiting`, `leased` and `dead_letter`."""
-        return await self._database.read(_count_queue)
+    async def count_queue(self) -> dict[tuple[str, str], int]:
+        """Count the accepted traces in the queues of all tenants, by tenant and state.
+
+        The states are `waiting`, `leased` and `dead_letter`.
+        """
+        with in_all_tenants():
+            return await self._database.read(_count_queue)
 
     async def requeue(self, trace_ids: Sequence[str] | None = None, *, user_id: str | None = None) -> int:
         """Put dead letters back into the queue, with no attempts counted.
@@ -177,8 +200,9 @@ class TraceRepository:
         return await self._database.write(_requeue, trace_ids, user_id)
 
 
-async def _add(db: AsyncConnection, trace: Trace) -> Trace:
+async def _add(db: AsyncConnection, trace: Trace, read_epoch: int | None) -> Trace:
     await must_exist(db, trace.user_id)
+    await check_may_write(db, [trace.user_id], read_epoch)
     if trace.engagement_id is not None:
         await engagement_rows.get(db, trace.user_id, trace.engagement_id)
     await insert(db, await reject_repeated(db, [trace]))
@@ -186,9 +210,15 @@ async def _add(db: AsyncConnection, trace: Trace) -> Trace:
 
 
 async def _add_imported(
-    db: AsyncConnection, user_id: str, new: Sequence[Trace], fingerprint: Callable[[str], str], max_waiting: int
+    db: AsyncConnection,
+    user_id: str,
+    new: Sequence[Trace],
+    fingerprint: Callable[[str], str],
+    max_waiting: int,
+    read_epoch: int | None,
 ) -> Ingested:
     await must_exist(db, user_id)
+    await check_may_write(db, [user_id], read_epoch)
     # Without this lock, two imports of the same trace at the same time would both store it.
     await advisory_lock(db, f"imported traces of {user_id}")
     wanted = dict.fromkeys(trace.engagement_id for trace in new)
@@ -298,7 +328,7 @@ async def _list_untraced(
     trainable = holdouts.trainable(holdout, engagements.c.user_id, engagements.c.id, among)
     query = (
         select(engagements.c.user_id, engagements.c.id)
-        .where(~accepted.exists(), *mine, *trainable)
+        .where(~accepted.exists(), *mine, *trainable, not_being_erased(engagements.c.user_id))
         .order_by(engagements.c.user_id, engagements.c.occurred_at, engagements.c.id)
     )
     return [(user_id, id) for user_id, id in await db.execute(query)]
@@ -335,9 +365,13 @@ async def _count_waiting(db: AsyncConnection) -> dict[str, int]:
     return {adapter: count for adapter, count in await db.execute(query)}
 
 
-async def _count_queue(db: AsyncConnection) -> dict[str, int]:
-    query = select(traces.c.state, func.count()).where(traces.c.state.in_(QUEUE_STATES)).group_by(traces.c.state)
-    return dict.fromkeys(QUEUE_STATES, 0) | {state: count for state, count in await db.execute(query)}
+async def _count_queue(db: AsyncConnection) -> dict[tuple[str, str], int]:
+    by = traces.c.tenant, traces.c.state
+    query = select(*by, func.count()).where(traces.c.state.in_(QUEUE_STATES)).group_by(*by)
+    counts = {(tenant, state): count for tenant, state, count in await db.execute(query)}
+    return {
+        (name, state): counts.get((name, state), 0) for name in await tenants.list_all(db) for state in QUEUE_STATES
+    }
 
 
 async def _requeue(db: AsyncConnection, ids: Sequence[str] | None, user_id: str | None) -> int:

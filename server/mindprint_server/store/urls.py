@@ -50,9 +50,14 @@ class DatabaseUrl:
     application_name: str = "mindprint"
     connect_timeout_s: float | None = None
 
+    def is_missing_file(self) -> bool:
+        """Return whether this is a SQLite file that does not exist."""
+        return self.url.drivername.startswith("sqlite") and not Path(str(self.url.database)).is_file()
+
     def __str__(self) -> str:
-        """Return the URL without its password and parameters: parameters may hold secrets too."""
-        return self.url.set(query={}).render_as_string(hide_password=True)
+        """Return the URL without its password and parameters, which may hold secrets, and with the search path."""
+        shown = self.url.set(query={}).render_as_string(hide_password=True)
+        return shown if self.search_path is None else f"{shown} (search_path {self.search_path})"
 
 
 def parse_url(text: str) -> DatabaseUrl:
@@ -92,6 +97,16 @@ def parse_url(text: str) -> DatabaseUrl:
         application_name=query.get("application_name", "mindprint"),
         connect_timeout_s=_seconds(query.get("connect_timeout")),
     )
+
+
+def sqlite_file(text: str) -> Path | None:
+    """Return the file of a SQLite URL; None for another database.
+
+    Raises:
+        StoreError: See `parse_url`.
+    """
+    url = parse_url(text).url
+    return Path(str(url.database)) if url.drivername.startswith("sqlite") else None
 
 
 def _seconds(text: str | None) -> float | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from pydantic import Field
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Version
@@ -14,7 +14,8 @@ from mindprint.types.keys import VersionRef
 from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.states import version_state
-from mindprint_server.store.tables import live_versions, version_numbers, versions
+from mindprint_server.store.tables import live_versions, publications, version_numbers, versions
+from mindprint_server.tenancy import in_all_tenants
 
 
 class AllocatedVersion(NamedTuple):
@@ -29,6 +30,9 @@ class VersionRecord(Version):
 
     engine_id: int = Field(exclude=True)
     """Identifies the version in the engine: positive and unique over all adapters. Never part of a reply."""
+    artifact: str | None = Field(None, exclude=True)
+    """SHA-256 hex over the files and `engine_id`, under which they are stored. None for a version that an older release
+    stored and that was not imported yet. Never part of a reply."""
 
 
 class VersionRepository:
@@ -45,9 +49,21 @@ class VersionRepository:
         """Return a version of an adapter."""
         return await self._database.read(get, key, version)
 
-    async def list_refs(self, *, with_files: bool = False) -> set[tuple[str, int]]:
-        """Return (adapter key, number) of all stored versions, or of those that have files."""
-        return await self._database.read(_list_refs, with_files)
+    async def list_artifacts(self) -> set[str]:
+        """Return the digests of all artifacts that a version with files, or an open publication, names.
+
+        They are of all tenants.
+        """
+        with in_all_tenants():
+            return await self._database.read(_list_artifacts)
+
+    async def list_without_artifact(self) -> list[VersionRecord]:
+        """List versions that have files, but in the folders of an older release."""
+        return await self._database.read(_list_without_artifact)
+
+    async def set_artifact(self, version: VersionRecord, digest: str) -> None:
+        """Store under which digest the files of a version are from now on. A version that has one keeps it."""
+        await self._database.write(_set_artifact, version, digest)
 
 
 async def _allocate(db: AsyncConnection, key: str) -> AllocatedVersion:
@@ -68,11 +84,19 @@ async def get(db: AsyncConnection, key: str, number: int) -> VersionRecord:
     return found[0]
 
 
-async def _list_refs(db: AsyncConnection, with_files: bool) -> set[tuple[str, int]]:
-    query = select(versions.c.adapter, versions.c.version)
-    if with_files:
-        query = query.where(versions.c.files)
-    return {(key, number) for key, number in await db.execute(query)}
+async def _list_artifacts(db: AsyncConnection) -> set[str]:
+    of_versions = select(versions.c.artifact).where(versions.c.files, versions.c.artifact.is_not(None))
+    uploaded = select(publications.c.artifact).where(publications.c.artifact.is_not(None))
+    return {*await db.scalars(of_versions), *await db.scalars(uploaded)}
+
+
+async def _list_without_artifact(db: AsyncConnection) -> list[VersionRecord]:
+    return await load(db, select_versions().where(versions.c.files, versions.c.artifact.is_(None)))
+
+
+async def _set_artifact(db: AsyncConnection, version: VersionRecord, digest: str) -> None:
+    mine = versions.c.adapter == version.adapter, versions.c.version == version.version
+    await db.execute(update(versions).where(*mine, versions.c.artifact.is_(None)).values(artifact=digest))
 
 
 def select_versions() -> Select[Any]:

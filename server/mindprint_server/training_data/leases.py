@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 from mindprint.types import SCORE_REASONS, Engagement, Lease, LeaseRequest, LoraLimits, Sample, Trace
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
-from mindprint_server.store import ClaimPolicy, Holdout, Replay
+from mindprint_server.prompts.turns import TurnWriter
+from mindprint_server.store import ClaimPolicy, Holdout
 from mindprint_server.training_data.replay import ReplayBuffer
 from mindprint_server.training_data.samples import (
+    SampleWriter,
     allocate_evenly,
-    answer_sample,
     choices_of,
     engagement_ids_by_user,
     engagement_keys,
     first_trace_ids,
     sample_bytes,
-    slow_sample,
     take_fitting,
     trace_ids_by_user,
 )
@@ -53,6 +54,11 @@ class LeaseService:
         self._memory = memory
         self._replays = replays
         self._metrics = ctx.metrics
+        self._quotas = ctx.stored_quotas
+        self._writer = SampleWriter(
+            TurnWriter(ctx.engine.tokenizer), prompts.clean, ctx.settings.thinking_prefixes.get("personal", "")
+        )
+        self._began = time.monotonic()
         self._claim_policy = ClaimPolicy(
             max_attempts=ctx.settings.max_attempts,
             holdout=holdout,
@@ -75,10 +81,20 @@ class LeaseService:
         """Claim the traces of one adapter and return them with their samples; None if no adapter has enough.
 
         The texts of all samples together take at most `max_lease_bytes`, unless a single trace takes more.
+
+        Raises:
+            LimitExceeded: The named adapter would be one more than the tenant may have.
         """
         settings = self._settings
         self._replays.ensure_started()
-        lease = await self._store.leases.claim(request, self._claim_policy)
+        if request.adapter is not None:
+            await self._quotas.check_adapter(request.adapter)
+        policy = replace(
+            self._claim_policy,
+            may_add_adapters=await self._quotas.may_add_adapter(),
+            ends_expired=time.monotonic() - self._began >= settings.lease_grace_s,
+        )
+        lease = await self._store.leases.claim(request, policy)
         if lease is None:
             return None
         traces = await self._store.traces.list_of_lease(lease.id)
@@ -102,14 +118,19 @@ class LeaseService:
         self, traces: Sequence[Trace], histories: Mapping[str, UserHistory], answered: Set[str]
     ) -> list[Sample]:
         """Return the samples of accepted traces. Those in `answered` teach the answer too."""
-        prefix = self._settings.thinking_prefixes.get("personal", "")
         return [
-            slow_sample(trace, prefix, choices_of(trace, histories), answered=trace.id in answered) for trace in traces
+            self._writer.slow(trace, choices_of(trace, histories), answered=trace.id in answered) for trace in traces
         ]
 
     def complete_lease(self, lease: Lease) -> Lease:
-        """Return a lease from the store with the base model's digest and the LoRA limits."""
-        return lease.model_copy(update={"base_digest": self._engine.info().base_digest, "limits": self.limits})
+        """Return a lease from the store with what the engine knows: base model, end of a turn, LoRA limits."""
+        return lease.model_copy(
+            update={
+                "base_digest": self._engine.info().base_digest,
+                "end_of_turn": self._engine.tokenizer.chat_format.end_id,
+                "limits": self.limits,
+            }
+        )
 
     # --- fast samples ---
 
@@ -139,25 +160,21 @@ class LeaseService:
             prompt = self._prompts.build(question, "direct", thinking_tokens=self._settings.max_thinking_tokens)
         except PromptTooLong:
             return None
-        return Sample(
-            kind="fast",
-            user_id=user_id,
-            engagement_id=engagement.id,
-            prompt=prompt.text,
-            answer=engagement.response,
-            choices=list(engagement.choices or ()),
-        )
+        return self._writer.fast(user_id, engagement, prompt)
 
     async def _answer_samples(self, fast: Sequence[Sample], histories: Mapping[str, UserHistory]) -> list[Sample]:
         """Return samples of the real answers of engagements whose first unhinted thinking was rejected."""
         if not self._settings.answer_rejected:
             return []
-        answers = {(sample.user_id, sample.engagement_id): sample.answer for sample in fast}
+        answers = {
+            (sample.user_id, sample.engagement_id): histories[str(sample.user_id)].by_id[sample.engagement_id].response
+            for sample in fast
+        }
         samples = []
         for user_id in engagement_ids_by_user(fast):
             for trace in await self._store.traces.list_first_rejected(user_id, SCORE_REASONS):
                 if answer := answers.get((user_id, str(trace.engagement_id))):
-                    samples.append(answer_sample(trace, answer, choices_of(trace, histories)))
+                    samples.append(self._writer.answer(trace, answer, choices_of(trace, histories)))
         return samples
 
     # --- replay samples ---
@@ -175,19 +192,5 @@ class LeaseService:
         self._metrics.replays_missing.inc(max(0, min(wanted, self._replays.total) - len(replays)))
         seed = "\n".join([lease.adapter, *sorted(lease.trace_ids)])
         drawn = sorted(replays, key=lambda replay: random.Random(f"{seed}\n{replay.position}").random())
-        return [self._replay_sample(replay) for replay in drawn[:wanted]]
-
-    def _replay_sample(self, replay: Replay) -> Sample:
-        answer_prefix = self._settings.answer_prefix
-        thinking_prefix, body = thinking_text.split(
-            replay.thinking, self._settings.thinking_prefixes.get("generic", "")
-        )
-        return Sample(
-            kind="replay",
-            engagement_id=f"replay/{replay.position}",
-            prompt=replay.prompt + thinking_text.OPEN,
-            thinking_prefix=thinking_prefix,
-            thinking=body,
-            thinking_suffix=thinking_text.CLOSE + answer_prefix,
-            answer=thinking_text.answer_suffix(answer_prefix, replay.answer),
-        )
+        prefix = self._settings.thinking_prefixes.get("generic", "")
+        return [self._writer.replay(replay, prefix, self._settings.answer_prefix) for replay in drawn[:wanted]]

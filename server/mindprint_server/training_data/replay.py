@@ -18,6 +18,7 @@ from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
 from mindprint_server.prompts.templates import PROMPT_VERSION
+from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.store import Replay
 from mindprint_server.training_data.replay_prompts import QUESTIONS
@@ -37,6 +38,7 @@ class ReplayBuffer:
         self._store = ctx.store
         self._engine = ctx.engine
         self._prompts = prompts
+        self._turns = TurnWriter(ctx.engine.tokenizer)
         self._base_digest = ctx.engine.info().base_digest
         self._checker = ThinkingChecker(ctx.settings)
         self._replays: Sequence[Replay] = ()
@@ -101,8 +103,7 @@ class ReplayBuffer:
     async def _think(self, prompt: Prompt, seed: int) -> str | None:
         thinking_prefix = self._prompts.thinking_prefix("generic", RecalledMemory())
         output = await self._generate(
-            prompt,
-            thinking_text.render_thinking_prefix(thinking_prefix),
+            self._turns.begin_thinking(prompt, thinking_prefix),
             max_tokens=self._settings.max_thinking_tokens,
             temperature=self._settings.temperature,
             seed=seed,
@@ -112,8 +113,13 @@ class ReplayBuffer:
         return None if failed else thinking
 
     async def _answer(self, prompt: Prompt, thinking: str) -> str | None:
-        turn = thinking_text.render_thinking(thinking, self._settings.answer_prefix)
-        output = await self._generate(prompt, turn, max_tokens=self._settings.max_answer_tokens, temperature=0.0)
+        before = self._turns.close_thinking(
+            prompt,
+            thinking,
+            thinking_prefix=self._prompts.thinking_prefix("generic", RecalledMemory()),
+            answer_prefix=self._settings.answer_prefix,
+        )
+        output = await self._generate(before, max_tokens=self._settings.max_answer_tokens, temperature=0.0)
         answer = thinking_text.finalize_thinking("", output.text, output.finish)
         is_cut = output.finish == "length" and answer == output.text.strip()
         if not answer or is_cut or output.finish == "loop" or checks.loops(answer):
@@ -121,11 +127,10 @@ class ReplayBuffer:
         return answer
 
     async def _generate(
-        self, prompt: Prompt, turn: str, *, max_tokens: int, temperature: float, seed: int | None = None
+        self, before: Prompt, *, max_tokens: int, temperature: float, seed: int | None = None
     ) -> GenerationOutput:
-        """Continue the assistant's `turn`."""
+        """Continue the assistant's turn."""
         sampling = create_sampling(
-            self._settings, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=(thinking_text.STOP,)
+            self._settings, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=self._turns.stop
         )
-        ids = prompt.ids + self._engine.tokenizer.encode(turn)
-        return await self._engine.generate(ids, sampling, adapter=None, priority=Priority.BATCH)
+        return await self._engine.generate(before.ids, sampling, adapter=None, priority=Priority.BATCH)

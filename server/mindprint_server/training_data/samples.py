@@ -4,64 +4,115 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 
-from mindprint.types import Sample, Trace
+from mindprint.types import Engagement, Sample, Trace
 from mindprint_server.memory import UserHistory
 from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.templates import prefix_without_reminders
+from mindprint_server.prompts.turns import TurnWriter
+from mindprint_server.prompts.types import Prompt
+from mindprint_server.store import Replay
 
 EngagementKey = tuple[str | None, str]
 """User id and engagement id."""
 
 
-def slow_sample(trace: Trace, mode_prefix: str, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
-    """Return an accepted trace as a sample, split as it was generated.
+@dataclass(frozen=True)
+class SampleWriter:
+    """Writes samples with the texts that are served: what is learned is what is scored and generated."""
 
-    Args:
-        trace: An accepted trace about an engagement.
-        mode_prefix: The personal mode's thinking prefix, without reminders.
-        choices: The choices of its question; empty for an open one.
-        answered: Whether the answer is learned as well as the thinking.
-    """
-    assert trace.engagement_id is not None
-    answer_prefix = str(trace.provenance.sampling.get("answer_prefix", ""))
-    whole_prefix, body = thinking_text.split(trace.thinking, str(trace.provenance.sampling.get("thinking_prefix", "")))
-    thinking_prefix = prefix_without_reminders(whole_prefix, mode_prefix)
-    return Sample(
-        kind="slow",
-        user_id=trace.user_id,
-        engagement_id=trace.engagement_id,
-        trace_id=trace.id,
-        prompt=trace.prompt + thinking_text.OPEN,
-        thinking_prefix=thinking_prefix,
-        reminder=whole_prefix.removeprefix(thinking_prefix),
-        thinking=body,
-        thinking_suffix=thinking_text.CLOSE + answer_prefix,
-        answer=thinking_text.answer_suffix(answer_prefix, trace.answer) if answered else "",
-        choices=[thinking_text.answer_suffix(answer_prefix, choice) for choice in choices],
-    )
+    turns: TurnWriter
+    clean: Callable[[str], str]
+    """Cleans a user's text, as label scores do."""
+    personal_prefix: str
+    """The personal mode's thinking prefix, without reminders."""
 
+    def slow(self, trace: Trace, choices: Sequence[str] = (), *, answered: bool = True) -> Sample:
+        """Return an accepted trace as a sample, split as it was generated.
 
-def answer_sample(trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sample:
-    """Return the real answer after a rejected trace as a sample; the thinking is part of the prompt, not learned.
+        Args:
+            trace: An accepted trace about an engagement.
+            choices: The choices of its question; empty for an open one.
+            answered: Whether the answer is learned as well as the thinking.
+        """
+        return self._slow(trace, trace.answer if answered else "", choices, answer_only=False)
 
-    Args:
-        trace: A rejected trace about an engagement.
-        answer: The user's real answer.
-        choices: The choices of its question; empty for an open one.
-    """
-    assert trace.engagement_id is not None
-    answer_prefix = str(trace.provenance.sampling.get("answer_prefix", ""))
-    return Sample(
-        kind="slow",
-        user_id=trace.user_id,
-        engagement_id=trace.engagement_id,
-        trace_id=trace.id,
-        prompt=trace.prompt + thinking_text.render_thinking(trace.thinking, answer_prefix),
-        answer=thinking_text.answer_suffix(answer_prefix, answer),
-        choices=[thinking_text.answer_suffix(answer_prefix, choice) for choice in choices],
-    )
+    def answer(self, trace: Trace, answer: str, choices: Sequence[str] = ()) -> Sample:
+        """Return the real answer after a rejected trace as a sample; the thinking is given, not learned.
+
+        Args:
+            trace: A rejected trace about an engagement.
+            answer: The user's real answer.
+            choices: The choices of its question; empty for an open one.
+        """
+        return self._slow(trace, answer, choices, answer_only=True)
+
+    def fast(self, user_id: str, engagement: Engagement, prompt: Prompt) -> Sample:
+        """Return an engagement as a sample that is answered at once.
+
+        Args:
+            user_id: Whose engagement it is.
+            engagement: Question and real answer.
+            prompt: Its prompt in direct mode.
+        """
+        return Sample(
+            kind="fast",
+            user_id=user_id,
+            engagement_id=engagement.id,
+            prompt=prompt.text,
+            answer=self._direct(engagement.response),
+            choices=[self._direct(choice) for choice in engagement.choices or ()],
+        )
+
+    def replay(self, replay: Replay, thinking_prefix: str, answer_prefix: str) -> Sample:
+        """Return a replay as a sample.
+
+        Args:
+            replay: Generic thinking of the base model.
+            thinking_prefix: The generic mode's thinking prefix.
+            answer_prefix: Words before the answer.
+        """
+        prefix, body = thinking_text.split(replay.thinking, thinking_prefix)
+        return Sample(
+            kind="replay",
+            engagement_id=f"replay/{replay.position}",
+            prompt=replay.prompt + self.turns.chat_format.opening,
+            thinking_prefix=prefix,
+            thinking=body,
+            thinking_suffix=self.turns.thinking_suffix(answer_prefix),
+            answer=self.turns.answer_after_thinking(replay.answer, answer_prefix),
+        )
+
+    def _slow(self, trace: Trace, answer: str, choices: Sequence[str], *, answer_only: bool) -> Sample:
+        assert trace.engagement_id is not None
+        sampling = trace.provenance.sampling
+        answer_prefix = str(sampling.get("answer_prefix", ""))
+        whole_prefix, body = thinking_text.split(trace.thinking, str(sampling.get("thinking_prefix", "")))
+        thinking_prefix = prefix_without_reminders(whole_prefix, self.personal_prefix)
+
+        def write(text: str) -> str:
+            return self.turns.answer_after_thinking(self.clean(text), answer_prefix)
+
+        return Sample(
+            kind="slow",
+            user_id=trace.user_id,
+            engagement_id=trace.engagement_id,
+            trace_id=trace.id,
+            prompt=trace.prompt + self.turns.chat_format.opening,
+            thinking_prefix=thinking_prefix,
+            reminder=whole_prefix.removeprefix(thinking_prefix),
+            thinking=body,
+            thinking_suffix=self.turns.thinking_suffix(answer_prefix),
+            answer=write(answer) if answer else "",
+            choices=list(map(write, choices)),
+            answer_only=answer_only,
+        )
+
+    def _direct(self, text: str) -> str:
+        cleaned = self.clean(text)
+        return self.turns.direct_answer(cleaned) if cleaned else ""
 
 
 def choices_of(trace: Trace, histories: Mapping[str, UserHistory]) -> Sequence[str]:

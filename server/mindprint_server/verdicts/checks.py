@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal, get_args
 
+from mindprint.chat_format import THINK_TAG
 from mindprint.thinking_text import own_words, words
 from mindprint.types import Mode, Reason
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.prompts.templates import prefix_without_reminders
 from mindprint_server.settings import Settings, VerdictSettings
 
-_TAG = re.compile(r"</?think>", re.IGNORECASE)
 _LEAK = re.compile(
     r"\b(the|this|their) (given|provided|actual|real|stated|known|target|gold|expected) (answer|response|choice)\b"
     r"|\b(answer|response|choice) (is|was) (given|provided|already known)\b",
@@ -81,7 +81,7 @@ def _deficit(value: float | None, bound: float | None) -> float | None:
 
 CHECKS: tuple[CandidateCheck, ...] = (
     CandidateCheck("loop", "text", lambda measured, settings: measured.finish == "loop" or loops(measured.thinking)),
-    CandidateCheck("parse", "text", lambda measured, settings: _TAG.search(measured.thinking) is not None),
+    CandidateCheck("parse", "text", lambda measured, settings: THINK_TAG.search(measured.thinking) is not None),
     CandidateCheck("empty", "text", lambda measured, settings: measured.own_words < settings.min_thinking_words),
     CandidateCheck("leak", "text", lambda measured, settings: _LEAK.search(measured.thinking) is not None),
     CandidateCheck("duplicate", "text", lambda measured, settings: measured.is_duplicate),

@@ -12,8 +12,8 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, Priority
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
-from mindprint_server.prompts import thinking as thinking_text
 from mindprint_server.prompts.builder import PromptBuilder
+from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt, Question
 from mindprint_server.verdicts import checks, likelihood
 from mindprint_server.verdicts.likelihood import AnswerTokens, Likelihood
@@ -123,7 +123,7 @@ class EngagementContext:
 
         async def compute() -> Likelihood:
             prompt = await self.prompt("direct", owner)
-            return await self._likelihood(prompt.ids, answer_prefix="")
+            return await self._likelihood(prompt, self.direct_answers(prompt.text))
 
         return await self.once(("direct", owner), compute)
 
@@ -133,7 +133,7 @@ class EngagementContext:
         return known
 
     async def answer_logprob_with_thinking(
-        self, thinking: str, mode: Mode = "personal", owner: MemoryOwner = "self"
+        self, thinking: str, mode: Mode = "personal", owner: MemoryOwner = "self", *, thinking_prefix: str = ""
     ) -> Likelihood:
         """Return log p(y | x, memory, thinking): the likelihood of the answers after a thinking.
 
@@ -141,6 +141,7 @@ class EngagementContext:
             thinking: The whole thinking, with its thinking prefix.
             mode: The mode of the prompt.
             owner: Whose memory the prompt shows.
+            thinking_prefix: The text with which the thinking was made to begin.
 
         Raises:
             PromptTooLong: The query does not fit the model.
@@ -148,8 +149,10 @@ class EngagementContext:
         """
         prompt = await self.prompt(mode, owner)
         answer_prefix = self.builder.ctx.settings.answer_prefix
-        turn = self.builder.ctx.engine.tokenizer.encode(thinking_text.render_thinking(thinking, answer_prefix))
-        return await self._likelihood(prompt.ids + turn, answer_prefix=answer_prefix)
+        before = self.turns.close_thinking(
+            prompt, thinking, thinking_prefix=thinking_prefix, answer_prefix=answer_prefix
+        )
+        return await self._likelihood(before, self.answers_after_thinking(before.text))
 
     async def prior_shortfall(self, thinking_prefix: str) -> float | None:
         """Return the shortfall of the real answer after the thinking prefix alone, before anything is generated.
@@ -167,7 +170,8 @@ class EngagementContext:
         if self.question.choices is None or self.question.target is None:
             return None
         after, _ = await asyncio.gather(
-            self.answer_logprob_with_thinking(thinking_prefix), self.answer_logprob_direct()
+            self.answer_logprob_with_thinking(thinking_prefix, thinking_prefix=thinking_prefix),
+            self.answer_logprob_direct(),
         )
         assert after.choices is not None
         return checks.shortfall(after.choices, self.question.target)
@@ -184,7 +188,7 @@ class EngagementContext:
         """
         engine = self.builder.ctx.engine
         prompt = await self.prompt("personal")
-        prefix = prompt.ids + engine.tokenizer.encode(thinking_text.render_thinking_prefix(thinking_prefix))
+        prefix = self.turns.begin_thinking(prompt, thinking_prefix).ids
 
         async def one(position: int) -> float:
             before = [*prefix, *ids[:position]]
@@ -193,23 +197,41 @@ class EngagementContext:
 
         return list(await asyncio.gather(*(one(position) for position in positions)))
 
-    def answer_tokens(self, answer_prefix: str) -> AnswerTokens:
-        """Return the token ids of the possible answers after `answer_prefix`.
+    @property
+    def turns(self) -> TurnWriter:
+        """Writes the assistant's turn."""
+        return TurnWriter(self.builder.ctx.engine.tokenizer)
 
-        An open answer is cut to its first `score_tokens` tokens.
+    def direct_answers(self, before: str) -> AnswerTokens:
+        """Return the token ids of the possible answers in direct mode; an open answer is cut to `score_tokens`.
+
+        Args:
+            before: The prompt's text.
         """
-        settings, encode = self.builder.ctx.settings, self.builder.ctx.engine.tokenizer.encode
-        question, clean = self.question, self.builder.prompts.clean
+        return self._answer_tokens(before, self.turns.direct_answer)
+
+    def answers_after_thinking(self, before: str | None = None) -> AnswerTokens:
+        """Return the token ids of the possible answers after a thinking; an open answer is cut to `score_tokens`.
+
+        Args:
+            before: The text before the answer; None takes what stands between any thinking and its answer.
+        """
+        answer_prefix, turns = self.builder.ctx.settings.answer_prefix, self.turns
+        before = turns.thinking_suffix(answer_prefix) if before is None else before
+        return self._answer_tokens(before, lambda answer: turns.answer_after_thinking(answer, answer_prefix))
+
+    def _answer_tokens(self, before: str, write: Callable[[str], str]) -> AnswerTokens:
+        settings, question, clean = self.builder.ctx.settings, self.question, self.builder.prompts.clean
         texts = question.choices if question.choices is not None else (question.target or "",)
-        ids = {text: encode(thinking_text.answer_suffix(answer_prefix, clean(text))) for text in texts}
+        cleaned = {text: clean(text) for text in texts}
+        ids = {text: self.turns.answer_ids(before, write(answer)) if answer else [] for text, answer in cleaned.items()}
         if question.choices is None:
             ids = {text: tokens[: settings.score_tokens] for text, tokens in ids.items()}
         return AnswerTokens(ids, question.target, question.choices is not None)
 
-    async def _likelihood(self, prefix: Sequence[int], *, answer_prefix: str) -> Likelihood:
-        answers = self.answer_tokens(answer_prefix)
+    async def _likelihood(self, before: Prompt, answers: AnswerTokens) -> Likelihood:
         return await likelihood.score_answers(
-            self.builder.ctx.engine, prefix, answers, adapter=self.adapter, priority=self.priority
+            self.builder.ctx.engine, before.ids, answers, adapter=self.adapter, priority=self.priority
         )
 
     # --- fingerprints ---

@@ -141,7 +141,7 @@ async def score_answers(
     async def scorer(path: tuple[int, ...], tokens: tuple[int, ...]) -> list[float]:
         return await engine.next_logprobs([*prefix, *path], tokens, adapter=adapter, priority=priority)
 
-    choices = await score_choices(answers.ids, engine.tokenizer.eos_id, scorer)
+    choices = await score_choices(answers.ids, engine.tokenizer.chat_format.end_id, scorer)
     if answers.target is None:
         return Likelihood(None, 0, choices)
     return Likelihood(choices[answers.target], len(answers.ids[answers.target]), choices)

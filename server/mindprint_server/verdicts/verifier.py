@@ -115,7 +115,9 @@ class CandidateVerifier:
     async def _measure_answer(self, candidate: _Candidate) -> None:
         measured = candidate.measured
         assert measured.target is not None
-        candidate.likelihood = after = await candidate.context.answer_logprob_with_thinking(measured.thinking)
+        candidate.likelihood = after = await candidate.context.answer_logprob_with_thinking(
+            measured.thinking, thinking_prefix=candidate.thinking_prefix
+        )
         measured.scores["target_logprob"] = _target(after)
         measured.choices = after.choices
         measured.answer = measured.target if after.choices is None else likelihood.likeliest(after.choices)
@@ -152,7 +154,10 @@ class CandidateVerifier:
             return None
         # Run both scores concurrently: each request waits for a full engine step.
         after, direct = await asyncio.gather(
-            context.answer_logprob_with_thinking(measured.thinking, owner=owner), context.answer_logprob_direct(owner)
+            context.answer_logprob_with_thinking(
+                measured.thinking, owner=owner, thinking_prefix=candidate.thinking_prefix
+            ),
+            context.answer_logprob_direct(owner),
         )
         return measured.scores["gain"] - _gain(after, direct)
 

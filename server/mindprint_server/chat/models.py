@@ -1,0 +1,94 @@
+"""The models that a request may name: the base model, users, cohorts, and versions of their adapters."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from mindprint.types import Version
+from mindprint.types.keys import BASE, AdapterKey, ModelName, VersionRef
+from mindprint_server.chat.messages import read_model
+from mindprint_server.context import ServerContext
+from mindprint_server.exceptions import NotFound
+from mindprint_server.store import RecordNotFound
+
+
+class ModelCatalog:
+    """Lists and finds models, as cards in OpenAI's form. It loads nothing.
+
+    Args:
+        ctx: Settings, store, engine and metrics of the server.
+    """
+
+    def __init__(self, ctx: ServerContext) -> None:
+        self._store = ctx.store
+        self._engine = ctx.engine
+
+    async def list_all(self) -> dict[str, Any]:
+        """List the base model, every adapter with a live version, and every version that may be named."""
+        cards = [self._card(BASE)]
+        for adapter in await self._store.adapters.list_all():
+            for version in adapter.versions:
+                if adapter.live == version.version:
+                    root = VersionRef.of(adapter.key, version.version)
+                    cards.append(self._card(adapter.key, version.created_at, root=root))
+                if _may_be_named(version):
+                    cards.append(self._card(VersionRef.of(adapter.key, version.version), version.created_at))
+        return {"object": "list", "data": cards}
+
+    async def get(self, name: str) -> dict[str, Any]:
+        """Return the card of one model.
+
+        It finds what `model` of a request may name. So it also finds users and cohorts without a version in service,
+        for whom another model answers: the card's `root` says which.
+
+        Raises:
+            NotFound: There is no such model, or it is another tenant's.
+        """
+        try:
+            return await self._find(read_model({"model": name}))
+        except NotFound as error:
+            message = f"there is no model {name[:100]!r} ({error.message})"
+            raise NotFound("model_not_found", message, param="model") from None
+
+    async def _find(self, name: ModelName) -> dict[str, Any]:
+        key, number = name.key, name.number
+        if key is None:
+            return self._card(BASE)
+        if number is not None:
+            version = await self._store.versions.get(key, number)
+            if not _may_be_named(version):
+                raise RecordNotFound("version", name, hint="it was refused, or its files were removed")
+            return self._card(name, version.created_at)
+        return await self._card_of_adapter(key)
+
+    async def _card_of_adapter(self, key: AdapterKey) -> dict[str, Any]:
+        """Return the card of a user or cohort, with the version that answers most requests as its root."""
+        is_user = key.kind == "user"
+        live = self._store.live_versions
+        answering, pointers = await live.resolve_for_user(key.name) if is_user else (key, await live.get(key))
+        version = pointers.live
+        if pointers.canary is not None and (pointers.canary_share or 0.0) > 0.5:
+            version = pointers.canary
+        root = BASE if version is None else VersionRef.of(answering, version.version)
+        if version is not None and answering == key:
+            return self._card(key, version.created_at, root=root)
+        # Another model answers for those who exist, and none for others.
+        if is_user:
+            return self._card(key, (await self._store.users.get(key.name)).created_at, root=root)
+        return self._card(key, (await self._store.cohorts.get(key.name)).created_at, root=root)
+
+    def _card(self, name: str, created_at: datetime | None = None, root: str | None = None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(created_at.timestamp()) if created_at else 0,
+            "owned_by": "mindprint",
+            "root": root or name,
+            "parent": None if name == BASE else BASE,
+            "max_model_len": self._engine.info().max_model_len,
+        }
+
+
+def _may_be_named(version: Version) -> bool:
+    return version.state != "refused" and version.files

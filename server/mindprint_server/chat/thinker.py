@@ -1,0 +1,182 @@
+"""Generates the thinking before an answer, and shows it while it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mindprint.chat_format import TemplateRefused
+from mindprint_server.adapters.health import outcome_of
+from mindprint_server.chat.fallback import AnswerPlan
+from mindprint_server.chat.messages import template_arguments, template_messages
+from mindprint_server.chat.progress import Progress
+from mindprint_server.chat.request import ChatRequest
+from mindprint_server.context import ServerContext
+from mindprint_server.engine import ChatParameters, GenerationOutput, Priority, PromptTooLong, Sampling
+from mindprint_server.engine.sampling import create_sampling
+from mindprint_server.exceptions import Invalid
+from mindprint_server.prompts import thinking
+from mindprint_server.prompts.templates import prefix_with_reminders
+from mindprint_server.prompts.turns import TurnWriter
+from mindprint_server.prompts.types import Prompt, RecalledMemory
+from mindprint_server.verdicts.checks import ThinkingChecker
+
+SAMPLED = ("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+"""Parameters of a request that hold for its thinking as for its answer, beside temperature and seed."""
+
+
+NEUTRAL: Mapping[str, float] = {
+    "temperature": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+}
+"""Values under which these parameters leave a thinking as the gate measured it: greedy."""
+
+
+class Collapsed(Exception):
+    """A thinking loops or says nothing."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is thought about.
+
+    Attributes:
+        request: The caller's request.
+        parameters: What it says about the tokens.
+        memory: What was recalled of its user; None for the base model.
+    """
+
+    request: ChatRequest
+    parameters: ChatParameters
+    memory: RecalledMemory | None
+
+    @property
+    def is_sampled_otherwise(self) -> bool:
+        """Return whether the caller's parameters change the thinking, so that a collapse may come of them."""
+        given = {name: getattr(self.parameters, name) for name in NEUTRAL}
+        if self.request.thinking_temperature is not None:
+            given["temperature"] = self.request.thinking_temperature
+        return any(value is not None and value != NEUTRAL[name] for name, value in given.items())
+
+    def left(self, progress: Progress) -> int | None:
+        """Return how many tokens may still be written, for thinking and answer together; None: as many as fit."""
+        most = self.parameters.max_tokens
+        return None if most is None else max(0, most - progress.tokens)
+
+
+class Thinker:
+    """Generates thinking.
+
+    Args:
+        ctx: Settings, engine and metrics of the server.
+        turns: Writes turns in the model's chat format.
+    """
+
+    def __init__(self, ctx: ServerContext, turns: TurnWriter) -> None:
+        self._ctx = ctx
+        self._settings = ctx.settings
+        self._engine = ctx.engine
+        self._turns = turns
+        self._checker = ThinkingChecker(ctx.settings)
+
+    async def think(
+        self, asked: Asked, messages: Sequence[Mapping[str, Any]], plan: AnswerPlan, progress: Progress
+    ) -> Prompt | None:
+        """Generate the thinking of an answer.
+
+        Args:
+            asked: What is thought about.
+            messages: What the model reads.
+            plan: Who thinks, and in which mode.
+            progress: Gets the thinking while it is written.
+
+        Returns:
+            The prompt that goes on after the thinking; None if the caller's `max_tokens` cut it. It is not judged then.
+
+        Raises:
+            Collapsed: The thinking loops or says nothing.
+            Invalid: The messages do not fit the template, or the model's length.
+        """
+        prefix = self._prefix(plan, asked.memory)
+        prompt = self.render(messages, thinking=True, arguments=self._arguments(asked.request.body))
+        begun = self._turns.begin_thinking(prompt, prefix)
+        left = asked.left(progress)
+        progress.begin(len(begun.ids))
+        generated = await self._generate(begun, self._sampling(asked, left), prefix, plan, progress)
+        if left is not None and len(generated.token_ids) >= left:
+            return None
+        reasoning = thinking.finalize_thinking(prefix, generated.text, generated.finish)
+        reason = self._checker.check(reasoning, thinking_prefix=prefix, mode=plan.mode, finish=generated.finish)
+        if outcome_of(reason) == "collapsed":
+            raise Collapsed
+        return self._turns.close_thinking(
+            prompt, reasoning, thinking_prefix=prefix, answer_prefix=self._settings.answer_prefix
+        )
+
+    async def _generate(
+        self, begun: Prompt, sampling: Sampling, prefix: str, plan: AnswerPlan, progress: Progress
+    ) -> GenerationOutput:
+        written: GenerationOutput | None = None
+        outputs = self._engine.stream(begun.ids, sampling, adapter=plan.adapter, priority=Priority.INTERACTIVE)
+        try:
+            async with aclosing(outputs):
+                async for written in outputs:
+                    await progress.update((prefix.strip() + written.text).strip(), len(written.token_ids))
+        except PromptTooLong as error:
+            raise Invalid("prompt_too_long", str(error), param="messages") from error
+        finally:
+            self._ctx.count_generated(0 if written is None else len(written.token_ids))
+        assert written is not None
+        return written
+
+    def _sampling(self, asked: Asked, left: int | None) -> Sampling:
+        """Return the request's sampling parameters. Without a temperature the thinking is greedy."""
+        given, most = asked.parameters, self._settings.max_thinking_tokens
+        temperature = asked.request.thinking_temperature
+        if temperature is None:
+            temperature = given.temperature or 0.0
+        sampling = create_sampling(
+            self._settings,
+            max_tokens=most if left is None else min(most, left),
+            temperature=temperature,
+            seed=given.seed,
+            stop=self._turns.stop,
+        )
+        chosen = {name: value for name in SAMPLED if (value := getattr(given, name)) is not None}
+        return replace(sampling, **chosen)
+
+    def _prefix(self, plan: AnswerPlan, memory: RecalledMemory | None) -> str:
+        prefix = self._settings.thinking_prefixes.get(plan.mode, "")
+        if plan.mode == "personal" and memory is not None:
+            return prefix_with_reminders(prefix, memory, self._engine.tokenizer.special)
+        return prefix
+
+    def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the request's arguments of the template, without the one that switches the thinking."""
+        switch = self._turns.chat_format.thinking_switch
+        return {name: value for name, value in template_arguments(body).items() if name not in switch}
+
+    def direct_prompt(self, body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Prompt | None:
+        """Return the prompt of a direct answer if a thinking must be closed in it; None lets the backend render."""
+        if not self._turns.chat_format.direct_suffix:
+            return None
+        return self.render(messages, thinking=False, arguments=template_arguments(body))
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, thinking: bool, arguments: Mapping[str, Any] | None = None
+    ) -> Prompt:
+        """Render messages with the model's template.
+
+        Raises:
+            Invalid: The template refuses them, or they hold other parts than texts.
+        """
+        tokenizer = self._engine.tokenizer
+        try:
+            text = tokenizer.render(template_messages(messages), thinking=thinking, arguments=arguments)
+        except TemplateRefused as error:
+            raise Invalid("template_refused", str(error), param="messages") from error
+        return Prompt(text, tokenizer.encode(text), 0)

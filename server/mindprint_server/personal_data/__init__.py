@@ -1,0 +1,1 @@
+"""Erasure, retention and export of a user's data."""

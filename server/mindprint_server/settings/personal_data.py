@@ -1,0 +1,24 @@
+"""Settings of personal data: erasure, and for how long rows are kept."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class PersonalDataSettings(BaseModel):
+    """Personal data: erasure and retention."""
+
+    erasure_chunk_rows: int = Field(500, ge=1)
+    """Maximum number of rows that one transaction of an erasure deletes. More make it faster, and let other writers
+    wait longer. Default: a transaction of some milliseconds."""
+    erasure_poll_s: float = Field(5, gt=0)
+    """Seconds between two looks for erasures that other servers requested or finished. For so long another server may
+    still remember what is erased."""
+    retain_engagements_days: float | None = Field(None, gt=0)
+    """Days after its time for which an engagement is kept. Then it is removed with its traces; versions that learned
+    from it stay. None keeps engagements for ever."""
+    retain_traces_days: float | None = Field(None, gt=0)
+    """Days after it was written for which a trace is kept, whatever its verdict and state. Versions that learned from
+    it stay. None keeps traces for ever."""
+    retention_interval_s: float = Field(3600, gt=0)
+    """Seconds between two looks for rows that are too old."""
