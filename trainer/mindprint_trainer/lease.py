@@ -8,17 +8,22 @@ import time
 from collections.abc import Callable
 
 from mindprint import ApiError, MindprintClient, MindprintError
+from mindprint.retry import is_absent
 from mindprint.types import Lease
 from mindprint_trainer.errors import LeaseEnded
 
+REVOKED_CODE = "lease_revoked"
+"""Error code of a lease whose data was erased: nothing of it may stay with the trainer."""
 LOST_STATUSES = (404, 409)
-"""Statuses of a heartbeat after which the lease has ended for this trainer."""
+"""Statuses of a heartbeat after which the lease has ended for this trainer, unless a proxy answered (`is_absent`)."""
 
 
 class LeaseKeeper:
     """Sends a heartbeat every third of `ttl_s`, in a thread of its own.
 
-    `lost` is set when the server refuses a heartbeat, or when none succeeded for `ttl_s`.
+    `lost` is set when the server refuses a heartbeat, or when none succeeded for `ttl_s` though the server answers.
+    While it is away the lease may still hold: the next heartbeat tells. `revoked` is set before `lost` when the server
+    has erased data of the lease.
     """
 
     def __init__(self, connect: Callable[[], MindprintClient], lease_id: str, ttl_s: float) -> None:
@@ -30,6 +35,7 @@ class LeaseKeeper:
             ttl_s: Seconds that the lease lives after a heartbeat.
         """
         self.lost = threading.Event()
+        self.revoked = threading.Event()
         self._connect = connect
         self._lease_id = lease_id
         self._ttl_s = ttl_s
@@ -55,7 +61,10 @@ class LeaseKeeper:
                     confirmed = sent
                 except MindprintError as error:
                     is_refused = isinstance(error, ApiError) and error.status in LOST_STATUSES
-                    # After other failures the next heartbeat may still succeed before the deadline.
+                    if is_absent(error):
+                        continue
+                    if isinstance(error, ApiError) and error.code == REVOKED_CODE:
+                        self.revoked.set()
                     if is_refused or time.monotonic() - confirmed > self._ttl_s:
                         self.lost.set()
                         return
@@ -77,9 +86,16 @@ class HeldLease:
             ttl_s: Seconds that the lease lives after a heartbeat.
         """
         self.lease = lease
+        self.is_handed_over = False
+        """Whether the server has stored the upload, and keeps the lease itself."""
         self._connect = connect
         self._keeper = LeaseKeeper(connect, lease.id, ttl_s)
         self._keeper.start()
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether the server has erased data of the lease."""
+        return self._keeper.revoked.is_set()
 
     def raise_if_lost(self) -> None:
         """Check that this trainer still holds the lease.

@@ -46,6 +46,10 @@ class ParentCache:
         self._evict()
         return parent
 
+    def drop(self, start: Start) -> None:
+        """Delete a version: it learned from data that the server has erased."""
+        shutil.rmtree(self._folder / start.digest.rpartition(":")[2], ignore_errors=True)
+
     def _evict(self) -> None:
         """Delete the least recently used versions over the limit."""
         with contextlib.suppress(FileNotFoundError):  # Another trainer may delete one first.

@@ -105,9 +105,9 @@ def target_logprobs(
     logprobs: dict[int, list[float]] = {index: [] for index in range(len(sequences))}
     rows = pack_rows(sequences, logprobs, settings.max_length, share_prefixes=False, adapter=adapter)
     pass_tokens = settings.micro_batch_tokens or base.default_pass_tokens
-    for rows_of_pass in forward_passes(rows, pass_tokens, masked=base.uses_mask):
+    for rows_of_pass in forward_passes(rows, pass_tokens, masked=base.path.is_masked):
         before_pass()
-        batch = collate(rows_of_pass, base.device, masked=base.uses_mask)
+        batch = collate(rows_of_pass, base.device, masked=base.path.is_masked)
         for target, value in zip(batch.targets, measure_nll(view, batch, settings.logit_chunk), strict=True):
             logprobs[target.sequence].append(-value)
     return logprobs

@@ -17,14 +17,16 @@ from rich.console import Console
 from mindprint import MindprintClient, MindprintError, Retries, Timeouts
 from mindprint.model_files import MissingModel, model_digest, resolve
 from mindprint.private_files import private_umask
+from mindprint.retry import is_absent
 from mindprint.types import ServerInfo
 from mindprint_trainer.errors import Stopped, TrainerError
 from mindprint_trainer.reporting import logging
+from mindprint_trainer.reporting.progress import ProgressReporter, create_reporter, outcome_table
 from mindprint_trainer.settings import Settings
 
 if TYPE_CHECKING:
     from mindprint_trainer.model.base_model import Base
-    from mindprint_trainer.reporting.progress import ProgressReporter
+    from mindprint_trainer.worker import Worker
 
 READY_EVERY_S = 0.5
 TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
@@ -74,27 +76,64 @@ def run_worker(
         console: Where progress and the table go.
         raise_if_stopped: Raises when the process is to end.
     """
-    # These modules load torch.
-    from mindprint_trainer.reporting.progress import create_reporter, outcome_table
-    from mindprint_trainer.worker import Worker
-
-    reporter = create_reporter(console, settings.log_every_s)
-    info = wait_until_ready(client, settings, reporter, raise_if_stopped)
-    base = load_matching_base(settings, info, reporter)
-    worker = Worker(
-        settings, base, client, lambda: create_client(settings, settings.ttl_s / 3), reporter, raise_if_stopped
-    )
-    if settings.dry_run:
-        console.print(worker.preview() or nothing_to_train(settings))
-        return
+    worker: Worker | None = None
     try:
+        reporter = create_reporter(console, settings.log_every_s)
+        info = wait_until_ready(client, settings, reporter, raise_if_stopped)
+        worker = create_worker(settings, client, info, reporter, raise_if_stopped)
+        if settings.dry_run:
+            console.print(worker.preview() or nothing_to_train(settings))
+            return
         with reporter.live():
             worker.run()
         if not worker.outcomes:
             console.print(nothing_to_train(settings))
+    except Stopped as stop:
+        print(describe_stop(stop.signal_number, worker), file=sys.stderr)
+        raise
     finally:
-        if worker.outcomes:
+        if worker is not None and worker.outcomes:
             console.print(outcome_table(worker.outcomes))
+
+
+def create_worker(
+    settings: Settings,
+    client: MindprintClient,
+    info: ServerInfo,
+    reporter: ProgressReporter,
+    raise_if_stopped: Callable[[], None],
+) -> Worker:
+    """Load torch and the base model, and create the worker.
+
+    Args:
+        settings: The trainer's settings.
+        client: The server.
+        info: What the server says about itself.
+        reporter: Shows progress.
+        raise_if_stopped: Raises when the process is to end.
+    """
+    reporter.event("loading the base model", model=info.model)
+    from mindprint_trainer.worker import Worker  # loads torch
+
+    base = load_matching_base(settings, info, reporter)
+    brief_s = settings.ttl_s / 3
+    return Worker(settings, base, client, lambda: create_client(settings, brief_s), reporter, raise_if_stopped)
+
+
+def describe_stop(signal_number: int, worker: Worker | None) -> str:
+    """Say what a trainer did that a signal stops.
+
+    Args:
+        signal_number: The signal.
+        worker: The worker; None if the signal came before there was one.
+    """
+    name = signal.Signals(signal_number).name
+    if worker is None:
+        return f"stopped by {name} before anything was leased"
+    return (
+        f"stopped by {name}: leases done: {len(worker.outcomes)}, uploads that the server goes on to check: "
+        f"{worker.handed_over}, given back: {worker.given_back} (a training goes on from its last checkpoint)"
+    )
 
 
 def nothing_to_train(settings: Settings) -> str:
@@ -114,16 +153,15 @@ def wait_until_ready(
     Args:
         client: The server.
         settings: How long to wait.
-        reporter: Gets an event when the server is not ready at once.
+        reporter: Gets an event before the first call.
         raise_if_stopped: Raises when the process is to end.
 
     Raises:
         TrainerError: No server was ready within `startup_wait_s`.
     """
     deadline = time.monotonic() + settings.startup_wait_s
-    if not client.ready():
-        reporter.event("waiting for the server", url=client.url)
-    while not client.ready():
+    reporter.event("waiting for the server", url=client.url)
+    while (info := ask_info(client)) is None:
         raise_if_stopped()
         if time.monotonic() > deadline:
             raise TrainerError(
@@ -131,21 +169,41 @@ def wait_until_ready(
                 "start one with `mindprint serve`, or set MINDPRINT_URL"
             )
         time.sleep(READY_EVERY_S)
-    return client.server.info()
+    return info
+
+
+def ask_info(client: MindprintClient) -> ServerInfo | None:
+    """Return what a ready server says about itself; None while there is none.
+
+    Raises:
+        MindprintError: The server refuses to say it, for instance without a key.
+    """
+    if not client.ready():
+        return None
+    try:
+        return client.server.info()
+    except MindprintError as error:
+        if is_absent(error):
+            return None
+        raise
 
 
 def load_matching_base(settings: Settings, info: ServerInfo, reporter: ProgressReporter) -> Base:
-    """Load the base model that the server serves.
+    """Load the base model that the server serves, and find out how its passes are computed.
 
     Args:
-        settings: Path of the model, device and dtypes.
-        info: The server's model path and digest.
-        reporter: Gets an event when the model is loaded.
+        settings: Path of the model, device and dtypes, layers of adapters, and the tolerance of the comparison.
+        info: The server's model path and digest, and what it can serve.
+        reporter: Gets an event when the model is loaded, and one if it lacks layers that the server names.
 
     Raises:
         BaseMismatch: The trainer's files have another digest than the server's.
+        CannotTrain: The model lacks layers that the settings name, or has none of those that the server names.
+        TrainerError: The trainer cannot compute what the model computes.
     """
+    from mindprint_trainer.forward_check import choose_forward_path
     from mindprint_trainer.model.base_model import load_base_model
+    from mindprint_trainer.model.peft_io import adaptable_names, resolve_target_modules
     from mindprint_trainer.worker import base_mismatch
 
     path = resolve(settings.model or info.model_path)
@@ -153,7 +211,18 @@ def load_matching_base(settings: Settings, info: ServerInfo, reporter: ProgressR
     if digest != info.base_digest:
         raise base_mismatch(info.base_digest, digest)
     base = load_base_model(path, digest, settings)
-    reporter.event("base loaded", model=info.model, device=str(base.device), computes=str(base.model.dtype))
+    targets = resolve_target_modules(base.model, settings.target_modules, info.limits)
+    base = choose_forward_path(base, targets, settings.forward_tolerance_nats)
+    reporter.event(
+        "base loaded",
+        model=info.model,
+        device=str(base.device),
+        computes=str(base.model.dtype),
+        forward=str(base.path),
+    )
+    if missing := sorted(set(settings.target_modules or info.limits.target_modules) - set(targets)):
+        names = sorted(adaptable_names(base.model))
+        reporter.event("the model lacks layers", lacks=",".join(missing), has=",".join(names))
     return base
 
 

@@ -74,11 +74,16 @@ class Settings(BaseSettings):
     ttl_s: float = Field(30, gt=0, le=3600)
     """Seconds that a lease lives without a heartbeat. A heartbeat is sent every third of it."""
     poll_s: float = Field(2, gt=0)
-    """Seconds to sleep when nothing is waiting, varied by half of it at random."""
+    """Seconds between two claims when nothing is waiting, also while uploads are checked. Varied by half at random."""
     startup_wait_s: float = Field(300, ge=0)
     """Seconds to wait at start for the server to be ready."""
     max_failures: int = Field(5, ge=1)
-    """End after this many failed calls in a row. Each call has its own retries."""
+    """End after this many failed calls in a row. Each call has its own retries. Calls that find no server, or one that
+    asks to retry, do not count."""
+    absence_max_wait_s: float = Field(30, gt=0)
+    """Maximum seconds between two tries while the server is away. The waits begin at `poll_s` and double."""
+    max_absence_s: float | None = Field(None, gt=0)
+    """End when the server is away for more than this many seconds. Default: none, so that a trainer waits for it."""
 
     # checkpoints
     checkpoint_every_steps: int = Field(5, ge=1)
@@ -106,6 +111,9 @@ class Settings(BaseSettings):
     1536 on a CPU, where more only costs memory, else 16,384."""
     logit_chunk: int = Field(1024, ge=1)
     """Positions whose logits are in memory at once, one float32 for each vocabulary entry."""
+    forward_tolerance_nats: float = Field(1e-3, gt=0)
+    """Train only if the trainer's log-probabilities of a short probe differ from the model's own by at most this many
+    nats, in float32. Above it a slower way to compute is taken, or the model is refused. Default: decision 036."""
     share_prompts: bool = True
     """Compute a prefix that several sequences of a pass share only once."""
 

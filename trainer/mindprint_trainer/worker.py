@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.private_files import make_private_folder
+from mindprint.retry import is_absent
 from mindprint.types import Lease
 from mindprint_trainer import checkpoints
 from mindprint_trainer.checkpoints import Checkpoints, task_key
@@ -19,6 +20,7 @@ from mindprint_trainer.errors import BaseMismatch, LeaseEnded, TrainerError
 from mindprint_trainer.failures import FailureCounter
 from mindprint_trainer.lease import HeldLease
 from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.model.peft_io import ParentAdapter
 from mindprint_trainer.parent_cache import ParentCache
 from mindprint_trainer.reporting.dry_run import preview_table
 from mindprint_trainer.reporting.experiment_loggers import ExperimentLoggers
@@ -36,7 +38,8 @@ UPLOAD_POLL_S = 0.1
 class Worker:
     """Works through the leases of one server.
 
-    `outcomes` lists the results of all leases that were trained.
+    `outcomes` lists the results of all leases that were trained. When the process ends, `given_back` counts
+    the leases that were given back, and `handed_over` those whose upload the server goes on to check.
     """
 
     def __init__(
@@ -63,15 +66,18 @@ class Worker:
             TrainerError: An experiment logger that the settings ask for is not installed.
         """
         self.outcomes: list[LeaseOutcome] = []
+        self.given_back = self.handed_over = 0
         self._settings, self._base, self._client = settings, base, client
         self._reporter, self._raise_if_stopped = reporter, raise_if_stopped
         self._claimer = LeaseClaimer(settings, client, connect_for_heartbeats, reporter.event)
-        self._failures = FailureCounter(settings.max_failures, reporter.event)
+        self._failures = FailureCounter(settings, reporter.event)
         self._parents = ParentCache(client, settings.work_dir / "starts", settings.max_cached_parents)
-        self._uploader = VersionUploader(client)
+        self._uploader = VersionUploader(settings, client, reporter.event)
         self._loggers = ExperimentLoggers(settings, reporter.event)
         self._held: list[HeldLease] = []
         """Leases in training."""
+        self._is_idle = False
+        """Whether it has said that it waits for traces."""
 
     def run(self) -> None:
         """Work until nothing is waiting, with `once`; otherwise until the process is stopped.
@@ -90,6 +96,8 @@ class Worker:
             self._await_uploads()
             raise
         finally:
+            self.handed_over = self._uploader.handed_over
+            self.given_back = len(self._held) + self._uploader.pending - self.handed_over
             for held in self._held:
                 held.release()
             self._uploader.release_pending()
@@ -106,24 +114,40 @@ class Worker:
     def _work_once(self) -> bool:
         """Claim and train once, or wait. Return whether to go on."""
         self._raise_if_stopped()
+        wait_s = self._settings.poll_s
         try:
             self._collect_uploads()
             self._claimer.fill(self._held)
+            self._failures.note_answer()
             if self._held:
+                self._is_idle = False
                 if self._train_held():
                     return True
-            elif self._uploader.pending:
-                # A refused version's traces wait again, so the queue may not be empty yet.
-                self._poll_upload()
-                return True
-            else:
+            elif not self._uploader.pending:
                 self._failures.reset()
                 if self._settings.once:
                     return False
+                self._tell_idle()
         except MindprintError as error:
-            self._failures.record_call(error)
-        time.sleep(self._settings.poll_s * random.uniform(0.5, 1.5))
+            wait_s = self._failures.record_call(error)
+        self._wait(wait_s * random.uniform(0.5, 1.5))
         return True
+
+    def _tell_idle(self) -> None:
+        """Say once what the trainer waits for."""
+        if not self._is_idle:
+            adapters = " or ".join(self._settings.adapter) or "any adapter"
+            self._reporter.event("waiting for traces", adapter=adapters, min_traces=self._settings.min_traces)
+        self._is_idle = True
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, and record the uploads that end meanwhile. A refused version ends the wait: its traces wait again."""
+        until = time.monotonic() + seconds
+        while self._uploader.pending and (left_s := until - time.monotonic()) > 0:
+            if self._poll_upload(min(left_s, UPLOAD_POLL_S)):
+                return
+        if (left_s := until - time.monotonic()) > 0:
+            time.sleep(left_s)
 
     def _train_held(self) -> bool:
         """Train the held leases, and return whether any could be trained.
@@ -145,6 +169,8 @@ class Worker:
                 # Let a failed lease expire: that counts as an attempt. A released lease does not count, so trainers
                 # would fail on the same traces without end.
                 held.stop_heartbeat()
+                if held.is_revoked:
+                    self._forget(held.lease)
                 if isinstance(result, LeaseEnded):
                     self._record_outcome(held.lease, LEASE_LOST)
                 else:
@@ -154,6 +180,13 @@ class Worker:
             raise failure
         return bool(jobs)
 
+    def _forget(self, lease: Lease) -> None:
+        """Delete what was made and downloaded under a lease whose data was erased."""
+        with contextlib.suppress(OSError):
+            Checkpoints(self._settings.work_dir, task_key(lease, self._settings)).drop()
+        if lease.start:
+            self._parents.drop(lease.start)
+
     def _prepare(self, held: HeldLease) -> TrainingJob | None:
         """Return the training job of a lease. After a failure, release the lease and return None."""
         lease = held.lease
@@ -161,14 +194,40 @@ class Worker:
             raise base_mismatch(lease.base_digest, self._base.digest)
         saved = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
         try:
-            parent = self._parents.get(lease.start) if lease.start else None
-            tries = saved.failures + (self._count_refusals(lease) if lease.attempt > 1 else 0)
+            parent, refused = self._fetch(held)
+        except LeaseEnded:
+            self._held.remove(held)
+            held.stop_heartbeat()
+            self._record_outcome(lease, LEASE_LOST)
+            return None
         except (MindprintError, TrainerError, OSError) as error:
             self._held.remove(held)
             held.release()
             self._failures.record(error)
             return None
-        return TrainingJob(lease, parent, tries, held.raise_if_lost, saved if self._settings.checkpoints else None)
+        if refused:
+            self._reporter.event(
+                "these traces made refused versions before: `mindprint adapters why` says why",
+                adapter=lease.adapter,
+                refused=refused,
+            )
+        checkpoints = saved if self._settings.checkpoints else None
+        return TrainingJob(lease, parent, saved.failures + refused, held.raise_if_lost, checkpoints)
+
+    def _fetch(self, held: HeldLease) -> tuple[ParentAdapter | None, int]:
+        """Return the version to start from and the number of refused tries. Wait for a server that is away."""
+        lease = held.lease
+        while True:
+            held.raise_if_lost()
+            try:
+                parent = self._parents.get(lease.start) if lease.start else None
+                return parent, self._count_refusals(lease) if lease.attempt > 1 else 0
+            except MindprintError as error:
+                if not is_absent(error):
+                    raise
+                wait_s = self._failures.record_call(error)
+            self._raise_if_stopped()
+            time.sleep(wait_s)
 
     def _count_refusals(self, lease: Lease) -> int:
         """Count the refused versions that were trained on exactly these traces."""

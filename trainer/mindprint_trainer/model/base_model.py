@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from mindprint.token_stretches import Token, place_tokens
 from mindprint_trainer.errors import TrainerError
+from mindprint_trainer.model.forward_path import ForwardPath, candidate_paths
 from mindprint_trainer.settings import Settings
 
 BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
@@ -26,36 +29,26 @@ class Base:
     model: Any
     """A transformers causal language model. Its weights are rounded to `serving_dtype` and held in the dtype that is
     computed in."""
-    encode_text: Callable[[str], list[int]]
-    """Encodes text to token ids, without special tokens."""
+    tokenize_text: Callable[[str], list[Token]]
+    """Tokenizes text, without adding special tokens."""
     end_of_turn: int
-    """Token id that ends every answer."""
+    """Token id that ends every answer, where a lease names none."""
     digest: str
     """The digest of the model's files, as the server computes it."""
     serving_dtype: torch.dtype
     """Dtype in which the engine holds weights."""
     device: torch.device
+    path: ForwardPath
+    """How passes are computed. A loaded model has its fastest path; `choose_forward_path` finds the right one."""
+
+    def encode_text(self, text: str) -> list[int]:
+        """Encode text to token ids, without adding special tokens."""
+        return [token.id for token in self.tokenize_text(text)]
 
     @property
     def default_pass_tokens(self) -> int:
         """Return the tokens of one forward pass that suit the device."""
         return 1536 if self.device.type == "cpu" else 16_384
-
-    @property
-    def uses_mask(self) -> bool:
-        """Return whether passes use torch's own attention with a mask over padded rows.
-
-        On a CPU rows of prefix trees go through `tree_attention`, which needs neither.
-        """
-        return self.device.type != "cpu" or not self.supports_prefix_trees
-
-    @property
-    def supports_prefix_trees(self) -> bool:
-        """Return whether every layer has full attention, so that rows may be prefix trees."""
-        config = self.model.config.get_text_config()
-        if (layers := getattr(config, "layer_types", None)) is not None:
-            return all(layer == "full_attention" for layer in layers)
-        return getattr(config, "sliding_window", None) is None
 
 
 def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
@@ -75,12 +68,12 @@ def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
     serving_dtype = getattr(torch, settings.base_dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=serving_dtype, attn_implementation="sdpa", local_files_only=True
-        )
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=serving_dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         line = " ".join(str(error).split())[:300]
         raise TrainerError(f"the model in {path} cannot be loaded ({line}): name another with --model") from error
+    if not tokenizer.is_fast:
+        raise TrainerError(f"the tokenizer in {path} cannot say where tokens begin: save it as tokenizer.json")
     if tokenizer.eos_token_id is None:
         raise TrainerError(f"the tokenizer in {path} has no end-of-turn token: set eos_token in tokenizer_config.json")
     model.requires_grad_(False).eval()
@@ -89,12 +82,24 @@ def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
         parameter.data = parameter.data.to(device, resolve_compute_dtype(settings.compute_dtype, device))
     return Base(
         model=model.to(device),
-        encode_text=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+        tokenize_text=partial(tokenize_with, tokenizer),
         end_of_turn=tokenizer.eos_token_id,
         digest=digest,
         serving_dtype=serving_dtype,
         device=device,
+        path=candidate_paths(model.config, device.type)[0],
     )
+
+
+def tokenize_with(tokenizer: Any, text: str) -> list[Token]:
+    """Tokenize text without adding special tokens.
+
+    Args:
+        tokenizer: A fast tokenizer of the transformers library.
+        text: The text.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return place_tokens(encoded["input_ids"], encoded["offset_mapping"])
 
 
 def available_cores() -> int:

@@ -7,9 +7,8 @@ base's weights. So several training runs may use one base at the same time.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
+
+from mindprint_trainer.model.forward_path import ForwardPath
+from mindprint_trainer.model.model_tail import ModelTail, find_body
+from mindprint_trainer.model.module_copy import copy_modules
+from mindprint_trainer.model.tree_attention import ATTENTION_NAME
+
+PLAIN = ForwardPath("chains", "sdpa", "head")
+"""Rows without shared prefixes through torch's own attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class LoraAdapter:
             parameter.copy_(parameter.to(dtype))
 
 
-def init_adapter(model: nn.Module, config: LoraConfig, dropout: float, seed: int) -> LoraAdapter:
+def init_adapter(model: Any, config: LoraConfig, dropout: float, seed: int) -> LoraAdapter:
     """Draw a new adapter's weights as PEFT does: A Kaiming uniform with a = sqrt(5), B zero.
 
     The new adapter changes no output, since B is zero.
@@ -92,39 +99,108 @@ def init_adapter(model: nn.Module, config: LoraConfig, dropout: float, seed: int
     return adapter
 
 
-def linear_layers(model: nn.Module, target_modules: Sequence[str]) -> list[tuple[str, nn.Linear]]:
-    """List the linear layers, by full name, whose last name part is in `target_modules`."""
+def linear_layers(model: Any, target_modules: Collection[str]) -> list[tuple[str, nn.Linear]]:
+    """List the layers of `text_linear_layers`, by full name, whose last name part is in `target_modules`."""
+    return [(name, layer) for name, layer in text_linear_layers(model) if name.rpartition(".")[2] in target_modules]
+
+
+def text_linear_layers(model: Any) -> list[tuple[str, nn.Linear]]:
+    """List the linear layers of the part of a model that reads text, by full name in the model.
+
+    A multimodal model may have layers of the same last names in its image or audio encoder, where vLLM serves no
+    adapter.
+
+    Args:
+        model: A transformers causal language model.
+    """
+    try:
+        inside = set(find_body(model).modules())
+    except ValueError:
+        inside = set(model.modules())
     return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in target_modules
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inside
     ]
 
 
 class LoraModelView:
     """The base model with adapters on it. It shares the base model's weights and does not change it.
 
-    Call `route` before each forward pass. `model` is then used like the base model.
+    Call `route` before each forward pass. Then `hidden_states` and `logits` compute the pass; `model` can be used like
+    the base model. Only the adapters' own dropout is ever on: the base model computes as it is served.
     """
 
-    def __init__(self, base: Any, adapters: Sequence[LoraAdapter], attention: str | None = None) -> None:
+    def __init__(self, base: Any, adapters: Sequence[LoraAdapter], path: ForwardPath = PLAIN) -> None:
         """Build the view.
 
         Args:
             base: A transformers causal language model.
             adapters: The adapters; a `TokenSpan` names one by its index here.
-            attention: Name of a registered attention implementation; None keeps the base model's.
+            path: How passes are computed.
+
+        Raises:
+            ValueError: The model has no such attention.
         """
-        weights = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
-        self.model: Any = copy.deepcopy(base, weights)
-        if attention is not None:
-            self.model.set_attn_implementation(attention)
+        self.model: Any = copy_modules(base)
+        self.path = path
+        self.model.set_attn_implementation(ATTENTION_NAME if path.attention == "blocks" else path.attention)
         self._spans: list[TokenSpan] = []
         self._enabled = True
+        self._layers: list[LoraLinear] = []
         target_modules = sorted({name for adapter in adapters for name in adapter.config.target_modules})
         for name, layer in linear_layers(base, target_modules):
             parent, _, last = name.rpartition(".")
-            setattr(self.model.get_submodule(parent), last, LoraLinear(layer, name, adapters, self._spans))
+            self._layers.append(LoraLinear(layer, name, adapters, self._spans))
+            setattr(self.model.get_submodule(parent), last, self._layers[-1])
+        self._tail = ModelTail(self.model) if path.logits == "tail" else None
+        self.set_training(False)
+
+    def set_training(self, training: bool) -> None:
+        """Switch the adapters' dropout on or off."""
+        for layer in self._layers:
+            # `train` would reach the layer of the base model, which other views share.
+            layer.training = training
+
+    def hidden_states(
+        self, ids: Tensor, *, mask: Tensor | None, position_ids: Tensor | None, **attention: Any
+    ) -> Tensor:
+        """Run the part of the model in front of `logits`, each token through its own adapter.
+
+        Args:
+            ids: `[rows, width]` token ids.
+            mask: `[rows, 1, width, width]`, true where the query (third axis) attends to the key; None is causal.
+            position_ids: `[rows, width]`; None counts up from 0.
+            attention: Further arguments of the attention.
+
+        Returns:
+            `[rows, width, features]`, in the form that `logits` takes.
+        """
+        arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False} | attention
+        if position_ids is not None:
+            arguments["position_ids"] = position_ids
+        if mask is not None:
+            arguments["attention_mask"] = self._additive(mask) if self.path.attention == "eager" else mask
+        if self.path.logits == "forward":
+            logits: Tensor = self.model(**arguments).logits
+            return logits
+        output = find_body(self.model)(**arguments)
+        if self._tail is not None:
+            self._tail.imitate(output)
+        states: Tensor = output[0]
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Compute the logits `[n, vocabulary]` of hidden states `[n, features]`."""
+        if self.path.logits == "forward":
+            return states
+        if self._tail is not None:
+            return self._tail.logits(states)
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        return logits
+
+    def _additive(self, mask: Tensor) -> Tensor:
+        """Return a mask that is added to the scores: the model's own code takes no other."""
+        dtype = self.model.dtype
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
     def route(self, spans: Sequence[TokenSpan]) -> None:
         """Choose the adapter of each token of the next pass. Tokens in no span go through the base model alone."""

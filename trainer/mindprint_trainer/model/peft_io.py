@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mindprint.types import LoraLimits, Start
 from mindprint.types.keys import VersionRef
 from mindprint_trainer.errors import CannotTrain, TrainerError
-from mindprint_trainer.model.lora import LoraAdapter, LoraConfig, init_adapter
+from mindprint_trainer.model.lora import LoraAdapter, LoraConfig, init_adapter, text_linear_layers
 from mindprint_trainer.settings import Settings
 
 CONFIG = "adapter_config.json"
@@ -27,7 +27,7 @@ PREFIX = "base_model.model."
 """Prefix that PEFT puts before the name of each layer."""
 
 
-def resolve_target_modules(model: nn.Module, wanted: Sequence[str] | None, limits: LoraLimits) -> tuple[str, ...]:
+def resolve_target_modules(model: Any, wanted: Sequence[str] | None, limits: LoraLimits) -> tuple[str, ...]:
     """Choose the model's linear layers that get an adapter, by the last parts of their names.
 
     Args:
@@ -36,20 +36,48 @@ def resolve_target_modules(model: nn.Module, wanted: Sequence[str] | None, limit
         limits: What the engine can serve.
 
     Raises:
-        CannotTrain: A wanted layer cannot be served, or the model has none of the layers.
+        CannotTrain: A wanted layer cannot be served or is not in the model, or the model has none of the layers.
     """
-    if refused := sorted(set(wanted or ()) - set(limits.target_modules)):
+    check_target_modules(wanted or (), limits)
+    names = adaptable_names(model)
+    if not names:
+        raise CannotTrain("the model has no linear layers that can get an adapter: name another model with --model")
+    has = f"it has {', '.join(sorted(names))}"
+    if missing := sorted(set(wanted or ()) - names):
+        raise CannotTrain(f"the model has no layers {', '.join(missing)}, {has}: change MINDPRINT_TRAIN_TARGET_MODULES")
+    chosen = tuple(sorted(names & set(wanted or limits.target_modules)))
+    if not chosen:
+        raise CannotTrain(
+            f"the model has none of the layers {', '.join(sorted(limits.target_modules))}, {has}: "
+            "name some of these in the server's target_modules"
+        )
+    return chosen
+
+
+def check_target_modules(wanted: Iterable[str], limits: LoraLimits) -> None:
+    """Check that the engine can serve adapters of these layers.
+
+    Args:
+        wanted: Last parts of the layers' names.
+        limits: What the engine can serve.
+
+    Raises:
+        CannotTrain: It cannot.
+    """
+    if refused := sorted(set(wanted) - set(limits.target_modules)):
         raise CannotTrain(
             f"the engine takes no adapter on {', '.join(refused)}: leave them out of MINDPRINT_TRAIN_TARGET_MODULES"
         )
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    chosen = tuple(sorted(linear & set(wanted or limits.target_modules)))
-    if not chosen:
-        raise CannotTrain(
-            f"the model has none of the layers {', '.join(sorted(wanted or limits.target_modules))}: "
-            f"name some of {', '.join(sorted(linear))} in MINDPRINT_TRAIN_TARGET_MODULES and in the server's settings"
-        )
-    return chosen
+
+
+def adaptable_names(model: Any) -> set[str]:
+    """Return the last parts of the names of all linear layers that read text, without the head.
+
+    Args:
+        model: The base model.
+    """
+    head = model.get_output_embeddings()
+    return {name.rpartition(".")[2] for name, layer in text_linear_layers(model) if layer is not head}
 
 
 @dataclass(frozen=True)
@@ -110,7 +138,7 @@ def create_initial_adapter(
         return init_adapter(model, config, settings.dropout, seed)
     if parent.config.rank > limits.max_rank:
         raise CannotTrain(f"{parent.name} has rank {parent.config.rank}, the engine takes {limits.max_rank} at most")
-    resolve_target_modules(model, parent.config.target_modules, limits)
+    check_target_modules(parent.config.target_modules, limits)
     adapter = init_adapter(model, parent.config, settings.dropout, seed)
     ours = named_parameters(adapter)
     if ours.keys() != parent.tensors.keys() or any(

@@ -104,15 +104,12 @@ def visibility_mask(row: PackedRow, width: int) -> Tensor:
 
 
 def target_hidden_states(view: LoraModelView, batch: PackedBatch) -> Tensor:
-    """Run the transformer's body, each token through its own adapter.
+    """Run the model in front of `view.logits`, each token through its own adapter.
 
     Returns:
         The hidden states `[targets, hidden]` of the predicting tokens.
     """
     view.route([part.span for part in batch.parts])
     blocks = {"blocks": batch.blocks} if batch.blocks else {}
-    output = view.model.get_decoder()(
-        input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False, **blocks
-    )
-    flat: Tensor = output.last_hidden_state.flatten(0, 1)
-    return flat.index_select(0, batch.predictors)
+    states = view.hidden_states(batch.ids, mask=batch.mask, position_ids=batch.position_ids, **blocks)
+    return states.flatten(0, 1).index_select(0, batch.predictors)

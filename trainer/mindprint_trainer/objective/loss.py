@@ -14,7 +14,6 @@ Logits are computed in float32 at target positions only, `logit_chunk` of them a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,33 +54,32 @@ class Objective:
         return build_soft_labels(targets, self._soft_targets, device) if self._losses else None
 
 
-def nll(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
-    """Compute the negative log-likelihood of tokens, with a float32 softmax over the head's logits.
+def nll(view: LoraModelView, states: Tensor, tokens: Tensor) -> Tensor:
+    """Compute the negative log-likelihood of tokens, with a float32 softmax over the model's logits.
 
     Args:
-        model: A causal language model.
+        view: The base model with the adapters.
         states: Hidden states `[targets, hidden]`.
         tokens: The right token ids `[targets]`.
 
     Returns:
         `[targets]`, in nats.
     """
-    logits = model.get_output_embeddings()(states).float()
-    return functional.cross_entropy(logits, tokens, reduction="none")
+    return functional.cross_entropy(view.logits(states).float(), tokens, reduction="none")
 
 
-def soft_cross_entropy(model: Any, states: Tensor, labels: SoftLabels) -> Tensor:
+def soft_cross_entropy(view: LoraModelView, states: Tensor, labels: SoftLabels) -> Tensor:
     """Compute the cross-entropy of the model's distribution against soft labels.
 
     Args:
-        model: A causal language model.
+        view: The base model with the adapters.
         states: Hidden states `[targets, hidden]`.
         labels: The labels of the same targets.
 
     Returns:
         `[targets]`, in nats.
     """
-    logprobs = torch.log_softmax(model.get_output_embeddings()(states).float(), -1)
+    logprobs = torch.log_softmax(view.logits(states).float(), -1)
     return -(logprobs.gather(1, labels.ids) * labels.probs).sum(1)
 
 
@@ -110,9 +108,9 @@ def backward(
     for start in range(0, len(weights), logit_chunk):
         chunk = slice(start, start + logit_chunk)
         if labels is None:
-            losses = nll(view.model, leaf[chunk], batch.tokens[chunk])
+            losses = nll(view, leaf[chunk], batch.tokens[chunk])
         else:
-            losses = soft_cross_entropy(view.model, leaf[chunk], labels[chunk])
+            losses = soft_cross_entropy(view, leaf[chunk], labels[chunk])
         (losses * scale[chunk]).sum().backward()  # type: ignore[no-untyped-call]
         values += losses.detach().tolist()
     states.backward(leaf.grad)  # type: ignore[no-untyped-call]
@@ -135,5 +133,5 @@ def measure_nll(view: LoraModelView, batch: PackedBatch, logit_chunk: int) -> li
     values: list[float] = []
     for start in range(0, len(states), logit_chunk):
         chunk = slice(start, start + logit_chunk)
-        values += nll(view.model, states[chunk], batch.tokens[chunk]).tolist()
+        values += nll(view, states[chunk], batch.tokens[chunk]).tolist()
     return values

@@ -207,21 +207,20 @@ def distill_targets(sequences: Sequence[TokenizedSample], k: int, logit_chunk: i
         sequences,
         with_thinking,
         teacher.pass_tokens,
-        share_prefixes=base.supports_prefix_trees,
-        masked=base.uses_mask,
+        share_prefixes=base.path.shares_prefixes,
+        masked=base.path.is_masked,
     )
     soft_targets: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-    head = view.model.get_output_embeddings()
     with view.disable_adapters():
-        for rows_of_pass in forward_passes(rows, teacher.pass_tokens, masked=base.uses_mask):
+        for rows_of_pass in forward_passes(rows, teacher.pass_tokens, masked=base.path.is_masked):
             teacher.before_pass()
-            batch = collate(rows_of_pass, base.device, masked=base.uses_mask)
+            batch = collate(rows_of_pass, base.device, masked=base.path.is_masked)
             targets = list(batch.targets)
             thinking = [i for i, target in enumerate(targets) if _is_thinking(sequences, target)]
             states = target_hidden_states(view, batch)
             for start in range(0, len(thinking), logit_chunk):
                 chunk = thinking[start : start + logit_chunk]
-                logprobs, ids = torch.log_softmax(head(states[chunk]).float(), -1).topk(k, -1)
+                logprobs, ids = torch.log_softmax(view.logits(states[chunk]).float(), -1).topk(k, -1)
                 probs = torch.softmax(logprobs, -1)
                 for row, i in enumerate(chunk):
                     soft_targets[targets[i].sequence, targets[i].position] = ids[row].cpu(), probs[row].cpu()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from rich.console import Console
@@ -14,7 +14,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from mindprint.types import Manifest
-from mindprint_trainer.training.run import StepReport
+
+if TYPE_CHECKING:
+    # This module is imported before torch, which that one loads.
+    from mindprint_trainer.training.run import StepReport
 
 log = structlog.get_logger("mindprint_trainer")
 

@@ -16,7 +16,7 @@ from mindprint_trainer import parity
 from mindprint_trainer.checkpoints import Checkpoints
 from mindprint_trainer.data.packing import PackedRow, forward_passes
 from mindprint_trainer.errors import CannotTrain, LeaseEnded, NotFinite
-from mindprint_trainer.model import peft_io, tree_attention
+from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraModelView
 from mindprint_trainer.objective.batch import collate
@@ -192,7 +192,7 @@ class MultiAdapterTrainer:
         self._indices = {one: index for index, one in enumerate(active)}
         self._by_index = list(active)
         adapters = [one.run.adapter for one in active]
-        self._view = LoraModelView(base.model, adapters, None if base.uses_mask else tree_attention.ATTENTION_NAME)
+        self._view = LoraModelView(base.model, adapters, base.path)
         self._pass_tokens = settings.micro_batch_tokens or base.default_pass_tokens
 
     def prepare(self) -> None:
@@ -206,9 +206,9 @@ class MultiAdapterTrainer:
 
         Gradients are summed over passes, so they do not depend on how rows are grouped into passes.
         """
-        self._view.model.train()
+        self._view.set_training(True)
         rows = [row for one in self._active for row in one.run.packed_rows(self._indices[one])]
-        for rows_of_pass in forward_passes(rows, self._pass_tokens, masked=self._base.uses_mask):
+        for rows_of_pass in forward_passes(rows, self._pass_tokens, masked=self._base.path.is_masked):
             self._check()
             if rows_of_runs := [row for row in rows_of_pass if self._by_index[row.adapter].result is None]:
                 self._pass(rows_of_runs)
@@ -226,7 +226,7 @@ class MultiAdapterTrainer:
         """Round a run's adapter to what is saved, measure its parity items, and build its files and manifest."""
         job, run, base = one.job, one.run, self._base
         run.adapter.round_to(base.serving_dtype)
-        self._view.model.eval()
+        self._view.set_training(False)
 
         def before_pass() -> None:
             self._callbacks.raise_if_stopped()
@@ -266,7 +266,7 @@ class MultiAdapterTrainer:
         one.result = TrainedAdapter(manifest, files)
 
     def _pass(self, rows: Sequence[PackedRow]) -> None:
-        batch = collate(rows, self._base.device, masked=self._base.uses_mask)
+        batch = collate(rows, self._base.device, masked=self._base.path.is_masked)
         parts = [(self._by_index[part.span.adapter], part.targets) for part in batch.parts]
         weights = [weight for one, targets in parts for weight in one.run.weights(targets)]
         # All runs have the same losses, so either all have soft labels or none has.

@@ -71,7 +71,8 @@ class TrainingRun:
         # Leave out samples of a kind with weight 0: they would cost as much time as others.
         weights = kind_weights(settings)
         weighted = [sample for sample in lease.samples if weights[sample.kind]]
-        self.sequences, self.dropped = tokenize_all(weighted, base.encode_text, base.end_of_turn, settings.max_length)
+        end_of_turn = _end_of_turn(base, lease)
+        self.sequences, self.dropped = tokenize_all(weighted, base.tokenize_text, end_of_turn, settings.max_length)
         if not self.sequences:
             raise CannotTrain(
                 f"none of the {len(lease.samples)} samples of {lease.adapter} fits into {settings.max_length} tokens: "
@@ -84,7 +85,7 @@ class TrainingRun:
                 "seed": seed,
                 "rank": self.adapter.config.rank,
                 "alpha": self.adapter.config.alpha,
-                "share_prompts": settings.share_prompts and base.supports_prefix_trees,
+                "share_prompts": settings.share_prompts and base.path.shares_prefixes,
                 "micro_batch_tokens": settings.micro_batch_tokens or base.default_pass_tokens,
             }
         )
@@ -129,7 +130,7 @@ class TrainingRun:
         Args:
             adapter: Index that the rows carry.
         """
-        masked = self._base.uses_mask
+        masked = self._base.path.is_masked
         pass_tokens = self.settings.micro_batch_tokens or self._base.default_pass_tokens
         return pack_rows(
             self.sequences,
@@ -226,6 +227,23 @@ class TrainingRun:
             f"the {what} of {self.lease.adapter} was not finite in step {min(self.position + 1, len(self.plan))}: "
             "lower MINDPRINT_TRAIN_LEARNING_RATE or look at the traces"
         )
+
+
+def _end_of_turn(base: Base, lease: Lease) -> int:
+    """Return the token that ends every answer: the one at which the engine stops.
+
+    Raises:
+        CannotTrain: The model has no such token.
+    """
+    if lease.end_of_turn is None:
+        return base.end_of_turn
+    size = base.model.get_input_embeddings().num_embeddings
+    if not 0 <= lease.end_of_turn < size:
+        raise CannotTrain(
+            f"the engine ends a turn with token {lease.end_of_turn} and this model has {size}: "
+            "train with the model that is served"
+        )
+    return lease.end_of_turn
 
 
 def check_single_user(lease: Lease) -> None:
