@@ -166,16 +166,12 @@ class ThroughputSides:
     async def prepare(self, part: Slice) -> RoundPrompts:
         from mindprint_server.engine import Sampling
         from mindprint_server.generation.engagement import derive_seed
-        from mindprint_server.prompts.thinking import STOP, render_thinking_prefix
+        from mindprint_server.prompts.turns import TurnWriter
 
-        s = self.settings
+        s, turns = self.settings, TurnWriter(self.bench.engine.tokenizer)
         posed = await self.bench.pose(part)
-        thinking_prefix = self.bench.engine.tokenizer.encode(render_thinking_prefix(s.thinking_prefixes["personal"]))
-        prompts = [
-            self.bench.prompts.build(p.question, "personal", thinking_tokens=s.max_thinking_tokens).ids
-            + thinking_prefix
-            for p in posed
-        ]
+        built = [self.bench.prompts.build(p.question, "personal", thinking_tokens=s.max_thinking_tokens) for p in posed]
+        prompts = [turns.begin_thinking(prompt, s.thinking_prefixes["personal"]).ids for prompt in built]
         sampling = [
             Sampling(
                 max_tokens=s.max_thinking_tokens,
@@ -183,7 +179,7 @@ class ThroughputSides:
                 top_p=s.top_p,
                 min_p=s.min_p,
                 seed=derive_seed(0, p.user_id, p.engagement_id, 0),
-                stop=(STOP,),
+                stop=turns.stop,
                 detect_loops=True,
             )
             for p in posed

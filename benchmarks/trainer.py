@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,7 +125,7 @@ def prepare(model: Path, settings: Settings, person: UserDataset) -> tuple[dict[
 
     from mindprint_trainer.data.packing import plan_steps
     from mindprint_trainer.data.tokenization import tokenize_all
-    from mindprint_trainer.model.base_model import available_cores
+    from mindprint_trainer.model.base_model import available_cores, tokenize_with
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     given = lease(
@@ -132,9 +133,7 @@ def prepare(model: Path, settings: Settings, person: UserDataset) -> tuple[dict[
         [single_target(one) for one in samples(tokenizer, person, EPISODES)],
         settings.rank,
     )
-    sequences, dropped = tokenize_all(
-        given.samples, lambda text: tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id, 2048
-    )
+    sequences, dropped = tokenize_all(given.samples, partial(tokenize_with, tokenizer), tokenizer.eos_token_id, 2048)
     if dropped:
         raise CannotMeasure(f"{dropped} rows are too long")
     steps = plan_steps(sequences, settings.epochs, settings.batch_size, settings.seed, settings.schedule)

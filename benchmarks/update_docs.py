@@ -2,7 +2,8 @@
 
 README gets five ratios. `docs/benchmarks/index.md` gets, for each file in `benchmarks/results/`, the command and each
 bar with its value in every run. `docs/evidence/tables.md` gets the claims and arms of each report in `docs/evidence/`.
-`benchmarks/README.md` lists the scripts with their newest values.
+`benchmarks/README.md` lists the scripts with their newest values. `docs/reference/architectures.md` shows the newest
+row of each architecture.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from support.architecture_page import render as render_architectures
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,8 +70,8 @@ def scripts(folder: Path, results: Path) -> str:
             continue
         question = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
         prefix = OLD_PREFIX.get(script.stem, script.stem)
-        runs = sorted(results.glob(f"{prefix}-cpu-*.json"), key=lambda file: int(file.stem.rpartition("-")[2]))
-        bars = json.loads(runs[-1].read_text())["bars"] if runs else []
+        runs = numbered(results, prefix)
+        bars = runs[-1]["bars"] if runs else []
         value = f"{bars[0]['name']}: {bars[0]['value']:.3g} ({_wanted(bars[0])})" if bars else "none kept"
         lines.append(f"| `{script.name}` | {question} | {duration[2]} ({duration[1]}) | {value} |")
     about = (
@@ -170,7 +173,16 @@ def pages(results: Path = RESULTS, evaluations: Path = EVIDENCE) -> dict[Path, s
         benchmarks: between(benchmarks.read_text(encoding="utf-8"), "benchmarks", table(results)),
         EVIDENCE / "tables.md": evidence(evaluations),
         ROOT / "benchmarks" / "README.md": scripts(ROOT / "benchmarks", results),
+        ROOT / "docs" / "reference" / "architectures.md": render_architectures(
+            numbered(results, "architecture_matrix")
+        ),
     }
+
+
+def numbered(results: Path, prefix: str) -> list[dict[str, Any]]:
+    """Return the kept runs of a script on a CPU, the oldest first."""
+    files = sorted(results.glob(f"{prefix}-cpu-*.json"), key=lambda file: int(file.stem.rpartition("-")[2]))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def stale(written: dict[Path, str]) -> list[Path]:

@@ -233,9 +233,10 @@ class YieldSides:
         from mindprint_server.engine import Priority, Sampling
         from mindprint_server.generation.engagement import derive_seed
         from mindprint_server.prompts import thinking
+        from mindprint_server.prompts.turns import TurnWriter
         from mindprint_server.verdicts.verifier import CandidateVerifier
 
-        s = self.settings
+        s, turns = self.settings, TurnWriter(self.http.tokenizer)
         thinking_prefix = s.thinking_prefixes["personal"]
         verifier = CandidateVerifier(s)
         context = contexts.build(
@@ -248,11 +249,11 @@ class YieldSides:
             top_p=s.top_p,
             min_p=s.min_p,
             seed=derive_seed(0, each.user_id, each.engagement_id, 0),
-            stop=(thinking.STOP,),
+            stop=turns.stop,
             detect_loops=True,
         )
-        lead = self.http.tokenizer.encode(thinking.render_thinking_prefix(thinking_prefix))
-        written = await self.http.generate_many(prompt.ids + lead, sampling, CANDIDATES)
+        begun = turns.begin_thinking(prompt, thinking_prefix)
+        written = await self.http.generate_many(begun.ids, sampling, CANDIDATES)
         won = 0
         judged = await asyncio.gather(
             *(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,7 @@ class HttpEngine:
         self.ready = True
         self.dead = asyncio.Event()
         self.unsupported_fields: Mapping[str, str] = {}
+        self.ignored_adapter_options: frozenset[str] = frozenset()
         self.tokenizer = tokenizer
         self._info = info
         # The server closes what is idle for five seconds: whoever takes it up in that moment is told nothing.
@@ -116,6 +117,12 @@ class HttpEngine:
     ) -> GenerationOutput:
         [one] = await self.generate_many(prompt_ids, sampling, 1)
         return one
+
+    async def stream(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
+    ) -> AsyncGenerator[GenerationOutput]:
+        """Yield what `generate` writes, at once."""
+        yield await self.generate(prompt_ids, sampling, adapter=adapter, priority=priority)
 
     async def generate_many(self, prompt_ids: Sequence[int], sampling: Sampling, count: int) -> list[GenerationOutput]:
         """`count` candidates in one request."""
@@ -147,6 +154,9 @@ class HttpEngine:
         [position] = reply["choices"][0]["logprobs"]["top_logprobs"]
         return [position[f"token_id:{token}"] for token in token_ids]
 
+    async def layer_shapes(self, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        return {}
+
     async def load(self, adapter: AdapterRef) -> None: ...
 
     async def unload(self, adapter: AdapterRef) -> None: ...
@@ -159,8 +169,6 @@ class HttpEngine:
 
 
 def _tokenizer(model: Path) -> Any:
-    from transformers import AutoTokenizer
-
     from mindprint_server.engine.tokenizer import HFTokenizer
 
-    return HFTokenizer(AutoTokenizer.from_pretrained(model))
+    return HFTokenizer.load(model)

@@ -70,21 +70,22 @@ class ChatLoad:
 
 async def chat(http: httpx.AsyncClient, body: Mapping[str, object], due: float) -> ChatReply:
     """One streamed answer, in direct mode. Raises httpx.HTTPError, ValueError and LookupError if it fails."""
-    sent, first, text, whole = time.monotonic(), 0.0, "", False
+    sent, first, text, whole, version = time.monotonic(), 0.0, "", False, ""
     async with http.stream("POST", "/v1/chat/completions", json={**body, "mode": "direct", "stream": True}) as response:
         response.raise_for_status()
         async for line in response.aiter_lines():
             data = line.removeprefix("data: ")
             whole = whole or data == "[DONE]"
-            if not data or whole:
+            if not data or data.startswith(":") or whole:
                 continue
             chunk = json.loads(data)
             if "error" in chunk:
                 raise ValueError(chunk["error"])
+            version = version or chunk.get("mindprint", {}).get("model", "")
             for choice in chunk["choices"]:
                 piece = choice["delta"].get("content") or ""
                 first = first or (time.monotonic() if piece else 0.0)
                 text += piece
     if not whole or not first:
         raise ValueError("the answer broke off" if text else "the answer is empty")
-    return ChatReply(str(body["model"]), sent, response.headers["Mindprint-Model"], text, first - due)
+    return ChatReply(str(body["model"]), sent, version, text, first - due)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +65,11 @@ class Server:
 
 
 @asynccontextmanager
-async def run_server(model: str, out: Output, *, gate: bool = False) -> AsyncIterator[Server]:
-    """Run a server process on an empty store, and yield it when it is ready. Raises ProcessFailed."""
-    settings = SETTINGS | GATED if gate else SETTINGS
+async def run_server(
+    model: str, out: Output, *, gate: bool = False, extra: Mapping[str, str] | None = None
+) -> AsyncIterator[Server]:
+    """Run a server process on an empty store, with `extra` settings; yield it when ready. Raises ProcessFailed."""
+    settings = (SETTINGS | GATED if gate else SETTINGS) | dict(extra or {})
     with (
         tempfile.TemporaryDirectory(prefix="mindprint-reload-") as folder,
         LocalCluster(Path(folder), output=out) as cluster,

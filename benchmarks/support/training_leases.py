@@ -26,7 +26,7 @@ def samples(tokenizer: Any, person: UserDataset, begin: int) -> list[Sample]:
         person: The user's records.
         begin: Index of the first engagement that gets samples; earlier ones are only memory.
     """
-    from mindprint_server.prompts import thinking
+    from mindprint.chat_format import THINK_CLOSE, THINK_OPEN
     from mindprint_server.prompts.templates import build
     from mindprint_server.prompts.types import RecalledMemory
 
@@ -36,7 +36,7 @@ def samples(tokenizer: Any, person: UserDataset, begin: int) -> list[Sample]:
         text = "What this user has shown: " + " ".join(f"{e.prompt[-100:]} {e.response}." for e in past[-2:])
         variants: list[tuple[Literal["fast", "slow"], Mode, str, str]] = [
             ("fast", "direct", "", asked.response),
-            ("slow", "personal", thinking.render_thinking(text, LEAD), thinking.answer_suffix(LEAD, asked.response)),
+            ("slow", "personal", f"{THINK_OPEN}{text}{THINK_CLOSE}{LEAD}", f" {asked.response}"),
         ]
         for kind, mode, thinking_text, answer in variants:
             messages = build(RecalledMemory(episodes=tuple(past)), asked.prompt, asked.choices, mode)
