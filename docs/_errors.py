@@ -9,6 +9,7 @@ from pathlib import Path
 from _markdown import code, page, table
 from _reference import ROOT
 from mindprint_server.api.errors import STATUS
+from mindprint_server.sharing.quotas import RATES
 from mindprint_server.store.exceptions import HINTS
 
 SERVER = ROOT / "server" / "mindprint_server"
@@ -22,8 +23,11 @@ PASSED_ON = {
 DESCRIBED = {
     "adapter_config": "what adapter_config.json holds that the engine cannot serve, with the name of the option: train "
     "without it, or upload the file that PEFT wrote",
+    "artifact_unavailable": "which files of a version this server cannot read or write, and why: retry in a moment; if "
+    "it stays so, compare artifact_url of all servers",
     "bad_request": "the message of vLLM's chat server: correct the field that it names",
     "http_error": "the message of the web framework for a status that no other code stands for",
+    "template_refused": "the model's chat template refuses the messages, and why: send roles in an order that it takes",
     "validation_error": "`<...>`: what is wrong with this field of the request, then what to send",
 }
 """What the messages of a code say, where they are not literals of this server or too many to list."""
@@ -38,14 +42,20 @@ def errors() -> str:
             files.append(str(file.relative_to(SERVER)))
             if message:
                 messages[message] = None
-    del rows["<...>_not_found", "404"]
+    del rows["<...>_not_found", "404"], rows["quota_<...>", "429"]
+    for name, used_up in RATES.items():
+        message = f"{used_up.format(holder='<...>', most='<...>')}: retry in <...> s, or raise <...>"
+        rows[f"quota_{name}", "429"] = {message: None}, ["sharing/quotas.py"]
     for kind, hint in HINTS.items():
         message = f"there is no {kind} <...>: {hint}"
         messages, _ = rows.setdefault((f"{kind}_not_found", "404"), ({}, ["store/exceptions.py"]))
         messages.setdefault(message)
     about = (
         "Every error reply has OpenAI's form: `error.code` is for programs, `error.message` says what is wrong and "
-        "what to do. 429, 503 and 507 carry `Retry-After` in seconds. `<...>` stands for a value."
+        "what to do. 429, 503 and 507 carry `Retry-After` in seconds. `x-should-retry` says whether to send the same "
+        "request again. `true`: nothing was done. `false`: the reply will be the same. Where it is missing (500, 504), "
+        "only the caller knows. A 503 `store_busy` without both headers means that the change may have been stored. "
+        "`<...>` stands for a value."
     )
     listed = (
         (code(name), status, _describe(name, list(messages)), _where(files))

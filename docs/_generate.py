@@ -11,6 +11,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), *(str(DOCS.parent / part) for part in ("client", "server", "trainer"))]
 
+import _clients  # noqa: E402
 import _errors  # noqa: E402
 import _pictures  # noqa: E402
 import _reference  # noqa: E402
@@ -24,9 +25,11 @@ def generated() -> dict[Path, str]:
         "cli": _reference.cli(),
         "settings-server": _settings.settings_server(),
         "settings-trainer": _settings.settings_trainer(),
+        "vllm-options": _settings.vllm_options(),
         "errors": _errors.errors(),
         "metrics": _reference.metrics(),
         "states": _reference.states(),
+        "clients": _clients.clients(),
     }
     files = {DOCS / "reference" / f"{name}.md": text for name, text in pages.items()}
     return files | {DOCS / "assets" / name: text for name, text in _pictures.pictures().items()}

@@ -100,15 +100,15 @@ LIFE_OF_A_TRACE = (
 LIFE_OF_A_VERSION = (
     Step("trainer", "Upload: weights, config, manifest", "POST /v1/leases/{id}/complete"),
     Step("server", "Files are validated against the base model", "adapters/validation.py", "422: rank, shapes, digest"),
-    Step("store", "Files get a new, immutable folder", "adapters/storage.py"),
+    Step("store", "Files and a job are stored: 202", "store/publication_jobs.py"),
     Step("engine", "The adapter is loaded", "adapters/residency.py"),
     Step(
         "engine",
         "Parity check: same log-probabilities?",
         "adapters/parity_check.py",
-        "422: kept as refused",
+        "kept as refused",
     ),
-    Step("engine", "Gate: held-out engagements", "gate/gate.py", "422: kept as refused"),
+    Step("engine", "Gate: held-out engagements", "gate/gate.py", "kept as refused"),
     Step("engine", "The user's memory is prefetched", "adapters/prefetch.py"),
     Step("store", "One transaction: registered, pointer moved", "store/publication.py"),
     Step(
@@ -249,19 +249,20 @@ MACHINES = {
         (
             Move("waiting", "leased", "a trainer claims its adapter's traces"),
             Move("leased", "trained", "the version is published: same transaction as the pointer"),
-            Move("leased", "waiting", "the lease is released, expires, or its version is refused"),
+            Move("leased", "waiting", "the lease is released, revoked or expires, or its version is refused"),
             Move(
                 "leased",
                 "dead_letter",
                 "a lease fails (expired, or version refused) for the last of `max_attempts` times",
             ),
             Move("dead_letter", "waiting", "a person puts it back: `POST /v1/traces/requeue`"),
+            Move("trained", "waiting", "an erasure withdraws the version"),
         ),
-        ("trained", "stored"),
+        ("stored",),
     ),
     "batch": Machine(
         "States of a batch",
-        "A batch is a durable job. Its items are rows, so it continues after a restart.",
+        "A batch is a durable job. Its items are rows: it continues after a restart, and several servers may share it.",
         {
             "queued": "Accepted, no item begun.",
             "running": "Items are being worked on.",
@@ -270,7 +271,7 @@ MACHINES = {
             "cancelled": "A caller stopped it; written traces stay.",
         },
         (
-            Move("queued", "running", "the batch runner opens it"),
+            Move("queued", "running", "a server claims the first items"),
             Move("running", "done", "no item is left"),
             Move("running", "failed", "an item meets an unexpected error"),
             Move("running", "cancelled", "POST /v1/batches/{id}/cancel"),
@@ -286,13 +287,15 @@ MACHINES = {
             "completed": "Its version is published.",
             "released": "Given back (attempts stay), or its version was refused (attempts of its traces rise by one).",
             "expired": "The deadline passed; attempts of its traces rise by one.",
+            "revoked": "An erasure removed some of its data; its other traces wait again, attempts stay.",
         },
         (
             Move("active", "completed", "the uploaded version is published"),
             Move("active", "released", "the trainer gives it back, or the gate refuses the version"),
             Move("active", "expired", "no heartbeat until the deadline"),
+            Move("active", "revoked", "a user whose rows it holds, or whose version it starts from, is erased"),
         ),
-        ("completed", "released", "expired"),
+        ("completed", "released", "expired", "revoked"),
     ),
     "version": Machine(
         "States of a version",
@@ -301,7 +304,7 @@ MACHINES = {
             "canary": "Answers a share of the adapter's requests.",
             "live": "Answers the adapter's requests.",
             "standby": "Passed its checks, does not answer now; may be promoted.",
-            "refused": "Failed the parity check or the gate, or was withdrawn; answers only if promoted by number.",
+            "refused": "Failed parity check or gate, or was withdrawn. With files, it may be promoted by number.",
         },
         (
             Move("canary", "live", "`canary_requests` good answers, or promote"),
@@ -311,6 +314,7 @@ MACHINES = {
             Move("canary", "standby", "the canary is ended"),
             Move("live", "refused", "its answers collapse or fail: withdrawn"),
             Move("canary", "refused", "its answers collapse or fail: withdrawn"),
+            Move("standby", "refused", "data that it learned from is erased"),
             Move("refused", "live", "promoted by number"),
         ),
     ),

@@ -75,7 +75,9 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
         )
     )
     for kind, content in operation.get("requestBody", {}).get("content", {}).items():
-        lines.append(f"Body ({kind}): {json_type(content.get('schema', {})) or 'see above'}")
+        schema = content.get("schema", {})
+        lines.append(f"Body ({kind}): {json_type(schema) or 'see above'}")
+        lines.append(_fields(schema))
     replies = []
     for status, reply in sorted(operation["responses"].items()):
         if status[0] in "45":
@@ -84,6 +86,21 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
         replies.append(f"{status} {', '.join(kinds) or reply['description']}")
     lines.append(f"Replies: {'; '.join(replies)}")
     return "\n\n".join(line for line in lines if line)
+
+
+def _fields(schema: Mapping[str, Any]) -> str:
+    """Return the fields of a body that is no type of its own."""
+    required = schema.get("required", ())
+    rows = (
+        (
+            code(field),
+            json_type(kind),
+            "required" if field in required else code(_default(kind)),
+            kind.get("description", ""),
+        )
+        for field, kind in schema.get("properties", {}).items()
+    )
+    return table("field | type | default | meaning", rows)
 
 
 def _type(name: str, schema: Mapping[str, Any]) -> str:
@@ -179,7 +196,7 @@ def metrics() -> str:
         rows.append((code(shown), kind, labels, collector._documentation))  # type: ignore[attr-defined]
     about = (
         "`GET /metrics` exports these in Prometheus' format. Labels have few values: never a user, never a path. "
-        "Counters start at zero with the process. "
+        "Counters start at zero with the process. vLLM's own metrics (`vllm:*`) follow: its documentation lists them. "
         "[Monitoring](../operations/monitoring-and-alerts.md) says what to watch."
     )
     return page("Metrics", about, [table("metric | kind | labels | meaning", sorted(rows))])

@@ -41,6 +41,22 @@ def settings_server() -> str:
     return page("Server settings", about, _settings(Settings))
 
 
+def vllm_options() -> str:
+    """Render the options of vLLM that `engine_args` may not set."""
+    from mindprint_server.engine.vllm_options import CHAT_OPTIONS
+    from mindprint_server.settings.engine_args import DECIDED
+
+    about = (
+        "`engine_args` passes options of `vllm serve` on to vLLM ([Pass options to vLLM]"
+        "(../how-to/pass-options-to-vllm.md)): all arguments of its engine, and those of its chat routes in the first "
+        "table. The second table names what Mindprint decides itself. What these options mean is in "
+        "[vLLM's own reference](https://docs.vllm.ai/en/latest/cli/serve/)."
+    )
+    chat = table("option of the chat routes", ((code(name),) for name in sorted(CHAT_OPTIONS)))
+    decided = table("option that is refused | what to do", ((code(name), DECIDED[name]) for name in sorted(DECIDED)))
+    return page("Options of vLLM", about, [chat, decided])
+
+
 def settings_trainer() -> str:
     """Render the trainer's settings."""
     from mindprint_trainer.settings import Settings
