@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs lock clean
+.PHONY: help setup demo test trust clients lint docs lock clean
 
 PYTHON ?= python3
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 DATA ?=
 ARGS ?=
+JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export NO_MKDOCS_2_WARNING := 1
 
@@ -17,7 +18,7 @@ RUN := .venv/bin/python -m
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
-	@echo "variables: DEVICE=cpu|gpu  PYTHON=python3.11  DATA=<folder of records>  ARGS='<flags of mindprint demo>'"
+	@echo "variables: DEVICE=cpu|gpu  PYTHON=python3.11  DATA=<folder of records>  ARGS='<flags of the command>'  JOBS=<processes of test>"
 
 setup: $(STAMP) ## virtual environment, pinned packages, model
 	@$(RUN) mindprint.model_files
@@ -26,7 +27,13 @@ demo: setup ## the whole loop once: make demo [DATA=folder] [ARGS='--users 4']
 	@exec .venv/bin/mindprint demo $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 test: setup ## the whole test suite
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest --numprocesses=$(JOBS) $(ARGS)
+
+trust: setup ## try to break the service: make trust [ARGS='--kills 1000 --soak 3600']
+	@exec .venv/bin/python tests/trust $(ARGS)
+
+clients: setup ## call the server with the clients that people use: make clients [ARGS='--only litellm']
+	@exec .venv/bin/python tests/clients/try_clients.py $(ARGS)
 
 lint: setup docs ## ruff, mypy, import contracts, the docs site and its generated pages
 	@$(RUN) ruff check .

@@ -11,7 +11,13 @@ import hypothesis
 import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from mindprint.types import DEFAULT_TENANT
+from mindprint_server.tenancy import enter_tenant
+
+# Tests work on this tenant. The server's own tasks inherit none of it: they begin in an empty context.
+enter_tenant(DEFAULT_TENANT)
 pytest.register_assert_rewrite("engine_protocol")
 
 # No test is decided by the clock.
@@ -22,6 +28,22 @@ hypothesis.settings.load_profile("mindprint")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Choose the engine of `tests/engine`."""
     parser.addoption("--engine", default="vllm", help="value of the setting `engine` for tests/engine (default: vllm)")
+
+
+REAL_ENGINE = ("tests/engine/", "tests/e2e/")
+"""Tests that start real engines. They run in one process, for each engine uses all cores."""
+
+
+class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Sends the tests of a file to one process of pytest-xdist, and all with a real engine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "real engine" if nodeid.startswith(REAL_ENGINE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    """Schedule by file. `--dist=loadgroup` would need no class, and does nothing with pytest 9.2."""
+    return FileScheduling(config, log)
 
 
 def _commit_without_waiting_for_the_disk(connection: Any, _record: object) -> None:

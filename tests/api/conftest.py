@@ -28,16 +28,23 @@ from mindprint.types import (
     Manifest,
     Profile,
     Provenance,
+    Publication,
     ServerInfo,
     Trace,
     TraceRequest,
     Version,
 )
 from mindprint_server.access import AccessControl
-from mindprint_server.admission import AdmissionController
+from mindprint_server.adapters.artifact_owner import ArtifactOwner
+from mindprint_server.adapters.artifacts import ArtifactStore
+from mindprint_server.adapters.importer import VersionImporter
+from mindprint_server.adapters.residency import AdapterResidency
+from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.app import create_app
 from mindprint_server.auto_mode.service import AutoModeSelector
-from mindprint_server.chat.service import ChatReply
+from mindprint_server.chat.models import ModelCatalog
+from mindprint_server.chat.responses import ResponseService
+from mindprint_server.chat.runner import ChatReply
 from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.exceptions import ClientGone, NotFound
@@ -46,9 +53,14 @@ from mindprint_server.memory import MemoryService, ProfileWriter
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.operation.audit import AuditLog
 from mindprint_server.operation.readiness import Readiness
+from mindprint_server.personal_data.erasure import ErasureService
+from mindprint_server.personal_data.export import UserExporter
+from mindprint_server.personal_data.retention import RetentionService
 from mindprint_server.settings import Settings
-from mindprint_server.store import ClaimPolicy, FilesGone, Store, new_id
+from mindprint_server.sharing.admission import AdmissionController
+from mindprint_server.store import ClaimPolicy, FilesGone, Holdout, Store, VersionRecord, new_id
 from mindprint_server.wiring import Services
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -151,7 +163,7 @@ class FakeLeases:
         return await self.store.leases.claim(wanted, ClaimPolicy(max_attempts=3))
 
 
-class FakeAdapters:
+class FakePublications:
     """Registers what is uploaded without looking at it; `refusal` is raised if set."""
 
     def __init__(self, store: Store) -> None:
@@ -159,17 +171,31 @@ class FakeAdapters:
         self.refusal: Exception | None = None
         self.taken: list[tuple[bytes, int]] = []
 
-    async def publish(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
+    async def accept(self, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Publication:
         size = len(await asyncio.to_thread(weights.read_bytes))
         self.taken.append((config, size))
         if self.refusal is not None:
             raise self.refusal
-        number = (await self.store.versions.allocate(manifest.adapter)).version
-        version = Version(
-            adapter=manifest.adapter, version=number, state="live", digest=manifest.weights_sha256, base_digest="b",
-            traces=1, manifest=manifest, created_at=NOW,
+        number, engine_id = await self.store.versions.allocate(manifest.adapter)
+        version = VersionRecord(
+            adapter=manifest.adapter, version=number, engine_id=engine_id, artifact="a" * 64, state="live",
+            digest=manifest.weights_sha256, base_digest="b", traces=1, manifest=manifest, created_at=NOW,
         )  # fmt: skip
-        return await self.store.publication.publish(lease_id, version)
+        job = await self.store.publication_jobs.add(lease_id, version)
+        if job.is_open:
+            await self.store.publication.publish(lease_id, version)
+        return await self.get(job.id)
+
+    async def get(self, publication_id: str) -> Publication:
+        job = await self.store.publication_jobs.get(publication_id)
+        return job.model_copy(update={"result": await self.store.versions.get(job.adapter, job.version)})
+
+
+class FakeAdapters:
+    """Moves the pointers, and loads nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     async def promote(self, key: str, version: int | None) -> Adapter:
         return await self.store.live_versions.set_live(key, version)
@@ -208,12 +234,9 @@ class FakeChat:
             return ChatReply("base", self._lines())
         return ChatReply("base", {"object": "chat.completion", "choices": []})
 
-    async def _lines(self) -> AsyncIterator[str]:
+    async def _lines(self) -> AsyncGenerator[str]:
         yield "data: {}\n\n"
         yield "data: [DONE]\n\n"
-
-    async def models(self) -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": "base", "object": "model"}]}
 
 
 def server_info() -> ServerInfo:
@@ -230,11 +253,18 @@ async def make_services(settings: Settings) -> Services:
     memory = MemoryService(ctx)
     prompts = prompt_builder(settings, engine)
     questions, admission = QuestionBuilder(ctx, memory=memory), AdmissionController(2, 1)
+    residency = AdapterResidency(ctx)
+    owner = ArtifactOwner(store.signing_keys.database_id, store.versions.list_artifacts)
+    artifacts = ArtifactStore(settings, metrics, owner=owner, is_loaded=residency.holds)
+    storage = AdapterStorage(ctx, artifacts=artifacts)
+    erasures = ErasureService(ctx, storage=storage, residency=residency, forget=[questions.forget])
+    await erasures.prepare()
     parts: Any = {
         "settings": settings,
         "metrics": metrics,
         "store": store,
         "access": AccessControl(settings, store),
+        "audit": AuditLog(settings, store=store, supervisor=ctx.supervisor),
         "engine": engine,
         "memory": memory,
         "profiles": FakeProfiles(store),
@@ -245,10 +275,20 @@ async def make_services(settings: Settings) -> Services:
         "batches": FakeBatches(store, settings.max_open_batches),
         "leases": FakeLeases(store),
         "adapters": FakeAdapters(store),
+        "publications": (publications := FakePublications(store)),
+        "version_imports": VersionImporter(ctx, publications=publications, holdout=Holdout()),
         "auto": AutoModeSelector(ctx),
-        "chat": FakeChat(),
+        "erasures": erasures,
+        "retention": RetentionService(ctx, erasures=erasures),
+        "exports": UserExporter(ctx, storage=storage),
+        "chat": (chat := FakeChat()),
+        "completions": FakeChat(),
+        "responses": ResponseService(cast(Any, chat)),
+        "models": ModelCatalog(ctx),
         "readiness": Readiness(settings, settings.data_dir, store=store, supervisor=ctx.supervisor),
         "shutdown": ctx.shutdown,
+        "quotas": ctx.quotas,
+        "stored_quotas": ctx.stored_quotas,
         "info": server_info,
     }
     return Services(**parts)
@@ -304,6 +344,23 @@ async def ann(services: Services) -> str:
     ]
     await services.store.engagements.add("ann", items)
     return "ann"
+
+
+@pytest.fixture
+async def two_versions(ann: str, services: Services) -> None:
+    """Versions 1 and 2 of Ann's adapter; 2 is live."""
+    for n in range(2):
+        await services.store.traces.add(make_trace(engagement_id=f"e{n}"))
+        lease = await services.store.leases.claim(
+            LeaseRequest(owner="t", adapter="user/ann", max_traces=9), ClaimPolicy(max_attempts=3)
+        )
+        assert lease is not None
+        number = (await services.store.versions.allocate("user/ann")).version
+        version = Version(
+            adapter="user/ann", version=number, state="live", digest=f"d{n}", base_digest="b", traces=1,
+            manifest=make_manifest(), created_at=datetime.now(UTC),
+        )  # fmt: skip
+        await services.store.publication.publish(lease.id, version)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
-WITHOUT_KEY = {"/livez", "/readyz"}
+WITHOUT_KEY = {"/", "/version", "/health", "/livez", "/readyz"}
 ADMIN_KEY = "a-bootstrap-key-of-at-least-32-characters"
 
 
@@ -159,7 +159,7 @@ async def test_the_key_is_checked_before_the_body_is_read(app: FastAPI, admin: d
 
 
 async def test_probes_need_no_key(client: httpx.AsyncClient, admin: dict[str, str]) -> None:
-    assert [(await client.get(path)).status_code for path in sorted(WITHOUT_KEY)] == [200, 200]
+    assert [(await client.get(path)).status_code for path in sorted(WITHOUT_KEY)] == [200] * 5
 
 
 def test_every_route_with_scopes_checks_the_key_before_the_body() -> None:
@@ -247,7 +247,7 @@ async def test_keys_are_listed_without_their_text(
     await services.access.stop()
     listed = await client.get("/v1/keys", headers=admin)
     (key,) = listed.json()["keys"]
-    assert set(key) == {"id", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"}
+    assert set(key) == {*("id", "tenant", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")}
     assert key["last_used_at"] is not None
     assert admin["Authorization"].split("_")[-1] not in listed.text
 
@@ -277,6 +277,30 @@ async def test_the_schema_may_be_switched_off(settings: Settings, services: Serv
     app = create_app(settings.model_copy(update={"openapi": False}), services=services)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
         assert [(await client.get(path)).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+
+
+async def test_a_key_sees_itself(client: httpx.AsyncClient, admin: dict[str, str], error_of: ErrorOf) -> None:
+    own = await client.get("/v1/keys/self", headers=await new_key(client, admin, "infer"))
+    assert (own.status_code, own.json()["scopes"]) == (200, ["infer"])
+    assert (await client.get("/v1/keys/self")).status_code == 401
+
+
+async def test_without_keys_nobody_has_one(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    reply = await client.get("/v1/keys/self")
+    assert (reply.status_code, error_of(reply)["code"]) == (404, "no_keys")
+
+
+@pytest.mark.parametrize("text", ["a.example,b.example", " a.example , b.example,", '["a.example", "b.example"]'])
+def test_allowed_hosts_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MINDPRINT_ALLOWED_HOSTS", text)
+    assert Settings().allowed_hosts == ("a.example", "b.example")
+
+
+@pytest.mark.parametrize("text", ["a.example;b.example", '["a.example"', "[1]"])
+def test_a_wrong_list_of_hosts_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MINDPRINT_ALLOWED_HOSTS", text)
+    with pytest.raises(ValueError, match="allowed_hosts"):
+        Settings()
 
 
 # --- the key in the settings ---

@@ -1,36 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
-from mindprint.types import LeaseRequest, Manifest, Trace, Version
-from mindprint_server.store import ClaimPolicy
 from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
 KEY = "/v1/adapters/user/ann"
-
-
-@pytest.fixture
-async def two_versions(
-    ann: str, services: Services, traces: Callable[..., Trace], manifest: Callable[..., Manifest]
-) -> None:
-    for n in range(2):
-        await services.store.traces.add(traces(engagement_id=f"e{n}"))
-        lease = await services.store.leases.claim(
-            LeaseRequest(owner="t", adapter="user/ann", max_traces=9), ClaimPolicy(max_attempts=3)
-        )
-        assert lease is not None
-        number = (await services.store.versions.allocate("user/ann")).version
-        version = Version(
-            adapter="user/ann", version=number, state="live", digest=f"d{n}", base_digest="b", traces=1,
-            manifest=manifest(), created_at=datetime.now(UTC),
-        )  # fmt: skip
-        await services.store.publication.publish(lease.id, version)
 
 
 @pytest.mark.usefixtures("two_versions")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -96,6 +97,27 @@ async def test_progress_of_a_batch_that_has_ended(ann: str, client: httpx.AsyncC
     assert len(events(response.text)) == 1
 
 
+async def test_an_event_source_that_saw_the_end_is_told_to_stop(ann: str, client: httpx.AsyncClient) -> None:
+    batch = (await client.post("/v1/batches", json={})).json()
+    path = f"/v1/batches/{batch['id']}/events"
+    await client.post(f"/v1/batches/{batch['id']}/cancel")
+    async with asyncio.timeout(5):
+        first = await client.get(path)
+        (id,) = re.findall(r"^id: (.+?)\r$", first.text, re.MULTILINE)
+        again = await client.get(path, headers={"Last-Event-ID": id})
+        behind = await client.get(path, headers={"Last-Event-ID": "queued-0"})
+    assert (again.status_code, again.content) == (204, b"")
+    assert (behind.status_code, behind.text) == (200, first.text), "it has not seen the end"
+    assert (first.headers["cache-control"], first.headers["x-accel-buffering"]) == ("no-store", "no")
+
+
+async def test_a_batch_of_openai_s_is_told_apart(ann: str, client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    body = {"input_file_id": "f", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    response = await client.post("/v1/batches", json=body)
+    assert response.status_code == 422
+    assert "this is Mindprint's batch of traces, not OpenAI's Batch API: send users" in error_of(response)["message"]
+
+
 async def test_watching_ends_with_an_error_event_when_the_server_stops(
     ann: str, client: httpx.AsyncClient, services: Services
 ) -> None:
@@ -171,5 +193,5 @@ async def test_watching_is_kept_alive_and_ends_when_the_caller_leaves(
         await pinged.wait()
         left.set()
         await streaming
-    assert sent.startswith(b"event: progress")
+    assert sent.startswith(b"id: queued-0\r\nevent: progress")
     assert services.batches.watching == 0  # type: ignore[attr-defined]

@@ -48,3 +48,9 @@ async def test_brackets_in_a_text_are_no_levels(client: httpx.AsyncClient, ann: 
 
 def _engagement(prompt: str) -> dict[str, str]:
     return {"id": "x", "prompt": prompt, "response": "tea", "occurred_at": "2026-01-01T00:00:00Z"}
+
+
+async def test_headers_that_came_in_one_piece_are_bounded(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
+    reply = await client.get("/v1/users", headers={"X-Long": "x" * 70_000})
+    assert (reply.status_code, error_of(reply)["code"]) == (431, "headers_too_large")
+    assert (await client.get("/v1/users", headers={"X-Long": "x" * 60_000})).status_code == 200

@@ -29,6 +29,7 @@ async def test_stream_is_sent_as_server_sent_events(client: httpx.AsyncClient) -
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["mindprint-model"] == "base"
     assert "content-length" not in response.headers
+    assert (response.headers["x-accel-buffering"], response.headers["cache-control"]) == ("no", "no-store")
     assert response.text == "data: {}\n\ndata: [DONE]\n\n"
 
 
@@ -60,7 +61,7 @@ async def test_disconnect_reaches_the_chat_service(app: FastAPI, services: Servi
 
 async def test_bodies_that_are_no_object(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
     response = await client.post("/v1/chat/completions", json=["hi"])
-    assert (response.status_code, error_of(response)["code"]) == (422, "validation_error")
+    assert (response.status_code, error_of(response)["code"]) == (400, "validation_error")
     half = '{"model": "base", "messages": [{"role": "user", "content": "\\ud83d"}]}'
     headers = {"content-type": "application/json"}
     response = await client.post("/v1/chat/completions", content=half, headers=headers)

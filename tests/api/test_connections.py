@@ -161,6 +161,7 @@ async def test_connections_above_the_bound_get_503_and_health_checks_pass(serve:
         answer = await _read(above)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 2" in answer.lower()
+        assert b"x-should-retry: true" in answer.lower()
         assert b"too_many_connections" in answer
         for streams in idle:
             streams[1].close()
@@ -203,4 +204,8 @@ def test_process_bounds_its_connections(settings: Settings, monkeypatch: pytest.
 
 def _count(app: FastAPI, code: str) -> float:
     registry = app.state.metrics.registry
-    return registry.get_sample_value("mindprint_refusals_total", {"code": code}) or 0.0
+    counts = (
+        registry.get_sample_value("mindprint_refusals_total", {"tenant": tenant, "code": code})
+        for tenant in ("", "default")
+    )
+    return sum(count or 0.0 for count in counts)

@@ -55,6 +55,50 @@ def test_each_kind_of_error_has_a_status(error: ServerError, status: int, code: 
 
 
 @pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (store_errors.StoreBusy("locked"), "true"),
+        (store_errors.QueueFull(2), "true"),
+        (store_errors.StoreFull(), "true"),
+        (store_errors.RecordNotFound("user", "ann"), "false"),
+        (store_errors.EngagementConflict("e1"), "false"),
+        (exceptions.Unsupported("no_chat", "no"), "false"),
+        (exceptions.BackendRefused(400, "no"), "false"),
+        (exceptions.BackendRefused(500, "no"), None),
+        (RuntimeError("broken"), None),
+        (TimeoutError(), None),
+    ],
+)
+async def test_errors_say_whether_the_request_may_be_repeated(
+    client: httpx.AsyncClient, services: Services, error: Exception, said: str | None
+) -> None:
+    """OpenAI's clients repeat each 409 unless they are told not to."""
+    services.traces.next = error  # type: ignore[attr-defined]
+    response = await client.post("/v1/traces", json={"user_id": "ann", "query": "tea?"})
+    assert response.is_error
+    assert response.headers.get("x-should-retry") == said
+    assert ("Retry-After" in response.headers) == (said == "true")
+
+
+async def test_a_commit_whose_outcome_is_unknown_does_not_ask_for_a_repetition(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    """Such a repetition of a rollback went back two versions."""
+    lost = store_errors.StoreBusy("the connection was lost", is_outcome_unknown=True)
+    services.traces.next = lost  # type: ignore[attr-defined]
+    response = await client.post("/v1/traces", json={"user_id": "ann", "query": "tea?"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "store_busy")
+    assert "read what is stored now before you send it again" in response.json()["error"]["message"]
+    assert not {"x-should-retry", "retry-after"} & response.headers.keys()
+
+
+async def test_a_request_that_is_refused_unread_says_that_it_will_be_refused_again(client: httpx.AsyncClient) -> None:
+    for response in (await client.get("/v1/nothing"), await client.post(POST, content=b"{")):
+        assert response.headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in (await client.get("/livez")).headers
+
+
+@pytest.mark.parametrize(
     ("body", "part"),
     [
         ({"engagements": []}, "engagements: list should have at least 1 item"),
@@ -110,7 +154,8 @@ async def test_odd_json_is_refused_cleanly(text: str, client: httpx.AsyncClient,
 async def test_malformed_json(path: str, content: bytes, client: httpx.AsyncClient, error_of: ErrorOf) -> None:
     response = await client.post(path, content=content, headers={"content-type": "application/json"})
     if not content:
-        assert (response.status_code, error_of(response)["message"]) == (422, "body: is missing: add it")
+        status = 400 if "chat" in path else 422
+        assert (response.status_code, error_of(response)["message"]) == (status, "body: is missing: add it")
         return
     assert (response.status_code, error_of(response)["code"]) == (400, "invalid_json")
 
@@ -141,12 +186,41 @@ async def test_a_path_in_a_name_in_a_body(client: httpx.AsyncClient, error_of: E
     assert "no slash" in error["message"]
 
 
+@pytest.mark.parametrize(
+    "path", ["embeddings", "files", "files/f1", "fine_tuning/jobs", "moderations", "audio/speech", "images/generations"]
+)
+async def test_a_part_of_openai_s_api_that_is_not_served(
+    path: str, client: httpx.AsyncClient, error_of: ErrorOf
+) -> None:
+    for response in (await client.post(f"/v1/{path}", json={}), await client.get(f"/v1/{path}")):
+        error = error_of(response)
+        assert (response.status_code, error["code"], error["type"]) == (404, "not_served", "invalid_request_error")
+        assert f"does not serve /v1/{path.split('/')[0]}:" in error["message"]
+
+
 async def test_unknown_paths_and_methods(client: httpx.AsyncClient, error_of: ErrorOf) -> None:
     response = await client.get("/v2/users")
     assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
     response = await client.delete("/v1/users")
     assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
     assert response.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/batches", "GET, POST"),
+        ("/v1/cohorts/walkers", "DELETE, GET, PUT"),
+        ("/v1/users/ann/profile", "GET, POST"),
+        ("/v1/traces/requeue", "POST"),
+    ],
+)
+async def test_method_not_allowed_names_all_methods_of_the_path(
+    client: httpx.AsyncClient, error_of: ErrorOf, path: str, methods: str
+) -> None:
+    response = await client.options(path)
+    assert (response.status_code, response.headers["allow"]) == (405, methods)
+    assert error_of(response)["message"].endswith(f": use {methods}")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +244,8 @@ async def test_what_a_service_raises(
     assert "secret" not in response.text
     if status == 500:
         assert response.headers["x-request-id"] in error["message"]
-    refused = services.metrics.registry.get_sample_value("mindprint_refusals_total", {"code": code})
+    labels = {"tenant": "default", "code": code}
+    refused = services.metrics.registry.get_sample_value("mindprint_refusals_total", labels)
     assert refused == 1
 
 
@@ -181,7 +256,7 @@ def test_errors_speak_openais_types() -> None:
 
 def test_a_message_is_short_and_encodes() -> None:
     said = errors.envelope(ApiError(400, "c", "\ud800" + "y" * 5000, param="\ud800"))
-    assert len(said["error"]["message"]) == errors.MESSAGE_LIMIT
+    assert len(said["error"]["message"]) == exceptions.MESSAGE_LIMIT
     json.dumps(said, ensure_ascii=False).encode()
 
 

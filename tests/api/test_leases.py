@@ -73,8 +73,12 @@ async def test_an_upload_becomes_a_version(
     lease: Lease, client: httpx.AsyncClient, services: Services, settings: Settings, manifest: MakeManifest
 ) -> None:
     response = await client.post(f"/v1/leases/{lease.id}/complete", **form(manifest()))
-    assert (response.status_code, response.json()["version"]) == (200, 1)
-    assert services.adapters.taken == [(b"{}", len(WEIGHTS))]  # type: ignore[attr-defined]
+    publication = response.json()
+    assert (response.status_code, publication["version"]) == (202, 1)
+    assert response.headers["location"] == f"/v1/publications/{publication['id']}"
+    found = await client.get(response.headers["location"])
+    assert (found.status_code, found.json()["result"]["state"]) == (200, "live")
+    assert services.publications.taken == [(b"{}", len(WEIGHTS))]  # type: ignore[attr-defined]
     assert left_over(settings) == []
 
 
@@ -88,7 +92,7 @@ async def test_a_refused_adapter(
     manifest: MakeManifest,
     error_of: ErrorOf,
 ) -> None:
-    services.adapters.refusal = Invalid(code, "train it again")  # type: ignore[attr-defined]
+    services.publications.refusal = Invalid(code, "train it again")  # type: ignore[attr-defined]
     response = await client.post(f"/v1/leases/{lease.id}/complete", **form(manifest()))
     assert (response.status_code, error_of(response)["code"]) == (422, code)
     assert left_over(settings) == []
@@ -175,9 +179,10 @@ async def test_a_caller_who_leaves_in_the_middle(
     await app(scope, receive, send)
     assert [len(names) for names in seen] == [1, 1], "the weights lay in a file while they came in"
     assert left_over(settings) == []
-    assert services.adapters.taken == []  # type: ignore[attr-defined]
+    assert services.publications.taken == []  # type: ignore[attr-defined]
     gone = services.metrics.registry.get_sample_value(
-        "mindprint_requests_total", {"route": "/v1/leases/{lease_id}/complete", "method": "POST", "status": "499"}
+        "mindprint_requests_total",
+        {"tenant": "default", "route": "/v1/leases/{lease_id}/complete", "method": "POST", "status": "499"},
     )
     assert gone == 1
 
@@ -194,6 +199,17 @@ async def test_what_a_killed_server_left_is_removed(
     os.utime(old, (long_ago, long_ago))
     await client.post(f"/v1/leases/{lease.id}/complete", **form(manifest()))
     assert left_over(settings) == ["new.safetensors"], "what another upload is being written to stays"
+
+
+async def test_an_upload_whose_file_goes_away_does_not_disturb_another(
+    lease: Lease, client: httpx.AsyncClient, settings: Settings, manifest: MakeManifest
+) -> None:
+    folder = settings.data_dir / "uploads"
+    folder.mkdir()
+    # Listed, and gone when it is looked at: as the file of an upload that ends meanwhile.
+    (folder / "gone.safetensors").symlink_to(folder / "ended")
+    response = await client.post(f"/v1/leases/{lease.id}/complete", **form(manifest()))
+    assert response.status_code == 202, response.text
 
 
 async def test_upload_that_fills_the_disk_is_507_and_leaves_nothing(
@@ -221,4 +237,4 @@ async def test_upload_that_fills_the_disk_is_507_and_leaves_nothing(
     assert "free some space" in error["message"]
     assert left_over(settings) == []
     assert (await services.store.leases.get(lease.id)).state == "active"
-    assert (await client.post(f"/v1/leases/{lease.id}/complete", **sent)).status_code == 200
+    assert (await client.post(f"/v1/leases/{lease.id}/complete", **sent)).status_code == 202

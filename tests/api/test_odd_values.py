@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from mindprint_server.wiring import Services
 
@@ -151,3 +154,73 @@ async def test_number_that_json_does_not_have_is_refused_in_a_chat(
     text = f'{{"model": "base", "messages": [{{"role": "user", "content": "hi"}}], "temperature": {number}}}'
     response = await _answer(client, ("POST", "/v1/chat/completions"), text)
     assert (response.status_code, error_of(response)["code"]) == (400, "invalid_json")
+
+
+# --- numbers, booleans and times of another type -----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("route", "field", "value"),
+    [
+        (("POST", "/v1/batches"), "candidates", "true"),
+        (("POST", "/v1/batches"), "seed", '"1"'),
+        (("POST", "/v1/batches"), "temperature", '"0.5"'),
+        (("POST", "/v1/batches"), "hints", "1"),
+        (("POST", "/v1/batches"), "exhaustive", '"yes"'),
+        (("POST", "/v1/leases"), "ttl_s", "true"),
+        (("POST", "/v1/leases"), "max_traces", '"5"'),
+        (("POST", "/v1/adapters/user/ann/promote"), "version", "true"),
+        (("PUT", "/v1/adapters/user/ann/canary"), "share", '"0.1"'),
+        (("POST", "/v1/adapters/user/ann/versions/1/pin"), "pinned", "1"),
+        (("POST", "/v1/traces"), "asked_at", "1767225600"),
+        (("POST", "/v1/traces"), "asked_at", '"1767225600.5"'),
+        (("POST", "/v1/traces"), "seed", "true"),
+    ],
+)
+async def test_value_of_another_type_is_refused(
+    ann: str, client: httpx.AsyncClient, error_of: ErrorOf, route: tuple[str, str], field: str, value: str
+) -> None:
+    response = await _answer(client, route, _with_odd(BODIES[route], (field,), value))
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (422, "validation_error", field)
+
+
+async def test_whole_number_with_a_point_is_one(ann: str, client: httpx.AsyncClient) -> None:
+    """JSON has one type of numbers: a sender may write 2 as 2.0."""
+    body = BODIES["POST", "/v1/batches"]
+    response = await _answer(client, ("POST", "/v1/batches"), _with_odd(body, ("candidates",), "2.0"))
+    assert (response.status_code, response.json()["request"]["candidates"]) == (201, 2)
+
+
+def _minutes(minutes: int) -> timezone:
+    return timezone(timedelta(minutes=minutes))
+
+
+TIMES = (
+    st.datetimes(timezones=st.none() | st.integers(-1439, 1439).map(_minutes)).map(lambda when: when.isoformat())
+    | st.text("0123456789-+:.TZ ", max_size=32)
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+)
+"""Times of any year with any offset, texts that look like one, and numbers."""
+written = itertools.count()
+
+
+@hypothesis_settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(when=TIMES)
+async def test_time_is_stored_as_it_was_sent_or_refused(ann: str, client: httpx.AsyncClient, when: Any) -> None:
+    id = f"time{next(written):06d}"
+    body = {"engagements": [{**ASKED, "id": id, "occurred_at": when}]}
+    response = await client.post("/v1/users/ann/engagements", json=body)
+    assert response.status_code in (200, 422), response.text
+    if response.status_code == 422:
+        assert response.json()["error"]["param"] == "engagements[0].occurred_at"
+        return
+    assert isinstance(when, str), "a number is no time"
+    page = (await client.get("/v1/users/ann/engagements", params={"limit": 1000})).json()["engagements"]
+    [stored] = [one["occurred_at"] for one in page if one["id"] == id]
+    sent = TypeAdapter(datetime).validate_python(when)
+    assert TypeAdapter(datetime).validate_python(stored) == (sent if sent.tzinfo else sent.replace(tzinfo=UTC))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx
+import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
@@ -34,6 +35,18 @@ async def test_every_operation_names_the_error_envelope(client: httpx.AsyncClien
     assert "HTTPValidationError" not in schema["components"]["schemas"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"choices", "max_tokens", "thinking_temperature"}),
+        ("/v1/responses", {"choices", "thinking_temperature"}),
+    ],
+)
+async def test_chat_bodies_name_our_fields(client: httpx.AsyncClient, path: str, fields: set[str]) -> None:
+    operation = (await client.get("/openapi.json")).json()["paths"][path]["post"]
+    assert fields <= operation["requestBody"]["content"]["application/json"]["schema"]["properties"].keys()
+
+
 def test_no_request_makes_the_server_fail(settings: Settings, start_services: StartServices) -> None:
     """Valid and invalid requests, generated from the schema: none is answered with a fault of the server's."""
     statuses: dict[str, set[int]] = {}
@@ -53,7 +66,7 @@ def test_no_request_makes_the_server_fail(settings: Settings, start_services: St
                 return await client.request(case.method, wanted.url, headers=headers, content=wanted.body)
 
         @hypothesis_settings(
-            max_examples=150,
+            max_examples=250,
             derandomize=True,
             database=None,
             phases=[Phase.generate],

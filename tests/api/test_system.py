@@ -17,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
-from mindprint.types import Funnel, ServerInfo, Trace
+from mindprint.types import Funnel, ServerInfo, SystemInfo, Trace
 from mindprint_server.api import middleware
 from mindprint_server.app import ServerState
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.observability.metrics import Metrics
+from mindprint_server.operation.system import describe_artifacts
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy
 from mindprint_server.wiring import Services
@@ -52,16 +53,17 @@ async def test_metrics_are_what_prometheus_reads(
         for sample in family.samples
     }
     queue = {
-        state: samples["mindprint_queue_traces", ("state", state)] for state in ("waiting", "leased", "dead_letter")
+        state: samples["mindprint_queue_traces", ("state", state), ("tenant", "default")]
+        for state in ("waiting", "leased", "dead_letter")
     }
     assert queue == {"waiting": 1, "leased": 0, "dead_letter": 1}
-    assert samples["mindprint_open_batches",] == 1
-    assert samples["mindprint_refusals_total", ("code", "user_not_found")] == 1
-    route = ("route", "/v1/users/{user_id}")
-    assert samples["mindprint_requests_total", ("method", "GET"), route, ("status", "200")] == 1
-    assert samples["mindprint_requests_total", ("method", "GET"), route, ("status", "404")] == 1
+    assert samples["mindprint_open_batches", ("tenant", "default")] == 1
+    assert samples["mindprint_refusals_total", ("code", "user_not_found"), ("tenant", "default")] == 1
+    route, mine = ("route", "/v1/users/{user_id}"), ("tenant", "default")
+    assert samples["mindprint_requests_total", ("method", "GET"), route, ("status", "200"), mine] == 1
+    assert samples["mindprint_requests_total", ("method", "GET"), route, ("status", "404"), mine] == 1
     assert samples["mindprint_request_seconds_count", ("method", "GET"), route] == 2
-    unmatched = ("method", "OTHER"), ("route", "unmatched"), ("status", "404")
+    unmatched = ("method", "OTHER"), ("route", "unmatched"), ("status", "404"), ("tenant", "")
     assert samples["mindprint_requests_total", *unmatched] == 1
     assert "ann" not in response.text, "no label grows with the users"
 
@@ -112,6 +114,19 @@ async def test_logs_are_json_lines_with_request_ids(
     assert {"request_id": "r1", "method": "GET", "path": "/v1/users", "status": 200}.items() <= lines[0].items()
 
 
+async def test_what_a_waiting_trainer_repeats_is_no_info_line(
+    client: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute of an idle trainer wrote 30 lines and more."""
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    server_logging.configure(settings.model_copy(update={"log_json": True}))
+    assert (await client.post("/v1/leases", json={"owner": "t", "max_traces": 9})).status_code == 204
+    assert (await client.get("/v1/publications/unknown")).status_code == 404
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["path"], line["status"]) for line in lines] == [("/v1/publications/unknown", 404)]
+
+
 def test_faults_are_written_for_people_and_for_machines(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for as_json in (False, True):
         written = io.StringIO()
@@ -148,7 +163,9 @@ async def test_password_of_the_database_is_in_no_line_of_a_failed_start(
     written = io.StringIO()
     monkeypatch.setattr("sys.stderr", written)
     url = SecretStr(f"postgres://ann:geheim@127.0.0.1:{unused_tcp_port}/mind?sslpassword=geheim")
-    settings = settings.model_copy(update={"log_json": True, "log_level": "debug", "database_url": url})
+    settings = settings.model_copy(
+        update={"log_json": True, "log_level": "debug", "database_url": url, "database_wait_s": 0}
+    )
     server_logging.configure(settings)
     state = ServerState(settings, Metrics())
     state.open()
@@ -175,3 +192,25 @@ async def test_metrics_are_shown_while_the_store_is_away(
     response = await client.get("/metrics")
     assert response.status_code == 200
     assert "mindprint_requests_total" in response.text
+
+
+async def test_an_admin_sees_where_the_server_listens_and_what_it_stores_in(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    seen = SystemInfo.model_validate((await client.get("/v1/system")).json())
+    assert (seen.host, seen.port, seen.database) == ("127.0.0.1", settings.port, "sqlite")
+    assert seen.free_bytes > 0
+    assert seen.artifacts_problem is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (None, "a folder in data_dir"),
+        ("/mnt/shared", "a folder"),
+        ("file:///mnt/shared", "a folder"),
+        ("s3://key:secret@bucket/x", "s3://..."),
+    ],
+)
+def test_the_kind_of_an_artifact_store_is_shown_without_its_address(url: str | None, shown: str) -> None:
+    assert describe_artifacts(url) == shown

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,11 +22,12 @@ from mindprint.types import Lease
 from mindprint_server.app import create_app
 from mindprint_server.engine import AdapterRef, Priority
 from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.exceptions import ServerError
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services
 from samples import write_tensors
 from scripted import serving
-from uploads import leased
+from uploads import ended, leased
 from weights import BASE, NAMES, adapter_config, data_of, header_of, nested, weights_file
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
@@ -80,7 +83,7 @@ class Uploader:
     ) -> httpx.Response:
         weights = weights_file() if weights is None else weights
         text = json.dumps(await self.manifest(weights)).encode() if manifest is None else manifest
-        return await self.client.post(
+        response = await self.client.post(
             f"/v1/leases/{(await self.lease()).id}/complete",
             files={
                 "manifest": (None, text),
@@ -88,6 +91,13 @@ class Uploader:
                 "weights": ("w", weights),
             },
         )
+        return response if response.status_code != 202 else await self.checked(response.json()["id"])
+
+    async def checked(self, publication_id: str) -> httpx.Response:
+        """What the server says at the end of its checks."""
+        with contextlib.suppress(ServerError):  # a version that is refused
+            await ended(self.services, publication_id)
+        return await self.client.get(f"/v1/publications/{publication_id}")
 
     async def changed(self, path: str, value: Any) -> bytes:
         """The manifest with one field changed; `path` is like `parity_items.0.logprobs`."""
@@ -140,7 +150,7 @@ async def assert_refused(
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
 async def test_upload_of_each_served_dtype_becomes_live(uploader: Uploader, dtype: str) -> None:
     response = await uploader.upload(weights=weights_file(header_of(dtype), data_of(dtype)))
-    assert (response.status_code, response.json()["state"]) == (200, "live")
+    assert (response.status_code, response.json()["result"]["state"]) == (200, "live")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +178,28 @@ async def test_manifest_with_impossible_value_names_its_field(
 ) -> None:
     response = await uploader.upload(manifest=await uploader.changed(path, value))
     await assert_refused(uploader, error_of, response, "invalid_manifest", param)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("parity_items.0.prompt_ids.0", True),
+        ("parity_items.0.target_ids.0", "1"),
+        ("parity_items.0.target_ids.0", 1.0),
+        ("parity_items.0.logprobs.0", "-0.5"),
+        ("parity_items.0.base_logprobs.0", False),
+        ("samples.slow", True),
+        ("tokens", "10"),
+        ("seconds", True),
+        ("losses.slow_first", "2.0"),
+    ],
+)
+async def test_manifest_with_value_of_another_type_names_its_field(
+    uploader: Uploader, error_of: ErrorOf, path: str, value: Any
+) -> None:
+    response = await uploader.upload(manifest=await uploader.changed(path, value))
+    name = re.sub(r"\.(\d+)", r"[\1]", path)
+    await assert_refused(uploader, error_of, response, "validation_error", f"manifest.{name}")
 
 
 @pytest.mark.parametrize("depth", [100, 30_000, 100_000])
@@ -240,7 +272,7 @@ async def test_weights_that_are_malformed_are_refused(
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
-    | st.sampled_from([2**64, 10**30, "\0"])
+    | st.sampled_from([-1, -(2**63), 2**64, 10**30, 1.0, -0.0, "1", "\0", "true"])
 )  # fmt: skip
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
@@ -248,9 +280,17 @@ VALUES = st.recursive(
 PATHS = st.sampled_from([
     "adapter", "base_digest", "weights_sha256", "trace_ids", "samples", "samples.slow", "settings", "settings.rank",
     "losses", "losses.slow_first", "tokens", "seconds", "trainer", "parity_items", "parity_items.0",
-    "parity_items.0.prompt_ids", "parity_items.0.target_ids.0", "parity_items.0.logprobs",
-    "parity_items.0.logprobs.0", "parity_items.0.base_logprobs.0", "another",
+    "parity_items.0.prompt_ids", "parity_items.0.prompt_ids.0", "parity_items.0.target_ids",
+    "parity_items.0.target_ids.0", "parity_items.0.logprobs", "parity_items.0.logprobs.0",
+    "parity_items.0.base_logprobs", "parity_items.0.base_logprobs.0", "another",
 ])  # fmt: skip
+CONFIG_FIELDS = st.sampled_from([
+    "peft_type", "r", "lora_alpha", "target_modules", "task_type", "bias", "use_rslora", "use_dora", "modules_to_save",
+    "rank_pattern", "alpha_pattern", "layers_to_transform", "lora_dropout", "base_model_name_or_path", "another",
+])  # fmt: skip
+HEADER_FIELDS = st.tuples(
+    st.sampled_from([*NAMES, "__metadata__"]), st.sampled_from(["dtype", "shape", "data_offsets"])
+)
 
 
 EDITS = st.lists(
@@ -273,14 +313,23 @@ def edit(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
     return bytes(changed)
 
 
+def assert_possible(manifest: dict[str, Any]) -> None:
+    """What was taken has counts and token ids that are whole numbers from 0 on."""
+    ids = [token for item in manifest["parity_items"] for name in ("prompt_ids", "target_ids") for token in item[name]]
+    for number in (*ids, *manifest["samples"].values(), manifest["tokens"]):
+        assert type(number) is int
+        assert number >= 0
+
+
 def test_any_changed_upload_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     with asyncio.Runner() as runner:
         opened = uploading(tmp_path_factory.mktemp("changed"))
         uploader = runner.run(opened.__aenter__())
 
-        def send(**parts: bytes) -> None:
+        def send(**parts: bytes) -> httpx.Response:
             response = runner.run(uploader.upload(**parts))
             assert response.status_code < 500, response.text
+            return response
 
         @given(st.sampled_from(["weights", "config", "manifest"]), EDITS)
         @hypothesis_settings(max_examples=120)
@@ -294,10 +343,26 @@ def test_any_changed_upload_is_taken_or_refused(tmp_path_factory: pytest.TempPat
         @given(PATHS, VALUES)
         @hypothesis_settings(max_examples=120)
         def change_field(path: str, value: Any) -> None:
-            send(manifest=runner.run(uploader.changed(path, value)))
+            manifest = runner.run(uploader.changed(path, value))
+            if send(manifest=manifest).is_success:
+                assert_possible(json.loads(manifest))
+
+        @given(CONFIG_FIELDS, VALUES)
+        @hypothesis_settings(max_examples=60)
+        def change_config(field: str, value: Any) -> None:
+            send(config=adapter_config(**{field: value}))
+
+        @given(HEADER_FIELDS, VALUES)
+        @hypothesis_settings(max_examples=60)
+        def change_header(place: tuple[str, str], value: Any) -> None:
+            header = header_of()
+            header[place[0]][place[1]] = value
+            send(weights=weights_file(header))
 
         try:
             change_part()
             change_field()
+            change_config()
+            change_header()
         finally:
             runner.run(opened.__aexit__(None, None, None))

@@ -91,7 +91,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("page", RUN, ids=doc_pages.name)
 def test_blocks_of_a_page_run(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    keys = page.name == "use-api-keys.md"
+    keys = page.name in ("use-api-keys.md", "open-to-two-teams.md")
     url = request.getfixturevalue("url_with_keys" if keys else "url")
     variables = {"MINDPRINT_URL": url} | ({"MINDPRINT_API_KEY": ADMIN_KEY} if keys else {})
     for block in doc_pages.blocks(page):

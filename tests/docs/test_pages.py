@@ -26,7 +26,15 @@ METRIC = re.compile(r"\bmindprint_[a-z_]+\b")
 MADE = ("users.jsonl", "train.jsonl", "eval.jsonl", "result.json", "manifest.json", "adapter_config.json")
 """Files that a user has or a command writes."""
 
-OUTSIDE = {"pg_dump", "histogram_quantile", "thinking_gain_closed", "thinking_gain_open"}
+OF_VLLM = {
+    "attention_backend",
+    "max_logprobs",
+    "model_name",
+    "root_path",
+    "speculative_config",
+    "tensor_parallel_size",
+}
+OUTSIDE = {"pg_dump", "histogram_quantile", "thinking_gain_closed", "thinking_gain_open"} | OF_VLLM
 """Words of other programs, and names that are put together at run time."""
 PAGES = pytest.mark.parametrize("page", doc_pages.pages(), ids=doc_pages.name)
 

@@ -13,32 +13,19 @@ import pytest
 
 from mindprint_demo import synthetic
 from mindprint_eval import results
-from tiny import TARGETS, make_model
+from tiny import make_model
+from tiny_servers import SERVER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ARMS = ("A0", "A1", "A3", "A5", "A6", "A9", "A9-direct", "C3-none")
-SERVER = {
-    "DTYPE": "float32",
-    "KV_CACHE_GIB": "0.25",
-    "MAX_NUM_SEQS": "8",
-    "MAX_THINKING_TOKENS": "12",
-    "MIN_THINKING_WORDS": "0",
-    "PREFILTER_BY_PRIOR": "false",
-    "EARLY_STOP_MARGIN_NATS": "null",
-    "MIN_ANSWER_FREQUENCY": "0",
-    "MIN_GAIN": "null",
-    "MIN_ANCHOR": "null",
-    "PROFILE_TOKENS": "16",
-    "REPLAY_SHARE": "0",
-    "TARGET_MODULES": json.dumps(TARGETS),
-}
+SETTINGS = SERVER | {"EARLY_STOP_MARGIN_NATS": "null", "REPLAY_SHARE": "0"}
 
 
 def evaluate(folder: Path, model: Path) -> subprocess.CompletedProcess[str]:
     words = ["eval", "run", "--data", str(folder / "data"), "--out", str(folder / "eval"), "--model", str(model)]
     words += ["--users", "2", "--rows", "2", "--engagements", "6", "--pool", "0", "--general", "2"]
     words += ["--arms", ",".join(ARMS), "--train", "epochs=6", "--train", "learning_rate=0.01"]
-    settings = {f"MINDPRINT_{name}": value for name, value in SERVER.items()}
+    settings = {f"MINDPRINT_{name}": value for name, value in SETTINGS.items()}
     return subprocess.run(
         [sys.executable, "-m", "mindprint", *words],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **settings},

@@ -22,7 +22,8 @@ from mindprint.local.processes import Child
 from mindprint.types import BatchRequest, TraceRequest
 from mindprint_demo.trace_accounting import account_for_traces
 from samples import engagement
-from tiny import TARGETS, make_model
+from tiny import make_model
+from tiny_servers import TRAINED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 USERS = ("ann", "bob")
@@ -42,25 +43,7 @@ class World:
         return asyncio.run(self.start_server())
 
     async def start_server(self) -> Child:
-        return await self._cluster.start_server(
-            self._model,
-            {
-                "DTYPE": "float32",
-                "KV_CACHE_GIB": "0.25",
-                "MAX_NUM_SEQS": "8",
-                "BATCH_MAX_IN_FLIGHT": "4",
-                "MAX_THINKING_TOKENS": "12",
-                "MIN_THINKING_WORDS": "0",
-                "PREFILTER_BY_PRIOR": "false",
-                "MIN_ANSWER_FREQUENCY": "0",
-                "MIN_GAIN": "null",
-                "MIN_ANCHOR": "null",
-                "GATE": "false",  # random weights do not think
-                "PROFILE_TOKENS": "16",
-                "HEALTH_INTERVAL_S": "0.5",
-                "TARGET_MODULES": str(TARGETS).replace("'", '"'),
-            },
-        )
+        return await self._cluster.start_server(self._model, TRAINED | {"HEALTH_INTERVAL_S": "0.5"})
 
     def trainer(self) -> Child:
         """A trainer that takes long enough to be killed in the middle."""
@@ -186,7 +169,7 @@ def test_the_loop_survives_what_kills_its_processes(world: World) -> None:
             assert written.provenance.model == f"user/{user}@{adapter.live}"
             assert written.provenance.adapter_digest == version.digest
             assert (
-                client.chat.completions.create("A walk?", model=adapter.key, max_tokens=4).model
+                client.chat.completions.create("A walk?", model=adapter.key, max_tokens=4).version
                 == f"user/{user}@{adapter.live}"
             )
 

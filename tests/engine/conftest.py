@@ -20,6 +20,9 @@ from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services, close_services, open_services
 from tiny import TARGETS, make_adapter, make_model
 
+ENGINE_ARGS = {"max-logprobs": "21", "attention_backend": "CPU_ATTN"}
+"""Options of vLLM that reach it: see `test_vllm_engine.py`."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All of these share the engine, and with it one event loop."""
@@ -48,8 +51,10 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 @pytest.fixture(scope="session")
 def engine_settings(tiny_model: Path, pytestconfig: pytest.Config) -> Settings:
+    name = pytestconfig.getoption("--engine")
     return Settings(
-        engine=pytestconfig.getoption("--engine"),
+        engine=name,
+        engine_args=ENGINE_ARGS if name == "vllm" else {},
         model=str(tiny_model),
         dtype="float32",
         max_model_len=2048,

@@ -21,7 +21,7 @@ async def test_the_tokenizer_renders_and_encodes_without_additions(engine: Engin
         "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     )
     assert tokenizer.encode("a") + tokenizer.encode("b") == tokenizer.encode("ab")
-    assert tokenizer.encode("<|im_end|>") == [tokenizer.eos_id]
+    assert tokenizer.encode("<|im_end|>") == [tokenizer.chat_format.end_id]
 
 
 async def test_greedy_generation_is_the_model_s(engine: Engine, tiny_model: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mindprint_server.adapters.peft_config import read_config
-from mindprint_server.adapters.validation import check_weights, read_base_shapes
+from mindprint_server.adapters.validation import check_weights
 from mindprint_server.engine import AdapterRef, Priority
+from mindprint_server.engine.model_shapes import read_base_shapes
 from mindprint_server.engine.vllm import VllmEngine
 from mindprint_server.settings import AdapterSettings
 from tiny import TARGETS, logprobs

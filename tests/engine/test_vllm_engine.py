@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import select
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from chat_templates import make_model as make_family_model
+from mindprint_server.app import create_app
 from mindprint_server.engine import AdapterRef, Priority, Sampling
+from mindprint_server.engine.process_records import ProcessRecords
 from mindprint_server.engine.vllm import VllmEngine
+from mindprint_server.engine.vllm_openai import VllmChat
+from mindprint_server.engine.vllm_options import (
+    CHAT_OPTIONS,
+    WrongOption,
+    known_options,
+    read_vllm_options,
+    serve_parser,
+)
+from mindprint_server.exceptions import BackendRefused
+from mindprint_server.prompts.types import Prompt
 from mindprint_server.settings import Settings
-from tiny import make_adapter
+from mindprint_server.settings.engine_args import DECIDED
+from mindprint_server.wiring import Services
+from proved import live_version
+from tiny import TARGETS, make_adapter
 
 NOW = Priority.INTERACTIVE
+SETTINGS = Settings()
+WAIT_MS = 60_000
 TEXT = "A tiny model reads this line, byte by byte. "
 
 
@@ -23,6 +49,150 @@ def ref(folder: Path, number: int) -> AdapterRef:
 async def test_start_ends_with_the_warm_up(engine: VllmEngine, start_phases: list[str]) -> None:
     assert engine.ready
     assert start_phases[-1] == "warming up"
+
+
+async def test_engine_args_reach_vllm(engine: VllmEngine) -> None:
+    assert engine.llm.model_config.max_logprobs == 21
+    backend = engine.llm.vllm_config.attention_config.backend
+    assert backend is not None
+    assert backend.name == "CPU_ATTN"
+
+
+async def test_metrics_of_vllm_are_shown_without_names_of_users(
+    services: Services, adapters: list[Path], tmp_path: Path
+) -> None:
+    version = await live_version(services, adapters[0], tmp_path, 1)
+    transport = httpx.ASGITransport(create_app(services.settings, services=services))
+    body = {"model": f"user/ann@{version.version}", "messages": [{"role": "user", "content": "A walk?"}]}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        answer = await http.post("/v1/chat/completions", json=body | {"max_tokens": 4})
+        text = (await http.get("/metrics")).text
+    assert answer.status_code == 200, answer.text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {"vllm:num_requests_running", "vllm:kv_cache_usage_perc", "mindprint_requests"} <= set(families)
+    written = [s for s in families["vllm:generation_tokens"].samples if s.name.endswith("_total")]
+    assert written[0].value >= 4
+    assert written[0].labels["model_name"] == "base"
+    assert "user/ann" not in text
+
+
+REAL_OPTIONS = {
+    "quantization": ("fp8", "fp8"),
+    "tensor_parallel_size": ("2", 2),
+    "kv_cache_dtype": ("fp8", "fp8"),
+    "attention_backend": ("FLASH_ATTN", "FLASH_ATTN"),
+    "reasoning_parser": ("deepseek_r1", "deepseek_r1"),
+    "enable_expert_parallel": ("true", True),
+    "max_num_batched_tokens": ("4k", 4000),
+    "cudagraph_capture_sizes": ("[1, 2]", [1, 2]),
+    "speculative_config": ({"method": "ngram", "num_speculative_tokens": 2},) * 2,
+}
+
+
+async def test_options_get_the_types_of_vllm(engine: VllmEngine) -> None:
+    given = {name: value for name, (value, _) in REAL_OPTIONS.items()}
+    chat = {"enable_auto_tool_choice": "true", "tool_call_parser": "hermes"}
+    options = read_vllm_options(given | chat)
+    assert options.engine == {name: read for name, (_, read) in REAL_OPTIONS.items()}
+    assert options.chat == {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"quantisation": "fp8"}, "vLLM has no option quantisation: did you mean quantization"),
+        ({"kv_cache_dtype": "int3"}, "kv_cache_dtype cannot be 'int3': it is one of .*fp8"),
+        ({"reasoning_parser": "r1"}, "reasoning_parser cannot be 'r1': it is one of .*deepseek_r1"),
+        ({"tool_call_parser": "hermit"}, "tool_call_parser cannot be 'hermit': it is one of .*hermes"),
+        ({"enable_auto_tool_choice": True}, "enable_auto_tool_choice needs a parser: set tool_call_parser too"),
+        ({"compilation_config": {"mod": 3}}, "compilation_config cannot be"),
+        ({"root_path": "/x"}, "root_path is an option of vLLM's HTTP server"),
+    ],
+)
+async def test_options_that_vllm_would_not_take_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(WrongOption, match=words):
+        read_vllm_options(given)
+
+
+async def test_every_option_that_mindprint_decides_is_one_of_vllm() -> None:
+    known = known_options(serve_parser()._actions)
+    assert set(DECIDED) - set(known) <= {"model_tag"}
+    assert set(known) >= CHAT_OPTIONS
+
+
+async def test_folder_with_mistrals_own_files_too_is_read_as_the_trainer_reads_it(
+    engine_settings: Settings, tmp_path: Path
+) -> None:
+    folder = make_family_model("mistral_v3", tmp_path)
+    (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "params.json").write_text('{"dim": 32, "n_layers": 1}', encoding="utf-8")
+    (folder / "tekken.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RuntimeError, match=r"consolidated.safetensors beside model.safetensors"):
+        VllmEngine(engine_settings)._engine_args(str(folder))
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}', encoding="utf-8")
+    args = VllmEngine(engine_settings)._engine_args(str(folder))
+    config = args.create_model_config()
+    assert config.hf_config.hidden_size == 64, "of config.json"
+    assert (config.tokenizer_mode, args.load_format) == ("hf", "hf")
+
+
+async def make_chat(engine: VllmEngine, options: dict[str, Any]) -> VllmChat:
+    """Chat classes with other options than the engine's."""
+    path, chat_format = engine.info().model_path, engine.tokenizer.chat_format
+    return await VllmChat.create(engine.llm, engine.slots, model_path=path, chat_format=chat_format, options=options)
+
+
+TOOL = {"type": "function", "function": {"name": "walk", "parameters": {"type": "object", "properties": {}}}}
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A walk?"}], "max_tokens": 4, "seed": 1}
+
+
+async def test_tools_without_a_parser_are_refused_with_what_to_set(engine: VllmEngine) -> None:
+    chat = await engine.chat_backend()
+    with pytest.raises(BackendRefused, match="--engine-arg enable_auto_tool_choice=… --engine-arg tool_call_parser=…"):
+        await chat.complete(ASK | {"tools": [TOOL]}, None)
+
+
+async def test_tools_with_a_parser_are_answered(engine: VllmEngine) -> None:
+    options = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    chat = await make_chat(engine, options)
+    answer = await chat.complete(ASK | {"tools": [TOOL]}, None)
+    assert isinstance(answer, dict)
+    assert answer["usage"]["completion_tokens"] == 4
+
+
+async def test_reasoning_parser_leaves_a_continued_answer_alone(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's parsers take text without a closing tag for thinking. Behind Mindprint's own thinking it is the answer."""
+    from vllm.reasoning import ReasoningParser, ReasoningParserManager
+
+    class TakesAll(ReasoningParser):  # type: ignore[misc]  # vLLM is not typed
+        def is_reasoning_end(self, input_ids: Any) -> bool:
+            return False
+
+        def extract_content_ids(self, input_ids: Any) -> list[int]:
+            return []
+
+        def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
+            return model_output, None
+
+        def extract_reasoning_streaming(self, *args: Any) -> None:
+            return None
+
+    ReasoningParserManager.register_module("takes_all", True, TakesAll)
+    monkeypatch.setattr(engine.llm.vllm_config.structured_outputs_config, "reasoning_parser", "takes_all")
+    chat = await make_chat(engine, {})
+    begun = [*ASK["messages"], {"role": "assistant", "content": "<think>\nLakes.\n</think>\nThis user's answer:"}]
+    body = ASK | {"messages": begun, "add_generation_prompt": False, "continue_final_message": True}
+    text = "A walk? <think>\nLakes.\n</think>\nThis user's answer:"
+    prompt = Prompt(text, engine.tokenizer.encode(text), 0)
+    answers = [await chat.complete(ASK, None), await chat.complete(body, None), await chat.complete(ASK, None, prompt)]
+    messages = [answer["choices"][0]["message"] for answer in answers if isinstance(answer, dict)]
+    assert [(bool(message["content"]), bool(message["reasoning"])) for message in messages] == [
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
 
 
 async def test_what_the_cache_holds_is_known(engine: VllmEngine, engine_settings: Settings) -> None:
@@ -44,11 +214,18 @@ async def test_a_prefix_is_computed_once(engine: VllmEngine) -> None:
     assert second.cached_tokens >= len(ids) // 2
 
 
-async def test_seeded_prompts_longer_than_a_step_do_not_kill_the_engine(engine: VllmEngine) -> None:
+async def test_seeded_answer_is_the_same_whether_its_prompt_takes_one_step_or_several(engine: VllmEngine) -> None:
     prompts = [engine.tokenizer.encode(f"{number} " + "word " * 300) for number in range(4)]
-    sampling = Sampling(max_tokens=4, temperature=1.0, seed=7)
-    written = await asyncio.gather(*(engine.generate(p, sampling, adapter=None, priority=NOW) for p in prompts))
-    assert all(one.token_ids for one in written)
+    assert all(len(prompt) > SETTINGS.cpu_step_tokens for prompt in prompts)
+    sampling = Sampling(max_tokens=8, temperature=1.0, seed=7)
+
+    async def write() -> list[list[int]]:
+        written = await asyncio.gather(*(engine.generate(p, sampling, adapter=None, priority=NOW) for p in prompts))
+        return [list(one.token_ids) for one in written]
+
+    in_pieces = await write()
+    from_cache = await write()
+    assert in_pieces == from_cache
     assert not engine.dead.is_set()
 
 
@@ -80,3 +257,63 @@ async def test_refused_files_are_named_in_the_message(engine: VllmEngine, tiny_m
         await engine.load(ref(too_big, 20))
     with pytest.raises(ValueError, match="refused"):
         await engine.load(ref(tmp_path / "nowhere", 21))
+
+
+async def test_engine_ends_when_its_server_is_killed(tiny_model: Path, tmp_path: Path) -> None:
+    left = await asyncio.to_thread(killed_server, tiny_model, tmp_path)
+    assert await asyncio.to_thread(all_end, left)
+
+
+async def test_next_start_ends_an_engine_that_does_not_watch_its_server(tiny_model: Path, tmp_path: Path) -> None:
+    left = await asyncio.to_thread(killed_server, tiny_model, tmp_path, VLLM_PLUGINS="")
+    core = left[0]
+    assert not core.poll(1000)
+    assert await asyncio.to_thread(ProcessRecords(tmp_path / "engine").end_leftovers, WAIT_MS / 1000) == 1
+    assert await asyncio.to_thread(all_end, left)
+
+
+def killed_server(model: Path, data_dir: Path, **variables: str) -> list[select.poll]:
+    """Start a server process and kill it once it is ready.
+
+    Returns:
+        What tells of the end of its engine's core, and of the core's workers.
+    """
+    settings = {
+        "MODEL": str(model),
+        "DATA_DIR": str(data_dir),
+        "PORT": "0",
+        "LOG_JSON": "true",
+        "DTYPE": "float32",
+        "KV_CACHE_GIB": "0.25",
+        "TARGET_MODULES": json.dumps(TARGETS),
+    }
+    environment = os.environ | {f"MINDPRINT_{name}": value for name, value in settings.items()} | variables
+    command = [sys.executable, "-m", "mindprint_server"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            assert any('"event": "ready"' in line for line in server.stderr)
+            (core,) = json.loads((data_dir / "engine" / f"{server.pid}.json").read_text())["children"]
+            workers = children_of(core["pid"])
+            assert workers, "vLLM's worker on a CPU is a process of its own"
+            watched = [poll_end(pid) for pid in (core["pid"], *workers)]
+            assert not any(one.poll(0) for one in watched)
+        finally:
+            server.kill()
+    return watched
+
+
+def children_of(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
+def poll_end(pid: int) -> select.poll:
+    """Return what becomes readable when a process ends. Its descriptor is left to the end of the test run."""
+    ended = select.poll()
+    ended.register(os.pidfd_open(pid), select.POLLIN)
+    return ended
+
+
+def all_end(processes: list[select.poll]) -> bool:
+    return all(one.poll(WAIT_MS) for one in processes)

@@ -11,6 +11,7 @@ from mindprint_server.engine import AdapterRef, Priority, Sampling
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.wiring import Services
 from samples import engagement, write_tensors
+from uploads import hand_over
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -67,7 +68,7 @@ async def upload(services: Services, lease: Lease, folder: Path, *, mark: int = 
         parity_items=[item],
     )
     config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "lora_alpha": 8, "target_modules": ["q_proj"]}).encode()
-    return await services.adapters.publish(lease.id, manifest, config, weights)
+    return await hand_over(services, lease.id, manifest, config, weights)
 
 
 class Slow(FakeEngine):

@@ -6,6 +6,7 @@ They need the fixtures `engine` (started), `engine_settings` (its settings) and 
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ class EngineProtocol:
         tokenizer = engine.tokenizer
         ids = {text: tokenizer.encode(text) for text in tokenizer.special}
         assert all(len(found) == 1 for found in ids.values())
-        assert [tokenizer.eos_id] in ids.values()
+        assert [tokenizer.chat_format.end_id] in ids.values()
         for text, [token] in ids.items():
             assert tokenizer.encode(f"before {text}after").count(token) == 1
 
@@ -96,6 +97,24 @@ class EngineProtocol:
 
         assert await text(1) == await text(1)
         assert len({await text(seed) for seed in range(4)}) > 1
+
+    async def test_stream_grows_to_what_a_generation_returns(self, engine: Engine) -> None:
+        prompt, sampling = engine.tokenizer.encode(TEXT), Sampling(max_tokens=8)
+        whole = await engine.generate(prompt, sampling, adapter=None, priority=NOW)
+        outputs = [output async for output in engine.stream(prompt, sampling, adapter=None, priority=NOW)]
+        assert len(outputs) > 1
+        assert outputs[-1].token_ids == whole.token_ids
+        assert (outputs[-1].text, outputs[-1].finish) == (whole.text, whole.finish)
+        for shorter, longer in pairwise(outputs):
+            assert longer.text.startswith(shorter.text)
+            assert longer.token_ids[: len(shorter.token_ids)] == shorter.token_ids
+
+    async def test_stream_that_is_closed_ends_and_the_engine_answers_on(self, engine: Engine) -> None:
+        prompt, sampling = engine.tokenizer.encode(TEXT), Sampling(max_tokens=200, temperature=1.0, seed=1)
+        outputs = engine.stream(prompt, sampling, adapter=None, priority=NOW)
+        await anext(outputs)
+        await outputs.aclose()
+        assert (await engine.generate(prompt, Sampling(max_tokens=1), adapter=None, priority=NOW)).token_ids
 
     async def test_scores_follow_the_order_of_the_tokens(self, engine: Engine) -> None:
         prompt, tokens = (engine.tokenizer.encode(text) for text in (TEXT, "x y z"))

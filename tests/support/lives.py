@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from mindprint.types import Check
+from mindprint_server.adapters.artifact_owner import MARKER
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
+from mindprint_server.store import VersionRecord
 from mindprint_server.wiring import Services
 from scripted import serving
 
@@ -64,7 +66,7 @@ async def lives(settings: Settings, base_folder: Path, gate: Gate) -> AsyncItera
         async def open(**changes: object) -> Services:
             changed = settings.model_copy(update=changes)
             services = await stack.enter_async_context(serving(changed, Loader(base_folder)))
-            services.adapters._publisher._gate = gate
+            services.publications._publisher._gate = gate
             services.adapters._chance = lambda: 0.5
             return services
 
@@ -80,5 +82,20 @@ async def answering(services: Services, model: str = KEY) -> str:
         return adapter.name if adapter else "base"
 
 
-def folders(services: Services, key: str = KEY) -> list[int]:
-    return sorted(int(one.name) for one in (services.settings.data_dir / "adapters" / key).glob("0*"))
+async def folders(services: Services, key: str = KEY) -> list[int]:
+    """The numbers of an adapter's versions whose files are in the artifact store; 0 for files of no version."""
+    root = services.settings.data_dir / "artifacts"
+    found = {path.name for path in (root.iterdir() if root.is_dir() else ()) if path.name != MARKER}
+    versions = [version for adapter in await services.store.adapters.list_all() for version in adapter.versions]
+    named = {
+        version.artifact: version.version if version.adapter == key else None
+        for version in versions
+        if isinstance(version, VersionRecord)
+    }
+    return sorted(number for digest in found if (number := named.get(digest, 0)) is not None)
+
+
+def folder_of(services: Services, version: VersionRecord) -> Path:
+    """The folder of a version in the default artifact store."""
+    assert version.artifact is not None
+    return (services.settings.data_dir / "artifacts" / version.artifact).absolute()

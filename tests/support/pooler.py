@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from databases import POSTGRES
+from listening import wait_until_it_listens
 
 CONFIG = """
 [databases]
@@ -63,24 +64,9 @@ async def pooler(folder: Path, *, sessions: int = 4, port: int | None = None) ->
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec(program, "-q", *user, str(config), stderr=asyncio.subprocess.PIPE)
     try:
-        await _wait_until_it_listens(process, listen)
+        await wait_until_it_listens(process, listen, "pgbouncer")
         yield f"{server.username}@127.0.0.1:{listen}{server.path}"
     finally:
         if process.returncode is None:
             process.kill()
         await process.communicate()
-
-
-async def _wait_until_it_listens(process: asyncio.subprocess.Process, port: int) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            if process.returncode is not None:
-                said = (await process.communicate())[1]
-                pytest.fail(f"pgbouncer ended: {said.decode()}")
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.05)
-            else:
-                writer.close()
-                return

@@ -10,6 +10,7 @@ from mindprint_server.adapters.validation import sha256
 from mindprint_server.wiring import Services
 from samples import engagement
 from tiny import logprobs
+from uploads import hand_over
 
 
 async def live_version(services: Services, adapter: Path, tmp_path: Path, number: int) -> Version:
@@ -42,7 +43,7 @@ async def live_version(services: Services, adapter: Path, tmp_path: Path, number
             ParityItem(prompt_ids=prompt, target_ids=target, logprobs=values[adapter], base_logprobs=values[None])
         ],
     )
-    return await services.adapters.publish(lease.id, manifest, config_of(adapter), weights)
+    return await hand_over(services, lease.id, manifest, config_of(adapter), weights)
 
 
 def config_of(adapter: Path) -> bytes:

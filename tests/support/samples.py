@@ -25,7 +25,7 @@ def engagement(number: int, *, choices: list[str] | None = None, day: int | None
 
 
 def write_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file of zeros in float32, written by hand so that tests can also break it."""
+    """A safetensors file of one small value in float32, written by hand so that tests can also break it."""
     header, at = {}, 0
     for name, shape in shapes.items():
         size = 4
@@ -34,4 +34,4 @@ def write_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(at))
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"\x3c" * at)

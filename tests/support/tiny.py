@@ -46,12 +46,13 @@ def make_model(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def make_adapter(base: Path, folder: Path, *, seed: int, rank: int = 4) -> Path:
-    """Saves a PEFT adapter with random weights, strong enough to show."""
+def make_adapter(base: Path, folder: Path, *, seed: int, rank: int = 4, **options: Any) -> Path:
+    """Saves a PEFT adapter with random weights, strong enough to show. `options` are of its `LoraConfig`."""
     import torch
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(_load(base), LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS))
+    chosen = {"r": rank, "lora_alpha": 2 * rank, "target_modules": TARGETS} | options
+    model = get_peft_model(_load(base), LoraConfig(**chosen))
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

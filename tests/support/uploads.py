@@ -6,12 +6,14 @@ import asyncio
 import hashlib
 import itertools
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mindprint.types import Lease, LeaseRequest, Manifest, ParityItem, Provenance, Trace, Version
 from mindprint_server.engine import AdapterRef, Priority
+from mindprint_server.exceptions import Conflict, Invalid
 from mindprint_server.store import ClaimPolicy, new_id
 from mindprint_server.wiring import Services
 from samples import engagement, write_tensors
@@ -22,7 +24,9 @@ _number = itertools.count()
 
 async def accepted(services: Services, user: str = "ann") -> Trace:
     """A new engagement of the user's, with an accepted trace that waits."""
-    event = engagement(next(_number))
+    number = next(_number)
+    # Of the past, however many there are: no test is about their times.
+    event = engagement(number, day=number % 200)
     await services.store.engagements.add(user, [event])
     made = Provenance(
         model="base", adapter_digest=None, base_digest="b", prompt_version="1", mode="personal", sampling={}, seed=1,
@@ -46,14 +50,26 @@ async def leased(services: Services, key: str = "user/ann", *, user: str | None 
 
 
 async def upload(
-    services: Services, lease: Lease, folder: Path, *, mark: int = 0, number: int | None = None, **changes: Any
+    services: Services,
+    lease: Lease,
+    folder: Path,
+    *,
+    mark: int = 0,
+    number: int | None = None,
+    peft_folder: Path | None = None,
+    **changes: Any,
 ) -> Version:
     """What a trainer does at the end. `mark` makes other weights; `changes` are of the manifest.
 
-    `number` is the version's, where it is not the one after the newest.
+    `number` is the version's, where it is not the one after the newest. `peft_folder` holds a real adapter.
     """
     weights = folder / f"upload-{next(_number)}"
-    write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
+    config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "lora_alpha": 8, "target_modules": ["q_proj"]}).encode()
+    if peft_folder is None:
+        write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
+    else:
+        shutil.copy(peft_folder / "adapter_model.safetensors", weights)
+        config = (peft_folder / "adapter_config.json").read_bytes()
     encode = services.engine.tokenizer.encode
     prompt, target = encode("a prompt"), encode(" yes, it is so")
     # What the fake engine answers depends on the version's name, which is not given out yet.
@@ -78,10 +94,33 @@ async def upload(
         trace_ids=lease.trace_ids, samples={}, settings={}, losses={}, tokens=1, seconds=1, trainer="t",
         parity_items=[item],
     )  # fmt: skip
-    config = json.dumps({"peft_type": "LORA", "r": 4 + mark, "lora_alpha": 8, "target_modules": ["q_proj"]}).encode()
-    return await services.adapters.publish(lease.id, manifest.model_copy(update=changes), config, weights)
+    return await hand_over(services, lease.id, manifest.model_copy(update=changes), config, weights)
 
 
 async def published(services: Services, folder: Path, key: str = "user/ann", *, user: str | None = None) -> Version:
     """The next version of an adapter, taken into service."""
     return await upload(services, await leased(services, key, user=user), folder)
+
+
+async def hand_over(services: Services, lease_id: str, manifest: Manifest, config: bytes, weights: Path) -> Version:
+    """Upload, wait until the server has checked it, and return the version, or raise why there is none."""
+    publication = await services.publications.accept(lease_id, manifest, config, weights)
+    return await ended(services, publication.id)
+
+
+async def ended(services: Services, publication_id: str) -> Version:
+    """Wait until a publication has ended, and return its version, or raise why there is none."""
+    async with asyncio.timeout(60):
+        while await _is_running(services, publication_id):  # noqa: ASYNC110 (it has no event)
+            await asyncio.sleep(0.005)
+    publication = await services.publications.get(publication_id)
+    if publication.result is not None:
+        return publication.result
+    kind = Invalid if publication.state == "refused" else Conflict
+    raise kind(publication.code or "", publication.message or "")
+
+
+async def _is_running(services: Services, publication_id: str) -> bool:
+    if (await services.publications.get(publication_id)).finished_at is None:
+        return True
+    return publication_id in services.publications._running  # it still follows the pointers

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from pytest_asyncio import is_async_test
-from sqlalchemy import true
+from sqlalchemy import or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from databases import POSTGRES, new_database
 from mindprint.types import (
+    DEFAULT_TENANT,
     EVERYONE,
     Check,
     Engagement,
@@ -34,8 +35,9 @@ from mindprint.types import (
     Version,
 )
 from mindprint_server.store import ClaimPolicy, Store, new_id
-from mindprint_server.store.batches import ItemResult
-from mindprint_server.store.tables import cohorts, metadata
+from mindprint_server.store.batches import DroppedResult, ItemResult
+from mindprint_server.store.tables import batch_items, cohorts, metadata, tenants
+from mindprint_server.tenancy import in_all_tenants
 
 fixture = partial(pytest_asyncio.fixture, loop_scope="session")
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -82,10 +84,14 @@ async def store(opened: tuple[Store, Store]) -> Store:
 
     async def clear(db: AsyncConnection) -> None:
         for table in reversed(metadata.sorted_tables):
-            stays = cohorts.c.name != EVERYONE if table is cohorts else true()
-            await db.execute(table.delete().where(stays))
+            if table is cohorts:
+                goes = or_(cohorts.c.name != EVERYONE, cohorts.c.tenant != DEFAULT_TENANT)
+            else:
+                goes = tenants.c.id != DEFAULT_TENANT if table is tenants else true()
+            await db.execute(table.delete().where(goes))
 
-    await opened[0]._database.write(clear)
+    with in_all_tenants():
+        await opened[0]._database.write(clear)
     return opened[0]
 
 
@@ -103,6 +109,11 @@ class Make:
     def engagement(self, n: int, **changes: Any) -> Engagement:
         row = {"id": f"e{n}", "prompt": f"prompt {n}", "response": "yes", "occurred_at": T0 + timedelta(hours=n)}
         return Engagement.model_validate(row | changes)
+
+    async def stored_versions(self, store: Store, *, with_files: bool = False) -> set[tuple[str, int]]:
+        """Adapter key and number of all versions, or of those that have files."""
+        versions = [version for adapter in await store.adapters.list_all() for version in adapter.versions]
+        return {(one.adapter, one.version) for one in versions if one.files or not with_files}
 
     def profile(self, user: str, **changes: Any) -> Profile:
         row = {
@@ -188,11 +199,21 @@ class Make:
         traces: Sequence[Trace],
         outcome: str,
         seconds: float = 0.0,
-    ) -> list[ItemResult]:
+    ) -> list[DroppedResult]:
         """One item of a batch."""
         return await store.batches.finish_items(
             [ItemResult(batch, user, engagement, outcome, traces)], {batch: seconds}
         )
+
+    async def pending(self, store: Store, batch: str) -> list[tuple[str, str]]:
+        """The items of a batch that are not done, in their order."""
+
+        async def read(db: AsyncConnection) -> list[tuple[str, str]]:
+            items = batch_items.c
+            query = select(items.user_id, items.engagement_id).where(items.batch_id == batch, items.outcome.is_(None))
+            return [(user_id, id) for user_id, id in await db.execute(query.order_by(items.position))]
+
+        return await store._database.read(read)
 
     async def waiting(self, store: Store, user: str, count: int) -> list[str]:
         """A user with so many waiting traces, each with a thinking of its own; their ids."""

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from mindprint.types import BatchRequest, Funnel
 from mindprint_server.store import IdempotencyConflict, QueueFull, RecordNotFound, Store, StoreFailed
-from mindprint_server.store.batches import ItemResult, assemble
+from mindprint_server.store.batches import DroppedResult, ItemResult, assemble
 
 PLAN = [("ann", "e2"), ("ann", "e0"), ("bob", "e1"), ("bob", "e0")]
 
@@ -23,12 +23,13 @@ async def planned(store: Store, make: Any) -> str:
     return batch.id
 
 
-async def test_a_new_batch_has_all_to_do(store: Store, planned: str) -> None:
+async def test_a_new_batch_has_all_to_do(store: Store, make: Any, planned: str) -> None:
     batch = await store.batches.get(planned)
     assert (batch.state, batch.items, batch.done, batch.funnel) == ("queued", 4, 0, Funnel())
     assert batch.request == BatchRequest(mode="generic", seed=3)
-    assert await store.batches.list_pending_items(planned) == PLAN
-    assert await store.batches.list_newest() == await store.batches.list_open() == [batch]
+    assert await make.pending(store, planned) == PLAN
+    assert await store.batches.list_newest() == [batch]
+    assert await store.batches.list_open() == [("default", batch.id)]
 
 
 async def test_an_item_is_done_once(store: Store, other: Store, make: Any, planned: str) -> None:
@@ -41,7 +42,7 @@ async def test_an_item_is_done_once(store: Store, other: Store, make: Any, plann
     assert [t.id for t in await store.traces.find(batch=planned)] == [t.id for t in traces]
     assert (batch.done, batch.generated_tokens, batch.prompt_tokens, batch.cached_tokens) == (1, 20, 60, 40)
     assert batch.tokens_per_second == 10.0
-    assert await store.batches.list_pending_items(planned) == PLAN[1:]
+    assert await make.pending(store, planned) == PLAN[1:]
 
 
 async def test_of_two_runners_that_finish_an_item_at_once_one_counts(
@@ -74,7 +75,7 @@ async def test_an_item_that_fails_to_store_stays_pending(store: Store, make: Any
     twin = make.trace("ann", "e2")
     with pytest.raises(StoreFailed, match=r"SQLITE_CONSTRAINT|SQLSTATE 23505"):
         await make.finish(store, planned, "ann", "e2", traces=[twin, twin], outcome="accepted")
-    assert await store.batches.list_pending_items(planned) == PLAN
+    assert await make.pending(store, planned) == PLAN
     assert await store.traces.find() == []
 
 
@@ -119,22 +120,22 @@ async def test_items_are_committed_together(store: Store, make: Any, planned: st
 async def test_an_item_that_is_gone_takes_nobody_with_it(store: Store, make: Any, planned: str) -> None:
     gone = ItemResult(planned, "ann", "e1", "accepted", [make.trace("ann", "e1")])
     there = ItemResult(planned, "ann", "e2", "accepted", [make.trace("ann", "e2")])
-    assert await store.batches.finish_items([gone, there], {}) == [gone]
+    assert await store.batches.finish_items([gone, there], {}) == [DroppedResult(gone, "gone")]
     assert [trace.engagement_id for trace in await store.traces.find()] == ["e2"]
 
 
 async def test_states_only_move_forward(store: Store, planned: str) -> None:
-    await store.batches.start(planned)
+    await store.batch_claims.claim(planned, "a", limit=1, ttl_s=60)
     running = await store.batches.get(planned)
     assert running.state == "running"
     assert running.started_at is not None
-    await store.batches.start(planned)
+    await store.batch_claims.claim(planned, "a", limit=1, ttl_s=60)
     assert await store.batches.get(planned) == running
     cancelled = await store.batches.cancel(planned)
     assert cancelled.state == "cancelled"
     assert cancelled.finished_at is not None
     await store.batches.finish(planned, "done")
-    await store.batches.start(planned)
+    await store.batch_claims.claim(planned, "a", limit=1, ttl_s=60)
     assert await store.batches.cancel(planned) == await store.batches.get(planned) == cancelled
     assert await store.batches.list_open() == []
 
@@ -160,17 +161,17 @@ async def test_the_queue_has_a_bound(store: Store, other: Store) -> None:
         *(s.batches.add(BatchRequest(), [], max_open=2) for s in (store, other) * 3), return_exceptions=True
     )
     assert sum(isinstance(r, QueueFull) for r in results) == 4
-    first, second = await store.batches.list_open()
-    await store.batches.finish(first.id, "done")
+    (_, first), (_, second) = await store.batches.list_open()
+    await store.batches.finish(first, "done")
     third, _ = await store.batches.add(BatchRequest(), [], max_open=2)
-    assert [b.id for b in await store.batches.list_newest(2)] == [third.id, second.id]
-    assert [b.id for b in await store.batches.list_open()] == [second.id, third.id]
+    assert [b.id for b in await store.batches.list_newest(2)] == [third.id, second]
+    assert [id for _, id in await store.batches.list_open()] == [second, third.id]
 
 
 async def test_an_item_planned_twice_is_one_item(store: Store, make: Any) -> None:
     await make.user(store, "ann")
     batch, _ = await store.batches.add(BatchRequest(), [("ann", "e1"), ("ann", "e0"), ("ann", "e1")], max_open=1)
-    assert await store.batches.list_pending_items(batch.id) == [("ann", "e1"), ("ann", "e0")]
+    assert await make.pending(store, batch.id) == [("ann", "e1"), ("ann", "e0")]
 
 
 async def test_busy_seconds_add_up_over_restarts(store: Store, make: Any, planned: str) -> None:
@@ -184,7 +185,6 @@ async def test_busy_seconds_add_up_over_restarts(store: Store, make: Any, planne
 async def test_an_unknown_batch_is_not_found(store: Store) -> None:
     for call in (
         store.batches.get("none"),
-        store.batches.start("none"),
         store.batches.finish("none", "done"),
         store.batches.cancel("none"),
     ):
@@ -218,7 +218,7 @@ async def test_items_that_are_open_in_another_batch_are_skipped(store: Store, ma
     assert created
     assert (again.items, again.done, again.skipped) == (5, 3, {"in_other_batch": 3})
     assert again.funnel.attempted == 0
-    assert await store.batches.list_pending_items(again.id) == [("ann", "e2"), ("bob", "e2")]
+    assert await make.pending(store, again.id) == [("ann", "e2"), ("bob", "e2")]
     other_mode, _ = await store.batches.add(BatchRequest(mode="personal"), PLAN, max_open=9)
     assert other_mode.skipped == {}, "another mode writes other traces"
     await store.batches.cancel(planned)
@@ -232,7 +232,7 @@ async def test_of_batches_that_are_planned_at_once_one_has_each_item(store: Stor
     made = await asyncio.gather(
         *(at.batches.add(BatchRequest(seed=seed), items, max_open=9) for seed, at in enumerate((store, other) * 2))
     )
-    pending = [item for batch, _ in made for item in await store.batches.list_pending_items(batch.id)]
+    pending = [item for batch, _ in made for item in await make.pending(store, batch.id)]
     assert sorted(pending) == sorted(items)
 
 

@@ -88,7 +88,9 @@ async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str
     await store.live_versions.set_canary("user/bob", 1, 0.1)
 
     older = await migrated(downgrade, "0002")
-    assert set(newest) - set(older) == {"cohorts", "trace_versions", "replays", "api_keys"}
+    new_tables = {"cohorts", "trace_versions", "replays", "tenants", "api_keys", "audit_events"}
+    new_tables |= {"erasures", "version_users", "signing_keys", "publications"}
+    assert set(newest) - set(older) == new_tables
     assert await migrated(upgrade, "head") == newest
     assert (await store.users.get("bob")).cohort == "everyone"
     assert (await store.live_versions.get("user/bob")).canary is None
@@ -311,6 +313,8 @@ import asyncio, os, sys
 from sqlalchemy import event
 from mindprint.types import Version
 from mindprint_server.store import Store
+from mindprint_server.tenancy import enter_tenant
+enter_tenant("default")
 
 async def main(url, lease, version, when):
     store = await Store.open(url)

@@ -47,11 +47,43 @@ async def test_session_ended_at_the_commit_says_busy(empty: str, make: Any) -> N
         if ends and ends.pop():
             connection.connection.dbapi_connection._connection._transport.abort()
 
-    with pytest.raises(StoreBusy):
+    with pytest.raises(StoreBusy) as lost:
         await make.user(store, "bob")
+    assert lost.value.is_outcome_unknown
     await make.user(store, "bob")
     assert len(await store.users.list_page()) == 2
     await store.close()
+
+
+async def test_connection_that_is_lost_before_the_commit_has_stored_nothing(empty: str) -> None:
+    store = await Store.open(empty)
+
+    async def lose(db: AsyncConnection) -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(StoreBusy) as lost:
+        await store._database.write(lose)
+    assert not lost.value.is_outcome_unknown
+    await store.close()
+
+
+async def test_commit_whose_reply_is_lost_says_that_it_may_have_been_done(empty: str) -> None:
+    store = await Store.open(empty)
+    ends = [True]
+
+    @event.listens_for(store._database.engine.sync_engine, "commit")
+    def lose(connection: Any) -> None:
+        if ends and ends.pop():
+            raise ConnectionResetError
+
+    with pytest.raises(StoreBusy, match="may have stored the change or not") as lost:
+        await store._database.write(_do_nothing)
+    assert lost.value.is_outcome_unknown
+    await store.close()
+
+
+async def _do_nothing(db: AsyncConnection) -> None:
+    await db.execute(text("SELECT 1"))
 
 
 async def test_postgresql_that_is_away_is_busy(unused_tcp_port: int) -> None:

@@ -238,3 +238,18 @@ async def test_what_fast_samples_were_of_is_noted_while_the_lease_holds(store: S
     assert (await store.lineage.get("user/ann", 1)).fast == {"ann": ["e0", "e1"]}
     with pytest.raises(LeaseLost, match="completed"):
         await store.leases.record_samples(lease.id, {})
+
+
+async def test_with_no_room_for_adapters_only_those_that_exist_are_claimed(store: Store, make: Any) -> None:
+    await make.trained(store)
+    await make.waiting(store, "bob", 3)
+    assert await make.claim(store, may_add_adapters=False) is None
+    assert await make.cohort_claim(store, None, may_add_adapters=False) is None
+    lease = await make.claim(store)
+    assert lease is not None
+    assert lease.adapter == "user/bob"
+    await store.leases.release(lease.id)
+    await make.waiting(store, "ann", 1)
+    lease = await make.claim(store, may_add_adapters=False)
+    assert lease is not None
+    assert lease.adapter == "user/ann"

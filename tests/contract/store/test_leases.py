@@ -84,8 +84,17 @@ async def test_a_heartbeat_extends(store: Store, make: Any) -> None:
     later = await store.leases.heartbeat(lease.id, 60, now=make.T0 + 59 * SECOND)
     assert later.deadline == make.T0 + 119 * SECOND
     assert await make.claim(store, now=make.T0 + 118 * SECOND) is None
-    with pytest.raises(LeaseLost, match="ran out"):
-        await store.leases.heartbeat(lease.id, 60, now=make.T0 + 119 * SECOND)
+
+
+async def test_heartbeat_after_the_deadline_saves_a_lease_that_no_claim_has_ended(store: Store, make: Any) -> None:
+    lease = await make.leased(store, ttl_s=60, now=make.T0)
+    late = await store.leases.heartbeat(lease.id, 60, now=make.T0 + 600 * SECOND)
+    assert (late.state, late.deadline) == ("active", make.T0 + 660 * SECOND)
+    assert (await store.leases.extend(lease.id, 60, now=make.T0 + 900 * SECOND)).state == "active"
+    assert await make.claim(store, now=make.T0 + 901 * SECOND) is None
+    assert (await make.claim(store, now=make.T0 + 960 * SECOND)).attempt == 2
+    with pytest.raises(LeaseLost, match="expired"):
+        await store.leases.heartbeat(lease.id, 60, now=make.T0 + 960 * SECOND)
 
 
 async def test_an_expired_lease_is_claimable_with_one_more_attempt(store: Store, make: Any) -> None:

@@ -74,7 +74,7 @@ async def test_bounds_and_search_path_hold_in_each_transaction_and_in_no_other(p
 
 
 async def test_lock_that_another_store_holds_says_busy(pooled: str, make: Any) -> None:
-    patient, hasty = await Store.open(pooled), await Store.open(pooled, busy_timeout_s=0.2)
+    patient, hasty = await Store.open(pooled), await Store.open(pooled, busy_timeout_s=2)
 
     async def hold(db: AsyncConnection) -> None:
         await db.execute(users.insert(), {"id": "ann", "created_at": make.T0})
@@ -91,8 +91,10 @@ import asyncio, sys
 from datetime import UTC, datetime
 from mindprint.types import Engagement
 from mindprint_server.store import Store
+from mindprint_server.tenancy import enter_tenant
 
 async def main(url, name):
+    enter_tenant("default")
     store = await Store.open(url)
 
     async def work(n):

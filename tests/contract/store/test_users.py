@@ -163,3 +163,14 @@ async def test_profiles_written_at_once_get_numbers_of_their_own(store: Store, o
     await make.user(store, "ann", 1)
     stored = await asyncio.gather(*(s.profiles.add(make.profile("ann")) for s in (store, other) * 3))
     assert sorted(p.version for p in stored) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_profile_that_two_servers_write_is_stored_once(store: Store, other: Store, make: Any) -> None:
+    await make.user(store, "ann", 1)
+    for covers in (5, 10):
+        profile = make.profile("ann", covers=covers)
+        stored = await asyncio.gather(*(s.profiles.add(profile, only_if_new=True) for s in (store, other) * 2))
+        assert {(p.version, p.covers) for p in stored} == {(covers // 5, covers)}
+    late = await store.profiles.add(make.profile("ann", covers=5), only_if_new=True)
+    assert (late.version, late.covers) == (2, 10), "what is newer is kept"
+    assert [p.version for p in await store.profiles.list_versions("ann")] == [1, 2]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from mindprint_server.store import LeaseLost, NothingToRollBack, RecordNotFound, Store
+from mindprint_server.store import LeaseLost, NothingToRollBack, RecordNotFound, Store, VersionRecord
 
 KEY = "user/ann"
 
@@ -24,7 +24,7 @@ async def test_completing_trains_the_traces_and_goes_live(store: Store, make: An
     assert (await store.traces.get(late)).state == "waiting"
     done = await store.leases.get(lease.id)
     assert (done.state, done.version) == ("completed", number)
-    assert await store.versions.list_refs() == {(KEY, number)}
+    assert await make.stored_versions(store) == {(KEY, number)}
 
 
 async def test_the_next_version_puts_the_former_on_standby(store: Store, make: Any) -> None:
@@ -50,7 +50,7 @@ async def test_completing_again_returns_what_is_stored(store: Store, make: Any) 
         await store.publication.publish(lease.id, make.version(lease, repeat.version, "b"))
     with pytest.raises(LeaseLost):
         await store.publication.refuse(lease.id, repeat, max_attempts=3)
-    assert await store.versions.list_refs() == {(KEY, version.version)}
+    assert await make.stored_versions(store) == {(KEY, version.version)}
 
 
 async def test_of_two_uploads_at_once_one_version_comes(store: Store, other: Store, make: Any) -> None:
@@ -62,7 +62,7 @@ async def test_of_two_uploads_at_once_one_version_comes(store: Store, other: Sto
     ]
     first, second = await asyncio.gather(*uploads)
     assert first == second
-    assert len(await store.versions.list_refs()) == 1
+    assert len(await make.stored_versions(store)) == 1
 
 
 async def test_a_lost_lease_completes_nothing(store: Store, make: Any) -> None:
@@ -78,7 +78,7 @@ async def test_a_lost_lease_completes_nothing(store: Store, make: Any) -> None:
         await store.publication.publish(lease.id, version, now=make.T0)
     with pytest.raises(RecordNotFound, match="lease 'none'"):
         await store.publication.publish("none", version)
-    assert await store.versions.list_refs() == set()
+    assert await make.stored_versions(store) == set()
     assert again.trace_ids == lease.trace_ids
 
 
@@ -87,7 +87,7 @@ async def test_a_lease_completes_only_its_own_adapter(store: Store, make: Any) -
     number = (await store.versions.allocate("user/bob")).version
     with pytest.raises(LeaseLost, match="user/ann, not of user/bob"):
         await store.publication.publish(lease.id, make.version(lease, number, adapter="user/bob"))
-    assert await store.versions.list_refs() == set()
+    assert await make.stored_versions(store) == set()
 
 
 @pytest.mark.parametrize("end", ["publish", "refuse"])
@@ -110,7 +110,7 @@ async def test_a_failure_before_the_commit_leaves_everything_as_it_was(store: St
         event.remove(engine, "commit", fail)
 
     assert (await store.traces.find(), await store.leases.get(lease.id)) == before
-    assert await store.versions.list_refs() == set()
+    assert await make.stored_versions(store) == set()
     assert (await store.live_versions.get(KEY)).live is None
     assert (await store.versions.allocate(KEY)).version == number + 1
     assert (await store.publication.publish(lease.id, version)).state == "live"
@@ -243,3 +243,28 @@ async def test_the_unknown_is_not_found(store: Store) -> None:
     for call in (store.adapters.get(KEY), store.versions.get(KEY, 1)):
         with pytest.raises(RecordNotFound):
             await call
+
+
+async def test_artifacts_are_named_once_and_only_while_the_version_has_files(store: Store, make: Any) -> None:
+    await make.trained(store, digest="a")
+    await make.trained(store, digest="b")
+    first, second = await store.versions.list_without_artifact()
+    assert (first.version, second.version) == (1, 2)
+    assert await store.versions.list_artifacts() == set()
+    await store.versions.set_artifact(first, "d1")
+    await store.versions.set_artifact(first, "other")
+    await store.versions.set_artifact(second, "d2")
+    assert (await store.versions.get(KEY, 1)).artifact == "d1"
+    assert await store.versions.list_without_artifact() == []
+    assert await store.versions.list_artifacts() == {"d1", "d2"}
+    assert await store.retention.mark_files_removed(KEY, 1)
+    assert await store.versions.list_artifacts() == {"d2"}
+
+
+async def test_stored_version_has_its_artifact_and_shows_it_to_nobody(store: Store, make: Any) -> None:
+    lease = await make.leased(store)
+    number, engine_id = await store.versions.allocate(KEY)
+    fields = make.version(lease, number).model_dump() | {"engine_id": engine_id, "artifact": "d1"}
+    stored = await store.publication.publish(lease.id, VersionRecord.model_validate(fields))
+    assert stored.artifact == "d1"
+    assert "artifact" not in stored.model_dump()

@@ -7,6 +7,7 @@ import pytest
 
 from mindprint_server.adapters import peft_config, validation
 from mindprint_server.adapters.parity_check import compare_logprobs
+from mindprint_server.engine.model_shapes import read_base_shapes
 from mindprint_server.settings import Settings
 from mindprint_trainer import settings as trainer_settings
 from support import constant_adapters
@@ -79,7 +80,7 @@ def test_server_accepts_it_and_its_parity_items_hold(
     weights = tmp_path / "adapter_model.safetensors"
     weights.write_bytes(one.weights)
     served = peft_config.read_config(one.config, max_rank=constant_adapters.RANK, targets=TARGETS, settings=Settings())
-    validation.check_weights(weights, served, base=validation.read_base_shapes(model), settings=Settings())
+    validation.check_weights(weights, served, base=read_base_shapes(model), settings=Settings())
     ours, theirs, told = list[float](), list[float](), list[float]()
     for item in one.canary:
         ids, begin = item.prompt_ids + item.target_ids, len(item.prompt_ids) - 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hidden_ids import tells_apart
 from ingest import WORDS, engagement
 from lora_mix import quantile
 from mindprint_server.engine.fake import FakeTokenizer
@@ -144,3 +145,15 @@ def test_every_script_runs_by_itself_and_takes_the_common_options(script: str) -
     )  # fmt: skip
     assert script in OTHERS or "--json" in done.stdout
     assert script in OTHERS or "--quick" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("slower", "drift", "told"),
+    [(0.0, 0.0, False), (0.0, 2.0, False), (0.01, 0.0, False), (0.2, 0.0, True), (-0.2, 2.0, True)],
+    ids=["alike", "alike on a machine that gets slower", "too little to count", "slower", "faster"],
+)
+def test_time_tells_ids_apart_only_beyond_noise_and_drift(slower: float, drift: float, told: bool) -> None:
+    dice = random.Random(5)
+    base = [1 + drift * n / 300 for n in range(300)]
+    theirs, unknown, again = ([one + 0.1 * dice.random() for one in base] for _ in range(3))
+    assert tells_apart([one + slower for one in theirs], unknown, again) is told

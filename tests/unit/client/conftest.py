@@ -90,6 +90,10 @@ class Samples:
             **changes,
         }
 
+    def erasure(self, **changes: Any) -> dict[str, Any]:
+        made = {"id": "x1", "kind": "user", "user_id": "ann", "state": "open", "created_at": WHEN}
+        return {**made, **changes}
+
     def lease(self, **changes: Any) -> dict[str, Any]:
         return {
             "id": "l1",
@@ -119,6 +123,21 @@ class Samples:
             **changes,
         }
 
+    def publication(self, state: str = "gate", **changes: Any) -> dict[str, Any]:
+        finished = WHEN if state in ("published", "refused", "failed") else None
+        return {
+            "id": "p1",
+            "lease_id": "l1",
+            "adapter": "user/ann",
+            "version": 3,
+            "state": state,
+            "steps": {"stored": WHEN},
+            "tries": 1,
+            "created_at": WHEN,
+            "finished_at": finished,
+            **changes,
+        }
+
     def adapter(self, **changes: Any) -> dict[str, Any]:
         return {"key": "user/ann", "live": 1, "versions": [self.version()], **changes}
 
@@ -137,7 +156,14 @@ class Samples:
         return {"name": "tea", "description": "who like it", "users": 2, "live": 1, "created_at": WHEN, **changes}
 
     def api_key(self, **changes: Any) -> dict[str, Any]:
-        return {"id": "k1", "name": "app", "scopes": ["infer", "read"], "created_at": WHEN, **changes}
+        return {
+            "id": "k1",
+            "tenant": "default",
+            "name": "app",
+            "scopes": ["infer", "read"],
+            "created_at": WHEN,
+            **changes,
+        }
 
     def created_key(self, **changes: Any) -> dict[str, Any]:
         return self.api_key(key="mp_k1_secret", **changes)
@@ -285,6 +311,19 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with stamina.set_testing(True, attempts=10, cap=True):
         yield
     stamina.instrumentation.set_on_retry_hooks(hooks)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses of workflows take no time; their seconds are noted."""
+    noted: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        noted.append(seconds)
+
+    monkeypatch.setattr("mindprint.sync_client.time.sleep", noted.append)
+    monkeypatch.setattr("mindprint.async_client.asyncio.sleep", pause)
+    return noted
 
 
 @pytest.fixture

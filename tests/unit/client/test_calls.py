@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from inspect import signature
 from operator import attrgetter
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from mindprint import AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient
-from mindprint._methods import DownloadMethod, Method, Resource, StreamMethod
+from mindprint import ApiError, AsyncMindprintClient, BadReply, InvalidRequest, MindprintClient
+from mindprint._methods import DownloadMethod, Method, Resource, StreamMethod, Workflow
 from mindprint.endpoints.chat import CompletionsResource
 from mindprint.endpoints.users import UsersResource
 from mindprint.transport import resolve_key
@@ -29,6 +30,15 @@ INFO = {
     "max_model_len": 2048,
     "limits": {"max_rank": 16, "target_modules": []},
 }
+SYSTEM = {
+    "host": "127.0.0.1",
+    "port": 8300,
+    "openapi": True,
+    "database": "sqlite",
+    "free_bytes": 1,
+    "min_free_bytes": 0,
+    "artifacts": "a folder",
+}
 PROFILE = {
     "user_id": "ann",
     "version": 2,
@@ -39,6 +49,16 @@ PROFILE = {
     "prompt_version": "1",
     "base_digest": "sha256:b",
     "created_at": "2026-01-01T12:00:00Z",
+}
+AUDIT_EVENT = {
+    "id": "a1",
+    "tenant": "default",
+    "created_at": "2026-01-01T12:00:00Z",
+    "actor": "k1",
+    "action": "key.revoke",
+    "objects": {"key_id": "k2", "scopes": ["read"]},
+    "status": 200,
+    "request_id": "r1",
 }
 FUNNEL = {"attempted": 3, "generated": 6, "rejected": {"loop": 1}, "accepted": 2}
 ENGAGEMENT = Engagement.model_validate(
@@ -97,6 +117,7 @@ ENGAGEMENT = Engagement.model_validate(
         ("leases.get", ("l1",), {}, "GET /v1/leases/l1", "lease"),
         ("leases.heartbeat", ("l1", 30.0), {}, "POST /v1/leases/l1/heartbeat", "lease"),
         ("leases.release", ("l1",), {}, "POST /v1/leases/l1/release", "lease"),
+        ("leases.get_publication", ("p1",), {}, "GET /v1/publications/p1", "publication"),
         ("adapters.list", (), {}, "GET /v1/adapters", {"adapters": []}),
         ("adapters.get", ("user/ann",), {}, "GET /v1/adapters/user/ann", "adapter"),
         ("adapters.promote", ("user/ann", 1), {}, "POST /v1/adapters/user/ann/promote", "adapter"),
@@ -111,9 +132,29 @@ ENGAGEMENT = Engagement.model_validate(
         ("cohorts.add_members", ("tea", ["ann", "bob"]), {}, "POST /v1/cohorts/tea/users", "cohort"),
         ("cohorts.remove_member", ("tea", "ann"), {}, "DELETE /v1/cohorts/tea/users/ann", "cohort"),
         ("keys.create", ("app", ["infer"]), {"expires_in_s": 60.0}, "POST /v1/keys", "created_key"),
+        ("keys.get_self", (), {}, "GET /v1/keys/self", "api_key"),
+        ("server.system", (), {}, "GET /v1/system", SYSTEM),
+        ("erasures.list", (), {"limit": 5, "after": "x"}, "GET /v1/erasures?limit=5&after=x", {"erasures": []}),
+        ("erasures.get", ("x1",), {}, "GET /v1/erasures/x1", "erasure"),
+        ("users.erase", ("ann",), {}, "DELETE /v1/users/ann", "erasure"),
+        ("users.erase_engagement", ("ann", "a/1"), {}, "DELETE /v1/users/ann/engagements/a%2F1", "erasure"),
+        (
+            "users.erase_engagements",
+            ("ann",),
+            {"before": datetime(2026, 1, 1, tzinfo=UTC)},
+            "DELETE /v1/users/ann/engagements?before=2026-01-01T00%3A00%3A00%2B00%3A00",
+            "erasure",
+        ),
         ("keys.list", (), {}, "GET /v1/keys", {"keys": []}),
         ("keys.rotate", ("k1",), {"keep_old_s": 0.0}, "POST /v1/keys/k1/rotate", "created_key"),
         ("keys.revoke", ("k1",), {}, "DELETE /v1/keys/k1", "api_key"),
+        (
+            "audit.list",
+            (),
+            {"actor": "k1", "action": "key.revoke", "since": datetime(2026, 1, 1), "limit": 5, "after": "x"},
+            "GET /v1/audit?actor=k1&action=key.revoke&since=2026-01-01T00%3A00%3A00%2B00%3A00&limit=5&after=x",
+            {"events": [AUDIT_EVENT], "next": "y"},
+        ),
         ("models.list", (), {}, "GET /v1/models", {"data": [{"id": "base"}]}),
         ("chat.completions.create", ("Tea?",), {}, "POST /v1/chat/completions", "chat"),
     ],
@@ -196,7 +237,8 @@ async def test_complete_uploads_both_files(caller: Any, samples: Any, tmp_path: 
     manifest = Manifest.model_validate(samples.manifest)
     # The second attempt must send the files whole again.
     caller.server.answers_with(
-        httpx.Response(503, headers={"Retry-After": "1"}), httpx.Response(200, json=samples.version(3))
+        httpx.Response(503, headers={"Retry-After": "1"}),
+        httpx.Response(202, json=samples.publication("published", result=samples.version(3))),
     )
     version = await caller.call("leases.complete", "l1", manifest, parts["config"], parts["weights"])
     assert version.version == 3
@@ -208,6 +250,48 @@ async def test_complete_uploads_both_files(caller: Any, samples: Any, tmp_path: 
     assert b'name="config"; filename="adapter_config.json"' in second.content
     assert b'name="weights"; filename="adapter_model.safetensors"' in second.content
     assert all(content in second.content for content in contents.values())
+
+
+async def test_complete_waits_for_the_publication_and_tells_its_states(
+    caller: Any, samples: Any, no_pauses: list[float]
+) -> None:
+    states = ["stored", "loading", "loading", "gate", "gate", "gate"]
+    caller.server.answers_with(
+        *(httpx.Response(202, json=samples.publication(state)) for state in states),
+        httpx.ReadTimeout("slow"),
+        httpx.Response(200, json=samples.publication("published", result=samples.version(3))),
+    )
+    told: list[str] = []
+    manifest = Manifest.model_validate(samples.manifest)
+    version = await caller.call(
+        "leases.complete", "l1", manifest, b"{}", b"w", on_progress=lambda one: told.append(one.state), poll_s=0.3
+    )
+    assert version.version == 3
+    assert told == ["stored", "loading", "gate", "published"]
+    assert {request.url.path for request in caller.server.asked[1:]} == {"/v1/publications/p1"}
+    assert [pause for pause in no_pauses if pause] == [0.05, 0.1, 0.2, 0.3, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "status"),
+    [("refused", "gate_failed", 422), ("failed", "publication_too_slow", 409), ("failed", "lease_revoked", 409)],
+)
+async def test_complete_raises_why_there_is_no_version(
+    caller: Any, samples: Any, state: str, code: str, status: int
+) -> None:
+    ended = samples.publication(state, code=code, message="it was so")
+    caller.server.answers_with(httpx.Response(202, json=ended))
+    manifest = Manifest.model_validate(samples.manifest)
+    with pytest.raises(ApiError, match="it was so") as caught:
+        await caller.call("leases.complete", "l1", manifest, b"{}", b"w")
+    assert (caught.value.status, caught.value.code) == (status, code)
+
+
+async def test_complete_of_a_version_that_was_erased_since_says_so(caller: Any, samples: Any) -> None:
+    caller.server.answers_with(httpx.Response(202, json=samples.publication("published")))
+    manifest = Manifest.model_validate(samples.manifest)
+    with pytest.raises(ApiError, match="has been erased since"):
+        await caller.call("leases.complete", "l1", manifest, b"{}", b"w")
 
 
 async def test_ids_stay_one_segment_of_the_path(caller: Any, samples: Any) -> None:
@@ -281,7 +365,7 @@ def test_both_clients_have_every_call() -> None:
             f"{noun}.{name}": method
             for noun, kind in resources.items()
             for name, method in vars(kind).items()
-            if isinstance(method, Method | StreamMethod | DownloadMethod)
+            if isinstance(method, Method | StreamMethod | DownloadMethod | Workflow)
         }
         assert len(described) >= 30
         for one in (client, AsyncMindprintClient()):

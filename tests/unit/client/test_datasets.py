@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from mindprint.datasets import DatasetError, list_user_ids, load_users
+from mindprint.importers import Skips, read
+from mindprint.valid_ids import user_name
 
 Row = dict[str, Any]
 Change = Callable[[Row], None]
@@ -131,7 +133,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
     ("file", "line", "change", "message"),
     [
         ("train", 4, put("target", "perhaps"), r"train\.jsonl:4: .*'perhaps' is not among the choices"),
-        ("train", 4, put("id", "../t"), r"train\.jsonl:4: id: "),
+        ("train", 4, put("id", ""), r"train\.jsonl:4: id is missing or no text"),
         ("train", 4, put("id", "u-0/t2"), r"train\.jsonl: user 'u-0' has two rows of the same id"),
         ("train", 4, put("query", ""), r"train\.jsonl:4: query is missing or no text"),
         ("train", 4, put("timestamp", "yesterday"), r"train\.jsonl:4: timestamp 'yesterday' is no ISO time"),
@@ -197,3 +199,36 @@ def test_a_kind_that_does_not_fit_is_refused(tmp_path: Path, kind: object) -> No
 def test_users_need_their_file(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"has no users\.jsonl"):
         list_user_ids(tmp_path)
+
+
+def test_rows_may_have_the_keys_of_engagements(tmp_path: Path) -> None:
+    known = load_users(folder(tmp_path), users=1, engagements=4, held_out=5)
+    names = {"query": "prompt", "target": "response", "timestamp": "occurred_at"}
+    for file in (tmp_path / "train.jsonl", tmp_path / "eval.jsonl"):
+        rows = [json.loads(row) for row in file.read_text().splitlines()]
+        renamed = [{names.get(key, key): value for key, value in row.items()} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    assert load_users(tmp_path, users=1, engagements=4, held_out=5) == known
+    imported = read(tmp_path, "dataset", Skips())
+    assert [row for user, row in imported if user == "u-0"] == known[0].engagements
+
+
+def test_ids_in_any_form_become_valid_ones_as_in_an_import(tmp_path: Path) -> None:
+    """A user `ann@example.com` was refused by the server, in the middle of a demo."""
+    there = folder(tmp_path, users=1)
+    for file in there.iterdir():
+        file.write_text(file.read_text().replace('"u-0"', '"ann@example.com"').replace("u-0/", "u 0/"))
+    [user] = load_users(there, users=1, engagements=3, held_out=2, ids=["ann@example.com"])
+    assert user.user_id == list_user_ids(there)[0] == user_name("ann@example.com")
+    assert load_users(there, users=1, engagements=3, held_out=2, ids=[user.user_id]) == [user]
+    imported = list(read(there, "dataset", Skips()))
+    assert {name for name, _ in imported} == {user.user_id}
+    assert [row.id for _, row in imported][-3:] == [row.id for row in user.engagements]
+
+
+def test_two_users_who_would_become_one_are_refused(tmp_path: Path) -> None:
+    there = folder(tmp_path, users=2)
+    edit(there / "users.jsonl", 1, put("user_id", user_name("a@b")))
+    edit(there / "users.jsonl", 2, put("user_id", "a@b"))
+    with pytest.raises(DatasetError, match="both become 'a-b-"):
+        list_user_ids(there)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from chat_templates import save_tokenizer
 from mindprint import doctor, model_files
-from mindprint.doctor import Finding, findings, missing_packages, report
+from mindprint.doctor import Finding, findings, missing_packages, report, report_model
 
 Install = Callable[..., None]
 
@@ -129,3 +130,36 @@ def test_a_driver_that_fails_means_no_device(tmp_path: Path, monkeypatch: pytest
     assert doctor.gpus() == []
     tool.write_text("#!/bin/sh\necho 'H100, 81559 MiB'\n")
     assert doctor.gpus() == ["H100, 81559 MiB"]
+
+
+def printed_of(model: str) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=200)
+    code = report_model(model, console)
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue()
+
+
+def with_family(name: str, folder: Path) -> str:
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").write_bytes(b"")
+    return str(save_tokenizer(name, folder))
+
+
+def test_model_shows_what_was_decided_and_a_trial_conversation(tmp_path: Path) -> None:
+    code, text = printed_of(with_family("gemma", tmp_path))
+    assert code == 0
+    assert "no: folded into the first user turn" in text
+    assert "'<end_of_turn>'" in text
+    assert text.rstrip().endswith("<start_of_turn>model\n<think>")
+
+
+def test_model_that_cannot_be_served_says_why(tmp_path: Path) -> None:
+    code, text = printed_of(with_family("gpt_oss", tmp_path))
+    assert code == 1
+    assert "channels cannot be served" in text
+
+
+def test_model_that_is_not_here_says_so() -> None:
+    code, text = printed_of("./nowhere")
+    assert code == 1
+    assert "is no folder here" in text

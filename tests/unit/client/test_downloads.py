@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from mindprint import ApiError, BadReply, ConnectionFailed, InvalidRequest
-from mindprint.downloads import CONFIG, MANIFEST, WEIGHTS
+from mindprint.downloads import CARD, CONFIG, MANIFEST, WEIGHTS
 from zips import WEIGHTS_OF, zipped
 
 
@@ -43,6 +43,17 @@ async def test_an_empty_folder_is_filled_and_stays_the_same(caller: Any, tmp_pat
     assert folder.stat().st_ino == before
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_a_model_card_comes_with_the_version(caller: Any, tmp_path: Path, is_made: bool) -> None:
+    caller.server.answers_with(httpx.Response(200, content=zipped(**{CARD: b"# user/ann@7"})))
+    folder = tmp_path / "v7"
+    if is_made:
+        folder.mkdir()
+    await caller.call("adapters.download", "user/ann", 7, folder)
+    assert contents(folder).keys() == {CONFIG, WEIGHTS, MANIFEST, CARD}
+    assert contents(folder)[CARD] == b"# user/ann@7"
+
+
 async def test_a_folder_that_holds_something_is_not_touched(caller: Any, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     for folder in (tmp_path, tmp_path / "mine"):
@@ -53,7 +64,7 @@ async def test_a_folder_that_holds_something_is_not_touched(caller: Any, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "sub/adapter_config.json", "extra.py", "..\\outside"])
-async def test_only_the_three_names_are_taken(caller: Any, tmp_path: Path, name: str) -> None:
+async def test_no_other_names_are_taken(caller: Any, tmp_path: Path, name: str) -> None:
     caller.server.answers_with(httpx.Response(200, content=zipped(**{name: b"evil"})))
     folder = tmp_path / "v7"
     await caller.call("adapters.download", "user/ann", 7, folder)

@@ -109,7 +109,7 @@ class World:
         return results().info
 
     async def metrics(self) -> str:
-        return 'mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="422"} 1.0\n'
+        return 'mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="202"} 1.0\n'
 
     async def add_engagements(self, user_id: str, engagements: Sequence[Engagement]) -> Ingested:
         self.engagements += engagements
@@ -160,7 +160,7 @@ class World:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collapsing, "QUESTION_INTERVAL_S", 0.0)
-    monkeypatch.setattr(staging, "POLL_S", 0.001)
+    monkeypatch.setattr(staging, "TRAINING_POLL_S", 0.001)
 
 
 def stages(world: World, **options: Any) -> DemoPipeline:
@@ -270,7 +270,9 @@ async def test_no_trace_to_train_on_ends_it_without_ending_the_demo() -> None:
 async def test_a_trainer_that_makes_nothing_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.ROUNDS", -1)
     found = await played(World(), train_timeout_s=0.0)
-    assert found.problems() == ["no version was made by answers only in 0 s: trainer.log"]
+    (problem,) = found.problems()
+    assert problem.startswith("no progress for 0 s (last: training adapter=user/u-0 step=1/2 ")
+    assert problem.endswith(": the cause is in trainer.log")
 
 
 async def test_collapse_is_described() -> None:

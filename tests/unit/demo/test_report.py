@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 from rich.console import Console
 
 from demo_made import COLLAPSED, THINKS, UNSEEN, adapter, results, version
-from mindprint_demo.report import find_problems, result_tables, results_json
+from mindprint_demo.options import DemoOptions
+from mindprint_demo.report import find_problems, next_steps, result_tables, results_json
 from mindprint_demo.results import DemoResults
 
 
@@ -121,3 +123,10 @@ def test_the_document_is_json() -> None:
     assert (second["version"], second["scores"]["direct"]) == (None, None)
     assert document["batch"]["tokens_per_second"] == 123.4
     assert document["accounting"] == {"accepted": 2, "trained": 2, "dead": 0, "in_cohorts": 0, "problems": []}
+
+
+def test_the_end_says_how_to_serve_these_users() -> None:
+    said = next_steps(DemoOptions(model="org/name"), results(), Path("runs/run 1"))
+    assert "mindprint serve --data-dir 'runs/run 1/server' --model org/name" in said
+    assert "mindprint chat --model user/u-0" in said
+    assert "--model default" not in next_steps(DemoOptions(), results(), Path("r"))

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mindprint import MindprintClient, Retries
 from mindprint.model_files import model_digest
-from mindprint.types import Adapter, Lease, LoraLimits, Manifest, Sample, ServerInfo, Version
+from mindprint.types import Adapter, Lease, LoraLimits, Manifest, Publication, Sample, ServerInfo, Version
 from mindprint_trainer.model.base_model import Base, load_base_model
 from mindprint_trainer.reporting.progress import LogReporter
 from mindprint_trainer.settings import Settings
@@ -81,6 +81,7 @@ def settings(tmp_path: Path) -> Settings:
         parity_prompt_tokens=20,
         parity_target_tokens=4,
         poll_s=0.01,
+        absence_max_wait_s=0.05,
         startup_wait_s=0,
     )
 
@@ -157,6 +158,7 @@ class FakeServer:
         """Leases whose heartbeat is refused."""
         self.released: list[str] = []
         self.completed: list[tuple[str, Manifest, dict[str, Any], bytes]] = []
+        self.publications: dict[str, Publication] = {}
         self.versions: dict[str, list[Version]] = {}
         """By adapter."""
         self.files: dict[tuple[str, int], tuple[bytes, bytes]] = {}
@@ -191,6 +193,8 @@ class FakeServer:
                 return reply(self.lease(lease_id))
             case ["v1", "leases", lease_id, "complete"]:
                 return reply(self.complete(lease_id, request))
+            case ["v1", "publications", publication_id]:
+                return reply(self.publications[publication_id])
             case ["v1", "adapters", kind, name]:
                 if (key := f"{kind}/{name}") in self.versions:
                     return reply(Adapter(key=key, live=None, versions=self.versions[key]))
@@ -221,7 +225,7 @@ class FakeServer:
             limits=LIMITS,
         )
 
-    def complete(self, lease_id: str, request: httpx.Request) -> Version:
+    def complete(self, lease_id: str, request: httpx.Request) -> Publication:
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
         message = BytesParser().parsebytes(head + request.read())
         parts: dict[Any, bytes] = {}
@@ -231,7 +235,7 @@ class FakeServer:
                 parts[part.get_param("name", header="content-disposition")] = payload
         manifest = Manifest.model_validate_json(parts["manifest"])
         self.completed.append((lease_id, manifest, json.loads(parts["config"]), parts["weights"]))
-        return Version(
+        version = Version(
             adapter=manifest.adapter,
             version=len(self.completed),
             state="live",
@@ -241,6 +245,18 @@ class FakeServer:
             manifest=manifest,
             created_at=datetime.now(UTC),
         )
+        publication = Publication(
+            id=f"of-{lease_id}",
+            lease_id=lease_id,
+            adapter=manifest.adapter,
+            version=version.version,
+            state="published",
+            created_at=datetime.now(UTC),
+            finished_at=datetime.now(UTC),
+            result=version,
+        )
+        self.publications[publication.id] = publication
+        return publication
 
 
 def reply(model: Any) -> httpx.Response:

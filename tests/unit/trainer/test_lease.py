@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pytest
 
 from mindprint import MindprintClient
 from mindprint_trainer.lease import LeaseKeeper
@@ -44,15 +45,31 @@ def test_a_refused_beat_loses_the_lease(server: Any, refusal: Any) -> None:
         assert wait_until(keeper.lost.is_set)
 
 
-def test_failing_calls_lose_it_only_after_its_time_to_live(server: Any) -> None:
-    def broken() -> httpx.Response:
-        raise httpx.ConnectError("gone")
-
-    server.answers["heartbeat"] = broken
+def test_failing_calls_lose_it_only_after_its_time_to_live(server: Any, refusal: Any) -> None:
+    server.answers["heartbeat"] = refusal(500, "internal_error")
     started = time.monotonic()
     with keeping(server.client, "lease-1", 0.2) as keeper:
         assert wait_until(keeper.lost.is_set)
     assert time.monotonic() - started >= 0.2
+
+
+@pytest.mark.parametrize("answer", [httpx.ConnectError("gone"), httpx.Response(502), httpx.Response(404)])
+def test_server_that_is_away_for_longer_than_its_time_to_live_loses_nothing(server: Any, answer: Any) -> None:
+    asked: list[float] = []
+
+    def away() -> httpx.Response:
+        asked.append(time.monotonic())
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code)
+
+    server.answers["heartbeat"] = away
+    with keeping(server.client, "lease-1", 0.06) as keeper:
+        assert wait_until(lambda: len(asked) >= 6)
+        assert not keeper.lost.is_set()
+        del server.answers["heartbeat"]
+        assert wait_until(lambda: server.beats)
+        assert not keeper.lost.is_set()
 
 
 def test_one_failure_among_beats_is_nothing(server: Any, refusal: Any) -> None:

@@ -9,7 +9,7 @@ from mindprint.types import ParityItem
 from mindprint_trainer import parity
 from mindprint_trainer.data.tokenization import TokenizedSample, tokenize_all
 from mindprint_trainer.errors import NotFinite
-from mindprint_trainer.model import peft_io, tree_attention
+from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraAdapter, LoraModelView, TokenSpan
 from mindprint_trainer.settings import Settings
@@ -17,7 +17,7 @@ from mindprint_trainer.settings import Settings
 
 @pytest.fixture
 def sequences(base: Base, settings: Settings, lease_of: Any) -> list[TokenizedSample]:
-    return tokenize_all(lease_of().samples, base.encode_text, base.end_of_turn, settings.max_length)[0]
+    return tokenize_all(lease_of().samples, base.tokenize_text, base.end_of_turn, settings.max_length)[0]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def adapter(base: Base, settings: Settings, lease_of: Any) -> LoraAdapter:
 
 
 def stack_of(base: Base, *adapters: LoraAdapter) -> LoraModelView:
-    return LoraModelView(base.model, adapters, tree_attention.ATTENTION_NAME)
+    return LoraModelView(base.model, adapters, base.path)
 
 
 def naive(model: Any, prompt: list[int], target: list[int]) -> list[float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_trainer import process
+from mindprint_trainer import forward_check, process
 from mindprint_trainer.errors import Stopped
 from mindprint_trainer.settings import Settings
 
@@ -38,15 +39,39 @@ def test_another_base_is_refused_in_one_line(
 ) -> None:
     server.info = server.info.model_copy(update={"base_digest": "sha256:feed"})
     assert process.run(settings) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: the server's base model is sha256:feed, the trainer's sha256:")
     assert line.endswith("start `mindprint train` with the --model that `mindprint serve` runs")
     assert server.claims == []
 
 
+def test_model_whose_forward_differs_on_every_path_is_refused_before_a_lease_is_claimed(
+    server: Any, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward_check, "measure_path", lambda *_: 0.84)
+    assert process.run(settings) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: the trainer's log-probabilities of llama differ from the model's own by 0.84 nats")
+    assert server.claims == []
+
+
+def test_layers_that_the_model_lacks_are_refused_or_told(
+    server: Any, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = server.info.limits.model_copy(update={"target_modules": ["q_proj", "qkv_proj"]})
+    server.info = server.info.model_copy(update={"limits": limits})
+    assert process.run(settings) == 0
+    told = capsys.readouterr().err
+    assert "the model lacks layers" in told
+    assert "lacks=qkv_proj" in told
+    assert process.run(settings.model_copy(update={"target_modules": ("qkv_proj",)})) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: the model has no layers qkv_proj, it has down_proj, gate_proj, k_proj, o_proj,")
+
+
 def test_a_missing_model_is_one_line(settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert process.run(settings.model_copy(update={"model": str(tmp_path)})) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: model ")
 
 
@@ -110,7 +135,7 @@ def test_logger_that_is_not_installed_is_one_line(
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_releases_the_lease_and_ends_promptly(
-    server: Any, settings: Settings, lease_of: Any, number: signal.Signals
+    server: Any, settings: Settings, lease_of: Any, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.queue = [lease_of()]
     before = signal.getsignal(number)
@@ -125,6 +150,8 @@ def test_a_signal_releases_the_lease_and_ends_promptly(
     started = time.monotonic()
     assert process.run(settings.model_copy(update={"epochs": 5000, "ttl_s": 0.3})) == 128 + number
     thread.join()
+    said = f"stopped by {number.name}: leases done: 0, uploads that the server goes on to check: 0, given back: 1"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
     assert time.monotonic() - started < 10
     assert server.released == ["lease-anna"]
     assert server.completed == []
@@ -148,3 +175,32 @@ def test_brief_clients_take_no_longer_than_asked(monkeypatch: pytest.MonkeyPatch
         assert brief._timeouts.connect_s + brief._timeouts.read_s == 4.0
         assert brief._retries.attempts == 1
         assert usual._retries.attempts > 1
+
+
+def test_start_says_what_it_waits_for_before_torch_is_loaded() -> None:
+    """Torch takes many seconds to load on a busy machine."""
+    code = (
+        "import sys\n"
+        "from mindprint_trainer import process\n"
+        "from mindprint_trainer.settings import Settings\n"
+        "process.run(Settings(server='http://127.0.0.1:9', startup_wait_s=0))\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False"]
+    assert "waiting for the server" in done.stderr.splitlines()[0]
+    assert "url=http://127.0.0.1:9" in done.stderr.splitlines()[0]
+
+
+def test_server_that_restarts_between_ready_and_info_is_waited_for(
+    server: Any, settings: Settings, lease_of: Any, refusal: Any
+) -> None:
+    server.queue = [lease_of()]
+
+    def once() -> Any:
+        del server.answers["info"]
+        return refusal(503, "starting")()
+
+    server.answers["info"] = once
+    assert process.run(settings.model_copy(update={"startup_wait_s": 60})) == 0
+    assert len(server.completed) == 1

@@ -3,9 +3,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import torch
 from transformers import AutoTokenizer
 
 from mindprint.types import Lease
-from mindprint_server.adapters.validation import ServedModel, check_upload, read_base_shapes
+from mindprint_server.adapters.validation import ServedModel, check_upload
+from mindprint_server.engine.model_shapes import read_base_shapes
 from mindprint_server.settings import AdapterSettings
 from mindprint_trainer.checkpoints import FAILED, SUFFIX
 from mindprint_trainer.errors import BaseMismatch, CannotTrain, NotFinite, Stopped, TrainerError
@@ -72,6 +75,24 @@ def test_a_lost_lease_stops_the_training_and_nothing_is_uploaded(
     assert time.monotonic() - started < 5
     assert server.completed == []
     assert [outcome.result for outcome in worker.outcomes] == ["the lease was lost: nothing uploaded"]
+
+
+@pytest.mark.parametrize(("code", "kept"), [("lease_lost", 1), ("lease_revoked", 0)])
+def test_after_an_erasure_no_checkpoint_stays(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, refusal: Any, code: str, kept: int
+) -> None:
+    server.queue = [lease_of()]
+
+    def refused_once_there_is_a_checkpoint() -> httpx.Response:
+        if left(settings, SUFFIX):
+            refused: httpx.Response = refusal(409, code)()
+            return refused
+        return httpx.Response(200, text=server.lease("lease").model_dump_json())
+
+    server.answers["heartbeat"] = refused_once_there_is_a_checkpoint
+    make(ttl_s=0.3, epochs=300, checkpoint_every_steps=1).run()
+    assert server.completed == []
+    assert len(left(settings, SUFFIX)) == kept
 
 
 def test_a_loss_that_is_not_a_number_ends_the_process_and_counts_as_a_bad_end(
@@ -240,18 +261,124 @@ def test_failing_calls_are_made_again_but_not_for_ever(server: Any, make: MakeWo
         tries += 1
         if tries == 3:
             del server.answers["leases"]
-        response: httpx.Response = refusal(503, "engine_dead")()
+        response: httpx.Response = refusal(500, "internal_error")()
         return response
 
     server.answers["leases"] = failing
     make(max_failures=4).run()
     assert tries == 3
-    server.answers["leases"] = refusal(503, "engine_dead")
-    with pytest.raises(TrainerError, match="engine_dead"):
+    server.answers["leases"] = refusal(500, "internal_error")
+    with pytest.raises(TrainerError, match="internal_error"):
         make(max_failures=2).run()
     server.answers["leases"] = refusal(403, "forbidden")
     with pytest.raises(TrainerError, match="forbidden"):
         make().run()
+
+
+@pytest.mark.parametrize("answer", [httpx.ConnectError("refused"), httpx.Response(502, text="<html>"), "starting"])
+def test_server_that_is_away_is_waited_for_however_often_it_fails(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, refusal: Any, answer: Any
+) -> None:
+    """Each call fails six times, with two failures allowed: the claim, the download of refusals, and the upload."""
+    left = {"leases": 6, "anna": 6, "complete": 6}
+
+    def away(name: str) -> httpx.Response:
+        left[name] -= 1
+        if not left[name]:
+            del server.answers[name]
+        if isinstance(answer, Exception):
+            raise answer
+        if answer == "starting":
+            refused: httpx.Response = refusal(503, "starting")()
+            return refused
+        return httpx.Response(answer.status_code, text=answer.text)
+
+    for name in left:
+        server.answers[name] = partial(away, name)
+    server.queue = [lease_of("anna", attempt=2)]
+    worker = make(max_failures=1)
+    worker.run()
+    assert set(left.values()) == {0}
+    assert [outcome.result for outcome in worker.outcomes] == ["version 1"]
+    assert server.released == []
+
+
+def test_trainer_polls_at_its_interval_while_an_upload_is_under_way(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time passes only while the trainer waits, so the claims are counted and not timed."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
+    server.queue = [lease_of()]
+    worker = make(poll_s=2.0)
+
+    def poll(wait_s: float) -> None:
+        nonlocal now
+        now += wait_s
+        if now >= 100:
+            raise Stopped(2)
+
+    monkeypatch.setattr(worker._uploader, "poll", poll)
+    with pytest.raises(Stopped):
+        worker.run()
+    assert len(server.claims) - 1 == 50
+
+
+def test_uploads_that_wait_for_the_server_give_up_when_the_trainer_stops(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, refusal: Any
+) -> None:
+    server.queue = [lease_of()]
+    asked = threading.Event()
+
+    def away() -> httpx.Response:
+        asked.set()
+        raise httpx.ConnectError("refused")
+
+    def stop() -> None:
+        if asked.is_set():
+            raise Stopped(2)
+
+    server.answers["complete"] = away
+    worker = make(check=stop)
+    with pytest.raises(Stopped):
+        worker.run()
+    assert worker.given_back == 1
+    assert set(server.released) == {"lease-anna"}
+    for thread in threading.enumerate():
+        if thread.name == "upload of lease-anna":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_traces_that_made_refused_versions_are_named(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.queue = [lease_of(attempt=2)]
+    worker = make()
+    events: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(worker, "_count_refusals", lambda lease: 2)
+    monkeypatch.setattr(worker._reporter, "event", lambda event, **fields: events.append((event, fields)))
+    worker.run()
+    said = [fields for event, fields in events if event.startswith("these traces made refused versions")]
+    assert said == [{"adapter": "user/anna", "refused": 2}]
+
+
+def test_waiting_for_traces_is_said_once(server: Any, make: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make(once=False, min_traces=3)
+    events: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(worker._reporter, "event", lambda event, **fields: events.append((event, fields)))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 4:
+            raise Stopped(2)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(Stopped):
+        worker.run()
+    assert events == [("waiting for traces", {"adapter": "any adapter", "min_traces": 3})]
 
 
 def test_without_once_it_polls(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from mindprint.types import Manifest
 from zips import zipped
 
 CHECKS: list[dict[str, Any]] = [
@@ -173,3 +176,81 @@ def test_cohorts(run: Any, server: Any, samples: Any) -> None:
     assert run("cohorts", "delete", "tea").stdout == "cohort tea is gone; its users are in everyone\n"
     sent = [json.loads(asked.content) for asked in server.asked if asked.content]
     assert sent == [{"description": "who like it"}, {"users": ["ann", "bob"]}]
+
+
+INFO = {
+    **dict.fromkeys(("mindprint", "engine", "device", "model", "model_path", "base_digest", "prompt_version"), "x"),
+    "max_model_len": 128,
+    "limits": {"max_rank": 16, "target_modules": ["q_proj"]},
+}
+
+
+@pytest.fixture
+def measured_with(monkeypatch: pytest.MonkeyPatch, samples: Any) -> list[Any]:
+    """What the trainer's part was called with, instead of measuring an adapter."""
+    found: list[Any] = []
+
+    def measure(folder: Path, key: str, info: Any, settings: Any, prompts: Any) -> Any:
+        found.append((folder, key, settings.parity_items, settings.model, prompts))
+        manifest = Manifest.model_validate({**samples.manifest, "adapter": key, "trace_ids": []})
+        return SimpleNamespace(manifest=manifest, files=SimpleNamespace(config=b"{}", weights=b"weights"))
+
+    fake = SimpleNamespace(measure_adapter=measure, TrainerError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "mindprint_trainer.peft_import", fake)
+    return found
+
+
+def test_import_sends_the_folder_with_what_peft_measured(
+    run: Any, server: Any, samples: Any, tmp_path: Path, measured_with: list[Any]
+) -> None:
+    published = samples.publication("published", version=7, result=samples.version(7))
+    server.routes(GET_v1_info=INFO, POST_v1_adapters_user_ann_versions=published)
+    told = run("adapters", "import", str(tmp_path), "--user", "ann", "-m", "base", "--prompt", "Tea?")
+    assert told.stdout == "user/ann@7 is live: 0.0100 nats a token from PEFT, 0.4000 from the base model\n", told.output
+    assert measured_with == [(tmp_path, "user/ann", 8, "base", ["Tea?"])]
+    assert b"weights" in server.asked[-1].content
+    assert "publication p1: the server goes on with it" in told.stderr
+
+
+def test_import_whose_server_stays_away_says_not_to_import_again(
+    run: Any, server: Any, samples: Any, tmp_path: Path, measured_with: list[Any], no_pauses: list[float]
+) -> None:
+    server.routes(
+        GET_v1_info=INFO,
+        POST_v1_adapters_user_ann_versions=samples.publication("stored"),
+        GET_v1_publications_p1=httpx.Response(503, text="no server"),
+    )
+    told = run("adapters", "import", str(tmp_path), "--user", "ann", "--max-absence-s", "0")
+    assert told.exit_code == 1
+    assert "goes on with publication p1: do not import again; `mindprint adapters list` shows" in told.stderr
+
+
+def test_import_that_is_refused_says_why_and_nothing_of_waiting(
+    run: Any, server: Any, samples: Any, tmp_path: Path, measured_with: list[Any]
+) -> None:
+    refused = samples.publication("refused", code="parity_failed", message="it was so")
+    server.routes(GET_v1_info=INFO, POST_v1_adapters_user_ann_versions=refused)
+    told = run("adapters", "import", str(tmp_path), "--user", "ann")
+    assert told.stderr.endswith("error: it was so (422 parity_failed)\n")
+
+
+@pytest.mark.parametrize("words", [(), ("--user", "ann", "--cohort", "tea")])
+def test_import_for_nobody_or_for_two_is_refused_in_one_line(run: Any, tmp_path: Path, words: tuple[str, ...]) -> None:
+    told = run("adapters", "import", str(tmp_path), *words)
+    assert (told.exit_code, told.stderr.count("\n")) == (2, 1)
+    assert "either --user or --cohort" in told.stderr
+
+
+def test_import_without_the_trainer_says_what_to_install(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mindprint_trainer.peft_import", None)
+    told = run("adapters", "import", str(tmp_path), "--user", "ann")
+    assert (told.exit_code, told.stderr.count("\n")) == (1, 1)
+    assert "the import needs" in told.stderr
+    assert "mindprint[trainer,cpu]" in told.stderr
+
+
+def test_why_of_an_imported_version_says_that_its_data_are_not_known(run: Any, server: Any, samples: Any) -> None:
+    server.routes(GET_v1_adapters_user_ann_versions_7_lineage=lineage(samples, traces=[], imported=True))
+    assert "does not know what it learned from" in run("adapters", "why", "user/ann@7").stdout

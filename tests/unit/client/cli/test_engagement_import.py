@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_nothing_to_use(run: Any, server: Any, tmp_path: Path) -> None:
         ("{", "is no JSON"),
         ("[]", "is no JSON object"),
         ('{"user_id": "ann", "id": "e"}', "prompt: Field required"),
-        ('{"user_id": "../x", "id": "e"}', "String should match pattern"),
+        ('{"user_id": "ann", "id": "../e"}', "id: String should match pattern"),
         ('{"id": "e"}', "has no user_id: add it, or name the user with --user"),
         (
             '{"user_id":"a","id":"e","prompt":"p","response":"x","choices":["y","z"],"occurred_at":"2026-01-01T00:00:00"}',
@@ -145,3 +146,127 @@ def test_rows_of_somebody_else(run: Any, samples: Any, tmp_path: Path) -> None:
 def test_an_empty_file(run: Any, tmp_path: Path) -> None:
     file = write(tmp_path / "rows.ndjson", "")
     assert "holds no engagements" in run("users", "import", file).stderr
+
+
+def votes(tmp_path: Path) -> str:
+    """An export with one bad row, one vote of nobody, and ids that change."""
+    folder = tmp_path / "my talk"
+    folder.mkdir()
+    write(folder / "comments.csv", "comment-id,comment-body,agrees,disagrees", "0,Tea is good,12,1")
+    rows = [f"{voter},0,-1,1500000000" for voter in range(12)]
+    write(
+        folder / "votes.csv", "voter-id,comment-id,vote,timestamp", *rows, "12,0,1,1500000060", '13,0,"1"x,1', "12,9,1,"
+    )
+    return str(folder)
+
+
+@pytest.mark.usefixtures("stores")
+def test_a_bad_row_is_left_out_and_named_up_to_the_share(run: Any, server: Any, tmp_path: Path) -> None:
+    folder, skipped, ids = votes(tmp_path), tmp_path / "skipped.jsonl", tmp_path / "ids.jsonl"
+    result = run("users", "import", folder, "--skipped", str(skipped), "--id-map", str(ids))
+    assert told(result)["left out: row is no CSV"] == 1
+    assert "bad row: " + str(Path(folder) / "votes.csv") + ":15: is no CSV" in " ".join(result.stderr.split())
+    reasons = [json.loads(line)["reason"] for line in skipped.read_text().splitlines()]
+    assert len(reasons) == 2
+    assert reasons[0].startswith("is no CSV")
+    originals = {json.loads(line)["original"]: json.loads(line)["user_id"] for line in ids.read_text().splitlines()}
+    assert set(originals) == {f"my talk-{voter}" for voter in range(13)}
+    assert {request.url.path.split("/")[3] for request in server.asked} == set(originals.values())
+    assert ids.stat().st_mode & 0o077 == 0
+    server.asked.clear()
+    result = run("users", "import", folder, "--max-bad-share", "0.05")
+    assert result.exit_code == 1
+    assert "votes.csv:15: is no CSV" in result.stderr
+    assert "1 of 15 rows (6.7%) cannot be used, and --max-bad-share allows 5.0%" in result.stderr
+    assert not server.asked
+
+
+def test_a_dry_run_shows_what_would_come_in_and_sends_nothing(run: Any, server: Any, tmp_path: Path) -> None:
+    result = run("users", "import", votes(tmp_path), "--dry-run", "--json")
+    assert result.exit_code == 0, result.stderr
+    shown = json.loads(result.stdout)
+    assert (shown["format"], shown["people"], shown["rows"]) == ("polis", 13, 13)
+    assert (shown["first"], shown["last"]) == ("2017-07-14T02:40:00Z", "2017-07-14T02:41:00Z")
+    assert shown["choice_sets"] == [{"choices": ["agree", "disagree", "pass"], "rows": 13}]
+    assert [each["engagement"]["response"] for each in shown["examples"]] == ["agree"] * 5
+    assert len({each["user_id"] for each in shown["examples"]}) == 5
+    assert shown["skipped"]["left_out"] == [
+        {"reason": "row is no CSV", "rows": 1},
+        {"reason": "comment is not in comments.csv", "rows": 1},
+    ]
+    assert shown["skipped"]["notes"] == ["vote -1 is agree, by the counts of comments.csv"]
+    assert shown["skipped"]["changed_ids"][0]["original"] == "my talk-0"
+    assert not server.asked
+
+
+def test_a_dry_run_is_a_table_and_fails_as_the_import_would(run: Any, server: Any, tmp_path: Path) -> None:
+    folder = votes(tmp_path)
+    words = " ".join(run("users", "import", folder, "--dry-run").stdout.split())
+    assert "people 13 rows 13 time 2017-07-14 02:40 to 2017-07-14 02:41 UTC" in words
+    assert "closed 13 rows with choices, 0 open choices agree / disagree / pass (13)" in words
+    assert "Do you agree with this statement? Tea is good agree" in words
+    result = run("users", "import", folder, "--dry-run", "--max-bad-share", "0")
+    assert (result.exit_code, "people" in result.stdout) == (1, True)
+    assert not server.asked
+
+
+@pytest.mark.usefixtures("stores")
+def test_the_vote_that_means_agree_may_be_said(run: Any, server: Any, tmp_path: Path) -> None:
+    assert told(run("users", "import", votes(tmp_path), "--agree-vote", "1"))["users"] == 13
+    first = json.loads(server.asked[0].content)["engagements"][0]
+    assert first["response"] == "disagree"
+    assert run("users", "import", str(tmp_path / "my talk"), "--agree-vote", "0").exit_code == 2
+
+
+def test_an_import_as_json(run: Any, server: Any, samples: Any, tmp_path: Path) -> None:
+    server.answers_with(httpx.Response(200, json={"created": 1, "unchanged": 0}))
+    file = write(
+        tmp_path / "rows.ndjson", samples.engagement(1, user_id="ann"), samples.engagement(2, user_id="[deleted]")
+    )
+    shown = json.loads(run("users", "import", file, "--json").stdout)
+    assert (shown["users"], shown["created"], shown["skipped"]["bad_rows"]) == (1, 1, 0)
+    assert shown["skipped"]["places"] == [
+        {"where": f"{file}:2", "reason": "author is deleted, anonymous or a bot", "bad": False}
+    ]
+
+
+@pytest.mark.usefixtures("stores")
+def test_columns_are_named_with_options(run: Any, server: Any, tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "t.csv", "wer,was,wie,wann,wahl", "ann,Tea?,yes,3/4/2017,yes|no", "bob,Tea?,no,4/4/2017,yes|no"
+    )
+    words = ("users", "import", file, "--user", "wer", "--prompt", "was", "--response", "wie", "--choices", "wahl")
+    assert "day and month cannot be told apart" in " ".join(run(*words, "--time", "wann").stderr.split())
+    result = run(*words, "--time", "wann", "--time-format", "%d/%m/%Y")
+    assert told(result) == {"users": 2, "engagements created": 2, "engagements unchanged": 0}
+    sent = [json.loads(request.content)["engagements"][0] for request in server.asked]
+    assert [(row["response"], row["choices"], row["occurred_at"]) for row in sent] == [
+        ("yes", ["yes", "no"], "2017-04-03T00:00:00Z"),
+        ("no", ["yes", "no"], "2017-04-04T00:00:00Z"),
+    ]
+
+
+def test_a_missing_column_is_named(run: Any, server: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", "wer,was", "ann,Tea?")
+    told = run("users", "import", file, "--user", "wer", "--prompt", "was").stderr
+    assert "name the column of the response with --response; found wer, was (nothing was sent)" in " ".join(
+        told.split()
+    )
+    assert not server.asked
+
+
+@pytest.mark.usefixtures("stores")
+def test_pipe_is_refused_because_its_rows_come_only_once(run: Any, server: Any, samples: Any) -> None:
+    """The check read the rows, and the import that followed found none of them."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, "".join(json.dumps(samples.engagement(n)) + "\n" for n in range(1, 4)).encode())
+        os.close(writing)
+        file = f"/dev/fd/{reading}"
+        result = run("users", "import", file, "--user", "ann")
+    finally:
+        os.close(reading)
+    assert result.exit_code == 1
+    assert f"{file} is no regular file" in result.stderr
+    assert "save the rows to a file" in " ".join(result.stderr.split())
+    assert not server.asked

@@ -12,10 +12,13 @@ from mindprint import ApiError, ConnectionFailed, MindprintClient, MindprintErro
 from mindprint.types import BatchRequest, LeaseRequest, TraceRequest
 
 BUSY = httpx.Response(503, json={"error": {"message": "starting", "type": "server_error", "code": "not_ready"}})
+PAGE = "<html>\n<head><title>502 Bad Gateway</title></head>\n<body><hr>nginx/1.22.1</body>\n</html>"
 SAFE = [
     ("users.get", ("ann",)),
     ("batches.create", (BatchRequest(idempotency_key="k"),)),
+    ("batches.cancel", ("b1",)),
     ("leases.heartbeat", ("l1",)),
+    ("leases.release", ("l1",)),
     ("users.add_engagements", ("ann", [])),
     ("adapters.pin", ("user/ann", 1)),
     ("cohorts.put", ("tea",)),
@@ -25,7 +28,6 @@ UNSAFE = [
     ("batches.create", (BatchRequest(),)),
     ("traces.create", (TraceRequest(user_id="ann", query="?"),)),
     ("leases.claim", (LeaseRequest(owner="me"),)),
-    ("leases.release", ("l1",)),
     ("chat.completions.create", ("?",)),
 ]
 REPLY = {"adapters.pin": "version", "chat.completions.create": "chat", "traces.create": "trace", "users.get": "user"}
@@ -47,7 +49,17 @@ def _an_empty_batch_of_engagements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("name", "args"), SAFE)
 @pytest.mark.parametrize(
-    "failure", [httpx.ReadError("reset"), httpx.ReadTimeout("slow"), httpx.ConnectError("no"), BUSY]
+    "failure",
+    [
+        httpx.ReadError("reset"),
+        httpx.ReadTimeout("slow"),
+        httpx.ConnectError("no"),
+        BUSY,
+        httpx.Response(408),
+        httpx.Response(502, text=PAGE),
+        httpx.Response(504, text=PAGE),
+        httpx.Response(500, headers={"x-should-retry": "true"}),
+    ],
 )
 async def test_a_safe_call_is_repeated(caller: Any, samples: Any, name: str, args: Any, failure: Any) -> None:
     caller.server.answers_with(failure, failure, fine(samples, name))
@@ -56,7 +68,9 @@ async def test_a_safe_call_is_repeated(caller: Any, samples: Any, name: str, arg
 
 
 @pytest.mark.parametrize(("name", "args"), UNSAFE)
-@pytest.mark.parametrize("failure", [httpx.ReadError("reset"), httpx.ReadTimeout("slow"), BUSY])
+@pytest.mark.parametrize(
+    "failure", [httpx.ReadError("reset"), httpx.ReadTimeout("slow"), BUSY, httpx.Response(502), httpx.Response(504)]
+)
 async def test_an_unsafe_call_is_never_made_twice(
     caller: Any, samples: Any, name: str, args: Any, failure: Any
 ) -> None:
@@ -74,6 +88,7 @@ async def test_an_unsafe_call_is_never_made_twice(
         httpx.ConnectTimeout("slow"),
         httpx.Response(429),
         httpx.Response(503, headers={"Retry-After": "2"}),
+        httpx.Response(500, headers={"x-should-retry": "true"}),
     ],
 )
 async def test_unless_it_never_came_in(caller: Any, samples: Any, name: str, args: Any, failure: Any) -> None:
@@ -115,18 +130,41 @@ async def test_error_is_shown_in_full(caller: Any, samples: Any) -> None:
 @pytest.mark.parametrize(
     ("response", "message"),
     [
-        (httpx.Response(502, text="<h1>Bad\nGateway</h1>"), "<h1>Bad Gateway</h1> (502 unknown)"),
-        (httpx.Response(500), "Internal Server Error (500 unknown)"),
-        (httpx.Response(404, json={"detail": "Not Found"}), '{"detail":"Not Found"} (404 unknown)'),
-        (httpx.Response(307, headers={"Location": "/x"}), "Temporary Redirect (307 unknown)"),
-        (httpx.Response(400, text="x" * 5000), "x" * 200 + " (400 unknown)"),
+        (httpx.Response(502, text=PAGE), "server answered 502 Bad Gateway, but not as .*: try again in a moment, and"),
+        (httpx.Response(503, text="no healthy upstream"), "server answered 503 Service Unavailable, .*: try again in"),
+        (httpx.Response(500), r"server answered 500 Internal Server Error, .* is this a Mindprint server\?"),
+        (httpx.Response(404, json={"detail": "Not Found"}), "server answered 404 Not Found, .*: compare MINDPRINT_URL"),
+        (httpx.Response(307, headers={"Location": "/x"}), "server answered 307 Temporary Redirect, .*: set MINDPRINT"),
+        (httpx.Response(401, text="<form>"), "server answered 401 Unauthorized, .*: a proxy before the server asks"),
+        (httpx.Response(413, text=PAGE), "server answered 413 .*: let the proxy take larger bodies"),
+        (httpx.Response(599, text="x" * 5000), "server answered 599, but not as a Mindprint server does"),
+        (httpx.Response(502, json={"error": "<h1>"}), "server answered 502 Bad Gateway, but not as"),
     ],
 )
-async def test_an_error_in_another_form(caller: Any, response: httpx.Response, message: str) -> None:
+async def test_error_of_something_else_is_one_line_without_its_body(
+    caller: Any, response: httpx.Response, message: str
+) -> None:
     caller.server.answers_with(response)
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ApiError, match=rf"^{message}") as caught:
         await caller.call("users.get", "ann")
-    assert str(caught.value) == message
+    shown = str(caught.value)
+    assert shown.endswith(f"({response.status_code} unknown)")
+    assert "<" not in shown
+    assert "\n" not in shown
+    assert len(shown) < 250
+
+
+async def test_error_of_something_else_names_the_request(caller: Any) -> None:
+    caller.server.answers_with(httpx.Response(502, text=PAGE, headers={"X-Request-Id": "r7"}))
+    with pytest.raises(ApiError, match=r"\(502 unknown, request r7\)$"):
+        await caller.call("users.get", "ann")
+
+
+async def test_call_is_not_repeated_when_the_server_says_so(caller: Any) -> None:
+    caller.server.answers_with(httpx.Response(503, headers={"x-should-retry": "false", "Retry-After": "1"}))
+    with pytest.raises(ApiError):
+        await caller.call("users.get", "ann")
+    assert len(caller.server.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
     for name in ("mindprint_server.process", "mindprint_trainer.process"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(run=start))
+    monkeypatch.setattr("mindprint_server.operation.preflight.check_start", lambda settings: None)
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -46,6 +47,13 @@ def test_flags_win_over_the_file(run: Any, started: list[Any], tmp_path: Path) -
     assert (started[0].port, started[0].model) == (9001, "of the file")
 
 
+def test_engine_args_of_flags_go_before_those_of_the_file(run: Any, started: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text('port = 9000\n[engine_args]\nkv_cache_dtype = "auto"\ntensor_parallel_size = 2\n')
+    run("serve", "--config", str(file), "--engine-arg", "kv-cache-dtype=fp8", "--engine-arg", "hf_x=a=b")
+    assert started[0].engine_args == {"kv_cache_dtype": "fp8", "tensor_parallel_size": 2, "hf_x": "a=b"}
+
+
 def test_a_printed_configuration_can_be_read_again(run: Any, started: list[Any], tmp_path: Path) -> None:
     flags = (
         "--model",
@@ -54,6 +62,8 @@ def test_a_printed_configuration_can_be_read_again(run: Any, started: list[Any],
         "database_url=postgresql+asyncpg://me:secret@h/d",
         "--set",
         "thinking_prefixes={}",
+        "--engine-arg",
+        'compilation_config={"mode": 3}',
     )
     printed = run("serve", "--print-config", *flags).stdout
     assert "secret" not in printed
@@ -96,6 +106,9 @@ def test_a_dry_run_is_the_trainers_own_setting(
     [
         (("serve", "--port", "99999"), "setting port: Input should be less than or equal to 65535"),
         (("serve", "--set", "prot=1"), "setting prot: there is no such setting (`mindprint serve --print-config`"),
+        (("serve", "--engine-arg", "seed"), "--engine-arg 'seed' is no NAME=VALUE"),
+        (("serve", "--engine-arg", "a-b=1", "--engine-arg", "a_b=2"), "--engine-arg a_b is there twice: keep one"),
+        (("serve", "--engine-arg", "max-loras=4"), "max_loras is decided by Mindprint: set `max_loras`"),
         (("serve", "--set", "port"), "--set 'port' is no NAME=VALUE"),
         (("serve", "--set", "thinking_prefixes={"), "holds wrong JSON"),
         (("serve", "--config", "nowhere.toml"), "file 'nowhere.toml' does not exist"),

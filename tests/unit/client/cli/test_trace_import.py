@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_lines_by_hand_in_requests_of_bounded_size(run: Any, server: Any, file: 
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "is no JSON ("),
         ({"engagement_id": "e1"}, "thinking: String should have at least 1 character"),
         ({"thinking": "Ann drinks tea."}, "engagement_id: Input should be a valid string"),
         ({"engagement_id": "../e", "thinking": "x"}, "engagement_id: String should match pattern"),
@@ -102,9 +103,54 @@ def test_nothing_is_sent_of_a_file_with_a_wrong_line(
     assert not server.asked
 
 
+@pytest.mark.usefixtures("stores")
+def test_bad_lines_are_counted_and_the_others_come_in(
+    run: Any, server: Any, samples: Any, file: Path, tmp_path: Path
+) -> None:
+    """The first bad line of a file ended the whole import."""
+    good = [{"engagement_id": f"e{n}", "thinking": "Ann drinks tea."} for n in range(18)]
+    write(file, *good[:9], "{", *good[9:], {"engagement_id": "e99"}, samples.trace(verdict="rejected", state="stored"))
+    listed = tmp_path / "skipped.jsonl"
+    result = run("traces", "import", "ann", str(file), "--skipped", str(listed))
+    assert told(result) == {
+        "traces created": 18,
+        "traces unchanged": 0,
+        "left out: line is no JSON object": 1,
+        "left out: thinking is empty": 1,
+        "left out: rejected": 1,
+    }
+    assert f"bad row: {file}:10: is no JSON" in result.stderr
+    assert f"bad row: {file}:20: thinking: String should have at least 1 character" in result.stderr
+    rows = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [(row["where"], row["bad"]) for row in rows] == [
+        (f"{file}:10", True),
+        (f"{file}:20", True),
+        (f"{file}:21", False),
+    ]
+    assert len(json.loads(server.asked[0].content)["traces"]) == 18
+
+
+def test_a_share_of_bad_lines_above_the_bound_sends_nothing(run: Any, server: Any, file: Path) -> None:
+    rows = [{"engagement_id": f"e{n}", "thinking": "Ann drinks tea."} for n in range(8)]
+    write(file, *rows, "{", "}")
+    result = run("traces", "import", "ann", str(file))
+    assert result.exit_code == 1
+    assert "2 of 10 rows (20.0%) cannot be used, and --max-bad-share allows 10.0%" in result.stderr
+    assert not server.asked
+
+
+@pytest.mark.usefixtures("stores")
+def test_the_share_is_an_option_and_json_has_the_same_facts(run: Any, file: Path) -> None:
+    write(file, {"engagement_id": "e1", "thinking": "Ann drinks tea."}, "{")
+    result = run("traces", "import", "ann", str(file), "--max-bad-share", "0.5", "--json")
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert (printed["created"], printed["unchanged"], printed["skipped"]["bad_rows"]) == (1, 0, 1)
+
+
 def test_nothing_to_import(run: Any, server: Any, samples: Any, file: Path) -> None:
     result = run("traces", "import", "ann", write(file, samples.trace(verdict="rejected", state="stored")))
-    assert result.stderr == f"error: {file} holds no accepted traces (1 left out: rejected)\n"
+    assert result.stderr == f"error: {file} holds no accepted traces that can be used (1 left out: rejected)\n"
     assert not server.asked
 
 
@@ -121,3 +167,22 @@ def test_a_controlled_question(run: Any, server: Any, samples: Any) -> None:
     assert run(*words).exit_code == 0
     sent = json.loads(server.asked[0].content)
     assert (sent["memory"], sent["thinking"], sent["show_choices"]) == ("user/bob", "", False)
+
+
+@pytest.mark.usefixtures("stores")
+def test_pipe_is_refused_because_its_rows_come_only_once(run: Any, server: Any, samples: Any) -> None:
+    """The check read the rows, and the import that followed found none of them."""
+    reading, writing = os.pipe()
+    try:
+        os.write(
+            writing, "".join(json.dumps(samples.trace(engagement_id=f"e{n}")) + "\n" for n in range(1, 4)).encode()
+        )
+        os.close(writing)
+        file = f"/dev/fd/{reading}"
+        result = run("traces", "import", "bob", file)
+    finally:
+        os.close(reading)
+    assert result.exit_code == 1
+    assert f"{file} is no regular file" in result.stderr
+    assert "save the rows to a file" in " ".join(result.stderr.split())
+    assert not server.asked

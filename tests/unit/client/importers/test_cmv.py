@@ -127,3 +127,20 @@ def test_files_of_another_shape_are_refused_with_what_they_hold(tmp_path: Path, 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(BadImport, match=r"has neither history_data\.json nor evaluation_data\.json"):
         load(tmp_path)
+
+
+def test_deleted_authors_are_nobody_and_removed_texts_no_answers(tmp_path: Path) -> None:
+    gone = {**PAIR, "chosen": "[removed]"}
+    data = {"[deleted]": [PAIR, PAIR], "": [PAIR], "ann": [gone, {**PAIR, "rejected": "[deleted]"}], "None": [PAIR]}
+    rows, skips = load(write(tmp_path, data))
+    assert [(user, row.response, row.choices) for user, row in rows] == [("ann", "Coffee wakes.", None)]
+    assert skips == {"author is deleted, anonymous or a bot": 4, "post without a reply": 1}
+    assert skips.bad == 0
+    _, skips = load(write(tmp_path, [{"author": None, "posts": [PAIR]}, {"author": "ann", "posts": [PAIR]}]))
+    assert skips == {"author is deleted, anonymous or a bot": 1}
+
+
+def test_entities_are_decoded_and_a_removed_body_leaves_the_title(tmp_path: Path) -> None:
+    post = {"title": "CMV: tea &amp;amp; milk", "selftext": "[removed]", "reply": "&gt; tea\n\nNo."}
+    rows, _ = load(write(tmp_path, {"ann": [post]}))
+    assert [(row.prompt, row.response) for _, row in rows] == [("CMV: tea & milk", "> tea\n\nNo.")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from mindprint.importers import BadImport, Skips, detect, read
-from mindprint.importers.ids import engagement_id, user_name
-from mindprint.importers.json_stream import entries
-from mindprint.importers.timestamps import START, TICK, in_order, moment
+from mindprint.datasets import load_users
+from mindprint.importers import BadImport, SameId, Skips, check_bad_share, detect, read
+from mindprint.importers.json_stream import entries, located_entries
+from mindprint.importers.people import is_nobody
+from mindprint.importers.rows import prose
+from mindprint.importers.texts import decode_entities
+from mindprint.importers.timestamps import START, TICK, DistinctTimes, in_order, moment
 from mindprint.types import EngagementId, Name
+from mindprint.valid_ids import UserIds, engagement_id, user_name
 
 VALUES: list[Any] = [{"a": 'é"\\\n', "b": [1, -2.5e3, None]}, "🙂" * 40, 12345678901, {}, [], True, -1.5]
 
@@ -75,7 +80,7 @@ def test_every_id_can_be_made_to_fit(raw: str) -> None:
 
 def test_names() -> None:
     assert user_name("ann-1.b") == "ann-1.b"
-    assert user_name("ann b") == f"ann-b-{user_name('ann b')[-8:]}"
+    assert user_name("ann b") == f"ann-b-{user_name('ann b')[-16:]}"
     assert len({user_name(raw) for raw in ("ann b", "ann/b", "ann-b", "ann..b", "ann b ", "x" * 64, "x" * 65)}) == 7
     assert user_name("日本").startswith("user-")
     assert user_name("\ud800").startswith("user-")
@@ -141,6 +146,8 @@ def test_format_is_detected_by_its_folder(tmp_path: Path) -> None:
     assert detect(tmp_path) == "cmv"
     (tmp_path / "votes.csv").write_text("")
     assert detect(tmp_path) == "polis"
+    with pytest.raises(BadImport, match=r"is a part of a pol\.is export: name its folder"):
+        detect(tmp_path / "votes.csv")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +157,219 @@ def test_files_that_are_no_format(tmp_path: Path, content: str, complaint: str) 
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(BadImport, match=complaint):
         detect(tmp_path / "x.json")
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_two_ids_stay_two_and_lead_back(one: str, other: str) -> None:
+    users = UserIds()
+    made = [users.of(one), users.of(other)]
+    assert len(set(made)) == len({one, other})
+    assert [users.changed.get(id, id) for id in made] == [one, other]
+
+
+def test_two_users_that_would_become_one_are_refused() -> None:
+    users = UserIds()
+    users.of("ann@example.com")
+    with pytest.raises(SameId, match="both become 'ann-example-com-"):
+        users.of(user_name("ann@example.com"))
+
+
+@pytest.mark.parametrize(
+    ("value", "when"),
+    [
+        ("Fri Jul 14 02:40:00 +0000 2017", "2017-07-14T02:40:00"),
+        ("Fri Jul 14 02:40:00 UTC 2017", "2017-07-14T02:40:00"),
+        ("Fri, 14 Jul 2017 04:40:00 +0200", "2017-07-14T02:40:00"),
+        ("Fri, 14 Jul 2017 02:40:00 GMT", "2017-07-14T02:40:00"),
+        ("Fri Jul 14 2017 04:40:00 GMT+0200 (Central European Summer Time)", "2017-07-14T02:40:00"),
+        ("July 14, 2017", "2017-07-14T00:00:00"),
+        ("July 14th, 2017 at 2:40 PM", "2017-07-14T14:40:00"),
+        ("14-Jul-2017", "2017-07-14T00:00:00"),
+        ("2017-07-14 02:40:00 UTC", "2017-07-14T02:40:00"),
+        ("2017-07-14 02:40:00.25 +0000", "2017-07-14T02:40:00.250000"),
+        ("2017-07-14T02:40:00.123456789Z", "2017-07-14T02:40:00.123456"),
+        ("2017-07-14T04:40:00+0200", "2017-07-14T02:40:00"),
+        ("2017/07/14 02:40", "2017-07-14T02:40:00"),
+        ("2017-7-4", "2017-07-04T00:00:00"),
+        ("7/14/2017 2:40 am", "2017-07-14T02:40:00"),
+        ("14/07/2017", "2017-07-14T00:00:00"),
+        ("4.7.2017", "2017-07-04T00:00:00"),
+        ("7/7/2017 12:05 AM", "2017-07-07T00:05:00"),
+        ("20170714024000", "2017-07-14T02:40:00"),
+        (20170714, "2017-07-14T00:00:00"),
+        ("2017-07", "2017-07-01T00:00:00"),
+        ("1.5E+09", "2017-07-14T02:40:00"),
+        (1_500_000_000_000_000, "2017-07-14T02:40:00"),
+        ("1500000000000000000", "2017-07-14T02:40:00"),
+        (date(2017, 7, 14), "2017-07-14T00:00:00"),
+        (datetime(2017, 7, 14, 2, 40), "2017-07-14T02:40:00"),
+    ],
+)
+def test_moments_as_dumps_write_them(value: object, when: str) -> None:
+    assert moment(value) == datetime.fromisoformat(when).replace(tzinfo=UTC)
+
+
+@given(st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2099, 12, 31)))
+def test_a_moment_reads_what_it_is_written_as(when: datetime) -> None:
+    whole, aware = when.replace(microsecond=0), when.replace(tzinfo=UTC)
+    assert moment(when.isoformat()) == moment(f"{when}") == moment(f"{when}Z") == aware
+    for form in ("%a %b %d %H:%M:%S +0000 %Y", "%a, %d %b %Y %H:%M:%S GMT", "%B %d, %Y %I:%M:%S %p", "%Y%m%d%H%M%S"):
+        assert moment(whole.strftime(form)) == whole.replace(tzinfo=UTC)
+    seconds = int(whole.replace(tzinfo=UTC).timestamp())
+    if seconds >= 100_000_000:
+        assert moment(seconds) == moment(str(seconds)) == moment(seconds * 1000) == whole.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", ["3/4/2017", "03-04-2017 10:00"])
+def test_day_and_month_in_either_order_are_no_moment_without_a_format(value: str) -> None:
+    with pytest.raises(ValueError, match="day and month cannot be told apart"):
+        moment(value)
+
+
+def test_a_moment_in_a_named_format() -> None:
+    assert moment("3/4/2017", "%d/%m/%Y") == datetime(2017, 4, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "value", ["Fri Jul 14 02:40:00 XYZ 2017", "31 Feb 2017", "14:40 PM 2017", "13/13/2017", "15:00"]
+)
+def test_texts_that_only_look_like_a_moment(value: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        moment(value)
+
+
+def test_rows_of_one_time_get_different_ones_in_order() -> None:
+    times, when = DistinctTimes(), datetime(2020, 5, 1, tzinfo=UTC)
+    assert [times.after("ann", when) for _ in range(3)] == [when, when + TICK, when + 2 * TICK]
+    assert times.after("bob", when) == when
+    assert times.after("ann", when + TICK) == when + 3 * TICK
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "  ", "[deleted]", "[removed]", "u/[deleted]", "deleted", "[deleted user]", "Deleted User#0000", "None",
+     "nan", "Anonymous", "anonymous_user", "Anonymous Coward", "AutoModerator", "u/AutoModerator",
+     "dependabot[bot]", "DeltaBot"],
+)  # fmt: skip
+def test_names_of_nobody(name: str) -> None:
+    assert is_nobody(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["ann", "none-of-your-business", "deleted_scenes", "NA", "0", "-1", "abbot", "ann[1]", "Unknown Artist"]
+)
+def test_names_of_somebody(name: str) -> None:
+    assert not is_nobody(name)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("&gt; quote", "> quote"),
+        ("a &amp;amp; b", "a & b"),
+        ("&amp;gt;", ">"),
+        ("it&#39;s &quot;so&quot; &#x2014; caf&eacute;", 'it\'s "so" \u2014 caf\u00e9'),
+        ("http://a.b/?a=1&copy=2&lt=3", "http://a.b/?a=1&copy=2&lt=3"),
+        ("AT&T & co; &unknown;", "AT&T & co; &unknown;"),
+        ("[removed]", ""),
+        ("[deleted by user]", ""),
+        ("[ Removed by Reddit ]", ""),
+        ("[removed by moderator]", ""),
+        ("&#91;deleted&#93;", ""),
+        ("[removed] but not all", "[removed] but not all"),
+        ("deleted", "deleted"),
+    ],
+)
+def test_prose(written: str, read: str) -> None:
+    assert prose(written) == read
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="&", exclude_categories=["Cs"])))
+def test_texts_without_ampersands_stay(written: str) -> None:
+    once, twice = html.escape(written), html.escape(html.escape(written))
+    assert decode_entities(written) == decode_entities(once) == decode_entities(twice) == written
+
+
+def test_rows_of_a_dataset_folder_are_engagements(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"ann/{n}",
+            "user_id": "ann",
+            "query": f"q{n} ",
+            "choices": ["a", "b"],
+            "target": "b",
+            "timestamp": "2020-05-01",
+            "history_upto": n,
+            "pair": math.nan,
+        }
+        for n in range(2)
+    ]
+    history = [
+        {"prompt": "q0 ", "response": "b", "reason": "because"},
+        {"prompt": "other", "response": "a", "reason": "no"},
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "eval.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    (tmp_path / "users.jsonl").write_text(json.dumps({"user_id": "ann", "history": history}) + "\n")
+    skips = Skips()
+    found = [row for _, row in read(tmp_path, detect(tmp_path), skips)]
+    known = load_users(tmp_path, users=1, engagements=2, held_out=0)[0].engagements
+    assert found == known
+    assert [row.reason for row in found] == ["because", None]
+    assert skips == {"later question of eval.jsonl, which is for scoring": 1}
+    assert [row for _, row in read(tmp_path / "train.jsonl", "ndjson", Skips())][1] == known[1]
+
+
+def test_own_rows_of_nobody_and_removed_answers_are_left_out(tmp_path: Path, samples: Any) -> None:
+    rows = [
+        samples.engagement(1, user_id="[deleted]"),
+        samples.engagement(2, user_id=None),
+        samples.engagement(3, user_id="ann", response="[removed]"),
+        samples.engagement(4, user_id="ann@example.com"),
+        samples.engagement(5, user_id="ann", response="&gt; as written"),
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    skips = Skips()
+    found = list(read(tmp_path / "r.jsonl", "ndjson", skips))
+    assert [(user, row.id) for user, row in found] == [(user_name("ann@example.com"), "e4"), ("ann", "e5")]
+    assert found[1][1].response == "&gt; as written"
+    assert skips.users.changed == {user_name("ann@example.com"): "ann@example.com"}
+    assert [(row.where.rpartition(":")[2], row.bad) for row in skips.places] == [
+        ("1", False),
+        ("2", False),
+        ("3", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "share", "fits"), [(1, 0.1, True), (2, 0.1, False), (1, 0.0, False), (0, 0.0, True), (10, 1.0, True)]
+)
+def test_share_of_bad_rows(bad: int, share: float, fits: bool) -> None:
+    skips = Skips()
+    for number in range(bad):
+        skips.reject("x", f"f:{number + 1}", "has no x")
+    if fits:
+        return check_bad_share(skips, 10 - bad, share)
+    with pytest.raises(BadImport, match=r"^f:1: has no x; \d of 10 rows .* --max-bad-share"):
+        check_bad_share(skips, 10 - bad, share)
+
+
+def test_places_of_the_first_rows_of_each_reason_are_kept() -> None:
+    skips = Skips(max_places=1)
+    skips.leave_out("deleted", "f:1")
+    skips.leave_out("deleted", "f:2")
+    skips.reject("x", "f:3", "x is 7")
+    assert [(row.where, row.reason, row.bad) for row in skips.places] == [
+        ("f:1", "deleted", False),
+        ("f:3", "x is 7", True),
+    ]
+    assert (skips.total(), skips.bad) == (3, 1)
+
+
+def test_entries_know_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text('[\n{"a":\n1},\n\n"b", 3]')
+    for chunk in (1, 5, 1 << 20):
+        assert [line for line, _, _ in located_entries(tmp_path / "e.json", chunk=chunk)] == [2, 5, 5]
 
 
 def test_own_rows_from_windows(tmp_path: Path, samples: Any) -> None:

@@ -147,7 +147,6 @@ def test_only_one_user(tmp_path: Path) -> None:
     [
         ([{"id": "1", "input": "x"}], None, "entry 1: a LaMP question has id, input and a list profile; here are the"),
         ({"a": 1}, None, "entry a: .* here are a int"),
-        ([question(4), 7], None, "entry 2: .* here are a int"),
         ([question(4, input="Hm")], None, "entry 1: cannot tell which LaMP task this is"),
         ([question(4)], {"golds": 1}, "o.json: needs .* and has the keys golds"),
         ([question(4)], [{"id": "1"}], "o.json: gold 1 needs id and output and has the keys id"),
@@ -165,3 +164,10 @@ def test_a_broken_file_of_answers(tmp_path: Path, content: bytes, told: str) -> 
     (tmp_path / "q.json").write_text("[]")
     with pytest.raises(BadImport, match=told):
         list(read(tmp_path / "q.json", "lamp", Skips(), outputs=tmp_path / "o.json"))
+
+
+def test_a_question_of_another_shape_is_counted(tmp_path: Path) -> None:
+    rows, skips = load(tmp_path, [question(4, {"id": 1, "text": "a &#34;b&#34;", "title": "c &amp; d"}), 7])
+    assert [(row.prompt.rpartition(": ")[2], row.response) for _, row in rows] == [('a "b"', "c & d")]
+    assert skips == {"question lacks id, input or profile": 1, "question without an answer": 1}
+    assert [row.reason for row in skips.places if row.bad] == ["has a int"]

@@ -34,7 +34,7 @@ def without(name: str) -> bytes:
 
 
 def test_read_config_returns_rank_and_targets() -> None:
-    assert read(adapter_config()) == AdapterConfig(4, frozenset({"q_proj"}))
+    assert read(adapter_config()) == AdapterConfig(4, frozenset(TARGETS), frozenset({"q_proj"}))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,9 @@ def test_read_config_returns_rank_and_targets() -> None:
         {"init_lora_weights": False},
         {"lora_dropout": 0.1},
         {"layers_to_transform": [0]},
+        {"layers_to_transform": 0, "layers_pattern": "layers"},
+        {"exclude_modules": ["lm_head"]},
+        {"rank_pattern": {"layers.0.self_attn.q_proj": 8}, "alpha_pattern": {r"^model\.layers\.\d+\.mlp.*": 4.5}},
         {"base_model_name_or_path": "base", "revision": "main"},
     ],
 )
@@ -89,8 +92,18 @@ def test_read_config_as_peft_writes_it_passes(options: dict[str, Any]) -> None:
         (adapter_config(lora_alpha=True), "adapter_alpha"),
         (adapter_config(lora_alpha="8"), "adapter_alpha"),
         (without("lora_alpha"), "adapter_alpha"),
-        (adapter_config(target_modules=["q_proj", "lm_head"]), "adapter_targets"),
-        (adapter_config(target_modules="all-linear"), "adapter_targets"),
+        (adapter_config(rank_pattern={"q_proj": 17}), "adapter_rank"),
+        (adapter_config(rank_pattern={"q_proj": "8"}), "adapter_rank"),
+        (adapter_config(rank_pattern=["q_proj"]), "adapter_config"),
+        (adapter_config(alpha_pattern={"q_proj": 0}), "adapter_alpha"),
+        (adapter_config(alpha_pattern={"q_proj": None}), "adapter_alpha"),
+        (adapter_config(layers_to_transform="0"), "adapter_config"),
+        (adapter_config(layers_to_transform=[True]), "adapter_config"),
+        (adapter_config(layers_pattern={"h": 1}), "adapter_config"),
+        (adapter_config(exclude_modules=[1]), "adapter_config"),
+        (adapter_config(exclude_modules={"q_proj": 1}), "adapter_config"),
+        (adapter_config(target_modules=""), "adapter_targets"),
+        (without("target_modules"), "adapter_targets"),
         (adapter_config(target_modules=[["q_proj"]]), "adapter_targets"),
         (adapter_config(target_modules=[{}]), "adapter_targets"),
         (adapter_config(target_modules=[]), "adapter_targets"),
@@ -104,17 +117,10 @@ def test_read_config_that_cannot_be_served_is_refused(text: bytes, code: str) ->
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("use_dora", True),
-        ("modules_to_save", ["lm_head"]),
-        ("rank_pattern", {"q_proj": 8}),
-        ("alpha_pattern", {"(a+)+$": 8}),
         ("layer_replication", [[0, 1]]),
-        ("lora_bias", True),
         ("alora_invocation_tokens", [1]),
         ("use_qalora", True),
         ("use_bdlora", {"a": 1}),
-        ("trainable_token_indices", [1]),
-        ("target_parameters", ["experts"]),
         ("fan_in_fan_out", True),
         ("corda_config", {"a": 1}),
         ("an_option_of_tomorrow", "on"),
@@ -125,6 +131,102 @@ def test_read_config_with_option_the_engine_lacks_names_it(name: str, value: Any
     assert (error.code, error.param) == ("adapter_config", f"config.{name}")
     assert error.message == f"the engine cannot serve {name}: train without it"
     read(adapter_config(**{name: None}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("use_dora", True, "convert the adapter with peft.save_as_lora"),
+        ("modules_to_save", ["lm_head"], "train without it"),
+        ("lora_bias", True, "lora_bias=False"),
+        ("trainable_token_indices", [1], "train without it"),
+        ("target_parameters", ["experts"], "target_modules"),
+        ("bias", "lora_only", "bias='none'"),
+        ("init_lora_weights", "pissa", "path_initial_model_for_weight_conversion"),
+        ("init_lora_weights", "pissa_niter_4", "path_initial_model_for_weight_conversion"),
+        ("init_lora_weights", "olora", "path_initial_model_for_weight_conversion"),
+        ("init_lora_weights", "loftq", "path_initial_model_for_weight_conversion"),
+        ("init_lora_weights", "corda", "path_initial_model_for_weight_conversion"),
+        ("alpha_pattern", {"(a+)+$": 8}, "the key '(a+)+$'"),
+        ("rank_pattern", {"(a|aa)*": 8}, "name the modules in full"),
+        ("exclude_modules", ".*self_attn.*", "write it as a list of names"),
+        ("rank_pattern", {r"\d+" * 8: 8}, "at most 2 repetitions"),
+        ("alpha_pattern", {"q" * 300: 8}, "256 characters a key"),
+    ],
+)
+def test_read_config_with_option_that_changes_answers_names_it_and_the_cure(name: str, value: Any, says: str) -> None:
+    error = refusal(adapter_config(**{name: value}))
+    assert (error.code, error.param) == ("adapter_config", f"config.{name}")
+    assert error.message.startswith("the engine cannot serve ")
+    assert name in error.message
+    assert says in error.message
+
+
+@pytest.mark.parametrize("name", ["rank_pattern", "alpha_pattern"])
+def test_read_config_with_pattern_that_the_engine_ignores_is_refused(name: str) -> None:
+    with pytest.raises(Invalid, match=f"the engine cannot serve {name}: train without it"):
+        read_config(
+            adapter_config(**{name: {"q_proj": 8}}),
+            max_rank=16,
+            targets=TARGETS,
+            settings=AdapterSettings(),
+            ignored=[name],
+        )
+
+
+@pytest.mark.parametrize(
+    "targets",
+    ["all-linear", r"(?:.*?(?:language|text).*?(?:q_proj|k_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.q_proj)"],
+)
+def test_read_config_leaves_an_expression_of_targets_to_the_tensors(targets: str) -> None:
+    config = read(adapter_config(target_modules=targets))
+    assert config.listed is None
+    assert config.is_adapted("model.layers.0.self_attn.q_proj")
+
+
+def test_is_adapted_follows_names_paths_and_layers_as_peft_does() -> None:
+    layer = "model.layers.1.self_attn.q_proj"
+    for names in (["q_proj"], ["self_attn.q_proj"], [layer], ["lm_head", "q_proj"]):
+        assert read(adapter_config(target_modules=names)).is_adapted(layer)
+    for names in (["proj"], ["k_proj"], ["layers.0.self_attn.q_proj"]):
+        assert not read(adapter_config(target_modules=names)).is_adapted(layer)
+    assert read(adapter_config(layers_to_transform=[1])).is_adapted(layer)
+    assert not read(adapter_config(layers_to_transform=[0])).is_adapted(layer)
+    assert not read(adapter_config(layers_to_transform=0)).is_adapted(layer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["q_proj"]},
+        {"target_modules": r".*_proj", "exclude_modules": ["model.layers.0.self_attn.q_proj"]},
+        {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["proj", "1.self_attn.q_proj"]},
+        {"target_modules": ["up_proj", "model.layers.0.self_attn.q_proj"], "layers_to_transform": [1]},
+    ],
+)
+def test_is_adapted_of_each_layer_is_what_peft_adapts(options: dict[str, Any]) -> None:
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    config = read(adapter_config(**options))
+    for layer in [f"model.layers.{n}.{part}" for n in (0, 1) for part in ("self_attn.q_proj", "mlp.up_proj")]:
+        found = check_target_module_exists(LoraConfig(**options), layer)
+        assert config.is_adapted(layer) is (bool(found) and "Excluded" not in type(found).__name__), layer
+
+
+@pytest.mark.parametrize("pattern", ["h", ["layers", "h"]])
+def test_read_config_with_foreign_layers_pattern_names_it_and_the_cure(pattern: str | list[str]) -> None:
+    error = refusal(adapter_config(layers_to_transform=[0], layers_pattern=pattern))
+    assert (error.code, error.param) == ("adapter_config", "config.layers_pattern")
+    assert "names in full in target_modules" in error.message
+    read(adapter_config(layers_pattern=pattern))
+
+
+def test_rank_of_is_the_first_match_of_the_pattern() -> None:
+    pattern = {r"layers\.1\..*q_proj": 2, "q_proj": 8}
+    config = read(adapter_config(rank_pattern=pattern))
+    ranks = [config.rank_of(f"model.layers.{n}.self_attn.{name}") for n in (0, 1) for name in ("q_proj", "k_proj")]
+    assert ranks == [8, 4, 2, 4]
 
 
 def test_read_config_options_are_those_of_the_engine() -> None:

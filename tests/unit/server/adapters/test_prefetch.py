@@ -9,12 +9,12 @@ import pytest
 
 from mindprint.types import Engagement
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
-from mindprint_server.admission import AdmissionController
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, EngineDied
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.types import RecalledMemory
 from mindprint_server.settings import Settings
+from mindprint_server.sharing.admission import AdmissionController
 
 
 class Engine:
@@ -90,7 +90,7 @@ async def test_each_piece_waits_for_those_who_are_being_answered() -> None:
     engine: Any = Engine()
     memory: Any = Memory()
     admission = AdmissionController(9, 1, max_idle_wait_s=60)
-    with admission.enter():
+    async with admission.enter():
         reading = asyncio.create_task(prefetcher(Settings(), engine, memory, admission).prefetch(adapter("user/ann")))
         await asyncio.sleep(0.01)
         assert engine.read == []

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from lives import KEY, Gate, Open, answering, counted, folders, lives
-from mindprint.types import Check, LeaseState
-from mindprint_server.engine import AdapterRef
-from mindprint_server.exceptions import Busy, Invalid, ServerError
+from lives import KEY, Gate, Loader, Open, answering, counted, folders, lives
+from mindprint.types import Check, LeaseRequest
+from mindprint_server.adapters.artifact_owner import MARKER
+from mindprint_server.engine import AdapterRef, EngineDied
+from mindprint_server.exceptions import Conflict, Invalid, ServerError
 from mindprint_server.settings import Settings
-from mindprint_server.store import LeaseLost, RecordNotFound
-from uploads import leased, published, upload
+from mindprint_server.store import ClaimPolicy, LeaseLost, PublicationConflict, RecordNotFound
+from mindprint_server.store.tables import publications
+from uploads import ended, leased, published, upload
 
 COLLAPSED = Check(name="collapse", value=0.41, bound=0.1, passed=False, detail="thinking looped")
 
@@ -47,7 +53,7 @@ async def test_what_the_gate_finds_stays_with_the_version(serve: Open, gate: Gat
 
 async def test_parity_check_waits_for_interactive_requests(serve: Open, tmp_path: Path) -> None:
     services = await serve(parity_max_idle_wait_s=60)
-    with services.adapters._publisher._admission.enter():
+    async with services.publications._publisher._admission.enter():
         coming = asyncio.create_task(published(services, tmp_path))
         async with asyncio.timeout(30):
             while services.adapters.residency.loaded() != ["user/ann@1"]:  # noqa: ASYNC110 (it has no event)
@@ -59,7 +65,7 @@ async def test_parity_check_waits_for_interactive_requests(serve: Open, tmp_path
 
 async def test_parity_check_waits_for_a_bounded_time(serve: Open, tmp_path: Path) -> None:
     services = await serve(parity_max_idle_wait_s=0.01)
-    with services.adapters._publisher._admission.enter():
+    async with services.publications._publisher._admission.enter():
         assert (await asyncio.wait_for(published(services, tmp_path), 10)).state == "live"
 
 
@@ -77,7 +83,7 @@ async def test_a_version_that_fails_is_kept_and_never_served_unless_promoted(
     version = await services.store.versions.get(KEY, 1)
     assert (version.state, version.files) == ("refused", True)
     assert COLLAPSED in version.checks
-    assert folders(services) == [1]
+    assert await folders(services) == [1]
     assert await answering(services) == "base"
     assert services.adapters.residency.loaded() == []
     assert counted(services, "gate_refusals_total", check="collapse") == 1
@@ -100,7 +106,7 @@ async def test_the_same_refused_upload_again_is_refused_alike(serve: Open, gate:
         messages.add(error.value.message)
     assert len(messages) == 1
     assert len(gate.seen) == 1
-    with pytest.raises(LeaseLost):
+    with pytest.raises(PublicationConflict, match="other weights"):
         await upload(services, lease, tmp_path, mark=1)
 
 
@@ -110,36 +116,80 @@ async def test_the_same_upload_at_once_is_one_version(serve: Open, gate: Gate, t
     first, second = await asyncio.gather(*(upload(services, lease, tmp_path) for _ in range(2)))
     assert first == second
     assert len(gate.seen) == 1
-    assert folders(services) == [1]
+    assert await folders(services) == [1]
 
 
-async def test_a_gate_that_breaks_leaves_nothing_and_the_trainer_may_try_again(
+async def test_publication_that_fails_each_time_is_given_up_and_its_traces_wait_again(
+    serve: Open, gate: Gate, tmp_path: Path
+) -> None:
+    services = await serve(max_publication_tries=3, retry_min_s=0.001)
+    lease = await leased(services)
+    gate.error = RuntimeError("no luck")
+    with pytest.raises(Conflict, match="failed 3 times, the last time with: RuntimeError") as error:
+        await upload(services, lease, tmp_path)
+    assert error.value.code == "publication_failed"
+    assert len(gate.seen) == 3
+    assert await folders(services) == []
+    assert services.adapters.residency.loaded() == []
+    with pytest.raises(RecordNotFound):
+        await services.store.adapters.get(KEY)
+    assert (await services.store.leases.get(lease.id)).state == "released"
+    again = await leased(services)
+    assert (again.attempt, set(lease.trace_ids) < set(again.trace_ids)) == (2, True)
+
+
+async def test_publication_goes_on_after_an_error_that_passes(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve(retry_min_s=0.001)
+    lease = await leased(services)
+    gate.error = RuntimeError("no luck")
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while len(gate.seen) < 2:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    gate.error = None
+    version = await uploading
+    assert (version.version, version.state) == (1, "live")
+    assert await folders(services) == [1]
+
+
+async def test_lease_holds_without_a_heartbeat_until_its_publication_ends(
     serve: Open, gate: Gate, tmp_path: Path
 ) -> None:
     services = await serve()
     lease = await leased(services)
-    gate.error = RuntimeError("no luck")
-    with pytest.raises(RuntimeError):
-        await upload(services, lease, tmp_path)
-    assert folders(services) == []
-    assert services.adapters.residency.loaded() == []
-    with pytest.raises(RecordNotFound):
-        await services.store.adapters.get(KEY)
-    assert (await services.store.leases.get(lease.id)).state == "active"
-
-
-async def test_lease_is_extended_while_the_gate_evaluates(serve: Open, gate: Gate, tmp_path: Path) -> None:
-    services = await serve(lease_extension_s=0.3)
-    lease = await leased(services)
-    await services.store.leases.heartbeat(lease.id, 0.3)
     gate.held.clear()
     uploading = asyncio.create_task(upload(services, lease, tmp_path))
-    await asyncio.sleep(0.6)
-    state: LeaseState = (await services.store.leases.get(lease.id)).state
-    assert state == "active"
-    assert (await services.store.leases.get(lease.id)).deadline > datetime.now(UTC)
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    in_a_day = datetime.now(UTC) + timedelta(days=1)
+    request, policy = LeaseRequest(owner="other", adapter=KEY), ClaimPolicy(max_attempts=3)
+    assert await services.store.leases.claim(request, policy, now=in_a_day) is None
+    with pytest.raises(LeaseLost, match="its upload is being checked"):
+        await services.store.leases.release(lease.id)
+    assert (await services.store.leases.get(lease.id)).state == "active"
     gate.held.set()
     assert (await uploading).state == "live"
+
+
+async def test_steps_of_a_publication_are_visible(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve()
+    lease = await leased(services)
+    gate.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    seen = await services.publications.get(job.id)
+    assert (seen.state, list(seen.steps), seen.result) == (
+        "gate",
+        ["stored", "loading", "parity_check", "gate"],
+        None,
+    )
+    gate.held.set()
+    version = await uploading
+    seen = await services.publications.get(job.id)
+    assert (seen.state, seen.result, seen.tries) == ("published", version, 1)
+    assert seen.finished_at is not None
 
 
 async def test_engine_with_one_slot_evaluates_without_the_live_version(serve: Open, gate: Gate, tmp_path: Path) -> None:
@@ -177,21 +227,23 @@ async def test_a_manifest_that_lies_leaves_nothing(
     with pytest.raises(ServerError) as error:
         await upload(services, lease, tmp_path, **changes)
     assert error.value.code == code
-    assert folders(services) == []
+    assert await folders(services) == []
     assert (await upload(services, lease, tmp_path)).version == 1
 
 
-async def test_a_place_that_does_not_come_free_leaves_nothing(serve: Open, tmp_path: Path) -> None:
-    services = await serve(max_cpu_loras=1, adapter_wait_s=0.1)
+async def test_slot_that_does_not_come_free_is_waited_for_and_costs_no_try(serve: Open, tmp_path: Path) -> None:
+    services = await serve(max_cpu_loras=1, adapter_wait_s=0.02, publication_poll_s=0.01, max_publication_tries=1)
     await published(services, tmp_path, "user/bob")
     lease = await leased(services)
     async with services.adapters.acquire("user/bob"):
-        with pytest.raises(ServerError) as error:
-            await upload(services, lease, tmp_path)
-    assert (type(error.value), error.value.code) == (Busy, "adapters_busy")
-    assert counted(services, "adapters_refused_total", reason="adapters_busy") == 0
-    assert folders(services) == []
-    assert (await upload(services, lease, tmp_path, number=2)).state == "live"
+        uploading = asyncio.create_task(upload(services, lease, tmp_path))
+        while counted(services, "task_failures_total", task="publication", reason="adapters_busy") < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert not uploading.done()
+    assert (await uploading).state == "live"
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    assert job.tries == 1
 
 
 async def test_upload_that_the_engine_refuses_ends_its_lease_as_a_failed_attempt(serve: Open, tmp_path: Path) -> None:
@@ -209,7 +261,7 @@ async def test_upload_that_the_engine_refuses_ends_its_lease_as_a_failed_attempt
     assert (version.state, [(check.name, check.passed) for check in version.checks]) == ("refused", [("load", False)])
     assert (await services.store.leases.get(lease.id)).state == "released"
     assert (await services.store.traces.get(lease.trace_ids[0])).state == "waiting"
-    assert counted(services, "adapters_refused_total", reason="adapter_load") == 1 + 1
+    assert counted(services, "adapters_refused_total", reason="adapter_load") == 1
     assert services.adapters.residency.loaded() == []
     assert await answering(services) == "base"
     again = await leased(services)
@@ -217,20 +269,175 @@ async def test_upload_that_the_engine_refuses_ends_its_lease_as_a_failed_attempt
     assert (await upload(services, again, tmp_path)).version == 2
 
 
-async def test_upload_whose_stored_files_cannot_be_read_is_busy_and_the_lease_goes_on(
+async def test_upload_whose_stored_files_cannot_be_read_goes_on_once_they_can(
     serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve(publication_poll_s=0.01, max_publication_tries=1)
+    lease, load, failures = await leased(services), services.engine.load, 3
+
+    async def fail(adapter: AdapterRef) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError("input/output error")
+        await load(adapter)
+
+    monkeypatch.setattr(services.engine, "load", fail)
+    assert (await upload(services, lease, tmp_path)).version == 1
+    assert await folders(services) == [1]
+
+
+async def test_upload_whose_files_vanish_is_no_refusal_of_the_version(serve: Open, tmp_path: Path) -> None:
+    services = await serve(publication_poll_s=0.01, max_publication_s=1.0)
+    engine = services.engine
+    assert isinstance(engine, Loader)
+    lease = await leased(services)
+    engine.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    await engine.loading.wait()
+    root = services.settings.data_dir / "artifacts"
+    (folder,) = (path for path in root.iterdir() if path.name != MARKER)
+    await asyncio.to_thread(shutil.rmtree, folder)
+    engine.held.set()
+    with pytest.raises(Conflict):
+        await uploading
+    assert await services.store.adapters.list_all() == []
+    assert (await services.store.traces.get(lease.trace_ids[0])).state == "waiting"
+    assert (await upload(services, await leased(services), tmp_path, number=2)).version == 2
+
+
+async def test_publication_that_takes_too_long_is_given_up(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve(max_publication_s=0.2)
+    lease = await leased(services)
+    gate.held.clear()
+    with pytest.raises(Conflict, match=r"longer than 0\.2 s: train again, or raise max_publication_s") as error:
+        await upload(services, lease, tmp_path)
+    assert error.value.code == "publication_too_slow"
+    assert (await services.store.leases.get(lease.id)).state == "released"
+    assert (await services.store.traces.get(lease.trace_ids[0])).state == "waiting"
+    assert services.adapters.residency.loaded() == []
+    assert await folders(services) == []
+
+
+async def test_publication_that_a_killed_server_left_is_finished_by_the_next(
+    serve: Open, gate: Gate, tmp_path: Path
 ) -> None:
     services = await serve()
     lease = await leased(services)
+    gate.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    uploading.cancel()
+    await services.publications.stop()
+    gate.held.set()
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    assert job.state == "gate"
+    services.publications.start()
+    assert (await ended(services, job.id)).state == "live"
+    assert (await services.store.publication_jobs.get(job.id)).tries == 2
+
+
+async def test_death_of_the_engine_costs_one_try(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve(retry_min_s=0.001, max_publication_tries=2)
+    lease = await leased(services)
+    gate.error = EngineDied("the engine process ended")
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen or services.publications._running:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    assert (job.state, job.tries, len(gate.seen)) == ("gate", 1, 1)
+    gate.error = None
+    await services.publications.stop()
+    await services.store.publication_jobs.give_back(services.publications.owner)
+    services.publications.start()
+    assert (await uploading).state == "live"
+
+
+async def test_publication_that_waits_leaves_its_place_to_others(
+    serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve(max_cpu_loras=1, publication_poll_s=0.05)
+    lease, load = await leased(services), services.engine.load
 
     async def fail(adapter: AdapterRef) -> None:
-        raise OSError("input/output error")
+        if adapter.key == KEY:
+            raise OSError("input/output error")
+        await load(adapter)
 
-    with monkeypatch.context() as broken:
-        broken.setattr(services.engine, "load", fail)
-        with pytest.raises(Busy) as error:
-            await upload(services, lease, tmp_path)
-    assert error.value.code == "adapter_files_unreadable"
-    assert (await services.store.leases.get(lease.id)).state == "active"
-    assert folders(services) == []
-    assert (await upload(services, lease, tmp_path, number=2)).version == 2
+    monkeypatch.setattr(services.engine, "load", fail)
+    waiting = asyncio.create_task(upload(services, lease, tmp_path))
+    while not services.publications._waits:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    assert (await published(services, tmp_path, "user/bob")).state == "live"
+    assert not waiting.done()
+    monkeypatch.undo()
+    assert (await waiting).state == "live"
+
+
+async def test_publication_without_files_is_given_up_at_once(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve()
+    lease = await leased(services)
+    gate.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    await services.publications.stop()
+
+    async def forget_files(db: AsyncConnection) -> None:
+        await db.execute(update(publications).values(artifact=None))
+
+    await services.store._database.write(forget_files)
+    services.publications.start()
+    with pytest.raises(Conflict, match="its files are gone") as error:
+        await uploading
+    assert error.value.code == "publication_failed"
+    assert (await services.store.leases.get(lease.id)).state == "released"
+
+
+async def test_heartbeat_stops_no_work_on_a_job_that_no_server_holds(serve: Open, gate: Gate, tmp_path: Path) -> None:
+    services = await serve()
+    lease = await leased(services)
+    gate.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    jobs, job = services.store.publication_jobs, await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    assert await jobs.extend("another", [job.id], ttl_s=9) == {job.id}
+    await jobs.give_back(services.publications.owner, job.id)
+    assert await jobs.extend("another", [job.id], ttl_s=9) == set()
+    assert await jobs.claim(job.id, services.publications.owner, ttl_s=9) is not None
+    gate.held.set()
+    assert (await uploading).state == "live"
+
+
+async def test_publication_that_a_server_of_another_base_model_finds_is_refused(
+    serve: Open, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve()
+    lease = await leased(services)
+    gate.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    uploading.cancel()
+    await services.publications.stop()
+    gate.held.set()
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    other = replace(services.engine.info(), base_digest="sha256:other")
+    monkeypatch.setattr(services.engine, "info", lambda: other)
+    services.publications.start()
+    with pytest.raises(Invalid, match="another base model than the one served now") as error:
+        await ended(services, job.id)
+    assert error.value.code == "adapter_base_model"
+    assert (await services.store.leases.get(lease.id)).state == "released"
+    assert len(gate.seen) == 1
+    version = await services.store.versions.get(KEY, 1)
+    assert (version.state, [(check.name, check.passed) for check in version.checks]) == (
+        "refused",
+        [("base_model", False)],
+    )

@@ -8,12 +8,14 @@ import json
 import shutil
 import zipfile
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lives import KEY, Gate, Loader, Open, answering, folders, lives
+from lives import KEY, Gate, Loader, Open, answering, folder_of, folders, lives
 from mindprint_server.adapters.storage import read_chunks
+from mindprint_server.exceptions import ArtifactUnavailable
 from mindprint_server.settings import Settings
 from mindprint_server.store import FilesGone
 from uploads import leased, published
@@ -25,13 +27,18 @@ async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
         yield open
 
 
+def copy_files(source: Path, folder: Path) -> None:
+    for file in source.iterdir():
+        shutil.copy(file, folder)
+
+
 async def test_only_the_newest_keep_their_files(serve: Open, tmp_path: Path) -> None:
     services = await serve(keep_versions=2)
     await published(services, tmp_path)
     await services.adapters.pin(KEY, 1, True)
     for _ in range(4):
         await published(services, tmp_path)
-    assert folders(services) == [1, 4, 5]
+    assert await folders(services) == [1, 4, 5]
     versions = (await services.store.adapters.get(KEY)).versions
     assert [one.files for one in versions] == [True, False, False, True, True]
     for call in (
@@ -50,25 +57,24 @@ async def test_what_is_being_used_keeps_its_files(serve: Open, tmp_path: Path) -
     await published(services, tmp_path)
     async with services.adapters.acquire(KEY):
         await published(services, tmp_path)
-        assert folders(services) == [1, 2]
+        assert await folders(services) == [1, 2]
     await published(services, tmp_path)
-    assert folders(services) == [3]
+    assert await folders(services) == [3]
 
 
-async def test_a_crash_between_forgetting_and_removing_is_made_good_at_the_next_start(
-    serve: Open, tmp_path: Path
-) -> None:
-    services = await serve()
+async def test_a_crash_between_forgetting_and_removing_is_made_good_by_the_upkeep(serve: Open, tmp_path: Path) -> None:
+    services = await serve(artifact_min_orphan_age_s=0)
     for _ in range(2):
         await published(services, tmp_path)
     assert await services.store.retention.mark_files_removed(KEY, 1)
-    await services.adapters.start()
-    assert folders(services) == [2]
+    await services.adapters.residency.keep_only(KEY, [2])
+    await services.adapters._storage.collect()
+    assert await folders(services) == [2]
 
 
 async def test_files_that_go_while_a_request_waits_send_it_to_the_newer_version(serve: Open, tmp_path: Path) -> None:
     services = await serve(max_cpu_loras=1)
-    first = await published(services, tmp_path)
+    await published(services, tmp_path)
     await published(services, tmp_path, "user/bob")
     lease = await leased(services)
     life, engine = services.adapters, services.engine
@@ -78,11 +84,14 @@ async def test_files_that_go_while_a_request_waits_send_it_to_the_newer_version(
     asking = asyncio.create_task(answering(services))
     await engine.loading.wait()
     # Another replica publishes, and its retention knows nothing of this request.
-    second = (await services.store.versions.allocate(KEY)).version
-    await asyncio.to_thread(shutil.copytree, life._storage.path(KEY, 1), life._storage.path(KEY, second))
-    await services.store.publication.publish(lease.id, first.model_copy(update={"version": second}))
+    second, engine_id = await services.store.versions.allocate(KEY)
+    stored = await services.store.versions.get(KEY, 1)
+    source = folder_of(services, stored)
+    digest = await life._storage._artifacts.add(engine_id, partial(copy_files, source))
+    changes = {"version": second, "engine_id": engine_id, "artifact": digest}
+    await services.store.publication.publish(lease.id, stored.model_copy(update=changes))
     assert await services.store.retention.mark_files_removed(KEY, 1)
-    await asyncio.to_thread(life._storage.remove, KEY, 1)
+    await life._storage.remove(stored)
     engine.held.set()
     assert await asking == "user/ann@2"
 
@@ -105,7 +114,8 @@ async def test_a_download_is_a_plain_folder(serve: Open, tmp_path: Path) -> None
     content = b"".join([chunk async for chunk in read_chunks(file)])
     assert file.closed
     with zipfile.ZipFile(io.BytesIO(content)) as zip:
-        assert sorted(zip.namelist()) == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
+        files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json"]
+        assert sorted(zip.namelist()) == files
         assert all(one.compress_type == zipfile.ZIP_STORED for one in zip.infolist())
         manifest = json.loads(zip.read("manifest.json"))
         assert f"sha256:{manifest['weights_sha256']}" == version.digest
@@ -114,9 +124,9 @@ async def test_a_download_is_a_plain_folder(serve: Open, tmp_path: Path) -> None
     assert list(downloads.iterdir()) == []
 
 
-async def test_a_download_whose_files_vanish_is_refused(serve: Open, tmp_path: Path) -> None:
+async def test_a_download_whose_files_vanish_is_this_servers_fault(serve: Open, tmp_path: Path) -> None:
     services = await serve()
     await published(services, tmp_path)
-    (services.adapters._storage.path(KEY, 1) / "manifest.json").unlink()
-    with pytest.raises(FilesGone):
+    (folder_of(services, await services.store.versions.get(KEY, 1)) / "manifest.json").unlink()
+    with pytest.raises(ArtifactUnavailable):
         await services.adapters.download(KEY, 1)

@@ -14,7 +14,7 @@ from lives import KEY, Gate, Loader, Open, answering, counted, folders, lives
 from mindprint_server.adapters.service import OtherBaseModel, Unusable
 from mindprint_server.exceptions import ServerError
 from mindprint_server.settings import Settings
-from mindprint_server.store import RecordNotFound, StoreError
+from mindprint_server.store import RecordNotFound, StoreBusy, StoreError
 from uploads import published
 
 
@@ -59,6 +59,23 @@ async def test_canary_with_bad_answers_is_withdrawn(serve: Open, tmp_path: Path)
     version = await services.store.versions.get(KEY, 2)
     assert (version.state, version.checks[-1].name) == ("refused", "service_collapsed")
     assert services.adapters.residency.loaded() == ["user/ann@1"]
+
+
+async def test_rollback_that_is_done_says_so_though_the_store_is_busy_next(
+    serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answered 503 with `x-should-retry: true`: clients repeated it, and it went back two versions."""
+    services = await serve()
+    for _ in range(2):
+        await published(services, tmp_path)
+
+    async def busy(key: str) -> None:
+        raise StoreBusy("the connection was lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(services.store.live_versions, "get", busy)
+        assert (await services.adapters.rollback(KEY)).live == 1
+    assert await answering(services) == "user/ann@1"
 
 
 async def test_canary_set_by_hand_is_ended_by_hand(serve: Open, tmp_path: Path) -> None:
@@ -178,7 +195,7 @@ async def test_versions_come_and_go_under_load_and_no_answer_is_lost_or_mixed(se
     assert set(seen) >= {f"{key}@1" for key in keys}
     for key in keys:
         assert (await services.store.versions.get(key, 3)).state != "live"
-    assert {len(folders(services, key)) for key in keys} <= {1, 2, 3}
+    assert {len(await folders(services, key)) for key in keys} <= {1, 2, 3}
 
 
 # --- cohorts ---

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from mindprint_server.adapters.peft_config import AdapterConfig
-from mindprint_server.adapters.validation import check_tensors, check_weights, read_base_shapes
+from mindprint_server.adapters.validation import check_tensors, check_weights
 from mindprint_server.adapters.weights_file import TensorEntry
+from mindprint_server.engine.model_shapes import read_base_shapes
 from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import AdapterSettings
 from weights import BASE, LAYER, NAMES, RANK, SHAPES, data_of, header_of, weights_file
 
-ADAPTER = AdapterConfig(RANK, frozenset({"q_proj"}))
+ADAPTER = AdapterConfig(RANK, frozenset({"q_proj"}), frozenset({"q_proj"}))
 A, B = NAMES
 
 
@@ -43,6 +44,53 @@ def test_check_tensors_that_do_not_fit_is_refused(shapes: dict[str, tuple[int, i
     with pytest.raises(Invalid) as error:
         check_tensors(entries(shapes), ADAPTER, base=BASE)
     assert error.value.code == code
+
+
+def test_check_tensors_without_lora_b_names_the_layer_and_the_half() -> None:
+    with pytest.raises(Invalid, match=r"layer 'model.layers.0.self_attn.q_proj' has no lora_B: "):
+        check_tensors(entries({A: SHAPES[A]}), ADAPTER, base=BASE)
+
+
+def test_check_tensors_takes_the_rank_of_the_pattern() -> None:
+    adapter = AdapterConfig(RANK, frozenset({"q_proj"}), rank_pattern={"layers.0.self_attn.q_proj": 2})
+    check_tensors(entries({A: (2, 8), B: (8, 2)}), adapter, base=BASE)
+    with pytest.raises(Invalid, match="rank need"):
+        check_tensors(entries(SHAPES), adapter, base=BASE)
+
+
+def test_check_tensors_of_a_layer_that_the_base_lacks_matches_no_name_or_pattern() -> None:
+    class Matched(AdapterConfig):
+        def is_adapted(self, layer: str) -> bool:
+            raise AssertionError(layer)
+
+        def rank_of(self, layer: str) -> int:
+            raise AssertionError(layer)
+
+    with pytest.raises(Invalid, match="no linear layer") as error:
+        check_tensors(entries(SHAPES), Matched(RANK, frozenset({"q_proj"})), base={})
+    assert error.value.code == "adapter_base_model"
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        AdapterConfig(RANK, frozenset({"q_proj"}), frozenset({"k_proj"})),
+        AdapterConfig(RANK, frozenset({"q_proj"}), frozenset({"q_proj"}), layer_indices=frozenset({1})),
+        AdapterConfig(RANK, frozenset({"q_proj"}), excluded=frozenset({"self_attn.q_proj"})),
+    ],
+)
+def test_check_tensors_that_peft_would_leave_out_are_refused(adapter: AdapterConfig) -> None:
+    with pytest.raises(Invalid, match="target_modules, exclude_modules and layers_to_transform leave out") as error:
+        check_tensors(entries(SHAPES), adapter, base=BASE)
+    assert error.value.code == "adapter_targets"
+
+
+def test_check_weights_of_zeros_has_no_effect(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(weights_file(header_of(), data_of(values=0.0)))
+    with pytest.raises(Invalid, match="changes nothing") as error:
+        check_weights(path, ADAPTER, base=BASE, settings=AdapterSettings())
+    assert error.value.code == "adapter_no_effect"
 
 
 def test_check_tensors_on_a_layer_that_is_not_linear_is_refused() -> None:

@@ -19,6 +19,7 @@ from mindprint_server.exceptions import Invalid
 from weights import NAMES, SHAPES, data_of, header_of, nested, weights_file
 
 MAX_HEADER_BYTES = 2_000_000
+LONG = "." * 513
 
 
 def judge(content: bytes, *, max_header_bytes: int = MAX_HEADER_BYTES, max_norm: float = 100) -> None:
@@ -137,6 +138,12 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_read_entries_of_malformed_header_is_refused(fault: str) -> None:
     assert code_of(changed(FAULTS[fault])) == "adapter_header"
+
+
+def test_read_entries_of_long_name_is_refused() -> None:
+    content = changed(lambda header: header.update({LONG: header.pop(NAMES[0])}))
+    assert code_of(content) == "adapter_header"
+    judge(changed(lambda header: header.update({LONG[1:]: header.pop(NAMES[0])})))
 
 
 def test_read_entries_of_repeated_tensor_is_refused() -> None:

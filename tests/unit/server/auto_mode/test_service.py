@@ -34,7 +34,7 @@ CLOSED, OPEN = ["yes", "no"], None
 def gate(services: Services) -> Gate:
     """Examines the versions of `services`."""
     stub = Gate()
-    services.adapters._publisher._gate = stub
+    services.publications._publisher._gate = stub
     return stub
 
 

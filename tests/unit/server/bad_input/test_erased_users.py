@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 from sqlalchemy import func, select
@@ -43,6 +44,13 @@ async def rows_of(services: Services, user: str) -> Counter[str]:
     return await services.store._database.read(work)
 
 
+async def given_up(services: Services) -> float:
+    """The items that came to nothing. A batch is done once no row is open; what then still runs is dropped."""
+    while services.batches.held:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return counted(services, "items_skipped", reason="erased") + counted(services, "items_dropped", reason="ended")
+
+
 async def test_a_user_erased_while_traces_are_written_leaves_nothing(serve: Open) -> None:
     services = await serve(Scripted(delay_s=0.01), batch_max_in_flight=3)
     await services.store.engagements.add("ann", [engagement(n) for n in range(12)])
@@ -57,7 +65,7 @@ async def test_a_user_erased_while_traces_are_written_leaves_nothing(serve: Open
     assert (batch.state, batch.error) == ("done", None)
     assert batch.items == batch.done == 6, "bob's"
     assert await rows_of(services, "ann") == {}
-    assert counted(services, "items_skipped", reason="erased") == left, "each item once"
+    assert await given_up(services) == left, "each item once"
 
 
 async def test_a_user_erased_while_its_profile_is_written_leaves_nothing(serve: Open) -> None:
@@ -72,7 +80,7 @@ async def test_a_user_erased_while_its_profile_is_written_leaves_nothing(serve: 
     assert (batch.state, batch.error) == ("done", None)
     assert batch.items == batch.done == 3
     assert await rows_of(services, "ann") == {}
-    assert counted(services, "items_skipped", reason="erased") == left == 12
+    assert await given_up(services) == left == 12
 
 
 async def test_a_neighbour_erased_meanwhile_harms_nobody(serve: Open) -> None:

@@ -73,7 +73,7 @@ async def test_siblings_of_an_accepted_candidate_are_cancelled_and_counted(serve
     assert [trace.verdict for trace in traces] == ["accepted"]
     assert (next(begun), next(ended)) == (8, 2), "of two engagements"
     assert counted(services, "traces_cancelled") == 6
-    assert counted(services, "traces_generated") == 2
+    assert counted(services, "traces_generated", tenant="default") == 2
 
 
 async def test_siblings_that_fail_together_leave_no_error_behind(serve: Open, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,11 @@ async def test_a_version_thinks_and_answers(room: Room) -> None:
     assert room.outcomes() == {"fine": 1}
     read = room.backend.bodies[0]["messages"]
     assert "walk number 102" in read[0]["content"]
-    assert read[-1]["role"] == "assistant"
+    assert [message["role"] for message in read] == ["system", "user"]
+    prompt = room.backend.prompts[0]
+    assert prompt is not None
+    assert prompt.text.endswith(f"[assistant]\n<think>\n{PREFIX}{GOOD[0]}\n</think>\nThis user's answer:")
+    assert room.engine.tokenizer.decode(prompt.ids) == prompt.text
 
 
 @pytest.mark.parametrize("collapse", [LOOP, EMPTY, (" too short", "stop")])
@@ -34,7 +38,7 @@ async def test_thinking_that_collapsed_is_done_again_by_the_base(room: Room, col
     room.engine.thinks["user/ann@1"] = collapse
     reply = await room.ask()
     made_by = reply["mindprint"]
-    assert thought(reply) == PREFIX + GOOD[0]
+    assert thought(reply) == f"{PREFIX}{collapse[0]}\n\n{PREFIX}{GOOD[0]}", "what was shown while it was written stays"
     assert (made_by["model"], made_by["thinking"], made_by["mode"], made_by["fallback"]) == (
         "base",
         "base",
@@ -51,7 +55,7 @@ async def test_where_the_base_collapses_too_it_answers_without_thinking(room: Ro
     room.engine.thinks = {"user/ann@1": EMPTY, "base": LOOP}  # type: ignore[dict-item]
     reply = await room.ask()
     made_by = reply["mindprint"]
-    assert thought(reply) is None
+    assert thought(reply) == f"{PREFIX}\n\n{PREFIX}{LOOP[0]}"
     assert (made_by["model"], made_by["thinking"], made_by["mode"], made_by["fallback"]) == (
         "base",
         None,
@@ -133,7 +137,7 @@ async def test_auto_answers_at_once_where_nothing_is_known(room: Room, model: st
     assert (reply["mindprint"]["mode"], thought(reply)) == ("direct", None)
     assert room.counted("auto_decisions_total", mode="direct", reason=reason) == 1
     auto, direct = room.backend.bodies[-1], await room.ask(model, "direct")
-    assert auto == room.backend.bodies[-1], "it is the same answer"
+    assert {**auto, "request_id": ""} == {**room.backend.bodies[-1], "request_id": ""}, "it is the same answer"
     assert direct["mindprint"]["mode_reason"] is None
 
 
@@ -148,8 +152,18 @@ async def test_auto_by_a_cohorts_version_answers_at_once(room: Room, tmp_path: P
 async def test_a_stream_says_why_it_thought(room: Room, tmp_path: Path) -> None:
     examined(room, [0.5, 0.6] * 8)
     await published(room.services, tmp_path)
-    first, _ = await lines(await room.reply({"model": "user/ann", "mode": "auto", "stream": True}))
-    assert first["mindprint"]["mode_reason"].startswith("thinking pays")
+    events = await lines(await room.reply({"model": "user/ann", "mode": "auto", "stream": True}))
+    [made_by] = [event["mindprint"] for event in events if "mindprint" in event]
+    assert made_by["mode_reason"].startswith("thinking pays")
+
+
+async def test_auto_knows_a_closed_question_by_its_choices(room: Room, tmp_path: Path) -> None:
+    examined(room, [0.5, 0.6] * 8, "closed")
+    await published(room.services, tmp_path)
+    closed = await room.ask(mode="auto", choices=["yes", "no"])
+    assert (closed["mindprint"]["mode"], room.backend.bodies[-1].get("choices")) == ("personal", None)
+    assert "Choices: yes / no\n" in room.backend.bodies[-1]["messages"][-1]["content"], "as the version has learned it"
+    assert (await room.ask(mode="auto"))["mindprint"]["mode"] == "direct"
 
 
 async def test_a_mode_that_does_not_exist(room: Room) -> None:

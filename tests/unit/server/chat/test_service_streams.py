@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
+import json
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chat_room import EMPTY, GOOD, PREFIX, Room, lines
+from chat_room import EMPTY, GOOD, PREFIX, Room, joined, lines
 from mindprint.types import TraceRequest
+from mindprint_server.app import create_app
 from mindprint_server.chat.fallback import fallback_plans, is_adapter_fault
 from mindprint_server.engine import AdapterRef, EngineDied, PromptTooLong
-from mindprint_server.exceptions import BackendRefused, ClientGone, Invalid, ServerError
+from mindprint_server.exceptions import BackendRefused, ClientGone, Invalid, LimitExceeded, ServerError
+from mindprint_server.sharing.admission import AdmissionController
 from mindprint_server.store import RecordNotFound
+from mindprint_server.tenancy import in_no_tenant
 from uploads import published
 
 # --- streams ---
@@ -25,23 +29,62 @@ async def test_a_stream_says_what_made_it_and_holds_its_version(room: Room) -> N
     await room.services.adapters.promote("user/ann", None)
     assert room.services.adapters.residency.loaded() == ["user/ann@1"]
     await room.services.adapters.promote("user/ann", 1)
-    first, second = await lines(response)
-    assert first["mindprint"]["model"] == "user/ann@1"
-    assert first["choices"][0]["delta"]["reasoning_content"] == PREFIX + GOOD[0]
-    assert "mindprint" not in second
+    events = await lines(response)
+    assert joined(events, "reasoning") == joined(events, "reasoning_content") == PREFIX + GOOD[0]
+    [made_by] = [event["mindprint"] for event in events if "mindprint" in event]
+    assert made_by["model"] == "user/ann@1"
     assert room.outcomes() == {"fine": 1}
 
 
 async def test_a_stream_that_fell_back_or_broke_off_is_counted_once(room: Room) -> None:
     room.engine.thinks["user/ann@1"] = EMPTY  # type: ignore[assignment]
-    first, _ = await lines(await room.reply({"model": "user/ann", "mode": "personal", "stream": True}))
-    assert first["mindprint"]["fallback"] == "base"
+    events = await lines(await room.reply({"model": "user/ann", "mode": "personal", "stream": True}))
+    [made_by] = [event["mindprint"] for event in events if "mindprint" in event]
+    assert made_by["fallback"] == "base"
     assert room.outcomes() == {"collapsed": 1}
     room.backend.cut = True
-    response = await room.reply({"model": "user/ann", "stream": True})
-    with pytest.raises(RuntimeError):
-        await lines(response)
+    *_, last = await lines(await room.reply({"model": "user/ann", "stream": True}))
+    assert last["error"]["code"] == "internal_error"
+    assert "broken off" not in last["error"]["message"], "what went wrong is in the log alone"
     assert room.outcomes() == {"collapsed": 1, "failed": 1}
+
+
+async def test_a_chat_waits_for_its_turn_and_leaves_the_line_with_its_caller(room: Room) -> None:
+    admission = room.chat._admission = AdmissionController(1, 1, max_waiting=1)
+    gone = asyncio.Event()
+
+    async def wait_for_disconnect() -> None:
+        await gone.wait()
+
+    async with admission.enter():
+        asked = {"model": "base", "messages": [{"role": "user", "content": "A walk?"}]}
+        leaving = asyncio.create_task(room.chat.complete(asked, wait_for_disconnect=wait_for_disconnect))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert admission._queue.count_waiting("default") == 1
+        with pytest.raises(LimitExceeded, match="1 requests of tenant default wait"):
+            await room.ask("base", "direct")
+        gone.set()
+        with pytest.raises(ClientGone):
+            await leaving
+        staying = asyncio.create_task(room.ask("base", "direct"))
+        await asyncio.sleep(0)
+        assert not staying.done()
+    await staying
+
+
+async def test_tokens_of_chats_are_counted_for_the_tenant(room: Room) -> None:
+    before = room.counted("generated_tokens_total", tenant="default")
+    await lines(await room.reply({"model": "user/ann", "mode": "personal", "stream": True}))
+    after = room.counted("generated_tokens_total", tenant="default")
+    thinking = len(room.engine.tokenizer.encode(GOOD[0]))
+    assert after - before == thinking + 2, "the thinking's tokens, and two of the stream"
+    stream = (await room.reply({"model": "user/ann", "mode": "direct", "stream": True})).content
+    assert not isinstance(stream, dict)
+    await anext(stream)
+    with in_no_tenant():
+        await stream.aclose()
+    assert room.counted("generated_tokens_total", tenant="default") - after == 2, "one is read, the next is written"
 
 
 # --- models and users ---
@@ -64,7 +107,7 @@ async def test_models_are_what_may_be_named(room: Room, tmp_path: Path) -> None:
     await services.adapters.rollback("user/ann")
     await services.adapters.set_canary("user/ann", 4, 0.1)
     await services.store.retention.mark_files_removed("user/ann", 1)
-    cards = (await room.chat.models())["data"]
+    cards = (await room.services.models.list_all())["data"]
     assert {card["id"]: card["root"] for card in cards} == {
         "base": "base",
         "user/ann": "user/ann@3",
@@ -174,7 +217,7 @@ async def test_answers_of_one_request_are_bounded_and_counted(room: Room, monkey
     entered: list[int] = []
     enter = room.chat._admission.enter
 
-    def enter_and_note(answers: int) -> AbstractContextManager[None]:
+    def enter_and_note(answers: int) -> AbstractAsyncContextManager[None]:
         entered.append(answers)
         return enter(answers)
 
@@ -192,3 +235,35 @@ async def test_special_tokens_of_a_caller_do_not_reach_the_backend(room: Room, m
     sent = room.backend.bodies[-1]["messages"]
     assert special not in str(sent)
     assert sum("ab" in message["content"] for message in sent) == 4
+
+
+async def test_a_caller_who_leaves_before_the_first_line_gives_the_turn_and_the_version_back(room: Room) -> None:
+    room.services.chat = room.chat
+    app = create_app(room.services.settings, services=room.services)
+    asked = {"model": "user/ann", "stream": True, "messages": [{"role": "user", "content": "A walk?"}]}
+    received = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal received
+        received += 1
+        if received == 1:
+            return {"type": "http.request", "body": json.dumps(asked).encode(), "more_body": False}
+        if received == 2:  # while the answer begins, the caller is there
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await asyncio.Event().wait()  # its connection takes nothing more
+
+    path = "/v1/chat/completions"
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")],
+    }  # fmt: skip
+    async with asyncio.timeout(10):
+        await app(scope, receive, send)
+    assert received == 3
+    assert room.backend.bodies
+    assert room.chat._admission._queue.held == 0
+    assert not room.services.adapters.residency._requests

@@ -11,8 +11,8 @@ from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 
 from mindprint_server.engine import cpu_lora
+from mindprint_server.engine.cpu_args import cpu_args
 from mindprint_server.engine.cpu_lora import GroupedPunicaWrapper, group_by_slot
-from mindprint_server.engine.vllm import _cpu_args
 from mindprint_server.settings import Settings
 
 SLOTS, WIDE, RANK = 3, 6, 2
@@ -46,6 +46,14 @@ def prepared(slots: list[int]) -> GroupedPunicaWrapper:
     mapping = LoRAMapping(tuple(max(0, slot + 10) if slot >= 0 else 0 for slot in slots), (), is_prefill=True)
     ops.update_metadata(mapping, ids, SLOTS, 100)
     return ops
+
+
+def test_logits_are_left_alone_however_many_rows_there_are() -> None:
+    """`lm_head` has no adapter here. In a step that scores a prompt, there are more rows than sampled tokens."""
+    y = torch.randn(5, 7)
+    before = y.clone()
+    prepared([0, 1]).add_lora_logits(y, torch.randn(5, 8), stacked(RANK, 8), stacked(7, RANK), 1.0)
+    assert torch.equal(y, before)
 
 
 @pytest.mark.parametrize(
@@ -104,4 +112,4 @@ def test_a_step_of_the_base_alone_looks_at_no_slot(slots: list[int]) -> None:
 
 def test_adapters_of_other_layers_are_refused() -> None:
     with pytest.raises(RuntimeError, match="no adapters of embed_tokens, lm_head on a CPU: take them out"):
-        _cpu_args(Settings(target_modules=("q_proj", "lm_head", "embed_tokens")))
+        cpu_args(Settings(target_modules=("q_proj", "lm_head", "embed_tokens")))

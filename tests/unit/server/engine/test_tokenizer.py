@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from mindprint.chat_format import ChatFormat
 from mindprint.model_files import resolve
 from mindprint_server.engine.tokenizer import HFTokenizer, special_texts
 
+FORMAT = ChatFormat(end_id=0)
 BEGIN, END = "<|im_start|>", "<|im_end|>"
 PIECES = st.sampled_from([BEGIN, END, " ", "\n", "user", "a lake", "é東", "<|im", "_start|>", "</think>", "."])
 TEXTS = st.lists(PIECES, max_size=20).map("".join)
@@ -67,12 +69,12 @@ def whole(tokenizer: Any, text: str) -> list[int]:
 
 @given(text=TEXTS)
 def test_the_default_model_s_parts_are_its_whole(smollm: Any, text: str) -> None:
-    tokenizer = HFTokenizer(smollm)
+    tokenizer = HFTokenizer(smollm, FORMAT)
     assert tokenizer.encode(text) == whole(smollm, text) == tokenizer.encode(text)
 
 
 def test_special_texts_are_all_added_tokens_that_users_could_write(smollm: Any) -> None:
-    special_of_default = HFTokenizer(smollm).special
+    special_of_default = HFTokenizer(smollm, FORMAT).special
     assert {"<|im_start|>", "<|im_end|>", "<repo_name>", "<filename>", "<jupyter_code>"} <= set(special_of_default)
     for text in special_of_default:
         [token] = whole(smollm, text)
@@ -82,9 +84,16 @@ def test_special_texts_are_all_added_tokens_that_users_could_write(smollm: Any) 
     assert special_texts(["<b>", "<c>"], added) == ("<b>", "<c>", "<a>", "<|tool|>")
 
 
+def test_markers_of_the_template_are_special(smollm: Any) -> None:
+    """Mistral's first template marks turns with plain text, which no tokenizer knows."""
+    tokenizer = HFTokenizer(smollm, ChatFormat(end_id=0, markers=("[INST]", "<|im_end|>")))
+    assert tokenizer.special.count("<|im_end|>") == 1
+    assert tokenizer.special[-1] == "[INST]"
+
+
 def test_what_comes_again_is_tokenized_once(smollm: Any) -> None:
     counted = Counted(smollm)
-    tokenizer = HFTokenizer(counted)
+    tokenizer = HFTokenizer(counted, FORMAT)
     memory = f"{BEGIN}system\nlikes lakes{END}\n{BEGIN}user\n"
     tokenizer.encode(memory + "one?")
     counted.asked.clear()
@@ -94,7 +103,7 @@ def test_what_comes_again_is_tokenized_once(smollm: Any) -> None:
 
 
 def test_a_caller_s_list_is_its_own(smollm: Any) -> None:
-    tokenizer = HFTokenizer(smollm)
+    tokenizer = HFTokenizer(smollm, FORMAT)
     ids = tokenizer.encode("a lake")
     ids.append(0)
     assert tokenizer.encode("a lake") == ids[:-1]
@@ -113,14 +122,14 @@ def test_a_caller_s_list_is_its_own(smollm: Any) -> None:
 )
 @given(text=TEXTS)
 def test_only_texts_that_fall_apart_are_cut(tokenizer: Any, falls_apart: bool, text: str) -> None:
-    cut = HFTokenizer(tokenizer)
+    cut = HFTokenizer(tokenizer, FORMAT)
     assert cut._is_splittable == falls_apart
     assert cut.encode(text) == whole(tokenizer, text)
 
 
 def test_what_is_kept_is_bounded_in_tokens() -> None:
     counted = Counted(bytes_alone(special(END)))
-    tokenizer = HFTokenizer(counted, max_cached_tokens=20)
+    tokenizer = HFTokenizer(counted, FORMAT, max_cached_tokens=20)
     counted.asked.clear()
     for text in ("aaaaaaaa", "bbbbbbbb", "aaaaaaaa", "bbbbbbbb"):
         tokenizer.encode(text)

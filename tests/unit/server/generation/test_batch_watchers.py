@@ -12,6 +12,7 @@ from mindprint_server.exceptions import LimitExceeded
 from mindprint_server.generation.batch_watchers import BatchWatchers
 from mindprint_server.settings import GenerationSettings
 from mindprint_server.store import RecordNotFound, StoreBusy
+from mindprint_server.tenancy import in_no_tenant
 from mindprint_server.wiring import Services
 from samples import engagement
 
@@ -136,12 +137,13 @@ async def test_busy_store_is_read_again_and_other_errors_end_the_watching(batche
 
 
 async def test_batch_of_another_server_is_seen(services: Services) -> None:
+    await services.batches._claimer.stop()
     await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
     other = await type(services.store).open(services.settings.url)
     batch, _ = await other.batches.add(BatchRequest(), [("ann", "e001")], max_open=9)
     seen = asyncio.create_task(_watch_all(services, batch.id))
     await asyncio.sleep(0.05)
-    await other.batches.start(batch.id)
+    await other.batch_claims.claim(batch.id, "other", limit=1, ttl_s=60)
     await asyncio.sleep(0.1)
     await other.batches.finish(batch.id, "done")
     async with asyncio.timeout(10):
@@ -164,3 +166,12 @@ async def test_stop_ends_all_watching(batches: Batches) -> None:
     before = batches.reads
     await asyncio.sleep(0.1)
     assert batches.reads == before
+
+
+async def test_stream_that_is_closed_in_another_context_is_forgotten(batches: Batches, batch: Batch) -> None:
+    watchers = watchers_of(batches)
+    watched = watchers.watch(batch.id)
+    await anext(watched)
+    with in_no_tenant():
+        await watched.aclose()
+    assert watchers.count == 0

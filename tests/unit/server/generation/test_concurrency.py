@@ -92,3 +92,15 @@ def test_it_comes_back_from_any_trouble(slots: int, most: int, loads: list[Engin
     for _ in range(most):
         limiter.update(EngineStats(preemptions=9))
     assert limiter.limit == most
+
+
+def test_it_sinks_until_the_reserved_slots_are_free() -> None:
+    limiter = ConcurrencyLimiter(slots=8, max_limit=16)
+    for _ in range(4):
+        limiter.update(EngineStats(running=7))
+    assert limiter.limit == 12
+    limits = [limiter.update(EngineStats(running=8), reserved=2) for _ in range(8)]
+    assert limits == [11, 10, 9, 8, 7, 6, 6, 6]
+    assert limiter.update(EngineStats(running=6), reserved=2) == 6, "two slots are free, and stay so"
+    assert limiter.update(EngineStats(running=6)) == 7
+    assert ConcurrencyLimiter(slots=1, max_limit=1).update(EngineStats(running=1), reserved=1) == 1

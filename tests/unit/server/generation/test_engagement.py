@@ -117,7 +117,9 @@ async def test_a_full_backlog_is_left_alone(settings: Settings, base_folder: Pat
 
 
 async def test_requests_above_the_limit_are_refused(settings: Settings, base_folder: Path) -> None:
-    services = await open_services(settings.model_copy(update={"max_interactive": 2}), engine=Slow(base_folder))
+    services = await open_services(
+        settings.model_copy(update={"max_interactive": 2, "max_waiting_interactive": 0}), engine=Slow(base_folder)
+    )
     await fill(services)
     request = TraceRequest(user_id="ann", query="?", choices=["yes", "no"])
     results = await asyncio.gather(*(services.traces.create(request) for _ in range(3)), return_exceptions=True)

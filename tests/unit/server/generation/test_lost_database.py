@@ -17,7 +17,7 @@ from mindprint.types import Batch, BatchRequest
 from mindprint_server.app import create_app
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy, StoreFailed
-from mindprint_server.store.batches import ItemResult
+from mindprint_server.store.batches import DroppedResult, ItemResult
 from mindprint_server.wiring import Services
 from pooler import pooler
 from samples import engagement
@@ -108,12 +108,13 @@ async def test_database_that_is_away_for_a_while_does_not_fail_a_batch(
         assert (batch.state, batch.error, batch.done) == ("done", None, batch.items)
 
 
-@pytest.mark.parametrize("failing", ["read_user", "ensure", "finish", "finish_items", "list_pending_items"])
+@pytest.mark.parametrize("failing", ["read_user", "ensure", "finish_items", "list_open", "claim"])
 async def test_store_that_is_busy_at_any_step_only_delays(
     failing: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, batches = services.batches, services.store.batches
-    owner = {"read_user": runner._processor, "ensure": runner._profiles}.get(failing, batches)
+    owners = {"read_user": runner._processor, "ensure": runner._profiles, "finish_items": batches}
+    owner = owners.get(failing, services.store.batch_claims)
     works, times = getattr(owner, failing), 3
 
     async def busy(*args: Any, **kwargs: Any) -> Any:
@@ -136,7 +137,7 @@ async def test_store_that_is_busy_at_any_step_only_delays(
 async def test_statement_that_the_database_refuses_fails_the_batch_without_sql(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(done: Sequence[ItemResult], seconds: Any) -> list[ItemResult]:
+    async def refuse(done: Sequence[ItemResult], seconds: Any, *, owner: str | None = None) -> list[DroppedResult]:
         if done:
             raise StoreFailed("UniqueViolationError, SQLSTATE 23505")
         return []

@@ -14,7 +14,7 @@ from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.operation.supervision import Supervisor
 from mindprint_server.settings import OperationSettings
 from mindprint_server.store import StoreBusy
-from mindprint_server.store.batches import ItemResult
+from mindprint_server.store.batches import DroppedResult, DropReason, ItemResult
 
 
 class Slowly:
@@ -30,13 +30,15 @@ class Slowly:
         self.told = 0
         self.batches = self
 
-    async def finish_items(self, done: Sequence[ItemResult], seconds: Mapping[str, float]) -> list[ItemResult]:
+    async def finish_items(
+        self, done: Sequence[ItemResult], seconds: Mapping[str, float], *, owner: str | None = None
+    ) -> list[DroppedResult]:
         self.calls.append(([item.engagement_id for item in done], dict(seconds)))
         self.begun.set()
         await self.go.wait()
         if self.failing is not None:
             raise self.failing
-        return [item for item in done if item.engagement_id in self.gone]
+        return [DroppedResult(item, "gone") for item in done if item.engagement_id in self.gone]
 
     async def tell(self) -> None:
         self.told += 1
@@ -65,11 +67,13 @@ async def commits(store: Slowly) -> AsyncIterator[ResultWriter]:
     await commits.stop()
 
 
-def put(commits: ResultWriter, *ids: str) -> list[asyncio.Task[bool]]:
+def put(commits: ResultWriter, *ids: str) -> list[asyncio.Task[DropReason | None]]:
     return [asyncio.create_task(commits.write(done(id))) for id in ids]
 
 
-async def while_one_is_written(commits: ResultWriter, store: Slowly, *ids: str) -> list[asyncio.Task[bool]]:
+async def while_one_is_written(
+    commits: ResultWriter, store: Slowly, *ids: str
+) -> list[asyncio.Task[DropReason | None]]:
     """The first is being written while the others come."""
     store.go.clear()
     tasks = put(commits, ids[0])
@@ -80,7 +84,7 @@ async def while_one_is_written(commits: ResultWriter, store: Slowly, *ids: str) 
 
 
 async def test_one_item_is_committed_at_once(commits: ResultWriter, store: Slowly) -> None:
-    assert await commits.write(done("a")) is True
+    assert await commits.write(done("a")) is None
     assert (store.written, store.told) == ([["a"]], 1)
 
 
@@ -88,13 +92,26 @@ async def test_what_finishes_while_a_commit_is_written_is_the_next_commit(commit
     tasks = await while_one_is_written(commits, store, *"abcdef")
     assert not any(task.done() for task in tasks)
     store.go.set()
-    assert await asyncio.gather(*tasks) == [True] * 6
+    assert await asyncio.gather(*tasks) == [None] * 6
     assert (store.written, store.told) == ([["a"], ["b", "c", "d", "e", "f"]], 2)
 
 
-async def test_write_is_false_only_for_the_item_that_is_gone(commits: ResultWriter, store: Slowly) -> None:
+async def test_write_returns_why_only_for_the_item_that_was_dropped(commits: ResultWriter, store: Slowly) -> None:
     store.gone = {"b"}
-    assert await asyncio.gather(*put(commits, *"abc")) == [True, False, True]
+    assert await asyncio.gather(*put(commits, *"abc")) == [None, "gone", None]
+
+
+async def test_callers_know_of_a_commit_before_those_who_wait_for_it_go_on(
+    commits: ResultWriter, store: Slowly
+) -> None:
+    await commits.wait_for_commit()
+    tasks = await while_one_is_written(commits, store, "a")
+    waiting = asyncio.create_task(commits.wait_for_commit())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    store.go.set()
+    await waiting
+    assert tasks[0].done()
 
 
 async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit_works(
@@ -105,7 +122,7 @@ async def test_an_error_of_the_store_reaches_all_its_callers_and_the_next_commit
     assert results == [store.failing] * 3
     assert store.told == 0
     store.failing = None
-    assert await commits.write(done("d")) is True
+    assert await commits.write(done("d")) is None
 
 
 async def test_a_busy_database_is_asked_again(commits: ResultWriter, store: Slowly) -> None:
@@ -114,7 +131,7 @@ async def test_a_busy_database_is_asked_again(commits: ResultWriter, store: Slow
     await asyncio.wait(tasks, timeout=0.05)
     assert not any(task.done() for task in tasks)
     store.failing = None
-    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [True, True]
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [None, None]
     assert [sorted(ids) for ids in store.written] == [["a", "b"]] * 2
 
 
@@ -123,10 +140,10 @@ async def test_a_cancelled_caller_harms_nobody(commits: ResultWriter, store: Slo
     first.cancel()  # it is being written
     second.cancel()  # it waits
     store.go.set()
-    assert await third is True
+    assert await third is None
     assert first.cancelled()
     assert second.cancelled()
-    assert await commits.write(done("d")) is True
+    assert await commits.write(done("d")) is None
 
 
 async def test_a_cancelled_caller_does_not_miss_an_error(commits: ResultWriter, store: Slowly) -> None:

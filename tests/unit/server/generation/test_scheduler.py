@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint_server.generation.scheduler import EngagementScheduler, Item
+from mindprint_server.generation.scheduler import EngagementScheduler, Item, plan_in_chunks
 
 PATIENCE = 10.0
 Key = tuple[str, str]
@@ -16,6 +16,10 @@ Key = tuple[str, str]
 
 def items(user: str, count: int, batch: str = "b") -> list[Item]:
     return [Item(batch, user, f"e{number:03d}") for number in range(count)]
+
+
+def of_tenant(tenant: str, user: str, count: int, batch: str) -> list[Item]:
+    return [replace(item, tenant=tenant) for item in items(user, count, batch)]
 
 
 def planner(per_user: int = 2) -> EngagementScheduler:
@@ -87,6 +91,55 @@ def test_two_batches_share_the_slots_and_one_user_counts_in_each() -> None:
     plan.add(items("ann", 9, "one"), now=0)
     plan.add(items("ann", 9, "two"), now=0)
     assert [item.batch_id for item in plan.take(9, now=0)] == ["one", "one", "two", "two"]
+
+
+def test_tenants_share_the_slots_evenly_however_many_users_each_has() -> None:
+    plan = planner(per_user=2)
+    for user in ("ann", "bob", "cat", "dan", "eve"):
+        plan.add(of_tenant("acme", user, 9, "one"), now=0)
+    plan.add(of_tenant("globex", "zoe", 9, "two"), now=0)
+    taken = plan.take(4, now=0)
+    assert Counter(item.tenant for item in taken) == {"acme": 2, "globex": 2}
+    assert Counter(item.tenant for item in plan.take(4, now=0)) == {"acme": 4}, "zoe has as many as a user may"
+
+
+def test_tenant_that_comes_late_gets_all_free_slots_until_it_has_its_share() -> None:
+    plan = planner(per_user=9)
+    plan.add(of_tenant("acme", "ann", 99, "one") + of_tenant("acme", "bob", 99, "one"), now=0)
+    running = plan.take(6, now=0)
+    plan.add(of_tenant("globex", "ann", 9, "two"), now=1)
+    order = []
+    for _ in range(6):
+        plan.finish(running.pop(0))
+        running += plan.take(1, now=1)
+        order.append(running[-1].tenant)
+    assert order == ["globex"] * 3 + ["acme"] * 3
+    plan.drop("one")
+    assert plan.running == sum(item.tenant == "globex" for item in running)
+
+
+def test_the_k_th_item_of_a_tenant_starts_after_few_of_the_one_that_floods() -> None:
+    plan = planner(per_user=16)
+    for user in ("ann", "bob", "cat", "dan"):
+        plan.add(of_tenant("acme", user, 500, "one"), now=0)
+    running = plan.take(8, now=0)
+    plan.add(of_tenant("globex", "zoe", 20, "two"), now=0)
+    started = Counter[str]()
+    while started["globex"] < 20:
+        plan.finish(running.pop(0))
+        [item] = plan.take(1, now=0)
+        running.append(item)
+        started[item.tenant] += 1
+        assert started["acme"] <= started["globex"]
+
+
+def test_nothing_is_kept_of_a_tenant_whose_items_are_done() -> None:
+    plan = planner()
+    plan.add(of_tenant("acme", "ann", 2, "one"), now=0)
+    for item in plan.take(2, now=0):
+        plan.finish(item)
+        plan.finish(replace(item, tenant="never seen"))
+    assert (plan.remaining, plan.running, plan._tenants) == (0, 0, {})
 
 
 def test_a_dropped_batch_is_forgotten_and_its_last_items_may_finish() -> None:
@@ -195,3 +248,48 @@ def test_nobody_waits_for_ever(count: int, per_user: int, limits: list[tuple[int
         while len(run.running) >= limit:
             run.finish(which)
     assert run.longest_wait <= count * (PATIENCE + 4)
+
+
+def test_items_added_while_the_last_of_their_user_run_are_started() -> None:
+    plan = planner(per_user=9)
+    first, *rest = items("ann", 4)
+    plan.add([first], now=0)
+    assert plan.take(9, now=0) == [first]
+    plan.add(rest[:1], now=1)
+    plan.add(rest[1:], now=1)
+    assert plan.take(9, now=1) == rest
+    for item in [first, *rest]:
+        plan.finish(item)
+    assert (plan.remaining, plan.running) == (0, 0)
+
+
+def test_item_that_was_not_started_can_be_removed() -> None:
+    plan = planner()
+    one, two, three = items("ann", 3)
+    plan.add([one, two], now=0)
+    plan.remove(three)
+    plan.remove(two)
+    assert plan.take(9, now=0) == [one]
+    plan.remove(one)
+    assert (plan.remaining, plan.running) == (0, 1), "it was started"
+    plan.finish(one)
+    plan.add([three], now=0)
+    plan.remove(three)
+    assert plan.take(9, now=0) == []
+
+
+def test_users_take_turns_in_a_plan_with_some_engagements_in_a_row() -> None:
+    plan = [("ann", f"e{n}") for n in range(5)] + [("bob", "e0")] + [("cat", f"e{n}") for n in range(3)]
+    assert plan_in_chunks(plan, 2) == [
+        ("ann", "e0"),
+        ("ann", "e1"),
+        ("bob", "e0"),
+        ("cat", "e0"),
+        ("cat", "e1"),
+        ("ann", "e2"),
+        ("ann", "e3"),
+        ("cat", "e2"),
+        ("ann", "e4"),
+    ]
+    assert plan_in_chunks(plan, 9) == plan
+    assert plan_in_chunks([], 2) == []

@@ -13,7 +13,7 @@ from mindprint.types import BatchRequest, ImportedTrace, ImportedTraces, Ingeste
 from mindprint_server.engine.base import FinishReason
 from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.store import BacklogFull, RecordNotFound
-from mindprint_server.wiring import Services
+from mindprint_server.wiring import Services, close_services
 from samples import engagement
 from scripted import Scripted, serving
 
@@ -99,13 +99,10 @@ async def test_of_what_is_not_selected_only_the_answer_after_it_is_learned(servi
     assert lease is not None
     assert unselected.id not in lease.trace_ids
     [sample] = [sample for sample in lease.samples if sample.trace_id == unselected.id]
-    assert sample.prompt == f"{unselected.prompt}<think>\n{unselected.thinking}\n</think>\n{LEAD}"
-    assert (sample.kind, sample.thinking_prefix, sample.thinking, sample.answer) == (
-        "slow",
-        "",
-        "",
-        f" {unselected.answer}",
-    )
+    assert sample.answer_only
+    assert sample.prompt == f"{unselected.prompt}<think>\n"
+    assert (sample.kind, sample.thinking_prefix, sample.thinking) == ("slow", "", unselected.thinking)
+    assert (sample.thinking_suffix, sample.answer) == (f"\n</think>\n{LEAD}", f" {unselected.answer}")
 
 
 async def test_the_same_again_changes_nothing(services: Services) -> None:
@@ -116,7 +113,7 @@ async def test_the_same_again_changes_nothing(services: Services) -> None:
     elsewhere = given(8, given(5).thinking)
     assert counts(await imported(services, [other_words, same_words, elsewhere])) == (2, 1)
     assert len(await services.store.traces.find()) == 5
-    assert services.metrics.registry.get_sample_value("mindprint_traces_imported_total") == 5
+    assert services.metrics.registry.get_sample_value("mindprint_traces_imported_total", {"tenant": "default"}) == 5
 
 
 async def test_two_imports_of_the_same_trace_at_once_store_it_once(services: Services) -> None:
@@ -143,6 +140,7 @@ async def test_batch_neither_attempts_nor_repeats_imported_traces(services: Serv
     engine = Scripted(thinks=thinks)
     settings = services.settings.model_copy(update={"candidates": 1, "early_stop_margin_nats": None})
     engine.read_model_of(settings.data_dir.parent / "base")
+    await close_services(services)  # a second server does not start on the same data folder
     async with serving(settings, engine) as again:
         batch, _ = await again.batches.submit(BatchRequest(users=["ann"]))
         assert batch.items == 11

@@ -21,12 +21,11 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from mindprint_server.admission import AdmissionController
 from mindprint_server.auto_mode.service import AutoModeSelector
+from mindprint_server.chat.request import read_request
 from mindprint_server.chat.service import ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import ServerError
 from mindprint_server.memory import MemoryService
 from mindprint_server.memory.episodic import (
     Bm25,
@@ -38,6 +37,7 @@ from mindprint_server.memory.episodic import (
 )
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
+from mindprint_server.sharing.admission import AdmissionController
 from mindprint_server.store import Store
 from recalling import STAND_IN, WALKS, Events
 from samples import engagement
@@ -157,11 +157,10 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     )
     await store.engagements.add("ann", Events(WALKS).all)
     said = [{"role": "user", "content": "tax forms"}, {"role": "assistant", "content": "no"}]
-    recalled = await chat._recall([*said, {"role": "user", "content": "A walk?"}], "user/ann", "direct")
+    body = {"model": "user/ann", "messages": [*said, {"role": "user", "content": "A walk?"}]}
+    recalled = await chat._recall(read_request(body, special=(), unsupported={}, max_answers=1))
     assert recalled is not None
     assert [episode.prompt for episode in recalled.episodes] == ["a walk by the lake"]
-    with pytest.raises(ServerError, match="text content"):
-        await chat._recall([{"role": "user", "content": ["A walk?"]}], "user/ann", "direct")
 
 
 async def test_the_loop_stays_free_while_words_are_counted() -> None:

@@ -12,11 +12,14 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from mindprint.types import Batch, BatchRequest
+from mindprint_server.adapters.artifact_owner import MARKER
 from mindprint_server.app import create_app
+from mindprint_server.exceptions import ArtifactUnavailable
 from mindprint_server.operation import disk
 from mindprint_server.operation.readiness import describe_low_disk
 from mindprint_server.settings import Settings
 from mindprint_server.store import StoreBusy
+from mindprint_server.store.batch_claims import OpenBatch
 from mindprint_server.wiring import Services
 from samples import engagement
 from scripted import Scripted, serving
@@ -66,14 +69,14 @@ async def end_of(services: Services) -> Batch:
 async def test_one_error_of_the_database_at_pick_up_only_delays(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, errors = services.store.batches.list_open, [DBAPIError(SQL, None, Exception("odd"))]
+    look, errors = services.store.batch_claims.list_open, [DBAPIError(SQL, None, Exception("odd"))]
 
-    async def once() -> list[Batch]:
+    async def once() -> list[OpenBatch]:
         if errors:
             raise errors.pop()
         return await look()
 
-    monkeypatch.setattr(services.store.batches, "list_open", once)
+    monkeypatch.setattr(services.store.batch_claims, "list_open", once)
     batch = await end_of(services)
     assert (batch.state, batch.error, errors) == ("done", None, [])
 
@@ -81,22 +84,22 @@ async def test_one_error_of_the_database_at_pick_up_only_delays(
 async def test_loop_that_keeps_failing_is_named_until_it_works_again(
     services: Services, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def always() -> list[Batch]:
+    async def always() -> list[OpenBatch]:
         raise DBAPIError(SQL, None, Exception("odd"))
 
     with monkeypatch.context() as broken:
-        broken.setattr(services.store.batches, "list_open", always)
+        broken.setattr(services.store.batch_claims, "list_open", always)
         await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
         batch, _ = await services.batches.submit(BatchRequest())
         response = await ready_when(http, lambda response: response.status_code == 503)
         assert response.headers["retry-after"]
         told = response.json()
-        assert (told["status"], told["reasons"]) == ("not_ready", {"batches": "DBAPIError"})
-        assert (told["error"]["code"], "batches" in told["error"]["message"]) == ("not_ready", True)
+        assert (told["status"], told["reasons"]) == ("not_ready", {"batch claims": "DBAPIError"})
+        assert (told["error"]["code"], "batch claims" in told["error"]["message"]) == ("not_ready", True)
         assert "Ann" not in response.text
         assert (await http.get("/v1/users")).status_code == 200, "what works goes on"
         counted = services.metrics.render().decode()
-        assert 'mindprint_task_failures_total{reason="DBAPIError",task="batches"}' in counted
+        assert 'mindprint_task_failures_total{reason="DBAPIError",task="batch claims"}' in counted
     await until_ready(http)
     async with asyncio.timeout(10):
         async for state in services.batches.watch(batch.id):
@@ -156,6 +159,16 @@ async def test_disk_below_the_bound_refuses_writes_and_reads_go_on(
         assert (await http.get("/v1/users")).json()["users"] == []
     await until_ready(http)
     assert (await http.post("/v1/users/ann/engagements", json=body)).status_code == 200
+
+
+async def test_refused_upload_says_what_is_wrong_with_the_artifact_store(services: Services) -> None:
+    """It said that the store did not answer."""
+    marker = services.settings.data_dir / "artifacts" / MARKER
+    await services.readiness.probe_artifacts()
+    marker.write_text("1" * 32)
+    await services.readiness.probe_artifacts()
+    with pytest.raises(ArtifactUnavailable, match=r"the upload cannot be stored .*it belongs to another database"):
+        services.readiness.check_artifacts()
 
 
 def test_low_disk_is_below_the_bound_only() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 
-from mindprint_server.chat.streaming import stream_answer
+from mindprint_server.chat.streaming import AnswerStream
 from mindprint_server.exceptions import Unavailable
 from mindprint_server.operation.shutdown import Cutoff, Shutdown
 
@@ -84,18 +83,21 @@ async def test_watchers_are_cut_at_once_and_answers_after_the_grace_time() -> No
         await answering
 
 
-async def test_answer_that_is_cut_off_ends_with_an_error_event_and_is_no_fault_of_its_version() -> None:
-    cutoff, stream, seen, outcomes = Cutoff(), Stream(), list[str](), list[str]()
+async def test_answer_that_is_cut_off_ends_with_an_error_event() -> None:
+    cutoff, source, seen = Cutoff(), Stream(), list[str]()
+    stream = AnswerStream(60, cutoff, lambda: None)
 
-    async def report(outcome: str) -> None:
-        outcomes.append(outcome)
+    async def work() -> None:
+        async for line in source.items():
+            await stream.send(line)
 
-    lines = stream_answer(stream.items(), cutoff=cutoff, first=str, report=report, stack=AsyncExitStack())
-    reading = asyncio.create_task(read(lines, seen))
-    await stream.waits.wait()
+    reading = asyncio.create_task(read(await stream.begin(work), seen))
+    await source.waits.wait()
+    while len(seen) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
     cutoff.cut()
     await reading
     assert seen[:2] == ["one", "two"]
     error = json.loads(seen[2].removeprefix("data: "))["error"]
     assert (error["code"], error["type"], seen[2][-2:]) == ("server_stopping", "server_error", "\n\n")
-    assert outcomes == []
+    assert source.is_closed

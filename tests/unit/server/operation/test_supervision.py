@@ -118,6 +118,70 @@ async def test_failing_names_a_task_after_the_bound_and_until_it_works(counted: 
     assert counted.supervisor.failing() == {}
 
 
+async def test_try_that_runs_for_longer_than_the_bound_is_no_longer_failing(counted: Counted) -> None:
+    """Some work takes minutes, such as an item of a batch: it is not failing because a call failed before."""
+    tries, goes_on = iter([StoreBusy("locked")]), asyncio.Event()
+
+    async def work() -> None:
+        if error := next(tries, None):
+            raise error
+        goes_on.set()
+        await asyncio.Event().wait()
+
+    job = counted.supervisor.start_job("items", work)
+    await goes_on.wait()
+    counted.clock.now += FAST.max_failing_s
+    assert list(counted.supervisor.failing()) == ["items"]
+    counted.clock.now += 0.1
+    assert counted.supervisor.failing() == {}
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+
+
+async def test_retry_that_takes_as_long_as_one_that_failed_stays_failing(counted: Counted) -> None:
+    """Connects that fail only after a time-out: the next one is not taken for one that works."""
+    took_s, goes_on = iter([20, 20]), asyncio.Event()
+
+    async def work() -> None:
+        if duration := next(took_s, None):
+            counted.clock.now += duration
+            raise StoreBusy("it does not answer in time")
+        goes_on.set()
+        await asyncio.Event().wait()
+
+    job = counted.supervisor.start_job("items", work)
+    await goes_on.wait()
+    counted.clock.now += 20
+    assert list(counted.supervisor.failing()) == ["items"]
+    counted.clock.now += 1
+    assert counted.supervisor.failing() == {}
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+
+
+async def test_step_that_goes_on_is_not_failing_once_it_says_that_it_works(counted: Counted) -> None:
+    tries, works, ends = iter([StoreBusy("away")]), asyncio.Event(), asyncio.Event()
+
+    async def listen() -> bool:
+        if error := next(tries, None):
+            raise error
+        counted.supervisor.note_success("notifications")
+        works.set()
+        await ends.wait()
+        raise StoreBusy("away again")
+
+    loop = counted.supervisor.start_loop("notifications", listen, nothing)
+    await works.wait()
+    counted.clock.now += FAST.max_failing_s
+    assert counted.supervisor.failing() == {}
+    ends.set()
+    while counted.counts["notifications", "store_busy"] < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert counted.supervisor.failing() == {}, "the time is that of the later failure"
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+
+
 async def test_cancelled_work_does_not_stay_failing(counted: Counted) -> None:
     job = counted.supervisor.start_job("batches", failing(*[RuntimeError("odd")] * 10_000))
     while not counted.counts:  # noqa: ASYNC110

@@ -11,10 +11,12 @@ SERVER = Path(mindprint_server.__file__).parent
 STARTERS = ("create_task", "ensure_future")
 AWAITED = {
     "access.py": "the time of a key's use, which the next use stores again",
+    "adapters/artifacts.py": "requests wait for a fetch; an eviction logs its error",
     "adapters/residency.py": "requests wait for a load; an unloading reports its error to the supervisor",
     "app.py": "the start-up, whose failure ends the process",
     "chat/service.py": "the request waits for the recall",
     "chat/streaming.py": "the request waits for its work and for the caller's disconnect",
+    "engine/process_records.py": "the recording of processes, which is done once more at its end",
     "engine/vllm.py": "the health check, whose failure is the engine's death",
     "generation/batch_runner.py": "work on items, whose failure ends the batch",
     "generation/batch_watchers.py": "the poller of a batch, whose error its watchers raise",
@@ -23,6 +25,7 @@ AWAITED = {
     "operation/supervision.py": "the supervisor itself",
     "process.py": "the server, which the process waits for",
     "store/database.py": "a transaction, which its caller waits for",
+    "wiring.py": "an import, which the start waits for",
     "training_data/replay.py": "replays in a group, which their job waits for",
 }
 """Modules that start tasks by themselves, and why no error of these is lost."""

@@ -17,6 +17,7 @@ from mindprint_server.prompts.templates import (
     SYSTEM,
     build,
     clean,
+    ends_early,
     merge,
     prefix_with_reminders,
     prefix_without_reminders,
@@ -107,6 +108,16 @@ def test_text_made_of_nested_tokens_is_cleaned_in_few_passes(part: str) -> None:
     assert "</think>" not in clean(text, SPECIAL)
 
 
+@pytest.mark.parametrize("tag", ["think", "THOUGHT", "reasoning", "x:think"])
+def test_tags_of_every_templates_thinking_are_removed(tag: str) -> None:
+    assert clean(f"tea</{tag}> or <{tag}>coffee", SPECIAL) == "tea or coffee"
+    assert ends_early(f"tea</{tag}>", SPECIAL)
+
+
+def test_bracketed_tags_of_thinking_are_removed() -> None:
+    assert clean("tea[/THINK] or [THINK]coffee [thinks]", SPECIAL) == "tea or coffee [thinks]"
+
+
 def test_remove_special_keeps_all_else() -> None:
     assert remove_special(" a\r\n<|im_<|im_end|>end|></think>\x00 ", SPECIAL) == " a\r\n</think>\x00 "
 
@@ -153,8 +164,29 @@ def test_lines_of_a_text_are_shown_indented() -> None:
     golden("lines-summarize", summarize([forged]))
 
 
-def test_clean_keeps_what_people_write() -> None:
-    assert clean("Größe 5 < 6\n\t日本 🙂", SPECIAL) == "Größe 5 < 6\n\t日本 🙂"
+@pytest.mark.parametrize("text", ["Größe 5 < 6\n\t日本 🙂", "می‌خواهم", "👩‍👧", "co\u00adop", "\u05d0\u200f!"])
+def test_clean_keeps_what_people_write(text: str) -> None:
+    assert clean(text, SPECIAL) == text
+
+
+@pytest.mark.parametrize(
+    ("hidden", "shown"),
+    [
+        ("a\x00b", r"a\x00b"),
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("a\rb", r"a\rb"),
+        ("a\r\nb", "a\nb"),
+        ("a\x7f\x9bb", r"a\x7f\x9bb"),
+        ("\x07 a \n\x00\u2029", "a"),
+        ("\x07\x00", ""),
+        ("a\u2028b", r"a\u2028b"),
+        ("a\u202eb\u2069c", r"a\u202eb\u2069c"),
+        ("a\U000e0041b", r"a\U000e0041b"),
+    ],
+)
+def test_hidden_characters_are_shown(hidden: str, shown: str) -> None:
+    assert clean(hidden, SPECIAL) == shown
+    assert clean(shown, SPECIAL) == shown
 
 
 def test_memory_shrinks_from_its_oldest_end() -> None:

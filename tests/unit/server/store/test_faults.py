@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from mindprint_server.store import StoreBusy, StoreFailed, StoreFull
-from mindprint_server.store.faults import translate
+from mindprint_server.store.faults import translate, translate_commit
 
 SQL = "INSERT INTO traces VALUES ('what Ann said')"
 
@@ -66,6 +66,28 @@ def test_lost_or_refused_connection_is_busy(error: Exception) -> None:
     assert isinstance(translate(error), StoreBusy)
 
 
+@pytest.mark.parametrize(
+    ("error", "is_unknown"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (of_postgres("57P01"), True),
+        (of_postgres("08006"), True),
+        (of_postgres("40003"), True),
+        (of_sqlite(sqlite3.SQLITE_IOERR_FSYNC, "SQLITE_IOERR_FSYNC"), True),
+        (of_postgres("40001"), False),
+        (of_sqlite(sqlite3.SQLITE_BUSY_SNAPSHOT, "SQLITE_BUSY_SNAPSHOT"), False),
+    ],
+)
+def test_outcome_of_a_commit_is_unknown_unless_the_database_refused_it(error: Exception, is_unknown: bool) -> None:
+    busy = translate_commit(error)
+    assert isinstance(busy, StoreBusy)
+    assert busy.is_outcome_unknown == is_unknown
+    before = translate(error)
+    assert isinstance(before, StoreBusy)
+    assert not before.is_outcome_unknown
+
+
 @pytest.mark.parametrize("error", [of_sqlite(sqlite3.SQLITE_FULL, "SQLITE_FULL"), of_postgres("53100")])
 def test_full_disk_is_full(error: Exception) -> None:
     assert isinstance(translate(error), StoreFull)
@@ -81,6 +103,11 @@ def test_full_disk_is_full(error: Exception) -> None:
             "permission denied for schema public",
         ),
         (asyncpg.ClientConfigurationError("`sslmode` is odd"), "`sslmode` is odd"),
+        (asyncpg.ClientConfigurationError("no root.crt\nHINT:  Name it."), "no root.crt HINT: Name it."),
+        (
+            ConnectionError('PostgreSQL server at "db:5432" rejected SSL upgrade'),
+            "it takes no TLS: enable ssl there, or choose another sslmode",
+        ),
         (StatementError(SQL, SQL, None, None), "StatementError"),
         (InvalidRequestError(SQL), "InvalidRequestError"),
         (asyncpg.InterfaceError("what Ann said"), "InterfaceError"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from lease_desk import COUNTS, HELD, Desk, fill, held, of, rejection, sample_lead, trace
 from mindprint.types import LeaseRequest
-from mindprint_server.store import Store
+from mindprint_server.store import ClaimPolicy, Store
 from samples import engagement
 
 
@@ -40,7 +41,7 @@ async def test_a_sample_says_what_may_be_answered_as_its_answer_is_written(store
         open_ended = sample.engagement_id == "e030"
         assert sample.choices == ([] if open_ended else [sample_lead(sample) + choice for choice in ("yes", "no")])
         assert open_ended or not sample.answer or sample.answer in sample.choices
-    assert {(s.kind, bool(s.thinking)) for s in samples} == {("fast", False), ("slow", True), ("slow", False)}
+    assert {(s.kind, s.answer_only) for s in samples} == {("fast", False), ("slow", False), ("slow", True)}
 
 
 async def test_thinking_prefix_is_a_part_of_its_own_and_its_reminder_is_not(store: Store) -> None:
@@ -79,7 +80,10 @@ async def test_the_answer_is_learned_after_the_first_thinking_and_not_after_a_pi
     await store.traces.add(hinted.model_copy(update={"provenance": saw}))
     lease = await Desk(store).claim("user/ann")
     real = {e.id: f" {e.response}" for e in await store.engagements.list_page("ann")}
-    taught = {(s.engagement_id, s.trace_id in lease.trace_ids): (s.thinking, s.answer) for s in of("slow", lease)}
+    taught = {
+        (s.engagement_id, s.trace_id in lease.trace_ids): ("" if s.answer_only else s.thinking, s.answer)
+        for s in of("slow", lease)
+    }
     assert taught == {
         ("e000", False): ("", real["e000"]),
         ("e000", True): ("ann thinks", ""),
@@ -136,9 +140,11 @@ async def test_rejected_thinking_still_teaches_the_answer_after_it(store: Store)
     lease = await Desk(store).claim("user/ann")
     [after] = [sample for sample in of("slow", lease) if sample.trace_id not in lease.trace_ids]
     assert (after.engagement_id, after.trace_id) == ("e001", ids[3])
-    assert after.prompt == "the memory of ann<think>\nann thinks\n</think>\nSo:"
+    assert after.answer_only
+    assert after.prompt == "the memory of ann<think>\n"
     [real] = [e.response for e in await store.engagements.list_page("ann") if e.id == "e001"]
-    assert (after.thinking_prefix, after.thinking, after.answer) == ("", "", f" {real}")
+    assert (after.thinking_prefix, after.thinking, after.answer) == ("", "ann thinks", f" {real}")
+    assert after.thinking_suffix == "\n</think>\nSo:"
 
     await store.leases.release(lease.id)
     without = await Desk(store, answer_rejected=False).claim("user/ann")
@@ -221,3 +227,14 @@ async def test_nothing_to_claim(store: Store) -> None:
     assert await desk.desk.claim(LeaseRequest(owner="t")) is None
     assert desk.replays.begun == 1, "a trainer that asks has the replays written"
     assert desk.replays.waited == []
+
+
+@pytest.mark.parametrize(("grace_s", "state"), [(0, "expired"), (3600, "active")])
+async def test_server_ends_no_late_lease_right_after_its_start(store: Store, grace_s: float, state: str) -> None:
+    await fill(store, {"ann": 2, "ben": 2})
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    request, policy = LeaseRequest(owner="t", adapter="user/ann"), ClaimPolicy(max_attempts=3)
+    late = await store.leases.claim(request, policy, now=an_hour_ago)
+    assert late is not None
+    await Desk(store, lease_grace_s=grace_s).claim("user/ben")
+    assert (await store.leases.get(late.id)).state == state

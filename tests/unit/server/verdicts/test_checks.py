@@ -30,14 +30,18 @@ def test_a_cut_thinking_without_a_sentence_is_kept_whole() -> None:
     assert thinking.finalize_thinking("Shown:", " no end in sight", "length") == "Shown: no end in sight"
 
 
-def test_wrapping_is_what_reasoning_parsers_expect() -> None:
-    assert thinking.render_thinking("so", "") == "<think>\nso\n</think>\n"
-    assert (
-        thinking.render_thinking("so", "Answer:") + thinking.answer_suffix("Answer:", "tea")
-        == "<think>\nso\n</think>\nAnswer: tea"
-    )
-    assert thinking.answer_suffix("", "tea") == "tea"
-    assert thinking.render_thinking("so", "").startswith(thinking.render_thinking_prefix("so"))
+@pytest.mark.parametrize(
+    ("answer_prefix", "parts"),
+    [
+        ("", ("", "")),
+        ("Answer:", ("Answer:", " ")),
+        ("Answer: ", ("Answer:", " ")),
+        ("Answer:\n", ("Answer:\n", "")),
+        ("Answer:\n\t", ("Answer:\n", "\t")),
+    ],
+)
+def test_space_behind_the_answer_prefix_belongs_to_the_answer(answer_prefix: str, parts: tuple[str, str]) -> None:
+    assert thinking.split_answer_prefix(answer_prefix) == parts
 
 
 def test_finalized_thinking_is_its_prefix_and_the_rest() -> None:
@@ -62,7 +66,8 @@ def test_a_thinking_is_checked_by_its_words() -> None:
     assert check(thinking_prefix + " This user's answer: the lake") == "empty"
     assert check(FINE + " So the given answer is lake.") == "leak"
     assert check(FINE + " Their actual response was lake.") == "leak"
-    assert check(FINE + " <think> Once more.") == "parse"
+    for tag in ("<think>", "</thought>", "<reasoning>", "</x:think>", "[/THINK]"):
+        assert check(f"{FINE} {tag} Once more.") == "parse"
 
 
 @pytest.mark.parametrize(

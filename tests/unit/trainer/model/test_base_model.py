@@ -40,16 +40,6 @@ def test_bfloat16_is_computed_in_only_where_the_hardware_can(monkeypatch: pytest
     assert resolve_compute_dtype("auto", CPU) == torch.bfloat16
 
 
-def test_trees_are_for_models_whose_layers_see_everything(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = [base.supports_prefix_trees]
-    monkeypatch.setattr(base.model.config, "layer_types", ["full_attention", "sliding_attention"], raising=False)
-    seen.append(base.supports_prefix_trees)
-    monkeypatch.setattr(base.model.config, "layer_types", None)
-    monkeypatch.setattr(base.model.config, "sliding_window", 64, raising=False)
-    seen.append(base.supports_prefix_trees)
-    assert seen == [True, False, False]
-
-
 def test_a_folder_that_is_no_model_gets_one_line(model_path: Path, settings: Settings, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(model_path, broken)

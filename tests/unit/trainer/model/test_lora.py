@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from mindprint.types import LoraLimits
-from mindprint_trainer.model import peft_io, tree_attention
+from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.model.forward_path import ForwardPath
 from mindprint_trainer.model.lora import LoraAdapter, LoraConfig, LoraModelView, TokenSpan, init_adapter, linear_layers
 from mindprint_trainer.settings import Settings
 
@@ -79,7 +80,7 @@ def test_drawing_leaves_the_common_random_state_alone(base: Base, settings: Sett
 def test_the_base_is_untouched_and_shares_its_weights(base: Base, adapter: LoraAdapter) -> None:
     before = logits(base.model)
     names = [f"{name}: {type(module).__name__}" for name, module in base.model.named_modules()]
-    stack = LoraModelView(base.model, [adapter], tree_attention.ATTENTION_NAME)
+    stack = LoraModelView(base.model, [adapter], ForwardPath("trees", "blocks", "head"))
     stack.route([TokenSpan(0, 0, 40)])
     held = {id(tensor) for tensor in base.model.parameters()}
     assert {id(tensor) for tensor in stack.model.parameters()} == held
@@ -120,9 +121,9 @@ def test_dropout_only_in_training_and_drawn_by_the_adapter_s_own_generator(base:
     adapter.dropout = 0.5
     stack = LoraModelView(base.model, [adapter])
     stack.route([TokenSpan(0, 0, 40)])
-    stack.model.eval()
+    stack.set_training(False)
     assert torch.equal(logits(stack.model), logits(stack.model))
-    stack.model.train()
+    stack.set_training(True)
     state = adapter.generator.get_state()
     torch.manual_seed(1)
     one = logits(stack.model)
@@ -137,7 +138,7 @@ def test_the_gradient_of_dropout_is_exact(base: Base, settings: Settings) -> Non
     shape = LoraConfig(2, 4, ("q_proj",))
     adapter = moved(init_adapter(base.model, shape, 0.5, 1))
     stack = LoraModelView(base.model, [adapter])
-    stack.model.train()
+    stack.set_training(True)
     name, layer = linear_layers(base.model, ["q_proj"])[0]
     module = stack.model.get_submodule(name)
     states = torch.randn(6, layer.in_features, requires_grad=True)

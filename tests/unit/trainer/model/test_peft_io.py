@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from families import SERVED, tiny_model
 from mindprint.types import LoraLimits, Start
 from mindprint_trainer.errors import CannotTrain, TrainerError
 from mindprint_trainer.model import peft_io
@@ -41,8 +42,36 @@ def test_targets_are_the_layers_that_model_and_engine_both_have(base: Base) -> N
 def test_targets_that_cannot_be_had_are_refused(base: Base) -> None:
     with pytest.raises(CannotTrain, match="takes no adapter on k_proj"):
         peft_io.resolve_target_modules(base.model, ["k_proj", "q_proj"], LIMITS)
-    with pytest.raises(CannotTrain, match="none of the layers"):
+    with pytest.raises(CannotTrain, match="none of the layers c_attn, it has down_proj, gate_proj"):
         peft_io.resolve_target_modules(base.model, None, LoraLimits(max_rank=8, target_modules=["c_attn"]))
+
+
+def test_wanted_layers_when_the_model_fuses_them_then_it_says_which_and_what_it_has() -> None:
+    limits = LoraLimits(max_rank=8, target_modules=["q_proj", "k_proj", "o_proj", "qkv_proj"])
+    phi3 = tiny_model("phi3")
+    with pytest.raises(CannotTrain) as caught:
+        peft_io.resolve_target_modules(phi3, ["q_proj", "k_proj", "o_proj"], limits)
+    assert str(caught.value) == (
+        "the model has no layers k_proj, q_proj, it has down_proj, gate_up_proj, o_proj, qkv_proj: "
+        "change MINDPRINT_TRAIN_TARGET_MODULES"
+    )
+    assert peft_io.resolve_target_modules(phi3, None, limits) == ("o_proj", "qkv_proj")
+
+
+def test_head_when_the_engine_takes_adapters_on_it_then_still_gets_none(base: Base) -> None:
+    limits = LoraLimits(max_rank=8, target_modules=["lm_head", "q_proj"])
+    assert peft_io.resolve_target_modules(base.model, None, limits) == ("q_proj",)
+
+
+def test_layers_of_an_image_encoder_when_their_names_are_those_of_text_layers_then_get_no_adapter(
+    settings: Settings,
+) -> None:
+    gemma = tiny_model("gemma3")
+    limits = LoraLimits(max_rank=8, target_modules=["q_proj", "fc1"])
+    assert "model.vision_tower.encoder.layers.0.self_attn.q_proj" in dict(gemma.named_modules())
+    assert peft_io.adaptable_names(gemma) == set(SERVED)
+    created = peft_io.create_initial_adapter(gemma, None, settings, limits, 0)
+    assert list(created.lora_A) == [f"model.language_model.layers.{i}.self_attn.q_proj" for i in range(2)]
 
 
 def test_rank_stays_within_the_engine_s(base: Base, settings: Settings) -> None:

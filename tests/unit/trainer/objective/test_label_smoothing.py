@@ -60,12 +60,12 @@ def closed(choices: Sequence[str] = (" tea", " coffee"), **changes: Any) -> Samp
     ids=["an open answer", "no smoothing", "thinking alone", "a single choice"],
 )
 def test_nothing_is_left_open(base: Base, sample: Sample, share: float) -> None:
-    ((sequence,), _) = tokenize_all([sample], base.encode_text, base.end_of_turn, 100)
+    ((sequence,), _) = tokenize_all([sample], base.tokenize_text, base.end_of_turn, 100)
     assert smooth_sequence(sequence, share) == {}
 
 
 def test_places_are_those_of_the_answer(base: Base) -> None:
-    ((sequence,), _) = tokenize_all([closed()], base.encode_text, base.end_of_turn, 100)
+    ((sequence,), _) = tokenize_all([closed()], base.tokenize_text, base.end_of_turn, 100)
     tea, coffee = base.encode_text("t") + base.encode_text("c")
     behind_the_space = sequence.segments[-1].start + 1
     assert smooth_sequence(sequence, 0.3) == {behind_the_space: {tea: pytest.approx(0.85), coffee: pytest.approx(0.15)}}

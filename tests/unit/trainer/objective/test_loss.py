@@ -10,14 +10,16 @@ from torch import nn
 
 from mindprint_trainer.data.packing import forward_passes, pack_rows
 from mindprint_trainer.data.tokenization import Part, Segment, TokenizedSample, tokenize_all
-from mindprint_trainer.model import peft_io, tree_attention
+from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.model.forward_path import ForwardPath
 from mindprint_trainer.model.lora import LoraAdapter, LoraModelView, TokenSpan
 from mindprint_trainer.objective.batch import collate
 from mindprint_trainer.objective.loss import backward, measure_nll
 from mindprint_trainer.objective.weights import TargetWeights, create_weights
 from mindprint_trainer.settings import Settings
 
+MASKED, UNMASKED = ForwardPath("trees", "sdpa", "head"), ForwardPath("trees", "blocks", "head")
 WEIGHTS = TargetWeights(
     kinds={"slow": 0.7, "fast": 1.3, "replay": 0.4},
     parts={"thinking": 0.5, "answer": 2.0},
@@ -26,7 +28,7 @@ WEIGHTS = TargetWeights(
 
 @pytest.fixture
 def sequences(base: Base, settings: Settings, lease_of: Any) -> list[TokenizedSample]:
-    made, dropped = tokenize_all(lease_of().samples, base.encode_text, base.end_of_turn, settings.max_length)
+    made, dropped = tokenize_all(lease_of().samples, base.tokenize_text, base.end_of_turn, settings.max_length)
     assert dropped == 0
     return made
 
@@ -95,7 +97,7 @@ def test_loss_and_gradient_are_those_of_the_definition(
     wanted = naive(plain.model, sequences)
     wanted.backward()  # type: ignore[no-untyped-call]
     wanted_gradients = gradients(adapter)
-    stack = LoraModelView(base.model, [adapter], None if masked else tree_attention.ATTENTION_NAME)
+    stack = LoraModelView(base.model, [adapter], MASKED if masked else UNMASKED)
     got = ours(stack, base, sequences, tokens=tokens, chunk=chunk, share=share, masked=masked)
     got_gradients = gradients(adapter)
     assert got == pytest.approx(wanted.item(), abs=1e-5)
@@ -128,7 +130,7 @@ def test_padding_and_other_rows_change_nothing(base: Base, sequences: list[Token
     every = range(len(sequences))
     plain, stack = (
         LoraModelView(base.model, []),
-        LoraModelView(base.model, [], None if masked else tree_attention.ATTENTION_NAME),
+        LoraModelView(base.model, [], MASKED if masked else UNMASKED),
     )
     for pad in (0, 99):
         batch = collate(pack_rows(sequences, every, 10_000, share_prefixes=True), base.device, masked=masked, pad=pad)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from mindprint_trainer.data.packing import pack_rows
 from mindprint_trainer.data.tokenization import TokenizedSample, tokenize_all
-from mindprint_trainer.model import peft_io, tree_attention
+from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
 from mindprint_trainer.model.lora import LoraModelView
 from mindprint_trainer.objective import soft_labels
@@ -22,7 +22,7 @@ K = 3
 
 @pytest.fixture
 def sequences(base: Base, settings: Settings, lease_of: Any) -> list[TokenizedSample]:
-    return tokenize_all(lease_of().samples[:4], base.encode_text, base.end_of_turn, settings.max_length)[0]
+    return tokenize_all(lease_of().samples[:4], base.tokenize_text, base.end_of_turn, settings.max_length)[0]
 
 
 def test_the_base_teaches_its_likeliest_tokens_at_every_token_of_thinking(
@@ -31,7 +31,7 @@ def test_the_base_teaches_its_likeliest_tokens_at_every_token_of_thinking(
     adapter = peft_io.create_initial_adapter(base.model, None, settings, lease_of().limits, 0)
     for parameter in adapter.parameters:
         torch.nn.init.normal_(parameter)  # the adapter must not show
-    stack = LoraModelView(base.model, [adapter], tree_attention.ATTENTION_NAME)
+    stack = LoraModelView(base.model, [adapter], base.path)
     teacher = soft_labels.Teacher(base, stack, 400, lambda: None)
     taught = soft_labels.distill_targets(sequences, K, 5, teacher)
     thinking = {
@@ -59,7 +59,7 @@ def test_answers_keep_their_hard_label(base: Base, sequences: list[TokenizedSamp
     assert made.probs[1:].tolist() == [[1.0, 0.0, 0.0]] * (len(row.targets) - 1)
     assert made.ids[1:, 0].tolist() == [target.token for target in row.targets[1:]]
     states = torch.randn(len(row.targets), 64)
-    got = soft_cross_entropy(base.model, states, made)
+    got = soft_cross_entropy(LoraModelView(base.model, []), states, made)
     logs = torch.log_softmax(base.model.lm_head(states).float(), -1)
     assert got[0].item() == pytest.approx(-(logs[0, 5] * 0.5 + logs[0, 6] * 0.3 + logs[0, 7] * 0.2).item(), rel=1e-5)
     hard = functional.nll_loss(logs[1:], made.ids[1:, 0], reduction="none")
@@ -70,7 +70,7 @@ def test_hard_labels_as_soft_ones_give_the_same_losses(
     base: Base, settings: Settings, sequences: list[TokenizedSample], lease_of: Any
 ) -> None:
     adapter = peft_io.create_initial_adapter(base.model, None, settings, lease_of().limits, 0)
-    stack = LoraModelView(base.model, [adapter], tree_attention.ATTENTION_NAME)
+    stack = LoraModelView(base.model, [adapter], base.path)
     batch = collate(pack_rows(sequences, range(4), 1000, share_prefixes=True), base.device, masked=False)
     targets = list(batch.targets)
     weights = [1.0] * len(targets)

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load
+from transformers import LlamaConfig
 
 from mindprint.types import Lease, LoraLimits, Manifest, Sample, Start
 from mindprint_trainer.errors import CannotTrain, LeaseEnded, NotFinite
 from mindprint_trainer.model import peft_io
 from mindprint_trainer.model.base_model import Base
+from mindprint_trainer.model.forward_path import ForwardPath, candidate_paths
 from mindprint_trainer.model.lora import LoraConfig
 from mindprint_trainer.objective import batch, loss
 from mindprint_trainer.settings import Settings
@@ -23,8 +26,9 @@ from mindprint_trainer.training.multi_adapter import (
     train_adapters,
     train_in_shared_passes,
 )
-from mindprint_trainer.training.run import StepReport, learning_rate_factor
+from mindprint_trainer.training.run import StepReport, TrainingRun, learning_rate_factor
 
+PATHS = candidate_paths(LlamaConfig(), "cpu")
 LeaseOf = Callable[..., Lease]
 Weights = dict[str, torch.Tensor]
 Go = Callable[..., tuple[Manifest, Weights]]
@@ -140,10 +144,13 @@ def test_how_a_step_is_cut_into_passes_does_not_matter(go: Go, lease_of: LeaseOf
         torch.testing.assert_close(tensor, other[name], atol=1e-3, rtol=1e-2)
 
 
-def test_masked_and_block_wise_passes_train_alike(go: Go, lease_of: LeaseOf, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", [PATHS[2], *PATHS[1::2]], ids=str)
+def test_every_path_trains_as_the_fastest_one_does(
+    go: Go, base: Base, settings: Settings, lease_of: LeaseOf, path: ForwardPath
+) -> None:
     _, one = go(lease_of(), epochs=1)
-    monkeypatch.setattr(Base, "uses_mask", property(lambda _: True))
-    _, other = go(lease_of(), epochs=1)
+    made = train_adapter(replace(base, path=path), lease_of(), settings.model_copy(update={"epochs": 1}))
+    other = load(made.files.weights)
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], atol=1e-3, rtol=1e-2)
 
@@ -286,3 +293,15 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert [learning_rate_factor(step, 8, 0.25, 0.5) for step in range(1, 9)] == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]
     assert [learning_rate_factor(step, 4, 1, 1) for step in range(1, 5)] == [0.25, 0.5, 0.5, 0.25]
     assert learning_rate_factor(1, 1, 1, 1) == 1
+
+
+def test_answers_end_with_the_token_of_the_lease(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
+    """The engine stops at it, whatever `eos_token` says."""
+    run = TrainingRun(base, lease_of("anna", end_of_turn=7), settings, None, 0)
+    assert base.end_of_turn != 7
+    assert {sequence.ids[-1] for sequence in run.sequences} == {7}
+
+
+def test_lease_whose_end_of_turn_the_model_lacks_is_refused(base: Base, settings: Settings, lease_of: LeaseOf) -> None:
+    with pytest.raises(CannotTrain, match="ends a turn with token 100000 and this model has 264"):
+        TrainingRun(base, lease_of("anna", end_of_turn=100_000), settings, None, 0)

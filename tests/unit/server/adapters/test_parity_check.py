@@ -1,47 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from pathlib import Path
-from typing import Any, cast
-
-import pytest
 
 from mindprint.types import ParityItem
 from mindprint_server.adapters import parity_check
-from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.engine import AdapterRef
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.exceptions import StorageFull
-
-
-def place(storage: AdapterStorage, tmp_path: Path, version: int) -> Path:
-    weights = tmp_path / "upload"
-    weights.write_bytes(b"weights")
-    return storage.write("user/ann", version, weights=weights, config=b"{}", manifest="{}")
-
-
-def test_a_version_is_never_written_again(tmp_path: Path) -> None:
-    storage = AdapterStorage(tmp_path, store=cast(Any, None))
-    folder = place(storage, tmp_path, 1)
-    assert sorted(f.name for f in folder.iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "manifest.json",
-    ]
-    with pytest.raises(FileExistsError):
-        place(storage, tmp_path, 1)
-
-
-def test_orphans_are_collected_and_versions_stay(tmp_path: Path) -> None:
-    storage = AdapterStorage(tmp_path, store=cast(Any, None))
-    kept, orphan = place(storage, tmp_path, 1), place(storage, tmp_path, 2)
-    half = kept.with_name(".000003.part")
-    half.mkdir()
-    assert storage.remove_orphans({("user/ann", 1)}) == 2
-    assert kept.exists()
-    assert not orphan.exists()
-    assert not half.exists()
 
 
 def verdict(engine: list[float], base: list[float], trainer: list[float]) -> str | None:
@@ -105,27 +70,3 @@ async def test_parity_item_is_scored_token_by_token(base_folder: Path) -> None:
     )
     assert result.tokens == 5
     assert engine.most == 1
-
-
-@pytest.mark.parametrize("file", ["adapter_config.json", "manifest.json"])
-def test_disk_that_is_full_leaves_nothing_of_a_version(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usual = Path.open
-
-    def full(path: Path, *args: Any, **kwargs: Any) -> Any:
-        if path.name == file:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return usual(path, *args, **kwargs)
-
-    storage = AdapterStorage(tmp_path, store=cast(Any, None))
-    weights = tmp_path / "upload"
-    weights.write_bytes(b"weights")
-    with monkeypatch.context() as disk:
-        disk.setattr(Path, "open", full)
-        with pytest.raises(StorageFull, match="free some space"):
-            storage.write("user/ann", 1, weights=weights, config=b"{}", manifest="{}")
-    assert list(storage.path("user/ann", 1).parent.iterdir()) == []
-    weights.write_bytes(b"weights")
-    folder = storage.write("user/ann", 1, weights=weights, config=b"{}", manifest="{}")
-    assert len(list(folder.iterdir())) == 3

@@ -1,0 +1,239 @@
+"""`mindprint.importers.table`, `tables` and `columns`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindprint.importers import BadImport, Columns, Known, ReadOptions, Skips, detect, read
+from mindprint.importers.rows import prose
+from mindprint.importers.tables import choices_of
+from mindprint.types import Engagement
+from mindprint.valid_ids import user_name
+
+NAMED = Columns(prompt="Frage", response="Antwort", time="Wann", choices="Wahl", reason="Grund", id="Nr")
+ROWS = [
+    {
+        "Nr": 7,
+        "Wer": "ann@example.com",
+        "Frage": "Tea &amp; milk?",
+        "Antwort": "yes",
+        "Wahl": ["yes", "no"],
+        "Grund": "x",
+    },
+    {"Nr": 8, "Wer": "[deleted]", "Frage": "Tea?", "Antwort": "yes", "Wahl": ["yes", "no"], "Grund": ""},
+    {"Nr": 9, "Wer": "bob", "Frage": "Tea?", "Antwort": "[removed]", "Wahl": ["yes", "no"], "Grund": ""},
+    {"Nr": 10, "Wer": "bob", "Frage": "Tea?", "Antwort": "perhaps", "Wahl": ["yes", "no"], "Grund": ""},
+    {"Nr": 11, "Wer": "bob", "Frage": "Tea?", "Antwort": "no", "Wahl": ["yes", "no"], "Grund": None},
+]
+WHEN = datetime(2017, 7, 14, 2, 40, tzinfo=UTC)
+
+
+def load(
+    path: Path, columns: Columns = NAMED, user: str | None = "Wer", **options: Any
+) -> tuple[list[tuple[str, Engagement]], Skips]:
+    skips, kind = Skips(), detect(path, columns)
+    return list(read(path, kind, skips, user=user, options=ReadOptions(columns=columns, **options))), skips
+
+
+def write(folder: Path, suffix: str) -> Path:
+    """The same rows in each format."""
+    file = folder / f"rows{suffix}"
+    rows = [{**row, "Wann": WHEN.replace(second=n)} for n, row in enumerate(ROWS)]
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif suffix == ".jsonl":
+        file.write_text("".join(json.dumps({**row, "Wann": str(row["Wann"])}) + "\n" for row in rows))
+    else:
+        with file.open("w", newline="") as out:
+            table = csv.DictWriter(out, list(rows[0]), delimiter="\t" if suffix == ".tsv" else ",")
+            table.writeheader()
+            table.writerows({**row, "Wahl": json.dumps(row["Wahl"])} for row in rows)
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_table_in_each_format(tmp_path: Path, suffix: str) -> None:
+    rows, skips = load(write(tmp_path, suffix))
+    assert [
+        (user, row.id, row.prompt, row.response, row.choices, row.reason, row.occurred_at) for user, row in rows
+    ] == [
+        (user_name("ann@example.com"), "7", "Tea & milk?", "yes", ["yes", "no"], "x", WHEN),
+        ("bob", "11", "Tea?", "no", ["yes", "no"], None, WHEN.replace(second=4)),
+    ]
+    assert skips == {
+        "author is deleted, anonymous or a bot": 1,
+        "answer is empty, deleted or removed": 1,
+        "answer is not among the choices": 1,
+    }
+    place = {".parquet": "rows.parquet: row 4", ".jsonl": "rows.jsonl:4"}.get(suffix, f"rows{suffix}:5")
+    assert [row.where.rpartition("/")[2] for row in skips.places if row.bad] == [place]
+
+
+def test_known_names_of_columns_need_not_be_named(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("Author,Question,Answer,created_utc\nann,Tea?,yes,1500000000\n,Tea?,no,1500000000\n")
+    rows, skips = load(file, Columns(), user=None)
+    assert [(user, row.id, row.occurred_at) for user, row in rows] == [("ann", "row-1", WHEN)]
+    assert skips == {"author is deleted, anonymous or a bot": 1}
+
+
+def test_a_user_who_is_no_column_is_the_only_one(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("author,question,answer\nann,Tea?,yes\nbob,Tea?,no\n")
+    rows, skips = load(file, Columns(), user="bob")
+    assert [(user, row.response) for user, row in rows] == [("bob", "no")]
+    assert skips == {"of another user than the one asked for": 1}
+    file.write_text("question,answer\nTea?,yes\n")
+    assert [user for user, _ in load(file, Columns(), user="bob")[0]] == ["bob"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "user", "complaint"),
+    [
+        (Columns(prompt="ask"), "author", "lacks the column 'ask'; found author, question, text"),
+        (Columns(prompt="question"), "author", "name the column of the response with --response; found author"),
+        (Columns(prompt="question", response="text"), "nobody-here", None),
+    ],
+)
+def test_columns_that_are_not_there(tmp_path: Path, columns: Columns, user: str, complaint: str | None) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("author,question,text\nann,Tea?,yes\n")
+    if complaint is None:
+        assert load(file, columns, user)[1] == {"of another user than the one asked for": 1}
+        return
+    with pytest.raises(BadImport, match=complaint):
+        load(file, columns, user)
+
+
+def test_a_table_without_users_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("question,answer\nTea?,yes\n")
+    with pytest.raises(BadImport, match="name the column of the user with --user"):
+        load(tmp_path / "t.csv", Columns(), user=None)
+
+
+def test_days_before_months_need_a_format(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("author,question,answer,date\nann,Tea?,yes,3/4/2017\n")
+    _, skips = load(file, Columns(), user=None)
+    assert [row.reason for row in skips.places] == [
+        "time cannot be read: '3/4/2017' (day and month cannot be told apart)"
+    ]
+    rows, _ = load(file, Columns(), user=None, time_format="%d/%m/%Y")
+    assert rows[0][1].occurred_at == datetime(2017, 4, 3, tzinfo=UTC)
+
+
+def test_a_later_answer_under_the_same_id_wins(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "id,author,question,answer\n1,ann,Tea?,yes\n1,bob,Tea?,yes\n1,ann,Tea?,no\n1,ann,Tea?,no\n1,ann,Tea?,\n"
+    )
+    rows, skips = load(file, Columns(), user=None)
+    assert [(user, row.response) for user, row in rows] == [("bob", "yes"), ("ann", "no")]
+    assert skips == {
+        "a later one of the same user replaces it": 1,
+        "id is repeated": 1,
+        "answer is empty, deleted or removed": 1,
+    }
+
+
+def test_fields_inside_of_a_column(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps({"q": "Tea?", "meta": {"who": "ann", "said": True}}) + "\n")
+    rows, _ = load(file, Columns(prompt="q", response="meta.said"), user="meta.who")
+    assert [(user, row.response) for user, row in rows] == [("ann", "true")]
+
+
+@pytest.mark.parametrize(
+    ("value", "choices"),
+    [
+        (["a", 1], ["a", "1"]),
+        ('["a", "b"]', ["a", "b"]),
+        ("['it\\'s', \"b\"]", ["it's", "b"]),
+        (" a | b|c ", ["a", "b", "c"]),
+        ("a", None),
+        ("", None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_lists_of_choices(value: object, choices: list[str] | None) -> None:
+    assert choices_of(value) == choices
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path, ".parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(BadImport, match=r"Parquet needs pyarrow: run `pip install 'mindprint\[tables\]'`"):
+        load(file)
+
+
+def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(BadImport, match=r"t\.parquet: is no Parquet"):
+        load(tmp_path / "t.parquet")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            *[st.text(st.characters(exclude_categories=("Cs", "Cc"), include_characters='\n",'), min_size=1)] * 2
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_what_csv_holds_comes_in_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, cells: Any) -> None:
+    file = tmp_path_factory.mktemp("t") / "t.csv"
+    out = io.StringIO()
+    csv.writer(out).writerows([("prompt", "response"), *cells])
+    file.write_bytes(out.getvalue().encode())
+    rows, skips = load(file, Columns(), user="ann")
+    usable = [(prose(prompt), prose(response)) for prompt, response in cells if prose(prompt) and prose(response)]
+    assert [(row.prompt, row.response) for _, row in rows] == usable
+    assert skips.bad == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("t.csv", "question,answer\n", "table"),
+        ("t.tsv", "prompt\tchosen\trejected\n", "pairs"),
+        ("t.jsonl", '{"messages": []}', "chat"),
+        ("t.jsonl", 'broken\n{"prompt": "p", "chosen": "a", "rejected": "b", "messages": []}', "pairs"),
+        ("t.jsonl", '{"input": {}, "preferred_output": []}', "pairs"),
+        ("t.jsonl", '{"query": "q", "target": "t"}', "ndjson"),
+        ("t.jsonl", '{"prompt": "q", "response": "t"}', "ndjson"),
+        ("t.jsonl", '{"question": "q", "answer": "t", "author": "ann"}', "table"),
+        ("t.json", '[{"messages": []}]', "chat"),
+        ("t.json", '[{"prompt": "p", "chosen": "a", "rejected": "b"}]', "pairs"),
+    ],
+)
+def test_format_is_detected_by_keys(tmp_path: Path, name: str, content: str, kind: Known) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert detect(tmp_path / name) == kind
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"id": 1, "speaker": "a", "reply-to": None, "text": "t"}, "name the folder of the corpus"),
+        ({"user_id": "a", "history": []}, "holds histories of a dataset folder"),
+    ],
+)
+def test_files_of_a_folder_alone(tmp_path: Path, row: dict[str, Any], complaint: str) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(BadImport, match=complaint):
+        detect(tmp_path / "t.jsonl")

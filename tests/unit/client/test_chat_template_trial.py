@@ -1,0 +1,215 @@
+"""What is decided about the templates of known families, and which are refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_templates import FAMILIES, SERVED, eos_ids, make_tokenizer
+from mindprint.chat_format import THINK_CLOSE, THINK_OPEN, ChatFormat
+from mindprint.chat_template_trial import UnsupportedTemplate, decide_chat_format, describe, read_eos_ids
+from mindprint.model_files import resolve
+
+
+def decided(name: str) -> ChatFormat:
+    return decide_chat_format(make_tokenizer(name), eos_ids(name))
+
+
+def with_template(template: str | None, name: str = "chatml") -> Any:
+    tokenizer = copy.copy(make_tokenizer(name))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_end_of_a_turn_is_the_templates(name: str) -> None:
+    """Also where `eos_token` is another one, as in Gemma, Phi 3 and Qwen 2, whose system turn ends with the same."""
+    chat_format, tokenizer = decided(name), make_tokenizer(name)
+    assert chat_format.end_text == FAMILIES[name].end
+    assert chat_format.end_id == tokenizer.convert_tokens_to_ids(FAMILIES[name].end)
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_generation_stops_at_the_end_that_is_learned(name: str) -> None:
+    chat_format, tokenizer = decided(name), make_tokenizer(name)
+    assert chat_format.end_id in chat_format.stop_ids
+    assert {tokenizer.eos_token_id, *eos_ids(name)} <= set(chat_format.stop_ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "joins", "joins_late"),
+    [
+        ("chatml", "role", False, False),
+        ("gemma", "fold", True, True),
+        ("mistral_v1", "fold", True, True),
+        ("mistral_v3", "role", True, True),
+        ("qwen3", "role", True, True),
+        ("r1", "role", True, False),
+    ],
+)
+def test_system_messages_are_arranged_as_the_template_takes_them(
+    name: str, system: str, joins: bool, joins_late: bool
+) -> None:
+    chat_format = decided(name)
+    assert (chat_format.system, chat_format.joins_systems) == (system, joins)
+    assert chat_format.joins_late_systems == joins_late
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt_opens", "direct_switch", "direct_suffix", "close"),
+    [
+        ("chatml", False, {}, "", THINK_CLOSE),
+        ("qwen3", False, {"enable_thinking": False}, "", "\n</think>\n\n"),
+        ("qwen3_thinking", True, {}, "\n</think>\n\n", "\n</think>\n\n"),
+        ("r1", True, {}, "\n</think>\n\n", "\n</think>\n\n"),
+    ],
+)
+def test_thinking_is_opened_and_closed_as_the_template_does(
+    name: str, prompt_opens: bool, direct_switch: dict[str, bool], direct_suffix: str, close: str
+) -> None:
+    chat_format = decided(name)
+    assert (chat_format.think_open, chat_format.think_close) == (THINK_OPEN, close)
+    assert (chat_format.prompt_opens, chat_format.opening) == (prompt_opens, "" if prompt_opens else THINK_OPEN)
+    assert (chat_format.direct_switch, chat_format.direct_suffix) == (direct_switch, direct_suffix)
+
+
+def test_thinking_that_is_off_by_default_is_switched_on() -> None:
+    """DeepSeek V3.1's template closes the thinking unless it is told to open one."""
+    base = FAMILIES["r1"].template.replace("<think>\n", "{{ '<think>' if thinking else '</think>' }}")
+    template = base.replace("'<\uff5cAssistant\uff5c>{{", "'<\uff5cAssistant\uff5c>' }}{{").replace(
+        "'</think>' }}' }}", "'</think>' }}"
+    )
+    chat_format = decide_chat_format(with_template(template, "r1"))
+    assert (chat_format.thinking_switch, chat_format.prompt_opens) == ({"thinking": True}, True)
+    assert (chat_format.direct_switch, chat_format.direct_suffix) == ({}, "")
+    assert (chat_format.think_open, chat_format.close_tag) == ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [("{% if thinking %}{{ 'Think first.\n' }}{% endif %}", ""), ("", "{% if thinking %}{{ '<think>\n' }}{% endif %}")],
+    ids=["asks for a thinking", "opens a thinking"],
+)
+def test_switch_without_which_a_template_asks_for_no_thinking_is_found(before: str, behind: str) -> None:
+    """Granite's template asks for a thinking only when it is told to."""
+    template = f"{before}{FAMILIES['chatml'].template}{behind}"
+    chat_format = decide_chat_format(with_template(template))
+    assert (chat_format.thinking_switch, chat_format.direct_switch) == ({"thinking": True}, {})
+    assert chat_format.prompt_opens == bool(behind)
+
+
+@pytest.mark.parametrize(("name", "cuts"), [("chatml", False), ("qwen3", True), ("qwen3_thinking", True), ("r1", True)])
+def test_template_that_cuts_earlier_thinking_is_known(name: str, cuts: bool) -> None:
+    assert decided(name).cuts_thinking == cuts
+
+
+@pytest.mark.parametrize(
+    ("name", "bos"), [("chatml", "none"), ("llama3", "template"), ("gemma", "template"), ("phi3", "none")]
+)
+def test_who_writes_the_bos_is_known(name: str, bos: str) -> None:
+    assert decided(name).bos == bos
+
+
+def test_bos_that_only_the_tokenizer_writes_is_added_once() -> None:
+    tokenizer = with_template(FAMILIES["llama3"].template.replace("{{ bos_token }}", ""), "llama3")
+    chat_format = decide_chat_format(tokenizer)
+    assert chat_format.bos == "added"
+    text = chat_format.render(tokenizer, [{"role": "user", "content": "Tea?"}], thinking=False)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert (ids[0], ids.count(tokenizer.bos_token_id)) == (tokenizer.bos_token_id, 1)
+
+
+def test_white_space_before_an_answer_is_known() -> None:
+    assert decided("mistral_v1").gap == " "
+    assert decided("mistral_v3").gap == decided("llama3").gap == ""
+
+
+def test_plain_marks_of_turns_are_known() -> None:
+    assert {"[INST]", "[/INST]"} <= set(decided("mistral_v1").markers)
+
+
+def test_turn_without_an_end_of_its_own_ends_with_eos() -> None:
+    template = (
+        "{% for m in messages %}{{ '### ' + m['role'] + '\n' + m['content'] + '\n\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
+    )
+    assert decide_chat_format(with_template(template)).end_text == "<|im_end|>"
+
+
+def test_token_that_begins_the_next_turn_is_no_end() -> None:
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    assert decide_chat_format(with_template(template)).end_text == "<|im_end|>"
+
+
+def test_generation_prompt_behind_a_last_answer_is_no_end() -> None:
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}{% endfor %}"
+        "{{ '<|im_start|>assistant\n' }}"
+    )
+    assert decide_chat_format(with_template(template)).end_text == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "why"),
+    [
+        (with_template(None), "no chat template"),
+        (make_tokenizer("gpt_oss"), r"'<\|channel\|>final<\|message\|>'.*channels"),
+        (with_template("{{ raise_exception('not for chats') }}"), "not for chats"),
+        (with_template("{{ 'hello' }}"), "leaves the user's text out"),
+        (with_template("{{ messages[0]['content'] }}"), "refuses an assistant's turn"),
+    ],
+    ids=["none", "channels", "refuses", "leaves out", "no assistant"],
+)
+def test_template_that_cannot_be_served_is_refused_in_one_line(tokenizer: Any, why: str) -> None:
+    with pytest.raises(UnsupportedTemplate, match=why) as error:
+        decide_chat_format(tokenizer)
+    assert "\n" not in str(error.value)
+
+
+def test_slow_tokenizer_is_refused() -> None:
+    class Slow:
+        chat_template = "{{ messages }}"
+        is_fast = False
+
+    with pytest.raises(UnsupportedTemplate, match=r"tokenizer\.json"):
+        decide_chat_format(Slow())  # type: ignore[arg-type]
+
+
+def test_eos_ids_come_from_the_generation_configuration(tmp_path: Path) -> None:
+    assert read_eos_ids(tmp_path) == []
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 3}))
+    assert read_eos_ids(tmp_path) == [3]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 106]}))
+    assert read_eos_ids(tmp_path) == [1, 106]
+    (tmp_path / "generation_config.json").write_text("no JSON")
+    assert read_eos_ids(tmp_path) == [3]
+
+
+def test_default_model_is_served_as_it_always_was() -> None:
+    from transformers import AutoTokenizer
+
+    path = resolve("default")
+    chat_format = decide_chat_format(AutoTokenizer.from_pretrained(path), read_eos_ids(path))
+    plain = ChatFormat(
+        end_id=2,
+        end_text="<|im_end|>",
+        stop_ids=(2,),
+        bos="template",
+        bos_text="<|im_start|>",
+        markers=("<|im_start|>", "<|im_end|>"),
+    )
+    assert chat_format == plain
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_what_was_decided_is_told_in_words(name: str) -> None:
+    told = dict(describe(decided(name)))
+    assert told["end of a turn"].startswith(repr(FAMILIES[name].end))
+    assert (told["opened by"] == "the template") == (name in ("r1", "qwen3_thinking"))

@@ -1,0 +1,62 @@
+"""A server that starts together with its database waits for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mindprint_server import wiring
+from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.settings import Settings
+from mindprint_server.store import Store, StoreBusy
+from mindprint_server.wiring import close_services, open_services
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> list[StoreBusy]:
+    """Errors that opening the store raises before it succeeds."""
+    errors = [StoreBusy("connection refused"), StoreBusy("it is starting up")]
+
+    class Opening:
+        @staticmethod
+        async def open(url: str) -> Store:
+            if errors:
+                raise errors.pop(0)
+            return await Store.open(url)
+
+    monkeypatch.setattr(wiring, "Store", Opening)
+    return errors
+
+
+def settings(folder: Path, wait_s: float) -> Settings:
+    (folder / "config.json").write_text("{}")
+    return Settings(data_dir=folder / "data", engine="fake", database_wait_s=wait_s, retry_min_s=0.01)
+
+
+async def test_it_waits_for_the_database(tmp_path: Path, away: list[StoreBusy]) -> None:
+    phases: list[str] = []
+    engine = FakeEngine(model_path=tmp_path)
+    services = await open_services(settings(tmp_path, 60), engine=engine, progress=phases.append)
+    assert phases[:3] == [
+        "opening the store",
+        "waiting for the database: connection refused",
+        "waiting for the database: it is starting up",
+    ]
+    await close_services(services)
+
+
+async def test_it_does_not_wait_for_ever(tmp_path: Path, away: list[StoreBusy]) -> None:
+    with pytest.raises(StoreBusy, match="connection refused"):
+        await open_services(settings(tmp_path, 0), engine=FakeEngine(model_path=tmp_path))
+    assert len(away) == 1
+
+
+async def test_what_a_recall_imports_is_there_before_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(wiring, "load_bm25", lambda: loaded.append("bm25s"))
+    services = await open_services(settings(tmp_path, 0), engine=FakeEngine(model_path=tmp_path))
+    assert loaded == ["bm25s"]
+    await close_services(services)

@@ -1,0 +1,407 @@
+"""Erasures on a whole server with the fake engine: what is planted in a user's data is nowhere afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from lives import Gate, Open, answering, folders, lives
+from mindprint.receipts import find_key, keep_key, key_id, read_key
+from mindprint.types import BatchRequest, Engagement, Erasure, Profile
+from mindprint_server.app import create_app
+from mindprint_server.context import ServerContext
+from mindprint_server.exceptions import ArtifactUnavailable, Conflict
+from mindprint_server.observability import logging as server_logging
+from mindprint_server.personal_data.erasure import ErasureService
+from mindprint_server.settings import Settings
+from mindprint_server.store import ErasureTarget, UserBeingErased
+from mindprint_server.store.erasures import SealedErasure
+from mindprint_server.store.tables import publications
+from mindprint_server.tenancy import cache_salt, current_tenant, erasure_epoch, in_tenant
+from mindprint_server.wiring import Services
+from samples import START, engagement
+from uploads import leased, published, upload
+
+CANARY = "zanzibarquokka"
+ANN = ErasureTarget(kind="user", user_id="ann")
+
+
+@pytest.fixture
+async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
+    async with lives(settings.model_copy(update={"erasure_poll_s": 3600}), base_folder, Gate()) as open:
+        yield open
+
+
+async def erased(services: Services, target: ErasureTarget = ANN) -> Erasure:
+    erasure = await services.erasures.request(target)
+    await services.erasures.run_open()
+    done = await services.store.erasures.get(erasure.id)
+    assert done.receipt is not None
+    return done
+
+
+async def plant(services: Services) -> None:
+    """A user whose engagements, traces and profile hold a canary, also as prompts of later traces."""
+    events = [
+        Engagement(id=f"c{n}", prompt=f"{CANARY} prompt {n} " + "long " * (400 * (n % 3)), response=f"{CANARY} yes {n}",
+                   reason=CANARY, occurred_at=START.replace(month=2, day=1 + n))
+        for n in range(8)
+    ]  # fmt: skip
+    await services.store.engagements.add("ann", events)
+    await services.store.engagements.add("bob", [engagement(n) for n in range(8)])
+    await services.store.profiles.add(
+        Profile(user_id="ann", version=0, text=f"ann says {CANARY}", tokens=3, covers=1, covers_until=START,
+                prompt_version="1", base_digest="b", created_at=START)
+    )  # fmt: skip
+    batch, _ = await services.batches.submit(BatchRequest(seed=1))
+    async for state in services.batches.watch(batch.id):
+        assert state.state != "failed", state.error
+
+
+def files_with(folder: Path, word: str) -> list[str]:
+    return [
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and word.encode() in file.read_bytes()
+    ]
+
+
+async def publication_of(services: Services, adapter: str) -> str:
+    """The id of the publication of an adapter's first version."""
+
+    async def find(db: Any) -> str:
+        return str(await db.scalar(select(publications.c.id).where(publications.c.adapter == adapter)))
+
+    return await services.store._database.read(find)
+
+
+async def answers(services: Services, settings: Settings, ids: dict[str, list[str]]) -> dict[str, str]:
+    """What each GET route answers, for all ids that there are."""
+    app = create_app(settings, services=services)
+    found = {}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        for path, methods in app.openapi()["paths"].items():
+            if "get" not in methods:
+                continue
+            paths = [path]
+            for name, values in ids.items():
+                paths = [one.replace(f"{{{name}}}", value) for one in paths for value in values]
+            for one in dict.fromkeys(paths):
+                assert "{" not in one, f"the test knows no ids for {path}"
+                found[one] = (await client.get(one)).text
+    return found
+
+
+async def test_what_was_planted_is_nowhere_after_the_erasure(
+    serve: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name, level in server_logging.FLOORS.items():
+        caplog.set_level(level, logger=name)
+    services = await serve(log_level="debug")
+    data = services.settings.data_dir
+    await plant(services)
+    await published(services, tmp_path)
+    cohort = await published(services, tmp_path, "cohort/everyone", user="ann")
+    batches = await services.store.batches.list_newest()
+    leases = [lease for v in (*(await services.store.adapters.list_all()),) for lease in v.versions]
+    assert files_with(data, CANARY) != []
+    assert CANARY in "".join(trace.prompt for trace in await services.store.traces.find(user="ann"))
+    assert (cohort.state, leases != []) == ("live", True)
+    traces = [trace.id for trace in await services.store.traces.find(limit=1000)]
+    jobs = [await publication_of(services, "user/ann"), await publication_of(services, "cohort/everyone")]
+
+    done = await erased(services)
+
+    assert files_with(data, CANARY) == []
+    ids = {
+        "user_id": ["ann", "bob"],
+        "engagement_id": ["c0"],
+        "kind": ["user", "cohort"],
+        "model": ["base", "user/ann", "cohort/everyone@1"],
+        "name": ["ann", "bob", "everyone"],
+        "number": ["1", "2"],
+        "trace_id": traces,
+        "batch_id": [batch.id for batch in batches],
+        "lease_id": ["none"],
+        "publication_id": jobs,
+        "erasure_id": [done.id],
+    }
+    told = await answers(services, services.settings, ids)
+    assert [path for path, text in told.items() if CANARY in text] == []
+    assert "sha256:" in told[f"/v1/erasures/{done.id}"]
+    said = capfd.readouterr()
+    assert CANARY not in caplog.text + said.out + said.err
+    assert done.receipt is not None
+    assert done.receipt.counts["engagements"] > 8
+    assert done.receipt.withdrawn == ["cohort/everyone@1"]
+
+
+async def test_files_and_engine_copies_go_and_the_retrained_version_is_clean(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    await services.store.engagements.add("bob", [engagement(1)])
+    clean = await published(services, tmp_path, "cohort/everyone", user="bob")
+    tainted = await published(services, tmp_path, "cohort/everyone", user="ann")
+    own = await published(services, tmp_path)
+    await services.adapters.pin("user/ann", own.version, True)
+    assert await answering(services, "user/ann") == "user/ann@1"
+    assert await answering(services, "user/bob") == f"cohort/everyone@{tainted.version}"
+    done = await erased(services)
+    assert done.receipt is not None
+    assert done.receipt.removed["versions"] == ["user/ann@1"]
+    assert done.receipt.retraining == ["cohort/everyone"]
+    assert await folders(services) == []
+    assert await folders(services, "cohort/everyone") == [clean.version]
+    assert await answering(services, "user/ann") == f"cohort/everyone@{clean.version}"
+    assert services.adapters.residency.loaded() == [f"cohort/everyone@{clean.version}"]
+    lease = await leased(services, "cohort/everyone", user="bob")
+    assert lease.start is not None
+    assert lease.start.version == clean.version
+    retrained = await upload(services, lease, tmp_path, mark=1, number=3)
+    assert (retrained.version, retrained.state) == (3, "live")
+    again = await upload(services, await leased(services), tmp_path, number=2)
+    assert again.version == 2, "the number of the erased version is never used again"
+
+
+async def test_an_upload_under_a_revoked_lease_is_refused_and_leaves_no_files(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    lease = await leased(services)
+    await erased(services)
+    with pytest.raises(Exception, match="is revoked by erasure"):
+        await upload(services, lease, tmp_path)
+    assert await folders(services) == []
+
+
+async def test_upload_that_is_being_checked_ends_with_the_erasure_and_its_files_go(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    gate: Any = services.publications._publisher._gate
+    gate.held.clear()
+    lease = await leased(services)
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    done = await erased(services)
+    assert done.receipt is not None
+    assert done.receipt.removed["artifacts"] == [job.artifact]
+    assert await folders(services) == []
+    ended = await services.store.publication_jobs.get(job.id)
+    assert (ended.state, ended.code, ended.manifest) == ("failed", "lease_revoked", None)
+    gate.held.set()
+    with pytest.raises(Conflict, match="removed data that the version may depend on"):
+        await uploading
+    assert await services.store.adapters.list_all() == []
+
+
+async def test_caches_and_the_salt_change_here_and_on_other_servers(serve: Open) -> None:
+    services = await serve()
+    await plant(services)
+    salt, epoch = cache_salt(), erasure_epoch()
+    assert services.batches._processor._contexts.neighbors._vectors
+    await erased(services)
+    assert erasure_epoch() == epoch + 1
+    assert cache_salt() != salt
+    assert cache_salt("a") != cache_salt()
+    assert not services.batches._processor._contexts.neighbors._vectors
+    # Another server sees the epoch grow.
+    salt, dropped = cache_salt(), []
+    services.erasures._forget = [lambda: dropped.append(erasure_epoch())]
+    services.erasures._note_epoch("default", epoch)
+    await services.erasures.refresh()
+    await services.erasures.refresh()
+    assert dropped == [epoch], "once, before the new epoch counts"
+    assert cache_salt() == salt
+
+
+async def test_a_server_forgets_also_while_the_artifact_store_is_out_of_reach(
+    serve: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve()
+    epochs = await services.store.tenants.list_epochs()
+    grown = {"default": epochs["default"] + 1, "other": 1}
+    forgot: list[str] = []
+    services.erasures._forget = [lambda: forgot.append(current_tenant())]
+
+    async def list_epochs() -> dict[str, int]:
+        return grown
+
+    async def list_sealed(after: int) -> list[SealedErasure]:
+        return [SealedErasure(epoch=after + 1, artifacts=["a"] if current_tenant() == "default" else [])]
+
+    async def out_of_reach(digest: str) -> None:
+        raise ArtifactUnavailable("artifact a cannot be used", "no answer")
+
+    monkeypatch.setattr(services.store.tenants, "list_epochs", list_epochs)
+    monkeypatch.setattr(services.store.erasures, "list_sealed", list_sealed)
+    monkeypatch.setattr(services.erasures._storage, "remove_artifact", out_of_reach)
+    with pytest.raises(ArtifactUnavailable):
+        await services.erasures.refresh()
+    assert forgot == ["default", "other"]
+    assert erasure_epoch() == grown["default"]
+    with in_tenant("other"):
+        assert erasure_epoch() == 1
+    with pytest.raises(ArtifactUnavailable):
+        await services.erasures.refresh()
+    assert forgot == ["default", "other", "default"], "other is done, the files of default are tried again"
+
+
+async def test_a_job_that_was_killed_anywhere_is_done_by_the_next_server(
+    serve: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve()
+    await plant(services)
+    erasure = await services.store.erasures.request(ANN)
+    for step in ("collect", "delete", "seal", "purge", "finish"):
+        original = getattr(services.store.erasures, step)
+
+        async def die(*args: Any, original: Any = original, **kwargs: Any) -> None:
+            await original(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(services.store.erasures, step, die)
+            with pytest.raises(KeyboardInterrupt):
+                await services.erasures.run_open()
+    assert (await services.store.erasures.get(erasure.id)).state == "done"
+    await services.erasures.run_open()
+    assert files_with(services.settings.data_dir, CANARY) == []
+    with pytest.raises(Exception, match="no user 'ann'"):
+        await services.store.users.get("ann")
+
+
+async def test_a_profile_that_was_being_written_is_not_stored(serve: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = await serve()
+    await services.store.engagements.add("ann", [engagement(n) for n in range(3)])
+    began, go = asyncio.Event(), asyncio.Event()
+    generate = services.engine.generate
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        began.set()
+        await go.wait()
+        return await generate(*args, **kwargs)
+
+    monkeypatch.setattr(services.engine, "generate", slow)
+    writing = asyncio.create_task(services.profiles.renew("ann"))
+    await began.wait()
+    await erased(services)
+    await services.store.engagements.add("ann", [engagement(9)])
+    go.set()
+    with pytest.raises(UserBeingErased):
+        await writing
+    assert await services.store.profiles.list_versions("ann") == []
+
+
+async def test_a_running_batch_goes_on_without_the_user(serve: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = await serve()
+    for name in ("ann", "bob"):
+        await services.store.engagements.add(name, [engagement(n) for n in range(4)])
+    began, go = asyncio.Event(), asyncio.Event()
+    score = services.engine.next_logprobs
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        began.set()
+        await go.wait()
+        return await score(*args, **kwargs)
+
+    monkeypatch.setattr(services.engine, "next_logprobs", slow)
+    batch, _ = await services.batches.submit(BatchRequest(seed=1))
+    await began.wait()
+    await erased(services)
+    # The id is used anew before the work on the erased rows ends.
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
+    go.set()
+    async for state in services.batches.watch(batch.id):
+        last = state
+    assert last.state == "done"
+    assert await services.store.traces.find(user="ann") == []
+    assert {trace.user_id for trace in await services.store.traces.find()} == {"bob"}
+
+
+async def test_what_a_batch_read_before_a_partial_erasure_is_not_stored(
+    serve: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve()
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
+    began, go = asyncio.Event(), asyncio.Event()
+    score = services.engine.next_logprobs
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        began.set()
+        await go.wait()
+        return await score(*args, **kwargs)
+
+    monkeypatch.setattr(services.engine, "next_logprobs", slow)
+    batch, _ = await services.batches.submit(BatchRequest(seed=1))
+    await began.wait()
+    await erased(services, ErasureTarget(kind="engagement", user_id="ann", engagement_id="e000"))
+    go.set()
+    async for state in services.batches.watch(batch.id):
+        last = state
+    prompts = "".join(trace.prompt for trace in await services.store.traces.find(user="ann"))
+    assert last.state == "done"
+    assert last.skipped.get("erased", 0) > 0
+    assert "walk number 0" not in prompts
+
+
+async def test_old_rows_go_by_themselves(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    version = await published(services, tmp_path)
+    await services.store.engagements.add(
+        "ann", [Engagement(id="new", prompt="p", response="r", occurred_at=START.replace(year=2199))]
+    )
+    services.retention._settings = services.settings.model_copy(update={"retain_engagements_days": 30.0})
+    await services.retention.look()
+    await services.erasures.run_open()
+    assert [one.id for one in await services.store.engagements.list_page("ann")] == ["new"]
+    assert await services.store.traces.find(user="ann") == []
+    live = (await services.store.live_versions.get("user/ann")).live
+    assert live is not None
+    assert live.version == version.version
+
+
+async def test_an_export_has_a_peft_folder_for_each_version(serve: Open, tmp_path: Path) -> None:
+    import io
+    import json
+    import zipfile
+
+    services = await serve()
+    await published(services, tmp_path)
+    await published(services, tmp_path, "cohort/everyone", user="ann")
+    await published(services, tmp_path, "cohort/everyone", user="bob")
+    with (
+        await services.exports.export("ann") as file,
+        zipfile.ZipFile(io.BytesIO(file.read() or _all(file))) as archive,
+    ):
+        names = archive.namelist()
+        lineage = [json.loads(line) for line in archive.read("lineage.jsonl").splitlines()]
+        told = b"".join(archive.read(name) for name in names if name.endswith("l")).decode()
+    assert "adapters/1/adapter_model.safetensors" in names
+    assert "adapters/1/adapter_config.json" in names
+    assert "adapters/1/README.md" in names
+    assert [one["version"]["adapter"] for one in lineage] == ["cohort/everyone", "user/ann"]
+    assert "bob" not in told
+
+
+def _all(file: Any) -> bytes:
+    file.seek(0)
+    return bytes(file.read())
+
+
+async def test_servers_with_folders_of_their_own_sign_with_one_key(services: Services, tmp_path: Path) -> None:
+    """The second one had a key of its own, which stays readable there."""
+    folder, former = tmp_path / "second", bytes(32)
+    keep_key(folder, former)
+    settings = services.settings.model_copy(update={"data_dir": folder})
+    ctx = ServerContext(settings, services.store, services.engine, services.metrics)
+    first = services.erasures
+    await ErasureService(ctx, storage=first._storage, residency=first._residency, forget=()).prepare()
+    assert find_key(folder) == find_key(services.settings.data_dir) != former
+    assert read_key(folder / f"receipts.{key_id(former)}.key") == former
