@@ -10,14 +10,13 @@ from typing import Any
 
 import httpx
 
+from kills.answers import is_undone, is_unknown
 from kills.facts import Facts, Register
 from mindprint.types import Batch, BatchRequest, Engagement, Trace
 
 PAUSE_S = 0.02
 """Pause after an answer that asks the caller to come again, or none at all."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
-WAIT = (429, 503)
-"""Answers that ask the caller to come again. They must have Retry-After."""
 
 
 def make_engagement(user: str, number: int) -> Engagement:
@@ -67,8 +66,9 @@ class Caller:
             await asyncio.sleep(PAUSE_S)
             return None
         status = response.status_code
-        is_wait = status in WAIT and "retry-after" in response.headers
-        if response.is_success or is_wait or status in may_be:
+        if is_unknown(response):
+            self._note("unknown", None)
+        elif response.is_success or is_undone(response) or status in may_be:
             self._note(str(status), None)
         else:
             self._note(str(status), f"{method} {path}: {status} {response.text[:300]}")

@@ -64,7 +64,8 @@ class Facts:
         pins: Whether a version is pinned: `true` or `false`.
         cohorts: Descriptions by name.
         keys: `valid` or `revoked`, by the id of an API key.
-        answers: Number of answers by status; `lost` counts requests without one.
+        answers: Number of answers by status; `lost` counts requests without one, `unknown` those whose write may have
+            been stored.
         unexpected: Answers that no caller should get.
     """
 

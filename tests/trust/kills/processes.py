@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from kills.answers import is_undone, is_unknown
 from weights import adapter_config, data_of, weights_file
 
 PRELOADED = ["mindprint_server.process", "mindprint_server.engine.fake", "bm25s", "aiosqlite", "asyncpg", "httpx"]
@@ -167,8 +168,9 @@ class StandInTrainer:
             return None
         status = response.status_code
         code = "" if response.is_success else response.json()["error"]["code"]
-        is_wait = status in (429, 503) and "retry-after" in response.headers
-        if response.is_success or is_wait or code == "lease_lost":
+        if is_unknown(response):
+            self._note(answer="unknown")
+        elif response.is_success or is_undone(response) or code == "lease_lost":
             self._note(answer=str(status))
         else:
             self._note(answer=str(status), unexpected=f"{method} {path}: {status} {response.text[:300]}")
