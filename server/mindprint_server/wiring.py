@@ -284,7 +284,11 @@ async def _open_store(settings: Settings, progress: Callable[[str], None]) -> St
     tries = 0
     while True:
         try:
-            return await Store.open(settings.url)
+            return await Store.open(
+                settings.url,
+                busy_timeout_s=settings.database_busy_timeout_s,
+                statement_timeout_s=settings.database_statement_timeout_s,
+            )
         except StoreBusy as error:
             tries += 1
             delay_s = retry_delay_s(tries, settings, random.random())

@@ -27,6 +27,12 @@ class ServerSettings(BaseModel):
     database_url: SecretStr | None = None
     """URL of the database, such as `postgresql://user:password@host/name?sslmode=verify-full`. Unset: a SQLite file in
     `data_dir`."""
+    database_busy_timeout_s: float = Field(30, gt=0)
+    """Bound of each wait for a lock, a free connection or a new connection of the database, in seconds. Then the
+    request is refused with 503, and background work tries again."""
+    database_statement_timeout_s: float = Field(120, ge=0)
+    """Seconds after which PostgreSQL ends a statement. Then the request is refused with 503. 0: never. Migrations are
+    not bound, nor is SQLite."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the lines that are logged."""
     log_json: bool = False

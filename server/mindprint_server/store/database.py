@@ -66,12 +66,15 @@ class Database:
         self._all_writers = self._writers.execution_options(compiled_cache=across)
 
     @classmethod
-    async def open(cls, url: str, *, busy_timeout_s: float, migrate: bool = True) -> Database:
+    async def open(
+        cls, url: str, *, busy_timeout_s: float, statement_timeout_s: float = 0, migrate: bool = True
+    ) -> Database:
         """Connect, create the folder of a SQLite file, and migrate the tables to the newest version.
 
         Args:
             url: URL of the database.
             busy_timeout_s: Bound of each wait for a lock, a free connection or a connect, in seconds.
+            statement_timeout_s: Seconds after which PostgreSQL ends a statement; migrations are not bound. 0: never.
             migrate: False leaves the tables as they are, and a SQLite file must exist.
 
         Raises:
@@ -80,7 +83,7 @@ class Database:
         parsed = parse_url(url)
         if not migrate and parsed.is_missing_file():
             raise StoreError(f"there is no database {parsed}: correct data_dir or database_url")
-        database = cls(_engine(parsed, busy_timeout_s), _listener(parsed, busy_timeout_s))
+        database = cls(_engine(parsed, busy_timeout_s, statement_timeout_s), _listener(parsed, busy_timeout_s))
         try:
             with in_all_tenants():
                 await (database.write(_migrate) if migrate else database.read(ping))
@@ -214,6 +217,7 @@ class Database:
 
 async def _migrate(db: AsyncConnection) -> None:
     if db.dialect.name == "postgresql":
+        await db.execute(text("SET LOCAL statement_timeout = 0"))
         await _lock(db, "migrations")
     await db.run_sync(upgrade)
 
@@ -251,11 +255,15 @@ def insert_new(db: AsyncConnection, table: Table) -> Any:
     return insert(table).on_conflict_do_nothing()
 
 
-def _engine(url: DatabaseUrl, busy_timeout_s: float) -> AsyncEngine:
+def _engine(url: DatabaseUrl, busy_timeout_s: float, statement_timeout_s: float = 0) -> AsyncEngine:
     # Parameters hold users' texts. They must not appear in error messages, and so in logs.
     make = partial(create_async_engine, pool_timeout=busy_timeout_s, json_serializer=_json, hide_parameters=True)
     is_sqlite = url.url.drivername.startswith("sqlite")
-    engine = _sqlite(make, url.url, busy_timeout_s) if is_sqlite else _postgres(make, url, busy_timeout_s)
+    engine = (
+        _sqlite(make, url.url, busy_timeout_s)
+        if is_sqlite
+        else _postgres(make, url, busy_timeout_s, statement_timeout_s)
+    )
     limit_to_tenant(engine.sync_engine.dialect)
     return engine
 
@@ -263,10 +271,12 @@ def _engine(url: DatabaseUrl, busy_timeout_s: float) -> AsyncEngine:
 def _listener(url: DatabaseUrl, busy_timeout_s: float) -> AsyncEngine | None:
     if url.url.drivername.startswith("sqlite"):
         return None
-    return _postgres(partial(create_async_engine, poolclass=NullPool, hide_parameters=True), url, busy_timeout_s)
+    return _postgres(partial(create_async_engine, poolclass=NullPool, hide_parameters=True), url, busy_timeout_s, 0)
 
 
-def _postgres(make: partial[AsyncEngine], url: DatabaseUrl, busy_timeout_s: float) -> AsyncEngine:
+def _postgres(
+    make: partial[AsyncEngine], url: DatabaseUrl, busy_timeout_s: float, statement_timeout_s: float
+) -> AsyncEngine:
     # A pooler in transaction mode gives each transaction another session: no prepared statement outlives one, and
     # what is set is set in each (docs/how-to/use-postgresql.md).
     arguments: dict[str, Any] = {
@@ -280,7 +290,12 @@ def _postgres(make: partial[AsyncEngine], url: DatabaseUrl, busy_timeout_s: floa
         arguments["dsn"] = url.dsn
     engine = make(url.url, connect_args=arguments, pool_pre_ping=True)
     # Statements are short. PostgreSQL 15 compiled some for longer than they ran, where it had no statistics.
-    settings = {"lock_timeout": f"{busy_timeout_s * 1000:.0f}", "jit": "off"}
+    # A statement goes on when the server that sent it is killed: it must have an end of its own.
+    settings = {
+        "lock_timeout": f"{busy_timeout_s * 1000:.0f}",
+        "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
+        "jit": "off",
+    }
     if url.search_path is not None:
         settings["search_path"] = url.search_path
     columns = (func.set_config(name, value, True) for name, value in settings.items())

@@ -77,18 +77,22 @@ class Store:
         return self._database.engine.dialect.name
 
     @classmethod
-    async def open(cls, url: str, *, busy_timeout_s: float = 30.0, migrate: bool = True) -> Store:
+    async def open(
+        cls, url: str, *, busy_timeout_s: float = 30.0, statement_timeout_s: float = 0, migrate: bool = True
+    ) -> Store:
         """Open a database and migrate its tables to the newest version.
 
         Args:
             url: `sqlite:///PATH` or `postgresql://...`, with or without `+aiosqlite` and `+asyncpg`.
             busy_timeout_s: Bound of each wait for a lock or a connection, in seconds.
+            statement_timeout_s: Seconds after which PostgreSQL ends a statement; migrations are not bound. 0: never.
             migrate: False leaves the tables as they are, and a SQLite file must exist.
 
         Raises:
             StoreError: The URL is not valid, or the database cannot be opened.
         """
-        return cls(await Database.open(url, busy_timeout_s=busy_timeout_s, migrate=migrate))
+        bounds = {"busy_timeout_s": busy_timeout_s, "statement_timeout_s": statement_timeout_s}
+        return cls(await Database.open(url, **bounds, migrate=migrate))
 
     async def close(self) -> None:
         """Wait for running transactions, then close all connections."""

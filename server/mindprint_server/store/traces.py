@@ -288,19 +288,21 @@ async def _list_accepted_texts(db: AsyncConnection, user_id: str) -> set[str]:
 
 
 async def _list_first_rejected(db: AsyncConnection, user_id: str, reasons: Sequence[str]) -> list[Trace]:
-    firsts = (
-        select(func.min(traces.c.id))
-        .where(
-            traces.c.user_id == user_id,
-            traces.c.mode == "personal",
-            or_(and_(*_accepted_for_queue()), and_(traces.c.verdict == "rejected", traces.c.reason.in_(reasons))),
-            traces.c.provenance["saw_answer"].as_boolean().is_(False),
-            traces.c.provenance["model"].as_string().in_(("base", "imported")),
-        )
-        .group_by(traces.c.engagement_id)
+    judged = or_(and_(*_accepted_for_queue()), and_(traces.c.verdict == "rejected", traces.c.reason.in_(reasons)))
+    mine = [
+        traces.c.user_id == user_id,
+        traces.c.mode == "personal",
+        judged,
+        traces.c.provenance["saw_answer"].as_boolean().is_(False),
+        traces.c.provenance["model"].as_string().in_(("base", "imported")),
+    ]
+    # One pass. With `id IN (SELECT min(id) ...)` PostgreSQL without statistics ran the inner query for each row.
+    place = func.row_number().over(partition_by=traces.c.engagement_id, order_by=traces.c.id).label("place")
+    ranked = select(traces, place).where(*mine).subquery()
+    firsts = select(*(ranked.c[column.name] for column in traces.c)).where(
+        ranked.c.place == 1, ranked.c.verdict == "rejected"
     )
-    first = [traces.c.id.in_(firsts), traces.c.verdict == "rejected"]
-    return await _load(db, select(traces).where(*first).order_by(traces.c.id))
+    return await _load(db, firsts.order_by(ranked.c.id))
 
 
 def _accepted_for_queue() -> list[Any]:

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import BatchRequest
 from mindprint_server.store import Store, StoreBusy, StoreError, StoreFailed
+from mindprint_server.store import database as database_module
 from mindprint_server.store.database import Database, _engine
 from mindprint_server.store.migrations import downgrade, upgrade
 from mindprint_server.store.tables import metadata, users
@@ -225,6 +226,25 @@ async def test_a_writer_waits_for_its_turn_and_then_says_busy(store: Store, url:
     await make.user(hasty, "ann")
     assert [(u.id, u.engagements) for u in await hasty.users.list_page()] == [("ann", 3)]
     await hasty.close()
+
+
+async def test_postgresql_ends_a_statement_that_takes_too_long(url: str, dialect: str) -> None:
+    if dialect == "sqlite":
+        pytest.skip("SQLite ends no statement")
+    bounded = await Store.open(url, statement_timeout_s=0.2)
+    with pytest.raises(StoreBusy, match="ended the statement"):
+        await bounded._database.read(lambda db: db.execute(text("SELECT pg_sleep(60)")))
+    assert await bounded.users.list_page() is not None
+    await bounded.close()
+
+
+async def test_no_bound_of_statements_holds_for_migrations(
+    url: str, dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dialect == "sqlite":
+        pytest.skip("SQLite ends no statement")
+    monkeypatch.setattr(database_module, "upgrade", lambda connection: connection.execute(text("SELECT pg_sleep(0.5)")))
+    await (await Store.open(url, statement_timeout_s=0.2)).close()
 
 
 async def test_a_call_that_gets_no_connection_says_busy(store: Store, url: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 
 from mindprint_server.store import RecordNotFound, Store, StoreFailed
 
@@ -124,3 +125,23 @@ async def test_the_first_rejected_trace_of_each_engagement_that_has_no_accepted_
     first = await store.traces.add(make.trace("ann", "e3", **no))
     await store.traces.add(make.trace("ann", "e3", **no))
     assert [trace.id for trace in await store.traces.list_first_rejected("ann", ["low_gain"])] == [first.id]
+
+
+async def test_the_first_rejected_traces_are_found_in_one_pass(store: Store) -> None:
+    if store.database == "sqlite":
+        pytest.skip("SQLite shows no plan in JSON")
+    plans = list[Any]()
+    engine = store._database.engine.sync_engine
+
+    def explain(connection: Connection, cursor: Any, sql: str, given: Any, *_: Any) -> None:
+        if "row_number" in sql or "min(" in sql:
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", given)
+            plans.append(cursor.fetchone()[0])
+
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        await store.traces.list_first_rejected("ann", ["low_gain"])
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+    [plan] = plans
+    assert str(plan).count("'Relation Name': 'traces'") == 1
