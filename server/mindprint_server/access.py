@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import re
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from cachetools import LRUCache, TTLCache
 
 from mindprint.private_files import make_private_folder
 from mindprint.types import DEFAULT_TENANT, ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey, Scope
+from mindprint.types.api_keys import KEY_TEXT
 from mindprint.types.audit import AuditValue
 from mindprint_server.exceptions import Conflict, Forbidden
 from mindprint_server.settings import AccessSettings, Settings
@@ -28,7 +28,6 @@ from mindprint_server.store.api_keys import StoredApiKey
 from mindprint_server.store.audit import HOST, new_event
 from mindprint_server.tenancy import current_tenant, in_tenant
 
-KEY_TEXT = re.compile(r"mp_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 CACHED_KEYS = 4096
 """Keys, known and unknown, that are remembered at once."""
 USE_GRAIN = timedelta(minutes=1)

@@ -211,7 +211,7 @@ async def _open_services(
         completions = CompletionService(ctx, adapters=adapters, admission=admission, backend=backend)
         processor = EngagementProcessor(ctx, memory=memory, contexts=contexts, candidates=candidates)
         batches = BatchRunner(ctx, profiles=profiles, processor=processor, holdout=holdout, admission=admission)
-        forgetful = (memory, profiles, neighbors, questions, auto, batches)
+        forgetful = (memory, profiles, neighbors, questions, auto, batches, measurements, engine.tokenizer)
         erasures = ErasureService(ctx, storage=storage, residency=residency, forget=[one.forget for one in forgetful])
         retention = RetentionService(ctx, erasures=erasures)
         await erasures.start()

@@ -133,22 +133,18 @@ async def test_watching_ends_with_an_error_event_when_the_server_stops(
     assert services.batches.watching == 0  # type: ignore[attr-defined]
 
 
-async def test_watching_ends_with_an_error_event_when_the_store_is_away(
-    ann: str, client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+async def test_watching_is_refused_before_the_stream_begins_when_the_store_is_away(
+    ann: str, client: httpx.AsyncClient, services: Services, error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = (await client.post("/v1/batches", json={})).json()
-    watching = asyncio.create_task(client.get(f"/v1/batches/{batch['id']}/events"))
 
     async def away(id: str) -> Batch:
         raise StoreBusy("the connection was lost")
 
-    async with asyncio.timeout(5):
-        await services.batches.watched.wait()  # type: ignore[attr-defined]
-        monkeypatch.setattr(services.store.batches, "get", away)
-        services.batches.changed.set()  # type: ignore[attr-defined]
-        response = await watching
-    name, last = events(response.text)[-1]
-    assert (name, json.loads(last)["error"]["code"]) == ("error", "store_busy")
+    monkeypatch.setattr(services.store.batches, "get", away)
+    response = await client.get(f"/v1/batches/{batch['id']}/events")
+    assert (response.status_code, error_of(response)["code"]) == (503, "store_busy")
+    assert "retry-after" in response.headers
 
 
 async def test_too_many_watchers_are_refused_before_the_stream_begins(

@@ -157,6 +157,24 @@ def test_locals_of_a_fault_are_not_logged(as_json: bool, settings: Settings, mon
     assert "geheim" not in written.getvalue()
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_key_that_was_sent_as_an_id_is_not_logged(
+    as_json: bool, client: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = (await client.post("/v1/keys", json={"name": "root", "scopes": ["admin"]})).json()
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    server_logging.configure(settings.model_copy(update={"log_json": as_json}))
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert (await client.delete(f"/v1/keys/{made['key']}", headers=headers)).status_code == 404
+    try:
+        raise ValueError(f"odd: {made['key']}")
+    except ValueError:
+        structlog.get_logger("x").exception("failed")
+    assert written.getvalue().count(f"mp_{made['id']}_...") >= 2
+    assert made["key"].rpartition("_")[2] not in written.getvalue()
+
+
 async def test_password_of_the_database_is_in_no_line_of_a_failed_start(
     settings: Settings, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

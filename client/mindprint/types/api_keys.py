@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, StringConstraints
@@ -16,6 +17,8 @@ TenantName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62
 """A tenant's name: lower case, so that no two differ in case alone."""
 DEFAULT_TENANT = "default"
 """The tenant of a server without keys. Its admins run the server and may make keys of other tenants."""
+KEY_TEXT = re.compile(r"mp_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+"""The form of a key's text: `mp_<id>_<secret>`."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 

@@ -66,9 +66,19 @@ class ArtifactStore:
         self._failures: TTLCache[str, str] = TTLCache(MAX_FAILURES, settings.artifact_retry_s)
 
     async def start(self) -> None:
-        """Look at the copies that are there, and remove those above the bound."""
+        """Remove the copies that no version names any more, and those above the bound.
+
+        A version may have been erased by another server while this one was not running.
+
+        Raises:
+            StoreError: The database does not answer.
+        """
         if self._remote is not None:
-            self._sizes = OrderedDict(await self._run("copies", self._list_sizes))
+            named = await self._owner.list_named()
+            sizes = await self._run("copies", self._list_sizes)
+            for digest in sizes.keys() - named:
+                await self._run(_named(digest), self.folders.remove, digest)
+            self._sizes = OrderedDict((digest, size) for digest, size in sizes.items() if digest in named)
             await self._trim()
 
     async def stop(self) -> None:

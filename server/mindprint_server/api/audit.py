@@ -18,8 +18,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from mindprint.types import AuditEvent
+from mindprint.types.api_keys import KEY_TEXT
 from mindprint.types.audit import AuditValue
-from mindprint_server.access import KEY_TEXT
 from mindprint_server.api.errors import status_of
 from mindprint_server.engine import EngineDied, PromptTooLong
 from mindprint_server.exceptions import ServerError

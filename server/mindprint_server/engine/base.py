@@ -212,6 +212,10 @@ class Tokenizer(Protocol):
         """Tokenize `text` without adding special tokens. Those written in the text count as special tokens."""
         ...
 
+    def forget(self) -> None:
+        """Drop what is remembered of the running work's tenant."""
+        ...
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -54,6 +54,9 @@ class FakeTokenizer:
             ids.append(self._ids[token])
         return ids
 
+    def forget(self) -> None:
+        """Drop nothing: the ids are the tokens."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the tokens."""
         return "".join(self._texts[i] for i in ids)

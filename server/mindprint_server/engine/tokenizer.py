@@ -12,6 +12,7 @@ from cachetools import LRUCache
 
 from mindprint.chat_format import ChatFormat
 from mindprint.chat_template_trial import decide_chat_format, read_eos_ids
+from mindprint_server.tenancy import drop_tenant, tenant_or_none
 
 MAX_CACHED_TOKENS = 2**20
 """Token ids in the cache, of all texts together: 4 MiB, and about as much for the texts."""
@@ -54,7 +55,9 @@ class HFTokenizer:
         named = tuple(tokenizer.all_special_tokens)
         added = special_texts(named, tokenizer.added_tokens_decoder.values())
         self.special: tuple[str, ...] = tuple(dict.fromkeys((*added, *chat_format.markers)))
-        self._cache: LRUCache[str, array[int]] = LRUCache(max_cached_tokens, getsizeof=lambda ids: len(ids) + 1)
+        self._cache: LRUCache[tuple[str | None, str], array[int]] = LRUCache(
+            max_cached_tokens, getsizeof=lambda ids: len(ids) + 1
+        )
         self._before_special = re.compile("(?=" + "|".join(map(re.escape, named)) + ")")
         self._is_splittable = bool(named) and all(map(self._splits_before, named))
 
@@ -94,12 +97,18 @@ class HFTokenizer:
         """Return the token ids of those texts that are one token."""
         return [ids[0] for text in texts if len(ids := self.encode(text)) == 1]
 
+    def forget(self) -> None:
+        """Drop the cached texts of the running work's tenant."""
+        drop_tenant(self._cache)
+
     def _ids(self, part: str) -> array[int]:
-        if (known := self._cache.get(part)) is not None:
+        # By tenant: how long a text takes must not tell whether another tenant has sent it.
+        key = (tenant_or_none(), part)
+        if (known := self._cache.get(key)) is not None:
             return known
         ids = array("i", self._tokenize(part))
         if len(ids) < self._cache.maxsize:
-            self._cache[part] = ids
+            self._cache[key] = ids
         return ids
 
     def _tokenize(self, text: str) -> list[int]:

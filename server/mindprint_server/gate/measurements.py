@@ -23,6 +23,7 @@ from mindprint_server.gate.checks import ThinkingSample
 from mindprint_server.prompts import thinking
 from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
+from mindprint_server.tenancy import drop_tenant, remembered_key
 from mindprint_server.verdicts import checks, likelihood
 from mindprint_server.verdicts.context import ContextBuilder, EngagementContext
 from mindprint_server.verdicts.likelihood import Likelihood
@@ -53,6 +54,10 @@ class ModelMeasurements:
         self._contexts = contexts
         self._limit = asyncio.Semaphore(ctx.settings.gate_at_once)
         self._base_cache: LRUCache[tuple[Any, ...], Any] = LRUCache(MAX_CACHED_MEASUREMENTS)
+
+    def forget(self) -> None:
+        """Drop what is remembered of the tenant's users."""
+        drop_tenant(self._base_cache)
 
     def can_measure(self, question: Question) -> bool:
         """Return whether a question fits the model, has an answer, and has choices with different tokens."""
@@ -154,13 +159,14 @@ class ModelMeasurements:
     async def _measure(
         self, adapter: AdapterRef | None, key: tuple[Any, ...], measure: Callable[[], Awaitable[T]]
     ) -> T:
-        if adapter is None and key in self._base_cache:
-            known: T = self._base_cache[key]
+        own_key = (*remembered_key("gate"), *key)
+        if adapter is None and own_key in self._base_cache:
+            known: T = self._base_cache[own_key]
             return known
         async with self._limit:
             value = await measure()
         if adapter is None:
-            self._base_cache[key] = value
+            self._base_cache[own_key] = value
         return value
 
     def _prompt(self, question: Question, mode: Mode) -> Prompt:

@@ -113,9 +113,10 @@ class BatchWatchers:
             batch = watched.newest
             try:
                 batch = await self._store.batches.get(batch_id)
-            except StoreBusy:
-                pass  # the next read may succeed
             except Exception as error:
+                if isinstance(error, StoreBusy) and watched.newest is not None:
+                    await asyncio.sleep(interval_s)  # the next read may succeed
+                    continue
                 watched.error = error
                 watched.publish()
                 return

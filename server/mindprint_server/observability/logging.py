@@ -10,6 +10,7 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
+from mindprint.types.api_keys import KEY_TEXT
 from mindprint_server.settings import ServerSettings
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ def configure(settings: ServerSettings) -> None:
     else:
         plain = structlog.dev.plain_traceback
         last.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
+    last.append(_without_secrets)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ProcessorFormatter(foreign_pre_chain=shared, processors=last))
     root = logging.getLogger()
@@ -59,3 +61,8 @@ def configure(settings: ServerSettings) -> None:
     root.setLevel(level)
     for name, floor in FLOORS.items():
         logging.getLogger(name).setLevel(max(level, floor))
+
+
+def _without_secrets(_logger: object, _method: str, line: str) -> str:
+    """Cut the secrets of API keys from a finished line: a caller may send a whole key as an id in a path."""
+    return KEY_TEXT.sub(r"mp_\1_...", line)

@@ -76,7 +76,7 @@ class ErasureService:
     async def prepare(self) -> None:
         """Do what `start` does before it starts the loops."""
         self._key = await self._share_key()
-        # Nothing is remembered yet, and files without a row have been removed as orphans.
+        # Nothing is remembered yet, and copies of erased files were removed when the artifacts were opened.
         for tenant, epoch in (await self._store.tenants.list_epochs()).items():
             self._note_epoch(tenant, epoch)
 

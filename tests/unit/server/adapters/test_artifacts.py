@@ -196,12 +196,20 @@ async def test_copies_above_the_bound_leave_the_least_recently_used_first(
 
 async def test_copies_of_an_earlier_start_count_too(open_store: Open, tmp_path: Path) -> None:
     store = await open_store()
-    for number in (1, 2, 3):
-        await write(store, tmp_path, number)
+    written = {await write(store, tmp_path, number) for number in (1, 2, 3)}
     await store.stop()
-    restarted = await open_store(artifact_cache_bytes=250)
+    restarted = await open_store(artifact_cache_bytes=250, named=written)
     await evicted(restarted)
     assert len(copies(restarted)) == 2
+
+
+async def test_copies_that_were_erased_meanwhile_go_at_the_start(open_store: Open, tmp_path: Path) -> None:
+    store = await open_store()
+    kept, erased = [await write(store, tmp_path, number) for number in (1, 2)]
+    await store.stop()
+    assert copies(await open_store(named={kept})) == {kept}
+    assert erased != kept
+    assert copies(await open_store()) == set(), "the last one of a database goes too"
 
 
 async def test_folder_is_used_in_place(open_store: Open, tmp_path: Path) -> None:

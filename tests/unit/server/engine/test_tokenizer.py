@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from mindprint.chat_format import ChatFormat
 from mindprint.model_files import resolve
 from mindprint_server.engine.tokenizer import HFTokenizer, special_texts
+from mindprint_server.tenancy import in_tenant
 
 FORMAT = ChatFormat(end_id=0)
 BEGIN, END = "<|im_start|>", "<|im_end|>"
@@ -100,6 +101,22 @@ def test_what_comes_again_is_tokenized_once(smollm: Any) -> None:
     ids = tokenizer.encode(memory + "two?")
     assert counted.asked == [f"{BEGIN}user\ntwo?"]
     assert ids == whole(smollm, memory + "two?")
+
+
+def test_cached_texts_belong_to_a_tenant_and_can_be_forgotten(smollm: Any) -> None:
+    counted = Counted(smollm)
+    tokenizer = HFTokenizer(counted, FORMAT)
+    counted.asked.clear()
+    with in_tenant("one"):
+        tokenizer.encode("a secret of one")
+    with in_tenant("two"):
+        tokenizer.encode("a secret of one")
+        tokenizer.encode("a secret of two")
+    assert len(counted.asked) == 3, "what another tenant sent takes as long as what nobody sent"
+    with in_tenant("one"):
+        tokenizer.forget()
+    assert [text for _, text in tokenizer._cache] == ["a secret of one", "a secret of two"]
+    assert {tenant for tenant, _ in tokenizer._cache} == {"two"}
 
 
 def test_a_caller_s_list_is_its_own(smollm: Any) -> None:

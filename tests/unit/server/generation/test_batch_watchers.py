@@ -23,12 +23,15 @@ class Batches:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.errors: list[Exception] = []
+        self.is_away = False
         self.reads = 0
         self.batches = self
 
     async def get(self, batch_id: str) -> Batch:
         self.reads += 1
         await asyncio.sleep(0)
+        if self.is_away:
+            raise StoreBusy("the connection was lost")
         if self.errors:
             raise self.errors.pop()
         if batch_id != self.batch.id:
@@ -98,6 +101,32 @@ async def test_watchers_that_leave_at_once_leave_nothing_behind(
     assert failures == []
 
 
+async def test_watcher_of_a_store_that_is_away_is_told_so_at_once(batches: Batches) -> None:
+    batches.is_away = True
+    watchers = watchers_of(batches)
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreBusy):
+            await anext(watchers.watch(batches.batch.id))
+    assert watchers.count == 0
+    batches.is_away = False
+    assert (await anext(watchers.watch(batches.batch.id))).state == "running", "nothing is left of the failure"
+
+
+async def test_watcher_that_has_seen_the_batch_waits_for_the_store(batches: Batches) -> None:
+    watching = watchers_of(batches).watch(batches.batch.id)
+    await anext(watching)
+    batches.is_away = True
+    waiting = asyncio.ensure_future(anext(watching))
+    reads = batches.reads
+    async with asyncio.timeout(20):
+        while batches.reads < reads + 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+        batches.move(state="done")
+        batches.is_away = False
+        assert (await waiting).state == "done"
+
+
 async def test_more_than_max_watchers_are_refused(batches: Batches) -> None:
     watchers = watchers_of(batches, max_watchers=2)
     open = [watchers.watch(batches.batch.id) for _ in range(2)]
@@ -127,10 +156,9 @@ async def test_busy_store_is_read_again_and_other_errors_end_the_watching(batche
     watchers = watchers_of(batches)
     with pytest.raises(RecordNotFound):
         await anext(watchers.watch("nothing"))
-    batches.errors = [StoreBusy("another process is writing")]
     stream = watchers.watch(batches.batch.id)
     assert (await anext(stream)).state == "running"
-    batches.errors = [RecordNotFound("batch", batches.batch.id)]
+    batches.errors = [RecordNotFound("batch", batches.batch.id), StoreBusy("another process is writing")]
     with pytest.raises(RecordNotFound):
         await anext(stream)
     assert watchers.count == 0
