@@ -37,6 +37,7 @@ class ProfileWriter:
         # Weak, so that no name of a user stays when nobody writes the user's profile.
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._notes: LRUCache[bytes, str] = LRUCache(CACHED_NOTES)
+        self._generating = asyncio.Semaphore(ctx.settings.profile_notes_at_once)
 
     async def ensure(self, user_id: str) -> int:
         """Write the profiles that are due for a user; return how many.
@@ -121,7 +122,8 @@ class ProfileWriter:
         key = hashlib.sha256(repr((current_tenant(), prompt)).encode()).digest()
         if (note := self._notes.get(key)) is None:
             sampling = Sampling(max_tokens=self._settings.profile_tokens, detect_loops=True)
-            output = await self._engine.generate(prompt, sampling, adapter=None, priority=Priority.BATCH)
+            async with self._generating:
+                output = await self._engine.generate(prompt, sampling, adapter=None, priority=Priority.BATCH)
             self._ctx.count_generated(len(output.token_ids))
             note = self._notes[key] = clean_sentences(output.text) or "This user has no clear preference."
         return note

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
 from mindprint.types import Mode
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.engine.base import Tokenizer
@@ -9,6 +12,7 @@ from mindprint_server.prompts.templates import build, clean, prefix_with_reminde
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 
+T = TypeVar("T")
 TEMPLATE_RESERVE_TOKENS = 64
 """Tokens kept free for the text around thinking and answer: tags, the answer prefix, the end of the turn."""
 
@@ -41,16 +45,18 @@ class PromptBuilder:
         reserved = thinking_tokens + reminder_tokens + self._settings.max_answer_tokens + TEMPLATE_RESERVE_TOKENS
         limit = self._max_model_len - reserved
         choices = question.choices if question.show_choices else None
-        memory: RecalledMemory | None = question.memory
-        dropped = 0
-        while memory is not None:
-            messages = build(memory, question.query, choices, mode, tokenizer.special, hint)
+        memories = list(_shorter_memories(question.memory))
+
+        def attempt(dropped: int) -> Prompt | None:
+            messages = build(memories[dropped], question.query, choices, mode, tokenizer.special, hint)
             text = tokenizer.render(messages, thinking=mode != "direct")
-            if len(ids := tokenizer.encode(text)) <= limit:
-                return Prompt(text, ids, dropped)
-            memory, dropped = memory.without_oldest(), dropped + 1
-        message = f"the query leaves fewer than {reserved} tokens for thinking and answer: shorten the query"
-        raise PromptTooLong(message)
+            ids = tokenizer.encode(text)
+            return Prompt(text, ids, dropped) if len(ids) <= limit else None
+
+        if (prompt := first_that_fits(attempt, len(memories))) is None:
+            message = f"the query leaves fewer than {reserved} tokens for thinking and answer: shorten the query"
+            raise PromptTooLong(message)
+        return prompt
 
     def thinking_prefix(self, mode: Mode, memory: RecalledMemory) -> str:
         """Return the text with which thinking begins in this mode, with the memory's reminders in personal mode."""
@@ -76,3 +82,33 @@ class PromptBuilder:
         if question.choices is None and not self.clean(question.target or ""):
             return "no_answer"
         return None
+
+
+def first_that_fits(attempt: Callable[[int], T | None], count: int) -> T | None:
+    """Return the first of `count` attempts that gives something. If one does, all later ones do too.
+
+    Most prompts fit as they are. For the others the number of attempts grows with the logarithm of `count`: each one
+    tokenizes a whole prompt while nothing else runs.
+    """
+    if count == 0:
+        return None
+    if (best := attempt(0)) is not None or count == 1:
+        return best
+    # The first that fits lies in [low, high]; `high` is known to fit.
+    low, high = 1, count - 1
+    if (best := attempt(high)) is None:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if (found := attempt(middle)) is None:
+            low = middle + 1
+        else:
+            best, high = found, middle
+    return best
+
+
+def _shorter_memories(memory: RecalledMemory | None) -> Iterator[RecalledMemory]:
+    """Yield a memory, then the same without its oldest episode, and so on."""
+    while memory is not None:
+        yield memory
+        memory = memory.without_oldest()

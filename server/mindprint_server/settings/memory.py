@@ -35,6 +35,8 @@ class MemorySettings(BaseModel):
     """Maximum number of tokens of a profile, and of each note that it is made from."""
     profile_piece: int = Field(10, ge=1)
     """Number of engagements that one note summarizes. The notes are then merged into the profile."""
+    profile_notes_at_once: int = Field(8, ge=1)
+    """Number of notes, of all users together, that are generated at once. The others wait."""
 
     @field_validator("embedding_model")
     @classmethod
