@@ -147,6 +147,9 @@ async def _open_services(
         engine = create_engine(settings, records=settings.data_dir / "engine")
     try:
         locks += _lock_database(settings)
+        if store.database == "sqlite":  # the locks say that this server is the only one
+            await store.batch_claims.release_all()
+            await store.publication_jobs.release_all()
         if owned:
             await engine.start(progress)
         await loading

@@ -107,6 +107,14 @@ class BatchClaimRepository:
         """
         await self._database.write(_give_back, owner, items)
 
+    async def release_all(self) -> None:
+        """Give back all items of all tenants: no other server runs, so who claimed them has ended.
+
+        A deadline of a server that ended may lie far ahead, if the wall clock was set back since then.
+        """
+        with in_all_tenants():
+            await self._database.write(_release_all)
+
     async def end_if_complete(self, batch_id: str) -> bool:
         """End an open batch as done if no item of it is open; return whether this call ended it."""
         return await self._database.write(end_if_complete, batch_id)
@@ -242,3 +250,8 @@ def _open_items(batch_id: ColumnElement[str]) -> Any:
 
 def _is_claimable(now: datetime) -> ColumnElement[bool]:
     return or_(batch_items.c.owner.is_(None), batch_items.c.deadline <= now)
+
+
+async def _release_all(db: AsyncConnection) -> None:
+    claimed = batch_items.c.owner.is_not(None)
+    await db.execute(update(batch_items).where(claimed).values(owner=None, deadline=None))

@@ -137,6 +137,11 @@ class PublicationJobRepository:
         """
         await self._database.write(_give_back, owner, publication_id)
 
+    async def release_all(self) -> None:
+        """Give back all jobs of all tenants: no other server runs, so who claimed them has ended."""
+        with in_all_tenants():
+            await self._database.write(_release_all)
+
     async def begin_step(self, publication_id: str, owner: str, state: PublicationState) -> bool:
         """Note what the server does now. Return whether it still holds the job."""
         return await self._database.write(_begin_step, publication_id, owner, state)
@@ -314,3 +319,8 @@ def _is_claimable(now: datetime) -> ColumnElement[bool]:
 
 def _record(row: RowMapping) -> PublicationRecord:
     return PublicationRecord.model_validate(dict(row))
+
+
+async def _release_all(db: AsyncConnection) -> None:
+    claimed = publications.c.owner.is_not(None) & _is_open()
+    await db.execute(update(publications).where(claimed).values(owner=None, deadline=None))

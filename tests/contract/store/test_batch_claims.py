@@ -226,3 +226,13 @@ async def test_heartbeats_and_commits_at_once_do_not_wait_for_each_other(
         left = await owners(store, id)
         assert left["a"] == 0
         assert sum(left.values()) in (0, 4)
+
+
+async def test_all_claims_end_when_no_other_server_runs(store: Store, batch: str, make: Any) -> None:
+    """The deadline of a killed server lies far ahead, since the wall clock was set back since then."""
+    await finish(store, make, batch, (await claim(store, batch, limit=1)))
+    await store.batch_claims.claim(batch, "a", limit=2, ttl_s=1e6)
+    assert len(await claim(store, batch, "b")) == len(PLAN) - 3
+    await store.batch_claims.release_all()
+    assert set(await owners(store, batch)) == {None}
+    assert len(await claim(store, batch, "b")) == len(PLAN) - 1, "what is done stays done"

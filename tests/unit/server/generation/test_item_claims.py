@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import BatchRequest
+from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.generation.item_claims import ItemClaimer, in_turn, items_to_claim
 from mindprint_server.operation.supervision import Supervisor
 from mindprint_server.settings import Settings
-from mindprint_server.store import StoreBusy
+from mindprint_server.store import Store, StoreBusy
 from mindprint_server.store.batch_claims import OpenBatch
+from mindprint_server.wiring import close_services, open_services
+from samples import engagement
 
 
 @pytest.mark.parametrize(
@@ -84,3 +89,19 @@ async def test_server_that_listens_again_is_ready_again() -> None:
     seconds[0] += 5
     assert supervisor.failing() == {}
     await claimer.stop()
+
+
+async def test_start_on_sqlite_takes_over_what_the_killed_server_held(settings: Settings, base_folder: Path) -> None:
+    """By the clock the claims would end in eleven days."""
+    store = await Store.open(settings.url)
+    await store.engagements.add("ann", [engagement(n) for n in range(6)])
+    batch, _ = await store.batches.add(BatchRequest(candidates=1), [("ann", "e005")], max_open=9)
+    assert await store.batch_claims.claim(batch.id, "killed", limit=9, ttl_s=1e6) == [("ann", "e005")]
+    await store.close()
+    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
+    try:
+        async with asyncio.timeout(20), aclosing(services.batches.watch(batch.id)) as watched:
+            states = [state async for state in watched]
+    finally:
+        await close_services(services)
+    assert (states[-1].state, states[-1].done) == ("done", 1)
