@@ -7,14 +7,31 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from mindprint.types import DEFAULT_TENANT
 from mindprint_server.context import ServerContext
 from mindprint_server.personal_data.erasure import ErasureService
 from mindprint_server.settings import PersonalDataSettings
+from mindprint_server.settings.personal_data import Days, RetentionOverrides
 from mindprint_server.store import ErasureTarget, RecordNotFound
 from mindprint_server.tenancy import in_tenant
 
 MAX_USERS = 1000
 """Users of a tenant whose rows are removed in one look."""
+
+
+def days_of(settings: PersonalDataSettings, tenant: str) -> tuple[float | None, float | None]:
+    """Return for how many days a tenant's engagements and traces are kept; None: for ever."""
+    own = settings.tenant_retention.get(tenant, RetentionOverrides())
+    return (
+        _own_or(own.engagements_days, settings.retain_engagements_days),
+        _own_or(own.traces_days, settings.retain_traces_days),
+    )
+
+
+def _own_or(own: Days, servers: float | None) -> float | None:
+    if own is None:
+        return servers
+    return None if own == "none" else own
 
 
 def cutoff(days: float | None, now: datetime) -> datetime | None:
@@ -48,7 +65,8 @@ class RetentionService:
     def start(self) -> None:
         """Start looking, if the settings bound the age of anything."""
         settings = self._settings
-        if settings.retain_engagements_days is not None or settings.retain_traces_days is not None:
+        tenants = (DEFAULT_TENANT, *settings.tenant_retention)
+        if any(days is not None for tenant in tenants for days in days_of(settings, tenant)):
             self._task = self._supervisor.start_loop("retention", self.look, self._pause)
 
     async def stop(self) -> None:
@@ -60,9 +78,10 @@ class RetentionService:
     async def look(self) -> bool:
         """Request a job for each user with rows that are too old."""
         now = self._clock()
-        engagements_before = cutoff(self._settings.retain_engagements_days, now)
-        traces_before = cutoff(self._settings.retain_traces_days, now)
         for tenant in await self._store.tenants.list_all():
+            engagements_before, traces_before = (cutoff(days, now) for days in days_of(self._settings, tenant))
+            if engagements_before is None and traces_before is None:
+                continue
             with in_tenant(tenant):
                 expired = await self._store.erasures.list_expired_users(
                     engagements_before=engagements_before, traces_before=traces_before, limit=MAX_USERS

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mindprint.types import TenantName
+
+Days = Annotated[float, Field(gt=0)] | Literal["none"] | None
+"""Days for which rows are kept. `"none"` keeps them for ever; None takes the server's setting."""
+
+
+class RetentionOverrides(BaseModel):
+    """Retention of one tenant in place of the server's. What is left out is the server's; `"none"` is for ever."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engagements_days: Days = None
+    traces_days: Days = None
 
 
 class PersonalDataSettings(BaseModel):
@@ -20,5 +36,8 @@ class PersonalDataSettings(BaseModel):
     retain_traces_days: float | None = Field(None, gt=0)
     """Days after it was written for which a trace is kept, whatever its verdict and state. Versions that learned from
     it stay. None keeps traces for ever."""
+    tenant_retention: dict[TenantName, RetentionOverrides] = Field(default_factory=dict)
+    """Retention of single tenants, by name: in TOML a table `[tenant_retention.acme]` with `traces_days = 30`. What is
+    not named there is the server's; `"none"` keeps rows for ever. Default: none."""
     retention_interval_s: float = Field(3600, gt=0)
     """Seconds between two looks for rows that are too old."""
