@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 REAL_ENGINE = ("tests/engine/", "tests/e2e/")
 """Tests that start real engines. They run in one process, for each engine uses all cores."""
-SLOW_FIRST = (REAL_ENGINE, "tests/trust/")
+SLOW_FIRST = (*REAL_ENGINE, "tests/trust/")
 """What begins first when several processes share the tests, so that none of them ends long after the others."""
 
 

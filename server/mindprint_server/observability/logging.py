@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
@@ -63,6 +64,6 @@ def configure(settings: ServerSettings) -> None:
         logging.getLogger(name).setLevel(max(level, floor))
 
 
-def _without_secrets(_logger: object, _method: str, line: str) -> str:
+def _without_secrets(_logger: object, _method: str, line: Any) -> str:
     """Cut the secrets of API keys from a finished line: a caller may send a whole key as an id in a path."""
-    return KEY_TEXT.sub(r"mp_\1_...", line)
+    return KEY_TEXT.sub(r"mp_\1_...", str(line))

@@ -16,6 +16,8 @@ from mindprint.types import Batch, BatchRequest, Engagement, Trace
 
 PAUSE_S = 0.02
 """Pause after an answer that asks the caller to come again, or none at all."""
+MAX_ENGAGEMENTS = 24
+"""A user with so many is not written to any more; a new one takes the place. Else batches grow without end."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -91,8 +93,8 @@ class Worker:
         self._caller = caller
         self._facts = facts
         self._dice = dice
-        self._users = [f"{name}-{n}" for n in range(4)]
-        self._engagements: dict[str, list[str]] = {user: [] for user in self._users}
+        self._engagements: dict[str, list[str]] = {}
+        self._users = [self._new_user() for _ in range(4)]
         self._unanswered: BatchRequest | None = None
         self._batches: list[str] = []
         self._keys: list[str] = []
@@ -113,8 +115,16 @@ class Worker:
         self._number += 1
         return self._number
 
+    def _new_user(self) -> str:
+        user = f"{self._name}-{len(self._engagements)}"
+        self._engagements[user] = []
+        return user
+
     async def _ingest(self) -> None:
-        user = self._dice.choice(self._users)
+        place = self._dice.randrange(len(self._users))
+        if len(self._engagements[self._users[place]]) >= MAX_ENGAGEMENTS:
+            self._users[place] = self._new_user()
+        user = self._users[place]
         news = [make_engagement(user, self._next()) for _ in range(self._dice.randint(2, 6))]
         self._facts.sent_together.append((user, tuple(one.id for one in news)))
         body = {"engagements": [one.model_dump(mode="json") for one in news]}
@@ -152,6 +162,7 @@ class Worker:
         request = self._unanswered or BatchRequest(
             users=self._dice.sample(users, min(len(users), self._dice.randint(1, 3))),
             seed=self._dice.randrange(2**31),
+            candidates=self._dice.randint(1, 2),
             idempotency_key=f"{self._name}-{self._next()}",
         )
         self._unanswered = request
@@ -174,7 +185,11 @@ class Worker:
         """Pin or unpin a version of one of the worker's users. 409: its files were removed."""
         if (reply := await self._caller.send("GET", "/v1/adapters")) is None:
             return
-        mine = [one for one in reply["adapters"] if one["key"].removeprefix("user/") in self._users and one["versions"]]
+        mine = [
+            one
+            for one in reply["adapters"]
+            if one["key"].removeprefix("user/") in self._engagements and one["versions"]
+        ]
         if mine:
             adapter = self._dice.choice(mine)
             key, version = adapter["key"], self._dice.choice(adapter["versions"])["version"]
