@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -126,7 +126,7 @@ class CompletionService:
             await self._ctx.store.users.get(prompt.model.key.user_id)
         adapter = await stack.enter_async_context(self._adapters.acquire(prompt.model, may_fall_back=False))
         try:
-            content = await self._backend.complete_text(prompt.body, adapter)
+            content = await self._backend.complete_text(prompt.body, adapter, count=self._ctx.token_counter())
         except Exception as error:
             if is_adapter_fault(error):
                 await self._adapters.report_outcome(adapter, "failed")
@@ -134,15 +134,7 @@ class CompletionService:
         provenance = self._provenance(adapter)
         progress.model = provenance["model"]
         judged = adapter if prompt.body.get("max_tokens") != 0 else None  # the prompt alone was scored
-        return Answer(self._count(content), judged, provenance)
-
-    def _count(self, content: dict[str, Any] | AsyncGenerator[str]) -> dict[str, Any] | AsyncGenerator[str]:
-        """Count the tokens of an answer, and return it."""
-        count = self._ctx.token_counter()
-        if not isinstance(content, dict):
-            return count_tokens(content, count)
-        count(int((content.get("usage") or {}).get("completion_tokens") or 0))
-        return content
+        return Answer(content, judged, provenance)
 
     def _provenance(self, adapter: AdapterRef | None) -> dict[str, Any]:
         info = self._ctx.engine.info()
@@ -190,20 +182,6 @@ def create_writer(answer: Answer) -> Callable[[str], str]:
         return add_provenance(line, answer.provenance) if is_first else line
 
     return write
-
-
-async def count_tokens(lines: AsyncGenerator[str], count: Callable[[int], None]) -> AsyncGenerator[str]:
-    """Count a token for each event with text, and pass the lines on. vLLM sends one for each, or for several.
-
-    Args:
-        lines: Lines of an event stream.
-        count: Called with the number of tokens.
-    """
-    async with aclosing(lines):
-        async for line in lines:
-            if '"text":"' in line and '"text":""' not in line:
-                count(1)
-            yield line
 
 
 def add_provenance(line: str, provenance: Mapping[str, Any]) -> str:

@@ -24,7 +24,6 @@ from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.replies import ChunkWriter, complete_answer, empty_answer, empty_lines, thinking_chunk
 from mindprint_server.chat.request import ChatRequest, read_request
 from mindprint_server.chat.runner import Answer, AnswerRunner, ChatReply
-from mindprint_server.chat.streaming import count_tokens
 from mindprint_server.chat.thinker import Asked, Collapsed, Thinker
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import ChatBackend, ChatParameters
@@ -214,7 +213,7 @@ class ChatService:
         assert self._backend is not None
         fields = self._turns.chat_fields(request.body, built, thinking=plan.mode != "direct")
         body = {**request.body, **fields, "request_id": request.id, **_bound(request.body, asked.left(progress))}
-        return count_tokens(await self._backend.complete(body, plan.adapter, prompt), self._ctx.token_counter())
+        return await self._backend.complete(body, plan.adapter, prompt, count=self._ctx.token_counter())
 
     def _provenance(self, plan: AnswerPlan, auto_reason: str | None) -> dict[str, Any]:
         adapter = plan.adapter

@@ -130,7 +130,7 @@ async def test_a_failure_counts_against_the_version_and_no_other_model_answers(r
 async def test_a_caller_who_leaves_ends_the_work(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
-    async def never(*_: Any) -> dict[str, Any]:
+    async def never(*_: Any, **__: Any) -> dict[str, Any]:
         began.set()
         try:
             await asyncio.Event().wait()
