@@ -9,6 +9,7 @@ from typing import Any
 
 from mindprint.chat_format import TemplateRefused
 from mindprint_server.adapters.health import outcome_of
+from mindprint_server.chat.bounds import ThinkingRoom
 from mindprint_server.chat.fallback import AnswerPlan
 from mindprint_server.chat.messages import template_arguments, template_messages
 from mindprint_server.chat.progress import Progress
@@ -99,19 +100,22 @@ class Thinker:
 
         Raises:
             Collapsed: The thinking loops or says nothing.
-            Invalid: The messages do not fit the template, or the model's length.
+            Invalid: The messages do not fit the template, or the model's length with thinking and answer.
         """
         prefix = self._prefix(plan, asked.memory)
         prompt = self.render(messages, thinking=True, arguments=self._arguments(asked.request.body))
         begun = self._turns.begin_thinking(prompt, prefix)
         left = asked.left(progress)
+        most = self._bound(begun, asked, left)
         progress.begin(len(begun.ids))
-        generated = await self._generate(begun, self._sampling(asked, left), prefix, plan, progress)
+        generated = await self._generate(begun, self._sampling(asked, most), prefix, plan, progress)
         if left is not None and len(generated.token_ids) >= left:
             return None
         reasoning = thinking.finalize_thinking(prefix, generated.text, generated.finish)
         reason = self._checker.check(reasoning, thinking_prefix=prefix, mode=plan.mode, finish=generated.finish)
-        if outcome_of(reason) == "collapsed":
+        # A thinking that the model's length cut short is not to blame for its few words.
+        is_cut_short = most < self._settings.max_thinking_tokens and len(generated.token_ids) >= most
+        if outcome_of(reason) == "collapsed" and not (is_cut_short and reason == "empty"):
             raise Collapsed
         return self._turns.close_thinking(
             prompt, reasoning, thinking_prefix=prefix, answer_prefix=self._settings.answer_prefix
@@ -133,15 +137,27 @@ class Thinker:
         assert written is not None
         return written
 
-    def _sampling(self, asked: Asked, left: int | None) -> Sampling:
+    def _bound(self, begun: Prompt, asked: Asked, left: int | None) -> int:
+        """Return how many tokens the thinking may have. Refuse what does not fit before anything is generated."""
+        settings, tokenizer = self._settings, self._engine.tokenizer
+        room = ThinkingRoom(
+            prompt=len(begun.ids),
+            closing=len(tokenizer.encode(self._turns.thinking_suffix(settings.answer_prefix))),
+            model=self._engine.info().max_model_len,
+            max_tokens=left,
+            field="max_tokens" if asked.request.body.get("max_completion_tokens") is None else "max_completion_tokens",
+        )
+        return room.bound_thinking(settings.max_thinking_tokens, settings.min_answer_tokens)
+
+    def _sampling(self, asked: Asked, most: int) -> Sampling:
         """Return the request's sampling parameters. Without a temperature the thinking is greedy."""
-        given, most = asked.parameters, self._settings.max_thinking_tokens
+        given = asked.parameters
         temperature = asked.request.thinking_temperature
         if temperature is None:
             temperature = given.temperature or 0.0
         sampling = create_sampling(
             self._settings,
-            max_tokens=most if left is None else min(most, left),
+            max_tokens=most,
             temperature=temperature,
             seed=given.seed,
             stop=self._turns.stop,
