@@ -102,9 +102,8 @@ def write_files(skips: Skips, *, skipped: Path | None, id_map: Path | None = Non
 
 def _write(file: Path | None, items: Iterable[BaseModel]) -> None:
     if file is not None:
-        with private_umask():
-            with file.open("w", encoding="utf-8") as opened:
-                opened.writelines(f"{item.model_dump_json()}\n" for item in items)
+        with private_umask(), file.open("w", encoding="utf-8") as opened:
+            opened.writelines(f"{item.model_dump_json()}\n" for item in items)
 
 
 def _hint(line: str) -> None:

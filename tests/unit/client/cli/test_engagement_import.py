@@ -118,7 +118,7 @@ def test_nothing_to_use(run: Any, server: Any, tmp_path: Path) -> None:
         ("{", "is no JSON"),
         ("[]", "is no JSON object"),
         ('{"user_id": "ann", "id": "e"}', "prompt: Field required"),
-        ('{"user_id": "ann", "id": "../e"}', "id: String should match pattern"),
+        ('{"user_id": "ann", "id": ["e"]}', "id: Input should be a valid string"),
         ('{"id": "e"}', "has no user_id: add it, or name the user with --user"),
         (
             '{"user_id":"a","id":"e","prompt":"p","response":"x","choices":["y","z"],"occurred_at":"2026-01-01T00:00:00"}',
