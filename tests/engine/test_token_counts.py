@@ -1,4 +1,4 @@
-"""The tokens that count for a tenant are those of `usage`, on a real engine that can chat, and also if a caller leaves."""
+"""The tokens that count for a tenant are those of `usage`, on a real engine that can chat, also if a caller leaves."""
 
 from __future__ import annotations
 

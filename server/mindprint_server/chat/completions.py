@@ -7,7 +7,7 @@ chat. Special tokens stay in the texts, unlike in a chat: the whole prompt is th
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.chat.bounds import check_lengths, check_numbers, read_answer_count
 from mindprint_server.chat.fallback import is_adapter_fault
 from mindprint_server.chat.messages import read_model, reject_unsupported
+from mindprint_server.chat.models import found_by_model
 from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.request import check_id, read_stream
 from mindprint_server.chat.runner import Answer, AnswerRunner, ChatReply
@@ -122,9 +123,10 @@ class CompletionService:
         """Answer once the tenant has its turn, with a version; `stack` holds the slots and the version."""
         assert self._backend is not None
         await stack.enter_async_context(self._admission.enter(prompt.sequences))
-        if prompt.model.key is not None and prompt.model.key.user_id is not None:
-            await self._ctx.store.users.get(prompt.model.key.user_id)
-        adapter = await stack.enter_async_context(self._adapters.acquire(prompt.model, may_fall_back=False))
+        with found_by_model(prompt.model):
+            if prompt.model.key is not None and prompt.model.key.user_id is not None:
+                await self._ctx.store.users.get(prompt.model.key.user_id)
+            adapter = await stack.enter_async_context(self._adapters.acquire(prompt.model, may_fall_back=False))
         try:
             content = await self._backend.complete_text(prompt.body, adapter, count=self._ctx.token_counter())
         except Exception as error:

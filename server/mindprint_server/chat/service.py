@@ -20,6 +20,7 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.fallback import AnswerPlan, fallback_plans, is_adapter_fault
 from mindprint_server.chat.messages import build_messages, parse_model_name
+from mindprint_server.chat.models import found_by_model
 from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.replies import ChunkWriter, complete_answer, empty_answer, empty_lines, thinking_chunk
 from mindprint_server.chat.request import ChatRequest, read_request
@@ -132,8 +133,9 @@ class ChatService:
         # Recall the memory while the version is being loaded.
         recalling = asyncio.create_task(self._recall(request))
         try:
-            adapter = await stack.enter_async_context(self._adapters.acquire(request.model))
-            memory = await recalling
+            with found_by_model(request.model):
+                adapter = await stack.enter_async_context(self._adapters.acquire(request.model))
+                memory = await recalling
         finally:
             recalling.cancel()
             await asyncio.gather(recalling, return_exceptions=True)
@@ -210,9 +212,16 @@ class ChatService:
             prompt, progress.prompt_tokens = self._thinker.direct_prompt(request.body, built), None
         elif (prompt := await self._thinker.think(asked, built, plan, progress)) is None:
             return _nothing_left(request, progress)
+        left = asked.left(progress)
+        if plan.mode != "direct" and prompt is not None:
+            # As a part of the prompt, a thinking may have more tokens than it was written with.
+            fitting = self._engine.info().max_model_len - len(prompt.ids)
+            if fitting <= 0:
+                return _nothing_left(request, progress)
+            left = None if left is None else min(left, fitting)
         assert self._backend is not None
         fields = self._turns.chat_fields(request.body, built, thinking=plan.mode != "direct")
-        body = {**request.body, **fields, "request_id": request.id, **_bound(request.body, asked.left(progress))}
+        body = {**request.body, **fields, "request_id": request.id, **_bound(request.body, left)}
         return await self._backend.complete(body, plan.adapter, prompt, count=self._ctx.token_counter())
 
     def _provenance(self, plan: AnswerPlan, auto_reason: str | None) -> dict[str, Any]:
