@@ -60,11 +60,16 @@ class ThinkingRoom:
         needed = 1 + min_answer if self.max_tokens is None else self.max_tokens
         if needed <= left:
             return min(max_thinking, left - min_answer if self.max_tokens is None else self.max_tokens)
-        used = f"messages and memory have {self.prompt} tokens of the model's {self.model}, so that"
         if self.max_tokens is not None and left > 0:
-            message = f"{used} {self.max_tokens} for thinking and answer do not fit: ask for at most {left}"
+            message = (
+                f"messages and memory have {self.prompt} tokens of the model's {self.model}, so that {needed} for "
+                f"thinking and answer do not fit: ask for at most {left}"
+            )
             raise Invalid("prompt_too_long", message, param=self.field)
-        message = f"{used} {needed} for thinking and answer do not fit: shorten the messages, or ask with mode direct"
+        message = (
+            f"messages and memory have {self.prompt} tokens of the model's {self.model}, so that {needed} for thinking "
+            "and answer do not fit: shorten the messages, or ask with mode direct"
+        )
         raise Invalid("prompt_too_long", message, param="messages")
 
 

@@ -41,8 +41,6 @@ RENDERING = frozenset(
     }
 )
 """Arguments of transformers' `apply_chat_template` that are no variables of a template."""
-MODELS_LISTED = "GET /v1/models lists the base model and all that have an adapter"
-"""Where a caller finds the models; stored users without an adapter may be named too."""
 MAX_SHOWN = 100
 """Characters of a wrong name that a message shows."""
 TEXTS = ("messages", "tools", "documents", "chat_template_kwargs")
@@ -61,8 +59,10 @@ def read_model(body: Mapping[str, Any]) -> ModelName:
             return ModelName(model)
     except ValueError:
         pass
-    form = "model must be base, user/<id> or cohort/<name>, the latter two optionally with @<version>"
-    message = f"there is no model {shorten(model)}: {form}; {MODELS_LISTED}"
+    message = (
+        f"there is no model {shorten(model)}: model must be base, user/<id> or cohort/<name>, the latter two optionally "
+        "with @<version>; GET /v1/models lists the base model and all that have an adapter"
+    )
     raise NotFound("model_not_found", message, param="model")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mindprint.types import Version
 from mindprint.types.keys import BASE, AdapterKey, ModelName, VersionRef
-from mindprint_server.chat.messages import MODELS_LISTED, read_model, shorten
+from mindprint_server.chat.messages import read_model, shorten
 from mindprint_server.context import ServerContext
 from mindprint_server.exceptions import NotFound
 from mindprint_server.store import RecordNotFound
@@ -28,7 +28,8 @@ def found_by_model(model: ModelName) -> Iterator[None]:
     try:
         yield
     except RecordNotFound as error:
-        error.message = f"there is no model {shorten(str(model))} ({error.message}); {MODELS_LISTED}"
+        asked = shorten(str(model))
+        error.message = f"there is no model {asked} ({error.message}); GET /v1/models lists those with an adapter"
         error.param = "model"
         raise
 
@@ -69,7 +70,7 @@ class ModelCatalog:
         try:
             return await self._find(model)
         except RecordNotFound as error:
-            message = f"there is no model {shorten(name)} ({error.message}); {MODELS_LISTED}"
+            message = f"there is no model {shorten(name)} ({error.message}); GET /v1/models lists those with an adapter"
             raise NotFound("model_not_found", message, param="model") from None
 
     async def _find(self, name: ModelName) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import structlog
 from mindprint_server.adapters import AdapterService
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.fallback import AnswerPlan, fallback_plans, is_adapter_fault
+from mindprint_server.chat.memory_fit import fit_memory
 from mindprint_server.chat.messages import build_messages, parse_model_name
 from mindprint_server.chat.models import found_by_model
 from mindprint_server.chat.progress import Progress
@@ -143,11 +144,14 @@ class ChatService:
         kind, name = parse_model_name(request.model)
         user = name if kind == "user" else None
         mode, auto_reason = await self._auto.select(request.mode, user, adapter, request.kind)
+        dropped = 0
+        if memory is not None:
+            memory, dropped = fit_memory(memory, partial(self._thinker.has_room, request, mode))
         asked = Asked(request, parameters, memory)
         plan, content = await self._answer(asked, fallback_plans(mode, adapter), progress)
         progress.model = plan.adapter.name if plan.adapter else "base"
         judged = plan.adapter if asked.left(progress) != 0 else None  # no answer was written
-        return Answer(content, judged, self._provenance(plan, auto_reason))
+        return Answer(content, judged, self._provenance(plan, auto_reason, dropped))
 
     async def _check(self, request: ChatRequest) -> ChatParameters:
         """Return the parameters of a request that may think; it is refused before the thinking."""
@@ -224,7 +228,7 @@ class ChatService:
         body = {**request.body, **fields, "request_id": request.id, **_bound(request.body, left)}
         return await self._backend.complete(body, plan.adapter, prompt, count=self._ctx.token_counter())
 
-    def _provenance(self, plan: AnswerPlan, auto_reason: str | None) -> dict[str, Any]:
+    def _provenance(self, plan: AnswerPlan, auto_reason: str | None, memory_dropped: int) -> dict[str, Any]:
         adapter = plan.adapter
         name = adapter.name if adapter else "base"
         return {
@@ -234,6 +238,7 @@ class ChatService:
             "prompt_version": PROMPT_VERSION,
             "mode": plan.mode,
             "mode_reason": auto_reason,
+            "memory_dropped": memory_dropped,
             "thinking": None if plan.mode == "direct" else name,
             "fallback": plan.fallback,
             "engine": self._engine.info().name,

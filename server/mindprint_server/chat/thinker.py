@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mindprint.chat_format import TemplateRefused
+from mindprint.types import Mode
 from mindprint_server.adapters.health import outcome_of
 from mindprint_server.chat.bounds import ThinkingRoom
 from mindprint_server.chat.fallback import AnswerPlan
-from mindprint_server.chat.messages import template_arguments, template_messages
+from mindprint_server.chat.memory_fit import read_max_tokens
+from mindprint_server.chat.messages import build_messages, template_arguments, template_messages
 from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.request import ChatRequest
 from mindprint_server.context import ServerContext
@@ -19,7 +21,8 @@ from mindprint_server.engine import ChatParameters, GenerationOutput, Priority, 
 from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.exceptions import Invalid
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import prefix_with_reminders
+from mindprint_server.prompts.builder import TEMPLATE_RESERVE_TOKENS
+from mindprint_server.prompts.templates import memory_text, prefix_with_reminders
 from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt, RecalledMemory
 from mindprint_server.verdicts.checks import ThinkingChecker
@@ -102,7 +105,7 @@ class Thinker:
             Collapsed: The thinking loops or says nothing.
             Invalid: The messages do not fit the template, or the model's length with thinking and answer.
         """
-        prefix = self._prefix(plan, asked.memory)
+        prefix = self._prefix(plan.mode, asked.memory)
         prompt = self.render(messages, thinking=True, arguments=self._arguments(asked.request.body))
         begun = self._turns.begin_thinking(prompt, prefix)
         left = asked.left(progress)
@@ -165,9 +168,29 @@ class Thinker:
         chosen = {name: value for name in SAMPLED if (value := getattr(given, name)) is not None}
         return replace(sampling, **chosen)
 
-    def _prefix(self, plan: AnswerPlan, memory: RecalledMemory | None) -> str:
-        prefix = self._settings.thinking_prefixes.get(plan.mode, "")
-        if plan.mode == "personal" and memory is not None:
+    def has_room(self, request: ChatRequest, mode: Mode, memory: RecalledMemory) -> bool:
+        """Return whether the prompt of a chat with this memory leaves room for thinking and answer.
+
+        Raises:
+            Invalid: The template refuses the messages, or they hold other parts than texts.
+        """
+        settings, tokenizer, thinks = self._settings, self._engine.tokenizer, mode != "direct"
+        written = read_max_tokens(request.body)
+        if written is None:
+            written = settings.min_answer_tokens + (settings.max_thinking_tokens if thinks else 0)
+        limit = self._engine.info().max_model_len - TEMPLATE_RESERVE_TOKENS - written
+        told = memory_text(memory, tokenizer.special)
+        built = build_messages(request.messages, mode, told, request.choices, tokenizer.special)
+        arguments = self._arguments(request.body) if thinks else template_arguments(request.body)
+        text = self._render_text(built, thinking=thinks, arguments=arguments)
+        if thinks:
+            text += self._prefix(mode, memory)
+        # No token is shorter than a byte, so that a short text need not be tokenized.
+        return len(text.encode()) <= limit or len(tokenizer.encode(text)) <= limit
+
+    def _prefix(self, mode: Mode, memory: RecalledMemory | None) -> str:
+        prefix = self._settings.thinking_prefixes.get(mode, "")
+        if mode == "personal" and memory is not None:
             return prefix_with_reminders(prefix, memory, self._engine.tokenizer.special)
         return prefix
 
@@ -190,9 +213,13 @@ class Thinker:
         Raises:
             Invalid: The template refuses them, or they hold other parts than texts.
         """
-        tokenizer = self._engine.tokenizer
+        text = self._render_text(messages, thinking=thinking, arguments=arguments)
+        return Prompt(text, self._engine.tokenizer.encode(text), 0)
+
+    def _render_text(
+        self, messages: Sequence[Mapping[str, Any]], *, thinking: bool, arguments: Mapping[str, Any] | None
+    ) -> str:
         try:
-            text = tokenizer.render(template_messages(messages), thinking=thinking, arguments=arguments)
+            return self._engine.tokenizer.render(template_messages(messages), thinking=thinking, arguments=arguments)
         except TemplateRefused as error:
             raise Invalid("template_refused", str(error), param="messages") from error
-        return Prompt(text, tokenizer.encode(text), 0)

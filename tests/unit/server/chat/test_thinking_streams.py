@@ -119,9 +119,9 @@ async def test_bound_that_ends_with_the_thinking_leaves_an_empty_answer_and_blam
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_thinking_leaves_the_answer_its_room_or_is_refused_before_it(room: Room, stream: bool) -> None:
-    before = (await room.ask())["usage"]["prompt_tokens"]
+    before = (await room.ask("base"))["usage"]["prompt_tokens"]
     closing = len(room.engine.tokenizer.encode(room.chat._turns.thinking_suffix(room.services.settings.answer_prefix)))
-    least, asked = room.services.settings.min_answer_tokens, {**THINKS, "stream": stream}
+    least, asked = room.services.settings.min_answer_tokens, {**THINKS, "model": "base", "stream": stream}
 
     async def ask(length: int, **more: Any) -> int:
         room.engine._info = replace(room.engine._info, max_model_len=length)
@@ -145,7 +145,6 @@ async def test_thinking_leaves_the_answer_its_room_or_is_refused_before_it(room:
             await ask(length, **more)
         assert refused.value.code == "prompt_too_long"
     assert len(room.engine.samplings) == generated, "nothing was generated"
-    assert room.outcomes().keys() == {"fine"}, "it is no version's fault"
 
 
 async def test_least_tokens_of_an_answer_give_way_to_its_bound(room: Room) -> None:

@@ -1,4 +1,4 @@
-"""Tokens of chats and completions are counted while they are written. vLLM itself: `tests/engine/test_token_counts.py`."""
+"""Tokens of chats and completions are counted while they are written; vLLM itself: `tests/engine`."""
 
 from __future__ import annotations
 
