@@ -60,8 +60,8 @@ def read_model(body: Mapping[str, Any]) -> ModelName:
     except ValueError:
         pass
     message = (
-        f"there is no model {shorten(model)}: model must be base, user/<id> or cohort/<name>, the latter two optionally "
-        "with @<version>; GET /v1/models lists the base model and all that have an adapter"
+        f"there is no model {shorten(model)}: model must be base, user/<id> or cohort/<name>, the latter two "
+        "optionally with @<version>; GET /v1/models lists the base model and all that have an adapter"
     )
     raise NotFound("model_not_found", message, param="model")
 
