@@ -18,10 +18,16 @@ def fit_memory(memory: RecalledMemory, fits: Callable[[RecalledMemory], bool]) -
     Returns:
         The memory that is left, and how many parts were dropped.
     """
-    dropped = 0
-    while not fits(memory) and (smaller := memory.without_oldest()) is not None:
-        memory, dropped = smaller, dropped + 1
-    return memory, dropped
+    steps = [memory]
+    while (smaller := steps[-1].without_oldest()) is not None:
+        steps.append(smaller)
+    if fits(memory):
+        return memory, 0
+    # A text without any room costs two looks, not one for each part: each look tokenizes all of it.
+    if not fits(steps[-1]):
+        return steps[-1], len(steps) - 1
+    dropped = next(number for number in range(1, len(steps)) if number == len(steps) - 1 or fits(steps[number]))
+    return steps[dropped], dropped
 
 
 def read_max_tokens(body: Mapping[str, Any]) -> int | None:

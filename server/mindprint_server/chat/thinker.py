@@ -31,6 +31,8 @@ SAMPLED = ("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "
 """Parameters of a request that hold for its thinking as for its answer, beside temperature and seed."""
 
 
+MAX_TOKEN_CHARS = 128
+"""Characters of a token, at most: those of runs of blanks in known vocabularies."""
 NEUTRAL: Mapping[str, float] = {
     "temperature": 0,
     "presence_penalty": 0,
@@ -185,7 +187,10 @@ class Thinker:
         text = self._render_text(built, thinking=thinks, arguments=arguments)
         if thinks:
             text += self._prefix(mode, memory)
-        # No token is shorter than a byte, so that a short text need not be tokenized.
+        # No token is shorter than a byte, so that a short text need not be tokenized. Nor a text that is far too long:
+        # tokenizing it would keep all other requests waiting.
+        if len(text) > limit * MAX_TOKEN_CHARS:
+            return False
         return len(text.encode()) <= limit or len(tokenizer.encode(text)) <= limit
 
     def _prefix(self, mode: Mode, memory: RecalledMemory | None) -> str:
