@@ -67,8 +67,9 @@ def decide(error: Exception, *, repeatable: bool, retries: Retries) -> bool | fl
     """Return whether to try again after `error`: no, yes with the usual back-off, or yes after so many seconds.
 
     A call that is not repeatable is made again only if the server cannot have acted on it: the connection failed, the
-    server refused the call before it did anything (429, or 503 or 507 with a Retry-After), or the server says
-    `x-should-retry: true`. With `x-should-retry: false` no call is made again.
+    server refused the call before it did anything (429, or its own 503 or 507 with a Retry-After), or the server says
+    `x-should-retry: true`. With `x-should-retry: false` no call is made again. A 503 of the server without either, such
+    as `store_busy` after a lost commit, may stand for a write that was stored. So may any page of a proxy.
 
     Args:
         error: What the last attempt raised.
@@ -92,7 +93,8 @@ def _may_repeat(error: ApiError, repeatable: bool) -> bool:
         return error.should_retry
     if error.status not in PASSING_STATUSES:
         return False
-    is_undone = error.status in UNDONE_STATUSES and error.retry_after is not None
+    is_servers = error.code != UNKNOWN_CODE
+    is_undone = is_servers and error.status in UNDONE_STATUSES and error.retry_after is not None
     return repeatable or is_undone or error.status == 429
 
 

@@ -23,6 +23,9 @@ _ENGAGEMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 class SameId(MindprintError):
     """Two ids of a file become the same valid id."""
 
+    def __init__(self, kind: str, one: str, other: str, made: str) -> None:
+        super().__init__(f"{kind} {one!r} and {other!r} both become {made!r}: rename one of them")
+
 
 class UserIds:
     """Valid ids of the users of an import, with the map back to the ids in the file."""
@@ -38,13 +41,38 @@ class UserIds:
         """
         made = user_name(raw)
         if self._raw.setdefault(made, raw) != raw:
-            raise SameId(f"users {self._raw[made]!r} and {raw!r} both become {made!r}: rename one of them")
+            raise SameId("users", self._raw[made], raw, made)
         return made
 
     @property
     def changed(self) -> Mapping[str, str]:
         """The ids that are not as in the file: original by valid id."""
         return {made: raw for made, raw in self._raw.items() if made != raw}
+
+
+class EngagementIds:
+    """Valid ids of the engagements of an import, with the map back to the ids in the file.
+
+    Only ids that change are kept: a file may have many millions.
+
+    Attributes:
+        changed: The ids that are not as in the file: original by valid id.
+    """
+
+    def __init__(self) -> None:
+        self.changed: dict[str, str] = {}
+
+    def of(self, raw: str) -> str:
+        """Return the valid id of an engagement, and remember the original if it is another one.
+
+        Raises:
+            SameId: An earlier id of the file became the same valid id.
+        """
+        made = engagement_id(raw)
+        known = self.changed.get(made, raw) if made == raw else self.changed.setdefault(made, raw)
+        if known != raw:
+            raise SameId("ids of rows", known, raw, made)
+        return made
 
 
 def user_name(raw: str) -> str:

@@ -112,5 +112,8 @@ BARE_THINKING_ARMS = ("A2", "A3", "A6", "A7", "A9", *OPTIONAL_ARMS)
 """Arms whose thinking is also measured from the bare `<think>`, where no prefix hides a collapse."""
 PERTURBED_ARMS = ("A3", "A9")
 """Arms whose thinking is perturbed, to see whether the answer follows from it."""
+REVERSED_ARMS = ("A1", "A5", "A9")
+"""Arms that are asked again with the choices in reverse order: memory alone, and both ways to train on it. A model that
+answers by place makes every other figure depend on how the choices happen to be stored."""
 GENERAL_QUESTION_ARMS = ("A1", "A4", "A5", "A8", "A9-direct")
 """Arms that are asked general questions: the base model, and one arm for each recipe of the method."""

@@ -96,6 +96,11 @@ def perturb_thinking(answers: Sequence[Outcome]) -> Iterator[tuple[Measure, Outc
             yield "other_trace", answer, thought[(place + 1) % len(thought)].thinking
 
 
+def reverse_choices(row: HeldOutQuestion) -> HeldOutQuestion | None:
+    """Return a question with its choices in reverse order; None for an open one."""
+    return replace(row, choices=row.choices[::-1]) if row.choices else None
+
+
 def general_questions(of: HeldOutQuestion, count: int) -> list[HeldOutQuestion]:
     """Return the first `count` general questions, asked at the time of the question `of`."""
     return [

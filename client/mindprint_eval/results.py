@@ -14,10 +14,11 @@ from mindprint.datasets import QuestionKind
 if TYPE_CHECKING:
     import pandas as pd
 
-Measure = Literal["answer", "bare", "general", "early_end", "filler", "other_trace", "reason", "likeness"]
+Measure = Literal["answer", "bare", "general", "reversed", "early_end", "filler", "other_trace", "reason", "likeness"]
 """`answer`: the arm's own answer. `bare`: sampled thinking from the bare `<think>`. `general`: a fixed question about
-no user. `early_end`, `filler`, `other_trace`: the answer after the thinking was perturbed. `reason`: log-probability
-of the reason that the user wrote. `likeness`: embedding similarity of thinking and a written reason."""
+no user. `reversed`: the answer with the choices in reverse order. `early_end`, `filler`, `other_trace`: the answer
+after the thinking was perturbed. `reason`: log-probability of the reason that the user wrote. `likeness`: embedding
+similarity of thinking and a written reason."""
 Status = Literal["answered", "no_adapter", "refused", "failed"]
 
 

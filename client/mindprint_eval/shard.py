@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from mindprint_eval.requests import (
     greedy_params,
     memory_param,
     perturb_thinking,
+    reverse_choices,
     skipped_outcome,
 )
 from mindprint_eval.response_cache import ResponseCache, content_digest
@@ -263,8 +264,11 @@ class ShardRunner:
         answers = await self._executor.execute(arm.name, asked)
         self.result.outcomes += answers
         rows = [question for question in asked if question.measure == "answer"]
-        more = self._bare(arm, rows) + self._changed(arm, rows, answers) + self._general(arm)
-        self.result.outcomes += await self._executor.execute(f"{arm.name}, its thinking and general questions", more)
+        more = self._bare(arm, rows) + self._changed(arm, rows, answers) + self._reversed(arm, rows)
+        more += self._general(arm)
+        self.result.outcomes += await self._executor.execute(
+            f"{arm.name}, its thinking, order of choices and general questions", more
+        )
 
     def _answer_request(self, arm: Arm, user: str, row: HeldOutQuestion) -> list[EvalRequest]:
         made, memory = self._adapter_of(arm, user), memory_param(arm.memory, self._others[user])
@@ -288,6 +292,13 @@ class ShardRunner:
             for user in self._shard.users
             for measure, answer, thinking in perturb_thinking([a for a in answers if a.user == user.user_id])
         ]
+
+    def _reversed(self, arm: Arm, answered: Sequence[EvalRequest]) -> list[EvalRequest]:
+        """Return the closed questions with their choices in reverse order."""
+        if arm.name not in arms.REVERSED_ARMS:
+            return []
+        turned = [replace(one, row=row) for one in answered if (row := reverse_choices(one.row))]
+        return [self._vary("reversed", one, **greedy_params()) for one in turned]
 
     def _vary(self, measure: Any, one: EvalRequest, **how: Any) -> EvalRequest:
         arm, request = ARMS[one.arm], one.request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields
 from pathlib import Path
@@ -93,44 +93,56 @@ class Backend:
         return ChatParameters(**given | {"max_tokens": body.get("max_completion_tokens", body.get("max_tokens"))})
 
     async def complete(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None, prompt: RenderedPrompt | None = None
+        self,
+        body: Mapping[str, Any],
+        adapter: AdapterRef | None,
+        prompt: RenderedPrompt | None = None,
+        *,
+        count: Callable[[int], None],
     ) -> dict[str, Any] | AsyncGenerator[str]:
         name = adapter.name if adapter else "base"
         if name in self.broken:
             raise self.broken[name]
         self.bodies.append(body)
         self.prompts.append(prompt)
-        count = 10 if prompt is None else len(prompt.ids)
-        usage = {"prompt_tokens": count, "completion_tokens": 2, "total_tokens": count + 2}
+        read = 10 if prompt is None else len(prompt.ids)
+        usage = {"prompt_tokens": read, "completion_tokens": 2, "total_tokens": read + 2}
         if body.get("stream"):
-            return self._lines(name, usage if body.get("stream_options") else None)
+            return self._lines(name, usage if body.get("stream_options") else None, count)
+        count(2)
         message = {"role": "assistant", "content": f" {name}", "reasoning": None}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {"object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
 
     async def complete_text(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None
+        self, body: Mapping[str, Any], adapter: AdapterRef | None, *, count: Callable[[int], None]
     ) -> dict[str, Any] | AsyncGenerator[str]:
         name = adapter.name if adapter else "base"
         if name in self.broken:
             raise self.broken[name]
         self.bodies.append(body)
         if not body.get("stream"):
+            count(3)
             choice = {"text": name, "prompt_logprobs": None}
             return {"model": body["model"], "choices": [choice], "usage": {"completion_tokens": 3}}
-        return self._texts(name, str(body["model"]))
+        return self._texts(name, str(body["model"]), count)
 
-    async def _texts(self, name: str, model: str) -> AsyncGenerator[str]:
+    async def _texts(self, name: str, model: str, count: Callable[[int], None]) -> AsyncGenerator[str]:
         for _ in range(2):
+            count(1)
             yield event(model=model, choices=[{"text": name}])
             if self.cut:
                 raise RuntimeError("broken off")
         yield "data: [DONE]\n\n"
 
-    async def _lines(self, name: str, usage: dict[str, int] | None) -> AsyncGenerator[str]:
+    async def _lines(
+        self, name: str, usage: dict[str, int] | None, count: Callable[[int], None]
+    ) -> AsyncGenerator[str]:
+        count(1)
         yield event(choices=[{"index": 0, "delta": {"role": "assistant", "content": f" {name[:2]}"}}])
         if self.cut:
             raise RuntimeError("broken off")
+        count(1)
         yield event(choices=[{"index": 0, "delta": {"content": name[2:]}, "finish_reason": "stop"}])
         if usage is not None:
             yield event(choices=[], usage=usage)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from mindprint_eval.arms import BARE_THINKING_ARMS, GENERAL_QUESTION_ARMS, PERTURBED_ARMS
+from mindprint_eval.arms import BARE_THINKING_ARMS, GENERAL_QUESTION_ARMS, PERTURBED_ARMS, REVERSED_ARMS
 from mindprint_eval.results import COLUMNS, Outcome
 
 
@@ -114,6 +114,10 @@ def _of_user(arm: str, run: int, user: str, items: int, kind: str, lacks: bool, 
         changed = asdict(answer)
         if arm in BARE_THINKING_ARMS:
             yield Outcome(**{**changed, "measure": "bare", **_bare(way, f"{seed}/bare/{arm}/{run}/{user}/{number}")})
+        if arm in REVERSED_ARMS and kind == "closed":
+            dice = random.Random(f"{seed}/reversed/{arm}/{run}/{user}/{number}")
+            told = f"not {answer.answer}" if dice.random() < 0.2 else answer.answer
+            yield Outcome(**{**changed, "measure": "reversed", "answer": told, "right": told == answer.target})
         if arm in PERTURBED_ARMS:
             for measure, rate in (("early_end", 0.5), ("filler", 0.3), ("other_trace", 0.4)):
                 dice = random.Random(f"{seed}/{measure}/{arm}/{run}/{user}/{number}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 from mindprint.cli.errors import Fail
 from mindprint.cli.output import print_rows, safe, short
 from mindprint.importers import BadImport, SameId, Skips, check_bad_share
-from mindprint.importers.summary import LeftOut
+from mindprint.importers.summary import LeftOut, changed_engagement_ids
 from mindprint.private_files import private_umask
 
 MAX_BAD_SHARE = 0.1
@@ -85,24 +86,24 @@ def print_left_out(skips: Skips) -> None:
         _hint(f"{'bad row' if row.bad else 'left out'}: {row.where}: {row.reason}")
     if (rest := skips.total() - len(skips.places)) > 0:
         _hint(f"and {rest} more: --skipped FILE writes all")
-    changed = list(skips.users.changed.items())
-    for made, raw in changed[:_SHOWN_IDS]:
-        _hint(f"user {short(raw)!r} is {made}")
-    if len(changed) > _SHOWN_IDS:
-        _hint(f"and {len(changed) - _SHOWN_IDS} more: --id-map FILE writes all")
+    for kind, changed in (("user", skips.users.changed), ("id", skips.engagements.changed)):
+        for made, raw in itertools.islice(changed.items(), _SHOWN_IDS):
+            _hint(f"{kind} {short(raw)!r} is {made}")
+        if len(changed) > _SHOWN_IDS:
+            _hint(f"and {len(changed) - _SHOWN_IDS} more: --id-map FILE writes all")
 
 
 def write_files(skips: Skips, *, skipped: Path | None, id_map: Path | None = None) -> None:
     """Write the rows that were left out, and the ids that were changed, to files of the caller's."""
     left_out = LeftOut.of(skips)
     _write(skipped, left_out.places)
-    _write(id_map, left_out.changed_ids)
+    _write(id_map, itertools.chain(left_out.changed_ids, changed_engagement_ids(skips)))
 
 
 def _write(file: Path | None, items: Iterable[BaseModel]) -> None:
     if file is not None:
-        with private_umask():
-            file.write_text("".join(f"{item.model_dump_json()}\n" for item in items), encoding="utf-8")
+        with private_umask(), file.open("w", encoding="utf-8") as opened:
+            opened.writelines(f"{item.model_dump_json()}\n" for item in items)
 
 
 def _hint(line: str) -> None:

@@ -26,6 +26,7 @@ from mindprint.importers.summary import LeftOut
 from mindprint.streaming import first
 from mindprint.sync_client import MindprintClient
 from mindprint.types import ImportedTrace, Reply, TraceState, VerdictLabel
+from mindprint.valid_ids import EngagementIds
 
 OTHER_MODEL = "not for training"
 """Why an accepted trace is left out: its mode or its model is never trained on."""
@@ -52,10 +53,11 @@ class Line(Reply):
             return self.verdict
         return OTHER_MODEL if self.state == "stored" else None
 
-    def imported_trace(self) -> ImportedTrace:
+    def imported_trace(self, ids: EngagementIds) -> ImportedTrace:
         return ImportedTrace.model_validate(
             {
-                "engagement_id": self.engagement_id,
+                # The id that the row got when it was imported.
+                "engagement_id": ids.of(self.engagement_id) if self.engagement_id else self.engagement_id,
                 "thinking": self.thinking,
                 "saw_answer": self.provenance.saw_answer,
                 "scores": self.scores,
@@ -120,6 +122,7 @@ def read(file: Path, skips: Skips) -> Iterator[ImportedTrace]:
 
     Raises:
         BadImport: The file is a JSON array and breaks off.
+        SameId: Two ids of engagements become the same valid id.
     """
     whose: str | None = None
     for row in json_rows(file, skips):
@@ -131,6 +134,6 @@ def read(file: Path, skips: Skips) -> Iterator[ImportedTrace]:
             elif why := line.why_left_out():
                 skips.leave_out(why, row.where)
             else:
-                yield line.imported_trace()
+                yield line.imported_trace(skips.engagements)
         except ValidationError as error:
             skips.reject(fault_of(error), row.where, first(error))

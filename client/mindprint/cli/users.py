@@ -115,7 +115,9 @@ def import_(
     ] = None,
     id_map: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write the users' ids that were changed, and the originals."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Write the ids of users and rows that were changed, and the originals."
+        ),
     ] = None,
     skipped: SkippedFile = None,
     rows: Annotated[int, typer.Option(min=1, max=1000, help="Engagements in one request.")] = Bounds.rows,

@@ -41,7 +41,6 @@ from mindprint.importers.rows import (
 )
 from mindprint.importers.timestamps import START, TICK, in_order, moment
 from mindprint.types import Engagement
-from mindprint.valid_ids import engagement_id
 
 HISTORY, EVALUATION = "history_data.json", "evaluation_data.json"
 AUTHOR = ("author", "op_author", "user", "user_id", "name", "id")
@@ -174,7 +173,7 @@ def _pairs(
     chosen, rejected = _replies(post, CHOSEN), _replies(post, REJECTED)
     for number, reply in enumerate(chosen, 1):
         whole = f"{kind}/{named}" if named else unnamed
-        id = engagement_id(whole if len(chosen) == 1 else f"{whole}/{number}")
+        id = skips.engagements.of(whole if len(chosen) == 1 else f"{whole}/{number}")
         if id in author.ids:
             skips.leave_out(REPEATED, where)
             continue

@@ -37,7 +37,6 @@ from mindprint.importers.rows import (
 )
 from mindprint.importers.timestamps import START, TICK, in_order, moment
 from mindprint.types import Engagement
-from mindprint.valid_ids import engagement_id
 
 NO_ANSWER = "question without an answer"
 _MOST_CHOICES = 64
@@ -213,7 +212,7 @@ def _user(
         skips.leave_out(NO_ANSWER, where)
     elif row := engagement(
         skips,
-        id=engagement_id(f"question/{id}"),
+        id=skips.engagements.of(f"question/{id}"),
         prompt=asked,
         response=answer,
         occurred_at=_last(question, times),
@@ -231,7 +230,7 @@ def _usable(profile: list[Any], where: str, skips: Skips) -> Iterator[tuple[dict
         if not isinstance(entry, dict):
             skips.reject("entry of a profile is no object", place)
             continue
-        name = engagement_id(f"profile/{text(entry.get('id')) or f'row-{number}'}")
+        name = skips.engagements.of(f"profile/{text(entry.get('id')) or f'row-{number}'}")
         if name in seen:
             skips.leave_out(REPEATED, place)
             continue

@@ -30,7 +30,7 @@ from mindprint.importers.texts import is_gone
 from mindprint.importers.timestamps import START, TICK, moment
 from mindprint.streaming import first
 from mindprint.types import Engagement
-from mindprint.valid_ids import engagement_id, user_name
+from mindprint.valid_ids import user_name
 
 DATASET_KEYS = frozenset({"query", "target"})
 """A row with these keys is one of a dataset folder: see `mindprint.datasets`."""
@@ -81,8 +81,9 @@ def engagements(rows: Iterator[JsonRow], skips: Skips, user: str | None = None) 
 
 
 def _own(data: Mapping[str, Any], row: JsonRow, skips: Skips) -> Engagement | None:
+    given = text(data.get("id"))
     try:
-        return Engagement.model_validate(data)
+        return Engagement.model_validate({**data, "id": skips.engagements.of(given)} if given else data)
     except ValidationError as error:
         skips.reject(fault_of(error), row.where, first(error))
         return None
@@ -102,7 +103,7 @@ def _of_dataset(
     choices, reason = data.get("choices"), text(data.get("reason"))
     return engagement(
         skips,
-        id=engagement_id(given) if (given := text(data.get("id"))) else "",
+        id=skips.engagements.of(given) if (given := text(data.get("id"))) else "",
         prompt=_as_written(data["query"]),
         response=_as_written(data["target"]),
         occurred_at=clocks[user_id],

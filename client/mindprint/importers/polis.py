@@ -22,7 +22,6 @@ from mindprint.importers.delimited import records
 from mindprint.importers.people import NOBODY, is_nobody
 from mindprint.importers.rows import NO_TIME, REPEATED, REPLACED, BadImport, Rows, Skips, engagement, prose
 from mindprint.importers.timestamps import START, TICK, DistinctTimes, moment
-from mindprint.valid_ids import engagement_id
 
 COMMENTS, VOTES = "comments.csv", "votes.csv"
 CHOICES = ("agree", "disagree", "pass")
@@ -93,7 +92,7 @@ def read(folder: Path, skips: Skips, agree: Agree | None = None) -> Rows:
         user = skips.users.of(f"{place}-{vote.voter}")
         row_engagement = engagement(
             skips,
-            id=engagement_id(f"{vote.comment}/{vote.stamp}" if vote.stamp else vote.comment),
+            id=skips.engagements.of(f"{vote.comment}/{vote.stamp}" if vote.stamp else vote.comment),
             prompt=f"Do you agree with this statement?\n{body}",
             response=answers[vote.value],
             occurred_at=times.after(user, vote.when),  # pol.is has whole seconds

@@ -19,7 +19,7 @@ from mindprint.importers.rows import (
 from mindprint.importers.texts import is_gone
 from mindprint.importers.timestamps import START, TICK, DistinctTimes, moment
 from mindprint.types import Engagement
-from mindprint.valid_ids import engagement_id, user_name
+from mindprint.valid_ids import user_name
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RowBuilder:
         return None
 
     def _built(self, draft: Draft, user: str) -> tuple[str, Engagement] | None:
-        id = engagement_id(draft.id)
+        id = self._skips.engagements.of(draft.id)
         if (user, id) in self._ids:
             self._skips.leave_out(REPEATED, draft.where)
             return None

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mindprint.exceptions import MindprintError
 from mindprint.importers.texts import decode_entities, is_gone
 from mindprint.types import Engagement
-from mindprint.valid_ids import UserIds
+from mindprint.valid_ids import EngagementIds, UserIds
 
 Rows = Iterator[tuple[str, Engagement]]
 """Pairs (user id, engagement). The rows of a user keep the order of the file."""
@@ -69,6 +69,7 @@ class Skips(Counter[str]):
         self.notes: list[str] = []
         """What else a reader decided, for people."""
         self.users = UserIds()
+        self.engagements = EngagementIds()
         self._max_places = max_places
 
     def leave_out(self, reason: str, where: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -51,6 +52,13 @@ class ChangedId(BaseModel):
     original: str
 
 
+class ChangedEngagementId(BaseModel):
+    """An engagement's id that is not as in the file."""
+
+    engagement_id: str
+    original: str
+
+
 class LeftOut(BaseModel):
     """What of a file is left out or changed."""
 
@@ -58,6 +66,8 @@ class LeftOut(BaseModel):
     bad_rows: int
     places: list[SkippedPlace]
     changed_ids: list[ChangedId]
+    changed_engagement_ids: int
+    """How many ids of engagements are not as in the file. `--id-map` writes them."""
     notes: list[str]
 
     @classmethod
@@ -68,8 +78,15 @@ class LeftOut(BaseModel):
             bad_rows=skips.bad,
             places=[SkippedPlace(where=row.where, reason=row.reason, bad=row.bad) for row in skips.places],
             changed_ids=[ChangedId(user_id=made, original=_valid(raw)) for made, raw in skips.users.changed.items()],
+            changed_engagement_ids=len(skips.engagements.changed),
             notes=skips.notes,
         )
+
+
+def changed_engagement_ids(skips: Skips) -> Iterator[ChangedEngagementId]:
+    """Yield the ids of engagements that are not as in the file."""
+    for made, raw in skips.engagements.changed.items():
+        yield ChangedEngagementId(engagement_id=made, original=_valid(raw))
 
 
 def _valid(raw: str) -> str:

@@ -226,6 +226,30 @@ def faithfulness(table: pd.DataFrame) -> pd.DataFrame:
     return _counted(pd.concat(found, ignore_index=True), list(PERTURBATIONS))
 
 
+def choice_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Compute how far the order of the choices decides an answer, for each arm that was asked in both orders.
+
+    An answer without one of the arm's own to compare with is missing.
+
+    Returns:
+        The columns arm, items, missing, changed (share of other answers), stored and reversed (shares of right answers
+        in either order), and moved (mean distance between the log-probabilities of the real answer, in nats).
+    """
+    own = select_answered(table, "answer")[[*USER_KEY, "item", "answer", "right", "logprob"]]
+    rows = select_questions(table, "reversed").merge(
+        own, on=[*USER_KEY, "item"], how="left", suffixes=("", "_own"), validate="1:1"
+    )
+    rows["answered"] &= rows["answer_own"].notna()
+    figures = {
+        "changed": rows["answer"] != rows["answer_own"],
+        "stored": rows["right_own"],
+        "reversed": rows["right"],
+        "moved": (rows["logprob"].astype(float) - rows["logprob_own"].astype(float)).abs(),
+    }
+    known = {name: values.astype(float).where(rows["answered"]) for name, values in figures.items()}
+    return _counted(rows.assign(**known), list(known))
+
+
 def cost(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns arm, questions, thinking_tokens, prompt_tokens and seconds: means over answered questions."""
     rows = select_answered(table, "answer")

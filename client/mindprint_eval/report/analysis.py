@@ -115,6 +115,11 @@ class Analysis:
         return metrics.faithfulness(self.outcomes)
 
     @cached_property
+    def choice_order(self) -> pd.DataFrame:
+        """Return how far the order of the choices decides an answer, one row an arm."""
+        return metrics.choice_order(self.outcomes)
+
+    @cached_property
     def cost(self) -> pd.DataFrame:
         """Return tokens and seconds a question, one row an arm."""
         return metrics.cost(self.outcomes)

@@ -71,6 +71,7 @@ def template_context(found: Analysis, folder: Path) -> dict[str, Any]:
             provenance.missing_table(found.outcomes),
             arms.seen_table(found),
             arms.kinds_table(found),
+            comparisons.choice_order_table(found),
         ],
         "comparisons": [comparisons.comparison_table(found), comparisons.anchor_table(found)],
         "plates": report_figures(found),

@@ -1,8 +1,9 @@
-"""Bounds on the fields of a chat request that multiply its work in the engine. Pure."""
+"""Bounds on the fields of a chat request that multiply its work in the engine, and on its thinking. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mindprint_server.exceptions import Invalid
@@ -25,6 +26,51 @@ MAX_ITEMS: Mapping[str, int] = {
 
 MAX_TOP_K = 2**31 - 1
 """Largest `top_k`: the engine keeps it in 32 bits."""
+
+
+@dataclass(frozen=True)
+class ThinkingRoom:
+    """The room that a chat has for its thinking and its answer, in tokens.
+
+    Attributes:
+        prompt: Tokens before the thinking.
+        closing: Tokens between the thinking and the answer.
+        model: Longest sequence of the model.
+        max_tokens: What the caller allows for thinking and answer together, as far as it is left; None: all that fits.
+        field: The field of the request that says so.
+    """
+
+    prompt: int
+    closing: int
+    model: int
+    max_tokens: int | None
+    field: str = "max_tokens"
+
+    def bound_thinking(self, max_thinking: int, min_answer: int) -> int:
+        """Return how many tokens a thinking may have, so that its answer fits the model behind it.
+
+        Args:
+            max_thinking: Most tokens of any thinking.
+            min_answer: Tokens that it leaves for the answer. A smaller `max_tokens` of the caller's may take all.
+
+        Raises:
+            Invalid: They do not fit.
+        """
+        left = self.model - self.prompt - self.closing
+        needed = 1 + min_answer if self.max_tokens is None else self.max_tokens
+        if needed <= left:
+            return min(max_thinking, left - min_answer if self.max_tokens is None else self.max_tokens)
+        if self.max_tokens is not None and left > 0:
+            message = (
+                f"messages and memory have {self.prompt} tokens of the model's {self.model}, so that {needed} for "
+                f"thinking and answer do not fit: ask for at most {left}"
+            )
+            raise Invalid("prompt_too_long", message, param=self.field)
+        message = (
+            f"messages and memory have {self.prompt} tokens of the model's {self.model}, so that {needed} for thinking "
+            "and answer do not fit: shorten the messages, or ask with mode direct"
+        )
+        raise Invalid("prompt_too_long", message, param="messages")
 
 
 def read_answer_count(body: Mapping[str, Any], max_answers: int) -> int:

@@ -7,8 +7,8 @@ chat. Special tokens stay in the texts, unlike in a chat: the whole prompt is th
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from mindprint_server.adapters import AdapterService
 from mindprint_server.chat.bounds import check_lengths, check_numbers, read_answer_count
 from mindprint_server.chat.fallback import is_adapter_fault
 from mindprint_server.chat.messages import read_model, reject_unsupported
+from mindprint_server.chat.models import found_by_model
 from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.request import check_id, read_stream
 from mindprint_server.chat.runner import Answer, AnswerRunner, ChatReply
@@ -122,11 +123,12 @@ class CompletionService:
         """Answer once the tenant has its turn, with a version; `stack` holds the slots and the version."""
         assert self._backend is not None
         await stack.enter_async_context(self._admission.enter(prompt.sequences))
-        if prompt.model.key is not None and prompt.model.key.user_id is not None:
-            await self._ctx.store.users.get(prompt.model.key.user_id)
-        adapter = await stack.enter_async_context(self._adapters.acquire(prompt.model, may_fall_back=False))
+        with found_by_model(prompt.model):
+            if prompt.model.key is not None and prompt.model.key.user_id is not None:
+                await self._ctx.store.users.get(prompt.model.key.user_id)
+            adapter = await stack.enter_async_context(self._adapters.acquire(prompt.model, may_fall_back=False))
         try:
-            content = await self._backend.complete_text(prompt.body, adapter)
+            content = await self._backend.complete_text(prompt.body, adapter, count=self._ctx.token_counter())
         except Exception as error:
             if is_adapter_fault(error):
                 await self._adapters.report_outcome(adapter, "failed")
@@ -134,15 +136,7 @@ class CompletionService:
         provenance = self._provenance(adapter)
         progress.model = provenance["model"]
         judged = adapter if prompt.body.get("max_tokens") != 0 else None  # the prompt alone was scored
-        return Answer(self._count(content), judged, provenance)
-
-    def _count(self, content: dict[str, Any] | AsyncGenerator[str]) -> dict[str, Any] | AsyncGenerator[str]:
-        """Count the tokens of an answer, and return it."""
-        count = self._ctx.token_counter()
-        if not isinstance(content, dict):
-            return count_tokens(content, count)
-        count(int((content.get("usage") or {}).get("completion_tokens") or 0))
-        return content
+        return Answer(content, judged, provenance)
 
     def _provenance(self, adapter: AdapterRef | None) -> dict[str, Any]:
         info = self._ctx.engine.info()
@@ -190,20 +184,6 @@ def create_writer(answer: Answer) -> Callable[[str], str]:
         return add_provenance(line, answer.provenance) if is_first else line
 
     return write
-
-
-async def count_tokens(lines: AsyncGenerator[str], count: Callable[[int], None]) -> AsyncGenerator[str]:
-    """Count a token for each event with text, and pass the lines on. vLLM sends one for each, or for several.
-
-    Args:
-        lines: Lines of an event stream.
-        count: Called with the number of tokens.
-    """
-    async with aclosing(lines):
-        async for line in lines:
-            if '"text":"' in line and '"text":""' not in line:
-                count(1)
-            yield line
 
 
 def add_provenance(line: str, provenance: Mapping[str, Any]) -> str:

@@ -41,6 +41,8 @@ RENDERING = frozenset(
     }
 )
 """Arguments of transformers' `apply_chat_template` that are no variables of a template."""
+MAX_SHOWN = 100
+"""Characters of a wrong name that a message shows."""
 TEXTS = ("messages", "tools", "documents", "chat_template_kwargs")
 """Fields whose texts a chat template may write into the prompt."""
 
@@ -57,8 +59,16 @@ def read_model(body: Mapping[str, Any]) -> ModelName:
             return ModelName(model)
     except ValueError:
         pass
-    message = "model must be base, user/<id> or cohort/<name>, the latter two optionally with @<version>"
+    message = (
+        f"there is no model {shorten(model)}: model must be base, user/<id> or cohort/<name>, the latter two "
+        "optionally with @<version>; GET /v1/models lists the base model and all that have an adapter"
+    )
     raise NotFound("model_not_found", message, param="model")
+
+
+def shorten(model: object) -> str:
+    """Return what a request has as its model, for a message."""
+    return repr(model) if model is None or len(repr(model)) <= MAX_SHOWN else f"{repr(model)[:MAX_SHOWN]}..."
 
 
 def parse_model_name(model: str) -> tuple[str | None, str]:

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from mindprint.types import Version
 from mindprint.types.keys import BASE, AdapterKey, ModelName, VersionRef
-from mindprint_server.chat.messages import read_model
+from mindprint_server.chat.messages import read_model, shorten
 from mindprint_server.context import ServerContext
 from mindprint_server.exceptions import NotFound
 from mindprint_server.store import RecordNotFound
+
+
+@contextmanager
+def found_by_model(model: ModelName) -> Iterator[None]:
+    """Say of a user, cohort or version that is not found that `model` names it, and where models are listed.
+
+    Args:
+        model: The model of the request.
+
+    Raises:
+        RecordNotFound: One was not found in the block.
+    """
+    try:
+        yield
+    except RecordNotFound as error:
+        asked = shorten(str(model))
+        error.message = f"there is no model {asked} ({error.message}); GET /v1/models lists those with an adapter"
+        error.param = "model"
+        raise
 
 
 class ModelCatalog:
@@ -45,10 +66,11 @@ class ModelCatalog:
         Raises:
             NotFound: There is no such model, or it is another tenant's.
         """
+        model = read_model({"model": name})
         try:
-            return await self._find(read_model({"model": name}))
-        except NotFound as error:
-            message = f"there is no model {name[:100]!r} ({error.message})"
+            return await self._find(model)
+        except RecordNotFound as error:
+            message = f"there is no model {shorten(name)} ({error.message}); GET /v1/models lists those with an adapter"
             raise NotFound("model_not_found", message, param="model") from None
 
     async def _find(self, name: ModelName) -> dict[str, Any]:

@@ -19,12 +19,13 @@ import structlog
 from mindprint_server.adapters import AdapterService
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.fallback import AnswerPlan, fallback_plans, is_adapter_fault
+from mindprint_server.chat.memory_fit import fit_memory
 from mindprint_server.chat.messages import build_messages, parse_model_name
+from mindprint_server.chat.models import found_by_model
 from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.replies import ChunkWriter, complete_answer, empty_answer, empty_lines, thinking_chunk
 from mindprint_server.chat.request import ChatRequest, read_request
 from mindprint_server.chat.runner import Answer, AnswerRunner, ChatReply
-from mindprint_server.chat.streaming import count_tokens
 from mindprint_server.chat.thinker import Asked, Collapsed, Thinker
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import ChatBackend, ChatParameters
@@ -133,8 +134,9 @@ class ChatService:
         # Recall the memory while the version is being loaded.
         recalling = asyncio.create_task(self._recall(request))
         try:
-            adapter = await stack.enter_async_context(self._adapters.acquire(request.model))
-            memory = await recalling
+            with found_by_model(request.model):
+                adapter = await stack.enter_async_context(self._adapters.acquire(request.model))
+                memory = await recalling
         finally:
             recalling.cancel()
             await asyncio.gather(recalling, return_exceptions=True)
@@ -142,11 +144,14 @@ class ChatService:
         kind, name = parse_model_name(request.model)
         user = name if kind == "user" else None
         mode, auto_reason = await self._auto.select(request.mode, user, adapter, request.kind)
+        dropped = 0
+        if memory is not None:
+            memory, dropped = fit_memory(memory, partial(self._thinker.has_room, request, mode))
         asked = Asked(request, parameters, memory)
         plan, content = await self._answer(asked, fallback_plans(mode, adapter), progress)
         progress.model = plan.adapter.name if plan.adapter else "base"
         judged = plan.adapter if asked.left(progress) != 0 else None  # no answer was written
-        return Answer(content, judged, self._provenance(plan, auto_reason))
+        return Answer(content, judged, self._provenance(plan, auto_reason, dropped))
 
     async def _check(self, request: ChatRequest) -> ChatParameters:
         """Return the parameters of a request that may think; it is refused before the thinking."""
@@ -211,12 +216,19 @@ class ChatService:
             prompt, progress.prompt_tokens = self._thinker.direct_prompt(request.body, built), None
         elif (prompt := await self._thinker.think(asked, built, plan, progress)) is None:
             return _nothing_left(request, progress)
+        left = asked.left(progress)
+        if plan.mode != "direct" and prompt is not None:
+            # As a part of the prompt, a thinking may have more tokens than it was written with.
+            fitting = self._engine.info().max_model_len - len(prompt.ids)
+            if fitting <= 0:
+                return _nothing_left(request, progress)
+            left = None if left is None else min(left, fitting)
         assert self._backend is not None
         fields = self._turns.chat_fields(request.body, built, thinking=plan.mode != "direct")
-        body = {**request.body, **fields, "request_id": request.id, **_bound(request.body, asked.left(progress))}
-        return count_tokens(await self._backend.complete(body, plan.adapter, prompt), self._ctx.token_counter())
+        body = {**request.body, **fields, "request_id": request.id, **_bound(request.body, left)}
+        return await self._backend.complete(body, plan.adapter, prompt, count=self._ctx.token_counter())
 
-    def _provenance(self, plan: AnswerPlan, auto_reason: str | None) -> dict[str, Any]:
+    def _provenance(self, plan: AnswerPlan, auto_reason: str | None, memory_dropped: int) -> dict[str, Any]:
         adapter = plan.adapter
         name = adapter.name if adapter else "base"
         return {
@@ -226,6 +238,7 @@ class ChatService:
             "prompt_version": PROMPT_VERSION,
             "mode": plan.mode,
             "mode_reason": auto_reason,
+            "memory_dropped": memory_dropped,
             "thinking": None if plan.mode == "direct" else name,
             "fallback": plan.fallback,
             "engine": self._engine.info().name,

@@ -151,32 +151,6 @@ class AnswerStream:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-def count_tokens(
-    content: dict[str, Any] | AsyncGenerator[str], count: Callable[[int], None]
-) -> dict[str, Any] | AsyncGenerator[str]:
-    """Count the tokens of an answer, and return it.
-
-    Args:
-        content: The whole answer in OpenAI's form, or the lines of its event stream. A stream counts a token for each
-            event with text. vLLM sends one for each token, or under load one for several.
-        count: Called with the number of tokens.
-    """
-    if not isinstance(content, dict):
-        return _counted(content, count)
-    usage = content.get("usage") or {}
-    count(int(usage.get("completion_tokens") or 0))
-    return content
-
-
-async def _counted(lines: AsyncGenerator[str], count: Callable[[int], None]) -> AsyncGenerator[str]:
-    async with aclosing(lines):
-        async for line in lines:
-            # At once: a stream whose caller left is closed by the event loop at some later time.
-            if '"delta"' in line and '"content":""' not in line:
-                count(1)
-            yield line
-
-
 def error_event(error: ServerError) -> str:
     """Return the event with which a stream ends that could not be finished, in the form of OpenAI's errors."""
     content = {"message": clean(error.message), "type": _type_of(error), "code": error.code, "param": error.param}

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mindprint.chat_format import TemplateRefused
+from mindprint.types import Mode
 from mindprint_server.adapters.health import outcome_of
+from mindprint_server.chat.bounds import ThinkingRoom
 from mindprint_server.chat.fallback import AnswerPlan
-from mindprint_server.chat.messages import template_arguments, template_messages
+from mindprint_server.chat.memory_fit import read_max_tokens
+from mindprint_server.chat.messages import build_messages, template_arguments, template_messages
 from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.request import ChatRequest
 from mindprint_server.context import ServerContext
@@ -18,7 +21,8 @@ from mindprint_server.engine import ChatParameters, GenerationOutput, Priority, 
 from mindprint_server.engine.sampling import create_sampling
 from mindprint_server.exceptions import Invalid
 from mindprint_server.prompts import thinking
-from mindprint_server.prompts.templates import prefix_with_reminders
+from mindprint_server.prompts.builder import TEMPLATE_RESERVE_TOKENS
+from mindprint_server.prompts.templates import memory_text, prefix_with_reminders
 from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt, RecalledMemory
 from mindprint_server.verdicts.checks import ThinkingChecker
@@ -27,6 +31,8 @@ SAMPLED = ("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "
 """Parameters of a request that hold for its thinking as for its answer, beside temperature and seed."""
 
 
+MAX_TOKEN_CHARS = 128
+"""Characters of a token, at most: those of runs of blanks in known vocabularies."""
 NEUTRAL: Mapping[str, float] = {
     "temperature": 0,
     "presence_penalty": 0,
@@ -99,19 +105,22 @@ class Thinker:
 
         Raises:
             Collapsed: The thinking loops or says nothing.
-            Invalid: The messages do not fit the template, or the model's length.
+            Invalid: The messages do not fit the template, or the model's length with thinking and answer.
         """
-        prefix = self._prefix(plan, asked.memory)
+        prefix = self._prefix(plan.mode, asked.memory)
         prompt = self.render(messages, thinking=True, arguments=self._arguments(asked.request.body))
         begun = self._turns.begin_thinking(prompt, prefix)
         left = asked.left(progress)
+        most = self._bound(begun, asked, left)
         progress.begin(len(begun.ids))
-        generated = await self._generate(begun, self._sampling(asked, left), prefix, plan, progress)
+        generated = await self._generate(begun, self._sampling(asked, most), prefix, plan, progress)
         if left is not None and len(generated.token_ids) >= left:
             return None
         reasoning = thinking.finalize_thinking(prefix, generated.text, generated.finish)
         reason = self._checker.check(reasoning, thinking_prefix=prefix, mode=plan.mode, finish=generated.finish)
-        if outcome_of(reason) == "collapsed":
+        # A thinking that the model's length cut short is not to blame for its few words.
+        is_cut_short = most < self._settings.max_thinking_tokens and len(generated.token_ids) >= most
+        if outcome_of(reason) == "collapsed" and not (is_cut_short and reason == "empty"):
             raise Collapsed
         return self._turns.close_thinking(
             prompt, reasoning, thinking_prefix=prefix, answer_prefix=self._settings.answer_prefix
@@ -133,15 +142,27 @@ class Thinker:
         assert written is not None
         return written
 
-    def _sampling(self, asked: Asked, left: int | None) -> Sampling:
+    def _bound(self, begun: Prompt, asked: Asked, left: int | None) -> int:
+        """Return how many tokens the thinking may have. Refuse what does not fit before anything is generated."""
+        settings, tokenizer = self._settings, self._engine.tokenizer
+        room = ThinkingRoom(
+            prompt=len(begun.ids),
+            closing=len(tokenizer.encode(self._turns.thinking_suffix(settings.answer_prefix))),
+            model=self._engine.info().max_model_len,
+            max_tokens=left,
+            field="max_tokens" if asked.request.body.get("max_completion_tokens") is None else "max_completion_tokens",
+        )
+        return room.bound_thinking(settings.max_thinking_tokens, settings.min_answer_tokens)
+
+    def _sampling(self, asked: Asked, most: int) -> Sampling:
         """Return the request's sampling parameters. Without a temperature the thinking is greedy."""
-        given, most = asked.parameters, self._settings.max_thinking_tokens
+        given = asked.parameters
         temperature = asked.request.thinking_temperature
         if temperature is None:
             temperature = given.temperature or 0.0
         sampling = create_sampling(
             self._settings,
-            max_tokens=most if left is None else min(most, left),
+            max_tokens=most,
             temperature=temperature,
             seed=given.seed,
             stop=self._turns.stop,
@@ -149,9 +170,32 @@ class Thinker:
         chosen = {name: value for name in SAMPLED if (value := getattr(given, name)) is not None}
         return replace(sampling, **chosen)
 
-    def _prefix(self, plan: AnswerPlan, memory: RecalledMemory | None) -> str:
-        prefix = self._settings.thinking_prefixes.get(plan.mode, "")
-        if plan.mode == "personal" and memory is not None:
+    def has_room(self, request: ChatRequest, mode: Mode, memory: RecalledMemory) -> bool:
+        """Return whether the prompt of a chat with this memory leaves room for thinking and answer.
+
+        Raises:
+            Invalid: The template refuses the messages, or they hold other parts than texts.
+        """
+        settings, tokenizer, thinks = self._settings, self._engine.tokenizer, mode != "direct"
+        written = read_max_tokens(request.body)
+        if written is None:
+            written = settings.min_answer_tokens + (settings.max_thinking_tokens if thinks else 0)
+        limit = self._engine.info().max_model_len - TEMPLATE_RESERVE_TOKENS - written
+        told = memory_text(memory, tokenizer.special)
+        built = build_messages(request.messages, mode, told, request.choices, tokenizer.special)
+        arguments = self._arguments(request.body) if thinks else template_arguments(request.body)
+        text = self._render_text(built, thinking=thinks, arguments=arguments)
+        if thinks:
+            text += self._prefix(mode, memory)
+        # No token is shorter than a byte, so that a short text need not be tokenized. Nor a text that is far too long:
+        # tokenizing it would keep all other requests waiting.
+        if len(text) > limit * MAX_TOKEN_CHARS:
+            return False
+        return len(text.encode()) <= limit or len(tokenizer.encode(text)) <= limit
+
+    def _prefix(self, mode: Mode, memory: RecalledMemory | None) -> str:
+        prefix = self._settings.thinking_prefixes.get(mode, "")
+        if mode == "personal" and memory is not None:
             return prefix_with_reminders(prefix, memory, self._engine.tokenizer.special)
         return prefix
 
@@ -174,9 +218,13 @@ class Thinker:
         Raises:
             Invalid: The template refuses them, or they hold other parts than texts.
         """
-        tokenizer = self._engine.tokenizer
+        text = self._render_text(messages, thinking=thinking, arguments=arguments)
+        return Prompt(text, self._engine.tokenizer.encode(text), 0)
+
+    def _render_text(
+        self, messages: Sequence[Mapping[str, Any]], *, thinking: bool, arguments: Mapping[str, Any] | None
+    ) -> str:
         try:
-            text = tokenizer.render(template_messages(messages), thinking=thinking, arguments=arguments)
+            return self._engine.tokenizer.render(template_messages(messages), thinking=thinking, arguments=arguments)
         except TemplateRefused as error:
             raise Invalid("template_refused", str(error), param="messages") from error
-        return Prompt(text, tokenizer.encode(text), 0)

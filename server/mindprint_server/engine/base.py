@@ -288,7 +288,12 @@ class ChatBackend(Protocol):
         ...
 
     async def complete(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None, prompt: RenderedPrompt | None = None
+        self,
+        body: Mapping[str, Any],
+        adapter: AdapterRef | None,
+        prompt: RenderedPrompt | None = None,
+        *,
+        count: Callable[[int], None],
     ) -> dict[str, Any] | AsyncGenerator[str]:
         """Answer one chat completion.
 
@@ -296,6 +301,8 @@ class ChatBackend(Protocol):
             body: Request in OpenAI's form, with the engine's extensions. Its `model` is only the name in the answer.
             adapter: A loaded adapter; None answers with the base model.
             prompt: What the answer continues. None renders the messages of `body`.
+            count: Gets the number of tokens that were written, each time that there are more. They add up to what
+                `usage` says of a whole answer; of one that ends early they are those until then.
 
         Returns:
             The whole answer, or the lines of an event stream if `body` sets `stream`.
@@ -307,13 +314,14 @@ class ChatBackend(Protocol):
         ...
 
     async def complete_text(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None
+        self, body: Mapping[str, Any], adapter: AdapterRef | None, *, count: Callable[[int], None]
     ) -> dict[str, Any] | AsyncGenerator[str]:
         """Continue raw prompts: texts or token ids, without a chat template.
 
         Args:
             body: Request in OpenAI's form of text completions. Its `model` is ignored.
             adapter: A loaded adapter; None answers with the base model.
+            count: As for `complete`.
 
         Returns:
             The whole answer, or the lines of an event stream if `body` sets `stream`.

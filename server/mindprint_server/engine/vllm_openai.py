@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mindprint.chat_format import ChatFormat
 from mindprint_server.engine.base import AdapterRef, ChatParameters, EngineDied, RenderedPrompt
 from mindprint_server.engine.slots import ActiveAdapterLimiter
+from mindprint_server.engine.vllm_counting import Count, CountingClient, counting
 from mindprint_server.engine.vllm_lora import lora_request
 from mindprint_server.engine.vllm_options import explain_flags, serve_parser
 from mindprint_server.exceptions import BackendRefused, Invalid
@@ -98,16 +99,18 @@ class VllmChat:
         # On a GPU the V1 model runner computes the logits of all prompt tokens of a step at once. They may not fit.
         scores_prompts = current_platform.is_cpu() or getattr(llm.vllm_config, "use_v2_model_runner", False)
 
+        client = CountingClient(llm)
+
         async def build(*more: str) -> VllmChat:
             words = ["--model", model_path, "--served-model-name", "base", "--disable-log-stats", *more]
             args = serve_parser().parse_args(words, Namespace(**options))
             structured = llm.vllm_config.structured_outputs_config
             args.structured_outputs_config = structured
-            continuing = serving = await _serve(llm, args)
+            continuing = serving = await _serve(client, args)
             if structured.reasoning_parser:
                 args.structured_outputs_config = copy(structured)
                 args.structured_outputs_config.reasoning_parser = ""
-                continuing = await _serve(llm, args)
+                continuing = await _serve(client, args)
             max_tokens = llm.model_config.max_model_len
             return cls(serving, continuing, ChatCompletionRequest, slots, chat_format, max_tokens, scores_prompts, llm)
 
@@ -177,7 +180,12 @@ class VllmChat:
         return ChatParameters(**sampling | {"max_tokens": limit})
 
     async def complete(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None, prompt: RenderedPrompt | None = None
+        self,
+        body: Mapping[str, Any],
+        adapter: AdapterRef | None,
+        prompt: RenderedPrompt | None = None,
+        *,
+        count: Count,
     ) -> dict[str, Any] | AsyncGenerator[str]:
         """Answer one chat completion; see `ChatBackend.complete`.
 
@@ -188,10 +196,11 @@ class VllmChat:
         request = self._read(body, _engine_name(adapter), prompt)
         has_thinking_behind = prompt is not None or request.continue_final_message
         serving = self._continuing if has_thinking_behind else self._serving
-        return await self._answer_in_slot(serving.chat.create_chat_completion, request, adapter, body)
+        with counting(count):
+            return await self._answer_in_slot(serving.chat.create_chat_completion, request, adapter, body)
 
     async def complete_text(
-        self, body: Mapping[str, Any], adapter: AdapterRef | None
+        self, body: Mapping[str, Any], adapter: AdapterRef | None, *, count: Count
     ) -> dict[str, Any] | AsyncGenerator[str]:
         """Continue raw prompts; see `ChatBackend.complete_text`.
 
@@ -205,7 +214,8 @@ class VllmChat:
         if request.echo and request.logprobs is not None and not self._scores_prompts:
             message = "echo with logprobs needs vLLM's V2 model runner on a GPU: leave out one of the two"
             raise Invalid("validation_error", message, param="echo")
-        return await self._answer_in_slot(self._serving.completions.create_completion, request, adapter, body)
+        with counting(count):
+            return await self._answer_in_slot(self._serving.completions.create_completion, request, adapter, body)
 
     async def _answer_in_slot(
         self,
@@ -291,7 +301,7 @@ class VllmChat:
                     adapters.pop(name, None)
 
 
-async def _serve(llm: AsyncLLM, args: Namespace) -> _Serving:
+async def _serve(llm: CountingClient, args: Namespace) -> _Serving:
     try:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     except ImportError:  # before 0.31

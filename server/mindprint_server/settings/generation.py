@@ -16,6 +16,10 @@ class GenerationSettings(BaseModel):
     """Maximum number of tokens of thinking. The server closes longer thinking there, and the answer follows."""
     max_answer_tokens: int = Field(64, ge=1)
     """Maximum number of tokens of the answer that follows the thinking of a trace."""
+    min_answer_tokens: int = Field(16, ge=1)
+    """Minimum number of tokens of `max_model_len` that the thinking of a chat leaves for the answer. Thinking gets
+    shorter where messages and memory leave less than `max_thinking_tokens` beside it. Where not even one token of
+    thinking fits, the chat is refused with 400 before it thinks. The default is a short sentence."""
     answer_prefix: str = ANSWER_PREFIX
     """Words between the end of the thinking and the answer, the same as in the memory's lines. Without them a small
     model often gives the same answer, whatever it thought. Empty for models trained to reason. Default: decision

@@ -41,8 +41,8 @@ class Likelihood:
 
 
 def likeliest(choices: Mapping[str, float]) -> str:
-    """Return the choice with the highest log-probability; the first of equal ones."""
-    return max(choices, key=choices.__getitem__)
+    """Return the choice with the highest log-probability; of equal ones the first by its text, in whatever order."""
+    return min(choices, key=lambda choice: (-choices[choice], choice))
 
 
 def branch_points(choices: Mapping[str, Sequence[int]], end_id: int) -> dict[tuple[int, ...], tuple[int, ...]]:

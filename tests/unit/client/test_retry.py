@@ -10,8 +10,10 @@ from mindprint.retry import Retries, decide, is_absent, parse_retry_after, parse
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def refused(status: int, retry_after: float | None = None, should_retry: bool | None = None) -> ApiError:
-    return ApiError("no", status=status, code="c", retry_after=retry_after, should_retry=should_retry)
+def refused(
+    status: int, retry_after: float | None = None, should_retry: bool | None = None, code: str = "c"
+) -> ApiError:
+    return ApiError("no", status=status, code=code, retry_after=retry_after, should_retry=should_retry)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,8 @@ def refused(status: int, retry_after: float | None = None, should_retry: bool | 
         pytest.param(ConnectionFailed("x", sent=True), True, False, id="perhaps acted on"),
         pytest.param(refused(429), True, True, id="429"),
         pytest.param(refused(503), True, False, id="503 of unknown origin"),
+        pytest.param(refused(503, code="store_busy"), True, False, id="503 of a commit that was lost"),
+        pytest.param(refused(507), True, False, id="507 of unknown origin"),
         pytest.param(refused(408), True, False, id="408"),
         pytest.param(refused(502), True, False, id="502"),
         pytest.param(refused(504), True, False, id="504"),
@@ -38,6 +42,13 @@ def refused(status: int, retry_after: float | None = None, should_retry: bool | 
 def test_what_is_tried_again(error: Exception, safe: bool, unsafe: bool) -> None:
     assert decide(error, repeatable=True, retries=Retries()) is safe
     assert decide(error, repeatable=False, retries=Retries()) is unsafe
+
+
+def test_a_page_of_a_proxy_says_nothing_about_what_was_done() -> None:
+    """nginx may show a page with 503 and Retry-After in place of the 502 or 504 of a server that was at work."""
+    page = refused(503, 2.0, code=UNKNOWN_CODE)
+    assert decide(page, repeatable=False, retries=Retries()) is False
+    assert decide(page, repeatable=True, retries=Retries(jitter_s=0)) == 2.0
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -16,16 +16,17 @@ import pytest
 
 from mindprint import AsyncMindprintClient, datasets
 from mindprint.local.console import Output
-from mindprint.types import LeaseRequest
+from mindprint.types import LeaseRequest, TraceRequest
 from mindprint_demo import synthetic
 from mindprint_eval import adapters
-from mindprint_eval.arms import BARE_THINKING_ARMS, METHOD_ARMS, OPTIONAL_ARMS, PERTURBED_ARMS, Recipe
+from mindprint_eval.arms import BARE_THINKING_ARMS, METHOD_ARMS, OPTIONAL_ARMS, PERTURBED_ARMS, REVERSED_ARMS, Recipe
 from mindprint_eval.config import EvalOptions
 from mindprint_eval.response_cache import ResponseCache
 from mindprint_eval.results import Outcome
 from mindprint_eval.shard import EvalShard, ShardResult, ShardServer, run_shard
 from mindprint_server.app import create_app
 from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.generation.trace_service import TraceService
 from mindprint_server.settings import Settings
 from mindprint_server.store import ClaimPolicy
 from mindprint_server.wiring import Services
@@ -145,6 +146,29 @@ async def test_thinking_is_measured_bare_and_changed(
         "general/0": 1,
         "general/1": 1,
     }
+
+
+async def test_closed_questions_are_asked_again_with_the_choices_in_reverse_order(
+    services: Services, tmp_path: Path, piece: EvalShard, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[TraceRequest] = []
+    create = TraceService.create
+
+    async def noted(self: TraceService, request: TraceRequest, *args: Any, **how: Any) -> Any:
+        sent.append(request)
+        return await create(self, request, *args, **how)
+
+    monkeypatch.setattr(TraceService, "create", noted)
+    found, _ = await run(services, tmp_path, piece)
+    turned = [row for row in found.outcomes if row.measure == "reversed"]
+    closed = {(user.user_id, row.id) for user in piece.users for row in user.held_out if row.choices}
+    own = {(row.arm, row.user, row.item) for row in answers(found) if row.outcome == "answered"}
+    assert {(row.arm, row.user, row.item) for row in turned} == {
+        key for key in own if key[0] in REVERSED_ARMS and key[1:] in closed
+    }
+    questions = {row.query: row.choices for user in piece.users for row in user.held_out if row.choices}
+    orders = {tuple(one.choices or ()) for one in sent if one.query in questions}
+    assert orders == {tuple(order) for choices in questions.values() for order in (choices, choices[::-1])}
 
 
 async def test_a_second_run_asks_and_trains_nothing(

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from mindprint_eval.arms import PERTURBED_ARMS
+from mindprint_eval.arms import PERTURBED_ARMS, REVERSED_ARMS
 from mindprint_eval.metrics.metrics import select_answered
 from mindprint_eval.metrics.statistics import Interval, bootstrap_interval, pairs_for
 from mindprint_eval.report.analysis import Analysis, arm_value
@@ -155,6 +155,42 @@ def faithfulness_table(found: Analysis) -> Table:
         [RowGroup("", rows)],
         notes,
         "Not measured: no arm was asked again after changed thinking.",
+    )
+
+
+def choice_order_table(found: Analysis) -> Table:
+    """Build the table of questions that were asked with their choices in both orders."""
+    there = set(found.choice_order["arm"])
+    absent = [arm for arm in REVERSED_ARMS if arm not in there]
+
+    def value(arm: str, name: str) -> float:
+        return arm_value(found.choice_order, arm, name)
+
+    rows = [
+        [
+            text_cell(arm),
+            text_cell(found.whats.get(arm)),
+            *(number_cell(value(arm, name), 1, scale=100) for name in ("changed", "stored", "reversed")),
+            number_cell(value(arm, "moved"), 3),
+            text_cell(int(value(arm, "items"))),
+            text_cell(int(value(arm, "missing"))),
+        ]
+        for arm in [*found.arms, *sorted(there - set(found.arms))]
+        if arm in there
+    ]
+    notes = [
+        "All other tables are of the stored order. Where the share of other answers is high, the model answers by the "
+        "place of a choice."
+    ]
+    if absent:
+        notes.append(f"Not measured: {', '.join(absent)}.")
+    heads = ("other answers, %", "accuracy, stored, %", "accuracy, reversed, %", "log-probability moves by, nats")
+    return Table(
+        "Closed questions with their choices in reverse order",
+        make_columns("arm", "what", *heads, "questions", "missing", texts=("what",)),
+        [RowGroup("", rows)] if rows else [],
+        notes if rows else [],
+        "Not measured: no arm was asked again with the choices in reverse order.",
     )
 
 

@@ -118,7 +118,7 @@ def test_nothing_to_use(run: Any, server: Any, tmp_path: Path) -> None:
         ("{", "is no JSON"),
         ("[]", "is no JSON object"),
         ('{"user_id": "ann", "id": "e"}', "prompt: Field required"),
-        ('{"user_id": "ann", "id": "../e"}', "id: String should match pattern"),
+        ('{"user_id": "ann", "id": ["e"]}', "id: Input should be a valid string"),
         ('{"id": "e"}', "has no user_id: add it, or name the user with --user"),
         (
             '{"user_id":"a","id":"e","prompt":"p","response":"x","choices":["y","z"],"occurred_at":"2026-01-01T00:00:00"}',
@@ -161,6 +161,23 @@ def votes(tmp_path: Path) -> str:
 
 
 @pytest.mark.usefixtures("stores")
+def test_changed_ids_of_rows_are_written_and_shown(run: Any, server: Any, tmp_path: Path) -> None:
+    rows = [f"ann,post #{number},Tea?,Yes" for number in range(7)]
+    file, ids = write(tmp_path / "rows.csv", "user,id,prompt,response", *rows, "ann,plain,Tea?,Yes"), tmp_path / "ids"
+    result = run("users", "import", file, "--id-map", str(ids))
+    assert result.exit_code == 0, result.stderr
+    changed = [json.loads(line) for line in ids.read_text().splitlines()]
+    originals = {each["engagement_id"]: each["original"] for each in changed}
+    assert list(originals.values()) == [f"post #{number}" for number in range(7)]
+    sent = [row["id"] for request in server.asked for row in json.loads(request.content)["engagements"]]
+    assert [originals.get(id, id) for id in sent] == [*originals.values(), "plain"]
+    shown = " ".join(result.stderr.split())
+    assert f"id 'post #4' is {sent[4]}" in shown
+    assert "post #5" not in shown
+    assert "and 2 more: --id-map FILE writes all" in shown
+
+
+@pytest.mark.usefixtures("stores")
 def test_a_bad_row_is_left_out_and_named_up_to_the_share(run: Any, server: Any, tmp_path: Path) -> None:
     folder, skipped, ids = votes(tmp_path), tmp_path / "skipped.jsonl", tmp_path / "ids.jsonl"
     result = run("users", "import", folder, "--skipped", str(skipped), "--id-map", str(ids))
@@ -169,7 +186,8 @@ def test_a_bad_row_is_left_out_and_named_up_to_the_share(run: Any, server: Any, 
     reasons = [json.loads(line)["reason"] for line in skipped.read_text().splitlines()]
     assert len(reasons) == 2
     assert reasons[0].startswith("is no CSV")
-    originals = {json.loads(line)["original"]: json.loads(line)["user_id"] for line in ids.read_text().splitlines()}
+    changed = [json.loads(line) for line in ids.read_text().splitlines()]
+    originals = {each["original"]: each["user_id"] for each in changed}
     assert set(originals) == {f"my talk-{voter}" for voter in range(13)}
     assert {request.url.path.split("/")[3] for request in server.asked} == set(originals.values())
     assert ids.stat().st_mode & 0o077 == 0

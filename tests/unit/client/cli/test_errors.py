@@ -12,6 +12,18 @@ from mindprint import ApiError, ConnectionFailed, MindprintClient, MindprintErro
 from mindprint.types import BatchRequest, LeaseRequest, TraceRequest
 
 BUSY = httpx.Response(503, json={"error": {"message": "starting", "type": "server_error", "code": "not_ready"}})
+LOST_COMMIT = httpx.Response(
+    503,
+    json={
+        "error": {
+            "message": "the database may have stored the change or not (connection lost): read what is stored now",
+            "type": "server_error",
+            "code": "store_busy",
+            "param": None,
+        }
+    },
+)
+"""As the server tells of a lost commit: without Retry-After and `x-should-retry`."""
 PAGE = "<html>\n<head><title>502 Bad Gateway</title></head>\n<body><hr>nginx/1.22.1</body>\n</html>"
 SAFE = [
     ("users.get", ("ann",)),
@@ -28,9 +40,18 @@ UNSAFE = [
     ("batches.create", (BatchRequest(),)),
     ("traces.create", (TraceRequest(user_id="ann", query="?"),)),
     ("leases.claim", (LeaseRequest(owner="me"),)),
+    ("keys.create", ("app", ["read"])),
+    ("keys.rotate", ("k1",)),
     ("chat.completions.create", ("?",)),
 ]
-REPLY = {"adapters.pin": "version", "chat.completions.create": "chat", "traces.create": "trace", "users.get": "user"}
+REPLY = {
+    "adapters.pin": "version",
+    "chat.completions.create": "chat",
+    "keys.create": "created_key",
+    "keys.rotate": "created_key",
+    "traces.create": "trace",
+    "users.get": "user",
+}
 NOUN = {"batches": "batch", "cohorts": "cohort", "leases": "lease"}
 
 
@@ -55,6 +76,7 @@ def _an_empty_batch_of_engagements(monkeypatch: pytest.MonkeyPatch) -> None:
         httpx.ReadTimeout("slow"),
         httpx.ConnectError("no"),
         BUSY,
+        LOST_COMMIT,
         httpx.Response(408),
         httpx.Response(502, text=PAGE),
         httpx.Response(504, text=PAGE),
@@ -69,7 +91,16 @@ async def test_a_safe_call_is_repeated(caller: Any, samples: Any, name: str, arg
 
 @pytest.mark.parametrize(("name", "args"), UNSAFE)
 @pytest.mark.parametrize(
-    "failure", [httpx.ReadError("reset"), httpx.ReadTimeout("slow"), BUSY, httpx.Response(502), httpx.Response(504)]
+    "failure",
+    [
+        httpx.ReadError("reset"),
+        httpx.ReadTimeout("slow"),
+        BUSY,
+        LOST_COMMIT,
+        httpx.Response(502),
+        httpx.Response(504),
+        httpx.Response(503, text=PAGE, headers={"Retry-After": "2"}),
+    ],
 )
 async def test_an_unsafe_call_is_never_made_twice(
     caller: Any, samples: Any, name: str, args: Any, failure: Any
@@ -87,7 +118,7 @@ async def test_an_unsafe_call_is_never_made_twice(
         httpx.ConnectError("refused"),
         httpx.ConnectTimeout("slow"),
         httpx.Response(429),
-        httpx.Response(503, headers={"Retry-After": "2"}),
+        httpx.Response(503, headers={"Retry-After": "2"}, content=BUSY.content),
         httpx.Response(500, headers={"x-should-retry": "true"}),
     ],
 )

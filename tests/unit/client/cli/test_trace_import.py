@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from mindprint.valid_ids import engagement_id
+
 
 @pytest.fixture
 def stores(server: Any) -> None:
@@ -88,7 +90,7 @@ def test_lines_by_hand_in_requests_of_bounded_size(run: Any, server: Any, file: 
         ("{", "is no JSON ("),
         ({"engagement_id": "e1"}, "thinking: String should have at least 1 character"),
         ({"thinking": "Ann drinks tea."}, "engagement_id: Input should be a valid string"),
-        ({"engagement_id": "../e", "thinking": "x"}, "engagement_id: String should match pattern"),
+        ({"engagement_id": ["e"], "thinking": "x"}, "engagement_id: Input should be a valid string"),
         ({"engagement_id": "e1", "thinking": "x", "scores": {"Gain!": 1}}, "scores.Gain!.[key]: String should match"),
         ({"user_id": "bob", "engagement_id": "e1", "thinking": "x"}, "is of user 'bob', earlier lines of 'ann'"),
     ],
@@ -101,6 +103,16 @@ def test_nothing_is_sent_of_a_file_with_a_wrong_line(
     assert result.stderr.startswith(f"error: {file}:2: {complaint}")
     assert result.stderr.endswith("(nothing was sent)\n")
     assert not server.asked
+
+
+@pytest.mark.usefixtures("stores")
+def test_ids_of_rows_change_as_they_did_when_the_rows_were_imported(run: Any, server: Any, file: Path) -> None:
+    rows = [{"engagement_id": id, "thinking": f"Ann drinks tea {id}."} for id in ("../e", "post #4", "e1")]
+    result = run("traces", "import", "ann", write(file, *rows))
+    assert result.exit_code == 0, result.stderr
+    sent = [trace["engagement_id"] for request in server.asked for trace in json.loads(request.content)["traces"]]
+    assert sent == [engagement_id("../e"), engagement_id("post #4"), "e1"]
+    assert f"id 'post #4' is {sent[1]}" in " ".join(result.stderr.split())
 
 
 @pytest.mark.usefixtures("stores")

@@ -22,7 +22,7 @@ from mindprint.importers.rows import prose
 from mindprint.importers.texts import decode_entities
 from mindprint.importers.timestamps import START, TICK, DistinctTimes, in_order, moment
 from mindprint.types import EngagementId, Name
-from mindprint.valid_ids import UserIds, engagement_id, user_name
+from mindprint.valid_ids import EngagementIds, UserIds, engagement_id, user_name
 
 VALUES: list[Any] = [{"a": 'é"\\\n', "b": [1, -2.5e3, None]}, "🙂" * 40, 12345678901, {}, [], True, -1.5]
 
@@ -167,11 +167,48 @@ def test_two_ids_stay_two_and_lead_back(one: str, other: str) -> None:
     assert [users.changed.get(id, id) for id in made] == [one, other]
 
 
-def test_two_users_that_would_become_one_are_refused() -> None:
+@given(st.lists(st.text(max_size=140), max_size=4))
+def test_ids_of_engagements_lead_back(raws: list[str]) -> None:
+    ids = EngagementIds()
+    made = [ids.of(raw) for raw in raws]
+    assert made == [engagement_id(raw) for raw in raws]
+    assert [ids.changed.get(id, id) for id in made] == raws
+    assert all(made != raw for made, raw in ids.changed.items()), "only ids that change are kept"
+
+
+def test_two_users_or_engagements_that_would_become_one_are_refused() -> None:
     users = UserIds()
     users.of("ann@example.com")
-    with pytest.raises(SameId, match="both become 'ann-example-com-"):
+    with pytest.raises(SameId, match=r"users 'ann@example.com' and .* both become 'ann-example-com-"):
         users.of(user_name("ann@example.com"))
+    ids = EngagementIds()
+    assert ids.of("a b") == ids.of("a b")
+    with pytest.raises(SameId, match=r"ids of rows 'a b' and .* both become 'a-b-"):
+        ids.of(engagement_id("a b"))
+
+
+OWN = {"prompt": "Tea?", "response": "Yes", "occurred_at": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "original"),
+    [
+        ("r.jsonl", json.dumps({"user_id": "ann", **OWN, "id": "über/1"}), "ndjson", "über/1"),
+        ("r.jsonl", json.dumps({"user_id": "ann", **OWN, "id": 7.0}), "ndjson", None),
+        ("r.jsonl", '{"user_id": "ann", "id": "über/1", "query": "Tea?", "target": "Yes"}', "ndjson", "über/1"),
+        ("r.csv", "user,id,prompt,response\nann,über/1,Tea?,Yes\n", "table", "über/1"),
+        ("r.tsv", "user\tid\tprompt\tresponse\nann\t#4 (b)\tTea?\tYes\n", "table", "#4 (b)"),
+    ],
+)
+def test_changed_ids_of_rows_lead_back_in_every_format(
+    tmp_path: Path, name: str, content: str, kind: Any, original: str | None
+) -> None:
+    (tmp_path / name).write_text(content)
+    skips = Skips()
+    ((user, row),) = read(tmp_path / name, kind, skips)
+    assert (user, row.id) == ("ann", "7" if original is None else engagement_id(original))
+    assert skips.engagements.changed == ({} if original is None else {row.id: original})
+    assert not skips
 
 
 @pytest.mark.parametrize(

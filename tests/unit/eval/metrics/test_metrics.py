@@ -313,6 +313,26 @@ def test_faithfulness_is_how_often_the_answer_changes() -> None:
     assert of_arm(metrics.faithfulness(table(rows)), "A3")["missing"] == 1
 
 
+def test_order_of_choices_is_compared_on_the_same_questions() -> None:
+    rows = [
+        outcome(arm="A9", item="a", answer="yes", right=True, logprob=-0.5),
+        outcome(arm="A9", item="b", answer="no", right=False, logprob=-2.0),
+        outcome(arm="A9", item="c", answer="no", right=False, logprob=-9.0),
+        unanswered("refused", arm="A9", item="d"),
+        outcome(arm="A9", item="a", measure="reversed", answer="no", right=False, logprob=-1.5),
+        outcome(arm="A9", item="b", measure="reversed", answer="no", right=False, logprob=-1.5),
+        unanswered("failed", arm="A9", item="c", measure="reversed"),
+        outcome(arm="A9", item="d", measure="reversed", answer="yes", right=True, logprob=-0.1),
+        outcome(arm="A1", item="a", answer="yes", right=True, logprob=-0.5),
+    ]
+    found = of_arm(metrics.choice_order(table(rows)), "A9")
+    assert (found["items"], found["missing"]) == (2, 2)
+    assert (found["changed"], found["stored"], found["reversed"]) == (0.5, 0.5, 0.0)
+    assert found["moved"] == pytest.approx(0.75)
+    assert list(metrics.choice_order(table(rows))["arm"]) == ["A9"]
+    assert metrics.choice_order(table(rows[:1])).empty
+
+
 def test_cost_is_a_mean_over_answered_questions() -> None:
     rows = [
         outcome(item="a", thinking_tokens=10, prompt_tokens=100, seconds=1.0),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mindprint_server.chat.bounds import MAX_ITEMS, check_lengths, check_numbers, read_answer_count
+from mindprint_server.chat.bounds import MAX_ITEMS, ThinkingRoom, check_lengths, check_numbers, read_answer_count
 from mindprint_server.exceptions import Invalid
 
 
@@ -50,3 +50,46 @@ def test_top_k_beyond_32_bits_is_refused(top_k: object, is_refused: bool) -> Non
         return check_numbers({"top_k": top_k})
     with pytest.raises(Invalid):
         check_numbers({"top_k": top_k})
+
+
+# --- room for thinking and answer ---
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "most"),
+    [
+        (100, None, 64),
+        (1000 - 4 - 16 - 64, None, 64),
+        (1000 - 4 - 16 - 63, None, 63),
+        (1000 - 4 - 16 - 1, None, 1),
+        (100, 40, 40),
+        (100, 200, 64),
+        (1000 - 4 - 200, 200, 64),
+        (1000 - 4 - 5, 5, 5),
+        (1000 - 4 - 1, 1, 1),
+    ],
+)
+def test_thinking_is_as_long_as_the_answer_leaves_room_for(prompt: int, max_tokens: int | None, most: int) -> None:
+    room = ThinkingRoom(prompt=prompt, closing=4, model=1000, max_tokens=max_tokens)
+    found = room.bound_thinking(64, 16)
+    assert found == most
+    least = 16 if max_tokens is None else max_tokens - found
+    assert prompt + found + 4 + least <= 1000
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "param", "cure"),
+    [
+        (1000 - 4 - 16, None, "messages", "17 for thinking and answer do not fit: shorten the messages"),
+        (5000, None, "messages", "shorten the messages, or ask with mode direct"),
+        (5000, 10, "messages", "10 for thinking and answer do not fit: shorten the messages"),
+        (700, 297, "max_completion_tokens", "700 tokens of the model's 1000, so that 297 .* ask for at most 296"),
+    ],
+)
+def test_thinking_that_leaves_no_room_is_refused_with_the_cure(
+    prompt: int, max_tokens: int | None, param: str, cure: str
+) -> None:
+    room = ThinkingRoom(prompt=prompt, closing=4, model=1000, max_tokens=max_tokens, field="max_completion_tokens")
+    with pytest.raises(Invalid, match=cure) as error:
+        room.bound_thinking(64, 16)
+    assert (error.value.code, error.value.param) == ("prompt_too_long", param)

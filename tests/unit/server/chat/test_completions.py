@@ -10,6 +10,7 @@ import pytest
 
 from chat_room import Room
 from mindprint_server.chat.completions import count_prompts
+from mindprint_server.chat.responses import ResponseService
 from mindprint_server.chat.runner import ChatReply
 from mindprint_server.exceptions import BackendRefused, ClientGone, Invalid, NotFound, ServerError
 from mindprint_server.tenancy import current_tenant
@@ -42,9 +43,32 @@ async def test_a_version_s_adapter_applies_and_no_memory_goes_before_the_prompt(
     ],
 )
 async def test_an_unknown_model_is_refused(room: Room, model: str, code: str) -> None:
+    async def stay() -> None:
+        await asyncio.Event().wait()
+
+    for stream in (False, True):
+        for ask in (complete(room, model=model, stream=stream), room.reply({"model": model, "stream": stream})):
+            with pytest.raises(NotFound) as error:
+                await ask
+            assert (error.value.code, error.value.param) == (code, "model")
+            assert error.value.message.startswith(f"there is no model '{model}'")
+            assert "GET /v1/models lists" in error.value.message
+        responses = ResponseService(room.chat)
+        with pytest.raises(NotFound) as error:
+            await responses.create({"model": model, "input": "Tea?", "stream": stream}, wait_for_disconnect=stay)
+        assert f"'{model}'" in error.value.message
+    with pytest.raises(NotFound) as error:
+        await room.services.models.get(model)
+    assert error.value.message.startswith(f"there is no model '{model}'")
+    assert "GET /v1/models lists" in error.value.message
+
+
+@pytest.mark.parametrize("model", ["x" * 5000, ["base"], 7, "", {"a": "b" * 5000}])
+async def test_an_odd_model_is_named_in_a_short_message(room: Room, model: object) -> None:
     with pytest.raises(NotFound) as error:
         await complete(room, model=model)
-    assert error.value.code == code
+    assert error.value.message.startswith(f"there is no model {repr(model)[:100]}")
+    assert len(error.value.message) < 400
 
 
 @pytest.mark.parametrize(
@@ -130,7 +154,7 @@ async def test_a_failure_counts_against_the_version_and_no_other_model_answers(r
 async def test_a_caller_who_leaves_ends_the_work(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
-    async def never(*_: Any) -> dict[str, Any]:
+    async def never(*_: Any, **__: Any) -> dict[str, Any]:
         began.set()
         try:
             await asyncio.Event().wait()

@@ -36,7 +36,7 @@ BOTH = pytest.mark.parametrize("route", ["chat", "completions"])
 def answer_with(room: Room, monkeypatch: pytest.MonkeyPatch, lines_of: Any) -> None:
     """Let the backend stream what `lines_of` yields, on both routes."""
 
-    async def stream(*_: Any) -> AsyncGenerator[str]:
+    async def stream(*_: Any, **__: Any) -> AsyncGenerator[str]:
         return lines_of()  # type: ignore[no-any-return]
 
     monkeypatch.setattr(room.backend, "complete", stream)
@@ -69,7 +69,7 @@ async def test_reader_who_stalls_gives_the_turn_and_the_version_back(
 async def test_time_limit_of_a_whole_answer_is_named_where_the_engine_turns_it_into_an_error(
     room: Room, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
-    async def like_vllm(*_: Any) -> dict[str, Any]:
+    async def like_vllm(*_: Any, **__: Any) -> dict[str, Any]:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

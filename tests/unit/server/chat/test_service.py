@@ -8,7 +8,11 @@ import pytest
 
 from chat_room import EMPTY, GOOD, LOOP, PREFIX, Room, Written, _direct, examined, lines, thought
 from mindprint.types import QueryKind
+from mindprint_server.chat.memory_fit import fit_memory
 from mindprint_server.exceptions import BackendRefused, ServerError
+from mindprint_server.prompts.templates import NOTHING_KNOWN
+from mindprint_server.prompts.types import RecalledMemory
+from samples import engagement
 from uploads import published
 
 
@@ -169,3 +173,75 @@ async def test_auto_knows_a_closed_question_by_its_choices(room: Room, tmp_path:
 async def test_a_mode_that_does_not_exist(room: Room) -> None:
     with pytest.raises(ServerError, match="direct, generic, personal or auto"):
         await room.ask(mode="both")
+
+
+# --- memory beside a long chat ---
+
+
+@pytest.mark.parametrize("mode", ["direct", "personal"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_memory_is_shortened_where_it_does_not_fit(room: Room, mode: str, stream: bool) -> None:
+    """Long engagements refused every chat with their user."""
+    questions = [f"Long question {n}? {'word ' * 900}" for n in range(4)]
+    long = [engagement(n).model_copy(update={"prompt": question}) for n, question in enumerate(questions)]
+    await room.services.store.engagements.add("carl", long)
+    tokens = 700
+    reply = await room.reply({"model": "user/carl", "mode": mode, "stream": stream, "max_tokens": tokens})
+    if isinstance(reply.content, dict):
+        made_by = reply.content["mindprint"]
+    else:
+        [made_by] = [event["mindprint"] for event in await lines(reply) if "mindprint" in event]
+    assert made_by["fallback"] is None
+    body = room.backend.bodies[-1]
+    shown = body["messages"][0]["content"]
+    kept = [n for n in range(4) if f"Long question {n}?" in shown]
+    assert 0 < len(kept) < 4
+    assert made_by["memory_dropped"] == 4 - len(kept)
+    read = room.engine.tokenizer.encode(room.engine.tokenizer.render(body["messages"]))
+    assert len(read) + tokens <= room.engine.info().max_model_len
+    assert len(read) + 900 + tokens > room.engine.info().max_model_len, "one more would not fit"
+
+
+async def test_memory_that_fits_stays_whole_and_a_long_question_gets_none(room: Room) -> None:
+    assert (await room.ask(mode="direct"))["mindprint"]["memory_dropped"] == 0
+    messages = [{"role": "user", "content": "A walk? " + "word " * 4000}]
+    reply = await room.reply({"model": "user/ann", "messages": messages})
+    assert isinstance(reply.content, dict)
+    assert reply.content["mindprint"]["memory_dropped"] == 4
+    assert room.backend.bodies[-1]["messages"][0]["content"] == NOTHING_KNOWN
+
+
+@pytest.mark.parametrize(("left", "kept", "dropped"), [(9, 3, 0), (3, 3, 0), (2, 2, 1), (0, 0, 3), (-1, 0, 4), (-2, 0, 4)])
+def test_the_oldest_goes_first_and_the_profile_last(left: int, kept: int, dropped: int) -> None:
+    episodes = tuple(engagement(n) for n in range(3))
+
+    looks: list[RecalledMemory] = []
+
+    def fits(memory: RecalledMemory) -> bool:
+        looks.append(memory)
+        return len(memory.episodes) - (memory.profile is None) <= left
+
+    memory, count = fit_memory(RecalledMemory("likes tea", episodes), fits)
+    assert (memory.episodes, count) == (episodes[3 - kept :], dropped)
+    assert (memory.profile is None) == (dropped == 4)
+    assert len(looks) <= 2 + dropped
+    assert left > -2 or len(looks) == 2, "nothing fits, which two looks tell"
+
+
+async def test_a_question_that_is_far_too_long_is_not_tokenized_for_the_memory(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = 0
+    encode = room.engine.tokenizer.encode
+
+    def noted(text: str) -> list[int]:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return encode(text)
+
+    monkeypatch.setattr(room.engine.tokenizer, "encode", noted)
+    messages = [{"role": "user", "content": "word " * 150_000}]
+    reply = await room.reply({"model": "user/ann", "messages": messages})
+    assert isinstance(reply.content, dict)
+    assert reply.content["mindprint"]["memory_dropped"] == 4
+    assert longest < 10_000

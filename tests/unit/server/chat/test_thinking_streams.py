@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ async def test_bound_of_tokens_holds_for_thinking_and_answer_together(room: Room
         None,
         40 - TOKENS,
     )
-    await room.ask(**bounded(field, 4000))
+    await room.ask(**bounded(field, 2000))
     assert room.engine.samplings[-1].max_tokens == room.services.settings.max_thinking_tokens
 
 
@@ -114,6 +115,36 @@ async def test_bound_that_ends_with_the_thinking_leaves_an_empty_answer_and_blam
     assert reply["mindprint"]["fallback"] is None
     assert room.backend.bodies == []
     assert room.outcomes() == {}, "nothing was judged"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thinking_leaves_the_answer_its_room_or_is_refused_before_it(room: Room, stream: bool) -> None:
+    before = (await room.ask("base"))["usage"]["prompt_tokens"]
+    closing = len(room.engine.tokenizer.encode(room.chat._turns.thinking_suffix(room.services.settings.answer_prefix)))
+    least, asked = room.services.settings.min_answer_tokens, {**THINKS, "model": "base", "stream": stream}
+
+    async def ask(length: int, **more: Any) -> int:
+        room.engine._info = replace(room.engine._info, max_model_len=length)
+        reply = await room.reply({**asked, **more})
+        if stream:
+            await lines(reply)
+        return room.engine.samplings[-1].max_tokens
+
+    assert await ask(before + closing + least + 3) == 3
+    prompt = room.backend.prompts[-1]
+    assert prompt is not None
+    assert len(prompt.ids) + least <= before + closing + least + 3
+    assert await ask(before + closing + 20, max_tokens=20) == 20
+    generated = len(room.engine.samplings)
+    for length, more, cure in (
+        (before + closing + least, {}, "shorten the messages"),
+        (before + closing + 20, {"max_tokens": 21}, "ask for at most 20"),
+        (before + closing, {"max_tokens": 1}, "shorten the messages"),
+    ):
+        with pytest.raises(Invalid, match=cure) as refused:
+            await ask(length, **more)
+        assert refused.value.code == "prompt_too_long"
+    assert len(room.engine.samplings) == generated, "nothing was generated"
 
 
 async def test_least_tokens_of_an_answer_give_way_to_its_bound(room: Room) -> None:

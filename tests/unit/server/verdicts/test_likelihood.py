@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -79,3 +80,8 @@ async def test_forced_tokens_are_scored_one_by_one_in_order() -> None:
         [math.log(0.5), math.log(0.25)]
     )
     assert await likelihood.sequence_logprobs(engine, prefix, [], **HOW) == []
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("no", "pass", "yes"))))
+def test_order_of_the_choices_decides_nothing_between_equal_ones(order: tuple[str, ...]) -> None:
+    assert likelihood.likeliest({choice: -0.7 if choice != "pass" else -1.4 for choice in order}) == "no"

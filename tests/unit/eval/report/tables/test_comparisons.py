@@ -9,6 +9,7 @@ import made_evaluation
 from made_outcomes import made, outcome, table
 from mindprint_eval import results
 from mindprint_eval.report import analysis, build
+from mindprint_eval.report.table import Table
 from mindprint_eval.report.tables import comparisons
 from mindprint_eval.results import Outcome
 
@@ -33,6 +34,20 @@ def shown(folder: Path, found: list[Outcome]) -> list[list[tuple[str, str]]]:
         analysis.load_analysis(made_evaluation.write(folder / "made", table(found)))
     )
     return [[(cell.text, cell.below) for cell in row] for row in made_table.groups[0].rows]
+
+
+def test_both_orders_of_the_choices_are_compared(tmp_path: Path) -> None:
+    def shown_of(*found: Outcome) -> Table:
+        folder = made_evaluation.write(tmp_path / f"made-{len(found)}", table(found))
+        return comparisons.choice_order_table(analysis.load_analysis(folder))
+
+    own = outcome(arm="A1", item="a", answer="yes", right=True, logprob=-0.5)
+    turned = outcome(arm="A1", item="a", measure="reversed", answer="no", right=False, logprob=-1.0)
+    shown = shown_of(own, turned)
+    [row] = shown.groups[0].rows
+    assert [cell.text for cell in row][2:] == ["100.0", "100.0", "0.0", "0.500", "1", "0"]
+    assert "Not measured: A5, A9." in shown.notes[1]
+    assert shown_of(own).groups == []
 
 
 def test_similarity_to_reasons_and_its_differences(tmp_path: Path) -> None:
