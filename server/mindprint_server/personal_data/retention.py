@@ -1,4 +1,7 @@
-"""Retention by age: removes rows that are older than the server may keep them, with jobs of kind `retention`."""
+"""Retention by age: removes rows that are older than the server may keep them.
+
+Rows of users go with jobs of kind `retention`, ended publications at once.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ class RetentionService:
     def start(self) -> None:
         """Start looking, if the settings bound the age of anything."""
         settings = self._settings
-        if settings.retain_engagements_days is not None or settings.retain_traces_days is not None:
+        ages = (settings.retain_engagements_days, settings.retain_traces_days, settings.retain_publications_days)
+        if any(days is not None for days in ages):
             self._task = self._supervisor.start_loop("retention", self.look, self._pause)
 
     async def stop(self) -> None:
@@ -58,8 +62,10 @@ class RetentionService:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def look(self) -> bool:
-        """Request a job for each user with rows that are too old."""
+        """Remove publications that are too old, and request a job for each user with rows that are."""
         now = self._clock()
+        if (publications_before := cutoff(self._settings.retain_publications_days, now)) is not None:
+            await self._store.publication_jobs.remove_ended(publications_before)
         engagements_before = cutoff(self._settings.retain_engagements_days, now)
         traces_before = cutoff(self._settings.retain_traces_days, now)
         for tenant in await self._store.tenants.list_all():

@@ -20,5 +20,9 @@ class PersonalDataSettings(BaseModel):
     retain_traces_days: float | None = Field(None, gt=0)
     """Days after it was written for which a trace is kept, whatever its verdict and state. Versions that learned from
     it stay. None keeps traces for ever."""
+    retain_publications_days: float | None = Field(30, gt=0)
+    """Days after its end for which a publication is kept. The row of its version stays. After that
+    `GET /v1/publications/{id}` answers 404, and the same upload again is refused as `lease_lost`. None keeps
+    publications for ever. Default: far longer than a trainer waits."""
     retention_interval_s: float = Field(3600, gt=0)
     """Seconds between two looks for rows that are too old."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mindprint_server.exceptions import ArtifactUnavailable, Conflict
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.personal_data.erasure import ErasureService
 from mindprint_server.settings import Settings
-from mindprint_server.store import ErasureTarget, UserBeingErased
+from mindprint_server.store import ErasureTarget, RecordNotFound, UserBeingErased
 from mindprint_server.store.erasures import SealedErasure
 from mindprint_server.store.tables import publications
 from mindprint_server.tenancy import cache_salt, current_tenant, erasure_epoch, in_tenant
@@ -365,6 +366,20 @@ async def test_old_rows_go_by_themselves(serve: Open, tmp_path: Path) -> None:
     live = (await services.store.live_versions.get("user/ann")).live
     assert live is not None
     assert live.version == version.version
+
+
+async def test_publications_that_ended_long_ago_go_by_themselves(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    version = await published(services, tmp_path)
+    job = await publication_of(services, "user/ann")
+    services.retention._clock = lambda: datetime.now(UTC) + timedelta(days=29)
+    await services.retention.look()
+    assert (await services.publications.get(job)).result == version
+    services.retention._clock = lambda: datetime.now(UTC) + timedelta(days=31)
+    await services.retention.look()
+    with pytest.raises(RecordNotFound):
+        await services.publications.get(job)
+    assert await answering(services) == "user/ann@1"
 
 
 async def test_an_export_has_a_peft_folder_for_each_version(serve: Open, tmp_path: Path) -> None:
