@@ -21,9 +21,13 @@ from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_
 from mindprint_server.operation.disk import full_disk_refused
 
 WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "manifest.json"
-FILES = (CONFIG, WEIGHTS, MANIFEST)
-"""Names of the files of an artifact, in the order in which they are written."""
-PARTIAL = ".part"
+FILES = (MANIFEST, CONFIG, WEIGHTS)
+"""Names of the files of an artifact, in the order in which they are written.
+
+The manifest is first. So it says whose the weights are, also if the writer is killed.
+"""
+NEW, PARTIAL = ".new-", ".part"
+"""Beginning of the name of a folder that an upload is written into; end of the names of all that is not finished."""
 DIGEST_CHARS = 64
 
 
@@ -119,9 +123,9 @@ class ArtifactFolders:
         """
 
         def fill(folder: Path) -> None:
-            shutil.move(weights, folder / WEIGHTS)
-            (folder / CONFIG).write_bytes(config)
             (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+            (folder / CONFIG).write_bytes(config)
+            shutil.move(weights, folder / WEIGHTS)
 
         return self.add(engine_id, fill)
 
@@ -140,7 +144,8 @@ class ArtifactFolders:
             DigestMismatch: The files are other ones. Nothing of them remains.
             StorageFull: The disk is full. Nothing remains of the folder.
         """
-        partial = self.root / f".{uuid4().hex}{PARTIAL}"
+        begin = NEW if digest is None else _unfinished(digest)
+        partial = self.root / f"{begin}{uuid4().hex}{PARTIAL}"
         try:
             with full_disk_refused():
                 make_private_folder(partial)
@@ -174,14 +179,37 @@ class ArtifactFolders:
             return 0
 
     def remove(self, digest: str) -> None:
-        """Remove the folder of an artifact, if it exists."""
+        """Remove the folder of an artifact, if it exists, and what a crash left of its removal.
+
+        Raises:
+            OSError: Something of it cannot be removed.
+        """
         # Renamed first: another process must find a whole folder or none.
-        gone = self.root / f".{uuid4().hex}{PARTIAL}"
-        try:
-            self.path(digest).rename(gone)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.path(digest).rename(self.root / f"{_unfinished(digest)}{uuid4().hex}{PARTIAL}")
+        for gone in list(self.root.glob(f"{_unfinished(digest)}*{PARTIAL}")):
+            _remove_folder(gone)
+
+    def remove_new(self, name: str) -> None:
+        """Remove a folder that an upload is written into. The upload then fails.
+
+        Raises:
+            OSError: Something of it cannot be removed.
+        """
+        _remove_folder(self.root / name)
+
+    def list_manifests(self, named: Collection[str]) -> dict[str, str]:
+        """Return manifests, by name of the folder: of artifacts that are not named, and of uploads that are written.
+
+        Args:
+            named: Digests that are left out.
+        """
+        found = {}
+        for folder in list(self.root.iterdir()) if self.root.is_dir() else ():
+            if (is_digest(folder.name) and folder.name not in named) or folder.name.startswith(NEW):
+                with suppress(FileNotFoundError):
+                    found[folder.name] = (folder / MANIFEST).read_text(encoding="utf-8", errors="replace")
+        return found
 
     def list_ages(self) -> dict[str, float]:
         """Return the age of each artifact in seconds, by digest, the oldest first."""
@@ -235,6 +263,18 @@ def _publish(partial: Path, final: Path, text: str) -> None:
         with final.open("x", encoding="utf-8") as file:
             file.write(text)
         make_private(final)
+
+
+def _unfinished(digest: str) -> str:
+    """Return how the names of the folders begin in which an artifact is fetched or removed."""
+    return f".{digest}-"
+
+
+def _remove_folder(folder: Path) -> None:
+    while folder.exists():
+        # Another server may remove the same folder.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _remove(path: Path) -> None:

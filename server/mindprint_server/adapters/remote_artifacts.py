@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -109,8 +110,21 @@ class RemoteArtifacts:
         except FileNotFoundError:
             return
 
+    def list_manifests(self, named: Collection[str]) -> dict[str, str]:
+        """Return the manifests of artifacts that are not named, by digest. Each is a request.
+
+        Args:
+            named: Digests that are left out.
+        """
+        found = {}
+        for digest in self._list_digests():
+            if digest not in named:
+                with suppress(FileNotFoundError):
+                    found[digest] = self._files.cat_file(f"{self._path(digest)}/{MANIFEST}").decode(errors="replace")
+        return found
+
     def list_ages(self, skipped: Collection[str]) -> dict[str, float]:
-        """Return the age of each artifact in seconds, by digest. Each age is a request.
+        """Return the age of each artifact in seconds, by digest. Each age is a request for each file.
 
         Args:
             skipped: Digests whose age is not asked for.
@@ -130,13 +144,9 @@ class RemoteArtifacts:
         """Return the seconds since the newest file of an artifact was written; None if it has none any more."""
         times = []
         # An upload that broke off has its first files only.
-        for name in (MANIFEST, *FILES):
-            try:
+        for name in FILES:
+            with suppress(FileNotFoundError):
                 times.append(self._files.modified(f"{self._path(digest)}/{name}").timestamp())
-            except FileNotFoundError:
-                continue
-            if name == MANIFEST:
-                break
         return time.time() - max(times) if times else None
 
     @property
