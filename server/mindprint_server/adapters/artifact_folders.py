@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from mindprint.private_files import make_private, make_private_folder
-from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker
+from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker, is_owned
 from mindprint_server.operation.disk import full_disk_refused
 
 WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "manifest.json"
@@ -75,12 +75,7 @@ class ArtifactFolders:
             make_private_folder(self.root)
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"{self.root} cannot be written")
-        try:
-            marker = (self.root / MARKER).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return False
-        check_marker(marker, database_id)
-        return True
+        return is_owned(self._read_marker, database_id)
 
     def claim(self, database_id: str, named: Collection[str]) -> None:
         """Take folders that are nobody's.
@@ -93,9 +88,11 @@ class ArtifactFolders:
             NotOwned: They are not this database's.
         """
         check_claim(database_id, stored=self.list_ages(), named=named)
-        marker = self.root / MARKER
-        self._mark(marker, database_id)
-        check_marker(marker.read_text(encoding="utf-8"), database_id)
+        self._mark(self.root / MARKER, database_id)
+        check_marker(self._read_marker(), database_id)
+
+    def _read_marker(self) -> str:
+        return (self.root / MARKER).read_text(encoding="utf-8")
 
     def _mark(self, marker: Path, database_id: str) -> None:
         """Write the marker whole, unless another server has written one meanwhile."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import fsspec  # type: ignore[import-untyped]
 
 from mindprint_server.adapters.artifact_folders import FILES, MANIFEST, is_digest
-from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker
+from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker, is_owned
 
 LOCAL = ("", "file", "local")
 
@@ -57,12 +57,7 @@ class RemoteArtifacts:
         Raises:
             NotOwned: It is another database's.
         """
-        try:
-            marker = self._files.cat_file(self._marker).decode()
-        except FileNotFoundError:
-            return False
-        check_marker(marker, database_id)
-        return True
+        return is_owned(self._read_marker, database_id)
 
     def claim(self, database_id: str, named: Collection[str]) -> None:
         """Take a store that is nobody's.
@@ -81,7 +76,7 @@ class RemoteArtifacts:
         except FileNotFoundError as error:
             raise ArtifactUrlError("its bucket does not exist: create it, or correct artifact_url") from error
         # Another database may have written its own at the same time.
-        check_marker(self._files.cat_file(self._marker).decode(), database_id)
+        check_marker(self._read_marker(), database_id)
 
     def put(self, digest: str, folder: Path) -> None:
         """Store the files of an artifact.
@@ -148,6 +143,9 @@ class RemoteArtifacts:
             with suppress(FileNotFoundError):
                 times.append(self._files.modified(f"{self._path(digest)}/{name}").timestamp())
         return time.time() - max(times) if times else None
+
+    def _read_marker(self) -> str:
+        return str(self._files.cat_file(self._marker).decode())
 
     @property
     def _marker(self) -> str:
