@@ -17,9 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindprint.device import cpu_dtype
-from mindprint_server.engine.base import (
+from mindprint_server.engine.base import ChatBackend
+from mindprint_server.engine.cpu_args import check_cpu_options, cpu_args
+from mindprint_server.engine.long_rope import check_long_rope
+from mindprint_server.engine.lora_support import check_lora_support
+from mindprint_server.engine.model_shapes import Shapes, read_base_shapes
+from mindprint_server.engine.parent_watch import WATCH
+from mindprint_server.engine.process_records import ProcessRecords
+from mindprint_server.engine.slots import ActiveAdapterLimiter
+from mindprint_server.engine.tokenizer import HFTokenizer
+from mindprint_server.engine.types import (
     AdapterRef,
-    ChatBackend,
     EngineDied,
     EngineInfo,
     EngineStats,
@@ -29,14 +37,6 @@ from mindprint_server.engine.base import (
     PromptTooLong,
     Sampling,
 )
-from mindprint_server.engine.cpu_args import check_cpu_options, cpu_args
-from mindprint_server.engine.long_rope import check_long_rope
-from mindprint_server.engine.lora_support import check_lora_support
-from mindprint_server.engine.model_shapes import Shapes, read_base_shapes
-from mindprint_server.engine.parent_watch import WATCH
-from mindprint_server.engine.process_records import ProcessRecords
-from mindprint_server.engine.slots import ActiveAdapterLimiter
-from mindprint_server.engine.tokenizer import HFTokenizer
 from mindprint_server.engine.vllm_lora import check_targets, list_ignored_options, lora_request
 from mindprint_server.engine.vllm_options import VllmOptions, read_vllm_options
 from mindprint_server.engine.weight_files import check_weight_files
