@@ -12,9 +12,11 @@ import httpx
 import pytest
 
 from lives import KEY, Loader, answering, counted
+from mindprint.types import Lease
 from mindprint_server.adapters.artifact_owner import MARKER
 from mindprint_server.app import create_app
 from mindprint_server.exceptions import ArtifactUnavailable
+from mindprint_server.store import ErasureTarget, LeaseRevoked, PublicationRecord, VersionRecord
 from mindprint_server.wiring import Services
 from replicas import replicas
 from uploads import leased, published, upload
@@ -127,6 +129,72 @@ async def test_starting_server_leaves_what_another_is_publishing(tmp_path: Path)
             gate.held.set()
         assert (await uploading).state == "live"
         assert [await answering(one) for one in (first, second)] == ["user/ann@2"] * 2
+
+
+async def upload_without_a_row(
+    services: Services, lease: Lease, folder: Path
+) -> tuple[asyncio.Task[Any], asyncio.Event]:
+    """An upload whose files are stored and whose row comes once the event is set."""
+    add, stored, goes_on = services.store.publication_jobs.add, asyncio.Event(), asyncio.Event()
+
+    async def late(lease_id: str, version: VersionRecord) -> PublicationRecord:
+        stored.set()
+        await goes_on.wait()
+        return await add(lease_id, version)
+
+    services.store.publication_jobs.add = late  # type: ignore[method-assign,assignment]
+    uploading = asyncio.create_task(upload(services, lease, folder))
+    await asyncio.wait_for(stored.wait(), 30)
+    return uploading, goes_on
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+async def test_upload_whose_row_comes_while_another_server_collects_keeps_its_files(
+    is_remote: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of any age count as orphans here. They were removed, and the version failed for want of them."""
+    changes: dict[str, Any] = {"artifact_min_orphan_age_s": 0.0}
+    if is_remote:
+        changes["artifact_url"] = f"memory://{uuid4().hex}"
+    async with replicas(tmp_path, 2, **changes) as (first, second):
+        await published(first, tmp_path)
+        uploading, goes_on = await upload_without_a_row(first, await leased(first), tmp_path)
+        await second.adapters._storage.collect()
+        # The row comes between the last look at the rows and the removal.
+        usual = second.store.versions.list_artifacts
+
+        async def then_publish() -> set[str]:
+            named = await usual()
+            goes_on.set()
+            await uploading
+            return named
+
+        monkeypatch.setattr(second.store.versions, "list_artifacts", then_publish)
+        await second.adapters._storage.collect()
+        assert (await uploading).state == "live"
+        for services in (first, second):
+            await services.adapters.residency.keep_only(KEY, [])
+            assert await answering(services) == "user/ann@2"
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+async def test_erasure_removes_the_files_of_an_upload_under_way_at_another_server(
+    is_remote: bool, tmp_path: Path
+) -> None:
+    url = f"memory://{uuid4().hex}"
+    async with replicas(tmp_path, 2, **({"artifact_url": url} if is_remote else {})) as (first, second):
+        await published(first, tmp_path)
+        uploading, goes_on = await upload_without_a_row(first, await leased(first), tmp_path)
+        erasure = await second.erasures.request(ErasureTarget(kind="user", user_id="ann"))
+        await second.erasures.run_open()
+        assert (await second.store.erasures.get(erasure.id)).state == "done"
+        assert await second.adapters._storage._artifacts.list_manifests(()) == {}
+        goes_on.set()
+        with pytest.raises(LeaseRevoked):
+            await uploading
+        for services in (first, second):
+            await services.erasures.refresh()
+            assert await services.adapters._storage._artifacts.list_manifests(()) == {}
 
 
 def link(path: Path, *, to: Path) -> None:

@@ -11,13 +11,17 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import pytest_asyncio
+from openai import AsyncOpenAI
 
+from mindprint_server.app import create_app
 from mindprint_server.engine import Engine
 from mindprint_server.engine.factory import create_engine
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services, close_services, open_services
+from samples import engagement
 from tiny import TARGETS, make_adapter, make_model
 
 ENGINE_ARGS = {"max-logprobs": "21", "attention_backend": "CPU_ATTN"}
@@ -106,3 +110,20 @@ async def services(
     opened = await open_services(settings, engine=engine)
     yield opened
     await close_services(opened, keep_engine=True)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def api(services: Services) -> AsyncIterator[AsyncOpenAI]:
+    """OpenAI's client on the server. Engines that cannot chat are skipped."""
+    if services.chat._backend is None:
+        pytest.skip("the engine cannot chat")
+    transport = httpx2.ASGITransport(create_app(services.settings, services=services))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1/v1") as http:
+        yield AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=http, max_retries=0)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def ann(services: Services) -> str:
+    """The adapter of a user with four engagements."""
+    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
+    return "user/ann"

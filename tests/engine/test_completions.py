@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import pytest
-import pytest_asyncio
 from openai import AsyncOpenAI
 
-from mindprint_server.app import create_app
 from mindprint_server.engine import Priority
 from mindprint_server.wiring import Services
 from proved import live_version
-from samples import engagement
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def api(services: Services) -> AsyncIterator[AsyncOpenAI]:
-    if services.chat._backend is None:
-        pytest.skip("the engine cannot chat")
-    transport = httpx2.ASGITransport(create_app(services.settings, services=services))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1/v1") as http:
-        yield AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=http, max_retries=0)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def ann(services: Services) -> str:
-    await services.store.engagements.add("ann", [engagement(n) for n in range(4)])
-    return "user/ann"
-
 
 TEXT = "A walk by the lake"
 

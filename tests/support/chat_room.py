@@ -17,8 +17,8 @@ from mindprint_server.chat.runner import ChatReply
 from mindprint_server.chat.service import ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, ChatParameters, GenerationOutput, Priority, RenderedPrompt, Sampling
-from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.gate import checks
 from mindprint_server.sharing.admission import AdmissionController
 from mindprint_server.wiring import Services

@@ -8,7 +8,7 @@ from typing import Any
 
 from mindprint.types import Batch, BatchRequest, Engagement, Trace
 from mindprint_server.engine import Sampling
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.wiring import Services
 from samples import engagement
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
-from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services, close_services, open_services
 

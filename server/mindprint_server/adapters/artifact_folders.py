@@ -17,13 +17,17 @@ from pathlib import Path
 from uuid import uuid4
 
 from mindprint.private_files import make_private, make_private_folder
-from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker
+from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker, is_owned
 from mindprint_server.operation.disk import full_disk_refused
 
 WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "manifest.json"
-FILES = (CONFIG, WEIGHTS, MANIFEST)
-"""Names of the files of an artifact, in the order in which they are written."""
-PARTIAL = ".part"
+FILES = (MANIFEST, CONFIG, WEIGHTS)
+"""Names of the files of an artifact, in the order in which they are written.
+
+The manifest is first. So it says whose the weights are, also if the writer is killed.
+"""
+NEW, PARTIAL = ".new-", ".part"
+"""Beginning of the name of a folder that an upload is written into; end of the names of all that is not finished."""
 DIGEST_CHARS = 64
 
 
@@ -71,12 +75,7 @@ class ArtifactFolders:
             make_private_folder(self.root)
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"{self.root} cannot be written")
-        try:
-            marker = (self.root / MARKER).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return False
-        check_marker(marker, database_id)
-        return True
+        return is_owned(self._read_marker, database_id)
 
     def claim(self, database_id: str, named: Collection[str]) -> None:
         """Take folders that are nobody's.
@@ -89,9 +88,11 @@ class ArtifactFolders:
             NotOwned: They are not this database's.
         """
         check_claim(database_id, stored=self.list_ages(), named=named)
-        marker = self.root / MARKER
-        self._mark(marker, database_id)
-        check_marker(marker.read_text(encoding="utf-8"), database_id)
+        self._mark(self.root / MARKER, database_id)
+        check_marker(self._read_marker(), database_id)
+
+    def _read_marker(self) -> str:
+        return (self.root / MARKER).read_text(encoding="utf-8")
 
     def _mark(self, marker: Path, database_id: str) -> None:
         """Write the marker whole, unless another server has written one meanwhile."""
@@ -119,9 +120,9 @@ class ArtifactFolders:
         """
 
         def fill(folder: Path) -> None:
-            shutil.move(weights, folder / WEIGHTS)
-            (folder / CONFIG).write_bytes(config)
             (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+            (folder / CONFIG).write_bytes(config)
+            shutil.move(weights, folder / WEIGHTS)
 
         return self.add(engine_id, fill)
 
@@ -140,7 +141,8 @@ class ArtifactFolders:
             DigestMismatch: The files are other ones. Nothing of them remains.
             StorageFull: The disk is full. Nothing remains of the folder.
         """
-        partial = self.root / f".{uuid4().hex}{PARTIAL}"
+        begin = NEW if digest is None else _unfinished(digest)
+        partial = self.root / f"{begin}{uuid4().hex}{PARTIAL}"
         try:
             with full_disk_refused():
                 make_private_folder(partial)
@@ -174,14 +176,37 @@ class ArtifactFolders:
             return 0
 
     def remove(self, digest: str) -> None:
-        """Remove the folder of an artifact, if it exists."""
+        """Remove the folder of an artifact, if it exists, and what a crash left of its removal.
+
+        Raises:
+            OSError: Something of it cannot be removed.
+        """
         # Renamed first: another process must find a whole folder or none.
-        gone = self.root / f".{uuid4().hex}{PARTIAL}"
-        try:
-            self.path(digest).rename(gone)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.path(digest).rename(self.root / f"{_unfinished(digest)}{uuid4().hex}{PARTIAL}")
+        for gone in list(self.root.glob(f"{_unfinished(digest)}*{PARTIAL}")):
+            _remove_folder(gone)
+
+    def remove_new(self, name: str) -> None:
+        """Remove a folder that an upload is written into. The upload then fails.
+
+        Raises:
+            OSError: Something of it cannot be removed.
+        """
+        _remove_folder(self.root / name)
+
+    def list_manifests(self, named: Collection[str]) -> dict[str, str]:
+        """Return manifests, by name of the folder: of artifacts that are not named, and of uploads that are written.
+
+        Args:
+            named: Digests that are left out.
+        """
+        found = {}
+        for folder in list(self.root.iterdir()) if self.root.is_dir() else ():
+            if (is_digest(folder.name) and folder.name not in named) or folder.name.startswith(NEW):
+                with suppress(FileNotFoundError):
+                    found[folder.name] = (folder / MANIFEST).read_text(encoding="utf-8", errors="replace")
+        return found
 
     def list_ages(self) -> dict[str, float]:
         """Return the age of each artifact in seconds, by digest, the oldest first."""
@@ -235,6 +260,18 @@ def _publish(partial: Path, final: Path, text: str) -> None:
         with final.open("x", encoding="utf-8") as file:
             file.write(text)
         make_private(final)
+
+
+def _unfinished(digest: str) -> str:
+    """Return how the names of the folders begin in which an artifact is fetched or removed."""
+    return f".{digest}-"
+
+
+def _remove_folder(folder: Path) -> None:
+    while folder.exists():
+        # Another server may remove the same folder.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _remove(path: Path) -> None:

@@ -29,6 +29,24 @@ class ArtifactOwner:
     list_named: Callable[[], Awaitable[Collection[str]]]
 
 
+def is_owned(read_marker: Callable[[], str], database_id: str) -> bool:
+    """Return whether the marker of an artifact store names this database. False: there is no marker.
+
+    Args:
+        read_marker: Returns the marker's text; raises FileNotFoundError if there is none.
+        database_id: Id of the database.
+
+    Raises:
+        NotOwned: It names another one.
+    """
+    try:
+        marker = read_marker()
+    except FileNotFoundError:
+        return False
+    check_marker(marker, database_id)
+    return True
+
+
 def check_marker(marker: str, database_id: str) -> None:
     """Check that the marker of an artifact store names this database.
 

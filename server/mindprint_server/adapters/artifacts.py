@@ -181,6 +181,32 @@ class ArtifactStore:
         self._sizes.pop(digest, None)
         await self._run(_named(digest), self.folders.remove, digest)
 
+    async def remove_new(self, name: str) -> None:
+        """Remove a folder that an upload is written into, as `list_manifests` named it. The upload then fails.
+
+        Raises:
+            ArtifactUnavailable: The store is out of reach.
+        """
+        await self._run("an upload", self.folders.remove_new, name)
+
+    async def list_manifests(self, named: Collection[str]) -> dict[str, str]:
+        """Return the manifests of artifacts and copies that are not named, and of uploads that are being written.
+
+        Args:
+            named: Digests that are left out.
+
+        Returns:
+            Texts of manifests, by digest; of an upload by the name of its folder. One without a manifest is left out.
+
+        Raises:
+            ArtifactUnavailable: The store is out of reach, or belongs to another database.
+        """
+        await self.ping()
+        found = await self._run("copies", self.folders.list_manifests, named)
+        if self._remote is not None:
+            found |= await self._run("artifacts", self._remote.list_manifests, named)
+        return found
+
     async def list_old(self, min_age_s: float, *, named: Collection[str]) -> set[str]:
         """Return the artifacts and copies that are at least so old, not named, and that no request uses.
 
@@ -201,7 +227,11 @@ class ArtifactStore:
             stored = await self._run("artifacts", self._remote.list_ages, named)
             ages = {one: min(ages.get(one, age), stored.get(one, age)) for one, age in (ages | stored).items()}
         old = {digest for digest, age_s in ages.items() if age_s >= min_age_s and digest not in named}
-        return {digest for digest in old if not self._is_used(digest)}
+        return {digest for digest in old if not self.is_used(digest)}
+
+    def is_used(self, digest: str) -> bool:
+        """Return whether a request, a fetch, an upload or the engine of this server uses an artifact."""
+        return digest in self._holds or digest in self._preparing or self._is_loaded(self.folders.path(digest))
 
     # --- fetching ---
 
@@ -277,7 +307,7 @@ class ArtifactStore:
         for digest, size in list(self._sizes.items()):
             if surplus <= 0:
                 return
-            if digest != keep and not self._is_used(digest):
+            if digest != keep and not self.is_used(digest):
                 surplus -= size
                 self._sizes.pop(digest, None)
                 self._verified.discard(digest)
@@ -290,9 +320,6 @@ class ArtifactStore:
             log.warning("a copy of an artifact was not removed", artifact=digest, why=error.message)
         finally:
             del self._evicting[digest]
-
-    def _is_used(self, digest: str) -> bool:
-        return digest in self._holds or digest in self._preparing or self._is_loaded(self.folders.path(digest))
 
     def _list_sizes(self) -> dict[str, int]:
         return {digest: self.folders.size(digest) for digest in self.folders.list_ages()}

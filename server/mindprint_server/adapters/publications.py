@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import ArtifactUnavailable, Busy, Invalid, StorageFull
-from mindprint_server.operation.supervision import describe
+from mindprint_server.operation.supervision import describe, retry_delay_s
 from mindprint_server.settings import Settings
 from mindprint_server.store import LeaseLost, OpenPublication, PublicationRecord, RecordNotFound, StoreBusy, StoreError
 from mindprint_server.tenancy import in_tenant
@@ -160,7 +161,9 @@ class PublicationService:
 
     def _begin(self, job: OpenPublication) -> None:
         with in_tenant(job.tenant):
-            task = self._supervisor.start_job("publication", partial(self._work, job.id))
+            work = partial(self._work, job.id)
+            # One bad publication must not take the server out of service. The store has probes of its own.
+            task = self._supervisor.start_job("publication", work, affects_readiness=False)
         self._running[job.id] = job.tenant, task
         task.add_done_callback(lambda _: self._end(job.id))
 
@@ -192,7 +195,7 @@ class PublicationService:
     # --- one job ---
 
     async def _work(self, publication_id: str) -> None:
-        """Try a job once. An error that may pass is raised: the supervisor tries it again."""
+        """Try a job once. Only errors of the store at its claim or its end are raised: the supervisor tries again."""
         settings = self._settings
         job = await self._store.publication_jobs.claim(
             publication_id,
@@ -220,6 +223,7 @@ class PublicationService:
         except EngineDied:
             return  # The process ends, and the next one goes on once the claim has ended: one try, not several.
         except Exception as error:
+            self._supervisor.report("publication", error)
             now = time.monotonic()
             wait = Wait(waited.since if waited else now, now + settings.publication_poll_s)
             if isinstance(error, TimeoutError) and bound.expired():
@@ -228,14 +232,26 @@ class PublicationService:
                 await self._give_up(job, "publication_failed", failed_for_good(job, describe(error)))
             elif isinstance(error, WAITS):
                 self._waits[job.id] = wait
-                self._supervisor.report("publication", error)
                 # Another server may have what this one lacks, such as the files.
                 self._claimed.discard(job.id)
                 await self._store.publication_jobs.give_back(self.owner, job.id)
             else:
-                raise
+                await self._defer(job)
         else:
             await self._follow(version)
+
+    async def _defer(self, job: PublicationRecord) -> None:
+        """Let the claim of a job that failed run out at its next try. Any server begins with it then."""
+        settings = self._settings
+        delay_s = retry_delay_s(
+            job.tries,
+            min_s=settings.publication_retry_min_s,
+            max_s=settings.publication_retry_max_s,
+            jitter=random.random(),
+        )
+        # The heartbeat would extend the claim.
+        self._claimed.discard(job.id)
+        await self._store.publication_jobs.extend(self.owner, [job.id], ttl_s=delay_s)
 
     async def _begin_step(self, publication_id: str, state: PublicationState) -> None:
         if not await self._store.publication_jobs.begin_step(publication_id, self.owner, state):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import fsspec  # type: ignore[import-untyped]
 
 from mindprint_server.adapters.artifact_folders import FILES, MANIFEST, is_digest
-from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker
+from mindprint_server.adapters.artifact_owner import MARKER, check_claim, check_marker, is_owned
 
 LOCAL = ("", "file", "local")
 
@@ -56,12 +57,7 @@ class RemoteArtifacts:
         Raises:
             NotOwned: It is another database's.
         """
-        try:
-            marker = self._files.cat_file(self._marker).decode()
-        except FileNotFoundError:
-            return False
-        check_marker(marker, database_id)
-        return True
+        return is_owned(self._read_marker, database_id)
 
     def claim(self, database_id: str, named: Collection[str]) -> None:
         """Take a store that is nobody's.
@@ -80,7 +76,7 @@ class RemoteArtifacts:
         except FileNotFoundError as error:
             raise ArtifactUrlError("its bucket does not exist: create it, or correct artifact_url") from error
         # Another database may have written its own at the same time.
-        check_marker(self._files.cat_file(self._marker).decode(), database_id)
+        check_marker(self._read_marker(), database_id)
 
     def put(self, digest: str, folder: Path) -> None:
         """Store the files of an artifact.
@@ -109,8 +105,21 @@ class RemoteArtifacts:
         except FileNotFoundError:
             return
 
+    def list_manifests(self, named: Collection[str]) -> dict[str, str]:
+        """Return the manifests of artifacts that are not named, by digest. Each is a request.
+
+        Args:
+            named: Digests that are left out.
+        """
+        found = {}
+        for digest in self._list_digests():
+            if digest not in named:
+                with suppress(FileNotFoundError):
+                    found[digest] = self._files.cat_file(f"{self._path(digest)}/{MANIFEST}").decode(errors="replace")
+        return found
+
     def list_ages(self, skipped: Collection[str]) -> dict[str, float]:
-        """Return the age of each artifact in seconds, by digest. Each age is a request.
+        """Return the age of each artifact in seconds, by digest. Each age is a request for each file.
 
         Args:
             skipped: Digests whose age is not asked for.
@@ -130,14 +139,13 @@ class RemoteArtifacts:
         """Return the seconds since the newest file of an artifact was written; None if it has none any more."""
         times = []
         # An upload that broke off has its first files only.
-        for name in (MANIFEST, *FILES):
-            try:
+        for name in FILES:
+            with suppress(FileNotFoundError):
                 times.append(self._files.modified(f"{self._path(digest)}/{name}").timestamp())
-            except FileNotFoundError:
-                continue
-            if name == MANIFEST:
-                break
         return time.time() - max(times) if times else None
+
+    def _read_marker(self) -> str:
+        return str(self._files.cat_file(self._marker).decode())
 
     @property
     def _marker(self) -> str:

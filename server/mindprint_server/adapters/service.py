@@ -21,7 +21,7 @@ from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterStorage
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef
-from mindprint_server.engine.base import engine_name
+from mindprint_server.engine.types import engine_name
 from mindprint_server.exceptions import ArtifactUnavailable, Conflict
 from mindprint_server.store import FilesGone, Pointers, StoreError, VersionRecord, VersionRefused
 from mindprint_server.tenancy import current_tenant, of_tenant

@@ -1,14 +1,17 @@
 """The files of versions: written under a digest, archived for download, and removed by retention or as orphans.
 
-A version's row names its artifact. An artifact that no row names is an orphan: a crash left it, or an upload that is
-being checked has just written it. So only an old orphan is removed (`artifact_min_orphan_age_s`).
+The row of a version or of an open publication names its artifact. One that no row names is an orphan: a crash left it,
+or an upload has just written it. An upload is stored under an active lease, and its manifest says under which. So an
+orphan whose lease is not active is removed at once. Its row cannot come any more. One without a manifest is removed
+when it is old (`artifact_min_orphan_age_s`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
@@ -18,7 +21,7 @@ import structlog
 from mindprint.types import DEFAULT_TENANT
 from mindprint.types.keys import VersionRef
 from mindprint_server.adapters import model_card
-from mindprint_server.adapters.artifact_folders import CONFIG, FILES
+from mindprint_server.adapters.artifact_folders import CONFIG, FILES, is_digest
 from mindprint_server.adapters.artifacts import ArtifactStore
 from mindprint_server.adapters.old_layout import OldFolders
 from mindprint_server.context import ServerContext
@@ -30,6 +33,8 @@ from mindprint_server.tenancy import current_tenant, in_tenant
 
 log = structlog.get_logger(__name__)
 CHUNK_BYTES = 1 << 20
+Content = tuple[str, tuple[str, ...]]
+"""Adapter key and sorted trace ids: the same for a lease and for the versions that are uploaded under it."""
 
 
 class AdapterStorage:
@@ -188,24 +193,54 @@ class AdapterStorage:
             ArtifactUnavailable: The artifact store is out of reach.
         """
         await self.import_old_folders()
-        min_age_s, versions = self._settings.artifact_min_orphan_age_s, self._store.versions
-        named = await versions.list_artifacts()
-        if not named:
-            # A server with a new database may be pointed at a full artifact store by mistake.
-            return True
-        old = await self._artifacts.list_old(min_age_s, named=named)
-        # Read the rows after the ages: a row that came in between names its artifact here.
-        orphans = old - await versions.list_artifacts() if old else set()
-        for digest in sorted(orphans):
-            await self._artifacts.remove(digest)
-            self._metrics.artifacts_collected.inc()
-            log.warning("files that no version names were removed", artifact=digest)
+        named = await self._store.versions.list_artifacts()
+        # A server with a new database may be pointed at a full artifact store by mistake.
+        old = await self._artifacts.list_old(self._settings.artifact_min_orphan_age_s, named=named) if named else set()
+        await self._remove_orphans(named, old)
         return True
+
+    async def remove_abandoned(self) -> None:
+        """Remove files that no version names and that no upload will name. Their manifest says so, not their age.
+
+        Raises:
+            ArtifactUnavailable: The artifact store is out of reach.
+        """
+        await self._remove_orphans(await self._store.versions.list_artifacts(), set())
+
+    async def _remove_orphans(self, named: Collection[str], old: Collection[str]) -> None:
+        """Remove what has ended for good, and of `old` what has no manifest."""
+        manifests = await self._artifacts.list_manifests(named)
+        contents = {name: read_content(text) for name, text in manifests.items()}
+        known = {name: content for name, content in contents.items() if content is not None}
+        # Files, then leases, then rows: a row that comes later is of a lease that is active here.
+        expected = await self._list_expected() if known else set()
+        unmoved = {version.adapter for version in await self._list_unmoved()} if known else set()
+        ended = {name for name, content in known.items() if content not in expected and content[0] not in unmoved}
+        orphans = ended | (set(old) - known.keys())
+        if orphans:
+            orphans -= await self._store.versions.list_artifacts()
+        for name in sorted(orphans):
+            if not is_digest(name):
+                await self._artifacts.remove_new(name)
+            elif not self._artifacts.is_used(name):
+                await self._artifacts.remove(name)
+            else:
+                continue
+            self._metrics.artifacts_collected.inc()
+            log.warning("files that no version names were removed", artifact=name)
+
+    async def _list_expected(self) -> set[Content]:
+        active = await self._store.leases.list_active()
+        return {(lease.adapter, tuple(sorted(lease.trace_ids))) for lease in active}
+
+    async def _list_unmoved(self) -> list[VersionRecord]:
+        with in_tenant(DEFAULT_TENANT):  # older releases had no other one
+            return await self._store.versions.list_without_artifact()
 
     async def import_old_folders(self) -> None:
         """Move the files of versions that an older release stored into the artifact store, verified."""
-        with in_tenant(DEFAULT_TENANT):  # older releases had no other one
-            waiting = await self._store.versions.list_without_artifact()
+        waiting = await self._list_unmoved()
+        with in_tenant(DEFAULT_TENANT):
             for version in waiting:
                 await self._import(version)
         known = {(version.adapter, version.version) for version in waiting}
@@ -230,6 +265,15 @@ class AdapterStorage:
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._settings.artifact_upkeep_interval_s)
+
+
+def read_content(manifest: str) -> Content | None:
+    """Return what the text of a manifest says that its version is of; None if it does not say it."""
+    try:
+        content = json.loads(manifest)
+        return str(content["adapter"]), tuple(sorted(map(str, content["trace_ids"])))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 async def read_chunks(file: IO[bytes]) -> AsyncIterator[bytes]:

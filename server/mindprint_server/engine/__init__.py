@@ -1,10 +1,8 @@
 """The engine boundary: one protocol, one implementation on vLLM, one deterministic fake for HTTP and store tests."""
 
-from mindprint_server.engine.base import (
+from mindprint_server.engine.base import ChatBackend, ChatParameters, Engine, RenderedPrompt, Tokenizer
+from mindprint_server.engine.types import (
     AdapterRef,
-    ChatBackend,
-    ChatParameters,
-    Engine,
     EngineDied,
     EngineInfo,
     EngineStats,
@@ -12,9 +10,7 @@ from mindprint_server.engine.base import (
     Message,
     Priority,
     PromptTooLong,
-    RenderedPrompt,
     Sampling,
-    Tokenizer,
 )
 
 __all__ = [

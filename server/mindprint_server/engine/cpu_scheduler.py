@@ -20,7 +20,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from mindprint_server.engine.base import Priority
+from mindprint_server.engine.types import Priority
 from mindprint_server.tenancy import salted_tenant
 
 ASKED_WITHIN_S = 10.0

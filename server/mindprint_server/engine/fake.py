@@ -13,9 +13,10 @@ from typing import Any
 
 from mindprint.chat_format import ChatFormat
 from mindprint.model_files import model_digest
-from mindprint_server.engine.base import (
+from mindprint_server.engine.base import ChatBackend
+from mindprint_server.engine.model_shapes import Shapes, read_base_shapes
+from mindprint_server.engine.types import (
     AdapterRef,
-    ChatBackend,
     EngineInfo,
     EngineStats,
     GenerationOutput,
@@ -23,7 +24,6 @@ from mindprint_server.engine.base import (
     PromptTooLong,
     Sampling,
 )
-from mindprint_server.engine.model_shapes import Shapes, read_base_shapes
 
 _END = "<|end|>"
 _TOKEN = re.compile(rf"{re.escape(_END)}|\s*\w+|(?!\s*{re.escape(_END)})\s*[^\w\s]|\s+")

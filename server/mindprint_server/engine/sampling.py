@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mindprint_server.engine.base import Sampling
+from mindprint_server.engine.types import Sampling
 from mindprint_server.settings import GenerationSettings
 
 

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from mindprint_server.engine.base import AdapterRef
+from mindprint_server.engine.types import AdapterRef
 
 
 @dataclass(eq=False)

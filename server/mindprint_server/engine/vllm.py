@@ -11,24 +11,12 @@ import contextlib
 import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindprint.device import cpu_dtype
-from mindprint_server.engine.base import (
-    AdapterRef,
-    ChatBackend,
-    EngineDied,
-    EngineInfo,
-    EngineStats,
-    FinishReason,
-    GenerationOutput,
-    Priority,
-    PromptTooLong,
-    Sampling,
-)
+from mindprint_server.engine.base import ChatBackend
 from mindprint_server.engine.cpu_args import check_cpu_options, cpu_args
 from mindprint_server.engine.long_rope import check_long_rope
 from mindprint_server.engine.lora_support import check_lora_support
@@ -37,8 +25,19 @@ from mindprint_server.engine.parent_watch import WATCH
 from mindprint_server.engine.process_records import ProcessRecords
 from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.tokenizer import HFTokenizer
+from mindprint_server.engine.types import (
+    AdapterRef,
+    EngineDied,
+    EngineInfo,
+    EngineStats,
+    GenerationOutput,
+    Priority,
+    PromptTooLong,
+    Sampling,
+)
 from mindprint_server.engine.vllm_lora import check_targets, list_ignored_options, lora_request
 from mindprint_server.engine.vllm_options import VllmOptions, read_vllm_options
+from mindprint_server.engine.vllm_outputs import StatsRecorder, read_output
 from mindprint_server.engine.weight_files import check_weight_files
 from mindprint_server.engine.worker_lora import join_layers, unapplied_by_all
 from mindprint_server.settings import EngineSettings
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 
 UNSUPPORTED_FIELDS = {"prompt_logprobs": "prompt_logprobs are not offered: ask for logprobs of the answer"}
 """The prompt of a chat holds the user's memory, which log-probabilities would show."""
-_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "loop"}
 _LOOP = {"max_pattern_size": 12, "min_pattern_size": 1, "min_count": 4}
 """`Sampling.detect_loops`: a pattern of up to 12 tokens that repeats four times in a row ends the sequence."""
 
@@ -85,7 +83,7 @@ class VllmEngine:
         self._options = VllmOptions()
         self._ids = itertools.count()
         self._health_check: asyncio.Task[None] | None = None
-        self._stats = _StatsRecorder()
+        self._stats = StatsRecorder()
         self.slots = ActiveAdapterLimiter(settings.max_loras, settings.adapter_max_starvation_s)
         """Limits the adapters of one step. On a CPU vLLM counts one slot more than it can use."""
         self.ready = False
@@ -260,7 +258,7 @@ class VllmEngine:
 
         params = self._params(sampling, RequestOutputKind.FINAL_ONLY)
         output = await self._run(prompt_ids, params, adapter, priority, max_tokens=sampling.max_tokens)
-        return _generation(output, len(prompt_ids), sampling)
+        return read_output(output, len(prompt_ids), sampling)
 
     async def stream(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, adapter: AdapterRef | None, priority: Priority
@@ -272,7 +270,7 @@ class VllmEngine:
         outputs = self._outputs(prompt_ids, params, adapter, priority, max_tokens=sampling.max_tokens)
         async with contextlib.aclosing(outputs):
             async for output in outputs:
-                yield _generation(output, len(prompt_ids), sampling)
+                yield read_output(output, len(prompt_ids), sampling)
 
     def _params(self, sampling: Sampling, kind: Any) -> Any:
         from vllm import SamplingParams
@@ -397,55 +395,6 @@ class VllmEngine:
         await self.llm.remove_lora(adapter.engine_id)
 
 
-class _StatsRecorder:
-    """A stat logger of vLLM that keeps the newest statistics. It is also the factory that vLLM asks for."""
-
-    def __init__(self) -> None:
-        self.latest = EngineStats()
-
-    def __call__(self, vllm_config: Any, engine_index: int = 0) -> _StatsRecorder:
-        return self
-
-    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-        # vLLM would make a series of metrics for each set of adapters that run together. Their names are users.
-        for names in ("running_lora_adapters", "waiting_lora_adapters"):
-            getattr(scheduler_stats, names, {}).clear()
-        preempted = self.latest.preemptions + (iteration_stats.num_preempted_reqs if iteration_stats else 0)
-        if scheduler_stats is None:
-            self.latest = replace(self.latest, preemptions=preempted)
-        else:
-            self.latest = EngineStats(
-                running=scheduler_stats.num_running_reqs,
-                waiting=scheduler_stats.num_waiting_reqs,
-                kv_use=scheduler_stats.kv_cache_usage,
-                preemptions=preempted,
-            )
-
-    def log_engine_initialized(self) -> None: ...
-
-    def log(self) -> None: ...
-
-    def record_sleep_state(self, is_awake: int, level: int) -> None: ...
-
-
 def _cache_tokens(llm: AsyncLLM) -> int | None:
     cache = llm.vllm_config.cache_config
     return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks and cache.block_size else None
-
-
-def _generation(output: Any, prompt_tokens: int, sampling: Sampling) -> GenerationOutput:
-    """Return one of vLLM's `RequestOutput`s as the protocol's."""
-    sequence = output.outputs[0]
-    return GenerationOutput(
-        text=sequence.text,
-        token_ids=tuple(sequence.token_ids),
-        finish=_FINISH.get(str(sequence.finish_reason), "abort"),
-        prompt_tokens=prompt_tokens,
-        cached_tokens=output.num_cached_tokens or 0,
-        logprobs=_sampled_logprobs(sequence) if sampling.logprobs else None,
-    )
-
-
-def _sampled_logprobs(sequence: Any) -> tuple[float, ...]:
-    """Return the log-probability of each sampled token that belongs to the text."""
-    return tuple(at[token].logprob for token, at in zip(sequence.token_ids, sequence.logprobs, strict=False))

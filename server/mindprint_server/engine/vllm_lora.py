@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from mindprint_server.engine.base import AdapterRef
+from mindprint_server.engine.types import AdapterRef
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest

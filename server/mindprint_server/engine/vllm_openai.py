@@ -18,8 +18,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mindprint.chat_format import ChatFormat
-from mindprint_server.engine.base import AdapterRef, ChatParameters, EngineDied, RenderedPrompt
+from mindprint_server.engine.base import ChatParameters, RenderedPrompt
 from mindprint_server.engine.slots import ActiveAdapterLimiter
+from mindprint_server.engine.types import AdapterRef, EngineDied
 from mindprint_server.engine.vllm_counting import Count, CountingClient, counting
 from mindprint_server.engine.vllm_lora import lora_request
 from mindprint_server.engine.vllm_options import explain_flags, serve_parser

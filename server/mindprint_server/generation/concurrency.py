@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mindprint_server.engine import Priority
-from mindprint_server.engine.base import EngineStats
+from mindprint_server.engine.types import EngineStats
 
 KV_FULL = 0.95
 """Share of the KV cache in use by running requests above which no more work is admitted."""

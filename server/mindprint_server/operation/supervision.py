@@ -31,26 +31,29 @@ class Failure:
         tries: Failures in a row.
         began: Time at which the present try began; None while it waits for the next one.
         longest_s: Duration of the longest try that failed, in seconds, but for the first one.
+        affects_readiness: Whether the server is not ready while it goes on.
     """
 
     task: str
     since: float
     why: str
+    affects_readiness: bool = True
     tries: int = 0
     began: float | None = None
     longest_s: float = 0.0
 
 
-def retry_delay_s(tries: int, settings: OperationSettings, jitter: float) -> float:
+def retry_delay_s(tries: int, *, min_s: float, max_s: float, jitter: float) -> float:
     """Return the seconds to wait after so many failures in a row: doubling, bounded, and spread by jitter.
 
     Args:
         tries: Failures in a row, at least 1.
-        settings: The bounds.
+        min_s: The wait after the first one, in seconds.
+        max_s: The longest wait in seconds.
         jitter: From 0 (half of the wait) to 1 (all of it).
     """
-    doubled = settings.retry_min_s * 2.0 ** min(tries - 1, 30)
-    return float(min(doubled, settings.retry_max_s) * (1 + jitter) / 2)
+    doubled = min_s * 2.0 ** min(tries - 1, 30)
+    return float(min(doubled, max_s) * (1 + jitter) / 2)
 
 
 def reason_of(error: BaseException) -> str:
@@ -103,14 +106,18 @@ class Supervisor:
 
         return asyncio.create_task(run(), name=task)
 
-    def start_job(self, task: str, work: Callable[[], Awaitable[Result]]) -> asyncio.Task[Result]:
+    def start_job(
+        self, task: str, work: Callable[[], Awaitable[Result]], *, affects_readiness: bool = True
+    ) -> asyncio.Task[Result]:
         """Run `work` until it returns once.
 
         Args:
             task: Name for logs, metrics and `/readyz`.
             work: The work; it is done again from its beginning.
+            affects_readiness: Whether `/readyz` names it while it fails. False for work of one user among many.
         """
-        return asyncio.create_task(self.retry(task, work, passing=(Exception,)), name=task)
+        retrying = self.retry(task, work, passing=(Exception,), affects_readiness=affects_readiness)
+        return asyncio.create_task(retrying, name=task)
 
     async def retry(
         self,
@@ -118,6 +125,7 @@ class Supervisor:
         work: Callable[[], Awaitable[Result]],
         *,
         passing: tuple[type[Exception], ...] = PASSING,
+        affects_readiness: bool = True,
     ) -> Result:
         """Do `work` until it succeeds, and return its result.
 
@@ -125,8 +133,9 @@ class Supervisor:
             task: Name for logs, metrics and `/readyz`.
             work: The work; it is done again from its beginning.
             passing: Errors after which it is done again. Any other one is raised.
+            affects_readiness: Whether `/readyz` names it while it fails.
         """
-        failure = Failure(task, since=0, why="")
+        failure = Failure(task, since=0, why="", affects_readiness=affects_readiness)
         try:
             while True:
                 failure.began = self._clock()
@@ -139,9 +148,10 @@ class Supervisor:
             self._failures.pop(id(failure), None)
 
     def report(self, task: str, error: Exception) -> None:
-        """Log and count a failure of work that is not done again."""
+        """Log and count a failure of work that is not done again here."""
         self._count(task, reason_of(error))
-        log.error("background work failed", task=task, kind=reason_of(error), why=describe(error))
+        unexpected = None if isinstance(error, ServerError) else error
+        log.error("background work failed", task=task, kind=reason_of(error), why=describe(error), exc_info=unexpected)
 
     def note_success(self, task: str) -> None:
         """Forget the failures of a task whose step goes on for long and works again."""
@@ -161,7 +171,8 @@ class Supervisor:
     def _is_failing(self, failure: Failure) -> bool:
         now, bound_s = self._clock(), self._settings.max_failing_s
         runs_s = 0.0 if failure.began is None else now - failure.began
-        return now - failure.since >= bound_s and runs_s <= max(bound_s, failure.longest_s)
+        is_too_long = now - failure.since >= bound_s and runs_s <= max(bound_s, failure.longest_s)
+        return failure.affects_readiness and is_too_long
 
     def _note(self, failure: Failure, error: Exception) -> float:
         """Log and count a failure; return the seconds until the next try."""
@@ -175,7 +186,10 @@ class Supervisor:
         elif failure.began is not None:
             failure.longest_s = max(failure.longest_s, now - failure.began)
         failure.began = None
-        delay_s = retry_delay_s(failure.tries, self._settings, random.random())
+        settings = self._settings
+        delay_s = retry_delay_s(
+            failure.tries, min_s=settings.retry_min_s, max_s=settings.retry_max_s, jitter=random.random()
+        )
         self._count(failure.task, reason_of(error))
         # Many items fail at once when the database is away: the one that failed first speaks for all of its name.
         if next(one for one in self._failures.values() if one.task == failure.task) is failure:

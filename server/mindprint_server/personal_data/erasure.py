@@ -116,6 +116,8 @@ class ErasureService:
             removed, errors = await self._for_each(jobs, self._remove)
             # Once for all jobs: SQLite writes its whole file anew.
             if removed:
+                # Uploads under revoked leases, whose files no row names: before a receipt says that all is gone.
+                await self._storage.remove_abandoned()
                 await self._store.erasures.purge()
             errors += (await self._for_each(removed, self._finish))[1]
         if errors:

@@ -1,4 +1,7 @@
-"""Retention by age: removes rows that are older than the server may keep them, with jobs of kind `retention`."""
+"""Retention by age: removes rows that are older than the server may keep them.
+
+Rows of users go with jobs of kind `retention`, ended publications at once.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,8 @@ class RetentionService:
         """Start looking, if the settings bound the age of anything."""
         settings = self._settings
         tenants = (DEFAULT_TENANT, *settings.tenant_retention)
-        if any(days is not None for tenant in tenants for days in days_of(settings, tenant)):
+        ages = [days for tenant in tenants for days in days_of(settings, tenant)]
+        if any(days is not None for days in (*ages, settings.retain_publications_days)):
             self._task = self._supervisor.start_loop("retention", self.look, self._pause)
 
     async def stop(self) -> None:
@@ -76,8 +80,10 @@ class RetentionService:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def look(self) -> bool:
-        """Request a job for each user with rows that are too old."""
+        """Remove publications that are too old, and request a job for each user with rows that are."""
         now = self._clock()
+        if (publications_before := cutoff(self._settings.retain_publications_days, now)) is not None:
+            await self._store.publication_jobs.remove_ended(publications_before)
         for tenant in await self._store.tenants.list_all():
             engagements_before, traces_before = (cutoff(days, now) for days in days_of(self._settings, tenant))
             if engagements_before is None and traces_before is None:

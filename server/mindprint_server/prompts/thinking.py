@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 
 _LAST_SENTENCE = re.compile(r"^(.*[.!?](?=\s|$)|.*(?=\n))", re.DOTALL)
 

@@ -16,6 +16,12 @@ class AdapterSettings(BaseModel):
     max_publication_tries: int = Field(10, ge=1)
     """Tries of a publication. After that many errors or restarts it has failed, and its traces wait again. A slot, a
     disk or a database that is busy does not count: it is waited for until `max_publication_s` after the upload."""
+    publication_retry_min_s: float = Field(5, gt=0)
+    """Seconds between the first error of a publication and its next try. The wait doubles with each further error.
+    A try begins at a look for publications (`publication_poll_s`), at the server that is free first."""
+    publication_retry_max_s: float = Field(60, gt=0)
+    """Longest wait between two tries of a publication in seconds. With the defaults ten tries take six minutes, and the
+    time of their checks."""
     max_upload_json_depth: int = Field(16, ge=4)
     """Deepest nesting of objects and lists in the manifest and in adapter_config.json. An upload that is nested deeper
     is refused with 422. Default: the trainer's manifest has 4 levels, PEFT's config 2."""

@@ -34,8 +34,9 @@ class ArtifactSettings(BaseModel):
     """Maximum seconds of the checks of an upload. A slower publication has failed, and its traces wait again. Default:
     parity check and gate take minutes; a machine under load may take hours."""
     artifact_min_orphan_age_s: float = Field(86_400, gt=0)
-    """Minimum age in seconds of files that no version and no publication names before they are removed. Younger ones
-    may belong to an upload that another server is storing, and clocks of servers and store differ."""
+    """Minimum age in seconds of files without a manifest that no version and no publication names before they are
+    removed. Younger ones may be written now, and clocks of servers and store differ. Files with a manifest are removed
+    whatever their age, once the lease that they were uploaded under has ended."""
     artifact_upkeep_interval_s: float = Field(3600, gt=0)
     """Seconds between two searches for files that no version names. The first is at start."""
 

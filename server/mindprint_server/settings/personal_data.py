@@ -39,5 +39,9 @@ class PersonalDataSettings(BaseModel):
     tenant_retention: dict[TenantName, RetentionOverrides] = Field(default_factory=dict)
     """Retention of single tenants, by name: in TOML a table `[tenant_retention.acme]` with `traces_days = 30`. What is
     not named there is the server's; `"none"` keeps rows for ever. Default: none."""
+    retain_publications_days: float | None = Field(30, gt=0)
+    """Days after its end for which a publication is kept. The row of its version stays. After that
+    `GET /v1/publications/{id}` answers 404, and the same upload again is refused as `lease_lost`. None keeps
+    publications for ever. Default: far longer than a trainer waits."""
     retention_interval_s: float = Field(3600, gt=0)
     """Seconds between two looks for rows that are too old."""

@@ -9,6 +9,7 @@ cohort's independently.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, Update, select, update
@@ -27,10 +28,19 @@ from mindprint_server.store.ids import new_id
 from mindprint_server.store.lease_selection import ClaimPolicy, LeaseSelection
 from mindprint_server.store.states import OPEN_PUBLICATION_STATES, after_bad_end, why_lost
 from mindprint_server.store.tables import leases, publications, traces
+from mindprint_server.tenancy import in_all_tenants
 
 IdsByUser = Mapping[str, Sequence[str]]
 IMPORT_OWNER = "import"
 """Owner of the lease of an import."""
+
+
+@dataclass(frozen=True)
+class ActiveLease:
+    """What a lease that has not ended is on."""
+
+    adapter: str
+    trace_ids: list[str]
 
 
 class LeaseRepository:
@@ -93,6 +103,11 @@ class LeaseRepository:
     async def get(self, lease_id: str) -> Lease:
         """Return a lease, without samples, base digest and limits."""
         return await self._database.read(get, lease_id)
+
+    async def list_active(self) -> list[ActiveLease]:
+        """List the leases of all tenants that have not ended, also those past their deadline."""
+        with in_all_tenants():
+            return await self._database.read(_list_active)
 
     async def heartbeat(self, lease_id: str, ttl_s: float, now: datetime | None = None) -> Lease:
         """Let a lease end `ttl_s` seconds from now.
@@ -227,6 +242,11 @@ async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime, *which: 
     for id in (await db.scalars(still)).all() if locked else ():
         await end(db, id, "expired")
         await requeue_traces(db, id, max_attempts)
+
+
+async def _list_active(db: AsyncConnection) -> list[ActiveLease]:
+    query = select(leases.c.adapter, leases.c.trace_ids).where(leases.c.state == "active")
+    return [ActiveLease(adapter, trace_ids) for adapter, trace_ids in await db.execute(query)]
 
 
 async def _heartbeat(db: AsyncConnection, id: str, ttl_s: float, now: datetime | None) -> Lease:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -160,6 +160,11 @@ class PublicationJobRepository:
         """
         return await self._database.write(_fail, publication_id, code, message, max_attempts)
 
+    async def remove_ended(self, before: datetime) -> int:
+        """Remove the jobs of all tenants that ended before a time, and return their number."""
+        with in_all_tenants():
+            return await self._database.write(_remove_ended, before)
+
 
 async def _add(db: AsyncConnection, lease_id: str, version: VersionRecord, now: datetime | None) -> PublicationRecord:
     lease = await leases.lock(db, lease_id)
@@ -268,6 +273,10 @@ async def _fail(db: AsyncConnection, id: str, code: str, message: str, max_attem
     await _end(db, publications.c.id == id, "failed", code, message)
     artifact: str | None = row["artifact"]
     return artifact
+
+
+async def _remove_ended(db: AsyncConnection, before: datetime) -> int:
+    return (await db.execute(delete(publications).where(~_is_open(), publications.c.finished_at < before))).rowcount
 
 
 async def finish(

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from mindprint.chat_format import THINK_TAG
 from mindprint.thinking_text import own_words, words
 from mindprint.types import Mode, Reason
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.prompts.templates import prefix_without_reminders
 from mindprint_server.settings import Settings, VerdictSettings
 

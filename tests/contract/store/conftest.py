@@ -34,7 +34,7 @@ from mindprint.types import (
     Trace,
     Version,
 )
-from mindprint_server.store import ClaimPolicy, Store, new_id
+from mindprint_server.store import ClaimPolicy, PublicationRecord, Store, VersionRecord, new_id
 from mindprint_server.store.batches import DroppedResult, ItemResult
 from mindprint_server.store.tables import batch_items, cohorts, metadata, tenants
 from mindprint_server.tenancy import in_all_tenants
@@ -247,6 +247,13 @@ class Make:
 
     async def _next(self, store: Store, lease: Lease, digest: str, **changes: Any) -> Version:
         return self.version(lease, (await store.versions.allocate(lease.adapter)).version, digest, **changes)
+
+    async def uploaded(self, store: Store, user: str = "ann") -> PublicationRecord:
+        """The job of an upload whose publication has not begun."""
+        lease = await self.leased(store, user)
+        number, engine_id = await store.versions.allocate(lease.adapter)
+        version = self.version(lease, number).model_dump() | {"engine_id": engine_id, "artifact": "a" * 64}
+        return await store.publication_jobs.add(lease.id, VersionRecord.model_validate(version))
 
     async def trained(self, store: Store, user: str = "ann", digest: str = "d", **terms: Any) -> Version:
         """A new version of a user, of two new traces; live unless told otherwise."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,59 @@ def test_only_old_partial_folders_are_removed(folders: ArtifactFolders) -> None:
     os.utime(old, (before, before))
     folders.remove_partial(500)
     assert list(folders.root.iterdir()) == [young]
+
+
+def test_manifests_are_of_artifacts_without_a_name_and_of_uploads(folders: ArtifactFolders, tmp_path: Path) -> None:
+    named, orphan = (write(folders, tmp_path, engine_id) for engine_id in (1, 2))
+    for name in (".new-1.part", f".{'0' * 64}-1.part"):
+        (folders.root / name).mkdir()
+        (folders.root / name / "manifest.json").write_text(name)
+    (folders.root / ("0" * 64)).mkdir()
+    assert folders.list_manifests([named]) == {orphan: "{}", ".new-1.part": ".new-1.part"}
+    folders.remove_new(".new-1.part")
+    assert folders.list_manifests([named, orphan]) == {}
+
+
+def test_manifest_is_written_before_the_weights(
+    folders: ArtifactFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed server leaves of an upload says whose it is."""
+    weights, seen = tmp_path / "upload", []
+    weights.write_bytes(b"weights")
+
+    def look(source: Path, target: Path) -> None:
+        seen.extend(file.name for file in target.parent.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "move", look)
+    with pytest.raises(KeyboardInterrupt):
+        folders.write(1, weights=weights, config=b"{}", manifest="{}")
+    assert "manifest.json" in seen
+
+
+def test_removal_that_broke_off_is_ended_by_the_next_one(folders: ArtifactFolders, tmp_path: Path) -> None:
+    """The weights stayed for a day, as a folder that nobody could tell from another."""
+    digest = write(folders, tmp_path)
+    folders.path(digest).rename(folders.root / f".{digest}-killed.part")
+    folders.remove(digest)
+    assert list(folders.root.iterdir()) == []
+
+
+def test_files_that_cannot_be_removed_are_an_error(
+    folders: ArtifactFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receipt of an erasure said that they were gone."""
+    digest = write(folders, tmp_path)
+
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(PermissionError):
+            folders.remove(digest)
+    folders.remove(digest)
+    assert list(folders.root.iterdir()) == []
 
 
 def test_folder_that_cannot_be_made_is_found_by_a_ping(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from mindprint_server.store import ClaimPolicy, LeaseLost, PublicationConflict, 
 from mindprint_server.store.tables import publications
 from uploads import ended, leased, published, upload
 
+AT_ONCE = {"publication_retry_min_s": 0.001, "publication_retry_max_s": 0.001, "publication_poll_s": 0.01}
+"""A publication that failed is tried again at once."""
 COLLAPSED = Check(name="collapse", value=0.41, bound=0.1, passed=False, detail="thinking looped")
 
 
@@ -122,7 +124,7 @@ async def test_the_same_upload_at_once_is_one_version(serve: Open, gate: Gate, t
 async def test_publication_that_fails_each_time_is_given_up_and_its_traces_wait_again(
     serve: Open, gate: Gate, tmp_path: Path
 ) -> None:
-    services = await serve(max_publication_tries=3, retry_min_s=0.001)
+    services = await serve(max_publication_tries=3, **AT_ONCE)
     lease = await leased(services)
     gate.error = RuntimeError("no luck")
     with pytest.raises(Conflict, match="failed 3 times, the last time with: RuntimeError") as error:
@@ -138,8 +140,31 @@ async def test_publication_that_fails_each_time_is_given_up_and_its_traces_wait_
     assert (again.attempt, set(lease.trace_ids) < set(again.trace_ids)) == (2, True)
 
 
+async def test_publication_that_fails_waits_elsewhere_and_leaves_the_server_ready(
+    serve: Open, gate: Gate, tmp_path: Path
+) -> None:
+    services = await serve(max_cpu_loras=1, max_failing_s=0, retry_min_s=0.001, publication_retry_min_s=3600,
+                           publication_retry_max_s=3600, publication_poll_s=0.01)  # fmt: skip
+    lease = await leased(services)
+    gate.error = RuntimeError("no luck")
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not counted(services, "task_failures_total", task="publication", reason="RuntimeError"):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    gate.error = None
+    assert (await published(services, tmp_path, "user/bob")).state == "live", "its place was free"
+    assert services.readiness.problems() == {}
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    assert (job.state, job.tries) == ("gate", 1)
+    jobs, now = services.store.publication_jobs, datetime.now(UTC)
+    half_an_hour, an_hour = now + timedelta(minutes=29), now + timedelta(minutes=61)
+    assert await jobs.list_claimable(now=half_an_hour) == []
+    assert [one.id for one in await jobs.list_claimable(now=an_hour)] == [job.id], "any server goes on then"
+    uploading.cancel()
+
+
 async def test_publication_goes_on_after_an_error_that_passes(serve: Open, gate: Gate, tmp_path: Path) -> None:
-    services = await serve(retry_min_s=0.001)
+    services = await serve(**AT_ONCE)
     lease = await leased(services)
     gate.error = RuntimeError("no luck")
     uploading = asyncio.create_task(upload(services, lease, tmp_path))
@@ -340,7 +365,7 @@ async def test_publication_that_a_killed_server_left_is_finished_by_the_next(
 
 
 async def test_death_of_the_engine_costs_one_try(serve: Open, gate: Gate, tmp_path: Path) -> None:
-    services = await serve(retry_min_s=0.001, max_publication_tries=2)
+    services = await serve(max_publication_tries=2)
     lease = await leased(services)
     gate.error = EngineDied("the engine process ended")
     uploading = asyncio.create_task(upload(services, lease, tmp_path))

@@ -61,12 +61,14 @@ def test_ages_are_of_artifacts_only(url: str, folder: Path) -> None:
     assert set(artifacts.list_ages(())) == set(DIGESTS[1:])
 
 
-def test_artifact_whose_upload_broke_off_has_an_age(url: str, folder: Path) -> None:
+def test_artifact_whose_upload_broke_off_has_an_age_and_a_manifest(url: str, folder: Path) -> None:
     artifacts = RemoteArtifacts(url, {})
-    (folder / "manifest.json").unlink()
+    (folder / "adapter_config.json").unlink()
     with pytest.raises(FileNotFoundError):
         artifacts.put(DIGESTS[0], folder)
     assert set(artifacts.list_ages(())) == {DIGESTS[0]}
+    assert artifacts.list_manifests(()) == {DIGESTS[0]: "manifest.json"}
+    assert artifacts.list_manifests(DIGESTS) == {}
 
 
 def test_store_of_another_database_is_named(url: str) -> None:

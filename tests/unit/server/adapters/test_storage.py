@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import update
 
-from lives import KEY, Gate, Open, answering, folder_of, folders, lives
+from lives import KEY, Gate, Open, answering, counted, folder_of, folders, lives
 from mindprint_server.adapters.artifact_owner import MARKER
 from mindprint_server.exceptions import Conflict
 from mindprint_server.settings import Settings
@@ -78,6 +79,48 @@ async def test_server_with_a_new_database_removes_nothing(serve: Open, tmp_path:
     await published(services, tmp_path)
     await services.adapters._storage.collect()
     assert not orphan.exists()
+
+
+def orphan_of(services: Services, adapter: str, trace_ids: list[str]) -> Path:
+    """What a server leaves that is killed before it stores the row of an upload."""
+    folder = services.settings.data_dir / "artifacts" / uuid4().hex.ljust(64, "0")
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"adapter": adapter, "trace_ids": trace_ids}))
+    return folder
+
+
+async def test_orphan_whose_lease_has_ended_is_removed_whatever_its_age(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    await services.adapters._storage._artifacts.ping()
+    lease = await leased(services)
+    orphan = orphan_of(services, KEY, list(reversed(lease.trace_ids)))
+    await services.adapters._storage.collect()
+    assert orphan.exists(), "its row may come"
+    await services.store.leases.release(lease.id)
+    await services.adapters._storage.collect()
+    assert not orphan.exists()
+    assert counted(services, "artifacts_collected_total") == 1
+
+
+async def test_old_orphan_stays_while_its_lease_is_active(serve: Open, tmp_path: Path) -> None:
+    services = await serve(artifact_min_orphan_age_s=1000)
+    await published(services, tmp_path)
+    lease = await leased(services)
+    orphan, other = orphan_of(services, KEY, lease.trace_ids), orphan_of(services, "user/bob", lease.trace_ids)
+    for folder in (orphan, other):
+        make_older(folder, 2000)
+    await services.adapters._storage.collect()
+    assert (orphan.exists(), other.exists()) == (True, False)
+
+
+async def test_files_that_are_moved_from_an_older_release_are_no_orphans(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    await published(services, tmp_path)
+    old = await as_before(services, 1)
+    (old / "manifest.json").unlink()  # so that this server does not move it
+    moved = orphan_of(services, KEY, ["a trace of a lease that has ended"])
+    await services.adapters._storage.collect()
+    assert moved.exists()
 
 
 async def test_upload_that_failed_leaves_no_files(serve: Open, tmp_path: Path) -> None:

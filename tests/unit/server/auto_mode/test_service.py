@@ -15,7 +15,7 @@ from mindprint_server.auto_mode import service
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import Sampling
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.gate import checks
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings

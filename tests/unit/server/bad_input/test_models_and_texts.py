@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mindprint_server.engine import Sampling
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from odd_batches import NO_BOUNDS, Open, about, asked, good, likes_yes, numbers
 from scripted import Scripted
 

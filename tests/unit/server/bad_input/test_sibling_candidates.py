@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mindprint_server.engine import Priority, Sampling
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from odd_batches import NO_BOUNDS, Open, about, asked, counted, good, likes_yes, run
 from samples import engagement
 from scripted import Scripted

@@ -12,7 +12,7 @@ import pytest
 
 from mindprint.types import Trace, TraceRequest
 from mindprint_server.engine import Sampling
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.settings import Settings
 from mindprint_server.store import RecordNotFound

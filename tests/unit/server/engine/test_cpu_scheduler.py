@@ -16,8 +16,8 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from mindprint_server.engine.base import Priority
 from mindprint_server.engine.cpu_scheduler import ASKED_WITHIN_S, SHARED_STEP_TOKENS, TurnScheduler, choose_alone
+from mindprint_server.engine.types import Priority
 from tiny import make_model
 
 BLOCK, SHARED = 32, 64

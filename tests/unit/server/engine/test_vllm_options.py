@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from mindprint_server.engine.cpu_args import check_cpu_options
-from mindprint_server.engine.vllm import _StatsRecorder
 from mindprint_server.engine.vllm_options import (
     WrongOption,
     explain_flags,
@@ -18,6 +17,7 @@ from mindprint_server.engine.vllm_options import (
     read_value,
     sort_options,
 )
+from mindprint_server.engine.vllm_outputs import StatsRecorder
 
 ENGINE = ("kv_cache_dtype", "tensor_parallel_size", "enable_chunked_prefill", "compilation_config", "sizes", "memory")
 
@@ -132,7 +132,7 @@ def test_names_of_adapters_do_not_reach_the_metrics_of_vllm() -> None:
         running_lora_adapters={"user/ann@1": 1},
         waiting_lora_adapters={"user/bob@1": 1},
     )
-    recorder = _StatsRecorder()
+    recorder = StatsRecorder()
     recorder.record(stats, None)
     assert recorder.latest.running == 1
     assert (stats.running_lora_adapters, stats.waiting_lora_adapters) == ({}, {})

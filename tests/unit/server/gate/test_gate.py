@@ -16,7 +16,7 @@ from mindprint.general_questions import QUESTIONS
 from mindprint.types import BatchRequest, Check
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, GenerationOutput, Priority, Sampling
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.gate import Gate
 from mindprint_server.gate.gate import interleave_newest_first
 from mindprint_server.gate.measurements import ModelMeasurements

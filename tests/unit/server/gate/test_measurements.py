@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mindprint_server.engine import GenerationOutput
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.gate.measurements import is_collapsed
 
 PREFIX = "What this user has shown:"

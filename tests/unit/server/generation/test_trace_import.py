@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from mindprint.types import BatchRequest, ImportedTrace, ImportedTraces, Ingested, LeaseRequest
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.exceptions import Invalid, ServerError
 from mindprint_server.store import BacklogFull, RecordNotFound
 from mindprint_server.wiring import Services, close_services

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mindprint.types import BatchRequest, TraceRequest
-from mindprint_server.engine.base import FinishReason
 from mindprint_server.engine.fake import FakeEngine
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.settings import Settings
 from samples import engagement
 from scripted import Scripted, serving

@@ -57,9 +57,9 @@ async def nothing() -> None:
 
 
 def test_wait_doubles_and_is_bounded_and_spread() -> None:
-    settings = OperationSettings(retry_min_s=0.1, retry_max_s=1)
-    assert [retry_delay_s(tries, settings, 1.0) for tries in (1, 2, 3, 4, 5, 900)] == [0.1, 0.2, 0.4, 0.8, 1, 1]
-    assert retry_delay_s(1, settings, 0.0) == 0.05
+    waits = [retry_delay_s(tries, min_s=0.1, max_s=1, jitter=1.0) for tries in (1, 2, 3, 4, 5, 900)]
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1, 1]
+    assert retry_delay_s(1, min_s=0.1, max_s=1, jitter=0.0) == 0.05
 
 
 async def test_retry_passes_over_errors_that_pass_and_counts_them(counted: Counted) -> None:
@@ -116,6 +116,23 @@ async def test_failing_names_a_task_after_the_bound_and_until_it_works(counted: 
     gate.set()
     await job
     assert counted.supervisor.failing() == {}
+
+
+async def test_work_of_one_user_that_fails_is_counted_and_not_named(counted: Counted) -> None:
+    gate = asyncio.Event()
+
+    async def work() -> None:
+        if not gate.is_set():
+            raise RuntimeError("odd")
+
+    job = counted.supervisor.start_job("publication", work, affects_readiness=False)
+    while not counted.counts:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    counted.clock.now += 10 * FAST.max_failing_s
+    assert counted.supervisor.failing() == {}
+    gate.set()
+    await job
+    assert counted.counts["publication", "RuntimeError"] >= 1
 
 
 async def test_try_that_runs_for_longer_than_the_bound_is_no_longer_failing(counted: Counted) -> None:

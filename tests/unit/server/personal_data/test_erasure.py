@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,14 @@ from mindprint_server.exceptions import ArtifactUnavailable, Conflict
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.personal_data.erasure import ErasureService
 from mindprint_server.settings import Settings
-from mindprint_server.store import ErasureTarget, UserBeingErased
+from mindprint_server.store import (
+    ErasureTarget,
+    PublicationRecord,
+    RecordNotFound,
+    StoreBusy,
+    UserBeingErased,
+    VersionRecord,
+)
 from mindprint_server.store.erasures import SealedErasure
 from mindprint_server.store.tables import publications
 from mindprint_server.tenancy import cache_salt, current_tenant, erasure_epoch, in_tenant
@@ -177,6 +186,47 @@ async def test_an_upload_under_a_revoked_lease_is_refused_and_leaves_no_files(se
     with pytest.raises(Exception, match="is revoked by erasure"):
         await upload(services, lease, tmp_path)
     assert await folders(services) == []
+
+
+async def test_files_of_an_upload_whose_server_was_killed_go_with_the_erasure(
+    serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stayed for a day, although the receipt said that all of the user was gone."""
+    services = await serve()
+    lease = await leased(services)
+
+    async def killed(lease_id: str, version: VersionRecord) -> PublicationRecord:
+        raise StoreBusy("the connection was lost")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(services.store.publication_jobs, "add", killed)
+        with pytest.raises(StoreBusy):
+            await upload(services, lease, tmp_path)
+    half = services.settings.data_dir / "artifacts" / ".new-killed.part"
+    half.mkdir()
+    (half / "manifest.json").write_text(json.dumps({"adapter": lease.adapter, "trace_ids": lease.trace_ids}))
+    assert await folders(services) == [0, 0]
+    await erased(services)
+    assert await folders(services) == []
+
+
+async def test_receipt_waits_until_the_files_are_removed(
+    serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await serve()
+    await published(services, tmp_path)
+
+    async def away(named: Any) -> Any:
+        raise ArtifactUnavailable("artifacts cannot be used", "away")
+
+    erasure = await services.erasures.request(ANN)
+    with monkeypatch.context() as broken:
+        broken.setattr(services.adapters._storage._artifacts, "list_manifests", away)
+        with pytest.raises(ArtifactUnavailable):
+            await services.erasures.run_open()
+        assert (await services.store.erasures.get(erasure.id)).state == "open"
+    await services.erasures.run_open()
+    assert (await services.store.erasures.get(erasure.id)).state == "done"
 
 
 async def test_upload_that_is_being_checked_ends_with_the_erasure_and_its_files_go(serve: Open, tmp_path: Path) -> None:
@@ -365,6 +415,20 @@ async def test_old_rows_go_by_themselves(serve: Open, tmp_path: Path) -> None:
     live = (await services.store.live_versions.get("user/ann")).live
     assert live is not None
     assert live.version == version.version
+
+
+async def test_publications_that_ended_long_ago_go_by_themselves(serve: Open, tmp_path: Path) -> None:
+    services = await serve()
+    version = await published(services, tmp_path)
+    job = await publication_of(services, "user/ann")
+    services.retention._clock = lambda: datetime.now(UTC) + timedelta(days=29)
+    await services.retention.look()
+    assert (await services.publications.get(job)).result == version
+    services.retention._clock = lambda: datetime.now(UTC) + timedelta(days=31)
+    await services.retention.look()
+    with pytest.raises(RecordNotFound):
+        await services.publications.get(job)
+    assert await answering(services) == "user/ann@1"
 
 
 async def test_an_export_has_a_peft_folder_for_each_version(serve: Open, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from builders import prompt_builder
 from mindprint.general_questions import QUESTIONS as OF_THE_GATE
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import Priority, Sampling
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.prompts.templates import PROMPT_VERSION
 from mindprint_server.settings import Settings

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindprint.types import REASON_GROUPS, Reason
-from mindprint_server.engine.base import FinishReason
+from mindprint_server.engine.types import FinishReason
 from mindprint_server.memory.profiles import clean_sentences, due_lengths, split_into_pieces
 from mindprint_server.prompts import thinking
 from mindprint_server.settings import Settings
