@@ -73,6 +73,13 @@ class ThinkingRoom:
         raise Invalid("prompt_too_long", message, param="messages")
 
 
+def read_max_tokens(body: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a chat request allows. None: it says nothing, or something that vLLM refuses."""
+    limit = body.get("max_completion_tokens")
+    limit = body.get("max_tokens") if limit is None else limit
+    return limit if isinstance(limit, int) else None
+
+
 def read_answer_count(body: Mapping[str, Any], max_answers: int) -> int:
     """Return how many sequences a chat request generates at once.
 

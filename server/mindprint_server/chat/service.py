@@ -19,7 +19,6 @@ import structlog
 from mindprint_server.adapters import AdapterService
 from mindprint_server.auto_mode.service import AutoModeSelector
 from mindprint_server.chat.fallback import AnswerPlan, fallback_plans, is_adapter_fault
-from mindprint_server.chat.memory_fit import fit_memory
 from mindprint_server.chat.messages import build_messages, parse_model_name
 from mindprint_server.chat.models import found_by_model
 from mindprint_server.chat.progress import Progress
@@ -31,6 +30,7 @@ from mindprint_server.context import ServerContext
 from mindprint_server.engine import ChatBackend, ChatParameters
 from mindprint_server.exceptions import Unsupported
 from mindprint_server.memory import MemoryService
+from mindprint_server.prompts.memory_fit import fit_memory
 from mindprint_server.prompts.templates import PROMPT_VERSION, memory_text
 from mindprint_server.prompts.turns import TurnWriter
 from mindprint_server.prompts.types import Prompt, RecalledMemory

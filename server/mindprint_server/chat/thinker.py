@@ -10,9 +10,8 @@ from typing import Any
 from mindprint.chat_format import TemplateRefused
 from mindprint.types import Mode
 from mindprint_server.adapters.health import outcome_of
-from mindprint_server.chat.bounds import ThinkingRoom
+from mindprint_server.chat.bounds import ThinkingRoom, read_max_tokens
 from mindprint_server.chat.fallback import AnswerPlan
-from mindprint_server.chat.memory_fit import read_max_tokens
 from mindprint_server.chat.messages import build_messages, template_arguments, template_messages
 from mindprint_server.chat.progress import Progress
 from mindprint_server.chat.request import ChatRequest

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TypeVar
-
 from mindprint.types import Mode
 from mindprint_server.engine import PromptTooLong
 from mindprint_server.engine.base import Tokenizer
+from mindprint_server.prompts.memory_fit import first_that_fits, shorter_memories
 from mindprint_server.prompts.templates import build, clean, prefix_with_reminders, remove_special
 from mindprint_server.prompts.types import Prompt, Question, RecalledMemory
 from mindprint_server.settings import Settings
 
-T = TypeVar("T")
 TEMPLATE_RESERVE_TOKENS = 64
 """Tokens kept free for the text around thinking and answer: tags, the answer prefix, the end of the turn."""
 
@@ -45,7 +42,7 @@ class PromptBuilder:
         reserved = thinking_tokens + reminder_tokens + self._settings.max_answer_tokens + TEMPLATE_RESERVE_TOKENS
         limit = self._max_model_len - reserved
         choices = question.choices if question.show_choices else None
-        memories = list(_shorter_memories(question.memory))
+        memories = list(shorter_memories(question.memory))
 
         def attempt(dropped: int) -> Prompt | None:
             messages = build(memories[dropped], question.query, choices, mode, tokenizer.special, hint)
@@ -82,33 +79,3 @@ class PromptBuilder:
         if question.choices is None and not self.clean(question.target or ""):
             return "no_answer"
         return None
-
-
-def first_that_fits(attempt: Callable[[int], T | None], count: int) -> T | None:
-    """Return the first of `count` attempts that gives something. If one does, all later ones do too.
-
-    Most prompts fit as they are. For the others the number of attempts grows with the logarithm of `count`: each one
-    tokenizes a whole prompt while nothing else runs.
-    """
-    if count == 0:
-        return None
-    if (best := attempt(0)) is not None or count == 1:
-        return best
-    # The first that fits lies in [low, high]; `high` is known to fit.
-    low, high = 1, count - 1
-    if (best := attempt(high)) is None:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if (found := attempt(middle)) is None:
-            low = middle + 1
-        else:
-            best, high = found, middle
-    return best
-
-
-def _shorter_memories(memory: RecalledMemory | None) -> Iterator[RecalledMemory]:
-    """Yield a memory, then the same without its oldest episode, and so on."""
-    while memory is not None:
-        yield memory
-        memory = memory.without_oldest()

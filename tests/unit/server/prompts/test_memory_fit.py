@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindprint_server.prompts.builder import first_that_fits
+from mindprint_server.prompts.memory_fit import first_that_fits
 
 
 @given(st.integers(0, 600), st.integers(0, 700))
