@@ -294,7 +294,9 @@ async def _open_store(settings: Settings, progress: Callable[[str], None]) -> St
             )
         except StoreBusy as error:
             tries += 1
-            delay_s = retry_delay_s(tries, settings, random.random())
+            delay_s = retry_delay_s(
+                tries, min_s=settings.retry_min_s, max_s=settings.retry_max_s, jitter=random.random()
+            )
             if time.monotonic() + delay_s > until:
                 raise
             progress(f"waiting for the database: {error.why}")

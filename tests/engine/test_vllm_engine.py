@@ -146,16 +146,20 @@ TOOL = {"type": "function", "function": {"name": "walk", "parameters": {"type": 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A walk?"}], "max_tokens": 4, "seed": 1}
 
 
+def ignore(tokens: int) -> None:
+    """Take the number of tokens, which these tests do not count."""
+
+
 async def test_tools_without_a_parser_are_refused_with_what_to_set(engine: VllmEngine) -> None:
     chat = await engine.chat_backend()
     with pytest.raises(BackendRefused, match="--engine-arg enable_auto_tool_choice=… --engine-arg tool_call_parser=…"):
-        await chat.complete(ASK | {"tools": [TOOL]}, None)
+        await chat.complete(ASK | {"tools": [TOOL]}, None, count=ignore)
 
 
 async def test_tools_with_a_parser_are_answered(engine: VllmEngine) -> None:
     options = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
     chat = await make_chat(engine, options)
-    answer = await chat.complete(ASK | {"tools": [TOOL]}, None)
+    answer = await chat.complete(ASK | {"tools": [TOOL]}, None, count=ignore)
     assert isinstance(answer, dict)
     assert answer["usage"]["completion_tokens"] == 4
 
@@ -186,7 +190,11 @@ async def test_reasoning_parser_leaves_a_continued_answer_alone(
     body = ASK | {"messages": begun, "add_generation_prompt": False, "continue_final_message": True}
     text = "A walk? <think>\nLakes.\n</think>\nThis user's answer:"
     prompt = Prompt(text, engine.tokenizer.encode(text), 0)
-    answers = [await chat.complete(ASK, None), await chat.complete(body, None), await chat.complete(ASK, None, prompt)]
+    answers = [
+        await chat.complete(ASK, None, count=ignore),
+        await chat.complete(body, None, count=ignore),
+        await chat.complete(ASK, None, prompt, count=ignore),
+    ]
     messages = [answer["choices"][0]["message"] for answer in answers if isinstance(answer, dict)]
     assert [(bool(message["content"]), bool(message["reasoning"])) for message in messages] == [
         (False, True),

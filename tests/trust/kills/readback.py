@@ -43,7 +43,7 @@ async def observe(client: httpx.AsyncClient, facts: Facts, data_dirs: Iterable[P
 
     Args:
         client: Calls a server that runs, with a key of the scope `admin`.
-        facts: Names the leases that are looked at; leases have no list.
+        facts: Names the leases and batches that are looked at; leases have no list, that of batches ends.
         data_dirs: Data folders of all replicas.
         artifacts: The artifact store that they share.
     """
@@ -54,6 +54,10 @@ async def observe(client: httpx.AsyncClient, facts: Facts, data_dirs: Iterable[P
     async for one in _pages(client, "/v1/traces", "traces"):
         observed.traces[one["id"]] = Trace.model_validate(one)
     observed.batches = {batch.id: batch for batch in await read_batches(client)}
+    # The list ends after a page.
+    for id in facts.batches.keys() - observed.batches.keys():
+        if (response := await client.get(f"/v1/batches/{id}")).is_success:
+            observed.batches[id] = Batch.model_validate(response.json())
     adapters = (await _get(client, "/v1/adapters")).json()["adapters"]
     observed.adapters = [Adapter.model_validate(one) for one in adapters]
     for adapter in observed.adapters:
@@ -83,7 +87,7 @@ def list_artifacts(store: Path) -> tuple[set[str], list[str]]:
 
 
 async def read_batches(client: httpx.AsyncClient) -> list[Batch]:
-    """Return all batches; a run has fewer than a page of them at a time, so the newest are enough."""
+    """Return the newest batches: those that run are among them."""
     batches = (await _get(client, f"/v1/batches?limit={PAGE}")).json()["batches"]
     return [Batch.model_validate(one) for one in batches]
 
