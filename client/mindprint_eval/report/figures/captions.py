@@ -50,7 +50,7 @@ def collapse(found: Analysis) -> ReportFigure:
     return _plate(
         "collapse",
         "Accuracy against collapse",
-        "Up and to the left is better. Lines are 95 % intervals over users." + _absent(found, {p.arm for p in points}),
+        "Up and to the left is better. Lines are 95 % intervals over users." + _absent({p.arm for p in points}),
         plots.accuracy_against_collapse(points, majority),
         "no arm has both answers and thinking from the bare <think>",
     )
@@ -82,7 +82,7 @@ def lengths(found: Analysis) -> ReportFigure:
         "lengths",
         "Length of thinking",
         "Boxes from quartile to quartile, the median thick; whiskers to the 5th and 95th percentile; n thinkings."
-        + _absent(found, {arm for arm, tokens in by_arm.items() if tokens}),
+        + _absent({arm for arm, tokens in by_arm.items() if tokens}),
         plots.thinking_lengths(by_arm, {arm: _look(arm) for arm in by_arm}),
         "no arm was asked to think from the bare <think>",
     )
@@ -125,7 +125,7 @@ def _plate(name: str, title: str, caption: str, figure: Figure | None, lacks: st
     return ReportFigure(name, title, caption, drawn, f"Not measured: {lacks}.")
 
 
-def _absent(found: Analysis, shown: set[str]) -> str:
+def _absent(shown: set[str]) -> str:
     thinking = [arm for arm in METHOD_ARMS if ARMS[arm].mode != "direct" and arm not in shown]
     return f" Not measured from the bare <think>: {', '.join(thinking)}." if thinking else ""
 
