@@ -123,7 +123,7 @@ def test_manifest_is_written_before_the_weights(
     folders: ArtifactFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a killed server leaves of an upload says whose it is."""
-    weights, seen = tmp_path / "upload", []
+    weights, seen = tmp_path / "upload", list[str]()
     weights.write_bytes(b"weights")
 
     def look(source: Path, target: Path) -> None:
