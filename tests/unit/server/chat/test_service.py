@@ -211,7 +211,9 @@ async def test_memory_that_fits_stays_whole_and_a_long_question_gets_none(room: 
     assert room.backend.bodies[-1]["messages"][0]["content"] == NOTHING_KNOWN
 
 
-@pytest.mark.parametrize(("left", "kept", "dropped"), [(9, 3, 0), (3, 3, 0), (2, 2, 1), (0, 0, 3), (-1, 0, 4), (-2, 0, 4)])
+@pytest.mark.parametrize(
+    ("left", "kept", "dropped"), [(9, 3, 0), (3, 3, 0), (2, 2, 1), (0, 0, 3), (-1, 0, 4), (-2, 0, 4)]
+)
 def test_the_oldest_goes_first_and_the_profile_last(left: int, kept: int, dropped: int) -> None:
     episodes = tuple(engagement(n) for n in range(3))
 
