@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mindprint.cli.errors import Fail
 from mindprint.cli.left_out import (
-    MAX_BAD_SHARE,
+    LeftOutOptions,
     nothing_sent,
     print_imported,
     print_left_out,
@@ -46,8 +46,8 @@ class Bounds:
     held: int = 32_000_000
 
 
-@dataclass(frozen=True)
-class ImportOptions:
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(LeftOutOptions):
     """How a file is read, and what is written about it.
 
     Attributes:
@@ -55,20 +55,14 @@ class ImportOptions:
         outputs: LaMP's file of answers.
         user: The user of rows without a `user_id`, or the only user to import.
         read: How the rows of some formats are read.
-        max_bad_share: Share of faulty rows up to which the others are imported, from 0 to 1.
         id_map: A file for the ids that were changed.
-        skipped: A file for all rows that were left out.
-        as_json: Whether to print JSON.
     """
 
     kind: Format = "auto"
     outputs: Path | None = None
     user: str | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
-    max_bad_share: float = MAX_BAD_SHARE
     id_map: Path | None = None
-    skipped: Path | None = None
-    as_json: bool = False
 
 
 class Imported(BaseModel):

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,21 @@ _MAX_HINT = 300
 """Characters of a line about one row."""
 _SHOWN_IDS = 5
 """Changed ids on the screen; --id-map writes all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOutOptions:
+    """What an import does about the rows that it leaves out, and how it prints.
+
+    Attributes:
+        max_bad_share: Share of faulty rows up to which the others are imported, from 0 to 1.
+        skipped: A file for all rows that were left out.
+        as_json: Whether to print JSON.
+    """
+
+    max_bad_share: float = MAX_BAD_SHARE
+    skipped: Path | None = None
+    as_json: bool = False
 
 
 def refuse_stream(path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from mindprint.cli.engagement_import import Bounds, batched
 from mindprint.cli.left_out import (
-    MAX_BAD_SHARE,
+    LeftOutOptions,
     nothing_sent,
     print_imported,
     print_left_out,
@@ -65,21 +64,6 @@ class Line(Reply):
         )
 
 
-@dataclass(frozen=True)
-class TraceImportOptions:
-    """How a file of traces is read, and what is written about it.
-
-    Attributes:
-        max_bad_share: Share of faulty lines up to which the others are imported, from 0 to 1.
-        skipped: A file for all lines that were left out.
-        as_json: Whether to print JSON.
-    """
-
-    max_bad_share: float = MAX_BAD_SHARE
-    skipped: Path | None = None
-    as_json: bool = False
-
-
 class ImportedThinking(Reply):
     """What was stored of a file."""
 
@@ -88,9 +72,7 @@ class ImportedThinking(Reply):
     skipped: LeftOut
 
 
-def import_thinking(
-    client: MindprintClient, user_id: str, file: Path, bounds: Bounds, options: TraceImportOptions
-) -> None:
+def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: Bounds, options: LeftOutOptions) -> None:
     """Check the whole file, send its traces, and print how many were stored and left out.
 
     Raises:

@@ -19,11 +19,11 @@ from mindprint.cli.compare import (
 )
 from mindprint.cli.engagement_import import Bounds
 from mindprint.cli.errors import Fail
-from mindprint.cli.left_out import MAX_BAD_SHARE, MaxBadShare, SkippedFile
+from mindprint.cli.left_out import MAX_BAD_SHARE, LeftOutOptions, MaxBadShare, SkippedFile
 from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text, short
 from mindprint.cli.trace_export import ExportFormat, export_traces
-from mindprint.cli.trace_import import TraceImportOptions, import_thinking
+from mindprint.cli.trace_import import import_thinking
 from mindprint.row_files import FileFormat
 from mindprint.types import AskedMode, Mode, Trace, TraceRequest, TraceState, VerdictLabel
 
@@ -238,7 +238,7 @@ def import_(
 
     A line needs an engagement_id and a thinking. The file is checked first; importing it again changes nothing.
     """
-    options = TraceImportOptions(max_bad_share=max_bad_share, skipped=skipped, as_json=as_json)
+    options = LeftOutOptions(max_bad_share=max_bad_share, skipped=skipped, as_json=as_json)
     with connect(url) as client:
         import_thinking(client, user_id, file, Bounds(rows=rows, size=size), options)
 
