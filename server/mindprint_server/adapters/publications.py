@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,7 +153,8 @@ class PublicationService:
         self._wake.clear()
         if len(self._running) < self._max_running:
             now = time.monotonic()
-            for job in await self._store.publication_jobs.list_claimable():
+            running = Counter(tenant for tenant, _ in self._running.values())
+            for job in in_turn(await self._store.publication_jobs.list_claimable(), running):
                 # One that waits leaves its place to the others.
                 is_due = job.id not in self._waits or self._waits[job.id].until <= now
                 if len(self._running) < self._max_running and job.id not in self._running and is_due:
@@ -303,3 +305,18 @@ def failed_for_good(job: Publication, why: str) -> str:
         f"the checks of the upload failed {job.tries} times, the last time with: {why}; "
         "look at the server's log for `publication`, remove the cause, and train again"
     )
+
+
+def in_turn(jobs: Iterable[OpenPublication], running: Mapping[str, int]) -> list[OpenPublication]:
+    """Return jobs in the order in which they begin: that of the tenant with the fewest before it first.
+
+    Args:
+        jobs: What may begin, oldest first.
+        running: Number of running jobs by tenant.
+    """
+    before = Counter(running)
+    places = list[tuple[int, OpenPublication]]()
+    for job in jobs:
+        places.append((before[job.tenant], job))
+        before[job.tenant] += 1
+    return [job for _, job in sorted(places, key=lambda place: place[0])]

@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from lives import KEY, Gate, Open, counted, folders, lives
 from mindprint.types import LeaseRequest
+from mindprint_server.adapters.publications import in_turn
 from mindprint_server.engine import AdapterRef, EngineDied
 from mindprint_server.exceptions import Conflict, Invalid
 from mindprint_server.settings import Settings
-from mindprint_server.store import ClaimPolicy, LeaseLost, RecordNotFound
+from mindprint_server.store import ClaimPolicy, LeaseLost, OpenPublication, RecordNotFound
 from mindprint_server.store.tables import publications
 from uploads import ended, leased, published, upload
 
@@ -300,3 +301,9 @@ async def test_publication_that_a_server_of_another_base_model_finds_is_refused(
         "refused",
         [("base_model", False)],
     )
+
+
+def test_tenants_take_turns_and_those_that_run_something_wait() -> None:
+    jobs = [OpenPublication(tenant, id) for tenant, id in (("a", "1"), ("a", "2"), ("a", "3"), ("b", "4"), ("c", "5"))]
+    assert [job.id for job in in_turn(jobs, {})] == ["1", "4", "5", "2", "3"]
+    assert [job.id for job in in_turn(jobs, {"a": 2, "c": 1})] == ["4", "5", "1", "2", "3"]
