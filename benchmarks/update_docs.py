@@ -3,7 +3,7 @@
 README gets five ratios. `docs/benchmarks/index.md` gets, for each file in `benchmarks/results/`, the command and each
 bar with its value in every run. `docs/evidence/tables.md` gets the claims and arms of each report in `docs/evidence/`.
 `benchmarks/README.md` lists the scripts with their newest values. `docs/reference/architectures.md` shows the newest
-row of each architecture.
+row of each architecture. `docs/operations/trust-tests.md` gets the kept reports of `make trust`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from support import trust_table
 from support.architecture_page import render as render_architectures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,9 +169,11 @@ def between(readme: str, name: str, content: str) -> str:
 def pages(results: Path = RESULTS, evaluations: Path = EVIDENCE) -> dict[Path, str]:
     """Render every file that quotes figures, by its path."""
     readme, benchmarks = ROOT / "README.md", ROOT / "docs" / "benchmarks" / "index.md"
+    trust = ROOT / "docs" / "operations" / "trust-tests.md"
     return {
         readme: between(readme.read_text(encoding="utf-8"), "benchmarks", ratios(results)),
         benchmarks: between(benchmarks.read_text(encoding="utf-8"), "benchmarks", table(results)),
+        trust: between(trust.read_text(encoding="utf-8"), "kills", trust_table.kills(evaluations / "trust")),
         EVIDENCE / "tables.md": evidence(evaluations),
         ROOT / "benchmarks" / "README.md": scripts(ROOT / "benchmarks", results),
         ROOT / "docs" / "reference" / "architectures.md": render_architectures(

@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -110,13 +110,22 @@ def main(
         found["soak"] = soaking.as_json(soaked)
         console.print(soaking.as_table(soaked))
     holds = all(part["holds"] for part in found.values())
-    command = shlex.join(["make", "trust", f"ARGS={shlex.join(sys.argv[1:])}"])
+    command = f"make trust ARGS={shlex.quote(shlex.join(without_json(sys.argv[1:])))}"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"command": command, "holds": holds, **found}, indent=1) + "\n")
     console.print(
         f"report: {file}", f"logs: {folder}", "all of it held" if holds else "something did not hold", sep="\n"
     )
     raise SystemExit(0 if holds else 1)
+
+
+def without_json(arguments: Sequence[str]) -> list[str]:
+    """Return the command's arguments without the file of the report, which says nothing about what was run."""
+    kept = list(arguments)
+    if "--json" in kept:
+        place = kept.index("--json")
+        del kept[place : place + 2]
+    return [one for one in kept if not one.startswith("--json=")]
 
 
 def show_runs(console: Console, found: dict[str, Any], name: str, outcomes: list[Outcome]) -> None:
