@@ -44,6 +44,7 @@ from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.operation.audit import AuditLog
 from mindprint_server.operation.data_lock import DataLock
+from mindprint_server.operation.disk import remove_files
 from mindprint_server.operation.readiness import Readiness
 from mindprint_server.operation.shutdown import Shutdown
 from mindprint_server.operation.supervision import retry_delay_s
@@ -147,6 +148,7 @@ async def _open_services(
         engine = create_engine(settings, records=settings.data_dir / "engine")
     try:
         locks += _lock_database(settings)
+        await asyncio.to_thread(remove_files, settings.uploads_dir)
         if store.database == "sqlite":  # the locks say that this server is the only one
             await store.batch_claims.release_all()
             await store.publication_jobs.release_all()

@@ -42,7 +42,7 @@ async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]
         StorageFull: The disk is full.
     """
     parts = Parts(_boundary(request), settings.max_body_bytes)
-    path = await asyncio.to_thread(_new_file, settings.data_dir / "uploads", settings.request_timeout_s)
+    path = await asyncio.to_thread(_new_file, settings.uploads_dir, settings.request_timeout_s)
     try:
         async for chunk in request.stream():
             parts.feed(chunk)

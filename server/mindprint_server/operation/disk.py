@@ -55,3 +55,9 @@ def filled_temporary_file(folder: Path) -> Iterator[IO[bytes]]:
             with suppress(OSError):
                 file.close()
             raise
+
+
+def remove_files(folder: Path) -> None:
+    """Remove the files in a folder, if it exists: what a killed server was writing there."""
+    for file in list(folder.iterdir()) if folder.is_dir() else ():
+        file.unlink(missing_ok=True)

@@ -48,6 +48,11 @@ class ServerSettings(BaseModel):
         return self
 
     @property
+    def uploads_dir(self) -> Path:
+        """Folder for the weights of uploads while they arrive."""
+        return self.data_dir / "uploads"
+
+    @property
     def url(self) -> str:
         """The database's URL, with its password."""
         if self.database_url is not None:

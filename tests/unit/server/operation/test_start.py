@@ -60,3 +60,11 @@ async def test_what_a_recall_imports_is_there_before_the_first_one(
     services = await open_services(settings(tmp_path, 0), engine=FakeEngine(model_path=tmp_path))
     assert loaded == ["bm25s"]
     await close_services(services)
+
+
+async def test_start_removes_what_a_killed_server_was_receiving(settings: Settings, base_folder: Path) -> None:
+    settings.uploads_dir.mkdir()
+    (settings.uploads_dir / "half.safetensors").write_bytes(b"of a user who may be erased")
+    services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
+    await close_services(services)
+    assert list(settings.uploads_dir.iterdir()) == []
