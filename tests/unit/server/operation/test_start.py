@@ -20,7 +20,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> list[StoreBusy]:
 
     class Opening:
         @staticmethod
-        async def open(url: str) -> Store:
+        async def open(url: str, **bounds: float) -> Store:
             if errors:
                 raise errors.pop(0)
             return await Store.open(url)
