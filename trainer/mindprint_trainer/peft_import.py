@@ -12,8 +12,7 @@ import torch
 from peft.utils import load_peft_weights
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
 from mindprint.general_questions import QUESTIONS
 from mindprint.model_files import MissingModel, model_digest, resolve
@@ -21,6 +20,7 @@ from mindprint.types import Manifest, ParityItem, ServerInfo
 from mindprint_trainer.errors import BaseMismatch, TrainerError
 from mindprint_trainer.model.base_model import resolve_compute_dtype, resolve_device
 from mindprint_trainer.model.peft_io import CONFIG, WEIGHTS, AdapterFiles
+from mindprint_trainer.model.weights import cast_weights, load_model, one_line
 from mindprint_trainer.parity import evidence_nats
 from mindprint_trainer.settings import Settings
 
@@ -28,8 +28,6 @@ SAVED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes that the server takes. Others, such as float8, are saved as float32, which holds their values exactly."""
 PICKLED_WEIGHTS = "adapter_model.bin"
 """What PEFT wrote before 0.7, or without safe_serialization. It is loaded with torch's weights_only."""
-SHOWN_CHARS = 300
-"""Characters of a library's message."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def read_files(folder: Path) -> AdapterFiles:
         return AdapterFiles(config, (folder / WEIGHTS).read_bytes() if is_kept else save(to_saved_dtypes(tensors)))
     except Exception as error:  # torch, safetensors and the hub each have errors of their own
         raise TrainerError(
-            f"{folder} cannot be read as a PEFT folder ({_one_line(error)}): name the folder that save_pretrained wrote"
+            f"{folder} cannot be read as a PEFT folder ({one_line(error)}): name the folder that save_pretrained wrote"
         ) from error
 
 
@@ -135,20 +133,15 @@ def load_adapted(folder: Path, base: Path, settings: Settings) -> tuple[Callable
     Raises:
         TrainerError: One of them cannot be loaded.
     """
-    transformers_logging.disable_progress_bar()
     device = torch.device(resolve_device(settings.device))
+    model = load_model(base, getattr(torch, settings.base_dtype))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=getattr(torch, settings.base_dtype), local_files_only=True
-        )
-        # Only parameters are converted: buffers such as rotary frequencies are float32 and stay float32.
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(device, resolve_compute_dtype(settings.compute_dtype, device))
-        adapted = peft.PeftModel.from_pretrained(model.to(device), folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        cast_weights(model, device, resolve_compute_dtype(settings.compute_dtype, device))
+        adapted = peft.PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # torch, transformers and peft each have errors of their own
         raise TrainerError(
-            f"PEFT cannot load {folder} on the served model ({_one_line(error)}): train on the served model"
+            f"PEFT cannot load {folder} on the served model ({one_line(error)}): train on the served model"
         ) from error
 
     def encode(text: str) -> list[int]:
@@ -193,7 +186,3 @@ def _logprobs(model: Any, ids: Sequence[int]) -> Tensor:
     device = next(model.parameters()).device
     logits: Tensor = model(torch.tensor([list(ids)], device=device)).logits[0]
     return logits.float().log_softmax(-1)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:SHOWN_CHARS]
