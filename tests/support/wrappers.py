@@ -59,9 +59,7 @@ def make_wrapper(base: Path, folder: Path, model_type: str, *, seed: int = 0) ->
     special = {name: 200 + i for i, name in enumerate(names)}
     more = {"mm_tokens_per_image": 4} if hasattr(default, "mm_tokens_per_image") else {}
     torch.manual_seed(seed)
-    config = kind(
-        text_config=text, vision_config=vision | {"model_type": fields["model_type"]}, **special, **more
-    )
+    config = kind(text_config=text, vision_config=vision | {"model_type": fields["model_type"]}, **special, **more)
     AutoModelForImageTextToText.from_config(config).to(torch.bfloat16).save_pretrained(folder)
     for path in base.iterdir():
         if "token" in path.name or path.name == "chat_template.jinja":

@@ -43,10 +43,10 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
             f"the model in {folder} cannot be loaded ({one_line(error)}): name another with --model"
         ) from error
     if problem := find_problem(report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"]):
-        raise TrainerError(f"the model in {folder} cannot be trained: {problem}: name another with --model")
+        raise TrainerError(f"the trainer cannot use the model in {folder}: {problem}: name another with --model")
     if wrong := sorted({str(one.dtype) for one in model.parameters() if one.dtype not in COMPUTED_DTYPES}):
         raise TrainerError(
-            f"the model in {folder} cannot be trained: it has weights of {', '.join(wrong)}: "
+            f"the trainer cannot use the model in {folder}: it has weights of {', '.join(wrong)}: "
             "serve and train the unquantized model that it was made from"
         )
     return model.requires_grad_(False).eval()
@@ -68,7 +68,7 @@ def check_trainable(folder: Path) -> BaseSupport:
             f"{CONFIG} of the model in {folder} cannot be read ({one_line(error)}): name another with --model"
         ) from error
     if support.level != "trained":
-        raise TrainerError(f"the model in {folder} cannot be trained: {support.reason}")
+        raise TrainerError(f"the trainer cannot use the model in {folder}: {support.reason}")
     return support
 
 
@@ -121,10 +121,15 @@ def _load(folder: Path, dtype: torch.dtype, support: BaseSupport) -> tuple[Any, 
     loader = getattr(transformers, str(support.loader))
     model, report = loader.from_pretrained(
         folder,
-        dtype=dtype,
+        # transformers 5.19 casts scales to this dtype before it multiplies weights by them.
+        dtype=torch.float32 if support.is_dequantized else dtype,
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
+        # Shapes are reported by name then, and refused by `find_problem`.
+        ignore_mismatched_sizes=True,
         **options,
     )
+    for parameter in model.parameters() if support.is_dequantized else ():
+        parameter.data = parameter.data.to(dtype)
     return model, report
