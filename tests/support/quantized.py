@@ -21,7 +21,7 @@ def make_fp8(base: Path, folder: Path, *, per_tensor: bool = False, **changes: A
         changes: Other fields of `quantization_config`.
 
     Returns:
-        The quantized model, and one with the same values in bfloat16.
+        The quantized model, and one with the same values in float32.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -45,7 +45,7 @@ def make_fp8(base: Path, folder: Path, *, per_tensor: bool = False, **changes: A
         tensors[f"{name}_scale_inv"] = scales.reshape(()) if per_tensor else scales
         if per_tensor:
             tensors[name.replace(".weight", ".activation_scale")] = torch.tensor(1.0)
-        values[name] = (eight.float() * full).to(torch.bfloat16)
+        values[name] = eight.float() * full
     save_file(tensors, quantized / "model.safetensors", metadata={"format": "pt"})
     save_file(values, plain / "model.safetensors", metadata={"format": "pt"})
     config = {

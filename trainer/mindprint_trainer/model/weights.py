@@ -121,8 +121,7 @@ def _load(folder: Path, dtype: torch.dtype, support: BaseSupport) -> tuple[Any, 
     loader = getattr(transformers, str(support.loader))
     model, report = loader.from_pretrained(
         folder,
-        # transformers 5.19 casts scales to this dtype before it multiplies weights by them.
-        dtype=torch.float32 if support.is_dequantized else dtype,
+        dtype=dtype,
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -130,6 +129,4 @@ def _load(folder: Path, dtype: torch.dtype, support: BaseSupport) -> tuple[Any, 
         ignore_mismatched_sizes=True,
         **options,
     )
-    for parameter in model.parameters() if support.is_dequantized else ():
-        parameter.data = parameter.data.to(dtype)
     return model, report

@@ -36,14 +36,16 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("base_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("per_tensor", [False, True])
 def test_float8_weights_are_dequantized_with_their_scales(
-    per_tensor: bool, model_path: Path, settings: Settings, tmp_path: Path
+    per_tensor: bool, base_dtype: str, model_path: Path, settings: Settings, tmp_path: Path
 ) -> None:
     quantized, plain = make_fp8(model_path, tmp_path, per_tensor=per_tensor)
-    settings = settings.model_copy(update={"device": "cpu", "compute_dtype": "float32"})
+    settings = settings.model_copy(update={"device": "cpu", "base_dtype": base_dtype})
     found = load_base_model(quantized, "d", settings).model
     assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    assert type(found.model.layers[0].mlp.up_proj) is torch.nn.Linear
     right = load_base_model(plain, "d", settings).model
     assert (logprobs(found) - logprobs(right)).abs().max().item() < 1e-3
 
