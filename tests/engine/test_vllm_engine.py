@@ -16,8 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from chat_templates import make_model as make_family_model
+from mindprint.base_support import SERVED_METHODS
 from mindprint_server.app import create_app
 from mindprint_server.engine import AdapterRef, Priority, Sampling
+from mindprint_server.engine.lora_support import check_architecture
 from mindprint_server.engine.process_records import ProcessRecords
 from mindprint_server.engine.vllm import VllmEngine
 from mindprint_server.engine.vllm_openai import VllmChat
@@ -325,3 +327,26 @@ def poll_end(pid: int) -> select.poll:
 
 def all_end(processes: list[select.poll]) -> bool:
     return all(one.poll(WAIT_MS) for one in processes)
+
+
+def with_architectures(folder: Path, *architectures: str) -> Path:
+    (folder / "config.json").write_text(json.dumps({"architectures": architectures}))
+    return folder
+
+
+async def test_an_architecture_without_adapters_is_refused_at_start(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="vLLM serves no adapters on StableLmForCausalLM: name another") as caught:
+        check_architecture(with_architectures(tmp_path, "StableLmForCausalLM"))
+    assert "\n" not in str(caught.value)
+    check_architecture(tmp_path, "transformers")
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "AnArchitectureThatVllmDoesNotKnow"])
+async def test_an_architecture_with_adapters_is_not_refused(name: str, tmp_path: Path) -> None:
+    check_architecture(with_architectures(tmp_path, name))
+
+
+async def test_the_list_of_quantizations_is_that_of_vllm() -> None:
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    assert SERVED_METHODS - {"auto-round"} <= set(QUANTIZATION_METHODS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,16 @@ import torch
 from peft.utils import load_peft_weights
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
+from mindprint.adapter_config import WrongAdapterConfig, judge_config
 from mindprint.general_questions import QUESTIONS
 from mindprint.model_files import MissingModel, model_digest, resolve
-from mindprint.types import Manifest, ParityItem, ServerInfo
+from mindprint.types import LoraLimits, Manifest, ParityItem, ServerInfo
 from mindprint_trainer.errors import BaseMismatch, TrainerError
 from mindprint_trainer.model.base_model import resolve_compute_dtype, resolve_device
 from mindprint_trainer.model.peft_io import CONFIG, WEIGHTS, AdapterFiles
+from mindprint_trainer.model.weights import cast_weights, check_trainable, load_model, one_line
 from mindprint_trainer.parity import evidence_nats
 from mindprint_trainer.settings import Settings
 
@@ -28,8 +30,6 @@ SAVED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes that the server takes. Others, such as float8, are saved as float32, which holds their values exactly."""
 PICKLED_WEIGHTS = "adapter_model.bin"
 """What PEFT wrote before 0.7, or without safe_serialization. It is loaded with torch's weights_only."""
-SHOWN_CHARS = 300
-"""Characters of a library's message."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,14 @@ def measure_adapter(
             of it.
 
     Raises:
-        TrainerError: A file is missing or malformed, PEFT cannot load it, or the base model is another one.
+        TrainerError: A file is missing or malformed, the engine or PEFT cannot load it, or the base model is another
+            one.
     """
+    check_config(folder, info.limits)
+    base = find_base(info, settings)
+    check_trainable(base)
     files = read_files(folder)
-    encode, model = load_adapted(folder, find_base(info, settings), settings)
+    encode, model = load_adapted(folder, base, settings)
     pool = [encode(text) for text in prompts or [question.query for question in QUESTIONS[: settings.parity_pool]]]
     items = [measure_item(model, ids[-settings.parity_prompt_tokens :], settings.parity_target_tokens) for ids in pool]
     manifest = Manifest(
@@ -76,6 +80,28 @@ def measure_adapter(
     return MeasuredAdapter(manifest, files)
 
 
+def check_config(folder: Path, limits: LoraLimits) -> None:
+    """Check what the server would refuse, before anything is loaded.
+
+    Args:
+        folder: The PEFT folder.
+        limits: Bounds of the server. It has some more, and checks them at the upload.
+
+    Raises:
+        TrainerError: adapter_config.json is missing or malformed, or the engine cannot serve what it says.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} is no JSON object")
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
+    try:
+        judge_config(config, max_rank=limits.max_rank, targets=limits.target_modules)
+    except WrongAdapterConfig as error:
+        raise TrainerError(str(error)) from error
+
+
 def read_files(folder: Path) -> AdapterFiles:
     """Read the two files of a PEFT folder. Weights of another format or dtype are converted.
 
@@ -90,9 +116,13 @@ def read_files(folder: Path) -> AdapterFiles:
         is_kept = (folder / WEIGHTS).is_file() and all(tensor.dtype in SAVED_DTYPES for tensor in tensors.values())
         return AdapterFiles(config, (folder / WEIGHTS).read_bytes() if is_kept else save(to_saved_dtypes(tensors)))
     except Exception as error:  # torch, safetensors and the hub each have errors of their own
-        raise TrainerError(
-            f"{folder} cannot be read as a PEFT folder ({_one_line(error)}): name the folder that save_pretrained wrote"
-        ) from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> TrainerError:
+    return TrainerError(
+        f"{folder} cannot be read as a PEFT folder ({one_line(error)}): name the folder that save_pretrained wrote"
+    )
 
 
 def to_saved_dtypes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -135,20 +165,15 @@ def load_adapted(folder: Path, base: Path, settings: Settings) -> tuple[Callable
     Raises:
         TrainerError: One of them cannot be loaded.
     """
-    transformers_logging.disable_progress_bar()
     device = torch.device(resolve_device(settings.device))
+    model = load_model(base, getattr(torch, settings.base_dtype))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=getattr(torch, settings.base_dtype), local_files_only=True
-        )
-        # Only parameters are converted: buffers such as rotary frequencies are float32 and stay float32.
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(device, resolve_compute_dtype(settings.compute_dtype, device))
-        adapted = peft.PeftModel.from_pretrained(model.to(device), folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        cast_weights(model, device, resolve_compute_dtype(settings.compute_dtype, device))
+        adapted = peft.PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # torch, transformers and peft each have errors of their own
         raise TrainerError(
-            f"PEFT cannot load {folder} on the served model ({_one_line(error)}): train on the served model"
+            f"PEFT cannot load {folder} on the served model ({one_line(error)}): train on the served model"
         ) from error
 
     def encode(text: str) -> list[int]:
@@ -193,7 +218,3 @@ def _logprobs(model: Any, ids: Sequence[int]) -> Tensor:
     device = next(model.parameters()).device
     logits: Tensor = model(torch.tensor([list(ids)], device=device)).logits[0]
     return logits.float().log_softmax(-1)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:SHOWN_CHARS]

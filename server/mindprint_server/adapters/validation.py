@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindprint.adapter_config import AdapterConfig
 from mindprint.types import Lease, Manifest
 from mindprint_server.adapters.manifest_check import check_manifest
-from mindprint_server.adapters.peft_config import AdapterConfig, read_config
+from mindprint_server.adapters.peft_config import read_config
 from mindprint_server.adapters.weights_file import TensorEntry, check_values, read_entries
 from mindprint_server.engine.model_shapes import Shapes
 from mindprint_server.exceptions import Invalid

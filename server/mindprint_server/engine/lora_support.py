@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 from safetensors import safe_open
+
+from mindprint.base_support import CONFIG, find_quantization, read_base_support, read_model_config
 
 log = structlog.get_logger(__name__)
 
@@ -29,13 +30,15 @@ def check_lora_support(folder: Path, target_modules: Sequence[str], *, on_cpu: b
     Raises:
         RuntimeError: It is a mixture of experts and the engine runs on a CPU, or it has none of the layers.
     """
-    path = folder / "config.json"
-    config = json.loads(path.read_bytes()) if path.is_file() else {}
+    config = read_model_config(folder) if (folder / CONFIG).is_file() else {}
     if on_cpu and has_experts(config):
         raise RuntimeError(
             f"{config.get('model_type', 'the model')} is a mixture of experts, and vLLM serves adapters on one only on "
             "a GPU: name another model, or serve it on a GPU"
         )
+    if find_quantization(config) is not None:
+        # Files of quantized layers have other names and shapes. The worker's own layers are checked after the load.
+        return
     layers = linear_layers(_read_shapes(folder))
     missing = [name for name in target_modules if name not in layers]
     if layers and len(missing) == len(target_modules):
@@ -46,15 +49,74 @@ def check_lora_support(folder: Path, target_modules: Sequence[str], *, on_cpu: b
         log.warning("the model lacks layers of target_modules", lacks=sorted(missing), has=sorted(layers))
 
 
+def check_base(folder: Path, served_methods: Collection[str]) -> None:
+    """Refuse a model whose weights cannot be served, and say in the log if it cannot be trained.
+
+    Args:
+        folder: The model.
+        served_methods: Values of `quant_method` that the engine reads.
+
+    Raises:
+        RuntimeError: The engine cannot read its weights.
+    """
+    if not (folder / CONFIG).is_file():
+        return
+    support = read_base_support(folder, served_methods)
+    if support.level == "refused":
+        raise RuntimeError(f"the model in {folder} cannot be served: {support.reason}")
+    if support.level == "served":
+        log.warning("adapters of this model cannot be trained or imported", model=str(folder), reason=support.reason)
+
+
+def check_architecture(folder: Path, model_impl: str = "auto") -> None:
+    """Refuse an architecture on which vLLM serves no adapters. Its code is loaded, not the weights.
+
+    Args:
+        folder: The model. vLLM takes the first of its `architectures` that it knows, and transformers' code if it knows
+            none.
+        model_impl: vLLM's option. `transformers` takes transformers' code always.
+
+    Raises:
+        RuntimeError: vLLM has it, and serves no adapters on it.
+    """
+    from vllm.model_executor.models import ModelRegistry, supports_lora
+
+    if model_impl not in ("auto", "vllm") or not (folder / CONFIG).is_file():
+        return
+    architectures: Sequence[str] = read_model_config(folder).get("architectures") or ()
+    for name in architectures:
+        if (registered := ModelRegistry.models.get(name)) is None:
+            continue
+        try:
+            model_class = registered.load_model_cls()
+        except Exception as error:  # its code may need a package or a device; the engine says so when it loads it
+            log.info("architecture not checked", architecture=name, error=" ".join(str(error).split())[:200])
+            return
+        if not supports_lora(model_class):
+            raise RuntimeError(
+                f"vLLM serves no adapters on {name}: name another model, or set the engine's option "
+                "`--engine-arg model_impl=transformers`"
+            )
+        return
+
+
 def has_experts(config: Mapping[str, Any]) -> bool:
     """Return whether a configuration is that of a mixture of experts.
 
     Args:
         config: The content of config.json.
     """
+    if config.get("is_moe") is False:
+        return False
     counts = [config.get(name) for name in EXPERT_COUNTS]
     parts = [part for part in config.values() if isinstance(part, Mapping)]
-    return any(isinstance(count, int) and count > 1 for count in counts) or any(map(has_experts, parts))
+    return any(map(_is_several, counts)) or any(map(has_experts, parts))
+
+
+def _is_several(count: Any) -> bool:
+    """Return whether a field counts more than one expert. Some have a list: a count for each part or layer."""
+    counts = count if isinstance(count, list) else [count]
+    return any(isinstance(one, int) and one > 1 for one in counts)
 
 
 def linear_layers(shapes: Mapping[str, Collection[int]]) -> set[str]:

@@ -19,7 +19,7 @@ from mindprint.device import cpu_dtype
 from mindprint_server.engine.base import ChatBackend
 from mindprint_server.engine.cpu_args import check_cpu_options, cpu_args
 from mindprint_server.engine.long_rope import check_long_rope
-from mindprint_server.engine.lora_support import check_lora_support
+from mindprint_server.engine.lora_support import check_architecture, check_base, check_lora_support
 from mindprint_server.engine.model_shapes import Shapes, read_base_shapes
 from mindprint_server.engine.parent_watch import WATCH
 from mindprint_server.engine.process_records import ProcessRecords
@@ -147,9 +147,12 @@ class VllmEngine:
 
     def _engine_args(self, path: str) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
         from vllm.platforms import current_platform
 
         settings, given = self._settings, self._options.engine
+        check_base(Path(path), QUANTIZATION_METHODS)
+        check_architecture(Path(path), given.get("model_impl", "auto"))
         check_lora_support(Path(path), settings.target_modules, on_cpu=current_platform.is_cpu())
         check_long_rope(Path(path), settings.max_model_len)
         if settings.load_format != "dummy":

@@ -50,6 +50,8 @@ DECIDED: Mapping[str, str] = {
     "hf_config_path": _MODEL_FOLDER,
     "config_format": _FORMAT,
     "hf_overrides": _MODEL_FOLDER,
+    "trust_remote_code": "no code of a model's folder is run, for the tokenizer and the trainer would need it too: "
+    "serve a model that transformers knows",
     "revision": "download that revision, and set `model` to its folder",
     "code_revision": "download that revision, and set `model` to its folder",
     "hf_token": "set the environment variable HF_TOKEN, so that it is not printed",

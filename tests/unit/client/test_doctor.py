@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,8 @@ def test_model_shows_what_was_decided_and_a_trial_conversation(tmp_path: Path) -
     assert code == 0
     assert "no: folded into the first user turn" in text
     assert "'<end_of_turn>'" in text
+    assert "not quantized" in text
+    assert "yes, loaded with AutoModelForCausalLM" in text
     assert text.rstrip().endswith("<start_of_turn>model\n<think>")
 
 
@@ -163,3 +166,20 @@ def test_model_that_is_not_here_says_so() -> None:
     code, text = printed_of("./nowhere")
     assert code == 1
     assert "is no folder here" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "words"),
+    [
+        ("awq", 0, ["quantized with awq", "no: the trainer cannot compute", "serve and train the unquantized model"]),
+        ("own", 1, ["cannot be served: its weights are quantized with own", "name the unquantized model"]),
+    ],
+)
+def test_model_that_is_quantized_says_what_cannot_be_done(
+    method: str, code: int, words: list[str], tmp_path: Path
+) -> None:
+    model = with_family("gemma", tmp_path)
+    config = {"model_type": "llama", "quantization_config": {"quant_method": method}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert printed_of(model)[0] == code
+    assert all(word in printed_of(model)[1] for word in words)

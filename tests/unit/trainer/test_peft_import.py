@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load, load_file, save_file
@@ -12,9 +15,12 @@ from safetensors.torch import load, load_file, save_file
 from mindprint.model_files import model_digest
 from mindprint.types import LoraLimits, ServerInfo
 from mindprint_trainer.errors import BaseMismatch, TrainerError
+from mindprint_trainer.model.weights import load_model
 from mindprint_trainer.peft_import import measure_adapter, read_files
 from mindprint_trainer.settings import Settings
+from quantized import change_config
 from tiny import TARGETS, logprobs, make_adapter, make_model
+from wrappers import make_wrapper
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = Settings(
@@ -90,3 +96,43 @@ def test_other_base_model_is_refused_before_it_is_loaded(base: Path, adapter: Pa
         measure_adapter(adapter, "user/ann", info_of(base, base_digest="sha256:0"), SETTINGS)
     with pytest.raises(TrainerError, match=r"is not here .*--model"):
         measure_adapter(adapter, "user/ann", info_of(base, model_path="/nowhere"), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_dora": True}, "the engine cannot serve use_dora: train without it, or convert the adapter"),
+        ({"modules_to_save": ["lm_head"]}, "the engine cannot serve modules_to_save"),
+        ({"bias": "all"}, "the engine cannot serve bias='all': train with bias='none'"),
+        ({"init_lora_weights": "pissa"}, "the engine cannot serve init_lora_weights='pissa'"),
+        ({"r": 64}, "rank 64 is outside 1 to 16"),
+    ],
+)
+def test_config_that_the_server_would_refuse_ends_before_anything_is_loaded(
+    options: dict[str, Any], message: str, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | options))
+    # There are no weights, and no base model.
+    info = info_of(base, model_path=str(tmp_path / "nowhere"))
+    with pytest.raises(TrainerError, match=message) as caught:
+        measure_adapter(tmp_path, "user/ann", info, SETTINGS)
+    assert "\n" not in str(caught.value)
+
+
+def test_base_that_cannot_be_trained_is_refused_with_the_cure(base: Path, adapter: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base, tmp_path / "awq")
+    change_config(folder, quantization_config={"quant_method": "awq"})
+    with pytest.raises(TrainerError, match=r"quantized with awq: serve and train the unquantized model"):
+        measure_adapter(adapter, "user/ann", info_of(folder), SETTINGS)
+
+
+def test_adapter_of_a_text_model_in_a_wrapper_is_measured(base: Path, tmp_path: Path) -> None:
+    folder = make_wrapper(base, tmp_path / "wrapper", "qwen2_5_vl")
+    model = load_model(folder, torch.float32)
+    expression = r"model\.language_model\..*\.q_proj"
+    peft.get_peft_model(
+        model, peft.LoraConfig(r=4, target_modules=expression, init_lora_weights=False)
+    ).save_pretrained(tmp_path / "adapter")
+    (item, *_) = measure_adapter(tmp_path / "adapter", "user/ann", info_of(folder), SETTINGS).manifest.parity_items
+    assert item.logprobs != pytest.approx(item.base_logprobs, abs=0.01)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
 from mindprint.token_stretches import Token, place_tokens
 from mindprint_trainer.errors import TrainerError
 from mindprint_trainer.model.forward_path import ForwardPath, candidate_paths
+from mindprint_trainer.model.weights import cast_weights, check_trainable, load_model, one_line
 from mindprint_trainer.settings import Settings
 
 BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
@@ -55,33 +55,30 @@ def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
     """Load model and tokenizer from a folder, and set torch's number of threads.
 
     Args:
-        path: Folder with a transformers causal language model.
+        path: Folder with a transformers causal language model, or with one inside a model that also reads images.
         digest: Digest of its files, kept in the result.
         settings: Device, dtypes and threads.
 
     Raises:
-        TrainerError: The folder holds no causal language model, or its tokenizer has no end-of-turn token.
+        TrainerError: The folder holds no model that can be trained, or its tokenizer has no end-of-turn token.
     """
-    transformers_logging.disable_progress_bar()
     torch.set_num_threads(settings.threads or available_cores())
     device = torch.device(resolve_device(settings.device))
     serving_dtype = getattr(torch, settings.base_dtype)
+    check_trainable(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=serving_dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())[:300]
-        raise TrainerError(f"the model in {path} cannot be loaded ({line}): name another with --model") from error
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each tokenizer's code has errors of its own
+        raise TrainerError(
+            f"the tokenizer in {path} cannot be loaded ({one_line(error)}): name another model with --model"
+        ) from error
     if not tokenizer.is_fast:
         raise TrainerError(f"the tokenizer in {path} cannot say where tokens begin: save it as tokenizer.json")
     if tokenizer.eos_token_id is None:
         raise TrainerError(f"the tokenizer in {path} has no end-of-turn token: set eos_token in tokenizer_config.json")
-    model.requires_grad_(False).eval()
-    # Only parameters are converted: buffers such as rotary frequencies are float32 and stay float32.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(device, resolve_compute_dtype(settings.compute_dtype, device))
+    model = load_model(path, serving_dtype)
     return Base(
-        model=model.to(device),
+        model=cast_weights(model, device, resolve_compute_dtype(settings.compute_dtype, device)),
         tokenize_text=partial(tokenize_with, tokenizer),
         end_of_turn=tokenizer.eos_token_id,
         digest=digest,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mindprint_server.adapters.peft_config import CHECKED, IGNORED, SERVED, AdapterConfig, read_config
+from mindprint.adapter_config import CHECKED, IGNORED, SERVED, AdapterConfig
+from mindprint_server.adapters.peft_config import read_config
 from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import AdapterSettings
 from weights import adapter_config, nested

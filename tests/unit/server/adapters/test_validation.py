@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mindprint_server.adapters.peft_config import AdapterConfig
+from mindprint.adapter_config import AdapterConfig
 from mindprint_server.adapters.validation import check_tensors, check_weights
 from mindprint_server.adapters.weights_file import TensorEntry
 from mindprint_server.engine.model_shapes import read_base_shapes

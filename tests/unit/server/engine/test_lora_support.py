@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 from structlog.testing import capture_logs
 
-from mindprint_server.engine.lora_support import check_lora_support, has_experts, linear_layers
+from mindprint_server.engine.lora_support import check_base, check_lora_support, has_experts, linear_layers
 
 SERVED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -34,6 +34,10 @@ def model(folder: Path, layers: list[str], **config: Any) -> Path:
         ({"text_config": {"num_experts": 128}}, True),
         ({"num_local_experts": 0}, False),
         ({"num_experts": 1}, False),
+        ({"moe_num_experts": [64, 64]}, True),
+        ({"moe_num_experts": [0, 0]}, False),
+        ({"is_moe": False, "num_experts": 16384}, False),
+        ({"is_moe": True, "num_experts": 16384}, True),
         ({"text_config": {"num_experts": None}}, False),
     ],
 )
@@ -82,3 +86,36 @@ def test_linear_layers_when_a_tensor_is_no_matrix_of_a_layer_then_leave_it_out()
         "a.b.bias": (4,),
     }
     assert linear_layers(shapes | {"model.layers.0.mlp.fc1.weight": (4, 4)}) == {"fc1"}
+
+
+@pytest.mark.parametrize("tensor", ["qweight", "weight_packed", "weight_q"])
+def test_layers_when_some_are_quantized_then_the_worker_decides(tensor: str, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"quantization_config": {"quant_method": "gptq"}}
+    folder = model(tmp_path, ["gate"], text_config=config)
+    save_file({f"model.layers.0.self_attn.q_proj.{tensor}": np.zeros((2, 2), np.int32)}, folder / "more.safetensors")
+    check_lora_support(folder, SERVED, on_cpu=False)
+    model(tmp_path, ["gate"])
+    with pytest.raises(RuntimeError, match="the model has none of"):
+        check_lora_support(folder, SERVED, on_cpu=False)
+
+
+def test_base_when_it_cannot_be_trained_then_the_log_says_so_at_start(tmp_path: Path) -> None:
+    folder = model(tmp_path, list(SERVED), quantization_config={"quant_method": "awq"})
+    with capture_logs() as lines:
+        check_base(folder, ())
+    (line,) = lines
+    assert line["log_level"] == "warning"
+    assert "quantized with awq: serve and train the unquantized model" in line["reason"]
+
+
+def test_base_when_the_engine_cannot_read_its_weights_then_it_is_refused(tmp_path: Path) -> None:
+    folder = model(tmp_path, list(SERVED), quantization_config={"quant_method": "own"})
+    with pytest.raises(RuntimeError, match="quantized with own, which vLLM does not read: name the unquantized model"):
+        check_base(folder, ())
+    check_base(folder, ["own"])
+
+
+def test_base_when_it_is_not_quantized_then_nothing_is_said(tmp_path: Path) -> None:
+    with capture_logs() as lines:
+        check_base(model(tmp_path, list(SERVED), model_type="llama", architectures=["LlamaForCausalLM"]), ())
+    assert lines == []

@@ -30,6 +30,7 @@ def test_engine_args_of_flags_go_before_those_of_the_environment(monkeypatch: py
         ("api_key", "mindprint keys create"),
         ("enable_log_requests", "logs hold no texts"),
         ("hf_overrides", "the model's folder"),
+        ("trust_remote_code", "no code of a model's folder is run.*a model that transformers knows"),
     ],
 )
 def test_option_that_mindprint_decides_is_refused_with_what_to_do(name: str, cure: str) -> None:

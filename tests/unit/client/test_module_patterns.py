@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindprint_server.adapters.module_patterns import (
+from mindprint.module_patterns import (
     MAX_EXPRESSIONS,
     MAX_KEY_LENGTH,
     find_refused_key,
