@@ -102,7 +102,7 @@ class Thinker:
             Invalid: The messages do not fit the template, or the model's length.
         """
         prefix = self._prefix(plan, asked.memory)
-        prompt = self.render(messages, thinking=True, arguments=self._arguments(asked.request.body))
+        prompt = self.render(messages, thinking=True, arguments=template_arguments(asked.request.body))
         begun = self._turns.begin_thinking(prompt, prefix)
         left = asked.left(progress)
         progress.begin(len(begun.ids))
@@ -154,11 +154,6 @@ class Thinker:
         if plan.mode == "personal" and memory is not None:
             return prefix_with_reminders(prefix, memory, self._engine.tokenizer.special)
         return prefix
-
-    def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the request's arguments of the template, without the one that switches the thinking."""
-        switch = self._turns.chat_format.thinking_switch
-        return {name: value for name, value in template_arguments(body).items() if name not in switch}
 
     def direct_prompt(self, body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Prompt | None:
         """Return the prompt of a direct answer if a thinking must be closed in it; None lets the backend render."""
