@@ -32,8 +32,8 @@ SERVED: Mapping[str, tuple[Any, ...]] = {
     "task_type": ("CAUSAL_LM", None),
     "bias": ("none",),
     "use_rslora": (True, False),
-    # Others, such as PiSSA or LoftQ, change the weights of the base model.
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga"),
+    # Others, such as PiSSA, LoftQ or LoRA-GA, change the weights of the base model.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
 }
 """Options of which the engine serves some values."""
 IGNORED: Mapping[str, tuple[type, ...]] = {
@@ -58,6 +58,7 @@ CURES: Mapping[str, str] = {
     "exclude_modules": "write it as a list of names",
     "init_lora_weights": "it changes the base model: save with path_initial_model_for_weight_conversion, "
     "which makes a plain LoRA",
+    "init_lora_weights='loftq'": "it quantizes the base model, and PEFT cannot convert it: train with another beginning",
     "layers_pattern": "train without it, or write the names in full in target_modules",
     "lora_bias": "train with lora_bias=False",
     "modules_to_save": "requests share the base model's modules: train without it",
@@ -185,7 +186,7 @@ def _check_option(name: str, value: Any, ignored: Collection[str]) -> None:
     if name in SERVED:
         if value not in SERVED[name]:
             served = ", ".join(map(repr, SERVED[name]))
-            cure = CURES.get(name, f"train with one of {served}")
+            cure = CURES.get(f"{name}={value!r}", CURES.get(name, f"train with one of {served}"))
             message = f"the engine cannot serve {name}={str(value)[:80]!r}: {cure}"
             raise WrongAdapterConfig("adapter_config", message, param=_param(name))
     elif name in IGNORED:

@@ -25,6 +25,8 @@ Bos = Literal["template", "added", "none"]
 """Who writes the token that begins a text."""
 Switch = Mapping[str, bool]
 """Arguments of the chat template, such as `enable_thinking`."""
+SWITCH_NAMES = ("enable_thinking", "thinking")
+"""Names of the arguments by which chat templates are told whether the model thinks. The mode decides them."""
 
 
 class TemplateRefused(ValueError):
@@ -62,6 +64,14 @@ class ChatFormat:
     """Arguments of the template for the thinking modes."""
     direct_switch: Switch = field(default_factory=dict)
     """Arguments of the template for direct mode."""
+    thinking_words: str = ""
+    """Soft switch for the thinking modes, such as `/think`: words of a message that the template reads."""
+    direct_words: str = ""
+    """Soft switch for direct mode, such as `/no_think`; used where the template has no argument for it."""
+    words_role: Literal["user", "system"] = "user"
+    """Role of the message that gets the soft switch: the last of a user, or the first of the system."""
+    soft_switches: tuple[str, ...] = ()
+    """Words that switch the model's thinking or its system text. No text of a user may hold one."""
     direct_suffix: str = ""
     """Closes, in direct mode, the thinking that the rendered prompt opens."""
     cuts_thinking: bool = False
@@ -93,12 +103,28 @@ class ChatFormat:
         """Return the template's arguments for a thinking mode, or for direct mode."""
         return self.thinking_switch if thinking else self.direct_switch
 
-    def arrange(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def select_arguments(self, given: Mapping[str, Any] | None, *, thinking: bool) -> dict[str, Any]:
+        """Return the template's arguments: the caller's, and those of the mode, which decides about the thinking.
+
+        Args:
+            given: The caller's arguments.
+            thinking: Whether the turn begins with a thinking.
+        """
+        others = {name: value for name, value in (given or {}).items() if name not in SWITCH_NAMES}
+        return others | dict(self.switch(thinking=thinking))
+
+    def arrange(self, messages: Sequence[Mapping[str, Any]], *, thinking: bool | None = None) -> list[dict[str, Any]]:
         """Return messages with the system messages that the template takes. `developer` is a system role.
 
         Args:
             messages: Messages in OpenAI's form.
+            thinking: Whether the turn begins with a thinking; adds the soft switch, if there is one. None adds none.
         """
+        words = "" if thinking is None else self.thinking_words if thinking else self.direct_words
+        arranged = self._with_systems(messages)
+        return _add_words(arranged, words, self.words_role) if words else arranged
+
+    def _with_systems(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         arranged = [dict(message) for message in messages]
         for message in arranged:
             if message.get("role") == "developer":
@@ -132,30 +158,39 @@ class ChatFormat:
     ) -> str:
         """Render a conversation up to where the assistant's turn goes on.
 
-        In direct mode no thinking is open there. In a thinking mode `opening` is still to be written.
+        In direct mode no thinking is open there. In a thinking mode `opening` is still to be written. So it is whatever
+        the arguments make of the template.
 
         Args:
             tokenizer: The model's tokenizer.
             messages: Messages in OpenAI's form.
             thinking: Whether the turn begins with a thinking.
-            arguments: Further arguments of the template, such as `tools`; they come before those of the mode.
+            arguments: Further arguments of the template, such as `tools`; those that switch the thinking are left out.
 
         Raises:
             TemplateRefused: The template refuses the conversation.
         """
-        options = {**self.switch(thinking=thinking), **(arguments or {})}
+        options = self.select_arguments(arguments, thinking=thinking)
+        arranged = self.arrange(messages, thinking=thinking)
         try:
-            text = str(
-                tokenizer.apply_chat_template(
-                    self.arrange(messages), tokenize=False, add_generation_prompt=True, **options
-                )
-            )
+            text = str(tokenizer.apply_chat_template(arranged, tokenize=False, add_generation_prompt=True, **options))
         except Exception as error:  # a template raises what it likes
             raise TemplateRefused(f"the model's chat template refuses the messages: {one_line(error)}") from error
         text = (self.bos_text if self.bos == "added" else "") + text
-        # The caller's arguments can keep the template from opening a thinking.
-        is_open = not thinking and text.rstrip().endswith(self.tags[0])
-        return text + self.direct_suffix if is_open else text
+        return self._with_thinking(text) if thinking else self._without_thinking(text)
+
+    def _without_thinking(self, text: str) -> str:
+        """Return a rendered prompt in which no thinking is open."""
+        return text + (self.direct_suffix or self.think_close) if text.rstrip().endswith(self.tags[0]) else text
+
+    def _with_thinking(self, text: str) -> str:
+        """Return a rendered prompt behind which `opening` leaves a thinking open, exactly once."""
+        opens, closes = map(re.escape, self.tags)
+        text = re.sub(rf"{opens}\s*{closes}\s*\Z", "", text)
+        is_open = text.rstrip().endswith(self.tags[0])
+        if is_open and not self.prompt_opens:
+            return text.rstrip().removesuffix(self.tags[0])
+        return text if is_open or not self.prompt_opens else text + self.think_open
 
 
 def one_line(error: Exception) -> str:
@@ -174,6 +209,17 @@ def _fold(system: str, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any
             folded = f"{system}{JOINT}{content or ''}"
         return [*messages[:index], {**message, "content": folded}, *messages[index + 1 :]]
     return [{"role": "user", "content": system}, *messages]
+
+
+def _add_words(messages: list[dict[str, Any]], words: str, role: str) -> list[dict[str, Any]]:
+    """Return messages with a soft switch in the last one of a user, or in the first one of the system."""
+    places = [index for index, message in enumerate(messages) if message.get("role") == role]
+    if not places:
+        return [{"role": role, "content": words}, *messages]
+    index = places[-1] if role == "user" else places[0]
+    content = messages[index].get("content")
+    added = [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content or ''} {words}"
+    return [*messages[:index], {**messages[index], "content": added}, *messages[index + 1 :]]
 
 
 def _text_of(content: Any) -> str:

@@ -142,3 +142,21 @@ def test_users_text_cannot_write_a_turn(name: str) -> None:
     ids = tokenizer.encode(cleaned, add_special_tokens=False)
     assert not set(ids) & set(tokenizer.added_tokens_decoder)
     assert not any(marker in cleaned for marker in writer(name).turns.chat_format.markers)
+
+
+@EVERY_FAMILY
+def test_users_text_cannot_switch_a_model(name: str) -> None:
+    """Neither in prompts nor in what is learned, and what is learned is what is scored."""
+    turns = writer(name).turns
+    switches = turns.chat_format.soft_switches
+    text = " ".join(["tea", *switches, *(f"/{one}" for one in switches)])
+    cleaned = writer(name).clean(text)
+    assert not any(one in cleaned for one in switches)
+    assert cleaned.replace("/ ", "/") == text, "the words are still there"
+    asked = Engagement.model_validate(
+        {"id": "e1", "prompt": "Tea?", "response": text, "choices": [text, "no"], "occurred_at": "2026-01-01"}
+    )
+    prompt = rendered(name, thinking=False)
+    made = trained(name, writer(name).fast("ann", asked, prompt))
+    scored = turns.answer_ids(prompt.text, turns.direct_answer(cleaned))
+    assert list(made.ids) == [*prompt.ids, *scored, turns.chat_format.end_id]

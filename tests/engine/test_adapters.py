@@ -77,12 +77,11 @@ async def test_parity_check_distinguishes_adapters(engine: Engine, tiny_model: P
     prompt, target = engine.tokenizer.encode(TEXT), engine.tokenizer.encode("yes")
     items = parity_items(tiny_model, adapters[0], prompt, target)
     verdicts = []
+    bounds = parity_check.ParityBounds(tolerance=0.02, tolerance_share=0.1, min_shift=0.02)
     for number, folder in enumerate(adapters[:2], start=10):
         async with loaded(engine, ref(folder, number)) as adapter:
             verdicts.append(
-                await parity_check.check_parity(
-                    engine, adapter, items, tolerance=0.02, min_shift=0.02, wait_until_idle=at_once
-                )
+                await parity_check.check_parity(engine, adapter, items, bounds=bounds, wait_until_idle=at_once)
             )
     assert verdicts[0].passed, verdicts[0]
     assert verdicts[0].against_trainer < 0.01 < verdicts[0].against_base

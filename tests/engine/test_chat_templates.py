@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ NO_RULES: Any = []
 RULES: Any = [{"role": "developer", "content": "Be kind."}, {"role": "system", "content": "Be short."}]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["qwen3", "gemma"])
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["qwen3", "gemma", "magistral"])
 async def own_engine(
     request: pytest.FixtureRequest, engine_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Engine, Settings]]:
@@ -55,28 +55,57 @@ async def post(services: Services, **body: Any) -> httpx.Response:
         return await http.post("/v1/chat/completions", json={"messages": ASK, "max_tokens": 32} | body, timeout=120)
 
 
-async def test_every_mode_answers(own_services: Services) -> None:
+def read_by(services: Services, ids: Sequence[int]) -> str:
+    """The text of what the engine read."""
+    return str(services.engine.tokenizer._tokenizer.decode(list(ids)))  # type: ignore[attr-defined]
+
+
+async def test_every_mode_answers(own_services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights may think in loops, so that the base model answers. What they go on after is always the same."""
+    begun: list[str] = []
+    engine, chat_format = own_services.engine, own_services.engine.tokenizer.chat_format
+    stream = engine.stream
+
+    def record(prompt_ids: Sequence[int], *rest: Any, **options: Any) -> Any:
+        begun.append(read_by(own_services, prompt_ids))
+        return stream(prompt_ids, *rest, **options)
+
+    monkeypatch.setattr(engine, "stream", record)
+    prefixes = own_services.settings.thinking_prefixes
     for model in ("base", "user/ann"):
         for mode in ("direct", "generic", "personal"):
             for rules in (NO_RULES, RULES):
+                begun.clear()
                 reply = await post(own_services, model=model, mode=mode, messages=[*rules, *ASK])
                 assert reply.status_code == 200, reply.text
                 made_by = reply.json()["mindprint"]
-                # Random weights may think in loops; the base model then answers without thinking.
                 assert made_by["mode"] == ("direct" if made_by["fallback"] == "direct" else mode)
+                assert bool(begun) == (mode != "direct")
+                for text in begun:
+                    before, opened, thinking = text.partition(chat_format.tags[0])
+                    assert opened, "the thinking begins behind the tag"
+                    assert thinking.strip().startswith(prefixes.get(mode, "").strip())
+                    assert not any(tag in before + thinking for tag in chat_format.tags)
 
 
 async def test_answer_continues_the_whole_thinking(own_services: Services) -> None:
     """The engine reads the whole thinking, which the template would cut out of a message."""
     reply = await post(own_services, model="base", mode="generic", temperature=0, return_token_ids=True)
-    tokenizer = own_services.engine.tokenizer
-    read = tokenizer._tokenizer.decode(reply.json()["prompt_token_ids"])  # type: ignore[attr-defined]
+    read = read_by(own_services, reply.json()["prompt_token_ids"])
     thinking = reply.json()["choices"][0]["message"]["reasoning_content"]
-    assert read.count("<think>") == read.count("</think>") == 1
-    continued = read.partition("<think>\n")[2].partition("\n</think>")[0].strip()
+    opens, closes = own_services.engine.tokenizer.chat_format.tags
+    assert read.count(opens) == read.count(closes) == 1
+    continued = read.partition(opens)[2].partition(closes)[0].strip()
     assert continued
     assert thinking.startswith(continued), "a thinking that was cut goes on after its last whole sentence"
     assert read.endswith("This user's answer:")
+
+
+async def test_direct_chat_is_rendered_by_the_template_that_was_decided(own_services: Services) -> None:
+    reply = await post(own_services, model="base", return_token_ids=True, messages=[*RULES, *ASK])
+    tokenizer = own_services.engine.tokenizer
+    wanted = tokenizer.encode(tokenizer.render([*RULES, *ASK]))
+    assert reply.json()["prompt_token_ids"] == wanted
 
 
 @pytest.mark.parametrize("mode", ["direct", "generic"])

@@ -141,7 +141,27 @@ async def test_folder_with_mistrals_own_files_too_is_read_as_the_trainer_reads_i
 async def make_chat(engine: VllmEngine, options: dict[str, Any]) -> VllmChat:
     """Chat classes with other options than the engine's."""
     path, chat_format = engine.info().model_path, engine.tokenizer.chat_format
-    return await VllmChat.create(engine.llm, engine.slots, model_path=path, chat_format=chat_format, options=options)
+    return await VllmChat.create(
+        engine.llm,
+        engine.slots,
+        model_path=path,
+        chat_format=chat_format,
+        chat_template=engine.tokenizer.chat_template,
+        options=options,
+    )
+
+
+async def test_direct_chat_takes_the_tokenizers_template_before_a_processors(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model in a multimodal wrapper has a template in its processor too. Training and scores use the tokenizer's."""
+    monkeypatch.setattr("vllm.renderers.hf._try_get_processor_chat_template", lambda *_, **__: "{{ 'another' }}")
+    chat = await make_chat(engine, {})
+    messages = [{"role": "user", "content": "Tea or coffee?"}]
+    request = chat._read({"messages": messages}, "base", None)
+    rendered = await chat._serving.chat.render_chat_request(request)
+    wanted = engine.tokenizer.encode(engine.tokenizer.render(messages))
+    assert list(rendered[1][0]["prompt_token_ids"]) == wanted
 
 
 TOOL = {"type": "function", "function": {"name": "walk", "parameters": {"type": "object", "properties": {}}}}

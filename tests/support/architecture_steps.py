@@ -234,6 +234,9 @@ def check_answer(answer: ChatCompletion, mode: Mode, version: str) -> None:
     is_fallback = mode != "direct" and answer.version == "base" and provenance.get("fallback") in LOOP_FALLBACKS
     if answer.version != version and not is_fallback:
         raise StepFailed(f"{answer.version or 'nobody'} answered with mode {mode}: {provenance}")
+    has_thought = mode != "direct" and provenance.get("fallback") != "direct"
+    if bool(answer.thinking) != has_thought:
+        raise StepFailed(f"the answer with mode {mode} has the thinking {answer.thinking!r}: {provenance}")
     if not answer.text:
         raise StepFailed(f"the answer with mode {mode} has no text: {answer.choices[0]}")
 

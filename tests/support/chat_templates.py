@@ -170,6 +170,63 @@ _R1 = (
     "+ '<\uff5cend\u2581of\u2581sentence\uff5c>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<\uff5cAssistant\uff5c><think>\n' }}{% endif %}"
 )
+_SMOLLM3 = (
+    "{% set mode = '/no_think' if enable_thinking is defined and not enable_thinking else '/think' %}"
+    "{% set first = 1 if messages[0]['role'] == 'system' else 0 %}"
+    "{% set rules = messages[0]['content'] if first else '' %}"
+    "{% if '/no_think' in rules %}{% set mode = '/no_think' %}{% elif '/think' in rules %}{% set mode = '/think' %}"
+    "{% endif %}{% set cut = rules.replace('/no_think', '').replace('/think', '').rstrip() %}"
+    "{{ '<|im_start|>system\n' }}{% if '/system_override' in rules %}{{ cut.replace('/system_override', '').rstrip() }}"
+    "{% else %}{{ '## Metadata\n\nReasoning Mode: ' + mode + '\n\n## Custom Instructions\n\n' + cut }}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% for message in messages[first:] %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' and mode == '/no_think' %}{{ '<think>\n\n</think>\n' }}{% endif %}"
+    "{{ message['content'].lstrip('\n') + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if mode == '/no_think' %}{{ '<think>\n\n</think>\n' }}{% endif %}{% endif %}"
+)
+_NEMOTRON = (
+    "{% set ns = namespace(thinks=true) %}{% for message in messages %}{% if message['role'] in ['user', 'system'] %}"
+    "{% if '/think' in message['content'] %}{% set ns.thinks = true %}"
+    "{% elif '/no_think' in message['content'] %}{% set ns.thinks = false %}{% endif %}{% endif %}{% endfor %}"
+    "{{ bos_token + '<SPECIAL_10>System\n' }}{% set first = 1 if messages[0]['role'] == 'system' else 0 %}"
+    "{% if first %}{{ messages[0]['content'].replace('/think', '').replace('/no_think', '').strip() }}{% endif %}"
+    "{{ '\n' }}{% for message in messages[first:] %}{% if message['role'] == 'assistant' %}"
+    "{{ '<SPECIAL_11>Assistant\n' + message['content'].split('</think>')[-1].strip() + '\n<SPECIAL_12>\n' }}"
+    "{% elif message['role'] == 'user' %}{{ '<SPECIAL_11>User\n' "
+    "+ message['content'].replace('/think', '').replace('/no_think', '').strip() + '\n' }}"
+    "{% else %}{{ raise_exception('Unknown role') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<SPECIAL_11>Assistant\n' }}"
+    "{{ '<think>\n' if ns.thinks else '<think></think>' }}{% endif %}"
+)
+_GLM = (
+    "{{ '[gMASK]<sop>' }}{% set off = enable_thinking is defined and not enable_thinking %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '\n<think></think>\n' + message['content'].split('</think>')[-1].strip() }}"
+    "{% else %}{{ '\n' + message['content'] }}"
+    "{% if off and message['role'] == 'user' and not message['content'].endswith('/nothink') %}{{ '/nothink' }}"
+    "{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' + ('\n<think></think>' if off else '') }}{% endif %}"
+)
+_GRANITE = (
+    "{% set first = 1 if messages[0]['role'] == 'system' else 0 %}"
+    "{{ '<|start_of_role|>system<|end_of_role|>' }}"
+    "{{ messages[0]['content'] if first else 'You are an assistant.' }}"
+    "{% if thinking %}{{ '\nWrite down your thoughts before the response.' }}{% endif %}{{ '<|end_of_text|>\n' }}"
+    "{% for message in messages[first:] %}"
+    "{{ '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
+_MAGISTRAL = (
+    "{% set first = 1 if messages[0]['role'] == 'system' else 0 %}{{ bos_token }}"
+    "{% if first %}{{ '[SYSTEM_PROMPT]' + messages[0]['content'] + '[/SYSTEM_PROMPT]' }}{% endif %}"
+    "{% for message in messages[first:] %}{% if message['role'] == 'user' %}"
+    "{{ '[INST]' + message['content'] + '[/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'thinking' %}"
+    "{{ '[THINK]' + part['thinking'] + '[/THINK]' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ eos_token }}{% else %}{{ raise_exception('Unknown role') }}{% endif %}{% endfor %}"
+)
 _GPT_OSS = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
@@ -278,6 +335,48 @@ FAMILIES: dict[str, Family] = {
         "<|endoftext|>",
         bos="<s>",
         strips_after=True,
+    ),
+    "smollm3": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _SMOLLM3,
+        ["<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"],
+        "<|im_end|>",
+        "<|im_end|>",
+        added=["<think>", "</think>"],
+    ),
+    "nemotron": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _NEMOTRON,
+        ["<s>", "</s>", "<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>"],
+        "<SPECIAL_12>",
+        "<SPECIAL_12>",
+        bos="<s>",
+        added=["<think>", "</think>"],
+    ),
+    "glm": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _GLM,
+        ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"],
+        "<|user|>",
+        "<|endoftext|>",
+        added=["<think>", "</think>", "/nothink"],
+        eos_ids_of=["<|endoftext|>", "<|user|>"],
+    ),
+    "granite": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _GRANITE,
+        ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"],
+        "<|end_of_text|>",
+        "<|end_of_text|>",
+    ),
+    "magistral": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _MAGISTRAL,
+        ["<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[THINK]", "[/THINK]"],
+        "</s>",
+        "</s>",
+        bos="<s>",
+        adds_bos=True,
     ),
     "gpt_oss": Family(
         lambda: _byte_level(SPLIT_LLAMA3),

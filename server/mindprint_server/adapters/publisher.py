@@ -18,7 +18,7 @@ import structlog
 
 from mindprint.types import Check, Lease, Manifest, PublicationState, Version
 from mindprint.types.keys import AdapterKey, VersionRef
-from mindprint_server.adapters.parity_check import check_parity
+from mindprint_server.adapters.parity_check import ParityBounds, check_parity
 from mindprint_server.adapters.prefetch import PrefixPrefetcher
 from mindprint_server.adapters.residency import AdapterResidency
 from mindprint_server.adapters.storage import AdapterStorage
@@ -196,13 +196,12 @@ class VersionPublisher:
             yield adapter
 
     async def _check_parity(self, version: VersionRecord, adapter: AdapterRef) -> VersionRecord:
-        tolerance = self._settings.parity_tolerance_nats
+        bounds = ParityBounds.of(self._settings)
         result = await check_parity(
             self._engine,
             adapter,
             version.manifest.parity_items,
-            tolerance=tolerance,
-            min_shift=self._settings.parity_min_shift_nats,
+            bounds=bounds,
             wait_until_idle=self._admission.wait_until_idle,
         )
         self._metrics.parity_checks.labels(result="passed" if result.passed else "failed").inc()
@@ -210,7 +209,7 @@ class VersionPublisher:
         check = Check(
             name="parity",
             value=result.against_trainer,
-            bound=tolerance,
+            bound=bounds.tolerance,
             passed=result.passed,
             detail=result.reason or f"nats a token from the trainer's; {result.against_base:.4f} from the base",
         )

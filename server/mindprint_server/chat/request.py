@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import uuid
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mindprint.chat_format import SWITCH_NAMES
 from mindprint.types import AskedMode, QueryKind
 from mindprint.types.base import Choices
 from mindprint.types.keys import ModelName
@@ -89,7 +91,7 @@ def read_request(
         Invalid: A value is wrong.
     """
     reject_unsupported(body, unsupported)
-    model, mode = read_model(body), read_mode(body.get("mode", "direct"))
+    model, mode = read_model(body), _agreed_mode(read_mode(body.get("mode", "direct")), body)
     has_memory = parse_model_name(model)[0] is not None
     _refuse_prompts(body, has_memory=has_memory)
     choices, temperature = _read_choices(body), _read_thinking_temperature(body)
@@ -111,6 +113,28 @@ def read_request(
         id=check_id(cleaned) or uuid.uuid4().hex,
         created=int(time.time()),
     )
+
+
+def _agreed_mode(mode: AskedMode, body: Mapping[str, Any]) -> AskedMode:
+    """Return the mode of a request whose template arguments may ask for thinking, or for none, too.
+
+    Raises:
+        Invalid: Mode and arguments ask for different things.
+    """
+    given = body.get("chat_template_kwargs")
+    for name in SWITCH_NAMES:
+        value = given.get(name) if isinstance(given, Mapping) else None
+        if value is None or bool(value) == (mode != "direct"):
+            continue
+        if mode == "auto":
+            return "direct"
+        thinks, cure = ("does not think", "generic") if mode == "direct" else ("thinks", "direct")
+        message = (
+            f"mode {mode} {thinks}, and chat_template_kwargs has {name}={json.dumps(value, default=str)[:40]}: "
+            f"send mode {cure}, or leave {name} out"
+        )
+        raise Invalid("validation_error", message, param="chat_template_kwargs")
+    return mode
 
 
 def _read_choices(body: Mapping[str, Any]) -> tuple[str, ...] | None:

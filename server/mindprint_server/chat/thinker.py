@@ -107,7 +107,7 @@ class Thinker:
             Invalid: The messages do not fit the template, or the model's length with thinking and answer.
         """
         prefix = self._prefix(plan.mode, asked.memory)
-        prompt = self.render(messages, thinking=True, arguments=self._arguments(asked.request.body))
+        prompt = self.render(messages, thinking=True, arguments=template_arguments(asked.request.body))
         begun = self._turns.begin_thinking(prompt, prefix)
         left = asked.left(progress)
         most = self._bound(begun, asked, left)
@@ -182,7 +182,7 @@ class Thinker:
         limit = self._engine.info().max_model_len - TEMPLATE_RESERVE_TOKENS - written
         told = memory_text(memory, tokenizer.special)
         built = build_messages(request.messages, mode, told, request.choices, tokenizer.special)
-        arguments = self._arguments(request.body) if thinks else template_arguments(request.body)
+        arguments = template_arguments(request.body)
         text = self._render_text(built, thinking=thinks, arguments=arguments)
         if thinks:
             text += self._prefix(mode, memory)
@@ -197,11 +197,6 @@ class Thinker:
         if mode == "personal" and memory is not None:
             return prefix_with_reminders(prefix, memory, self._engine.tokenizer.special)
         return prefix
-
-    def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the request's arguments of the template, without the one that switches the thinking."""
-        switch = self._turns.chat_format.thinking_switch
-        return {name: value for name, value in template_arguments(body).items() if name not in switch}
 
     def direct_prompt(self, body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Prompt | None:
         """Return the prompt of a direct answer if a thinking must be closed in it; None lets the backend render."""

@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
     @property
     def special(self) -> tuple[str, ...]:
-        """Texts of the special tokens. User text must not contain them."""
+        """Texts of the special tokens, and the model's soft switches. User text must not contain them."""
         ...
 
     @property

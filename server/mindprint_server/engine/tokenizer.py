@@ -54,7 +54,7 @@ class HFTokenizer:
         self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
         named = tuple(tokenizer.all_special_tokens)
         added = special_texts(named, tokenizer.added_tokens_decoder.values())
-        self.special: tuple[str, ...] = tuple(dict.fromkeys((*added, *chat_format.markers)))
+        self.special: tuple[str, ...] = tuple(dict.fromkeys((*added, *chat_format.markers, *chat_format.soft_switches)))
         self._cache: LRUCache[tuple[str | None, str], array[int]] = LRUCache(
             max_cached_tokens, getsizeof=lambda ids: len(ids) + 1
         )
@@ -75,6 +75,14 @@ class HFTokenizer:
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return cls(tokenizer, decide_chat_format(tokenizer, read_eos_ids(folder)))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that renders all prompts; None where it depends on a request's tools which one does."""
+        templates = self._tokenizer.chat_template
+        if isinstance(templates, Mapping):
+            return None if "tool_use" in templates else templates.get("default")
+        return str(templates)
 
     def encode(self, text: str) -> list[int]:
         """Tokenize `text` without adding special tokens."""

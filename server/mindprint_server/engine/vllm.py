@@ -250,6 +250,7 @@ class VllmEngine:
             self.slots,
             model_path=self.info().model_path,
             chat_format=self.tokenizer.chat_format,
+            chat_template=self.tokenizer.chat_template,
             options=self._options.chat,
         )
 

@@ -83,6 +83,7 @@ class VllmChat:
         *,
         model_path: str,
         chat_format: ChatFormat,
+        chat_template: str | None,
         options: Mapping[str, Any],
     ) -> VllmChat:
         """Build vLLM's serving objects, with the defaults of its command line.
@@ -92,6 +93,7 @@ class VllmChat:
             slots: Limits the adapters of one engine step.
             model_path: Folder of the base model.
             chat_format: The model's chat format.
+            chat_template: The template that it was decided from. None lets vLLM choose one.
             options: Options of the chat routes in place of the defaults, by the names of vLLM's Python.
         """
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -105,6 +107,8 @@ class VllmChat:
         async def build(*more: str) -> VllmChat:
             words = ["--model", model_path, "--served-model-name", "base", "--disable-log-stats", *more]
             args = serve_parser().parse_args(words, Namespace(**options))
+            # vLLM would take a processor's template first, which may be another one than the tokenizer's (0.32).
+            args.chat_template = chat_template
             structured = llm.vllm_config.structured_outputs_config
             args.structured_outputs_config = structured
             continuing = serving = await _serve(client, args)

@@ -58,6 +58,8 @@ _HIDDEN_OR_BLANK = "".join(
 def clean(text: str, special: Sequence[str]) -> str:
     """Return a user's text without special tokens and tags, which could end a turn or a thinking.
 
+    Soft switches, which could turn the thinking on or off, are parted: `/think` becomes `/ think`.
+
     Control characters, and characters that hide or turn text, are removed at the ends, and inside of the text written
     as their codes, as Python escapes them.
     """
@@ -70,7 +72,7 @@ def _code(hidden: re.Match[str]) -> str:
 
 
 def remove_special(text: str, special: Sequence[str]) -> str:
-    """Return a text without special tokens, and otherwise as it is."""
+    """Return a text without special tokens and soft switches, and otherwise as it is."""
     return _remove(text, _any_of(tuple(special), and_tags=False)) if special else text
 
 
@@ -78,11 +80,20 @@ def _remove(text: str, pattern: re.Pattern[str]) -> str:
     # Removing a part can join the text around it into a new one. Text that was made for it could take as many passes as
     # it has parts, so after a few of them the parts are replaced by a character that joins nothing.
     for _ in range(MAX_PASSES):
-        cleaned = pattern.sub("", text)
+        cleaned = pattern.sub(_without_switch, text)
         if cleaned == text:
             return cleaned
         text = cleaned
     return pattern.sub("\ufffd", text)
+
+
+def _without_switch(found: re.Match[str]) -> str:
+    """Return what is written for a part that is removed.
+
+    The slash of a soft switch such as `/think` is parted from its word: "talk/think" are a user's words too.
+    """
+    text = found[0]
+    return f"/ {text[1:]}" if text.startswith("/") else ""
 
 
 @lru_cache(maxsize=8)

@@ -88,9 +88,11 @@ class TurnWriter:
             thinking: Whether the turn begins with a thinking.
         """
         chat_format = self.chat_format
-        fields: dict[str, Any] = {"messages": chat_format.arrange(messages)}
-        if switch := chat_format.switch(thinking=thinking):
-            fields["chat_template_kwargs"] = {**switch, **(body.get("chat_template_kwargs") or {})}
+        fields: dict[str, Any] = {"messages": chat_format.arrange(messages, thinking=thinking)}
+        given = body.get("chat_template_kwargs") or {}
+        # Another type is left to the engine, which refuses it.
+        if isinstance(given, Mapping) and (given or chat_format.switch(thinking=thinking)):
+            fields["chat_template_kwargs"] = chat_format.select_arguments(given, thinking=thinking)
         if chat_format.bos == "added":
             fields["add_special_tokens"] = True
         return fields

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mindprint_server.adapters import peft_config, validation
-from mindprint_server.adapters.parity_check import compare_logprobs
+from mindprint_server.adapters.parity_check import ParityBounds, ParityLogprobs, compare_logprobs
 from mindprint_server.engine.model_shapes import read_base_shapes
 from mindprint_server.settings import Settings
 from mindprint_trainer import settings as trainer_settings
@@ -88,10 +88,9 @@ def test_server_accepts_it_and_its_parity_items_hold(
             rows = logprobs(model, ids, adapter=adapter)[begin:-1]
             values += [row[token] for row, token in zip(rows, item.target_ids, strict=True)]
         told += item.logprobs
-    s = Settings()
-    assert compare_logprobs(
-        ours, theirs, told, tolerance=s.parity_tolerance_nats, min_shift=s.parity_min_shift_nats
-    ).passed
+    values = ParityLogprobs(engine=ours, base=theirs, trainer=told, trainer_base=theirs)
+    result = compare_logprobs(values, ParityBounds.of(Settings()))
+    assert result.passed, result
 
 
 def test_too_few_words_are_reported(model: Path) -> None:

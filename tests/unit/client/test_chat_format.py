@@ -64,6 +64,55 @@ def test_thinking_is_closed_in_direct_mode_only_where_it_is_open() -> None:
     assert short.endswith("<\uff5cAssistant\uff5c>")
 
 
+@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("value", [False, True, 0, "false"])
+def test_no_argument_opens_or_closes_a_thinking_against_the_mode(name: str, thinking: bool, value: object) -> None:
+    tokenizer = make_tokenizer(name)
+    chat_format = decide_chat_format(tokenizer, eos_ids(name))
+    arguments = {"enable_thinking": value, "thinking": value}
+    given = chat_format.render(tokenizer, [said("user", "a")], thinking=thinking, arguments=arguments)
+    assert given == chat_format.render(tokenizer, [said("user", "a")], thinking=thinking)
+
+
+EFFORT = (
+    "{% if effort == 'none' %}{{ '<think>\n\n</think>\n\n' }}{% elif effort == 'high' %}{{ '<think>\n' }}"
+    "{% elif effort is not defined %}DEFAULT{% endif %}"
+)
+
+
+@pytest.mark.parametrize("default", ["", "{{ '<think>\n' }}"], ids=["opened by the server", "opened by the template"])
+@pytest.mark.parametrize("effort", ["none", "high", "low"])
+def test_other_arguments_that_switch_the_thinking_leave_it_open_once(default: str, effort: str) -> None:
+    tokenizer = copy.copy(make_tokenizer("chatml"))
+    tokenizer.chat_template += EFFORT.replace("DEFAULT", default)
+    chat_format = decide_chat_format(tokenizer)
+    assert chat_format.prompt_opens == bool(default)
+    asked, arguments = [said("user", "a")], {"effort": effort}
+    thinking = chat_format.render(tokenizer, asked, thinking=True, arguments=arguments) + chat_format.opening
+    assert thinking.endswith("<|im_start|>assistant\n<think>\n")
+    assert (thinking.count("<think>"), thinking.count("</think>")) == (1, 0)
+    direct = chat_format.render(tokenizer, asked, thinking=False, arguments=arguments)
+    assert direct.count("<think>") == direct.count("</think>")
+
+
+def test_soft_switch_goes_into_the_last_users_message() -> None:
+    chat_format = ChatFormat(end_id=0, direct_words="/no_think", thinking_words="/think")
+    asked = [said("user", "a"), said("assistant", "b"), said("user", "c")]
+    assert chat_format.arrange(asked, thinking=False) == [*asked[:2], said("user", "c /no_think")]
+    assert chat_format.arrange(asked, thinking=True) == [*asked[:2], said("user", "c /think")]
+    assert chat_format.arrange(asked) == asked
+    [parts] = chat_format.arrange([said("user", [{"type": "text", "text": "a"}])], thinking=False)
+    assert parts["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "/no_think"}]
+
+
+def test_soft_switch_of_the_system_goes_into_its_message() -> None:
+    chat_format = ChatFormat(end_id=0, direct_words="/no_think", words_role="system")
+    asked = [said("system", "a"), said("user", "b")]
+    assert chat_format.arrange(asked, thinking=False) == [said("system", "a /no_think"), said("user", "b")]
+    assert chat_format.arrange(asked[1:], thinking=False) == [said("system", "/no_think"), said("user", "b")]
+
+
 def test_the_callers_messages_are_not_changed() -> None:
     messages = [said("developer", "a"), said("user", "b")]
     NO_SYSTEM.arrange(messages)
@@ -95,6 +144,7 @@ def test_every_conversation_is_rendered_whole(name: str, thinking: bool, message
     text = chat_format.render(tokenizer, messages, thinking=thinking)
     assert all(message["content"] in text for message in messages)
     whole = text + chat_format.opening if thinking else text
-    assert whole.count("<think>") - whole.count("</think>") == int(thinking), "thinking is open once, or closed"
+    opens, closes = chat_format.tags
+    assert whole.count(opens) - whole.count(closes) == int(thinking), "thinking is open once, or closed"
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert ids.count(tokenizer.bos_token_id) == int(chat_format.bos != "none")

@@ -66,6 +66,9 @@ def test_system_messages_are_arranged_as_the_template_takes_them(
         ("qwen3", False, {"enable_thinking": False}, "", "\n</think>\n\n"),
         ("qwen3_thinking", True, {}, "\n</think>\n\n", "\n</think>\n\n"),
         ("r1", True, {}, "\n</think>\n\n", "\n</think>\n\n"),
+        ("smollm3", False, {"enable_thinking": False}, "", "\n</think>\n"),
+        ("nemotron", True, {}, "", "\n</think>\n\n"),
+        ("granite", False, {}, "", THINK_CLOSE),
     ],
 )
 def test_thinking_is_opened_and_closed_as_the_template_does(
@@ -75,6 +78,69 @@ def test_thinking_is_opened_and_closed_as_the_template_does(
     assert (chat_format.think_open, chat_format.think_close) == (THINK_OPEN, close)
     assert (chat_format.prompt_opens, chat_format.opening) == (prompt_opens, "" if prompt_opens else THINK_OPEN)
     assert (chat_format.direct_switch, chat_format.direct_suffix) == (direct_switch, direct_suffix)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("chatml", ()),
+        ("granite", ()),
+        ("r1", ()),
+        ("qwen3", ("/think", "/no_think")),
+        ("nemotron", ("/think", "/no_think")),
+        ("glm", ("/think", "/no_think", "/nothink")),
+        ("smollm3", ("/think", "/no_think", "/system_override")),
+    ],
+)
+def test_soft_switches_of_a_model_are_known(name: str, words: tuple[str, ...]) -> None:
+    assert decided(name).soft_switches == words
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_words_that_change_the_rest_of_a_prompt_are_soft_switches(role: str) -> None:
+    """Also where the template puts the words together, so that its text does not name them."""
+    template = FAMILIES["chatml"].template + (
+        "{% for m in messages %}{% if m['role'] == 'ROLE' and ('/no' + 'think') in m['content'] %}"
+        "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endfor %}"
+    ).replace("ROLE", role)
+    chat_format = decide_chat_format(with_template(template))
+    assert chat_format.soft_switches == ("/nothink",)
+    assert (chat_format.direct_words, chat_format.words_role) == ("/nothink", role)
+    tokenizer = with_template(template)
+    asked = [{"role": "user", "content": "Tea?"}]
+    assert chat_format.render(tokenizer, asked, thinking=False).endswith("<think>\n\n</think>\n\n")
+    assert "think" not in chat_format.render(tokenizer, asked, thinking=True)
+
+
+def test_soft_switch_that_turns_the_thinking_on_is_used() -> None:
+    template = FAMILIES["nemotron"].template.replace("thinks=true", "thinks=false")
+    chat_format = decide_chat_format(with_template(template, "nemotron"))
+    # Without words the prompt is that of direct mode.
+    assert (chat_format.thinking_words, chat_format.direct_words, chat_format.prompt_opens) == ("/think", "", True)
+    assert chat_format.direct_suffix == ""
+
+
+def test_direct_mode_uses_the_soft_switch_where_there_is_no_argument() -> None:
+    chat_format = decided("nemotron")
+    assert (chat_format.direct_words, chat_format.words_role) == ("/no_think", "user")
+    assert decided("smollm3").direct_words == ""
+    assert dict(describe(chat_format))["in direct mode"] == "switched off by /no_think"
+
+
+def test_tags_that_the_model_knows_are_found_in_its_history() -> None:
+    chat_format = decided("magistral")
+    assert (chat_format.think_open, chat_format.think_close) == ("[THINK]", "[/THINK]")
+
+
+def test_tags_that_only_the_tokenizer_knows_are_found() -> None:
+    template = FAMILIES["mistral_v3"].template
+    chat_format = decide_chat_format(with_template(template, "magistral"))
+    assert (chat_format.think_open, chat_format.think_close) == ("[THINK]", "[/THINK]")
+
+
+def test_white_space_before_a_thinking_is_the_templates() -> None:
+    chat_format = decided("glm")
+    assert (chat_format.opening, chat_format.think_close) == ("\n<think>", "</think>")
 
 
 def test_thinking_that_is_off_by_default_is_switched_on() -> None:
@@ -212,4 +278,4 @@ def test_default_model_is_served_as_it_always_was() -> None:
 def test_what_was_decided_is_told_in_words(name: str) -> None:
     told = dict(describe(decided(name)))
     assert told["end of a turn"].startswith(repr(FAMILIES[name].end))
-    assert (told["opened by"] == "the template") == (name in ("r1", "qwen3_thinking"))
+    assert (told["opened by"] == "the template") == (name in ("r1", "qwen3_thinking", "nemotron"))

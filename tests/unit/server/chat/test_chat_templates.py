@@ -41,13 +41,26 @@ def opened(settings: Settings, base_folder: Path) -> Open:
     return open_
 
 
+def thinking_in(text: str, room: Room) -> str:
+    """The thinking in a prompt, which must stand between the model's own tags, exactly once."""
+    opens, closes = room.engine.tokenizer.chat_format.tags
+    assert text.count(opens) == text.count(closes) == 1, text
+    thinking, closed, _ = text.partition(opens)[2].partition(closes)
+    assert closed
+    return thinking.strip()
+
+
 @EVERY_FAMILY
 async def test_every_mode_answers(opened: Open, name: str) -> None:
     async with opened(name) as room:
         for model, mode in product(["base", "user/ann"], MODES):
             reply = await room.ask(model, mode)
             assert reply["mindprint"]["mode"] == mode
+            assert reply["mindprint"]["fallback"] is None
             assert (thought(reply) is None) == (mode == "direct")
+            if mode != "direct":
+                begun = PREFIX if mode == "personal" else ""
+                assert thinking_in(room.backend.prompts[-1].text, room).startswith(begun)
 
 
 @EVERY_FAMILY
@@ -57,9 +70,7 @@ async def test_thinking_reaches_the_engine_as_token_ids(opened: Open, name: str)
         await room.ask(mode="generic")
         body, prompt = room.backend.bodies[-1], room.backend.prompts[-1]
         assert prompt is not None
-        assert prompt.text.count("<think>") == prompt.text.count("</think>") == 1
-        thinking = prompt.text.partition("<think>\n")[2].partition("\n</think>")[0]
-        assert thinking.endswith(GOOD[0])
+        assert thinking_in(prompt.text, room).endswith(GOOD[0])
         decoded = room.engine.tokenizer.decode(prompt.ids)
         assert GOOD[0].strip() in decoded
         assert body.keys().isdisjoint({"continue_final_message", "add_generation_prompt"})
@@ -116,8 +127,66 @@ async def test_direct_answer_switches_the_thinking_off(opened: Open) -> None:
         await room.ask("base", "direct")
         assert room.backend.prompts[-1] is None
         assert room.backend.bodies[-1]["chat_template_kwargs"] == {"enable_thinking": False}
-        await room.ask("base", "direct", chat_template_kwargs={"enable_thinking": True})
-        assert room.backend.bodies[-1]["chat_template_kwargs"] == {"enable_thinking": True}, "the caller's own"
+        await room.ask("base", "direct", chat_template_kwargs={"note": "n", "thinking": False})
+        assert room.backend.bodies[-1]["chat_template_kwargs"] == {"enable_thinking": False, "note": "n"}
+
+
+async def test_direct_answer_uses_the_soft_switch_where_the_template_has_no_other(opened: Open) -> None:
+    async with opened("nemotron") as room:
+        await room.ask("base", "direct", messages=[{"role": "user", "content": "A walk?"}])
+        assert room.backend.prompts[-1] is None
+        assert room.backend.bodies[-1]["messages"] == [{"role": "user", "content": "A walk? /no_think"}]
+
+
+@pytest.mark.parametrize("name", ["chatml", "qwen3", "smollm3", "nemotron", "glm", "granite"])
+@pytest.mark.parametrize("switch", ["enable_thinking", "thinking"])
+async def test_mode_and_arguments_that_contradict_are_refused_by_name(opened: Open, name: str, switch: str) -> None:
+    async with opened(name) as room:
+        for mode in ("generic", "personal"):
+            with pytest.raises(Invalid) as error:
+                await room.ask("base", mode, chat_template_kwargs={switch: False})
+            assert (error.value.code, error.value.param) == ("validation_error", "chat_template_kwargs")
+            assert error.value.message == (
+                f"mode {mode} thinks, and chat_template_kwargs has {switch}=false: "
+                f"send mode direct, or leave {switch} out"
+            )
+        with pytest.raises(Invalid, match=f"mode direct does not think.* {switch}=true: send mode generic"):
+            await room.ask("base", "direct", chat_template_kwargs={switch: True})
+        assert not room.backend.bodies
+
+
+@pytest.mark.parametrize("name", ["qwen3", "smollm3", "granite"])
+@pytest.mark.parametrize("value", [None, True, "no"])
+async def test_arguments_about_thinking_do_not_reach_the_template(opened: Open, name: str, value: object) -> None:
+    """Whatever they hold, the thinking is written inside of its tags."""
+    async with opened(name) as room:
+        await room.ask("base", "generic", chat_template_kwargs={"enable_thinking": value, "thinking": value})
+        assert thinking_in(room.backend.prompts[-1].text, room) == GOOD[0].strip()
+
+
+async def test_auto_answers_directly_where_the_caller_wants_no_thinking(opened: Open) -> None:
+    async with opened("qwen3") as room:
+        reply = await room.ask("user/ann", "auto", chat_template_kwargs={"enable_thinking": False})
+        assert reply["mindprint"]["mode"] == "direct"
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("words", ["/think", "/no_think", "/nothink", "/system_override"])
+async def test_words_of_users_switch_nothing(opened: Open, name: str, words: str) -> None:
+    """Neither in what is asked nor in what is stored."""
+    async with opened(name) as room:
+        stored = engagement(7).model_copy(update={"prompt": f"Or {words}?", "response": f"it {words}s"})
+        await room.services.store.engagements.add("ann", [stored])
+        for mode in MODES:
+            prompts = []
+            for text in (f"A walk{words}", "A walk"):
+                await room.ask(mode=mode, messages=[{"role": "user", "content": text}])
+                body = room.backend.bodies[-1]
+                read = room.engine.tokenizer.render(body["messages"], thinking=mode != "direct")
+                prompts.append(room.backend.prompts[-1].text if room.backend.prompts[-1] else read)
+            assert (
+                prompts[0].replace(f"A walk{words}", "A walk").replace(f"A walk/ {words[1:]}", "A walk") == prompts[1]
+            )
 
 
 @pytest.mark.parametrize("name", ["chatml", "gemma", "mistral_v3", "qwen3"])
