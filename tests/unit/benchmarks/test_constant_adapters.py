@@ -88,8 +88,8 @@ def test_server_accepts_it_and_its_parity_items_hold(
             rows = logprobs(model, ids, adapter=adapter)[begin:-1]
             values += [row[token] for row, token in zip(rows, item.target_ids, strict=True)]
         told += item.logprobs
-    values = ParityLogprobs(engine=ours, base=theirs, trainer=told, trainer_base=theirs)
-    result = compare_logprobs(values, ParityBounds.of(Settings()))
+    compared = ParityLogprobs(engine=ours, base=theirs, trainer=told, trainer_base=theirs)
+    result = compare_logprobs(compared, ParityBounds.of(Settings()))
     assert result.passed, result
 
 
