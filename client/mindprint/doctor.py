@@ -94,9 +94,7 @@ def report_model(model: str, console: Console | None = None) -> int:
     """
     console = console or Console()
     try:
-        support = read_base_support(resolve(model))
-        if support.level == "refused":
-            raise UnsupportedBase(support.reason)
+        support = _served_base(model)
         chat_format, prompts = try_chat_template(model)
     except (MissingModel, UnsupportedBase, UnsupportedTemplate, OSError, ValueError) as error:
         console.print(f"{model} cannot be served: {error}", style="red", markup=False, highlight=False)
@@ -111,6 +109,13 @@ def report_model(model: str, console: Console | None = None) -> int:
         console.rule(title, align="left")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _served_base(model: str) -> BaseSupport:
+    support = read_base_support(resolve(model))
+    if support.level == "refused":
+        raise UnsupportedBase(support.reason)
+    return support
 
 
 def describe_base(support: BaseSupport) -> list[tuple[str, str]]:
