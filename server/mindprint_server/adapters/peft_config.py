@@ -59,7 +59,7 @@ CURES: Mapping[str, str] = {
     "exclude_modules": "write it as a list of names",
     "init_lora_weights": "it changes the base model: save with path_initial_model_for_weight_conversion, "
     "which makes a plain LoRA",
-    "init_lora_weights='loftq'": "it quantizes the base model, and PEFT cannot convert it: train with another beginning",
+    "init_lora_weights='loftq'": "it quantizes the base model, and PEFT cannot convert it: train with another",
     "layers_pattern": "train without it, or write the names in full in target_modules",
     "lora_bias": "train with lora_bias=False",
     "modules_to_save": "requests share the base model's modules: train without it",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import CordaConfig, LoftQConfig, LoraConfig, LoraGAConfig, PeftModel, get_peft_model
-from peft.tuners.lora import initialize_lora_eva_weights
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import CordaConfig, LoftQConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.eva import initialize_lora_eva_weights
 from peft.tuners.lora.loraga import preprocess_loraga
 from transformers import LlamaForCausalLM
 
@@ -18,6 +20,8 @@ from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import AdapterSettings
 from tiny import make_model
 
+# LoRA-GA reads gradients in hooks of layers whose inputs need none.
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 TARGETS = ["q_proj", "v_proj"]
 IDS = torch.arange(20, 60).reshape(2, 20)
 KEPT: list[Any] = [True, "gaussian", "orthogonal", "eva", "mica"]
@@ -60,6 +64,14 @@ def train_step(model: PeftModel) -> None:
     optimizer.step()
 
 
+def as_the_engine_reads(base: Path, folder: Path) -> Any:
+    """The saved tensors on the served base. PEFT would change the base again where the configuration says so."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"init_lora_weights": True}), encoding="utf-8")
+    return PeftModel.from_pretrained(load(base), folder)
+
+
 @torch.inference_mode()
 def outputs(model: Any) -> torch.Tensor:
     return model.eval()(input_ids=IDS).logits  # type: ignore[no-any-return]
@@ -82,10 +94,10 @@ def test_beginning_is_served_if_a_saved_adapter_answers_as_the_trained_one(
     model = begin(load(base), init)
     train_step(model)
     model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(load(base), tmp_path)
+    refused = refusal(tmp_path)
+    again = as_the_engine_reads(base, tmp_path)
     is_same = torch.allclose(outputs(again), outputs(model), atol=1e-4)
     assert is_same == (init in KEPT)
-    refused = refusal(tmp_path)
     assert (refused is None) == is_same
     if refused is not None:
         assert (refused.code, refused.param) == ("adapter_config", "config.init_lora_weights")
@@ -108,5 +120,5 @@ def test_adapter_converted_as_the_refusal_says_is_served_with_the_same_answers(
     train_step(model)
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
     assert refusal(folder) is None
-    again = PeftModel.from_pretrained(load(base), folder)
+    again = as_the_engine_reads(base, folder)
     assert torch.allclose(outputs(again), outputs(model), atol=1e-3)
