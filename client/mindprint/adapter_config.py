@@ -39,6 +39,7 @@ SERVED: Mapping[str, tuple[Any, ...]] = {
 IGNORED: Mapping[str, tuple[type, ...]] = {
     "auto_mapping": (dict,),
     "base_model_name_or_path": (str,),
+    "corda_config": (dict,),
     "ensure_weight_tying": (bool,),
     "eva_config": (dict,),
     "inference_mode": (bool,),

@@ -1,15 +1,19 @@
-"""Ways to begin a LoRA: those that change the base model are refused, all others are served as PEFT computes them."""
+"""Ways to begin a LoRA: those that change the base model are refused, all others are served as PEFT computes them.
+
+LoftQ needs bitsandbytes, so only its refusal is tested."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import CordaConfig, LoftQConfig, LoraConfig, LoraGAConfig, PeftModel, get_peft_model
-from peft.tuners.lora import initialize_lora_eva_weights
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.eva import initialize_lora_eva_weights
 from peft.tuners.lora.loraga import preprocess_loraga
 from transformers import LlamaForCausalLM
 
@@ -18,6 +22,8 @@ from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import AdapterSettings
 from tiny import make_model
 
+# LoRA-GA reads gradients in hooks of layers whose inputs need none.
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 TARGETS = ["q_proj", "v_proj"]
 IDS = torch.arange(20, 60).reshape(2, 20)
 KEPT: list[Any] = [True, "gaussian", "orthogonal", "eva", "mica"]
@@ -40,12 +46,11 @@ def begin(model: Any, init: Any) -> PeftModel:
     """What a trainer does before the first step."""
     more: dict[str, Any] = {
         "corda": {"corda_config": CordaConfig(corda_method="kpm")},
-        "loftq": {"loftq_config": LoftQConfig(loftq_bits=4)},
         "lora_ga": {"lora_ga_config": LoraGAConfig()},
     }.get(init, {})
     config = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights=init, **more)
     if init == "corda":
-        preprocess_corda(model, config, run_model=lambda: model(IDS))
+        preprocess_corda(model, config, run_model=lambda: model(IDS[:1]))
     if init == "lora_ga":
         preprocess_loraga(model, config, lambda: model(IDS, labels=IDS).loss.backward())
     made = get_peft_model(model, config)
@@ -58,6 +63,14 @@ def train_step(model: PeftModel) -> None:
     optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.5)
     model(input_ids=IDS, labels=IDS).loss.backward()
     optimizer.step()
+
+
+def as_the_engine_reads(base: Path, folder: Path) -> Any:
+    """The saved tensors on the served base. PEFT would change the base again where the configuration says so."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"init_lora_weights": True}), encoding="utf-8")
+    return PeftModel.from_pretrained(load(base), folder)
 
 
 @torch.inference_mode()
@@ -82,16 +95,15 @@ def test_beginning_is_served_if_a_saved_adapter_answers_as_the_trained_one(
     model = begin(load(base), init)
     train_step(model)
     model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(load(base), tmp_path)
+    refused = refusal(tmp_path)
+    again = as_the_engine_reads(base, tmp_path)
     is_same = torch.allclose(outputs(again), outputs(model), atol=1e-4)
     assert is_same == (init in KEPT)
-    refused = refusal(tmp_path)
     assert (refused is None) == is_same
     if refused is not None:
         assert (refused.code, refused.param) == ("adapter_config", "config.init_lora_weights")
-        cure = "path_initial_model_for_weight_conversion" if init != "loftq" else "train with another"
         assert f"init_lora_weights={init!r}" in refused.message
-        assert cure in refused.message
+        assert "path_initial_model_for_weight_conversion" in refused.message
     assert not torch.allclose(outputs(model), outputs(load(base)), atol=1e-3), "the step changed the answers"
 
 
@@ -108,5 +120,5 @@ def test_adapter_converted_as_the_refusal_says_is_served_with_the_same_answers(
     train_step(model)
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
     assert refusal(folder) is None
-    again = PeftModel.from_pretrained(load(base), folder)
+    again = as_the_engine_reads(base, folder)
     assert torch.allclose(outputs(again), outputs(model), atol=1e-3)
