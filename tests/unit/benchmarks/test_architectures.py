@@ -85,9 +85,16 @@ def test_page_shows_the_newest_row_and_a_line_for_each_that_fails() -> None:
 class Chat:
     """A server whose live version is user/ann@1. It answers with a name, the version that answered, and a text."""
 
-    def __init__(self, version: str = "user/ann@1", *, fallback: str | None = None, text: str = "Tea.") -> None:
+    def __init__(
+        self,
+        version: str = "user/ann@1",
+        *,
+        fallback: str | None = None,
+        text: str = "Tea.",
+        thinking: str | None = "Lakes.",
+    ) -> None:
         self.chat = self.completions = self.adapters = self
-        self.version, self.fallback, self.text = version, fallback, text
+        self.version, self.fallback, self.text, self.thinking = version, fallback, text, thinking
         self.max_tokens: list[int] = []
 
     async def get(self, key: str) -> Any:
@@ -100,7 +107,10 @@ class Chat:
             "model": self.version if is_given or self.fallback is None else "user/ann@1",
             "fallback": self.fallback if is_given else None,
         }
-        choices = [{"index": 0, "message": {"role": "assistant", "content": self.text}, "finish_reason": "length"}]
+        has_thought = mode != "direct" and provenance["fallback"] != "direct"
+        reasoning = self.thinking if has_thought else None
+        message = {"role": "assistant", "content": self.text, "reasoning_content": reasoning}
+        choices = [{"index": 0, "message": message, "finish_reason": "length"}]
         return ChatCompletion.model_validate({"id": "1", "model": model, "choices": choices, "mindprint": provenance})
 
 
@@ -125,6 +135,7 @@ async def test_chat_passes_where_the_version_answers_or_the_base_after_a_loop(se
         (Chat("user/ben@1", fallback="base"), "user/ben@1 answered with mode generic"),
         (Chat(""), "nobody answered"),
         (Chat(text=""), "the answer with mode direct has no text"),
+        (Chat(thinking=None), "the answer with mode generic has the thinking ''"),
     ],
 )
 async def test_chat_fails_where_another_answers_or_nothing_is_said(server: Chat, why: str) -> None:

@@ -123,7 +123,6 @@ def test_read_config_that_cannot_be_served_is_refused(text: bytes, code: str) ->
         ("use_qalora", True),
         ("use_bdlora", {"a": 1}),
         ("fan_in_fan_out", True),
-        ("corda_config", {"a": 1}),
         ("an_option_of_tomorrow", "on"),
     ],
 )

@@ -1,6 +1,7 @@
 """Ways to begin a LoRA: those that change the base model are refused, all others are served as PEFT computes them.
 
-LoftQ needs bitsandbytes, so only its refusal is tested."""
+LoftQ needs bitsandbytes, so only its refusal is tested, in `test_peft_config.py`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ TARGETS = ["q_proj", "v_proj"]
 IDS = torch.arange(20, 60).reshape(2, 20)
 KEPT: list[Any] = [True, "gaussian", "orthogonal", "eva", "mica"]
 """Beginnings that leave the base model as it is."""
-CHANGING = ["pissa", "olora", "loftq", "corda", "lora_ga"]
+CHANGING = ["pissa", "olora", "corda", "lora_ga"]
 CONVERTED = ["pissa", "olora", "lora_ga"]
 """Of those, the ones that are converted here by what the refusal says."""
 
