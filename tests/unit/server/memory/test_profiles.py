@@ -42,9 +42,9 @@ async def test_notes_of_all_users_are_generated_a_few_at_a_time(
 
     monkeypatch.setattr(services.engine, "generate", count)
     at_once, piece = services.settings.profile_notes_at_once, services.settings.profile_piece
-    count = piece * (at_once + 2)
+    length = piece * (at_once + 2)
     for place, user in enumerate(("ann", "ben")):  # with other notes, which are remembered
-        await services.store.engagements.add(user, [engagement(place * count + n) for n in range(count)])
+        await services.store.engagements.add(user, [engagement(place * length + n) for n in range(length)])
     await asyncio.gather(*(services.profiles.renew(user) for user in ("ann", "ben")))
     assert calls > 2 * at_once
     assert most == at_once
