@@ -105,7 +105,7 @@ async def test_a_request_that_is_refused_unread_says_that_it_will_be_refused_aga
         ({}, "engagements: is missing: add it"),
         ({"engagements": [TEA], "extra": 1}, "extra: is not known here"),
         ({"engagements": [{**TEA, "respnse": "tea"}]}, "engagements[0].respnse: is not known here"),
-        ({"engagements": [TEA, {**TEA, "choices": ["milk", "water"]}]}, "engagements[1]: response 'tea' is not among"),
+        ({"engagements": [TEA, {**TEA, "choices": ["milk", "water"]}]}, "engagements[1]: response is not among"),
         (
             {"engagements": [{**TEA, "choices": ["tea", "tea"]}]},
             "engagements[0]: choices repeat: send each choice once",
@@ -137,7 +137,7 @@ async def test_large_input_is_not_echoed(client: httpx.AsyncClient, error_of: Er
     assert response.status_code == 422
     assert len(response.content) < 1500
     body = {"engagements": [{**TEA, "response": huge, "choices": ["tea", "milk"]}]}
-    assert error_of(await client.post(POST, json=body))["message"].endswith("…")
+    assert "xxx" not in error_of(await client.post(POST, json=body))["message"]
 
 
 @pytest.mark.parametrize("text", ['{"\\ud800": 1}', '{"engagements": [{"id": "\\ud800"}]}', '{"engagements": NaN}'])

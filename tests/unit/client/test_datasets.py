@@ -132,7 +132,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "change", "message"),
     [
-        ("train", 4, put("target", "perhaps"), r"train\.jsonl:4: .*'perhaps' is not among the choices"),
+        ("train", 4, put("target", "perhaps"), r"train\.jsonl:4: .*response is not among the choices"),
         ("train", 4, put("id", ""), r"train\.jsonl:4: id is missing or no text"),
         ("train", 4, put("id", "u-0/t2"), r"train\.jsonl: user 'u-0' has two rows of the same id"),
         ("train", 4, put("query", ""), r"train\.jsonl:4: query is missing or no text"),

@@ -57,7 +57,7 @@ def begin(model: Any, init: Any) -> PeftModel:
     made = get_peft_model(model, config)
     if init == "eva":
         initialize_lora_eva_weights(made, [{"input_ids": IDS}] * 4)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def train_step(model: PeftModel) -> None:
