@@ -33,6 +33,7 @@ SETTINGS = {
     "REPLAY_SHARE": "0",
     "HOLDOUT_SHARE": "0",
     "PARITY_TOLERANCE_NATS": "1000",
+    "PARITY_TOLERANCE_SHARE": "1",
     "GATE": "false",
 }
 

@@ -109,6 +109,9 @@ class VllmChat:
             args = serve_parser().parse_args(words, Namespace(**options))
             # vLLM would take a processor's template first, which may be another one than the tokenizer's (0.32).
             args.chat_template = chat_template
+            if "chat_template_content_format" not in options:
+                # As in all other prompts. vLLM gives lists of parts to a template that has a loop over parts anywhere.
+                args.chat_template_content_format = "string"
             structured = llm.vllm_config.structured_outputs_config
             args.structured_outputs_config = structured
             continuing = serving = await _serve(client, args)

@@ -49,6 +49,7 @@ SETTINGS = {
     "COHORT_MIN_TRACES": "24",
     # A stand-in trainer has no model: see `processes.parity_items`.
     "PARITY_TOLERANCE_NATS": "1000",
+    "PARITY_TOLERANCE_SHARE": "1",
     "GATE": "false",
     "KEEP_VERSIONS": "3",
 }
