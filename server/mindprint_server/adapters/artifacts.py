@@ -329,7 +329,8 @@ class ArtifactStore:
         timeout_s = self._settings.artifact_timeout_s
         running = asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
         try:
-            return await asyncio.wait_for(running, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await running
         except TimeoutError as error:
             raise ArtifactUnavailable(f"{what} cannot be used", f"no answer within {timeout_s:g} s") from error
         except ServerError:

@@ -233,7 +233,8 @@ class SlotQueue:
             async with asyncio.timeout(max_wait_s):
                 while not request.admitted:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(admission.wait(), self.allocator.max_starvation_s)
+                        async with asyncio.timeout(self.allocator.max_starvation_s):
+                            await admission.wait()
                     self._schedule()  # the request may have waited too long by now: a slot in use is then closed for it
         except BaseException:
             self.release(request)

@@ -121,10 +121,8 @@ class VllmEngine:
         # AsyncLLM blocks while the core starts, so it is made in a thread. Its output handler belongs to a loop: the
         # first request starts it in this one.
         async with self._records.recording() if self._records else contextlib.nullcontext():
-            llm: AsyncLLM = await asyncio.wait_for(
-                asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[self._stats]),
-                self._settings.engine_start_timeout_s,
-            )
+            async with asyncio.timeout(self._settings.engine_start_timeout_s):
+                llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[self._stats])
         self._llm = llm
         progress("reading the model's digest")
         self._info = EngineInfo(

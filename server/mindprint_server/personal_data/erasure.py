@@ -209,7 +209,8 @@ class ErasureService:
 
     async def _wait_for_work(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), self._settings.erasure_poll_s)
+            async with asyncio.timeout(self._settings.erasure_poll_s):
+                await self._wake.wait()
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._settings.erasure_poll_s)

@@ -365,3 +365,19 @@ async def test_copy_that_is_being_stored_is_not_evicted_for_another(open_store: 
     go.set()
     assert await held(store, await first, 1)
     assert await held(store, second, 2)
+
+
+async def test_call_that_is_cancelled_as_it_ends_is_cancelled(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop of the server that loses its cancellation waits an hour for its next turn, and the stop with it."""
+    store = await open_store()
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    monkeypatch.setattr(loop, "run_in_executor", lambda *_: ended)
+    call: asyncio.Task[list[str]] = asyncio.create_task(store._run("copies", list))
+    await asyncio.sleep(0)
+    ended.set_result(None)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call

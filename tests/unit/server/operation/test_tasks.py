@@ -40,3 +40,9 @@ def test_every_other_task_is_started_by_the_supervisor() -> None:
     found = {str(file.relative_to(SERVER)) for file in SERVER.rglob("*.py") if starts_tasks(file)}
     assert found - set(AWAITED) == set(), "start a background task with Supervisor.start_loop or start_job"
     assert set(AWAITED) - found == set()
+
+
+def test_no_wait_can_lose_a_cancellation() -> None:
+    """`asyncio.wait_for` of Python 3.11 drops one that comes together with the result: a loop then never stops."""
+    found = [str(file.relative_to(SERVER)) for file in SERVER.rglob("*.py") if "wait_for(" in file.read_text("utf-8")]
+    assert found == [], "use `async with asyncio.timeout(...)`"
