@@ -18,8 +18,9 @@ from mindprint_server.adapters.publications import in_turn
 from mindprint_server.engine import AdapterRef, EngineDied
 from mindprint_server.exceptions import Conflict, Invalid
 from mindprint_server.settings import Settings
-from mindprint_server.store import ClaimPolicy, LeaseLost, OpenPublication, RecordNotFound
+from mindprint_server.store import ClaimPolicy, LeaseLost, OpenPublication, PublicationRecord, RecordNotFound
 from mindprint_server.store.tables import publications
+from mindprint_server.wiring import Services
 from uploads import ended, leased, published, upload
 
 AT_ONCE = {"publication_retry_min_s": 0.001, "publication_retry_max_s": 0.001, "publication_poll_s": 0.01}
@@ -35,6 +36,21 @@ def gate() -> Gate:
 async def serve(settings: Settings, base_folder: Path, gate: Gate) -> AsyncIterator[Open]:
     async with lives(settings, base_folder, gate) as open:
         yield open
+
+
+async def left_at_the_gate(services: Services, gate: Gate, tmp_path: Path) -> PublicationRecord:
+    """A job that a server begins and leaves, as if it were killed."""
+    lease = await leased(services)
+    gate.held.clear()
+    uploading = asyncio.create_task(upload(services, lease, tmp_path))
+    while not gate.seen:  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0.005)
+    uploading.cancel()
+    await services.publications.stop()
+    gate.held.set()
+    job = await services.store.publication_jobs.find_of_lease(lease.id)
+    assert job is not None
+    return job
 
 
 async def test_publication_that_fails_each_time_is_given_up_and_its_traces_wait_again(
@@ -183,16 +199,7 @@ async def test_publication_that_a_killed_server_left_is_finished_by_the_next(
     serve: Open, gate: Gate, tmp_path: Path
 ) -> None:
     services = await serve()
-    lease = await leased(services)
-    gate.held.clear()
-    uploading = asyncio.create_task(upload(services, lease, tmp_path))
-    while not gate.seen:  # noqa: ASYNC110 (it has no event)
-        await asyncio.sleep(0.005)
-    uploading.cancel()
-    await services.publications.stop()
-    gate.held.set()
-    job = await services.store.publication_jobs.find_of_lease(lease.id)
-    assert job is not None
+    job = await left_at_the_gate(services, gate, tmp_path)
     assert job.state == "gate"
     services.publications.start()
     assert (await ended(services, job.id)).state == "live"
@@ -278,23 +285,14 @@ async def test_publication_that_a_server_of_another_base_model_finds_is_refused(
     serve: Open, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = await serve()
-    lease = await leased(services)
-    gate.held.clear()
-    uploading = asyncio.create_task(upload(services, lease, tmp_path))
-    while not gate.seen:  # noqa: ASYNC110 (it has no event)
-        await asyncio.sleep(0.005)
-    uploading.cancel()
-    await services.publications.stop()
-    gate.held.set()
-    job = await services.store.publication_jobs.find_of_lease(lease.id)
-    assert job is not None
+    job = await left_at_the_gate(services, gate, tmp_path)
     other = replace(services.engine.info(), base_digest="sha256:other")
     monkeypatch.setattr(services.engine, "info", lambda: other)
     services.publications.start()
     with pytest.raises(Invalid, match="another base model than the one served now") as error:
         await ended(services, job.id)
     assert error.value.code == "adapter_base_model"
-    assert (await services.store.leases.get(lease.id)).state == "released"
+    assert (await services.store.leases.get(job.lease_id)).state == "released"
     assert len(gate.seen) == 1
     version = await services.store.versions.get(KEY, 1)
     assert (version.state, [(check.name, check.passed) for check in version.checks]) == (
