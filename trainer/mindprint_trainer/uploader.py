@@ -162,6 +162,8 @@ class VersionUploader:
     def _report(self, held: HeldLease, absence: ServerAbsence, publication: Publication) -> None:
         """Show what the server does with an upload. Once it is stored, the lease needs this trainer no longer."""
         absence.end()
-        held.is_handed_over = True
+        if not held.is_handed_over:
+            held.is_handed_over = True
+            held.stop_heartbeat()  # the server holds the lease, and refuses a heartbeat once the version is published
         if publication.state in STEPS:
             self._on_event(STEPS[publication.state], adapter=publication.adapter, version=publication.version)

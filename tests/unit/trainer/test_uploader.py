@@ -28,13 +28,14 @@ class Held:
     def __init__(self) -> None:
         self.lease = SimpleNamespace(id="lease-1", adapter="user/ann")
         self.is_handed_over = self.is_lost = self.is_released = False
+        self.stops = 0
 
     def raise_if_lost(self) -> None:
         if self.is_lost:
             raise LeaseEnded
 
     def stop_heartbeat(self) -> None:
-        pass
+        self.stops += 1
 
     def release(self) -> None:
         self.is_released = True
@@ -102,3 +103,18 @@ def test_absences_around_an_answer_are_bounded_each_by_itself(quick: Settings, m
     bounded = quick.model_copy(update={"max_absence_s": 60.0})
     calls = (goes_away(0.0, answers=False), goes_away(500.0, answers=True), lambda _: LIVE)
     assert upload(bounded, Held(), *calls).result == "version 3"
+
+
+def test_no_heartbeat_is_sent_once_the_server_has_stored_the_upload(quick: Settings) -> None:
+    """It would be refused as soon as the version is published, and count as a failed request."""
+    held, stops = Held(), list[int]()
+
+    def publishes(on_progress: Callable[[Publication], None]) -> Version:
+        stops.append(held.stops)
+        for _ in range(2):
+            on_progress(GATE)
+            stops.append(held.stops)
+        return LIVE
+
+    assert upload(quick, held, publishes).result == "version 3"
+    assert stops == [0, 1, 1]
