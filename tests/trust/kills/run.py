@@ -159,6 +159,10 @@ async def _until_batches_end(client: httpx.AsyncClient) -> None:
 
 async def _collect_garbage(cluster: Cluster, client: httpx.AsyncClient, facts: Facts) -> None:
     """Let the servers remove what kills left: at a restart, and at an upload, once it is old."""
+    # A trainer that was killed or stopped left its lease open, and an upload under it could still come.
+    for lease in facts.leases:
+        response = await client.post(f"/v1/leases/{lease}/release")
+        assert response.is_success or response.json()["error"]["code"] == "lease_lost", response.text
     cluster.age_files(DAY_S)
     for server in cluster.servers:
         await _restart(cluster, server)
