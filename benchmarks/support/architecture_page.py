@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-STEPS = ("load", "batch", "train", "upload", "proof", "chat", "adapter")
+STEPS = ("load", "batch", "train", "upload", "proof", "chat", "adapter", "demo")
 """Names of the steps, in order."""
 FIGURES = {
     "forward_nats": "train, to transformers",
@@ -27,6 +27,7 @@ that the numbers agree, and says nothing of the quality of text. Generated from 
 | proof | the parity check passed, and the version is live |
 | chat | the version answers in the modes direct, generic and personal |
 | adapter | log-probabilities of answers equal those of PEFT with the downloaded adapter, and of transformers without |
+| demo | `mindprint demo --model` ends with 0: two users, their adapters live, no failed request |
 
 The chat format is that of a known family; the tokenizer is made in its shape. *refused*: the server ends at start with
 one line that says why. A dash: a step that was not reached. The script

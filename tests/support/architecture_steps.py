@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ import httpx
 from architectures import Architecture, make_base
 from mindprint import AsyncMindprintClient
 from mindprint.local.cluster import POLL_S, LocalCluster
+from mindprint.local.processes import Child
 from mindprint.types import BatchRequest, ChatCompletion, ImportedTrace, LoraLimits, Mode, Version
 from samples import engagement
 from support.architecture_page import STEPS
@@ -44,6 +48,10 @@ TRAINER = {
 ENGAGEMENTS = 8
 START_TIMEOUT_S = TRAINER_TIMEOUT_S = 900
 """Long, for a machine that is busy with other work."""
+DEMO = ("--users", "2", "--engagements", "8", "--held-out", "4")
+ENGINE_OF_DEMO = {"MAX_THINKING_TOKENS": "48"}
+"""Room for what the demo's questions need."""
+DEMO_TIMEOUT_S = 1800
 CHAT_TOKENS = 48
 """More than the server's `max_thinking_tokens`: thinking and answer share them."""
 LOOP_FALLBACKS = ("base", "direct")
@@ -123,10 +131,11 @@ class _Trial:
     cluster: LocalCluster
     client: AsyncMindprintClient
     http: httpx.AsyncClient
+    server: Child | None = None
 
     def steps(self) -> dict[str, Step]:
         steps: Sequence[Step] = (
-            self.load, self.batch, self.train, self.upload, self.proof, self.chat, self.adapter,
+            self.load, self.batch, self.train, self.upload, self.proof, self.chat, self.adapter, self.demo,
         )  # fmt: skip
         return dict(zip(STEPS, steps, strict=True))
 
@@ -135,7 +144,7 @@ class _Trial:
         settings = TRAINED | {"TARGET_MODULES": json.dumps(self.architecture.targets)}
         if self.architecture.engine_args:
             settings["ENGINE_ARGS"] = json.dumps(self.architecture.engine_args)
-        await self.cluster.start_server(self.base, settings, timeout_s=START_TIMEOUT_S)
+        self.server = await self.cluster.start_server(self.base, settings, timeout_s=START_TIMEOUT_S)
         return {}
 
     async def batch(self) -> Figures:
@@ -193,6 +202,28 @@ class _Trial:
         files = await self.client.adapters.download(KEY, version.version, self.cluster.folder / "adapter")
         answers = {which: [await self._answer(which, text) for text in QUESTIONS] for which in ("base", KEY)}
         return await asyncio.to_thread(compare_with_peft, self.base, files, answers["base"], answers[KEY])
+
+    async def demo(self) -> Figures:
+        """Run `mindprint demo` on the model, with servers and a trainer of its own. It ends with 0 if all went well."""
+        if self.server is not None:
+            await self.cluster.stop(self.server)
+        targets = {"TARGET_MODULES": json.dumps(self.architecture.targets)}
+        settings = TRAINED | targets | ENGINE_OF_DEMO | {"ENGINE_ARGS": json.dumps(dict(self.architecture.engine_args))}
+        variables = {f"MINDPRINT_{name}": value for name, value in settings.items()}
+        folder = self.cluster.folder / "demo"
+        words = ["--model", str(self.base), "--work-dir", str(folder), *DEMO]
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "mindprint", "demo", *words],
+            env=os.environ | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEMO_TIMEOUT_S,
+        )
+        if done.returncode:
+            raise StepFailed("\n".join(done.stdout.splitlines()[-12:]))
+        return {}
 
     async def _version(self) -> Version:
         adapter = await self.client.adapters.get(KEY)

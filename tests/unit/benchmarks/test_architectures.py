@@ -73,7 +73,7 @@ def test_error_without_a_text_is_explained_by_its_type() -> None:
 def test_page_shows_the_newest_row_and_a_line_for_each_that_fails() -> None:
     old = run(row("Llama", load="no", why="out of memory"), row("Gemma"), torch="2.12")
     page = render([old, run(row("Llama"), row("Mixture", load="refused", batch="not reached", why="only `gpu`"))])
-    assert "| Llama | llama3 | yes | yes | yes | yes | yes | yes | yes |" in page
+    assert "| Llama | llama3 | yes | yes | yes | yes | yes | yes | yes | yes |" in page
     assert "| Mixture | llama3 | refused (1) | - | yes |" in page
     assert "1. Mixture, load: `only 'gpu'`" in page
     assert "out of memory" not in page

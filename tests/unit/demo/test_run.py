@@ -70,6 +70,14 @@ mindprint_requests_created{method="GET",route="/v1/users/{user_id}",status="404"
     assert count_failed_requests(metrics) == 3
 
 
+def test_adapter_without_a_version_yet_is_no_failed_request() -> None:
+    metrics = """mindprint_requests_total{method="GET",route="/v1/adapters/{kind}/{name}",status="404"} 2.0
+mindprint_requests_total{method="GET",route="/v1/adapters/{kind}/{name}",status="503"} 1.0
+mindprint_requests_total{method="POST",route="/v1/adapters/{kind}/{name}/promote",status="404"} 3.0
+"""
+    assert count_failed_requests(metrics) == 4
+
+
 def test_upload_that_is_refused_is_a_failed_request() -> None:
     metrics = """mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="422"} 2.0
 mindprint_requests_total{method="POST",route="/v1/leases/{lease_id}/complete",status="202"} 1.0
