@@ -10,11 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mindprint.importers import chat, cmv, convokit, dataset_folder, lamp, ndjson, pairs, polis, table, tables
+from mindprint.importers import (
+    chat,
+    chat_tree,
+    cmv,
+    convokit,
+    dataset_folder,
+    lamp,
+    ndjson,
+    pairs,
+    polis,
+    table,
+    tables,
+)
 from mindprint.importers.columns import Columns, are_known
 from mindprint.importers.json_rows import begins_with, first_row
 from mindprint.importers.json_stream import entries
-from mindprint.importers.rows import OTHERS, BadImport, Rows, Skips, check_bad_share
+from mindprint.importers.rows import OTHERS, BadImport, Rows, Skips, check_bad_share, keys_of
 from mindprint.types import Engagement
 from mindprint.valid_ids import SameId, user_name
 
@@ -37,7 +49,8 @@ Format = Literal["auto", Known]
 
 _OWN_KEYS = {"user_id", *Engagement.model_fields, *ndjson.DATASET_KEYS}
 _ROW_KEYS = {
-    chat.MESSAGES,
+    *chat.MESSAGES,
+    chat_tree.MAPPING,
     "chosen",
     "rejected",
     "preferred_output",
@@ -159,7 +172,7 @@ def _by_entry(path: Path, entry: object) -> Known:
 
 def _by_keys(path: Path, row: Mapping[str, object]) -> Known:
     """Tell what rows hold by the keys of the first one, or by the columns of a table."""
-    if chat.MESSAGES in row and not row.keys() >= {"chosen", "rejected"}:
+    if _is_chat(row) and not row.keys() >= {"chosen", "rejected"}:
         return "chat"
     if row.keys() >= {"chosen", "rejected"} or "preferred_output" in row or pairs.HISTORY in row:
         return "pairs"
@@ -171,8 +184,25 @@ def _by_keys(path: Path, row: Mapping[str, object]) -> Known:
         raise BadImport(f"{path}: holds histories of a dataset folder: name the folder, or its {dataset_folder.TRAIN}")
     if path.suffix.lower() in (*tables.PARQUET, *tables.DELIMITED):
         return "table"
-    is_own = row.keys() >= {"prompt", "response"} or row.keys() >= ndjson.DATASET_KEYS or "occurred_at" in row
-    return "table" if not is_own and are_known(row) else "ndjson"
+    if row.keys() >= {"prompt", "response"} or row.keys() >= ndjson.DATASET_KEYS:
+        return "ndjson"
+    if are_known(row):
+        return "table"
+    if row.keys() <= _OWN_KEYS or row.keys() & {"prompt", "response", "occurred_at", *ndjson.DATASET_KEYS}:
+        return "ndjson"  # whose reader says what is missing
+    raise BadImport(
+        f"{path}: no known format has rows with {keys_of(row)}: name the columns with --prompt and --response, or with "
+        "--chosen and --rejected"
+    )
+
+
+def _is_chat(row: Mapping[str, object]) -> bool:
+    """Return whether rows hold messages. Of a table only the names of the columns are known."""
+    return chat.MESSAGES[0] in row or chat.messages_in(row) is not None or (_is_named_chat(row) and not are_known(row))
+
+
+def _is_named_chat(row: Mapping[str, object]) -> bool:
+    return any(row.get(key) == "" for key in chat.MESSAGES)
 
 
 def _folder(path: Path) -> Known:

@@ -37,6 +37,26 @@ class Draft:
     time: object = None
     reason: str = ""
     choices: Sequence[str] | None = None
+    fault: str = ""
+    """Why the row is faulty, if its reader knows."""
+
+
+def later_of(one: Draft, other: Draft, time_format: str | None) -> Draft:
+    """Return the later of two rows: by their times, or by their places in the file where one has no time.
+
+    Args:
+        one: A row.
+        other: Another one.
+        time_format: How texts write times, as for `RowBuilder`.
+    """
+    ends = max(one, other, key=lambda draft: draft.number)
+    try:
+        times = moment(one.time, time_format), moment(other.time, time_format)
+    except ValueError:
+        return ends
+    if times[0] is None or times[1] is None or times[0] == times[1]:
+        return ends
+    return one if times[0] > times[1] else other
 
 
 class RowBuilder:
@@ -59,7 +79,9 @@ class RowBuilder:
     def build(self, draft: Draft) -> tuple[str, Engagement] | None:
         """Return the user and the engagement of a draft; None if it was counted as left out."""
         user = self._named if draft.user is None else draft.user
-        if user is None:
+        if draft.fault:
+            self._skips.reject(draft.fault, draft.where)
+        elif user is None:
             self._skips.reject(NO_USER, draft.where, f"{NO_USER}: name the column, or the user, with --user")
         elif self._only not in (None, user_name(user)):
             self._skips.leave_out(OTHERS, draft.where)

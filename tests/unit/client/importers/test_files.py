@@ -286,7 +286,7 @@ def test_rows_of_one_time_get_different_ones_in_order() -> None:
     "name",
     ["", "  ", "[deleted]", "[removed]", "u/[deleted]", "deleted", "[deleted user]", "Deleted User#0000", "None",
      "nan", "Anonymous", "anonymous_user", "Anonymous Coward", "AutoModerator", "u/AutoModerator",
-     "dependabot[bot]", "DeltaBot"],
+     "dependabot[bot]", "DeltaBot", "***", "n/a", "[account deleted]", "ghost"],
 )  # fmt: skip
 def test_names_of_nobody(name: str) -> None:
     assert is_nobody(name)
