@@ -26,6 +26,7 @@ from mindprint.importers import (
 from mindprint.importers.columns import Columns, are_known
 from mindprint.importers.json_rows import begins_with, first_row
 from mindprint.importers.json_stream import entries
+from mindprint.importers.packed import refuse_packed
 from mindprint.importers.rows import OTHERS, BadImport, Rows, Skips, check_bad_share, keys_of
 from mindprint.types import Engagement
 from mindprint.valid_ids import SameId, user_name
@@ -105,6 +106,7 @@ def read(
         BadImport: The file as a whole cannot be used.
         SameId: Two of its users become the same id.
     """
+    refuse_packed(path)
     if kind == "ndjson":
         return ndjson.read(path, skips, user)
     form = options.time_format
@@ -136,6 +138,7 @@ def detect(path: Path, columns: Columns = Columns()) -> Known:
     """
     if path.is_dir():
         return _folder(path)
+    refuse_packed(path)
     if columns.are_named:
         return "pairs" if columns.chosen or columns.rejected else "table"
     if path.name in (polis.VOTES, polis.COMMENTS) and (path.parent / polis.VOTES).is_file():

@@ -22,6 +22,8 @@ _DELIMITERS = ",\t;|"
 _NAMED_DELIMITER = re.compile(r'"?sep=([,\t;|])"?')
 """A line before the names of the columns, by which spreadsheets say what separates."""
 _QUOTED = re.compile(r'"(?:[^"]|"")*(?:"|$)')
+_PEEKED = 1 << 16
+"""Bytes that are looked at to tell how a file is written."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 NO_CSV = "row is no CSV"
@@ -75,8 +77,11 @@ def header(file: Path) -> list[str]:
 
 def _open(file: Path) -> TextIO:
     with file.open("rb") as stream:
-        encoding = "utf-16" if stream.read(2) in _UTF16 else "utf-8-sig"
-    return file.open(encoding=encoding, errors="surrogateescape", newline="\n")
+        begin = stream.read(_PEEKED)
+    encoding = "utf-16" if begin[:2] in _UTF16 else "utf-8-sig"
+    # Old spreadsheets end lines with a carriage return alone.
+    newline = "\r" if b"\r" in begin and b"\n" not in begin else "\n"
+    return file.open(encoding=encoding, errors="surrogateescape", newline=newline)
 
 
 def _columns(file: Path, head: tuple[int, list[str] | str] | None, needed: Sequence[str]) -> list[str]:

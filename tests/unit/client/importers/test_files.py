@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import html
 import json
 import math
@@ -417,3 +418,22 @@ def test_own_rows_from_windows(tmp_path: Path, samples: Any) -> None:
     found = list(read(tmp_path / "r.jsonl", "ndjson", Skips()))
     assert [(user, row.id, row.reason) for user, row in found] == [("ann", "e1", None), ("ann", "e2", None)]
     assert found[0][1].prompt == "Tee?\u2028süß"
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "advice"),
+    [
+        ("rows.jsonl.gz", gzip.compress(b"{}"), r"is compressed \(gzip\): unpack it"),
+        ("RC_2020.zst", b"\x28\xb5\x2f\xfd\x04", r"is compressed \(zstd\): unpack it"),
+        ("export.zip", b"PK\x03\x04\x14", "is a zip archive: unpack it, and name the file or the folder in it"),
+        ("rows.xlsx", b"PK\x03\x04\x14", "is a spreadsheet: save its rows as CSV"),
+        ("rows.xls", b"\xd0\xcf\x11\xe0\xa1", "is a spreadsheet: save its rows as CSV"),
+        ("rows.db", b"SQLite format 3\x00", "is a database: save its rows as CSV"),
+    ],
+)
+def test_files_that_are_no_texts_say_what_to_do(tmp_path: Path, name: str, begin: bytes, advice: str) -> None:
+    (tmp_path / name).write_bytes(begin)
+    with pytest.raises(BadImport, match=advice):
+        detect(tmp_path / name)
+    with pytest.raises(BadImport, match=advice):
+        read(tmp_path / name, "ndjson", Skips())

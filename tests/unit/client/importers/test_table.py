@@ -351,3 +351,13 @@ def test_rows_of_no_known_format_say_what_they_have(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"user": "ann", "question": "q", "winner": "b"}')
     with pytest.raises(BadImport, match="no known format has rows with the keys user, question, winner: name"):
         detect(tmp_path / "t.jsonl")
+
+
+def test_lines_that_end_with_a_carriage_return_alone(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b'user,question,answer\rann,"Tea,\rhot?",yes\rbob,Tea?\rcyd,Tea?,no\r')
+    rows, skips = load(tmp_path / "t.csv", Columns(), user=None)
+    assert [(user, row.prompt, row.response) for user, row in rows] == [
+        ("ann", "Tea,\rhot?", "yes"),
+        ("cyd", "Tea?", "no"),
+    ]
+    assert skips.places[0].where.endswith("t.csv:4")
