@@ -62,6 +62,11 @@ _ROW_KEYS = {
     "reply_to",
 }
 """Keys that tell rows of chats, pairs and utterances from authors of CMV."""
+_WRAPPERS = (
+    *("data", "rows", "items", "records", "examples", "entries", "samples", "results", "engagements", "users"),
+    *("train", "test", "validation"),
+)
+"""Keys under which files have their rows. No author is called so."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +150,15 @@ def detect(path: Path, columns: Columns = Columns()) -> Known:
         raise BadImport(f"{path}: is a part of a pol.is export: name its folder")
     if path.suffix.lower() in (*tables.PARQUET, *tables.DELIMITED):
         return _by_keys(path, dict.fromkeys(tables.column_names(path), ""))
-    if path.suffix in (".ndjson", ".jsonl"):
+    has_lines = path.suffix in (".ndjson", ".jsonl")
+    if has_lines and not begins_with(path, b"["):
         return _by_keys(path, first_row(path) or {})
     if path.name in (cmv.HISTORY, cmv.EVALUATION):
         return "cmv"
     try:
         key, value = next(entries(path), (None, None))
     except BadImport:
-        if begins_with(path, b"["):
+        if begins_with(path, b"[") and not has_lines:
             raise
         return _by_keys(path, first_row(path) or {})  # whose reader says what is wrong with the first line
     if key == "golds" or (key == "task" and isinstance(value, str)):
@@ -160,7 +166,13 @@ def detect(path: Path, columns: Columns = Columns()) -> Known:
     if isinstance(key, int):
         return _by_entry(path, value)
     if isinstance(value, list | dict) and key not in _OWN_KEYS and key not in _ROW_KEYS:
+        if key in _WRAPPERS:  # as the name of an author it would make one person of all
+            raise BadImport(f"{path}: holds its rows under {key!r}: save that list alone, as JSON or JSON Lines")
         return "cmv"
+    if key is not None and first_row(path) is None:
+        raise BadImport(
+            f"{path}: holds one JSON object over several lines: write each row in one line, or a JSON array"
+        )
     return _by_keys(path, first_row(path) or {})
 
 
@@ -170,7 +182,8 @@ def _by_entry(path: Path, entry: object) -> Known:
         return "cmv"
     if {"input", "profile"} <= entry.keys():
         return "lamp"
-    return _by_keys(path, entry) if entry.keys() & _ROW_KEYS else "cmv"
+    has_posts = any(isinstance(entry.get(key), list) for key in cmv.LISTS)
+    return "cmv" if has_posts and not entry.keys() & _ROW_KEYS else _by_keys(path, entry)
 
 
 def _by_keys(path: Path, row: Mapping[str, object]) -> Known:

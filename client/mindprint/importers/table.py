@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mindprint.importers.columns import Columns, find_columns, with_user
@@ -15,9 +16,12 @@ from mindprint.importers.rows import (
     Skips,
     fault_of_text,
     fault_of_user,
+    missing,
     prose,
 )
 from mindprint.importers.tables import TableRow, choices_of, column_names, parsed, table_rows
+
+NO_CHOICES = "choices are no list of two or more: write them as a|b, or as a JSON list"
 
 
 def read(
@@ -39,6 +43,7 @@ def read(
     wanted, everyone = with_user(columns, names, user)
     needed = ("prompt", "response") if everyone else ("prompt", "response", "user")
     found = find_columns(file, wanted, names, needed if names else ())
+    needs_choices = columns.choices is not None
     builder = RowBuilder(skips, only=everyone, time_format=time_format)
     last = _last_answers(file, found, time_format) if found.id else {}
     for row in table_rows(file, skips):
@@ -46,6 +51,10 @@ def read(
             skips.leave_out(REJECTED, row.where)
             continue
         draft = _draft(row, found)
+        given = row.value(found.choices)
+        if needs_choices and draft.choices is None and not (missing(given) or given in ("", [])):
+            # As an open question it would be scored otherwise than the caller means.
+            draft = replace(draft, fault=draft.fault or NO_CHOICES)
         final = last.get((draft.user, draft.id), draft)
         if final.number != draft.number and _is_answer(draft):
             skips.leave_out(REPEATED if final.response == draft.response else REPLACED, draft.where)

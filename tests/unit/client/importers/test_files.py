@@ -132,6 +132,9 @@ def test_times_that_are_missing_follow_the_file() -> None:
         ("q.json", '\ufeff [{"id": 1, "input": "?", "profile": []}]', "lamp"),
         ("q.json", '[{"author": "ann", "posts": []}]', "cmv"),
         ("q.json", '{"ann": []}', "cmv"),
+        ("q.json", '[{"user_id": "ann", "id": "1", "prompt": "p", "response": "r"}]', "ndjson"),
+        ("q.jsonl", '[\n {"user": "ann", "question": "p", "answer": "r"}]', "table"),
+        ("q.json", '[{"user": "ann", "question": "p", "answer": "r"}]', "table"),
         ("history_data.json", "", "cmv"),
     ],
 )
@@ -437,3 +440,17 @@ def test_files_that_are_no_texts_say_what_to_do(tmp_path: Path, name: str, begin
         detect(tmp_path / name)
     with pytest.raises(BadImport, match=advice):
         read(tmp_path / name, "ndjson", Skips())
+
+
+@pytest.mark.parametrize("key", ["data", "rows", "engagements"])
+def test_rows_under_one_key_are_not_one_author(tmp_path: Path, samples: Any, key: str) -> None:
+    rows = [samples.engagement(n, user_id=user) for n, user in enumerate(("ann", "bob"))]
+    (tmp_path / "q.json").write_text(json.dumps({key: rows}))
+    with pytest.raises(BadImport, match=f"holds its rows under '{key}': save that list alone"):
+        detect(tmp_path / "q.json")
+
+
+def test_one_object_over_several_lines_is_named(tmp_path: Path, samples: Any) -> None:
+    (tmp_path / "q.json").write_text(json.dumps(samples.engagement(1, user_id="ann"), indent=1))
+    with pytest.raises(BadImport, match="holds one JSON object over several lines: write each row in one line"):
+        detect(tmp_path / "q.json")

@@ -361,3 +361,13 @@ def test_lines_that_end_with_a_carriage_return_alone(tmp_path: Path) -> None:
         ("cyd", "Tea?", "no"),
     ]
     assert skips.places[0].where.endswith("t.csv:4")
+
+
+@pytest.mark.parametrize("cell", ["tea;coffee", "tea", '{"A": "tea"}'])
+def test_named_choices_that_are_no_list_do_not_make_an_open_question(tmp_path: Path, cell: str) -> None:
+    with (tmp_path / "t.csv").open("w", newline="") as out:
+        rows = [("user", "question", "answer", "allowed"), ("ann", "Tea?", "tea", cell), ("bob", "Tea?", "tea", "")]
+        csv.writer(out).writerows(rows)
+    found, skips = load(tmp_path / "t.csv", Columns(choices="allowed"), user=None)
+    assert [(user, row.choices) for user, row in found] == [("bob", None)]
+    assert [(row.reason[:40], row.bad) for row in skips.places] == [("choices are no list of two or more: writ", True)]
