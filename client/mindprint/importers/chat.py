@@ -11,7 +11,7 @@ What a user does after an answer is an engagement:
 - a choice among answers (`choices`, and which of them under a key of CHOICES): the same.
 
 Answers that the user neither chose nor edited are the assistant's words: they are not learned as the user's, unless the
-caller says so. Where a conversation comes again, its later row wins.
+caller says so. Where a conversation comes again, its later row wins, by time where rows have one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 
 from mindprint.importers.chat_tree import MAPPING, last_branch
 from mindprint.importers.messages import Message, all_messages, content_text, transcript
-from mindprint.importers.row_builder import Draft, RowBuilder
-from mindprint.importers.rows import REPEATED, REPLACED, Rows, Skips, fault_of_user, first_text, missing, text
+from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
+from mindprint.importers.rows import Rows, Skips, fault_of_user, first_text, missing, text
 from mindprint.importers.tables import TableRow, parsed, table_rows
 from mindprint.importers.texts import is_gone
 
@@ -70,15 +70,14 @@ def read(
     Raises:
         BadImport: The file cannot be read.
     """
-    last: dict[tuple[str | None, str], tuple[int, str]] = {}
+    last = LastAnswers(time_format)
     for draft in _drafts(file, Skips(), assistant_answers):
         if not is_gone(draft.response):
-            last[draft.user, draft.id] = draft.number, draft.response
+            last.add(draft)
     builder = RowBuilder(skips, only=user, time_format=time_format)
     for draft in _drafts(file, skips, assistant_answers):
-        number, response = last.get((draft.user, draft.id), (draft.number, ""))
-        if number != draft.number and not is_gone(draft.response):
-            skips.leave_out(REPEATED if response == draft.response else REPLACED, draft.where)
+        if not is_gone(draft.response) and (why := last.why_left_out(draft)):
+            skips.leave_out(why, draft.where)
         elif built := builder.build(draft):
             yield built
 

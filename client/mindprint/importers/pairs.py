@@ -26,12 +26,10 @@ from typing import Any
 from mindprint.importers.candidates import listed
 from mindprint.importers.columns import Columns, find_columns, with_user
 from mindprint.importers.messages import Message, messages_of, transcript
-from mindprint.importers.row_builder import Draft, RowBuilder, later_of
+from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
 from mindprint.importers.rows import (
     NO_ANSWER_TEXT,
     NO_QUESTION_TEXT,
-    REPEATED,
-    REPLACED,
     Rows,
     Skips,
     fault_of_user,
@@ -92,23 +90,14 @@ def read(
     needed = () if is_prism or has_completions or not names else ("chosen", "rejected")
     found = find_columns(file, wanted, names, needed)
     builder = RowBuilder(skips, only=everyone, time_format=time_format)
-    last = _last_choices(file, found, time_format) if found.id else {}
+    last = LastAnswers(time_format)
+    for draft in _drafts(file, found, Skips()) if found.id else ():
+        last.add(draft)
     for draft in _drafts(file, found, skips):
-        final = last.get((draft.user, draft.id), draft)
-        if (final.number, final.where) != (draft.number, draft.where):
-            is_same = (final.prompt, final.response) == (draft.prompt, draft.response)
-            skips.leave_out(REPEATED if is_same else REPLACED, draft.where)
+        if why := last.why_left_out(draft):
+            skips.leave_out(why, draft.where)
         elif built := builder.build(draft):
             yield built
-
-
-def _last_choices(file: Path, columns: Columns, time_format: str | None) -> dict[tuple[str | None, str], Draft]:
-    """Return each user's last choice under an id: a later choice wins."""
-    last: dict[tuple[str | None, str], Draft] = {}
-    for draft in _drafts(file, columns, Skips()):
-        key = draft.user, draft.id
-        last[key] = later_of(last.get(key, draft), draft, time_format)
-    return last
 
 
 def _drafts(file: Path, columns: Columns, skips: Skips) -> Iterator[Draft]:

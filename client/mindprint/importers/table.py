@@ -7,11 +7,9 @@ from pathlib import Path
 
 from mindprint.importers.columns import Columns, find_columns, with_user
 from mindprint.importers.messages import messages_of, transcript
-from mindprint.importers.row_builder import Draft, RowBuilder, later_of
+from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
 from mindprint.importers.rows import (
     REJECTED,
-    REPEATED,
-    REPLACED,
     Rows,
     Skips,
     fault_of_text,
@@ -45,7 +43,7 @@ def read(
     found = find_columns(file, wanted, names, needed if names else ())
     needs_choices = columns.choices is not None
     builder = RowBuilder(skips, only=everyone, time_format=time_format)
-    last = _last_answers(file, found, time_format) if found.id else {}
+    last = _last_answers(file, found, time_format)
     for row in table_rows(file, skips):
         if _is_rejected(row, found):
             skips.leave_out(REJECTED, row.where)
@@ -55,21 +53,19 @@ def read(
         if needs_choices and draft.choices is None and not (missing(given) or given in ("", [])):
             # As an open question it would be scored otherwise than the caller means.
             draft = replace(draft, fault=draft.fault or NO_CHOICES)
-        final = last.get((draft.user, draft.id), draft)
-        if final.number != draft.number and _is_answer(draft):
-            skips.leave_out(REPEATED if final.response == draft.response else REPLACED, draft.where)
+        if _is_answer(draft) and (why := last.why_left_out(draft)):
+            skips.leave_out(why, draft.where)
         elif built := builder.build(draft):
             yield built
 
 
-def _last_answers(file: Path, columns: Columns, time_format: str | None) -> dict[tuple[str | None, str], Draft]:
-    """Return each user's last answer under an id: a later answer wins."""
-    last: dict[tuple[str | None, str], Draft] = {}
-    for row in table_rows(file, Skips()):
+def _last_answers(file: Path, columns: Columns, time_format: str | None) -> LastAnswers:
+    """Return each user's last answers. Rows without ids are answers of their own."""
+    last = LastAnswers(time_format)
+    for row in table_rows(file, Skips()) if columns.id else ():
         draft = _draft(row, columns)
         if _is_answer(draft) and not _is_rejected(row, columns):
-            key = draft.user, draft.id
-            last[key] = later_of(last.get(key, draft), draft, time_format)
+            last.add(draft)
     return last
 
 

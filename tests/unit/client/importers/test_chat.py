@@ -244,3 +244,20 @@ def test_a_user_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
     assert not rows
     assert skips == {"user is of type dict, no text": 1}
     assert skips.bad == 1
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_of_a_turn_that_comes_again_the_latest_counts(tmp_path: Path, newest_first: bool) -> None:
+    rows = [
+        {
+            "user": "ann",
+            "id": "c1",
+            "created_at": f"2026-01-0{day}",
+            "messages": turns("Where?", "Sea?"),
+            "edited": said,
+        }
+        for day, said in ((1, "Lake."), (2, "Hills."))
+    ]
+    found, skips = load(tmp_path, *(rows[::-1] if newest_first else rows))
+    assert told(found) == [("ann", "Where?", "Hills.")]
+    assert skips == {"a later one of the same user replaces it": 1}
