@@ -57,8 +57,9 @@ class Retries:
 
 NEVER = Retries(attempts=1)
 
-PASSING_STATUSES = (408, 429, 502, 503, 504, 507)
-"""Statuses after which the same call may succeed later: a proxy or a server that is restarted sends them too."""
+PASSING_STATUSES = (408, 429, 502, 503, 504, 507, *range(520, 525), 530)
+"""Statuses after which the same call may succeed later: a proxy or a server that is restarted sends them too. Those
+from 520 on are Cloudflare's for a server behind it that does not answer."""
 UNDONE_STATUSES = (503, 507)
 """Statuses with which a server that sends Retry-After refuses a call before it did anything."""
 

@@ -271,7 +271,8 @@ ADVICE = {
     404: "compare MINDPRINT_URL with the server's address and the path that a proxy passes on",
     413: "let the proxy take larger bodies (nginx: client_max_body_size)",
     **dict.fromkeys(
-        (408, 429, 502, 503, 504), "try again in a moment, and look at the server's and the proxy's log if it stays so"
+        (408, 429, 502, 503, 504, *range(520, 525), 530),
+        "try again in a moment, and look at the server's and the proxy's log if it stays so",
     ),
 }
 """What to do after an error reply that is not in the server's form, by status."""

@@ -16,7 +16,7 @@ import mindprint
 from mindprint_server import api
 from mindprint_server.api import errors
 from mindprint_server.api.docs_page import docs_page
-from mindprint_server.api.middleware import BodySizeLimitMiddleware, RequestLogMiddleware
+from mindprint_server.api.middleware import BodySizeLimitMiddleware, HeadMiddleware, RequestLogMiddleware
 from mindprint_server.exceptions import Unavailable, engine_dead
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
@@ -153,5 +153,6 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
     app.add_middleware(BodySizeLimitMiddleware, settings=settings)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **CORS, allow_origins=settings.cors_origins)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLogMiddleware)  # added last, so outermost
     return app

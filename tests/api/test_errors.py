@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -300,3 +301,37 @@ async def test_a_body_that_stops_arriving(app: FastAPI, client: httpx.AsyncClien
     response = await client.post(POST, content=stalled(), headers={"content-type": "application/json"})
     assert (response.status_code, error_of(response)["code"]) == (408, "body_timeout")
     assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/v1/responses/", "/v1/responses"),
+        ("/completions", "/v1/completions"),
+    ],
+)
+async def test_a_path_with_a_wrong_base_url_names_the_right_one(
+    client: httpx.AsyncClient, error_of: ErrorOf, path: str, meant: str
+) -> None:
+    response = await client.post(path, json={})
+    assert response.status_code == 404
+    assert error_of(response)["message"] == f"there is no '{path}' here: use {meant}"
+    for other in ("/v2/chat/completions", "/v1", "/"):
+        response = await client.post(other, json={})
+        assert "use /v1" not in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "deflate, gzip"])
+async def test_a_compressed_body_is_named(client: httpx.AsyncClient, error_of: ErrorOf, encoding: str) -> None:
+    body = gzip.compress(json.dumps({"model": "base", "messages": []}).encode())
+    headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+    response = await client.post("/v1/chat/completions", content=body, headers=headers)
+    assert (response.status_code, response.headers["accept-encoding"]) == (415, "identity")
+    assert "without Content-Encoding" in error_of(response)["message"]
+    response = await client.post(
+        "/v1/chat/completions", json={"model": "base"}, headers={"Content-Encoding": "identity"}
+    )
+    assert response.status_code == 200

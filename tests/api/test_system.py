@@ -232,3 +232,25 @@ async def test_an_admin_sees_where_the_server_listens_and_what_it_stores_in(
 )
 def test_the_kind_of_an_artifact_store_is_shown_without_its_address(url: str | None, shown: str) -> None:
     assert describe_artifacts(url) == shown
+
+
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/health", "/version", "/", "/metrics", "/v1/models", "/v1/models/base"]
+)
+async def test_monitors_may_ask_with_head(client: httpx.AsyncClient, services: Services, path: str) -> None:
+    asked, whole = await client.head(path), await client.get(path)
+    assert (asked.status_code, asked.content) == (whole.status_code, b"") == (200, b"")
+    assert asked.headers["content-type"] == whole.headers["content-type"] if whole.content else True
+    route = "/v1/models/{model:path}" if path == "/v1/models/base" else path
+    labels = {"route": route, "method": "HEAD", "status": "200"}
+    found = [
+        sample.value
+        for metric in services.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "mindprint_requests_total" and labels.items() <= sample.labels.items()
+    ]
+    assert found == [1]
+
+
+async def test_head_is_not_answered_elsewhere(client: httpx.AsyncClient) -> None:
+    assert (await client.head("/v1/users")).status_code == 405

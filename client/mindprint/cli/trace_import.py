@@ -25,11 +25,11 @@ from mindprint.importers.summary import LeftOut
 from mindprint.streaming import first
 from mindprint.sync_client import MindprintClient
 from mindprint.types import ImportedTrace, Reply, TraceState, VerdictLabel
-from mindprint.valid_ids import EngagementIds
+from mindprint.valid_ids import EngagementIds, user_name
 
 OTHER_MODEL = "not for training"
 """Why an accepted trace is left out: its mode or its model is never trained on."""
-OTHER_USER = "trace is of another user than those before it"
+OTHER_USER = "trace is of another user"
 
 
 class LineProvenance(Reply):
@@ -72,8 +72,18 @@ class ImportedThinking(Reply):
     skipped: LeftOut
 
 
-def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: Bounds, options: LeftOutOptions) -> None:
+def import_thinking(
+    client: MindprintClient, user_id: str, file: Path, bounds: Bounds, options: LeftOutOptions, *, named: str | None
+) -> None:
     """Check the whole file, send its traces, and print how many were stored and left out.
+
+    Args:
+        client: The client.
+        user_id: Whose traces they become.
+        file: The file.
+        bounds: Bounds of each request.
+        options: What is left out, and how it is printed.
+        named: The same person's id in the file; None: `user_id`.
 
     Raises:
         Fail: The file is a pipe, too many lines are faulty, or there is no accepted trace. Nothing was sent.
@@ -81,11 +91,11 @@ def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: B
     refuse_stream(file)
     skips = Skips(max_places=None) if options.skipped else Skips()
     with nothing_sent():
-        usable = sum(1 for _ in read(file, skips))
+        usable = sum(1 for _ in read(file, named or user_id, skips))
     write_files(skips, skipped=options.skipped)
     refuse(file, "accepted traces", usable, skips, options.max_bad_share)
     created = unchanged = 0
-    rows = ((user_id, trace) for trace in read(file, Skips()))
+    rows = ((user_id, trace) for trace in read(file, named or user_id, Skips()))
     for _, part in batched(rows, bounds):
         done = client.traces.add(user_id, part)
         created, unchanged = created + done.created, unchanged + done.unchanged
@@ -95,23 +105,23 @@ def import_thinking(client: MindprintClient, user_id: str, file: Path, bounds: B
     print_left_out(skips)
 
 
-def read(file: Path, skips: Skips) -> Iterator[ImportedTrace]:
+def read(file: Path, user_id: str, skips: Skips) -> Iterator[ImportedTrace]:
     """Yield the accepted traces of one user, and count the others.
 
     Args:
         file: JSON Lines, or one JSON array.
+        user_id: The user. Lines without a `user_id` are the user's, too.
         skips: Counts the lines that are left out, by reason.
 
     Raises:
         BadImport: The file is a JSON array and breaks off.
         SameId: Two ids of engagements become the same valid id.
     """
-    whose: str | None = None
     for row in json_rows(file, skips):
         try:
             line = Line.model_validate(row.data)
-            if line.user_id is not None and line.user_id != (whose := whose or line.user_id):
-                detail = f"is of user {line.user_id!r}, earlier lines of {whose!r}: export one with --user"
+            if line.user_id is not None and user_id not in (line.user_id, user_name(line.user_id)):
+                detail = f"is of user {line.user_id!r}, not {user_id!r}: if both are one person, add --from"
                 skips.reject(OTHER_USER, row.where, detail)
             elif why := line.why_left_out():
                 skips.leave_out(why, row.where)

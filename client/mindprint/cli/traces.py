@@ -227,6 +227,10 @@ def import_(
             metavar="FILE", exists=True, dir_okay=False, readable=True, help="As `traces export` writes it."
         ),
     ],
+    named: Annotated[
+        str | None,
+        typer.Option("--from", metavar="USER", help="The same person's id in the file, where it is another one."),
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, max=1000, help="Traces in one request.")] = Bounds.rows,
     size: Annotated[int, typer.Option(min=1024, help="Bytes in one request.")] = Bounds.size,
     max_bad_share: MaxBadShare = MAX_BAD_SHARE,
@@ -236,11 +240,12 @@ def import_(
 ) -> None:
     """Import the accepted thinking in a file, about stored engagements of USER. It then waits for a trainer.
 
-    A line needs an engagement_id and a thinking. The file is checked first; importing it again changes nothing.
+    A line needs an engagement_id and a thinking, and no user_id of another user. The file is checked first; importing
+    it again changes nothing.
     """
     options = LeftOutOptions(max_bad_share=max_bad_share, skipped=skipped, as_json=as_json)
     with connect(url) as client:
-        import_thinking(client, user_id, file, Bounds(rows=rows, size=size), options)
+        import_thinking(client, user_id, file, Bounds(rows=rows, size=size), options, named=named)
 
 
 def _print(trace: Trace, as_json: bool) -> None:

@@ -10,11 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mindprint.importers import chat, cmv, convokit, dataset_folder, lamp, ndjson, pairs, polis, table, tables
+from mindprint.importers import (
+    chat,
+    chat_tree,
+    cmv,
+    convokit,
+    dataset_folder,
+    lamp,
+    ndjson,
+    pairs,
+    polis,
+    table,
+    tables,
+)
 from mindprint.importers.columns import Columns, are_known
 from mindprint.importers.json_rows import begins_with, first_row
 from mindprint.importers.json_stream import entries
-from mindprint.importers.rows import OTHERS, BadImport, Rows, Skips, check_bad_share
+from mindprint.importers.packed import refuse_packed
+from mindprint.importers.rows import OTHERS, BadImport, Rows, Skips, check_bad_share, keys_of
 from mindprint.types import Engagement
 from mindprint.valid_ids import SameId, user_name
 
@@ -37,7 +50,8 @@ Format = Literal["auto", Known]
 
 _OWN_KEYS = {"user_id", *Engagement.model_fields, *ndjson.DATASET_KEYS}
 _ROW_KEYS = {
-    chat.MESSAGES,
+    *chat.MESSAGES,
+    chat_tree.MAPPING,
     "chosen",
     "rejected",
     "preferred_output",
@@ -48,6 +62,11 @@ _ROW_KEYS = {
     "reply_to",
 }
 """Keys that tell rows of chats, pairs and utterances from authors of CMV."""
+_WRAPPERS = (
+    *("data", "rows", "items", "records", "examples", "entries", "samples", "results", "engagements", "users"),
+    *("train", "test", "validation"),
+)
+"""Keys under which files have their rows. No author is called so."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,7 @@ def read(
         BadImport: The file as a whole cannot be used.
         SameId: Two of its users become the same id.
     """
+    refuse_packed(path)
     if kind == "ndjson":
         return ndjson.read(path, skips, user)
     form = options.time_format
@@ -123,20 +143,22 @@ def detect(path: Path, columns: Columns = Columns()) -> Known:
     """
     if path.is_dir():
         return _folder(path)
+    refuse_packed(path)
     if columns.are_named:
         return "pairs" if columns.chosen or columns.rejected else "table"
     if path.name in (polis.VOTES, polis.COMMENTS) and (path.parent / polis.VOTES).is_file():
         raise BadImport(f"{path}: is a part of a pol.is export: name its folder")
     if path.suffix.lower() in (*tables.PARQUET, *tables.DELIMITED):
         return _by_keys(path, dict.fromkeys(tables.column_names(path), ""))
-    if path.suffix in (".ndjson", ".jsonl"):
+    has_lines = path.suffix in (".ndjson", ".jsonl")
+    if has_lines and not begins_with(path, b"["):
         return _by_keys(path, first_row(path) or {})
     if path.name in (cmv.HISTORY, cmv.EVALUATION):
         return "cmv"
     try:
         key, value = next(entries(path), (None, None))
     except BadImport:
-        if begins_with(path, b"["):
+        if begins_with(path, b"[") and not has_lines:
             raise
         return _by_keys(path, first_row(path) or {})  # whose reader says what is wrong with the first line
     if key == "golds" or (key == "task" and isinstance(value, str)):
@@ -144,7 +166,13 @@ def detect(path: Path, columns: Columns = Columns()) -> Known:
     if isinstance(key, int):
         return _by_entry(path, value)
     if isinstance(value, list | dict) and key not in _OWN_KEYS and key not in _ROW_KEYS:
+        if key in _WRAPPERS:  # as the name of an author it would make one person of all
+            raise BadImport(f"{path}: holds its rows under {key!r}: save that list alone, as JSON or JSON Lines")
         return "cmv"
+    if key is not None and first_row(path) is None:
+        raise BadImport(
+            f"{path}: holds one JSON object over several lines: write each row in one line, or a JSON array"
+        )
     return _by_keys(path, first_row(path) or {})
 
 
@@ -154,12 +182,13 @@ def _by_entry(path: Path, entry: object) -> Known:
         return "cmv"
     if {"input", "profile"} <= entry.keys():
         return "lamp"
-    return _by_keys(path, entry) if entry.keys() & _ROW_KEYS else "cmv"
+    has_posts = any(isinstance(entry.get(key), list) for key in cmv.LISTS)
+    return "cmv" if has_posts and not entry.keys() & _ROW_KEYS else _by_keys(path, entry)
 
 
 def _by_keys(path: Path, row: Mapping[str, object]) -> Known:
     """Tell what rows hold by the keys of the first one, or by the columns of a table."""
-    if chat.MESSAGES in row and not row.keys() >= {"chosen", "rejected"}:
+    if _is_chat(row) and not row.keys() >= {"chosen", "rejected"}:
         return "chat"
     if row.keys() >= {"chosen", "rejected"} or "preferred_output" in row or pairs.HISTORY in row:
         return "pairs"
@@ -171,8 +200,25 @@ def _by_keys(path: Path, row: Mapping[str, object]) -> Known:
         raise BadImport(f"{path}: holds histories of a dataset folder: name the folder, or its {dataset_folder.TRAIN}")
     if path.suffix.lower() in (*tables.PARQUET, *tables.DELIMITED):
         return "table"
-    is_own = row.keys() >= {"prompt", "response"} or row.keys() >= ndjson.DATASET_KEYS or "occurred_at" in row
-    return "table" if not is_own and are_known(row) else "ndjson"
+    if row.keys() >= {"prompt", "response"} or row.keys() >= ndjson.DATASET_KEYS:
+        return "ndjson"
+    if are_known(row):
+        return "table"
+    if row.keys() <= _OWN_KEYS or row.keys() & {"prompt", "response", "occurred_at", *ndjson.DATASET_KEYS}:
+        return "ndjson"  # whose reader says what is missing
+    raise BadImport(
+        f"{path}: no known format has rows with {keys_of(row)}: name the columns with --prompt and --response, or with "
+        "--chosen and --rejected"
+    )
+
+
+def _is_chat(row: Mapping[str, object]) -> bool:
+    """Return whether rows hold messages. Of a table only the names of the columns are known."""
+    return chat.MESSAGES[0] in row or chat.messages_in(row) is not None or (_is_named_chat(row) and not are_known(row))
+
+
+def _is_named_chat(row: Mapping[str, object]) -> bool:
+    return any(row.get(key) == "" for key in chat.MESSAGES)
 
 
 def _folder(path: Path) -> Known:

@@ -1,4 +1,7 @@
-"""Read chat logs: one conversation a line, with `messages` in OpenAI's format.
+"""Read chat logs: one conversation a row, with `messages` in OpenAI's format.
+
+`conversations` and `conversation` (ShareGPT, WildChat) are read as `messages` are, and so is a tree of messages
+(`chat_tree`).
 
 What a user does after an answer is an engagement:
 
@@ -8,7 +11,7 @@ What a user does after an answer is an engagement:
 - a choice among answers (`choices`, and which of them under a key of CHOICES): the same.
 
 Answers that the user neither chose nor edited are the assistant's words: they are not learned as the user's, unless the
-caller says so. Where a conversation comes again, its later row wins.
+caller says so. Where a conversation comes again, its later row wins, by time where rows have one.
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mindprint.importers.json_rows import JsonRow, json_rows
+from mindprint.importers.chat_tree import MAPPING, last_branch
 from mindprint.importers.messages import Message, all_messages, content_text, transcript
-from mindprint.importers.row_builder import Draft, RowBuilder
-from mindprint.importers.rows import REPEATED, REPLACED, Rows, Skips, first_text, missing, text
+from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
+from mindprint.importers.rows import Rows, Skips, fault_of_user, first_text, missing, text
+from mindprint.importers.tables import TableRow, parsed, table_rows
 from mindprint.importers.texts import is_gone
 
-MESSAGES = "messages"
+MESSAGES = ("messages", "conversations", "conversation")
 USER = ("user_id", "user", "user_name", "username", "safety_identifier")
 ID = ("conversation_id", "thread_id", "session_id", "id", "custom_id")
 TIME = ("created_at", "created", "timestamp", "create_time", "time", "date")
@@ -57,31 +61,37 @@ def read(
     """Yield what the users of a chat log said, chose and edited, with their ids.
 
     Args:
-        file: JSON Lines, or a JSON array.
+        file: JSON Lines, a JSON array, or a table with lists of messages.
         skips: Counts rows that are left out, by reason.
         user: The user of rows that name none, and the only one to import.
         time_format: How texts write times; None: in any of the known forms.
         assistant_answers: Take the assistant's answers as responses too: the user wrote or approved them.
 
     Raises:
-        BadImport: The file is one JSON array that breaks off.
+        BadImport: The file cannot be read.
     """
-    last: dict[tuple[str | None, str], tuple[int, str]] = {}
+    last = LastAnswers(time_format)
     for draft in _drafts(file, Skips(), assistant_answers):
         if not is_gone(draft.response):
-            last[draft.user, draft.id] = draft.number, draft.response
+            last.add(draft)
     builder = RowBuilder(skips, only=user, time_format=time_format)
     for draft in _drafts(file, skips, assistant_answers):
-        number, response = last.get((draft.user, draft.id), (draft.number, ""))
-        if number != draft.number and not is_gone(draft.response):
-            skips.leave_out(REPEATED if response == draft.response else REPLACED, draft.where)
+        if not is_gone(draft.response) and (why := last.why_left_out(draft)):
+            skips.leave_out(why, draft.where)
         elif built := builder.build(draft):
             yield built
 
 
+def messages_in(data: Mapping[str, Any]) -> list[Any] | None:
+    """Return the messages of a conversation; None if the row holds none."""
+    if isinstance(data.get(MAPPING), Mapping):
+        return last_branch(data)
+    return next((found for key in MESSAGES if isinstance(found := parsed(data.get(key)), list)), None)
+
+
 def _drafts(file: Path, skips: Skips, assistant_answers: bool) -> Iterator[Draft]:
-    for row in json_rows(file, skips):
-        found = all_messages(row.data.get(MESSAGES))
+    for row in table_rows(file, skips):
+        found = all_messages(messages_in(row.data))
         messages = [message for message in found if message.text]
         if not messages:
             skips.reject(NO_MESSAGES, row.where)
@@ -153,13 +163,14 @@ def _said(value: object) -> str:
     return content_text(value)
 
 
-def _draft(row: JsonRow, act: _Act, *, has_many_users: bool) -> Draft:
+def _draft(row: TableRow, act: _Act, *, has_many_users: bool) -> Draft:
     data = row.data
     found = data.get("metadata")
     metadata: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     sources: tuple[Mapping[str, Any], ...] = (data, metadata)
     named = next((source for source in sources if any(key in source for key in USER)), None)
     user = first_text(named, USER) if named is not None else None
+    fault = next((why for key in USER if named is not None and (why := fault_of_user(named.get(key)))), "")
     if act.name and (user is None or has_many_users):
         user = act.name
     conversation = first_text(data, ID) or first_text(metadata, ID[:3])
@@ -175,6 +186,7 @@ def _draft(row: JsonRow, act: _Act, *, has_many_users: bool) -> Draft:
         prompt=prompt,
         response=act.response,
         time=time,
+        fault="" if user else fault,
     )
 
 

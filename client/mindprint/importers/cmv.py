@@ -44,6 +44,7 @@ from mindprint.types import Engagement
 
 HISTORY, EVALUATION = "history_data.json", "evaluation_data.json"
 AUTHOR = ("author", "op_author", "user", "user_id", "name", "id")
+POST_AUTHOR = ("author", "op_author", "user_id", "user")
 LISTS = ("history", "evaluation", "posts", "entries", "items", "data")
 TITLE = ("title", "op_title")
 POST = ("query", "post", "body", "selftext", "text", "op_text", "question", "prompt")
@@ -105,6 +106,7 @@ def _file(file: Path, authors: dict[str, _Author], skips: Skips) -> Rows:
         pairs: list[_Pair] = []
         for number, post in enumerate(posts, 1):
             place = f"{where}, post {number}"
+            _check_author(name, post, place)
             if lacks := _lacks(post):
                 skips.leave_out(f"post without {lacks}", place)
                 odd = odd or f"post {number} of entry {key!r} lacks {lacks} and has {keys_of(post)}"
@@ -132,6 +134,17 @@ def _author(where: str, key: int | str, value: object) -> tuple[str, list[Any]]:
     if not isinstance(value, list):
         raise BadImport(f"{where}: needs a list of posts under {', '.join(LISTS)}; here are {keys_of(value)}")
     return name, value
+
+
+def _check_author(name: str, post: object, where: str) -> None:
+    """Check that a post is its author's: a file that has its rows under one key would make one person of all.
+
+    Raises:
+        BadImport: The post names another author.
+    """
+    own = first_text(post, POST_AUTHOR) if isinstance(post, Mapping) else ""
+    if own != name and not is_nobody(own):
+        raise BadImport(f"{where}: is of {own[:40]!r}, not of {name[:40]!r}: give each author a list of its own")
 
 
 def _lacks(post: object) -> str:

@@ -65,7 +65,6 @@ def find_columns(file: Path, wanted: Columns, names: Sequence[str], needed: Sequ
     Raises:
         BadImport: A column that the caller names, or a needed one, is not in the table.
     """
-    lower = {name.lower(): name for name in reversed(names)}
     shown = ", ".join(repr(name)[1:-1] for name in names[:16]) or "nothing"
     found = {}
     for field in fields(Columns):
@@ -75,10 +74,25 @@ def find_columns(file: Path, wanted: Columns, names: Sequence[str], needed: Sequ
                 raise BadImport(f"{file}: lacks the column {named!r}; found {shown}")
             found[field.name] = named
         else:
-            found[field.name] = next((lower[name] for name in _KNOWN[field.name] if name in lower), None)
+            found[field.name] = _known(file, field.name, names)
     if lacking := next((field for field in needed if found[field] is None), None):
         raise BadImport(f"{file}: name the column of the {lacking} with --{lacking}; found {shown}")
     return replace(wanted, **found)
+
+
+def _known(file: Path, field: str, names: Sequence[str]) -> str | None:
+    """Return the first known name that a table has, in any case.
+
+    Raises:
+        BadImport: Two columns have it.
+    """
+    for known in _KNOWN[field]:
+        same = [name for name in names if name.lower() == known]
+        if len(same) > 1:
+            raise BadImport(f"{file}: has the columns {', '.join(map(repr, same))}: name one with --{field}")
+        if same:
+            return same[0]
+    return None
 
 
 def with_user(columns: Columns, names: Sequence[str], user: str | None) -> tuple[Columns, str | None]:

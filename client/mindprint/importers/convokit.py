@@ -15,7 +15,7 @@ from mindprint.importers.json_rows import JsonRow, json_rows
 from mindprint.importers.json_stream import entries, whole
 from mindprint.importers.people import NOBODY
 from mindprint.importers.row_builder import Draft, RowBuilder
-from mindprint.importers.rows import BadImport, Rows, Skips, first_prose, first_text, prose, text
+from mindprint.importers.rows import BadImport, Rows, Skips, fault_of_user, first_prose, first_text, prose, text
 
 UTTERANCES = ("utterances.jsonl", "utterances.json")
 SPEAKERS = ("speakers.json", "users.json")
@@ -62,8 +62,10 @@ def read(folder: Path, skips: Skips, *, time_format: str | None = None) -> Rows:
     said = _said(file)
     builder = RowBuilder(skips, time_format=time_format)
     for row in json_rows(file, skips):
-        id, speaker = first_text(row.data, ("id",)), first_text(row.data, SPEAKER)
-        if not id or not any(key in row.data for key in SPEAKER) or "text" not in row.data:
+        id, speaker = first_text(row.data, ("id",)), _speaker(row.data)
+        if why := next((why for key in SPEAKER if (why := fault_of_user(_named(row.data.get(key))))), ""):
+            skips.reject(why, row.where)
+        elif not id or not any(key in row.data for key in SPEAKER) or "text" not in row.data:
             skips.reject("utterance lacks id, speaker or text", row.where)
         elif speaker in bots:
             skips.leave_out(NOBODY, row.where)
@@ -96,10 +98,19 @@ def _said(file: Path) -> dict[str, _Said]:
     """Return the utterances that others reply to, by id."""
     wanted = {first_text(row.data, REPLY_TO) for row in json_rows(file, Skips())}
     return {
-        id: _Said(first_text(row.data, SPEAKER), prose(row.data.get("text")), not first_text(row.data, REPLY_TO))
+        id: _Said(_speaker(row.data), prose(row.data.get("text")), not first_text(row.data, REPLY_TO))
         for row in json_rows(file, Skips())
         if (id := first_text(row.data, ("id",))) in wanted
     }
+
+
+def _speaker(data: Mapping[str, Any]) -> str:
+    return next((found for key in SPEAKER if (found := text(_named(data.get(key))))), "")
+
+
+def _named(speaker: Any) -> Any:
+    """Return the id of a speaker, which some corpora write as an object."""
+    return speaker.get("id") if isinstance(speaker, Mapping) else speaker
 
 
 def _bots(folder: Path) -> set[str]:

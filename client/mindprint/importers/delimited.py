@@ -19,6 +19,11 @@ from mindprint.importers.rows import BadImport, Skips
 MAX_RECORD = 1 << 20
 """Characters of one row. A row that is longer is faulty."""
 _DELIMITERS = ",\t;|"
+_NAMED_DELIMITER = re.compile(r'"?sep=([,\t;|])"?')
+"""A line before the names of the columns, by which spreadsheets say what separates."""
+_QUOTED = re.compile(r'"(?:[^"]|"")*(?:"|$)')
+_PEEKED = 1 << 16
+"""Bytes that are looked at to tell how a file is written."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 NO_CSV = "row is no CSV"
@@ -38,7 +43,8 @@ def records(file: Path, skips: Skips, needed: Sequence[str] = ()) -> Iterator[Re
     Args:
         file: UTF-8 with or without a byte order mark, or UTF-16 with one. Commas, tabs, semicolons or bars separate.
         skips: Counts the rows that cannot be read.
-        needed: Columns that must be there, in lower case. With them, the names of all columns are in lower case.
+        needed: Columns that must be there, in lower case. With them, the names of all columns are in lower case, with
+            `-` for `_` and spaces.
 
     Raises:
         BadImport: The first line cannot be read, or lacks a column.
@@ -71,17 +77,20 @@ def header(file: Path) -> list[str]:
 
 def _open(file: Path) -> TextIO:
     with file.open("rb") as stream:
-        encoding = "utf-16" if stream.read(2) in _UTF16 else "utf-8-sig"
-    return file.open(encoding=encoding, errors="surrogateescape", newline="\n")
+        begin = stream.read(_PEEKED)
+    encoding = "utf-16" if begin[:2] in _UTF16 else "utf-8-sig"
+    # Old spreadsheets end lines with a carriage return alone.
+    newline = "\r" if b"\r" in begin and b"\n" not in begin else "\n"
+    return file.open(encoding=encoding, errors="surrogateescape", newline=newline)
 
 
 def _columns(file: Path, head: tuple[int, list[str] | str] | None, needed: Sequence[str]) -> list[str]:
     cells = head[1] if head else []
     if isinstance(cells, str):
-        raise BadImport(f"{file}:1: is no CSV ({cells})")
-    if _NO_UTF8.search("".join(cells)):
-        raise BadImport(f"{file}:1: is no UTF-8 text")
-    columns = [cell.lower() for cell in cells] if needed else cells
+        raise BadImport(f"{file}:{head[0] if head else 1}: is no CSV ({cells})")
+    if _NO_UTF8.search("".join(cells)) or "\0" in "".join(cells):  # UTF-16 without a mark has NUL characters
+        raise BadImport(f"{file}:1: is no UTF-8 text: save it as UTF-8")
+    columns = [re.sub("[ _]", "-", cell.lower()) for cell in cells] if needed else cells
     if lacking := [name for name in needed if name not in columns]:
         named = ", ".join(repr(name)[1:-1] for name in columns[:12]) or "nothing"
         raise BadImport(f"{file}:1: lacks the column {lacking[0]}; found {named}")
@@ -93,9 +102,12 @@ def _columns(file: Path, head: tuple[int, list[str] | str] | None, needed: Seque
 def _rows(stream: TextIO) -> Iterator[tuple[int, list[str] | str]]:
     """Yield the number of each row's first line, and its cells, or what is wrong with it."""
     head = next(stream, "")
-    delimiter = max(_DELIMITERS, key=head.count) if head.strip() else ","
-    stream.seek(0)
-    lines = _Lines(stream)
+    if named := _NAMED_DELIMITER.fullmatch(head.strip()):
+        delimiter = named[1]
+    else:
+        delimiter = _delimiter(head)
+        stream.seek(0)
+    lines = _Lines(stream, number=2 if named else 1)
     width: int | None = None
     bound = csv.field_size_limit()
     while lines.begin():
@@ -122,11 +134,17 @@ def _rows(stream: TextIO) -> Iterator[tuple[int, list[str] | str]]:
             yield number, cells
 
 
+def _delimiter(head: str) -> str:
+    """Return the delimiter that a first line has most often outside of quotes: names of columns may be whole texts."""
+    bare = _QUOTED.sub("", head)
+    return max(_DELIMITERS, key=bare.count) if bare.strip() else ","
+
+
 class _Lines(Iterator[str]):
     """The lines of a file, of which those of the current row can be read again."""
 
-    def __init__(self, stream: Iterator[str]) -> None:
-        self.number = 1
+    def __init__(self, stream: Iterator[str], *, number: int) -> None:
+        self.number = number
         self.taken = 0
         self._stream = stream
         self._held: deque[str] = deque()

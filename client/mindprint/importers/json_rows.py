@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindprint.importers.json_stream import located_entries
+from mindprint.importers.json_stream import located_entries, unique_keys
 from mindprint.importers.rows import Skips
 
 MAX_LINE = 1 << 26
@@ -76,7 +76,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE:
         raise ValueError(f"is longer than {MAX_LINE} bytes")
     try:
-        row: Any = json.loads(line)
+        row: Any = json.loads(line, object_pairs_hook=unique_keys)
     except UnicodeDecodeError as error:
         raise ValueError("is no UTF-8 text") from error
     except (ValueError, RecursionError) as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,22 @@ CHUNK = 1 << 20
 _NEAR = 16
 """Characters at the end of what was read in which a number, a literal or an escape may be cut off."""
 _SPACE = re.compile(r"[ \t\r\n]*")
-_decoder = json.JSONDecoder()
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Of two values under one key, nobody knows which one counts.
+
+    Raises:
+        ValueError: A key stands twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {key[:40]!r} stands twice")
+    return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def entries(file: Path, *, chunk: int = CHUNK) -> Iterator[tuple[int | str, Any]]:
@@ -58,7 +74,7 @@ def whole(file: Path) -> Any:
     """
     data = file.read_bytes()
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except UnicodeDecodeError as error:
         line = 1 + data.count(b"\n", 0, error.start)
         raise BadImport(f"{file}:{line}: is no UTF-8 text") from error

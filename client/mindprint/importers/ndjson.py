@@ -23,6 +23,7 @@ from mindprint.importers.rows import (
     Skips,
     engagement,
     fault_of,
+    fault_of_user,
     missing,
     text,
 )
@@ -61,9 +62,12 @@ def engagements(rows: Iterator[JsonRow], skips: Skips, user: str | None = None) 
     clocks: dict[str, datetime] = {}
     for row in rows:
         data = {key: value for key, value in row.data.items() if not missing(value)}
+        fault = fault_of_user(data.get("user_id"))
         named = text(data.pop("user_id", None))
         is_named = bool(named) or "user_id" in row.data
-        if user is not None and named and user not in (named, user_name(named)):
+        if fault:
+            skips.reject(fault, row.where)
+        elif user is not None and named and user not in (named, user_name(named)):
             detail = f"is of user {named!r}, not {user!r}: leave out --user to import all"
             skips.reject("row is of another user than --user", row.where, detail)
         elif user is None and not is_named:

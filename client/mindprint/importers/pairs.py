@@ -3,7 +3,8 @@
 A row has one of these forms:
 
 - `chosen` and `rejected`, each a text, or a list of messages whose last one is the answer (UltraFeedback). The question
-  is `prompt`, or the messages before the answer, or the text before the last `Assistant:` (HH-RLHF).
+  is `prompt`, or the messages before the answer, or the text before the last `Assistant:` (HH-RLHF). `rejected` may be
+  a list of texts.
 - `completions`, a list of answers with scores (UltraFeedback as it was published): the best one against the worst one.
 - `input`, `preferred_output` and `non_preferred_output`, as OpenAI's preference files have them.
 - `conversation_history`, a list of turns with `role`, `content` and `if_chosen` (PRISM's conversations).
@@ -25,8 +26,16 @@ from typing import Any
 from mindprint.importers.candidates import listed
 from mindprint.importers.columns import Columns, find_columns, with_user
 from mindprint.importers.messages import Message, messages_of, transcript
-from mindprint.importers.row_builder import Draft, RowBuilder
-from mindprint.importers.rows import NO_ANSWER_TEXT, NO_QUESTION_TEXT, Rows, Skips, first_text, text
+from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
+from mindprint.importers.rows import (
+    NO_ANSWER_TEXT,
+    NO_QUESTION_TEXT,
+    Rows,
+    Skips,
+    fault_of_user,
+    first_text,
+    text,
+)
 from mindprint.importers.tables import TableRow, column_names, parsed, table_rows
 from mindprint.importers.texts import is_gone
 
@@ -36,6 +45,7 @@ COMPLETIONS = "completions"
 NO_CHOICE = "no answer was chosen"
 TIE = "chosen and rejected are the same"
 INVERTED = "chosen has a lower score than rejected"
+OTHER_QUESTION = "chosen and rejected answer different questions"
 _SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -54,6 +64,8 @@ class _Preference:
     prompt: str
     chosen: str
     rejected: Sequence[str]
+    fault: str = ""
+    """Why the row is faulty, if it is."""
 
 
 def read(
@@ -78,25 +90,35 @@ def read(
     needed = () if is_prism or has_completions or not names else ("chosen", "rejected")
     found = find_columns(file, wanted, names, needed)
     builder = RowBuilder(skips, only=everyone, time_format=time_format)
-    for row, preference in _preferences(table_rows(file, skips), found, skips):
+    last = LastAnswers(time_format)
+    for draft in _drafts(file, found, Skips()) if found.id else ():
+        last.add(draft)
+    for draft in _drafts(file, found, skips):
+        if why := last.why_left_out(draft):
+            skips.leave_out(why, draft.where)
+        elif built := builder.build(draft):
+            yield built
+
+
+def _drafts(file: Path, columns: Columns, skips: Skips) -> Iterator[Draft]:
+    for row, preference in _preferences(table_rows(file, skips), columns, skips):
         try:
             prompt, choices, response = listed(preference.prompt, ASKED, preference.chosen, preference.rejected)
         except ValueError as error:
             skips.reject(str(error), row.where)
             continue
-        draft = Draft(
+        yield Draft(
             where=row.where,
             number=row.number,
-            user=row.text(found.user) if found.user else None,
+            user=row.text(columns.user) if columns.user else None,
             id=preference.id,
             prompt=prompt,
             response=response,
-            time=row.value(found.time),
-            reason=row.text(found.reason),
+            time=row.value(columns.time),
+            reason=row.text(columns.reason),
             choices=choices,
+            fault=fault_of_user(row.value(columns.user)),
         )
-        if built := builder.build(draft):
-            yield built
 
 
 def _preferences(rows: Iterator[TableRow], columns: Columns, skips: Skips) -> Iterator[tuple[TableRow, _Preference]]:
@@ -130,13 +152,15 @@ def _preferences(rows: Iterator[TableRow], columns: Columns, skips: Skips) -> It
 
 
 def _count(skips: Skips, why: str, where: str) -> None:
-    if why == INVERTED:
+    if why in (INVERTED, OTHER_QUESTION):
         skips.reject(why, where)
     else:
         skips.leave_out(why, where)
 
 
 def _why_left_out(row: TableRow, preference: _Preference) -> str:
+    if preference.fault:
+        return preference.fault
     if not preference.prompt or is_gone(preference.prompt):
         return NO_QUESTION_TEXT
     if not preference.chosen or is_gone(preference.chosen) or not preference.rejected:
@@ -144,18 +168,27 @@ def _why_left_out(row: TableRow, preference: _Preference) -> str:
     if preference.chosen in preference.rejected:
         return TIE
     for better, worse in _SCORES:
-        scores = row.value(better), row.value(worse)
-        if all(isinstance(score, int | float) for score in scores) and scores[0] < scores[1]:
+        scores = _number(row.value(better)), _number(row.value(worse))
+        if scores[0] is not None and scores[1] is not None and scores[0] < scores[1]:
             return INVERTED
     return ""
 
 
 def _pair(row: TableRow, id: str, columns: Columns) -> _Preference:
-    chosen, rejected = parsed(row.value(columns.chosen)), parsed(row.value(columns.rejected))
-    before, answer = _split(chosen)
-    other = _split(rejected)[1]
-    prompt = _asked(row, columns) or before
-    return _Preference(id, prompt, answer, [other] if other and not is_gone(other) else [])
+    chosen, rejected = (_answers(row.value(column)) for column in (columns.chosen, columns.rejected))
+    before, answer = chosen[0] if len(chosen) == 1 else ("", "")
+    others = [other for _, other in rejected if other and not is_gone(other)]
+    # A question of its own in one of the two counts, also beside a column for the question.
+    is_of_other = any(asked and before and asked != before for asked, _ in rejected)
+    return _Preference(id, _asked(row, columns) or before, answer, others, OTHER_QUESTION if is_of_other else "")
+
+
+def _answers(value: Any) -> list[tuple[str, str]]:
+    """Return what stands before each answer of a cell, and the answer. A list of texts holds several answers."""
+    value = parsed(value)
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return [_split(each) for each in value]
+    return [_split(value)]
 
 
 def _asked(row: TableRow, columns: Columns) -> str:

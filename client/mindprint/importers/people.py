@@ -14,9 +14,12 @@ _NAMES = frozenset(
         *("deleted", "deleteduser", "deletedaccount", "removed", "removeduser", "suspended", "suspendeduser"),
         *("redacted", "formeruser", "unknown", "unknownuser", "anonymous", "anonymoususer", "anonymouscoward"),
         *("anon", "anonuser", "guest", "guestuser", "nobody", "none", "null", "nil", "nan", "undefined"),
+        *("accountdeleted", "userdeleted", "accountremoved", "deletedmember", "formermember", "deactivateduser"),
+        *("deactivatedaccount", "withheld", "unspecified", "ghost"),  # GitHub's deleted users
         *("automoderator", "automod", "deltabot", "remindmebot", "sneakpeekbot", "wikitextbot", "autotldr"),
     }
 )
+_NO_VALUE = ("n/a", "#n/a")
 _BRACKETS = "[](){}<>"
 _BOT = re.compile(r"\[bot\]$", re.IGNORECASE)
 """How GitHub marks bots."""
@@ -25,9 +28,11 @@ _OLD_DISCORD_NUMBER = re.compile(r"#0000$")
 
 
 def is_nobody(name: str) -> bool:
-    """Return whether a name stands for no single person: empty, `[deleted]`, `anonymous`, `AutoModerator`, ..."""
+    """Return whether a name stands for no single person: empty, `[deleted]`, `anonymous`, `***`, `AutoModerator`."""
     plain = _OLD_DISCORD_NUMBER.sub("", _PREFIX.sub("", name.strip()))
     if _BOT.search(plain):
         return True
-    words = re.sub(r"[\s_./-]+", "", plain.strip(_BRACKETS)).casefold()
+    if plain.casefold() in _NO_VALUE:
+        return True
+    words = re.sub(r"[\s_./*?-]+", "", plain.strip(_BRACKETS)).casefold()
     return not words or words in _NAMES

@@ -11,6 +11,7 @@ agrees and disagrees of comments.csv do: `vote_of_agree`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ from mindprint.importers.timestamps import START, TICK, DistinctTimes, moment
 
 COMMENTS, VOTES = "comments.csv", "votes.csv"
 CHOICES = ("agree", "disagree", "pass")
+SAY_WHICH = "say which vote is agree with --agree-vote 1 or --agree-vote=-1"
 MAX_MISMATCH = 0.1
 """Share of the counted votes by which a sign may miss the counts of comments.csv: some exports count cached votes."""
+_COUNT = re.compile(r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.0+)?")
+_WHOLE = re.compile(r"([0-9]+)\.0+")
 Agree = Literal[1, -1]
 """The vote that means agree."""
 
@@ -70,12 +74,7 @@ def read(folder: Path, skips: Skips, agree: Agree | None = None) -> Rows:
     for name in (COMMENTS, VOTES):
         if not (folder / name).is_file():
             raise BadImport(f"{folder}: has no {name}: a pol.is export is a folder with {COMMENTS} and {VOTES}")
-    comments: dict[str, str] = {}
-    counts: dict[str, CommentCounts] = {}
-    for row in records(folder / COMMENTS, skips, ("comment-id", "comment-body")):
-        id = row.cells["comment-id"]
-        comments[id] = prose(row.cells["comment-body"])
-        counts[id] = CommentCounts(_count(row.cells.get("agrees")), _count(row.cells.get("disagrees")))
+    comments, counts = _comments(folder / COMMENTS, skips, needs_counts=agree is None)
     bad_before = skips.bad
     cast = Counter[tuple[str, int]]()
     last = _last_votes(_votes(folder / VOTES, cast, skips), skips)
@@ -101,6 +100,36 @@ def read(folder: Path, skips: Skips, agree: Agree | None = None) -> Rows:
         )
         if row_engagement:
             yield user, row_engagement
+
+
+def _comments(file: Path, skips: Skips, *, needs_counts: bool) -> tuple[dict[str, str], dict[str, CommentCounts]]:
+    """Return the texts and the counts of the comments, by id.
+
+    Raises:
+        BadImport: An id has two texts, or counts are needed and none of those that are there can be read.
+    """
+    comments: dict[str, str] = {}
+    counts: dict[str, CommentCounts] = {}
+    unread = ""
+    for row in records(file, skips, ("comment-id", "comment-body")):
+        id, body = _id(row.cells["comment-id"]), prose(row.cells["comment-body"])
+        if comments.setdefault(id, body) != body:
+            # Its voters would be mixed, too: each conversation numbers both from the start.
+            raise BadImport(
+                f"{row.where}: comment {id!r} stands twice with different texts: give each conversation its own folder"
+            )
+        said = [row.cells.get(name, "") for name in ("agrees", "disagrees")]
+        agrees, disagrees = map(_count, said)
+        counts[id] = CommentCounts(agrees, disagrees)
+        if any(said) and agrees is None and disagrees is None:
+            unread = unread or f"{row.where}: agrees and disagrees cannot be read ({', '.join(map(repr, said))[:80]})"
+    if unread and needs_counts and not _has_counts(counts):
+        raise BadImport(f"{unread}: write whole numbers, or {SAY_WHICH}")
+    return comments, counts
+
+
+def _has_counts(counts: Mapping[str, CommentCounts]) -> bool:
+    return any(count.agrees is not None or count.disagrees is not None for count in counts.values())
 
 
 def vote_of_agree(
@@ -147,25 +176,23 @@ def _agree(
         except _Undecided as error:
             complaints.append(str(error))
             continue
-        known = any(count.agrees is not None or count.disagrees is not None for count in counts.values())
-        tie = f"since the counts of {COMMENTS} fit both signs" if known else f"since {COMMENTS} has no counts"
-        skips.notes.append(
-            f"vote {agree or 1} is agree, " + (f"by the counts of {COMMENTS}" if agree else f"as documented, {tie}")
-        )
+        tie = f"the counts of {COMMENTS} fit both signs" if _has_counts(counts) else f"{COMMENTS} has no counts"
+        why = f"by the counts of {COMMENTS}" if agree else f"as documented, since {tie}"
+        skips.notes.append(f"vote {agree or 1} is agree, {why}")
         return agree or 1
     raise BadImport(
         f"{folder / VOTES}: its votes fit the agrees and disagrees of {COMMENTS} with neither sign: {complaints[0]}: "
-        "export the folder anew, or say which vote is agree with --agree-vote 1 or --agree-vote=-1"
+        f"export the folder anew, or {SAY_WHICH}"
     )
 
 
 def _votes(file: Path, cast: Counter[tuple[str, int]], skips: Skips) -> Iterator[_Vote]:
     """Yield the votes that can be used, and count all there are in `cast`."""
     for place, row in enumerate(records(file, skips, ("voter-id", "comment-id", "vote"))):
-        voter, stamp = row.cells["voter-id"], row.cells.get("timestamp", "")
+        voter, comment, stamp = _id(row.cells["voter-id"]), _id(row.cells["comment-id"]), row.cells.get("timestamp", "")
         value = _vote(row.cells["vote"])
         if value is not None:
-            cast[row.cells["comment-id"], value] += 1
+            cast[comment, value] += 1
         if not voter:
             skips.reject("vote without a voter", row.where)
         elif is_nobody(voter):
@@ -178,7 +205,7 @@ def _votes(file: Path, cast: Counter[tuple[str, int]], skips: Skips) -> Iterator
             except ValueError as error:
                 skips.reject(NO_TIME, row.where, f"{NO_TIME}: {stamp[:40]!r} ({error})")
                 continue
-            yield _Vote(row.where, place, voter, row.cells["comment-id"], value, stamp, when)
+            yield _Vote(row.where, place, voter, comment, value, stamp, when)
 
 
 def _last_votes(votes: Iterable[_Vote], skips: Skips) -> list[_Vote]:
@@ -205,4 +232,12 @@ def _vote(value: str) -> int | None:
 
 
 def _count(value: str | None) -> int | None:
-    return int(value) if value and value.isdecimal() and value.isascii() else None
+    """Read a count. Programs without missing whole numbers write 12 as `12.0`, and spreadsheets 1200 as `1,200`."""
+    found = _COUNT.fullmatch(value or "")
+    return int(found[1].replace(",", "")) if found else None
+
+
+def _id(value: str) -> str:
+    """Return an id of a comment or a voter, of which the same programs write 7 as `7.0`."""
+    found = _WHOLE.fullmatch(value)
+    return found[1] if found else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from mindprint.importers.people import NOBODY, is_nobody
 from mindprint.importers.rows import (
@@ -13,6 +14,7 @@ from mindprint.importers.rows import (
     NO_USER,
     OTHERS,
     REPEATED,
+    REPLACED,
     Skips,
     engagement,
 )
@@ -37,6 +39,59 @@ class Draft:
     time: object = None
     reason: str = ""
     choices: Sequence[str] | None = None
+    fault: str = ""
+    """Why the row is faulty, if its reader knows."""
+
+
+class LastAnswers:
+    """Knows each user's last answer under each id: by time, or by the place in the file where one has no time.
+
+    It keeps no texts: a file may hold many millions.
+
+    Args:
+        time_format: How texts write times, as for `RowBuilder`.
+    """
+
+    def __init__(self, time_format: str | None) -> None:
+        self._time_format = time_format
+        self._last: dict[tuple[str | None, str], _Place] = {}
+
+    def add(self, draft: Draft) -> None:
+        """Count an answer."""
+        key, place = (draft.user, draft.id), self._place(draft)
+        known = self._last.setdefault(key, place)
+        if place.is_later_than(known):
+            self._last[key] = place
+
+    def why_left_out(self, draft: Draft) -> str:
+        """Return why an answer is left out because of another one; empty if it is the last one, or was not counted."""
+        last = self._last.get((draft.user, draft.id))
+        if last is None or last.number == draft.number:
+            return ""
+        return REPEATED if last.said == _said(draft) else REPLACED
+
+    def _place(self, draft: Draft) -> _Place:
+        try:
+            when = moment(draft.time, self._time_format)
+        except ValueError:
+            when = None
+        return _Place(draft.number, when, _said(draft))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    number: int
+    when: datetime | None
+    said: int
+
+    def is_later_than(self, other: _Place) -> bool:
+        if self.when is None or other.when is None or self.when == other.when:
+            return self.number > other.number
+        return self.when > other.when
+
+
+def _said(draft: Draft) -> int:
+    return hash((draft.prompt, draft.response))
 
 
 class RowBuilder:
@@ -59,7 +114,9 @@ class RowBuilder:
     def build(self, draft: Draft) -> tuple[str, Engagement] | None:
         """Return the user and the engagement of a draft; None if it was counted as left out."""
         user = self._named if draft.user is None else draft.user
-        if user is None:
+        if draft.fault:
+            self._skips.reject(draft.fault, draft.where)
+        elif user is None:
             self._skips.reject(NO_USER, draft.where, f"{NO_USER}: name the column, or the user, with --user")
         elif self._only not in (None, user_name(user)):
             self._skips.leave_out(OTHERS, draft.where)

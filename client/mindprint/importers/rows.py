@@ -20,6 +20,8 @@ Rows = Iterator[tuple[str, Engagement]]
 """Pairs (user id, engagement). The rows of a user keep the order of the file."""
 MAX_PLACES = 3
 """Places of skipped rows that are kept for the screen, of each reason; the counts are of all."""
+EXACT = 2.0**53
+"""From here on a float is not one whole number only."""
 
 NO_TIME = "time cannot be read"
 NO_USER = "has no user"
@@ -28,6 +30,7 @@ REPEATED = "id is repeated"
 REPLACED = "a later one of the same user replaces it"
 NO_ANSWER_TEXT = "answer is empty, deleted or removed"
 NO_QUESTION_TEXT = "question is empty, deleted or removed"
+REJECTED = "answer was rejected: its label is false"
 _FAULTS = {
     "missing": "is missing",
     "string_too_short": "is empty",
@@ -170,7 +173,35 @@ def text(value: object) -> str:
         return value.strip()
     if isinstance(value, bool) or missing(value) or not isinstance(value, int | float):
         return ""
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
+    return _digits(value) if isinstance(value, float) else str(value)
+
+
+def _digits(value: float) -> str:
+    """Write a float so that no two of them are the same text: ids of people may be floats."""
+    if value.is_integer() and abs(value) < EXACT:
+        return str(int(value))
+    short = f"{value:.15g}"
+    return short if float(short) == value else repr(value)
+
+
+def fault_of_user(value: object) -> str:
+    """Return why a value cannot be the name of a person; empty for a text, a number or none."""
+    if isinstance(value, float) and math.isfinite(value) and abs(value) >= EXACT:
+        # Ids of several people may have become this one.
+        return "user is a float from 2**53 on, which is not exact: write ids as texts or whole numbers"
+    return fault_of_text("user", value)
+
+
+def fault_of_text(what: str, value: object) -> str:
+    """Return why a value is no text; empty for a text, a number or none.
+
+    Args:
+        what: What the value should be, for the message.
+        value: The value.
+    """
+    if isinstance(value, bool) or not (missing(value) or isinstance(value, str | int | float)):
+        return f"{what} is of type {type(value).__name__}, no text"
+    return ""
 
 
 def prose(value: object) -> str:

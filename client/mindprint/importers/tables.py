@@ -11,12 +11,11 @@ from typing import Any
 
 from mindprint.importers.delimited import header, records
 from mindprint.importers.json_rows import json_rows
-from mindprint.importers.rows import BadImport, Skips, missing, text
+from mindprint.importers.parquet import parquet_columns, parquet_rows
+from mindprint.importers.rows import Skips, text
 
 PARQUET = (".parquet", ".pq")
 DELIMITED = (".csv", ".tsv", ".tab")
-_PARQUET_ROWS = 1024
-"""Rows of a Parquet file that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ def table_rows(file: Path, skips: Skips) -> Iterator[TableRow]:
         BadImport: The file cannot be read, or pyarrow is missing for Parquet.
     """
     if file.suffix.lower() in PARQUET:
-        yield from _parquet_rows(file)
+        for number, data in enumerate(parquet_rows(file), 1):
+            yield TableRow(f"{file}: row {number}", number, data)
     elif file.suffix.lower() in DELIMITED:
         for number, record in enumerate(records(file, skips), 1):
             yield TableRow(record.where, number, record.cells)
@@ -69,7 +69,7 @@ def column_names(file: Path) -> list[str]:
         BadImport: The file cannot be read, or pyarrow is missing for Parquet.
     """
     if file.suffix.lower() in PARQUET:
-        return list(_parquet(file).schema_arrow.names)
+        return parquet_columns(file)
     if file.suffix.lower() in DELIMITED:
         return header(file)
     first = next(table_rows(file, Skips()), None)
@@ -104,33 +104,3 @@ def parsed(value: object) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         return _parsed_list(value.strip()) or value
     return value
-
-
-def _parquet_rows(file: Path) -> Iterator[TableRow]:
-    number = 0
-    try:
-        for batch in _parquet(file).iter_batches(batch_size=_PARQUET_ROWS):
-            for data in batch.to_pylist():
-                number += 1
-                yield TableRow(f"{file}: row {number}", number, {key: _plain(value) for key, value in data.items()})
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
-        raise BadImport(f"{file}: row {number + 1}: is no Parquet ({_line(error)})") from error
-
-
-def _plain(value: Any) -> Any:
-    return None if missing(value) else value
-
-
-def _parquet(file: Path) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BadImport(f"{file}: Parquet needs pyarrow: run `pip install 'mindprint[tables]'`") from error
-    try:
-        return pyarrow.parquet.ParquetFile(file)
-    except (OSError, ValueError) as error:
-        raise BadImport(f"{file}: is no Parquet ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

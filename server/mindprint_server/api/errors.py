@@ -164,9 +164,9 @@ def from_http(error: HTTPException, request: Request) -> ApiError:
         message = f"this server does not serve /v1/{found[1]}: it answers chats, completions and responses"
         return ApiError(404, "not_served", message)
     if status == 404:
-        return ApiError(
-            404, "not_found", f"there is no {clean(path, 200)!r} here: GET /openapi.json lists what there is"
-        )
+        meant = similar_path(request)
+        advice = f"use {meant}" if meant else "GET /openapi.json lists what there is"
+        return ApiError(404, "not_found", f"there is no {clean(path, 200)!r} here: {advice}")
     if status == 405:
         allowed = ", ".join(allowed_methods(request))
         message = f"{request.method} is not allowed on {clean(path, 200)!r}: use {allowed}"
@@ -174,6 +174,17 @@ def from_http(error: HTTPException, request: Request) -> ApiError:
     if status == 400:
         return ApiError(400, "invalid_json", "the body cannot be read: send one JSON document in UTF-8")
     return ApiError(status, "http_error", str(error.detail), headers=error.headers)
+
+
+def similar_path(request: Request) -> str | None:
+    """Return the path that a caller may have meant: clients put `/v1` before a path, none, or two of them."""
+    path = request.url.path.rstrip("/")
+    bare = re.sub("^(/v1)+(?=/)", "", path)
+    for meant in (path, f"/v1{bare}"):
+        scope = {**request.scope, "path": meant}
+        if meant != request.url.path and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            return meant
+    return None
 
 
 def allowed_methods(request: Request) -> list[str]:

@@ -41,8 +41,11 @@ class BodySizeLimitMiddleware:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             await reply(Request(scope), _headers_too_large())(scope, receive, send)
             return
-        limit = self._limit(scope["path"])
-        declared = Headers(scope=scope).get("content-length", "")
+        limit, headers = self._limit(scope["path"]), Headers(scope=scope)
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            await reply(Request(scope), _compressed())(scope, receive, send)
+            return
+        declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             await reply(Request(scope), _too_large(limit))(scope, receive, send)
             return
@@ -101,11 +104,41 @@ def _headers_too_large() -> ApiError:
     return ApiError(431, "headers_too_large", message, headers=CLOSE)
 
 
+def _compressed() -> ApiError:
+    message = "the body is compressed, which is not taken: send it as it is, without Content-Encoding"
+    headers = {"Accept-Encoding": "identity", **CLOSE}
+    return ApiError(415, "unsupported_media_type", message, headers=headers)
+
+
 def _too_large(limit: int) -> ApiError:
     message = f"the body is larger than {limit} bytes: send it in smaller parts"
     return ApiError(413, "body_too_large", message, headers=CLOSE)
 
 
+class HeadMiddleware:
+    """Answers HEAD on the routes about health and models as GET, without the body: monitors ask so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or not HEAD.fullmatch(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        # A copy: uvicorn reads the method of its own scope when it sends.
+        asked = {**scope, "method": "GET"}
+        try:
+            await self.app(asked, receive, send_head)
+        finally:
+            scope.update({name: asked[name] for name in ("route", TENANT) if name in asked})
+
+
+HEAD = re.compile(r"/|/version|/v1/models(/.*)?|/v1/info|" + "|".join(map(re.escape, PROBES)))
+"""Paths on which HEAD is answered."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 POLLED = {

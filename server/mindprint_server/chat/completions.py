@@ -93,6 +93,7 @@ class CompletionService:
                 "no_completions", "this engine cannot complete prompts: start the server with engine=vllm"
             )
         reject_unsupported(body, REFUSED)
+        body = {field: value for field, value in body.items() if not (field == "suffix" and value == "")}
         is_streamed = read_stream(body)
         check_id(body)
         prompt = _Prompt(body, read_model(body), self._read_sequences(body))
@@ -113,6 +114,9 @@ class CompletionService:
         check_numbers(body)
         most = min(self._settings.max_interactive, self._settings.max_num_seqs)
         answers = read_answer_count(body, min(self._settings.max_answers, most))
+        if (body.get("best_of") or 1) > (body.get("n") or 1):
+            message = "best_of above n is not offered: vLLM would ignore it; send n, and choose by the logprobs"
+            raise Invalid("validation_error", message, param="best_of")
         sequences = count_prompts(body.get("prompt")) * answers
         if sequences > most:
             message = f"prompt and n ask for {sequences} answers, of at most {most} at once: send fewer prompts"

@@ -8,22 +8,13 @@ from typing import Any, get_args
 
 from mindprint.types import AskedMode, Mode
 from mindprint.types.keys import MODEL_NAME_LENGTH, ModelName
+from mindprint_server.chat.contents import check_messages, part_text, reject_other_parts
 from mindprint_server.exceptions import Invalid, NotFound
 from mindprint_server.prompts.templates import query_text, remove_special
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-"""Roles of messages that OpenAI's API knows."""
 SYSTEM_ROLES = ("system", "developer")
 ANSWERED_ROLES = ("user", "tool", "function")
 """Roles of the last message where the model answers in its own turn."""
-TEXT_PARTS = {
-    "text": "text",
-    "input_text": "text",
-    "output_text": "text",
-    "refusal": "refusal",
-    "thinking": "thinking",
-}
-"""Types of content parts that are texts, as vLLM has them, each with the field that holds the text."""
 RENDERING = frozenset(
     {
         "add_generation_prompt",
@@ -81,15 +72,9 @@ def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read the messages from a request.
 
     Raises:
-        Invalid: There are none, or one has a role that OpenAI's API does not know.
+        Invalid: See `check_messages`.
     """
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise Invalid("validation_error", "messages must be a list of at least one message", param="messages")
-    if any(message.get("role", "user") not in ROLES for message in messages):
-        # A chat template writes the role into the prompt, so an odd one could begin another turn.
-        raise Invalid("validation_error", f"role must be one of {', '.join(ROLES)}", param="messages")
-    return messages
+    return check_messages(body.get("messages"))
 
 
 def remove_special_tokens(body: Mapping[str, Any], special: Sequence[str]) -> dict[str, Any]:
@@ -137,7 +122,7 @@ def join_text_parts(content: Sequence[Any]) -> str | list[Any]:
     """
     runs: list[Any] = []
     for part in content:
-        text = _part_text(part)
+        text = part_text(part)
         if text is None:
             runs.append(part)
         elif runs and isinstance(runs[-1], str):
@@ -149,15 +134,8 @@ def join_text_parts(content: Sequence[Any]) -> str | list[Any]:
     return [{"type": "text", "text": run} if isinstance(run, str) else run for run in runs]
 
 
-def _part_text(part: Any) -> str | None:
-    if isinstance(part, dict):
-        kind = part.get("type")
-        part = part.get(TEXT_PARTS.get(kind, "")) if isinstance(kind, str) else None
-    return part if isinstance(part, str) else None
-
-
 def _reject_split_token(content: Any, special: Sequence[str]) -> None:
-    whole = "".join(_part_text(part) or "" for part in _list(content))
+    whole = "".join(part_text(part) or "" for part in _list(content))
     if remove_special(whole, special) != whole:
         message = "the text parts of a message hold a special token together: take it out"
         raise Invalid("validation_error", message, param="messages")
@@ -198,24 +176,6 @@ def reject_unsupported(body: Mapping[str, Any], unsupported: Mapping[str, str]) 
     for field, message in unsupported.items():
         if body.get(field) is not None and body[field] is not False:
             raise Invalid("validation_error", message, param=field)
-
-
-def reject_other_parts(messages: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Reject contents with parts other than texts.
-
-    Args:
-        messages: Messages whose text parts are joined.
-        where: What takes no other parts, for the message.
-
-    Raises:
-        Invalid: A content holds another part.
-    """
-    for message in messages:
-        for part in _list(message.get("content")):
-            if _part_text(part) is None:
-                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                text = f"{where} take no content part of type {str(kind)[:40]!r}: send texts only"
-                raise Invalid("validation_error", text, param="messages")
 
 
 def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -290,7 +250,7 @@ def reject_unanswerable(messages: Sequence[Mapping[str, Any]]) -> None:
     """Reject messages that thinking modes and `user/…` models cannot answer.
 
     Raises:
-        Invalid: The messages end with another turn than a user's or a tool's, hold no user's text, or hold something
+        Invalid: The messages end with another turn than a user's or a tool's, hold none of a user, or hold something
             else than texts.
     """
     reject_other_parts(messages, "thinking modes and user/… models")
@@ -298,18 +258,9 @@ def reject_unanswerable(messages: Sequence[Mapping[str, Any]]) -> None:
         roles = " or ".join(ANSWERED_ROLES)
         message = f"for user/… models and thinking modes the last message must be of role {roles}: add one"
         raise Invalid("validation_error", message, param="messages")
-    if not all(isinstance(message.get("role"), str) and _has_text(message) for message in messages):
-        message = "every message needs a role and text content; only one of an assistant with tool_calls may have none"
-        raise Invalid("validation_error", message, param="messages")
     if not any(message["role"] == "user" for message in messages):
         message = "for user/… models and thinking modes a message of role user must say what is asked: add one"
         raise Invalid("validation_error", message, param="messages")
-
-
-def _has_text(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    calls_tool = message.get("role") == "assistant" and bool(message.get("tool_calls"))
-    return isinstance(content, str) or (content is None and calls_tool)
 
 
 def last_question(messages: Sequence[Mapping[str, Any]]) -> str:

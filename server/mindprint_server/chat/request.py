@@ -29,6 +29,11 @@ from mindprint_server.chat.messages import (
 )
 from mindprint_server.exceptions import Invalid
 
+REFUSED: Mapping[str, str] = {
+    "functions": "functions are not taken: send tools, which took their place",
+    "audio": "audio is not offered: this server answers with texts",
+}
+"""Fields of OpenAI's that would change the answer and that vLLM ignores, each with the message for the caller."""
 OWN_FIELDS = ("mode", "choices", "thinking_temperature")
 """Fields that OpenAI's API and vLLM do not have."""
 MAX_TEMPERATURE = 2.0
@@ -91,6 +96,7 @@ def read_request(
         Invalid: A value is wrong.
     """
     reject_unsupported(body, unsupported)
+    reject_unsupported({field: body[field] for field in REFUSED if body.get(field)}, REFUSED)
     model, mode = read_model(body), _agreed_mode(read_mode(body.get("mode", "direct")), body)
     has_memory = parse_model_name(model)[0] is not None
     _refuse_prompts(body, has_memory=has_memory)

@@ -55,6 +55,8 @@ def read_chat_request(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     given, instructions = body.get("input"), body.get("instructions")
+    if not (instructions is None or isinstance(instructions, str)):
+        raise Invalid("validation_error", "instructions must be a text", param="instructions")
     messages = [] if instructions is None else [{"role": "system", "content": instructions}]
     if isinstance(given, str):
         return [*messages, {"role": "user", "content": given}]
@@ -87,7 +89,22 @@ def _items(value: object, field: str) -> list[dict[str, Any]]:
 
 
 def _read_message(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {"role": item.get("role", "user"), "content": item.get("content")}
+    content = item.get("content")
+    if isinstance(content, list):
+        content = [_read_part(part) for part in content]
+    return {"role": item.get("role", "user"), "content": content}
+
+
+def _read_part(part: Any) -> Any:
+    """Return a part of a content as the chat has it. Texts have the same form in both."""
+    if not isinstance(part, dict) or part.get("type") != "input_image":
+        return part
+    if not isinstance(part.get("image_url"), str):
+        raise Invalid(
+            "validation_error", "input: an input_image needs its image_url, as there are no files", param="input"
+        )
+    detail = {"detail": part["detail"]} if part.get("detail") is not None else {}
+    return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
 
 
 def _read_call(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +114,10 @@ def _read_call(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_call_output(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+    output = item.get("output")
+    if not isinstance(output, str | list):
+        raise Invalid("validation_error", "input: the output of a function_call_output must be a text", param="input")
+    return {"role": "tool", "tool_call_id": item.get("call_id"), "content": output}
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -126,5 +146,7 @@ def _read_format(text: Any) -> dict[str, Any] | None:
         return None
     if given.get("type") != "json_schema":
         return given
+    if not isinstance(given.get("schema"), dict):
+        raise Invalid("validation_error", "text.format of type json_schema needs its schema", param="text")
     schema = {name: value for name, value in given.items() if name != "type"}
     return {"type": "json_schema", "json_schema": schema}

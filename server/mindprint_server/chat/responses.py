@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -44,7 +45,7 @@ class ResponseService:
         try:
             reply = await self._chat.complete(read_chat_request(body), wait_for_disconnect=wait_for_disconnect)
         except ServerError as error:
-            error.param = FIELDS.get(error.param or "", error.param)
+            error.param = _own_name(error.param)
             raise
         writer = ResponseWriter(body)
         if isinstance(reply.content, dict):
@@ -76,13 +77,18 @@ async def write_events(lines: AsyncGenerator[str], writer: ResponseWriter) -> As
             chunk = _read(line)
             if "error" in chunk:
                 error = chunk["error"]
-                for event in writer.fail({**error, "param": FIELDS.get(error.get("param") or "", error.get("param"))}):
+                for event in writer.fail({**error, "param": _own_name(error.get("param"))}):
                     yield event
                 return
             for event in writer.add(chunk):
                 yield event
         for event in writer.end():
             yield event
+
+
+def _own_name(param: str | None) -> str | None:
+    """Return the name in a request of what the chat calls otherwise: `messages[1].content` is a part of `input`."""
+    return None if param is None else FIELDS.get(re.split(r"[.\[]", param)[0], param)
 
 
 def _read(line: str) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from mindprint_server.engine.base import ChatParameters, RenderedPrompt
 from mindprint_server.engine.slots import ActiveAdapterLimiter
 from mindprint_server.engine.types import AdapterRef, EngineDied
 from mindprint_server.engine.vllm_counting import Count, CountingClient, counting
+from mindprint_server.engine.vllm_errors import is_callers_fault, raise_error, read_message, refusal_of, unreadable
 from mindprint_server.engine.vllm_lora import lora_request
 from mindprint_server.engine.vllm_options import explain_flags, serve_parser
 from mindprint_server.exceptions import BackendRefused, Invalid
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 MAX_SALT_CHARS = 256
 LITERAL_TEMPLATE = "{{ mindprint_prompt }}"
 """Chat template that writes a rendered prompt."""
-CALLERS_ERRORS = frozenset({"VLLMClientError", "VLLMValidationError"})
-"""Names of vLLM's errors, and of their base classes, that a request causes."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +179,10 @@ class VllmChat:
             if not (hasattr(rendered, "error") or request.use_beam_search):
                 request.to_sampling_params(self._max_tokens if limit is None else limit, {})
         except Exception as error:
-            if _is_callers_fault(error):
-                raise BackendRefused(400, explain_flags(str(error))) from error
+            if is_callers_fault(error):
+                raise refusal_of(error, body) from error
             raise
-        _raise_error(rendered)
+        raise_error(rendered, body)
         sampling = {one.name: given.get(one.name) for one in fields(ChatParameters)}
         return ChatParameters(**sampling | {"max_tokens": limit})
 
@@ -234,7 +233,7 @@ class VllmChat:
     ) -> dict[str, Any] | AsyncGenerator[str]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._slots.acquire(adapter))
-            answer = await self._answer(create, request, adapter, str(body.get("model", "base")))
+            answer = await self._answer(create, request, adapter, body)
             if isinstance(answer, dict):
                 return answer
             lines = _hold_while_streaming(answer, stack.pop_all())
@@ -242,22 +241,27 @@ class VllmChat:
             return lines
 
     async def _answer(
-        self, create: Callable[..., Awaitable[Any]], request: Any, adapter: AdapterRef | None, asked: str
+        self,
+        create: Callable[..., Awaitable[Any]],
+        request: Any,
+        adapter: AdapterRef | None,
+        body: Mapping[str, Any],
     ) -> dict[str, Any] | AsyncGenerator[str]:
         try:
             with self._registered(adapter):
                 answer = await create(request, None)
         except Exception as error:
             self._check_alive(error)
-            if _is_callers_fault(error):
-                raise BackendRefused(400, explain_flags(str(error))) from error
+            if is_callers_fault(error):
+                raise refusal_of(error, body) from error
             raise
+        asked = str(body.get("model", "base"))
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError  # vLLM answers a cancelled request with an error
         if hasattr(answer, "error"):
             self._check_alive()
-        _raise_error(answer)
+        raise_error(answer, body)
         if hasattr(answer, "model_dump"):
             whole: dict[str, Any] = answer.model_dump(mode="json")
             return whole | {"model": asked}
@@ -276,7 +280,9 @@ class VllmChat:
                 if line.startswith('data: {"error":'):
                     self._check_alive()
                     error = json.loads(line.removeprefix("data: "))["error"]
-                    raise BackendRefused(int(error["code"]), explain_flags(error["message"]), param=error.get("param"))
+                    message, param = read_message(error["message"], {})
+                    code = int(error["code"])
+                    raise BackendRefused(code, explain_flags(message), param=error.get("param") or param)
                 yield line.replace(before, after)
 
     def _check_alive(self, cause: Exception | None = None) -> None:
@@ -331,21 +337,14 @@ def _read_request(request_type: Any, fields: Mapping[str, Any], engine_name: str
     Raises:
         Invalid: It does not have OpenAI's form.
     """
-    from pydantic import ValidationError
-
     salt = cache_salt(_callers_salt(fields))
     try:
         return request_type.model_validate({**fields, "model": engine_name, "priority": 0, "cache_salt": salt})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Invalid("validation_error", f"{where or 'body'}: {first['msg']}", param=where or None) from None
     except Exception as error:
         # Some of vLLM's validators run on the raw body and raise whatever odd values in it lead to.
-        if not (_is_callers_fault(error) or isinstance(error, TypeError | AttributeError | LookupError)):
+        if not (is_callers_fault(error) or isinstance(error, TypeError | AttributeError | LookupError)):
             raise
-        field = getattr(error, "parameter", None)
-        raise Invalid("validation_error", f"the request cannot be read: {error}", param=field) from None
+        raise unreadable(error, fields) from None
 
 
 def _ids_fields(ids: Sequence[int]) -> dict[str, Any]:
@@ -356,12 +355,6 @@ def _ids_fields(ids: Sequence[int]) -> dict[str, Any]:
 def _text_fields(text: str) -> dict[str, Any]:
     """Return the fields by which releases of vLLM before 0.32 read a rendered prompt."""
     return {"chat_template": LITERAL_TEMPLATE, "chat_template_kwargs": {"mindprint_prompt": text}}
-
-
-def _raise_error(reply: Any) -> None:
-    """Raise BackendRefused if vLLM answered with an error."""
-    if hasattr(reply, "error"):
-        raise BackendRefused(reply.error.code, explain_flags(reply.error.message), param=reply.error.param)
 
 
 def _callers_salt(body: Mapping[str, Any]) -> str | None:
@@ -375,13 +368,6 @@ def _callers_salt(body: Mapping[str, Any]) -> str | None:
         return salt
     message = f"cache_salt must be a text of 1 to {MAX_SALT_CHARS} characters, or left out"
     raise Invalid("validation_error", message, param="cache_salt")
-
-
-def _is_callers_fault(error: Exception) -> bool:
-    """Return whether vLLM raised an error because of a value in the request."""
-    # vLLM's own errors are a ValueError in some releases and none in others. An ArithmeticError comes of a huge number.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, ValueError | ArithmeticError) or not names.isdisjoint(CALLERS_ERRORS)
 
 
 async def _hold_while_streaming(lines: AsyncGenerator[str], stack: AsyncExitStack) -> AsyncGenerator[str]:

@@ -52,7 +52,7 @@ def test_exported_traces_are_imported(run: Any, server: Any, samples: Any, file:
         samples.trace(engagement_id="e5", state="stored", mode="generic"),
         "",
     )
-    result = run("traces", "import", "bob", str(file))
+    result = run("traces", "import", "bob", str(file), "--from", "ann")
     assert told(result) == {
         "traces created": 1,
         "traces unchanged": 1,
@@ -74,6 +74,14 @@ def test_exported_traces_are_imported(run: Any, server: Any, samples: Any, file:
     ]
 
 
+def test_traces_of_another_person_are_not_taken(run: Any, server: Any, samples: Any, file: Path) -> None:
+    """Ids of engagements are often the same for all users: 1, 2, 3."""
+    write(file, samples.trace())
+    result = run("traces", "import", "bob", str(file))
+    assert (result.exit_code, server.asked) == (1, [])
+    assert "is of user 'ann', not 'bob': if both are one person, add --from" in result.stderr
+
+
 @pytest.mark.usefixtures("stores")
 def test_lines_by_hand_in_requests_of_bounded_size(run: Any, server: Any, file: Path) -> None:
     write(file, *({"engagement_id": f"e{n}", "thinking": "Ann drinks tea."} for n in range(5)))
@@ -92,7 +100,7 @@ def test_lines_by_hand_in_requests_of_bounded_size(run: Any, server: Any, file: 
         ({"thinking": "Ann drinks tea."}, "engagement_id: Input should be a valid string"),
         ({"engagement_id": ["e"], "thinking": "x"}, "engagement_id: Input should be a valid string"),
         ({"engagement_id": "e1", "thinking": "x", "scores": {"Gain!": 1}}, "scores.Gain!.[key]: String should match"),
-        ({"user_id": "bob", "engagement_id": "e1", "thinking": "x"}, "is of user 'bob', earlier lines of 'ann'"),
+        ({"user_id": "bob", "engagement_id": "e1", "thinking": "x"}, "is of user 'bob', not 'ann': if both are"),
     ],
 )
 def test_nothing_is_sent_of_a_file_with_a_wrong_line(

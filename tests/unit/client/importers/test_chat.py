@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,3 +184,80 @@ def test_a_long_transcript_keeps_its_end() -> None:
     assert len(shown) <= MAX_TRANSCRIPT
     assert shown.startswith("User: 3 ")
     assert shown.endswith("x")
+
+
+@pytest.mark.parametrize("key", ["conversations", "conversation"])
+def test_other_names_of_messages(tmp_path: Path, key: str) -> None:
+    said = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Sea?"}, {"from": "human", "value": "hills"}]
+    rows, _ = load(tmp_path, {"user": "ann", key: said})
+    assert told(rows) == [("ann", "User: Where?\n\nAssistant: Sea?", "hills")]
+
+
+def test_messages_as_a_text_in_a_table(tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("w", newline="") as out:
+        table = csv.writer(out)
+        table.writerows([("user", "messages"), ("ann", json.dumps(turns("Where?", "Sea?", "hills")))])
+    assert detect(tmp_path / "t.csv") == "chat"
+    assert told(list(read(tmp_path / "t.csv", "chat", Skips()))) == [
+        ("ann", "User: Where?\n\nAssistant: Sea?", "hills")
+    ]
+
+
+def node(parent: str | None, role: str, *parts: Any, at: float | None = None) -> dict[str, Any]:
+    return {"parent": parent, "message": {"author": {"role": role}, "content": {"parts": parts}, "create_time": at}}
+
+
+TREE: dict[str, Any] = {
+    "conversation_id": "c1",
+    "current_node": "e",
+    "mapping": {
+        "root": {"parent": None, "message": None},
+        "a": node("root", "user", "Where?"),
+        "old": node("a", "assistant", "Nowhere."),
+        "older": node("old", "user", "why"),
+        "b": node("a", "assistant", "Sea?"),
+        "c": node("b", "user", {"asset_pointer": "x"}, "hills", at=1_500_000_000),
+        "d": node("c", "tool", "42"),
+        "e": node("d", "assistant", "Good."),
+    },
+}
+
+
+def test_of_a_tree_the_last_branch_counts(tmp_path: Path) -> None:
+    (tmp_path / "conversations.json").write_text(json.dumps([TREE]))
+    assert detect(tmp_path / "conversations.json") == "chat"
+    rows = list(read(tmp_path / "conversations.json", "chat", Skips(), user="me"))
+    assert told(rows) == [("me", "User: Where?\n\nAssistant: Sea?", "hills")]
+    assert rows[0][1].occurred_at == datetime(2017, 7, 14, 2, 40, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("current", ["loop", "gone", None, 7])
+def test_a_tree_without_a_whole_branch(tmp_path: Path, current: Any) -> None:
+    mapping = {**TREE["mapping"], "loop": node("loop", "user", "again")}
+    rows, skips = load(tmp_path, {**TREE, "user": "ann", "mapping": mapping, "current_node": current})
+    assert not rows
+    assert skips.total() == 1
+
+
+def test_a_user_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
+    rows, skips = load(tmp_path, {"user": {"name": "ann"}, "messages": turns("Where?", "Sea?", "hills")})
+    assert not rows
+    assert skips == {"user is of type dict, no text": 1}
+    assert skips.bad == 1
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_of_a_turn_that_comes_again_the_latest_counts(tmp_path: Path, newest_first: bool) -> None:
+    rows = [
+        {
+            "user": "ann",
+            "id": "c1",
+            "created_at": f"2026-01-0{day}",
+            "messages": turns("Where?", "Sea?"),
+            "edited": said,
+        }
+        for day, said in ((1, "Lake."), (2, "Hills."))
+    ]
+    found, skips = load(tmp_path, *(rows[::-1] if newest_first else rows))
+    assert told(found) == [("ann", "Where?", "Hills.")]
+    assert skips == {"a later one of the same user replaces it": 1}

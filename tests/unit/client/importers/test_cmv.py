@@ -144,3 +144,14 @@ def test_entities_are_decoded_and_a_removed_body_leaves_the_title(tmp_path: Path
     post = {"title": "CMV: tea &amp;amp; milk", "selftext": "[removed]", "reply": "&gt; tea\n\nNo."}
     rows, _ = load(write(tmp_path, {"ann": [post]}))
     assert [(row.prompt, row.response) for _, row in rows] == [("CMV: tea & milk", "> tea\n\nNo.")]
+
+
+@pytest.mark.parametrize("key", ["author", "user_id"])
+def test_posts_of_several_authors_under_one_name_are_refused(tmp_path: Path, key: str) -> None:
+    """`{"rows": [...]}` would make one person of all."""
+    posts = [{"title": "T", "positive": "p", key: name} for name in ("ann", "bob")]
+    (tmp_path / "p.json").write_text(json.dumps({"ann": posts}))
+    with pytest.raises(BadImport, match="entry 'ann', post 2: is of 'bob', not of 'ann'"):
+        list(read(tmp_path / "p.json", "cmv", Skips()))
+    (tmp_path / "p.json").write_text(json.dumps({"ann": [posts[0], {**posts[1], key: "[deleted]"}]}))
+    assert [user for user, _ in read(tmp_path / "p.json", "cmv", Skips())] == ["ann", "ann"]

@@ -110,3 +110,14 @@ def test_replies_of_one_time_get_different_ones(tmp_path: Path) -> None:
 def test_a_folder_without_utterances(tmp_path: Path) -> None:
     with pytest.raises(BadImport, match=r"has no utterances\.jsonl"):
         list(read(tmp_path, "convokit", Skips()))
+
+
+def test_speakers_may_be_objects(tmp_path: Path) -> None:
+    rows, skips = load(
+        tmp_path,
+        utterance("u1", {"id": "ann"}, "Sea or hills?", None),  # type: ignore[arg-type]
+        utterance("u2", {"id": "bob"}, "Hills.", "u1"),  # type: ignore[arg-type]
+        utterance("u3", ["cyd"], "Sea.", "u1"),  # type: ignore[arg-type]
+    )
+    assert [(user, row.response) for user, row in rows] == [("bob", "Hills.")]
+    assert skips == {"utterance replies to nothing": 1, "user is of type list, no text": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import html
 import json
 import math
@@ -131,6 +132,9 @@ def test_times_that_are_missing_follow_the_file() -> None:
         ("q.json", '\ufeff [{"id": 1, "input": "?", "profile": []}]', "lamp"),
         ("q.json", '[{"author": "ann", "posts": []}]', "cmv"),
         ("q.json", '{"ann": []}', "cmv"),
+        ("q.json", '[{"user_id": "ann", "id": "1", "prompt": "p", "response": "r"}]', "ndjson"),
+        ("q.jsonl", '[\n {"user": "ann", "question": "p", "answer": "r"}]', "table"),
+        ("q.json", '[{"user": "ann", "question": "p", "answer": "r"}]', "table"),
         ("history_data.json", "", "cmv"),
     ],
 )
@@ -286,7 +290,7 @@ def test_rows_of_one_time_get_different_ones_in_order() -> None:
     "name",
     ["", "  ", "[deleted]", "[removed]", "u/[deleted]", "deleted", "[deleted user]", "Deleted User#0000", "None",
      "nan", "Anonymous", "anonymous_user", "Anonymous Coward", "AutoModerator", "u/AutoModerator",
-     "dependabot[bot]", "DeltaBot"],
+     "dependabot[bot]", "DeltaBot", "***", "n/a", "[account deleted]", "ghost"],
 )  # fmt: skip
 def test_names_of_nobody(name: str) -> None:
     assert is_nobody(name)
@@ -417,3 +421,36 @@ def test_own_rows_from_windows(tmp_path: Path, samples: Any) -> None:
     found = list(read(tmp_path / "r.jsonl", "ndjson", Skips()))
     assert [(user, row.id, row.reason) for user, row in found] == [("ann", "e1", None), ("ann", "e2", None)]
     assert found[0][1].prompt == "Tee?\u2028süß"
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "advice"),
+    [
+        ("rows.jsonl.gz", gzip.compress(b"{}"), r"is compressed \(gzip\): unpack it"),
+        ("RC_2020.zst", b"\x28\xb5\x2f\xfd\x04", r"is compressed \(zstd\): unpack it"),
+        ("export.zip", b"PK\x03\x04\x14", "is a zip archive: unpack it, and name the file or the folder in it"),
+        ("rows.xlsx", b"PK\x03\x04\x14", "is a spreadsheet: save its rows as CSV"),
+        ("rows.xls", b"\xd0\xcf\x11\xe0\xa1", "is a spreadsheet: save its rows as CSV"),
+        ("rows.db", b"SQLite format 3\x00", "is a database: save its rows as CSV"),
+    ],
+)
+def test_files_that_are_no_texts_say_what_to_do(tmp_path: Path, name: str, begin: bytes, advice: str) -> None:
+    (tmp_path / name).write_bytes(begin)
+    with pytest.raises(BadImport, match=advice):
+        detect(tmp_path / name)
+    with pytest.raises(BadImport, match=advice):
+        read(tmp_path / name, "ndjson", Skips())
+
+
+@pytest.mark.parametrize("key", ["data", "rows", "engagements"])
+def test_rows_under_one_key_are_not_one_author(tmp_path: Path, samples: Any, key: str) -> None:
+    rows = [samples.engagement(n, user_id=user) for n, user in enumerate(("ann", "bob"))]
+    (tmp_path / "q.json").write_text(json.dumps({key: rows}))
+    with pytest.raises(BadImport, match=f"holds its rows under '{key}': save that list alone"):
+        detect(tmp_path / "q.json")
+
+
+def test_one_object_over_several_lines_is_named(tmp_path: Path, samples: Any) -> None:
+    (tmp_path / "q.json").write_text(json.dumps(samples.engagement(1, user_id="ann"), indent=1))
+    with pytest.raises(BadImport, match="holds one JSON object over several lines: write each row in one line"):
+        detect(tmp_path / "q.json")

@@ -249,3 +249,43 @@ def test_columns_that_are_named(tmp_path: Path) -> None:
     assert (user, preferred(row)) == ("ann", "Yes")
     with pytest.raises(BadImport, match="name the column of the rejected with --rejected"):
         load(file, columns=Columns(chosen="better"))
+
+
+def test_scores_of_a_table_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "user,prompt,chosen,rejected,score_chosen,score_rejected\nann,q,a,b,9,10\nann,q,a,b,10,9\n"
+    )
+    rows, skips = load(tmp_path / "t.csv")
+    assert [row.id for _, row in rows] == ["row-2"]
+    assert skips == {"chosen has a lower score than rejected": 1}
+    assert skips.bad == 1
+
+
+def test_a_later_choice_wins(tmp_path: Path) -> None:
+    later = {**PAIR, "chosen": PAIR["rejected"], "rejected": PAIR["chosen"]}
+    rows, skips = load(
+        tmp_path / "p.jsonl", {**PAIR, "id": "1"}, {**later, "id": "1"}, {**PAIR, "id": "1", "user_id": "bob"}
+    )
+    assert [(user, preferred(row)) for user, row in rows] == [("ann", "No."), ("bob", "Yes, hot.")]
+    assert skips == {"a later one of the same user replaces it": 1}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        (said("Tea?", "Yes."), said("Milk?", "No.")),
+        ("\n\nHuman: Tea?\n\nAssistant: Yes.", "\n\nHuman: Milk?\n\nAssistant: No."),
+    ],
+)
+def test_answers_to_different_questions_are_no_pair(tmp_path: Path, chosen: Any, rejected: Any) -> None:
+    rows, skips = load(tmp_path / "p.jsonl", {"user_id": "ann", "chosen": chosen, "rejected": rejected})
+    assert not rows
+    assert skips == {"chosen and rejected answer different questions": 1}
+    assert skips.bad == 1
+
+
+def test_several_rejected_answers(tmp_path: Path) -> None:
+    ((_, row),), _ = load(tmp_path / "p.jsonl", {**PAIR, "rejected": ["No.", "Never.", "[removed]"]})
+    assert row.choices == ["A", "B", "C"]
+    assert preferred(row) == "Yes, hot."
+    assert "Never." in row.prompt

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mindprint.importers import BadImport, ReadOptions, Skips, read
 from mindprint.importers.polis import CommentCounts, vote_of_agree
 from mindprint.types import Engagement
+from mindprint.valid_ids import user_name
 
 COMMENTS = (
     'timestamp,datetime,comment-id,author-id,agrees,moderated,comment-body\n1,x,0,5,1,1,"Tea, ""hot""\nor cold"\n'
@@ -211,3 +212,40 @@ def test_a_row_that_is_no_utf_8_is_counted(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
     with pytest.raises(BadImport, match=r"has no comments\.csv"):
         list(read(tmp_path, "polis", Skips()))
+
+
+@pytest.mark.parametrize("counts", ["2.0,0.0", '"2",0.00', "2.0,"])
+def test_counts_as_other_programs_write_them(tmp_path: Path, counts: str) -> None:
+    comments = f"comment-id,comment-body,agrees,disagrees\n0.0,Tea,{counts}\n"
+    rows, skips = load(tmp_path, comments, VOTES + "1500000000,x,0,7.0,-1\n1500000000,x,0.0,8.0,-1\n")
+    assert [(user, row.response) for user, row in rows] == [
+        (user_name("my talk-7"), "agree"),
+        (user_name("my talk-8"), "agree"),
+    ]
+    assert skips.notes == ["vote -1 is agree, by the counts of comments.csv"]
+
+
+def test_counts_of_thousands(tmp_path: Path) -> None:
+    comments = 'comment-id,comment-body,agrees,disagrees\n0,Tea,"1,200",\n'
+    votes = "".join(f"1500000000,x,0,{voter},-1\n" for voter in range(1200))
+    rows, _ = load(tmp_path, comments, VOTES + votes)
+    assert {row.response for _, row in rows} == {"agree"}
+
+
+def test_counts_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) -> None:
+    comments, votes = "comment-id,comment-body,agrees,disagrees\n0,Tea,two,none\n", VOTES + "1500000000,x,0,7,-1\n"
+    with pytest.raises(BadImport, match=r"comments\.csv:2: agrees and disagrees cannot be read \('two', 'none'\)"):
+        load(tmp_path, comments, votes)
+    rows = list(read(tmp_path / "my talk", "polis", Skips(), options=ReadOptions(agree_vote=-1)))
+    assert [row.response for _, row in rows] == ["agree"]
+
+
+def test_two_conversations_in_one_folder_are_refused(tmp_path: Path) -> None:
+    comments = "comment-id,comment-body\n0,Tea\n1,Milk\n0,Roads\n"
+    with pytest.raises(BadImport, match=r"comments\.csv:4: comment '0' stands twice with different texts"):
+        load(tmp_path, comments, VOTES + "1500000000,x,0,7,1\n")
+
+
+def test_names_of_columns_with_underscores(tmp_path: Path) -> None:
+    rows, _ = load(tmp_path, "comment_id,Comment Body\n0,Tea\n", "voter_id,comment_id,vote\n7,0,1\n")
+    assert [row.response for _, row in rows] == ["agree"]

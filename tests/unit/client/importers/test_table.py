@@ -237,3 +237,137 @@ def test_files_of_a_folder_alone(tmp_path: Path, row: dict[str, Any], complaint:
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
     with pytest.raises(BadImport, match=complaint):
         detect(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("users", "names"),
+    [
+        ("1234567890123456.0,1234567890123457.0", ["1234567890123456", "1234567890123457"]),
+        ("12.0,13.0", ["12", "13"]),
+        ("0.1,0.10000000000000002", [user_name("0.1"), user_name("0.10000000000000002")]),
+    ],
+)
+def test_different_numbers_are_different_people(tmp_path: Path, users: str, names: list[str]) -> None:
+    rows = [f'{{"user": {user}, "question": "q", "answer": "a"}}\n' for user in users.split(",")]
+    (tmp_path / "t.jsonl").write_text("".join(rows))
+    found, skips = load(tmp_path / "t.jsonl", Columns(), user=None)
+    assert [user for user, _ in found] == names
+    assert not skips
+
+
+@pytest.mark.parametrize(("name", "kind"), [("t.jsonl", "table"), ("own.jsonl", "ndjson")])
+def test_ids_that_were_rounded_are_nobodys(tmp_path: Path, name: str, kind: Known) -> None:
+    """9007199254740993 and 9007199254740992 are one float: two people may stand behind it."""
+    keys = ("user", "question", "answer") if kind == "table" else ("user_id", "prompt", "response")
+    row = dict(zip(keys, (float(2**53), "q", "a"), strict=True)) | {"occurred_at": "2020-01-01", "id": "1"}
+    (tmp_path / name).write_text(json.dumps(row))
+    found, skips = load(tmp_path / name, Columns(), user=None)
+    assert not found
+    assert skips.bad == 1
+    assert "write ids as texts or whole numbers" in skips.places[0].reason
+
+
+@pytest.mark.parametrize("kind", ["table", "ndjson"])
+def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path, kind: Known) -> None:
+    answer = '"question": "q", "answer": "a"' if kind == "table" else '"prompt": "q", "response": "a"'
+    name = "user" if kind == "table" else "user_id"
+    row = f'{{"{name}": "ann", "{name}": "bob", "id": "1", "occurred_at": "2020-01-01", {answer}}}'
+    (tmp_path / "t.jsonl").write_text(f"{row}\n")
+    skips = Skips()
+    assert not list(read(tmp_path / "t.jsonl", kind, skips, options=ReadOptions()))
+    assert skips.bad == 1
+    assert f"key '{name}' stands twice" in skips.places[0].reason
+
+
+def test_trls_rows_of_messages_are_texts(tmp_path: Path) -> None:
+    turn = {"role": "user", "content": "Tea?"}
+    row = {"user": "ann", "prompt": [turn], "completion": [{"role": "assistant", "content": "yes"}]}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    ((user, found),), _ = load(tmp_path / "t.jsonl", Columns(), user=None)
+    assert (user, found.prompt, found.response) == ("ann", "Tea?", "yes")
+
+
+@pytest.mark.parametrize("label", [False, "False", 0, "0"])
+def test_answers_that_a_user_rejected_are_not_the_users(tmp_path: Path, label: Any) -> None:
+    rows = [
+        {"user": "ann", "prompt": "Tea?", "completion": "yes", "label": True, "id": "1"},
+        {"user": "ann", "prompt": "Tea?", "completion": "no", "label": label, "id": "1"},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, skips = load(tmp_path / "t.jsonl", Columns(), user=None)
+    assert [row.response for _, row in found] == ["yes"]
+    assert skips == {"answer was rejected: its label is false": 1}
+
+
+def test_of_answers_under_one_id_the_latest_counts(tmp_path: Path) -> None:
+    """Many exports have the newest row first."""
+    (tmp_path / "t.csv").write_text(
+        "user,id,question,answer,date\nann,1,q,new,2020-02-01\nann,1,q,old,2020-01-01\n"
+        "bob,1,q,old,\nbob,1,q,new,2020-01-01\n"
+    )
+    rows, skips = load(tmp_path / "t.csv", Columns(), user=None)
+    assert [(user, row.response) for user, row in rows] == [("ann", "new"), ("bob", "new")]
+    assert skips == {"a later one of the same user replaces it": 2}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'user;"question, in full, as it was asked";answer\nann;Tea?;yes\n',
+        '"user";"question\nin, two, lines, here";"answer"\nann;Tea?;yes\n',
+        "sep=;\nuser;question;answer\nann;Tea?;yes\n",
+    ],
+)
+def test_the_delimiter_is_the_one_outside_of_quotes(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    names = content.partition("user")[2]
+    prompt = names.split(";")[1].strip('"')
+    ((user, row),), skips = load(tmp_path / "t.csv", Columns(prompt=prompt, response="answer"), user="user")
+    assert (user, row.prompt, row.response) == ("ann", "Tea?", "yes")
+    assert not skips
+
+
+def test_lines_are_counted_from_the_line_that_names_the_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sep=;\nuser;question;answer\nann;Tea?\n")
+    _, skips = load(tmp_path / "t.csv", Columns(), user=None)
+    assert skips.places[0].where.endswith("t.csv:3")
+
+
+def test_columns_that_differ_in_case_only_must_be_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user,question,Answer,answer\nann,Tea?,yes,no\n")
+    with pytest.raises(BadImport, match="has the columns 'Answer', 'answer': name one with --response"):
+        load(tmp_path / "t.csv", Columns(), user=None)
+    rows, _ = load(tmp_path / "t.csv", Columns(response="answer"), user="user")
+    assert [row.response for _, row in rows] == ["no"]
+
+
+def test_utf_16_without_a_mark_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("user,question,answer\n".encode("utf-16-le"))
+    with pytest.raises(BadImport, match="is no UTF-8 text: save it as UTF-8"):
+        load(tmp_path / "t.csv", Columns(), user=None)
+
+
+def test_rows_of_no_known_format_say_what_they_have(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"user": "ann", "question": "q", "winner": "b"}')
+    with pytest.raises(BadImport, match="no known format has rows with the keys user, question, winner: name"):
+        detect(tmp_path / "t.jsonl")
+
+
+def test_lines_that_end_with_a_carriage_return_alone(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b'user,question,answer\rann,"Tea,\rhot?",yes\rbob,Tea?\rcyd,Tea?,no\r')
+    rows, skips = load(tmp_path / "t.csv", Columns(), user=None)
+    assert [(user, row.prompt, row.response) for user, row in rows] == [
+        ("ann", "Tea,\rhot?", "yes"),
+        ("cyd", "Tea?", "no"),
+    ]
+    assert skips.places[0].where.endswith("t.csv:4")
+
+
+@pytest.mark.parametrize("cell", ["tea;coffee", "tea", '{"A": "tea"}'])
+def test_named_choices_that_are_no_list_do_not_make_an_open_question(tmp_path: Path, cell: str) -> None:
+    with (tmp_path / "t.csv").open("w", newline="") as out:
+        rows = [("user", "question", "answer", "allowed"), ("ann", "Tea?", "tea", cell), ("bob", "Tea?", "tea", "")]
+        csv.writer(out).writerows(rows)
+    found, skips = load(tmp_path / "t.csv", Columns(choices="allowed"), user=None)
+    assert [(user, row.choices) for user, row in found] == [("bob", None)]
+    assert [(row.reason[:40], row.bad) for row in skips.places] == [("choices are no list of two or more: writ", True)]

@@ -79,6 +79,8 @@ async def test_an_odd_model_is_named_in_a_short_message(room: Room, model: objec
         ({"prompt_embeds": "AAAA"}, "prompt_embeds"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"use_beam_search": True}, "use_beam_search"),
+        ({"best_of": 2}, "best_of"),
+        ({"best_of": 3, "n": 2}, "best_of"),
         ({"n": 9}, "n"),
         ({"n": True}, "n"),
         ({"stop": ["x"] * 65}, "stop"),
@@ -92,6 +94,12 @@ async def test_a_field_is_refused_by_its_name(room: Room, body: dict[str, Any], 
         await complete(room, **body)
     assert error.value.param == param
     assert room.backend.bodies == []
+
+
+@pytest.mark.parametrize("body", [{"suffix": ""}, {"best_of": 1}, {"best_of": 2, "n": 2}])
+async def test_fields_that_ask_for_nothing_are_taken(room: Room, body: dict[str, Any]) -> None:
+    await complete(room, **body)
+    assert "suffix" not in room.backend.bodies[0]
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
+from mindprint_server.chat.contents import ROLES
 from mindprint_server.chat.messages import (
-    ROLES,
     add_mode_line,
     read_messages,
     reject_unanswerable,
     remove_special_tokens,
     template_messages,
 )
+from mindprint_server.chat.request import read_request
 from mindprint_server.exceptions import Invalid
 
 SPECIAL = ("<|im_start|>", "<|im_end|>")
@@ -28,6 +29,45 @@ def test_role_that_a_template_would_write_as_it_is_is_refused(role: Any) -> None
     with pytest.raises(Invalid) as refused:
         read_messages({"messages": [{"role": "user", "content": "x"}, {"role": role, "content": "x"}]})
     assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "why"),
+    [
+        ({"role": "user", "content": None}, "messages[1].content", "is missing: send a text"),
+        ({"role": "user"}, "messages[1].content", "is missing"),
+        ({"role": "tool", "tool_call_id": "1", "content": None}, "messages[1].content", "is missing"),
+        ({"role": "user", "content": 5}, "messages[1].content", "must be a text or a list of parts"),
+        ({"role": "user", "content": [{"text": "a"}]}, "messages[1].content", "a part without a type at place 0"),
+        ({"role": "user", "content": ["a", {"type": "text"}]}, "messages[1].content", "of type text without a text"),
+        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages[1].content", "send it as text"),
+        ({"role": "user", "content": [{"type": "file"}]}, "messages[1].content", "files are not taken: send a text"),
+        ({"content": "a"}, "messages", r"messages\[1\]: role must be one of system, developer"),
+        ("a", "messages", "a list of at least one message"),
+    ],
+)
+def test_a_wrong_message_is_named(message: Any, param: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why) as refused:
+        read_messages({"messages": [{"role": "user", "content": "x"}, message]})
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None},
+        {},
+        {"content": None, "refusal": "No."},
+        {"content": None, "reasoning_content": "because"},
+        {"content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"content": None, "tool_calls": []},
+    ],
+)
+def test_a_turn_of_an_assistant_needs_no_content(message: dict[str, Any]) -> None:
+    """Clients send back what they got: a refusal, or a thinking that was cut."""
+    messages = read_messages({"messages": [AGENT[0], {"role": "assistant", **message}, AGENT[0]]})
+    reject_unanswerable(messages)
+    assert template_messages(messages)[1]["content"] == ""
 
 
 def test_special_tokens_are_removed_from_all_texts_of_a_prompt() -> None:
@@ -157,10 +197,7 @@ def test_mode_line_stands_behind_the_last_user_s_question_when_a_tool_spoke_last
 @pytest.mark.parametrize(
     ("messages", "why"),
     [
-        ([{"role": "user", "content": None}], "text content"),
         ([*AGENT, {"role": "assistant", "content": None}], "last message must be of role user or tool"),
-        ([{"role": "assistant", "content": None}, AGENT[0]], "text content"),
-        ([{"role": "assistant", "content": None, "tool_calls": []}, AGENT[0]], "text content"),
         ([AGENT[0], {"role": "assistant", "content": "Yes."}], "last message must be of role user or tool"),
         (AGENT[1:], "must say what is asked"),
         ([{"content": "A walk?"}], "last message must be of role user"),
@@ -170,3 +207,13 @@ def test_messages_that_cannot_be_answered_are_refused(messages: list[dict[str, A
     with pytest.raises(Invalid, match=why) as refused:
         reject_unanswerable(messages)
     assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize(("field", "value"), [("functions", [{"name": "f"}]), ("audio", {"voice": "a"})])
+def test_fields_that_would_be_ignored_are_refused(field: str, value: Any) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(Invalid, match=f"{field} (is|are) not") as refused:
+        read_request({**body, field: value}, special=SPECIAL, unsupported={}, max_answers=1)
+    assert refused.value.param == field
+    assert read_request({**body, field: None}, special=SPECIAL, unsupported={}, max_answers=1)
+    assert read_request({**body, field: []}, special=SPECIAL, unsupported={}, max_answers=1)

@@ -109,6 +109,10 @@ def test_options_become_those_of_a_chat_and_what_changes_nothing_is_left_out() -
         ({"input": [7]}, "input"),
         ({"input": [{"type": "computer_call"}]}, "input"),
         ({"input": [{"type": ["message"]}]}, "input"),
+        ({"input": [{"type": "function_call_output", "call_id": "c1", "output": None}]}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f1"}]}]}, "input"),
+        ({"instructions": [{"role": "system", "content": "x"}]}, "instructions"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"tools": "all"}, "tools"),
     ],
@@ -117,6 +121,20 @@ def test_what_is_not_done_is_refused_by_its_name(body: dict[str, Any], param: st
     with pytest.raises(Invalid, match=param) as error:
         read_chat_request({**ASK, **body})
     assert error.value.param == param
+
+
+def test_an_image_has_the_form_of_a_chat() -> None:
+    part = {"type": "input_image", "image_url": "data:image/png;base64,AA", "detail": "low"}
+    (message,) = read_chat_request({**ASK, "input": [{"role": "user", "content": [part]}]})["messages"]
+    assert message["content"] == [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}}
+    ]
+
+
+async def test_a_part_of_the_input_has_this_api_s_name(room: Room) -> None:
+    with pytest.raises(Invalid, match=r"messages\[0\].content") as error:
+        await respond(room, input=[{"role": "user", "content": None}])
+    assert error.value.param == "input"
 
 
 async def test_a_refusal_of_the_chat_has_this_api_s_name_of_the_field(room: Room) -> None:
