@@ -14,19 +14,34 @@ from typing import Any, Literal, Protocol
 THINK_OPEN = "<think>\n"
 THINK_CLOSE = "\n</think>\n"
 """Text around a thinking, for models whose template says nothing of one."""
-TAG_NAME = r"(?:\w+:)?(?:think|thinking|thought|reason|reasoning)"
+OTHER_TAGS = {
+    "[THINK]": "[/THINK]",
+    "<|channel>thought": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "\u25c1think\u25b7": "\u25c1/think\u25b7",
+}
+"""Tags around a thinking that are no XML, each with the one that closes it: of Mistral, Gemma 4, Apertus, Command A and
+Kimi-VL."""
+_NAME = r"(?:\w+[:_|])?(?:think|thinking|thought|reason|reasoning)(?::[\w-]+)?"
 """Names of the tags that templates write around a thinking, with or without a namespace."""
-THINK_TAG = re.compile(rf"</?{TAG_NAME}>|\[/?THINK\]", re.IGNORECASE)
+OPEN_TAG, CLOSE_TAG = (
+    "|".join([f"<{slash}{_NAME}>", *map(re.escape, others)])
+    for slash, others in (("", OTHER_TAGS), ("/", OTHER_TAGS.values()))
+)
+THINK_TAG = re.compile(f"{OPEN_TAG}|{CLOSE_TAG}", re.IGNORECASE)
 """A tag that opens or closes a thinking in some model's template. No text of a user, and no thinking, may hold one."""
 JOINT = "\n\n"
 """Stands between texts of system messages that are joined, and before the user's text that they are folded into."""
 
 Bos = Literal["template", "added", "none"]
 """Who writes the token that begins a text."""
-Switch = Mapping[str, bool]
+SwitchValue = bool | int | str
+Switch = Mapping[str, SwitchValue]
 """Arguments of the chat template, such as `enable_thinking`."""
 SWITCH_NAMES = ("enable_thinking", "thinking")
-"""Names of the arguments by which chat templates are told whether the model thinks. The mode decides them."""
+"""Names of the arguments by which chat templates are told whether the model thinks. The mode decides them. Others, such
+as `thinking_budget`, also say how much it thinks: a caller may set those in a thinking mode."""
 
 
 class TemplateRefused(ValueError):
@@ -74,6 +89,8 @@ class ChatFormat:
     """Words that switch the model's thinking or its system text. No text of a user may hold one."""
     direct_suffix: str = ""
     """Closes, in direct mode, the thinking that the rendered prompt opens."""
+    begins_thinking: bool = False
+    """Whether the model begins a thinking by itself, and nothing switches it off. Direct mode writes an empty one."""
     cuts_thinking: bool = False
     """Whether the template leaves earlier thinking out."""
     gap: str = ""
@@ -88,6 +105,11 @@ class ChatFormat:
     def opening(self) -> str:
         """Text that is written after the rendered prompt of a thinking mode, so that a thinking is open."""
         return "" if self.prompt_opens else self.gap + self.think_open
+
+    @property
+    def empty_thinking(self) -> str:
+        """Text that is written after the rendered prompt of direct mode, so that the model begins no thinking."""
+        return self.opening + self.think_close if self.begins_thinking else ""
 
     @property
     def close_tag(self) -> str:
@@ -110,7 +132,12 @@ class ChatFormat:
             given: The caller's arguments.
             thinking: Whether the turn begins with a thinking.
         """
-        others = {name: value for name, value in (given or {}).items() if name not in SWITCH_NAMES}
+        contradicting = self.switch(thinking=not thinking)
+        others = {
+            name: value
+            for name, value in (given or {}).items()
+            if name not in SWITCH_NAMES and not (name in contradicting and value == contradicting[name])
+        }
         return others | dict(self.switch(thinking=thinking))
 
     def arrange(self, messages: Sequence[Mapping[str, Any]], *, thinking: bool | None = None) -> list[dict[str, Any]]:
@@ -180,8 +207,11 @@ class ChatFormat:
         return self._with_thinking(text) if thinking else self._without_thinking(text)
 
     def _without_thinking(self, text: str) -> str:
-        """Return a rendered prompt in which no thinking is open."""
-        return text + (self.direct_suffix or self.think_close) if text.rstrip().endswith(self.tags[0]) else text
+        """Return a rendered prompt in which no thinking is open, and behind which the model begins none."""
+        opens, closes = self.tags
+        if text.rstrip().endswith(opens):
+            return text + (self.direct_suffix or self.think_close)
+        return text if text.rstrip().endswith(closes) else text + self.empty_thinking
 
     def _with_thinking(self, text: str) -> str:
         """Return a rendered prompt behind which `opening` leaves a thinking open, exactly once."""

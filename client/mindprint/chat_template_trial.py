@@ -38,6 +38,10 @@ __all__ = [
     "trial_messages",
 ]
 
+FULL_WIDTH = 0xFEE0
+"""Distance from a printable ASCII character to its form in full width, which NFKC undoes."""
+HIDDEN_MARKS = ("\u0301", "\u00ad", "\u200b", "\ufe0f", "\x00")
+"""An accent and hidden characters. Some tokenizers take them out of a text."""
 _MARKER = re.compile(r"<<?/?[^<>\s]{1,40}>>?|\[/?[A-Z][A-Z_]*\]")
 
 
@@ -59,10 +63,12 @@ def decide_chat_format(tokenizer: TrialTokenizer, eos_ids: Sequence[int] = ()) -
     before, _, prompt_end = plain.rpartition(QUESTION)
     before_answer, after_answer = _history(tokenizer)
     _refuse_channels(before_answer, prompt_end)
+    with_system = try_render(tokenizer, [system_message(SYSTEM), user_message(QUESTION)]) or ""
+    written = [before, prompt_end, before_answer, after_answer, with_system]
+    _refuse_other_spellings(tokenizer, "".join([*written, str(tokenizer.chat_template)]))
     end_id = _end_of_turn(tokenizer, after_answer, before, eos_ids)
     stop_ids = dict.fromkeys([end_id, *(one for one in (tokenizer.eos_token_id, *eos_ids) if one is not None)])
     bos, bos_text = _bos(tokenizer, plain)
-    with_system = try_render(tokenizer, [system_message(SYSTEM), user_message(QUESTION)]) or ""
     return ChatFormat(
         end_id=end_id,
         end_text=str(tokenizer.added_tokens_decoder.get(end_id, "")),
@@ -72,7 +78,7 @@ def decide_chat_format(tokenizer: TrialTokenizer, eos_ids: Sequence[int] = ()) -
         gap=_gap(before_answer, prompt_end),
         bos=bos,
         bos_text=bos_text,
-        markers=_markers([before, prompt_end, before_answer, after_answer, with_system]),
+        markers=_markers(written),
     )
 
 
@@ -102,6 +108,8 @@ def describe(chat_format: ChatFormat) -> list[tuple[str, str]]:
     systems = "joined into one" if chat_format.joins_systems else "each as it is"
     late = "joined with the first" if chat_format.joins_late_systems else "as they are"
     closes = f"closed by {chat_format.direct_suffix!r}" if chat_format.direct_suffix else ""
+    if chat_format.begins_thinking:
+        closes = f"an empty one is written: {chat_format.empty_thinking!r}"
     on = _switch_text(chat_format.thinking_switch) or chat_format.thinking_words
     switched = _switch_text(chat_format.direct_switch) or chat_format.direct_words
     off = f"switched off by {switched}" if switched else ""
@@ -195,6 +203,34 @@ def _systems(tokenizer: TrialTokenizer) -> dict[str, Any]:
 
 
 # --- tokens ---
+
+
+def _refuse_other_spellings(tokenizer: TrialTokenizer, written: str) -> None:
+    """Refuse a tokenizer that reads another text as a control token: the cleaning of users' texts would not find it.
+
+    So does one that normalizes a text, to lower case or to NFKC, before it looks for such a token.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        written: What the template writes. Other tokens, such as those of padding, end nothing.
+    """
+    for number, token in tokenizer.added_tokens_decoder.items():
+        text = str(token)
+        if not (text in written or number == tokenizer.eos_token_id) or text.isalnum():
+            continue
+        for spelled in _spellings(text):
+            if spelled != text and number in tokenizer.encode(spelled, add_special_tokens=False):
+                raise UnsupportedTemplate(
+                    f"the tokenizer reads {spelled!r} as {text!r}, so that a user's text could end a turn: set "
+                    "normalized to false for its added tokens, in tokenizer.json and tokenizer_config.json"
+                )
+
+
+def _spellings(text: str) -> Iterable[str]:
+    """Return a text in other cases, in full width, with accents, and with characters that nobody sees."""
+    yield from (text.upper(), text.lower())
+    yield "".join(chr(ord(one) + FULL_WIDTH) if "!" <= one <= "~" else one for one in text)
+    yield from (f"{text[:-2]}{mark}{text[-2:]}" for mark in HIDDEN_MARKS)
 
 
 def _end_of_turn(tokenizer: TrialTokenizer, after_answer: str, before: str, eos_ids: Sequence[int]) -> int:

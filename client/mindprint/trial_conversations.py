@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from mindprint.chat_format import TemplateRefused, one_line
+from mindprint.chat_format import SwitchValue, TemplateRefused, one_line
 
 SYSTEM, SECOND_SYSTEM = "Rules of the trial.", "More rules of the trial."
 QUESTION, ANSWER, SECOND_QUESTION = "First trial question?", "First trial answer", "Second trial question?"
@@ -49,7 +49,7 @@ def assistant_message(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def render(tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: bool) -> str:
+def render(tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: SwitchValue) -> str:
     """Render a conversation.
 
     Raises:
@@ -61,7 +61,9 @@ def render(tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False
         raise TemplateRefused(f"the chat template refuses a conversation: {one_line(error)}") from error
 
 
-def try_render(tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: bool) -> str | None:
+def try_render(
+    tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: SwitchValue
+) -> str | None:
     """Render a conversation; None if the template refuses it."""
     try:
         return render(tokenizer, messages, generation=generation, **switch)
