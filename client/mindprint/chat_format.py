@@ -98,6 +98,8 @@ class ChatFormat:
     bos: Bos = "none"
     """`added`: the tokenizer writes it, so it is put before the rendered text."""
     bos_text: str = ""
+    takes_parts: bool = False
+    """Whether the template reads contents as lists of parts alone, as some do of models that read images."""
     markers: tuple[str, ...] = ()
     """Texts that the template writes around turns and that no text of a user may hold."""
 
@@ -149,7 +151,8 @@ class ChatFormat:
         """
         words = "" if thinking is None else self.thinking_words if thinking else self.direct_words
         arranged = self._with_systems(messages)
-        return _add_words(arranged, words, self.words_role) if words else arranged
+        worded = _add_words(arranged, words, self.words_role) if words else arranged
+        return [as_parts(message) for message in worded] if self.takes_parts else worded
 
     def _with_systems(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         arranged = [dict(message) for message in messages]
@@ -221,6 +224,12 @@ class ChatFormat:
         if is_open and not self.prompt_opens:
             return text.rstrip().removesuffix(self.tags[0])
         return text if is_open or not self.prompt_opens else text + self.think_open
+
+
+def as_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message whose content is a list of parts."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
 
 
 def one_line(error: Exception) -> str:

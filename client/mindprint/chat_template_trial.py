@@ -19,6 +19,7 @@ from mindprint.trial_conversations import (
     SECOND_QUESTION,
     SECOND_SYSTEM,
     SYSTEM,
+    PartsTokenizer,
     TrialTokenizer,
     UnsupportedTemplate,
     assistant_message,
@@ -59,6 +60,8 @@ def decide_chat_format(tokenizer: TrialTokenizer, eos_ids: Sequence[int] = ()) -
         raise UnsupportedTemplate("the tokenizer has no chat template: add chat_template.jinja to the model's folder")
     if not tokenizer.is_fast:
         raise UnsupportedTemplate("the tokenizer cannot say where tokens begin: save it as a fast one, tokenizer.json")
+    takes_parts = _takes_parts(tokenizer)
+    tokenizer = PartsTokenizer(tokenizer) if takes_parts else tokenizer
     plain = _question_prompt(tokenizer)
     before, _, prompt_end = plain.rpartition(QUESTION)
     before_answer, after_answer = _history(tokenizer)
@@ -78,6 +81,7 @@ def decide_chat_format(tokenizer: TrialTokenizer, eos_ids: Sequence[int] = ()) -
         gap=_gap(before_answer, prompt_end),
         bos=bos,
         bos_text=bos_text,
+        takes_parts=takes_parts,
         markers=_markers(written),
     )
 
@@ -117,6 +121,7 @@ def describe(chat_format: ChatFormat) -> list[tuple[str, str]]:
         ("system role", "yes" if chat_format.system == "role" else "no: folded into the first user turn"),
         ("several system messages", systems if chat_format.system == "role" else "folded"),
         ("later system messages", late if chat_format.system == "role" else "folded"),
+        ("contents", "lists of parts" if chat_format.takes_parts else "texts"),
         ("thinking", f"{chat_format.think_open!r} to {chat_format.think_close!r}"),
         ("opened by", "the template" if chat_format.prompt_opens else "the server"),
         ("in thinking modes", on or "nothing to switch"),
@@ -135,6 +140,12 @@ def trial_messages() -> list[dict[str, str]]:
 
 
 # --- what the template takes ---
+
+
+def _takes_parts(tokenizer: TrialTokenizer) -> bool:
+    """Return whether the template writes the text of a part, and not that of a text alone."""
+    asked = [user_message(QUESTION)]
+    return not holds(tokenizer, asked, QUESTION) and holds(PartsTokenizer(tokenizer), asked, QUESTION)
 
 
 def _question_prompt(tokenizer: TrialTokenizer) -> str:
@@ -273,8 +284,15 @@ def _bos(tokenizer: TrialTokenizer, plain: str) -> tuple[Bos, str]:
         return "none", ""
     if list(tokenizer.encode(plain, add_special_tokens=False))[:1] == [number]:
         return "template", text
-    adds = list(tokenizer.encode(QUESTION, add_special_tokens=True))[:1] == [number]
-    return ("added", text) if adds else ("none", "")
+    first, *rest = tokenizer.encode(QUESTION, add_special_tokens=True)
+    if first != number:
+        return "none", ""
+    if rest != list(tokenizer.encode(QUESTION, add_special_tokens=False)):
+        raise UnsupportedTemplate(
+            "the tokenizer also writes a token behind a text, where an answer is to follow: set add_eos_token to false "
+            "in tokenizer_config.json, or write bos_token in the chat template"
+        )
+    return "added", text
 
 
 def _markers(texts: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
 from chat_templates import FAMILIES, SERVED, eos_ids, make_tokenizer
 from mindprint.chat_format import THINK_CLOSE, THINK_OPEN, ChatFormat
@@ -270,6 +270,46 @@ def test_bos_that_only_the_tokenizer_writes_is_added_once() -> None:
     text = chat_format.render(tokenizer, [{"role": "user", "content": "Tea?"}], thinking=False)
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert (ids[0], ids.count(tokenizer.bos_token_id)) == (tokenizer.bos_token_id, 1)
+
+
+def test_token_that_the_tokenizer_writes_behind_a_text_is_refused() -> None:
+    """It would stand between the prompt and the answer."""
+    tokenizer = with_template(FAMILIES["llama3"].template.replace("{{ bos_token }}", ""), "llama3")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    special = [(text, backend.token_to_id(text)) for text in ("<|begin_of_text|>", "<|eot_id|>")]
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A <|eot_id|>", pair="$A $B", special_tokens=special
+    )
+    tokenizer._tokenizer = backend
+    with pytest.raises(UnsupportedTemplate, match="set add_eos_token to false"):
+        decide_chat_format(tokenizer)
+    tokenizer.chat_template = FAMILIES["llama3"].template
+    assert decide_chat_format(tokenizer).bos == "template"
+
+
+PARTS = FAMILIES["chatml"].template.replace(
+    "message['content']", "message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join"
+)
+
+
+def test_template_that_reads_parts_alone_gets_them() -> None:
+    """As those of LLaVA and SmolVLM do. A text has no parts, so that they write nothing of it."""
+    tokenizer = with_template(PARTS)
+    chat_format = decide_chat_format(tokenizer)
+    assert chat_format.takes_parts
+    asked = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tea?"}]
+    like = decided("chatml")
+    rendered = chat_format.render(tokenizer, asked, thinking=False)
+    assert rendered == like.render(make_tokenizer("chatml"), asked, thinking=False)
+    assert chat_format.arrange(asked)[1]["content"] == [{"type": "text", "text": "Tea?"}]
+    assert like.arrange(asked) == asked
+    assert dict(describe(chat_format))["contents"] == "lists of parts"
+
+
+def test_time_that_a_template_writes_switches_nothing() -> None:
+    template = "{{ strftime_now('%H:%M:%S.%f') }}" + FAMILIES["chatml"].template
+    chat_format = decide_chat_format(with_template(template))
+    assert (chat_format.direct_switch, chat_format.thinking_switch, chat_format.soft_switches) == ({}, {}, ())
 
 
 def test_white_space_before_an_answer_is_known() -> None:
