@@ -140,7 +140,9 @@ class ChatFormat:
             for name, value in (given or {}).items()
             if name not in SWITCH_NAMES and not (name in contradicting and value == contradicting[name])
         }
-        return others | dict(self.switch(thinking=thinking))
+        switch = dict(self.switch(thinking=thinking))
+        # What is left of the caller's says how much is thought, and not whether.
+        return switch | others if thinking else others | switch
 
     def arrange(self, messages: Sequence[Mapping[str, Any]], *, thinking: bool | None = None) -> list[dict[str, Any]]:
         """Return messages with the system messages that the template takes. `developer` is a system role.

@@ -103,6 +103,25 @@ def test_argument_that_says_how_much_is_thought_reaches_the_template_unless_it_i
     assert rendered[False, 0] == rendered[False, 512] == chat_format.render(tokenizer, asked, thinking=False)
 
 
+def test_effort_of_a_caller_comes_before_the_one_that_switches_the_thinking_on() -> None:
+    chat_format = ChatFormat(
+        end_id=0, thinking_switch={"reasoning_effort": "high"}, direct_switch={"reasoning_effort": "none"}
+    )
+    chosen = {
+        (thinking, effort): chat_format.select_arguments({"reasoning_effort": effort}, thinking=thinking)
+        for thinking in (False, True)
+        for effort in ("none", "low", "high")
+    }
+    assert {key: value["reasoning_effort"] for key, value in chosen.items()} == {
+        (True, "none"): "high",
+        (True, "low"): "low",
+        (True, "high"): "high",
+        (False, "none"): "none",
+        (False, "low"): "none",
+        (False, "high"): "none",
+    }
+
+
 EFFORT = (
     "{% if effort == 'none' %}{{ '<think>\n\n</think>\n\n' }}{% elif effort == 'high' %}{{ '<think>\n' }}"
     "{% elif effort is not defined %}DEFAULT{% endif %}"
