@@ -6,6 +6,7 @@ Server, trainer and `mindprint doctor` ask this module, so that all of them say 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ SERVED_METHODS = frozenset(
     }
 )
 """Values of `quant_method` that vLLM 0.32 reads. The server adds those of the installed release."""
+WRITES_NO_TEXT = re.compile(r".*For(\w*Classification|MaskedLM|\w*RewardModel|QuestionAnswering|Retrieval|Ranking)")
+"""Architectures that score or fill in texts. vLLM would load them, and then refuse to generate."""
 CONFIG, MODELOPT_CONFIG = "config.json", "hf_quant_config.json"
 UNQUANTIZED = (
     "serve and train the unquantized model that it was made from (on a GPU, `--engine-arg quantization=fp8` quantizes "
@@ -139,6 +142,8 @@ def decide_base_support(
         classes: What transformers can load.
         served_methods: Values of `quant_method` that the engine reads.
     """
+    if wrong := next(filter(WRITES_NO_TEXT.fullmatch, map(str, config.get("architectures") or ())), None):
+        return BaseSupport("refused", f"{wrong[:80]} writes no text: name a causal language model")
     loader = choose_loader(config, classes)
     quantization = find_quantization(config)
     method = None if quantization is None else read_method(quantization)

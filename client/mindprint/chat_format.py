@@ -14,19 +14,34 @@ from typing import Any, Literal, Protocol
 THINK_OPEN = "<think>\n"
 THINK_CLOSE = "\n</think>\n"
 """Text around a thinking, for models whose template says nothing of one."""
-TAG_NAME = r"(?:\w+:)?(?:think|thinking|thought|reason|reasoning)"
+OTHER_TAGS = {
+    "[THINK]": "[/THINK]",
+    "<|channel>thought": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "\u25c1think\u25b7": "\u25c1/think\u25b7",
+}
+"""Tags around a thinking that are no XML, each with the one that closes it: of Mistral, Gemma 4, Apertus, Command A and
+Kimi-VL."""
+_NAME = r"(?:\w+[:_|])?(?:think|thinking|thought|reason|reasoning)(?::[\w-]+)?"
 """Names of the tags that templates write around a thinking, with or without a namespace."""
-THINK_TAG = re.compile(rf"</?{TAG_NAME}>|\[/?THINK\]", re.IGNORECASE)
+OPEN_TAG, CLOSE_TAG = (
+    "|".join([f"<{slash}{_NAME}>", *map(re.escape, others)])
+    for slash, others in (("", OTHER_TAGS), ("/", OTHER_TAGS.values()))
+)
+THINK_TAG = re.compile(f"{OPEN_TAG}|{CLOSE_TAG}", re.IGNORECASE)
 """A tag that opens or closes a thinking in some model's template. No text of a user, and no thinking, may hold one."""
 JOINT = "\n\n"
 """Stands between texts of system messages that are joined, and before the user's text that they are folded into."""
 
 Bos = Literal["template", "added", "none"]
 """Who writes the token that begins a text."""
-Switch = Mapping[str, bool]
+SwitchValue = bool | int | str
+Switch = Mapping[str, SwitchValue]
 """Arguments of the chat template, such as `enable_thinking`."""
 SWITCH_NAMES = ("enable_thinking", "thinking")
-"""Names of the arguments by which chat templates are told whether the model thinks. The mode decides them."""
+"""Names of the arguments by which chat templates are told whether the model thinks. The mode decides them. Others, such
+as `thinking_budget`, also say how much it thinks: a caller may set those in a thinking mode."""
 
 
 class TemplateRefused(ValueError):
@@ -74,6 +89,8 @@ class ChatFormat:
     """Words that switch the model's thinking or its system text. No text of a user may hold one."""
     direct_suffix: str = ""
     """Closes, in direct mode, the thinking that the rendered prompt opens."""
+    begins_thinking: bool = False
+    """Whether the model begins a thinking by itself, and nothing switches it off. Direct mode writes an empty one."""
     cuts_thinking: bool = False
     """Whether the template leaves earlier thinking out."""
     gap: str = ""
@@ -81,6 +98,8 @@ class ChatFormat:
     bos: Bos = "none"
     """`added`: the tokenizer writes it, so it is put before the rendered text."""
     bos_text: str = ""
+    takes_parts: bool = False
+    """Whether the template reads contents as lists of parts alone, as some do of models that read images."""
     markers: tuple[str, ...] = ()
     """Texts that the template writes around turns and that no text of a user may hold."""
 
@@ -88,6 +107,11 @@ class ChatFormat:
     def opening(self) -> str:
         """Text that is written after the rendered prompt of a thinking mode, so that a thinking is open."""
         return "" if self.prompt_opens else self.gap + self.think_open
+
+    @property
+    def empty_thinking(self) -> str:
+        """Text that is written after the rendered prompt of direct mode, so that the model begins no thinking."""
+        return self.opening + self.think_close if self.begins_thinking else ""
 
     @property
     def close_tag(self) -> str:
@@ -110,8 +134,15 @@ class ChatFormat:
             given: The caller's arguments.
             thinking: Whether the turn begins with a thinking.
         """
-        others = {name: value for name, value in (given or {}).items() if name not in SWITCH_NAMES}
-        return others | dict(self.switch(thinking=thinking))
+        contradicting = self.switch(thinking=not thinking)
+        others = {
+            name: value
+            for name, value in (given or {}).items()
+            if name not in SWITCH_NAMES and not (name in contradicting and value == contradicting[name])
+        }
+        switch = dict(self.switch(thinking=thinking))
+        # What is left of the caller's says how much is thought, and not whether.
+        return switch | others if thinking else others | switch
 
     def arrange(self, messages: Sequence[Mapping[str, Any]], *, thinking: bool | None = None) -> list[dict[str, Any]]:
         """Return messages with the system messages that the template takes. `developer` is a system role.
@@ -122,7 +153,8 @@ class ChatFormat:
         """
         words = "" if thinking is None else self.thinking_words if thinking else self.direct_words
         arranged = self._with_systems(messages)
-        return _add_words(arranged, words, self.words_role) if words else arranged
+        worded = _add_words(arranged, words, self.words_role) if words else arranged
+        return [as_parts(message) for message in worded] if self.takes_parts else worded
 
     def _with_systems(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         arranged = [dict(message) for message in messages]
@@ -180,8 +212,11 @@ class ChatFormat:
         return self._with_thinking(text) if thinking else self._without_thinking(text)
 
     def _without_thinking(self, text: str) -> str:
-        """Return a rendered prompt in which no thinking is open."""
-        return text + (self.direct_suffix or self.think_close) if text.rstrip().endswith(self.tags[0]) else text
+        """Return a rendered prompt in which no thinking is open, and behind which the model begins none."""
+        opens, closes = self.tags
+        if text.rstrip().endswith(opens):
+            return text + (self.direct_suffix or self.think_close)
+        return text if text.rstrip().endswith(closes) else text + self.empty_thinking
 
     def _with_thinking(self, text: str) -> str:
         """Return a rendered prompt behind which `opening` leaves a thinking open, exactly once."""
@@ -191,6 +226,12 @@ class ChatFormat:
         if is_open and not self.prompt_opens:
             return text.rstrip().removesuffix(self.tags[0])
         return text if is_open or not self.prompt_opens else text + self.think_open
+
+
+def as_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message whose content is a list of parts."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
 
 
 def one_line(error: Exception) -> str:

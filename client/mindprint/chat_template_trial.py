@@ -19,6 +19,7 @@ from mindprint.trial_conversations import (
     SECOND_QUESTION,
     SECOND_SYSTEM,
     SYSTEM,
+    PartsTokenizer,
     TrialTokenizer,
     UnsupportedTemplate,
     assistant_message,
@@ -38,6 +39,10 @@ __all__ = [
     "trial_messages",
 ]
 
+FULL_WIDTH = 0xFEE0
+"""Distance from a printable ASCII character to its form in full width, which NFKC undoes."""
+HIDDEN_MARKS = ("\u0301", "\u00ad", "\u200b", "\ufe0f", "\x00")
+"""An accent and hidden characters. Some tokenizers take them out of a text."""
 _MARKER = re.compile(r"<<?/?[^<>\s]{1,40}>>?|\[/?[A-Z][A-Z_]*\]")
 
 
@@ -55,14 +60,18 @@ def decide_chat_format(tokenizer: TrialTokenizer, eos_ids: Sequence[int] = ()) -
         raise UnsupportedTemplate("the tokenizer has no chat template: add chat_template.jinja to the model's folder")
     if not tokenizer.is_fast:
         raise UnsupportedTemplate("the tokenizer cannot say where tokens begin: save it as a fast one, tokenizer.json")
+    takes_parts = _takes_parts(tokenizer)
+    tokenizer = PartsTokenizer(tokenizer) if takes_parts else tokenizer
     plain = _question_prompt(tokenizer)
     before, _, prompt_end = plain.rpartition(QUESTION)
     before_answer, after_answer = _history(tokenizer)
     _refuse_channels(before_answer, prompt_end)
+    with_system = try_render(tokenizer, [system_message(SYSTEM), user_message(QUESTION)]) or ""
+    written = [before, prompt_end, before_answer, after_answer, with_system]
+    _refuse_other_spellings(tokenizer, "".join([*written, str(tokenizer.chat_template)]))
     end_id = _end_of_turn(tokenizer, after_answer, before, eos_ids)
     stop_ids = dict.fromkeys([end_id, *(one for one in (tokenizer.eos_token_id, *eos_ids) if one is not None)])
     bos, bos_text = _bos(tokenizer, plain)
-    with_system = try_render(tokenizer, [system_message(SYSTEM), user_message(QUESTION)]) or ""
     return ChatFormat(
         end_id=end_id,
         end_text=str(tokenizer.added_tokens_decoder.get(end_id, "")),
@@ -72,7 +81,8 @@ def decide_chat_format(tokenizer: TrialTokenizer, eos_ids: Sequence[int] = ()) -
         gap=_gap(before_answer, prompt_end),
         bos=bos,
         bos_text=bos_text,
-        markers=_markers([before, prompt_end, before_answer, after_answer, with_system]),
+        takes_parts=takes_parts,
+        markers=_markers(written),
     )
 
 
@@ -102,6 +112,8 @@ def describe(chat_format: ChatFormat) -> list[tuple[str, str]]:
     systems = "joined into one" if chat_format.joins_systems else "each as it is"
     late = "joined with the first" if chat_format.joins_late_systems else "as they are"
     closes = f"closed by {chat_format.direct_suffix!r}" if chat_format.direct_suffix else ""
+    if chat_format.begins_thinking:
+        closes = f"an empty one is written: {chat_format.empty_thinking!r}"
     on = _switch_text(chat_format.thinking_switch) or chat_format.thinking_words
     switched = _switch_text(chat_format.direct_switch) or chat_format.direct_words
     off = f"switched off by {switched}" if switched else ""
@@ -109,6 +121,7 @@ def describe(chat_format: ChatFormat) -> list[tuple[str, str]]:
         ("system role", "yes" if chat_format.system == "role" else "no: folded into the first user turn"),
         ("several system messages", systems if chat_format.system == "role" else "folded"),
         ("later system messages", late if chat_format.system == "role" else "folded"),
+        ("contents", "lists of parts" if chat_format.takes_parts else "texts"),
         ("thinking", f"{chat_format.think_open!r} to {chat_format.think_close!r}"),
         ("opened by", "the template" if chat_format.prompt_opens else "the server"),
         ("in thinking modes", on or "nothing to switch"),
@@ -127,6 +140,12 @@ def trial_messages() -> list[dict[str, str]]:
 
 
 # --- what the template takes ---
+
+
+def _takes_parts(tokenizer: TrialTokenizer) -> bool:
+    """Return whether the template writes the text of a part, and not that of a text alone."""
+    asked = [user_message(QUESTION)]
+    return not holds(tokenizer, asked, QUESTION) and holds(PartsTokenizer(tokenizer), asked, QUESTION)
 
 
 def _question_prompt(tokenizer: TrialTokenizer) -> str:
@@ -197,6 +216,34 @@ def _systems(tokenizer: TrialTokenizer) -> dict[str, Any]:
 # --- tokens ---
 
 
+def _refuse_other_spellings(tokenizer: TrialTokenizer, written: str) -> None:
+    """Refuse a tokenizer that reads another text as a control token: the cleaning of users' texts would not find it.
+
+    So does one that normalizes a text, to lower case or to NFKC, before it looks for such a token.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        written: What the template writes. Other tokens, such as those of padding, end nothing.
+    """
+    for number, token in tokenizer.added_tokens_decoder.items():
+        text = str(token)
+        if not (text in written or number == tokenizer.eos_token_id) or text.isalnum():
+            continue
+        for spelled in _spellings(text):
+            if spelled != text and number in tokenizer.encode(spelled, add_special_tokens=False):
+                raise UnsupportedTemplate(
+                    f"the tokenizer reads {spelled!r} as {text!r}, so that a user's text could end a turn: set "
+                    "normalized to false for its added tokens, in tokenizer.json and tokenizer_config.json"
+                )
+
+
+def _spellings(text: str) -> Iterable[str]:
+    """Return a text in other cases, in full width, with accents, and with characters that nobody sees."""
+    yield from (text.upper(), text.lower())
+    yield "".join(chr(ord(one) + FULL_WIDTH) if "!" <= one <= "~" else one for one in text)
+    yield from (f"{text[:-2]}{mark}{text[-2:]}" for mark in HIDDEN_MARKS)
+
+
 def _end_of_turn(tokenizer: TrialTokenizer, after_answer: str, before: str, eos_ids: Sequence[int]) -> int:
     """Return the token with which the template ends an assistant's turn; `eos_token` where it writes none."""
     if (end_id := _token_behind(tokenizer, _after_last_answer(tokenizer))) is not None:
@@ -237,8 +284,15 @@ def _bos(tokenizer: TrialTokenizer, plain: str) -> tuple[Bos, str]:
         return "none", ""
     if list(tokenizer.encode(plain, add_special_tokens=False))[:1] == [number]:
         return "template", text
-    adds = list(tokenizer.encode(QUESTION, add_special_tokens=True))[:1] == [number]
-    return ("added", text) if adds else ("none", "")
+    first, *rest = tokenizer.encode(QUESTION, add_special_tokens=True)
+    if first != number:
+        return "none", ""
+    if rest != list(tokenizer.encode(QUESTION, add_special_tokens=False)):
+        raise UnsupportedTemplate(
+            "the tokenizer also writes a token behind a text, where an answer is to follow: set add_eos_token to false "
+            "in tokenizer_config.json, or write bos_token in the chat template"
+        )
+    return "added", text
 
 
 def _markers(texts: Iterable[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from mindprint import __version__, model_files
 from mindprint.base_support import BaseSupport, read_base_support
-from mindprint.chat_format import ChatFormat, one_line
+from mindprint.chat_format import ChatFormat
 from mindprint.chat_template_trial import (
     UnsupportedTemplate,
     decide_chat_format,
@@ -28,6 +28,7 @@ from mindprint.chat_template_trial import (
     trial_messages,
 )
 from mindprint.model_files import MissingModel, resolve
+from mindprint.model_tokenizer import load_tokenizer
 
 PARTS = {
     "client": ("httpx", "pydantic", "rich", "stamina", "typer"),
@@ -145,13 +146,8 @@ def try_chat_template(model: str) -> tuple[ChatFormat, dict[str, str]]:
         UnsupportedTemplate: Its chat template cannot be served.
         OSError: Its tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
     path = resolve(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except ValueError as error:
-        raise UnsupportedTemplate(f"the tokenizer cannot be loaded: {one_line(error)}") from error
+    tokenizer = load_tokenizer(path)
     chat_format = decide_chat_format(tokenizer, read_eos_ids(path))
     direct, thinking = (
         chat_format.render(tokenizer, trial_messages(), thinking=thinking) for thinking in (False, True)

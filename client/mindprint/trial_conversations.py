@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from mindprint.chat_format import TemplateRefused, one_line
+from mindprint.chat_format import SwitchValue, TemplateRefused, as_parts, one_line
 
 SYSTEM, SECOND_SYSTEM = "Rules of the trial.", "More rules of the trial."
 QUESTION, ANSWER, SECOND_QUESTION = "First trial question?", "First trial answer", "Second trial question?"
@@ -34,6 +34,28 @@ class TrialTokenizer(Protocol):
         ...
 
 
+class PartsTokenizer:
+    """A tokenizer whose template gets the contents of messages as lists of parts.
+
+    Args:
+        tokenizer: The model's tokenizer.
+    """
+
+    def __init__(self, tokenizer: TrialTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def apply_chat_template(self, conversation: Any, **arguments: Any) -> Any:
+        """Render a conversation."""
+        return self._tokenizer.apply_chat_template([as_parts(message) for message in conversation], **arguments)
+
+
+def _fixed_time(_: str) -> str:
+    return "Thursday"
+
+
 def system_message(text: str) -> dict[str, str]:
     """Return a message of the system."""
     return {"role": "system", "content": text}
@@ -49,19 +71,23 @@ def assistant_message(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def render(tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: bool) -> str:
+def render(tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: SwitchValue) -> str:
     """Render a conversation.
 
     Raises:
         TemplateRefused: The template refuses it.
     """
+    # Prompts are compared. A template may write the time.
+    arguments: dict[str, Any] = {"strftime_now": _fixed_time, "add_generation_prompt": generation, **switch}
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **switch))
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
     except Exception as error:  # a template raises what it likes
         raise TemplateRefused(f"the chat template refuses a conversation: {one_line(error)}") from error
 
 
-def try_render(tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: bool) -> str | None:
+def try_render(
+    tokenizer: TrialTokenizer, messages: Any, *, generation: bool = False, **switch: SwitchValue
+) -> str | None:
     """Render a conversation; None if the template refuses it."""
     try:
         return render(tokenizer, messages, generation=generation, **switch)

@@ -239,6 +239,46 @@ _PHI3 = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 
+_GEMMA4 = (
+    "{{ bos_token }}{% set first = 1 if messages[0]['role'] == 'system' else 0 %}"
+    "{% set thinks = enable_thinking is defined and enable_thinking %}"
+    "{% if thinks or first %}{{ '<|turn>system\n' + ('<|think|>\n' if thinks else '') }}"
+    "{{ (messages[0]['content'] | trim if first else '') + '<turn|>\n' }}{% endif %}"
+    "{% for message in messages[first:] %}"
+    "{% if message['role'] == 'system' %}{{ raise_exception('System comes first') }}{% endif %}"
+    "{{ '<|turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ message['content'].split('<channel|>')[-1] | trim + '<turn|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}"
+    "{% if not thinks %}{{ '<|channel>thought\n<channel|>' }}{% endif %}{% endif %}"
+)
+_SEED_OSS = (
+    "{% set first = 1 if messages[0]['role'] == 'system' else 0 %}"
+    "{% if first %}{{ bos_token + 'system\n' + messages[0]['content'] + eos_token }}{% endif %}"
+    "{% set off = thinking_budget is defined and thinking_budget == 0 %}"
+    "{% if off %}{{ bos_token + 'system\nAnswer without a thought.' + eos_token }}"
+    "{% elif thinking_budget is defined %}{{ bos_token + 'system\nBudget: ' + thinking_budget | string + eos_token }}"
+    "{% endif %}{% for message in messages[first:] %}{{ bos_token + message['role'] }}"
+    "{% if message.reasoning_content %}{{ '\n<seed:think>' + message.reasoning_content + '</seed:think>' }}{% endif %}"
+    "{{ '\n' + message['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token + 'assistant\n' }}{% if off %}"
+    "{{ '<seed:think>\n<seed:reflect>Nothing is left.</seed:reflect>\n</seed:think>' }}{% endif %}{% endif %}"
+)
+_KIMI = (
+    "{% for message in messages %}"
+    "{{ '<|im_' + message['role'] + '|>' + message['role'] + '<|im_middle|>' }}"
+    "{% if message['role'] == 'assistant' %}{{ '<think></think>' }}{% endif %}{{ message['content'] + '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_assistant|>assistant<|im_middle|>' }}{% endif %}"
+)
+_LFM2 = (
+    "{{ bos_token }}{% set ns = namespace(last=-1) %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{% set ns.last = loop.index0 %}{% endif %}"
+    "{% endfor %}{% for message in messages %}{% set content = message['content'] %}"
+    "{% if message['role'] == 'assistant' and loop.index0 != ns.last and '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1] | trim %}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 FAMILIES: dict[str, Family] = {
     "chatml": Family(
         lambda: _byte_level(None), _CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>", "<|im_end|>"
@@ -377,6 +417,43 @@ FAMILIES: dict[str, Family] = {
         "</s>",
         bos="<s>",
         adds_bos=True,
+    ),
+    "gemma4": Family(
+        lambda: _sentencepiece(prefix_space=False),
+        _GEMMA4,
+        ["<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"],
+        "<turn|>",
+        "<eos>",
+        bos="<bos>",
+        adds_bos=True,
+        eos_ids_of=["<eos>", "<turn|>"],
+    ),
+    "seed_oss": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _SEED_OSS,
+        ["<seed:bos>", "<seed:eos>"],
+        "<seed:eos>",
+        "<seed:eos>",
+        bos="<seed:bos>",
+        added=["<seed:think>", "</seed:think>", "<seed:reflect>", "</seed:reflect>"],
+    ),
+    "kimi": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _KIMI,
+        ["<|im_end|>", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>"],
+        "<|im_end|>",
+        "<|im_end|>",
+        added=["<think>", "</think>"],
+    ),
+    "lfm2": Family(
+        lambda: _byte_level(SPLIT_LLAMA3),
+        _LFM2,
+        ["<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        "<|im_end|>",
+        "<|im_end|>",
+        bos="<|startoftext|>",
+        adds_bos=True,
+        added=["<think>", "</think>"],
     ),
     "gpt_oss": Family(
         lambda: _byte_level(SPLIT_LLAMA3),

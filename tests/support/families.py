@@ -485,7 +485,7 @@ def tiny_base(model_type: str) -> Any:
         tokenize_text=lambda text: [
             Token(byte, place) for place, character in enumerate(text) for byte in character.encode()
         ],
-        end_of_turn=2,
+        eos_token_id=2,
         digest="sha256:tiny",
         serving_dtype=torch.float32,
         device=device,

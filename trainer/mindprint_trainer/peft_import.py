@@ -13,11 +13,11 @@ import torch
 from peft.utils import load_peft_weights
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from mindprint.adapter_config import WrongAdapterConfig, judge_config
 from mindprint.general_questions import QUESTIONS
 from mindprint.model_files import MissingModel, model_digest, resolve
+from mindprint.model_tokenizer import load_tokenizer
 from mindprint.types import LoraLimits, Manifest, ParityItem, ServerInfo
 from mindprint_trainer.errors import BaseMismatch, TrainerError
 from mindprint_trainer.model.base_model import resolve_compute_dtype, resolve_device
@@ -168,7 +168,7 @@ def load_adapted(folder: Path, base: Path, settings: Settings) -> tuple[Callable
     device = torch.device(resolve_device(settings.device))
     model = load_model(base, getattr(torch, settings.base_dtype))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        tokenizer = load_tokenizer(base)
         cast_weights(model, device, resolve_compute_dtype(settings.compute_dtype, device))
         adapted = peft.PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # torch, transformers and peft each have errors of their own

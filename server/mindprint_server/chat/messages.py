@@ -221,17 +221,19 @@ def _read_object(value: Any) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def template_arguments(body: Mapping[str, Any]) -> dict[str, Any]:
+def template_arguments(body: Mapping[str, Any], *, thinking: bool) -> dict[str, Any]:
     """Return the arguments that a request has for the chat template, without those that say how it is rendered.
 
     Args:
         body: The request.
+        thinking: Whether the turn begins with a thinking. Only then OpenAI's `reasoning_effort` has a meaning.
     """
     given = body.get("chat_template_kwargs")
     arguments = (
         {name: value for name, value in given.items() if name not in RENDERING} if isinstance(given, dict) else {}
     )
-    return arguments | {name: value for name in ("tools", "documents") if (value := body.get(name))}
+    fields = ("tools", "documents", "reasoning_effort") if thinking else ("tools", "documents")
+    return arguments | {name: value for name in fields if (value := body.get(name))}
 
 
 def read_mode(value: object) -> AskedMode:

@@ -127,6 +127,8 @@ def _agreed_mode(mode: AskedMode, body: Mapping[str, Any]) -> AskedMode:
     Raises:
         Invalid: Mode and arguments ask for different things.
     """
+    if mode == "auto" and body.get("reasoning_effort") == "none":
+        return "direct"
     given = body.get("chat_template_kwargs")
     for name in SWITCH_NAMES:
         value = given.get(name) if isinstance(given, Mapping) else None

@@ -107,7 +107,7 @@ class Thinker:
             Invalid: The messages do not fit the template, or the model's length with thinking and answer.
         """
         prefix = self._prefix(plan.mode, asked.memory)
-        prompt = self.render(messages, thinking=True, arguments=template_arguments(asked.request.body))
+        prompt = self.render(messages, thinking=True, arguments=template_arguments(asked.request.body, thinking=True))
         begun = self._turns.begin_thinking(prompt, prefix)
         left = asked.left(progress)
         most = self._bound(begun, asked, left)
@@ -182,7 +182,7 @@ class Thinker:
         limit = self._engine.info().max_model_len - TEMPLATE_RESERVE_TOKENS - written
         told = memory_text(memory, tokenizer.special)
         built = build_messages(request.messages, mode, told, request.choices, tokenizer.special)
-        arguments = template_arguments(request.body)
+        arguments = template_arguments(request.body, thinking=thinks)
         text = self._render_text(built, thinking=thinks, arguments=arguments)
         if thinks:
             text += self._prefix(mode, memory)
@@ -200,9 +200,10 @@ class Thinker:
 
     def direct_prompt(self, body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Prompt | None:
         """Return the prompt of a direct answer if a thinking must be closed in it; None lets the backend render."""
-        if not self._turns.chat_format.direct_suffix:
+        chat_format = self._turns.chat_format
+        if not (chat_format.direct_suffix or chat_format.begins_thinking):
             return None
-        return self.render(messages, thinking=False, arguments=template_arguments(body))
+        return self.render(messages, thinking=False, arguments=template_arguments(body, thinking=False))
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, thinking: bool, arguments: Mapping[str, Any] | None = None

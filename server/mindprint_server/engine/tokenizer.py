@@ -12,6 +12,7 @@ from cachetools import LRUCache
 
 from mindprint.chat_format import ChatFormat
 from mindprint.chat_template_trial import decide_chat_format, read_eos_ids
+from mindprint.model_tokenizer import load_tokenizer
 from mindprint_server.tenancy import drop_tenant, tenant_or_none
 
 MAX_CACHED_TOKENS = 2**20
@@ -69,11 +70,9 @@ class HFTokenizer:
             folder: The model's folder.
 
         Raises:
-            UnsupportedTemplate: The chat template cannot be served; the message says why.
+            UnsupportedTemplate: Tokenizer or chat template cannot be served; the message says why.
         """
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
         return cls(tokenizer, decide_chat_format(tokenizer, read_eos_ids(folder)))
 
     @property

@@ -110,7 +110,7 @@ class VllmChat:
             args.chat_template = chat_template
             if "chat_template_content_format" not in options:
                 # As in all other prompts. vLLM gives lists of parts to a template that has a loop over parts anywhere.
-                args.chat_template_content_format = "string"
+                args.chat_template_content_format = "openai" if chat_format.takes_parts else "string"
             structured = llm.vllm_config.structured_outputs_config
             args.structured_outputs_config = structured
             continuing = serving = await _serve(client, args)

@@ -62,7 +62,7 @@ class TurnWriter:
 
     def direct_answer(self, answer: str) -> str:
         """Return an answer as a model writes it in direct mode."""
-        return self.chat_format.gap + answer
+        return answer if self.chat_format.begins_thinking else self.chat_format.gap + answer
 
     def answer_after_thinking(self, answer: str, answer_prefix: str) -> str:
         """Return an answer as a model writes it after a thinking and the answer prefix."""
@@ -93,6 +93,9 @@ class TurnWriter:
         # Another type is left to the engine, which refuses it.
         if isinstance(given, Mapping) and (given or chat_format.switch(thinking=thinking)):
             fields["chat_template_kwargs"] = chat_format.select_arguments(given, thinking=thinking)
+        if not thinking and isinstance(body.get("reasoning_effort"), str):
+            # vLLM hands it to the template, and switches the thinking of some templates on (0.32).
+            fields["reasoning_effort"] = None
         if chat_format.bos == "added":
             fields["add_special_tokens"] = True
         return fields

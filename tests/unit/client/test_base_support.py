@@ -71,6 +71,23 @@ def test_architecture_chooses_the_class(model_type: str, architecture: str, load
     assert (support.level, support.loader) == ("trained" if loader else "served", loader)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Qwen3ForSequenceClassification", "BertForMaskedLM", "Qwen2ForProcessRewardModel", "LlamaForTokenClassification"],
+)
+def test_model_that_writes_no_text_is_refused(name: str) -> None:
+    support = decide_base_support({"model_type": "llama", "architectures": [name]}, CLASSES)
+    assert (support.level, support.reason) == ("refused", f"{name} writes no text: name a causal language model")
+
+
+@pytest.mark.parametrize("kind", ["causal", "image"])
+def test_model_that_transformers_writes_text_with_is_not_taken_for_another(kind: str) -> None:
+    """All names that transformers has for them."""
+    for named in getattr(KnownClasses.installed(), kind).values():
+        for name in [named] if isinstance(named, str) else named:
+            assert not decide_base_support({"model_type": "llama", "architectures": [name]}, CLASSES).reason
+
+
 def test_a_model_without_a_class_says_why() -> None:
     own = decide_base_support({"model_type": "own", "auto_map": {"AutoConfig": "config.Own"}}, CLASSES)
     assert own.reason == (

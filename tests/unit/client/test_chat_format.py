@@ -75,6 +75,53 @@ def test_no_argument_opens_or_closes_a_thinking_against_the_mode(name: str, thin
     assert given == chat_format.render(tokenizer, [said("user", "a")], thinking=thinking)
 
 
+@pytest.mark.parametrize("name", ["kimi", "lfm2"])
+def test_empty_thinking_is_written_only_where_there_is_none(name: str) -> None:
+    tokenizer = copy.copy(make_tokenizer(name))
+    chat_format = decide_chat_format(tokenizer)
+    tokenizer.chat_template += "{{ {'open': '<think>\n', 'closed': '<think></think>'}[add] if add else '' }}"
+    plain = chat_format.render(tokenizer, [said("user", "a")], thinking=True)
+    expected = {"open": f"<think>\n{chat_format.think_close}", "closed": "<think></think>"}
+    for add, end in expected.items():
+        text = chat_format.render(tokenizer, [said("user", "a")], thinking=False, arguments={"add": add})
+        assert text == plain + end
+
+
+def test_argument_that_says_how_much_is_thought_reaches_the_template_unless_it_is_nothing() -> None:
+    tokenizer = make_tokenizer("seed_oss")
+    chat_format = decide_chat_format(tokenizer)
+    asked = [said("user", "a")]
+    rendered = {
+        (thinking, budget): chat_format.render(
+            tokenizer, asked, thinking=thinking, arguments={"thinking_budget": budget}
+        )
+        for thinking in (False, True)
+        for budget in (0, 512)
+    }
+    assert "Budget: 512" in rendered[True, 512]
+    assert rendered[True, 0] == chat_format.render(tokenizer, asked, thinking=True)
+    assert rendered[False, 0] == rendered[False, 512] == chat_format.render(tokenizer, asked, thinking=False)
+
+
+def test_effort_of_a_caller_comes_before_the_one_that_switches_the_thinking_on() -> None:
+    chat_format = ChatFormat(
+        end_id=0, thinking_switch={"reasoning_effort": "high"}, direct_switch={"reasoning_effort": "none"}
+    )
+    chosen = {
+        (thinking, effort): chat_format.select_arguments({"reasoning_effort": effort}, thinking=thinking)
+        for thinking in (False, True)
+        for effort in ("none", "low", "high")
+    }
+    assert {key: value["reasoning_effort"] for key, value in chosen.items()} == {
+        (True, "none"): "high",
+        (True, "low"): "low",
+        (True, "high"): "high",
+        (False, "none"): "none",
+        (False, "low"): "none",
+        (False, "high"): "none",
+    }
+
+
 EFFORT = (
     "{% if effort == 'none' %}{{ '<think>\n\n</think>\n\n' }}{% elif effort == 'high' %}{{ '<think>\n' }}"
     "{% elif effort is not defined %}DEFAULT{% endif %}"
@@ -147,4 +194,5 @@ def test_every_conversation_is_rendered_whole(name: str, thinking: bool, message
     opens, closes = chat_format.tags
     assert whole.count(opens) - whole.count(closes) == int(thinking), "thinking is open once, or closed"
     ids = tokenizer.encode(text, add_special_tokens=False)
-    assert ids.count(tokenizer.bos_token_id) == int(chat_format.bos != "none")
+    # Seed-OSS begins each turn with it.
+    assert ids[:2].count(tokenizer.bos_token_id) == int(chat_format.bos != "none")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
 from chat_templates import FAMILIES, SERVED, eos_ids, make_tokenizer
 from mindprint.chat_format import THINK_CLOSE, THINK_OPEN, ChatFormat
@@ -143,6 +144,88 @@ def test_white_space_before_a_thinking_is_the_templates() -> None:
     assert (chat_format.opening, chat_format.think_close) == ("\n<think>", "</think>")
 
 
+def test_tags_that_are_no_xml_are_found() -> None:
+    """Gemma 4 writes an empty thinking where there is to be none. Its small models' template writes nothing then."""
+    template = FAMILIES["gemma4"].template
+    small = template.replace("{{ '<|channel>thought\n<channel|>' }}", "")
+    assert small != template
+    for one in (template, small):
+        chat_format = decide_chat_format(with_template(one, "gemma4"))
+        assert (chat_format.opening, chat_format.think_close) == ("<|channel>thought\n", "<channel|>")
+        assert chat_format.thinking_switch == {"enable_thinking": True}
+        assert (chat_format.direct_switch, chat_format.empty_thinking) == ({}, "")
+
+
+def test_tags_that_only_the_tokenizer_knows_are_closed_by_the_other() -> None:
+    tokenizer = copy.deepcopy(make_tokenizer("chatml"))
+    tokenizer.add_tokens(["<|inner_prefix|>", "<|inner_suffix|>"], special_tokens=True)
+    chat_format = decide_chat_format(tokenizer)
+    assert chat_format.tags == ("<|inner_prefix|>", "<|inner_suffix|>")
+
+
+def test_switch_that_is_no_truth_value_is_found() -> None:
+    chat_format = decided("seed_oss")
+    assert (chat_format.thinking_switch, chat_format.direct_switch) == ({}, {"thinking_budget": 0})
+    assert (chat_format.think_open, chat_format.think_close) == ("<seed:think>", "</seed:think>\n")
+
+
+EFFORT = (
+    "{% set effort = reasoning_effort if reasoning_effort is defined else 'DEFAULT' %}"
+    "{% if effort not in ['none', 'high'] %}{{ raise_exception('no such effort') }}{% endif %}{{ '[' + effort + ']' }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("default", "on", "off"),
+    [("high", {}, {"reasoning_effort": "none"}), ("none", {"reasoning_effort": "high"}, {"reasoning_effort": "none"})],
+)
+def test_effort_of_a_template_switches_the_thinking(default: str, on: dict[str, str], off: dict[str, str]) -> None:
+    template = EFFORT.replace("DEFAULT", default) + FAMILIES["chatml"].template
+    chat_format = decide_chat_format(with_template(template))
+    assert (chat_format.thinking_switch, chat_format.direct_switch) == (on, off)
+
+
+def test_effort_that_is_only_written_switches_nothing() -> None:
+    """Where any word is taken, `none` is no value that the model knows."""
+    template = "{{ 'Effort: ' + (reasoning_effort or 'medium') }}" + FAMILIES["chatml"].template
+    chat_format = decide_chat_format(with_template(template))
+    assert (chat_format.thinking_switch, chat_format.direct_switch) == ({}, {})
+
+
+TOLD = "{{ 'Write your thoughts within <think> and </think>.\n' }}"
+UNLESS_SYSTEM = TOLD.join(["{% if messages[0]['role'] != 'system' %}", "{% endif %}"])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "empty"),
+    [
+        (make_tokenizer("kimi"), "<think></think>"),
+        (make_tokenizer("lfm2"), "<think>\n\n</think>\n"),
+        (with_template(FAMILIES["r1"].template.replace("<think>\n", ""), "r1"), "<think>\n\n</think>\n"),
+        (with_template(TOLD + FAMILIES["chatml"].template), "<think>\n\n</think>\n"),
+        (with_template(UNLESS_SYSTEM + FAMILIES["chatml"].template), ""),
+        (make_tokenizer("magistral"), ""),
+        (make_tokenizer("granite"), ""),
+        (make_tokenizer("qwen3"), ""),
+    ],
+    ids=["history has an empty one", "cut but for the last", "cut", "told", "told by default", "kept", "off", "switch"],
+)
+def test_model_that_begins_a_thinking_by_itself_gets_an_empty_one_in_direct_mode(tokenizer: Any, empty: str) -> None:
+    chat_format = decide_chat_format(tokenizer)
+    assert chat_format.empty_thinking == empty
+    asked = [{"role": "user", "content": "Tea?"}]
+    prompts = [chat_format.render(tokenizer, asked, thinking=thinking) for thinking in (False, True)]
+    if empty:
+        assert prompts[0] == prompts[1] + empty
+        assert dict(describe(chat_format))["in direct mode"] == f"an empty one is written: {empty!r}"
+
+
+def test_tag_of_the_template_is_no_soft_switch() -> None:
+    """DeepSeek V3.1's generation prompt ends with `</think>`."""
+    behind = "{{ '<think>' if thinking else '</think>' }}"
+    assert decide_chat_format(with_template(FAMILIES["chatml"].template + behind)).soft_switches == ()
+
+
 def test_thinking_that_is_off_by_default_is_switched_on() -> None:
     """DeepSeek V3.1's template closes the thinking unless it is told to open one."""
     base = FAMILIES["r1"].template.replace("<think>\n", "{{ '<think>' if thinking else '</think>' }}")
@@ -187,6 +270,46 @@ def test_bos_that_only_the_tokenizer_writes_is_added_once() -> None:
     text = chat_format.render(tokenizer, [{"role": "user", "content": "Tea?"}], thinking=False)
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert (ids[0], ids.count(tokenizer.bos_token_id)) == (tokenizer.bos_token_id, 1)
+
+
+def test_token_that_the_tokenizer_writes_behind_a_text_is_refused() -> None:
+    """It would stand between the prompt and the answer."""
+    tokenizer = with_template(FAMILIES["llama3"].template.replace("{{ bos_token }}", ""), "llama3")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    special = [(text, backend.token_to_id(text)) for text in ("<|begin_of_text|>", "<|eot_id|>")]
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A <|eot_id|>", pair="$A $B", special_tokens=special
+    )
+    tokenizer._tokenizer = backend
+    with pytest.raises(UnsupportedTemplate, match="set add_eos_token to false"):
+        decide_chat_format(tokenizer)
+    tokenizer.chat_template = FAMILIES["llama3"].template
+    assert decide_chat_format(tokenizer).bos == "template"
+
+
+PARTS = FAMILIES["chatml"].template.replace(
+    "message['content']", "message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join"
+)
+
+
+def test_template_that_reads_parts_alone_gets_them() -> None:
+    """As those of LLaVA and SmolVLM do. A text has no parts, so that they write nothing of it."""
+    tokenizer = with_template(PARTS)
+    chat_format = decide_chat_format(tokenizer)
+    assert chat_format.takes_parts
+    asked = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tea?"}]
+    like = decided("chatml")
+    rendered = chat_format.render(tokenizer, asked, thinking=False)
+    assert rendered == like.render(make_tokenizer("chatml"), asked, thinking=False)
+    assert chat_format.arrange(asked)[1]["content"] == [{"type": "text", "text": "Tea?"}]
+    assert like.arrange(asked) == asked
+    assert dict(describe(chat_format))["contents"] == "lists of parts"
+
+
+def test_time_that_a_template_writes_switches_nothing() -> None:
+    template = "{{ strftime_now('%H:%M:%S.%f') }}" + FAMILIES["chatml"].template
+    chat_format = decide_chat_format(with_template(template))
+    assert (chat_format.direct_switch, chat_format.thinking_switch, chat_format.soft_switches) == ({}, {}, ())
 
 
 def test_white_space_before_an_answer_is_known() -> None:
@@ -237,6 +360,41 @@ def test_template_that_cannot_be_served_is_refused_in_one_line(tokenizer: Any, w
     with pytest.raises(UnsupportedTemplate, match=why) as error:
         decide_chat_format(tokenizer)
     assert "\n" not in str(error.value)
+
+
+NORMALIZERS: dict[str, Any] = {
+    "full width": normalizers.NFKC(),
+    "case": normalizers.Lowercase(),
+    "accents": normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+}
+
+
+def with_normalizer(name: str, *, normalized: bool, special: bool) -> Any:
+    """A tokenizer that normalizes texts, with a control token that is looked for before or after that."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(FAMILIES["chatml"].make().to_str())
+    backend.normalizer = NORMALIZERS[name]
+    tokens = [AddedToken(one, normalized=normalized, special=special) for one in ("<|im_start|>", "<|im_end|>")]
+    (backend.add_special_tokens if special else backend.add_tokens)(tokens)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False)
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.chat_template = FAMILIES["chatml"].template
+    return tokenizer
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_tokenizer_that_reads_another_spelling_as_the_end_of_a_turn_is_refused(name: str, special: bool) -> None:
+    with pytest.raises(UnsupportedTemplate, match=r"as '<\|im_start\|>'.*set normalized to false"):
+        decide_chat_format(with_normalizer(name, normalized=True, special=special))
+    assert decide_chat_format(with_normalizer(name, normalized=False, special=special)).end_text == "<|im_end|>"
+
+
+def test_other_spelling_of_a_token_that_ends_nothing_is_no_matter() -> None:
+    tokenizer = with_normalizer("case", normalized=False, special=True)
+    tokenizer.add_tokens([AddedToken("<unk>", normalized=True, special=True), AddedToken("user", normalized=True)])
+    assert decide_chat_format(tokenizer).end_text == "<|im_end|>"
 
 
 def test_slow_tokenizer_is_refused() -> None:

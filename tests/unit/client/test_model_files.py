@@ -7,6 +7,7 @@ import struct
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,53 @@ def test_a_folder_is_itself(model: Path) -> None:
 def test_a_folder_that_lacks_something(model: Path, name: str) -> None:
     (model / name).unlink()
     with pytest.raises(MissingModel, match=r"lacks (config\.json|\*\.safetensors): fetch it again"):
+        resolve(str(model))
+
+
+def make_parts(folder: Path) -> None:
+    """Weights in two parts, with their index."""
+    first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    (folder / "model.safetensors").rename(first)
+    tensors(second, ["a"])
+    index = {"weight_map": {"a": second.name, "b": first.name, "c": first.name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("broken", "lacks"),
+    [
+        (lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(), "model-00002-of-00002.safetensors"),
+        (lambda folder: (folder / "model.safetensors.index.json").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("[]"), "index.json with a weight_map"),
+        (
+            lambda folder: (folder / "model-00001-of-00002.safetensors").write_text(
+                "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+            ),
+            r"model-00001-of-00002.safetensors \(it is a Git LFS pointer\)",
+        ),
+    ],
+    ids=["a part", "the index", "what the index says", "a file of Git LFS"],
+)
+def test_folder_that_was_fetched_in_part_says_what_is_missing(model: Path, broken: Any, lacks: str) -> None:
+    """vLLM would begin to load it, or read files that transformers does not."""
+    make_parts(model)
+    assert resolve(str(model)) == model
+    broken(model)
+    with pytest.raises(MissingModel, match=rf"lacks (\S*)?{lacks}: fetch it again"):
+        resolve(str(model))
+
+
+def test_weights_under_a_name_of_their_own_are_those_of_the_configuration(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "own.safetensors")
+    with pytest.raises(MissingModel, match=r"lacks model\.safetensors"):
+        resolve(str(model))
+    (model / "config.json").write_text('{"transformers_weights": "own.safetensors"}')
+    assert resolve(str(model)) == model
+
+
+def test_folder_of_an_adapter_says_what_it_is(model: Path) -> None:
+    (model / "config.json").rename(model / "adapter_config.json")
+    with pytest.raises(MissingModel, match="is an adapter: name its base model, and import the adapter with"):
         resolve(str(model))
 
 

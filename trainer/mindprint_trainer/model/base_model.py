@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
+from mindprint.model_tokenizer import load_tokenizer
 from mindprint.token_stretches import Token, place_tokens
-from mindprint_trainer.errors import TrainerError
+from mindprint_trainer.errors import CannotTrain, TrainerError
 from mindprint_trainer.model.forward_path import ForwardPath, candidate_paths
 from mindprint_trainer.model.weights import cast_weights, check_trainable, load_model, one_line
 from mindprint_trainer.settings import Settings
@@ -31,8 +31,8 @@ class Base:
     computed in."""
     tokenize_text: Callable[[str], list[Token]]
     """Tokenizes text, without adding special tokens."""
-    end_of_turn: int
-    """Token id that ends every answer, where a lease names none."""
+    eos_token_id: int | None
+    """Token id of the tokenizer's `eos_token`; None if it has none."""
     digest: str
     """The digest of the model's files, as the server computes it."""
     serving_dtype: torch.dtype
@@ -40,6 +40,17 @@ class Base:
     device: torch.device
     path: ForwardPath
     """How passes are computed. A loaded model has its fastest path; `choose_forward_path` finds the right one."""
+
+    @property
+    def end_of_turn(self) -> int:
+        """Token id that ends every answer, where a lease names none.
+
+        Raises:
+            CannotTrain: The tokenizer has no `eos_token`.
+        """
+        if self.eos_token_id is None:
+            raise CannotTrain("the tokenizer has no end-of-turn token: set eos_token in tokenizer_config.json")
+        return self.eos_token_id
 
     def encode_text(self, text: str) -> list[int]:
         """Encode text to token ids, without adding special tokens."""
@@ -60,27 +71,25 @@ def load_base_model(path: Path, digest: str, settings: Settings) -> Base:
         settings: Device, dtypes and threads.
 
     Raises:
-        TrainerError: The folder holds no model that can be trained, or its tokenizer has no end-of-turn token.
+        TrainerError: The folder holds no model that can be trained.
     """
     torch.set_num_threads(settings.threads or available_cores())
     device = torch.device(resolve_device(settings.device))
     serving_dtype = getattr(torch, settings.base_dtype)
     check_trainable(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = load_tokenizer(path)
     except Exception as error:  # each tokenizer's code has errors of its own
         raise TrainerError(
             f"the tokenizer in {path} cannot be loaded ({one_line(error)}): name another model with --model"
         ) from error
     if not tokenizer.is_fast:
         raise TrainerError(f"the tokenizer in {path} cannot say where tokens begin: save it as tokenizer.json")
-    if tokenizer.eos_token_id is None:
-        raise TrainerError(f"the tokenizer in {path} has no end-of-turn token: set eos_token in tokenizer_config.json")
     model = load_model(path, serving_dtype)
     return Base(
         model=cast_weights(model, device, resolve_compute_dtype(settings.compute_dtype, device)),
         tokenize_text=partial(tokenize_with, tokenizer),
-        end_of_turn=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         digest=digest,
         serving_dtype=serving_dtype,
         device=device,

@@ -15,6 +15,7 @@ from chat_room import GOOD, PREFIX, Engine, Room, thought
 from chat_templates import SERVED, make_tokenizer
 from family_engine import FamilyEngine, FamilyTokenizer
 from mindprint.types import BatchRequest, TraceRequest
+from mindprint_server.chat.request import read_request
 from mindprint_server.exceptions import Invalid
 from mindprint_server.settings import Settings
 from samples import engagement
@@ -164,10 +165,39 @@ async def test_arguments_about_thinking_do_not_reach_the_template(opened: Open, 
         assert thinking_in(room.backend.prompts[-1].text, room).endswith(GOOD[0])
 
 
-async def test_auto_answers_directly_where_the_caller_wants_no_thinking(opened: Open) -> None:
-    async with opened("qwen3") as room:
-        reply = await room.ask("user/ann", "auto", chat_template_kwargs={"enable_thinking": False})
-        assert reply["mindprint"]["mode"] == "direct"
+@pytest.mark.parametrize(
+    ("fields", "mode"),
+    [
+        ({}, "auto"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "direct"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "auto"),
+        ({"reasoning_effort": "none"}, "direct"),
+        ({"reasoning_effort": "high"}, "auto"),
+    ],
+)
+def test_auto_answers_directly_where_the_caller_wants_no_thinking(fields: dict[str, Any], mode: str) -> None:
+    body = {"model": "user/ann", "mode": "auto", "messages": [{"role": "user", "content": "A walk?"}], **fields}
+    assert read_request(body, special=(), unsupported={}, max_answers=1).mode == mode
+
+
+async def test_direct_answer_of_a_model_that_begins_a_thinking_follows_an_empty_one(opened: Open) -> None:
+    async with opened("lfm2") as room:
+        await room.ask("base", "direct")
+        prompt = room.backend.prompts[-1]
+        assert prompt is not None
+        assert prompt.text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n")
+
+
+async def test_effort_of_a_request_reaches_templates_in_thinking_modes_alone(opened: Open) -> None:
+    """vLLM would also switch on the thinking of a template with `enable_thinking`."""
+    async with opened("gemma4") as room:
+        tokenizer = copy.copy(make_tokenizer("gemma4"))
+        tokenizer.chat_template += "{{ '[' + reasoning_effort + ']' if reasoning_effort else '' }}"
+        room.engine.tokenizer._tokenizer = tokenizer
+        await room.ask("base", "direct", reasoning_effort="high")
+        assert room.backend.bodies[-1]["reasoning_effort"] is None
+        await room.ask("base", "generic", reasoning_effort="high")
+        assert "[high]" in room.backend.prompts[-1].text
 
 
 @EVERY_FAMILY

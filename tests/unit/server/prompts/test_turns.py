@@ -65,8 +65,8 @@ def test_thinking_is_opened_once(name: str, mode: Mode) -> None:
 @pytest.mark.parametrize("name", SERVED)
 def test_all_modes_share_the_prompt_up_to_the_query(name: str) -> None:
     texts = [prompt(name, mode).text for mode in MODES]
-    # Granite's and SmolLM 3's templates say in the system text whether the model thinks.
-    compared = texts[1:] if name in ("granite", "smollm3") else texts
+    # These templates say in a system text whether the model thinks.
+    compared = texts[1:] if name in ("granite", "smollm3", "gemma4", "seed_oss") else texts
     assert len({text.partition("Choices:")[0] for text in compared}) == 1
 
 

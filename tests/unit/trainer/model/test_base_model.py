@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mindprint_trainer.errors import TrainerError
+from mindprint_trainer.errors import CannotTrain, TrainerError
 from mindprint_trainer.model import base_model as module
 from mindprint_trainer.model.base_model import Base, load_base_model, resolve_compute_dtype
 from mindprint_trainer.settings import Settings
@@ -62,3 +63,20 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", available)
     assert module.resolve_device("auto") == "cuda"
     assert module.resolve_device("cpu") == "cpu"
+
+
+def test_tokenizer_without_an_eos_token_trains_with_the_end_of_the_lease(
+    model_path: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """The server finds the end of a turn in the chat template."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_path, folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps({name: value for name, value in config.items() if name != "eos_token"}), encoding="utf-8"
+    )
+    loaded = load_base_model(folder, "d", settings)
+    assert loaded.eos_token_id is None
+    with pytest.raises(CannotTrain, match="set eos_token"):
+        _ = loaded.end_of_turn
