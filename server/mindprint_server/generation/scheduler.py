@@ -73,15 +73,17 @@ class EngagementScheduler:
         self._max_starvation_s = max_starvation_s
         self._tenants: dict[str, _TenantScheduler] = {}
         """The tenants with items. The one that started an item longest ago is first."""
+        self._paused: dict[str, list[Item]] = {}
+        """Items by batch of those that may start none, in the order in which they were added."""
 
     @property
     def tenants(self) -> set[str]:
-        """Tenants whose items wait or run."""
+        """Tenants whose items may start, or run."""
         return set(self._tenants)
 
     @property
     def remaining(self) -> int:
-        """Count the items that were not started yet."""
+        """Count the items that were not started yet, without those of paused batches."""
         return sum(tenant.remaining for tenant in self._tenants.values())
 
     @property
@@ -92,6 +94,9 @@ class EngagementScheduler:
     def add(self, items: Iterable[Item], now: float) -> None:
         """Queue items behind those of their batch and user, in the order given."""
         for item in items:
+            if (paused := self._paused.get(item.batch_id)) is not None:
+                paused.append(item)
+                continue
             if item.tenant not in self._tenants:
                 self._tenants[item.tenant] = _TenantScheduler(
                     max_per_user=self._max_per_user, max_starvation_s=self._max_starvation_s
@@ -100,12 +105,15 @@ class EngagementScheduler:
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch, its running items included."""
+        self._paused.pop(batch_id, None)
         for tenant in self._tenants.values():
             tenant.drop(batch_id)
         self._remove_empty()
 
     def remove(self, item: Item) -> None:
         """Forget an item that was not started; one that was started does not change."""
+        if item in (paused := self._paused.get(item.batch_id, [])):
+            paused.remove(item)
         if (tenant := self._tenants.get(item.tenant)) is not None:
             tenant.remove(item)
             self._remove_empty()
@@ -115,6 +123,16 @@ class EngagementScheduler:
         if (tenant := self._tenants.get(item.tenant)) is not None:
             tenant.finish(item)
             self._remove_empty()
+
+    def pause(self, batch_id: str) -> None:
+        """Start no item of a batch until it is resumed; running ones go on."""
+        if batch_id not in self._paused:
+            self._paused[batch_id] = [item for tenant in self._tenants.values() for item in tenant.take_out(batch_id)]
+            self._remove_empty()
+
+    def resume(self, batch_id: str, now: float) -> None:
+        """Let the items of a paused batch start again; another batch does not change."""
+        self.add(self._paused.pop(batch_id, []), now)
 
     def take(self, limit: int, now: float) -> list[Item]:
         """Return the items to start now, at most `limit`."""
@@ -173,6 +191,15 @@ class _TenantScheduler:
         for key in [key for key in self._queues if key[0] == batch_id]:
             self._queues[key] = _Queue()
             self._remove_if_empty(key)
+
+    def take_out(self, batch_id: str) -> list[Item]:
+        """Forget the items of a batch that were not started, and return them."""
+        items: list[Item] = []
+        for key in [key for key in self._queues if key[0] == batch_id]:
+            items += self._queues[key].items
+            self._queues[key].items.clear()
+            self._remove_if_empty(key)
+        return items
 
     def remove(self, item: Item) -> None:
         """Forget an item that was not started; one that was started does not change."""

@@ -112,6 +112,8 @@ batches = Table(
     Column("state", Word, nullable=False),
     Column("request", Json, nullable=False),
     Column("idempotency_key", Key),
+    Column("api_key", Key),  # id of the key that started it; NULL: none
+    Column("waiting_for", Text),  # why a server starts none of its items; NULL: none said so
     _count("generated_tokens"),
     _count("prompt_tokens"),
     _count("cached_tokens"),

@@ -293,3 +293,27 @@ def test_users_take_turns_in_a_plan_with_some_engagements_in_a_row() -> None:
     ]
     assert plan_in_chunks(plan, 9) == plan
     assert plan_in_chunks([], 2) == []
+
+
+def test_items_of_a_paused_batch_do_not_start_until_it_is_resumed() -> None:
+    plan = planner(per_user=9)
+    first, *rest = items("ann", 4, "one")
+    plan.add([first, *rest[:2]], now=0)
+    assert plan.take(1, now=0) == [first]
+    plan.pause("one")
+    plan.add(rest[2:] + items("bob", 1, "two"), now=0)
+    assert (plan.remaining, plan.running) == (1, 1)
+    assert plan.take(9, now=0) == items("bob", 1, "two")
+    plan.finish(first)
+    plan.remove(rest[1])
+    plan.resume("one", now=1)
+    assert plan.take(9, now=1) == [rest[0], rest[2]]
+
+
+def test_nothing_is_kept_of_a_paused_batch_that_is_dropped() -> None:
+    plan = planner()
+    plan.add(items("ann", 3), now=0)
+    plan.pause("b")
+    plan.drop("b")
+    plan.resume("b", now=1)
+    assert (plan.take(9, now=1), plan.tenants) == ([], set())
