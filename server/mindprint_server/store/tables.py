@@ -418,6 +418,16 @@ signing_keys = Table(
     _created_at(),
 )
 
+# What the clock of deadlines showed last. SQLite only: PostgreSQL has a clock of its own.
+clock_marks = Table(
+    "clock_marks",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("at", Utc, nullable=False),
+    Column("boot_id", Key),  # NULL: the system does not tell one start of the computer from another
+    Column("boot_s", Float, nullable=False),
+)
+
 # Who changed what. A row is written before the change, without a status; the status follows.
 audit_events = Table(
     "audit_events",
