@@ -150,6 +150,7 @@ async def _open_services(
         locks += _lock_database(settings)
         await asyncio.to_thread(remove_files, settings.uploads_dir)
         if store.database == "sqlite":  # the locks say that this server is the only one
+            await store.leases.follow_clock()
             await store.batch_claims.release_all()
             await store.publication_jobs.release_all()
         if owned:

@@ -7,15 +7,18 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, cast
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import StreamingResponse
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mindprint_server import process
+from mindprint_server.adapters import storage
 from mindprint_server.api.connections import bounded_connections
 from mindprint_server.settings import Settings
 
@@ -187,6 +190,81 @@ async def test_connections_above_twice_the_bound_are_closed_at_once(serve: Serve
         assert await _read(await _connect(port)) == b""
         for streams in held:
             streams[1].close()
+
+
+class Download:
+    """A route that sends a file larger than what the system takes for a reader, and what is known of it."""
+
+    def __init__(self, app: FastAPI, folder: Path) -> None:
+        self.file = (folder / "weights").open("w+b")
+        self.file.write(bytes(64 * 1024 * 1024))
+        self.ended = asyncio.Event()
+
+        @app.get("/download")
+        async def download() -> StreamingResponse:
+            return StreamingResponse(self.chunks())
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in storage.read_chunks(cast("IO[bytes]", self.file)):
+                yield chunk
+        finally:
+            self.ended.set()
+
+
+@pytest.fixture
+def download(app: FastAPI, tmp_path: Path) -> Download:
+    return Download(app, tmp_path)
+
+
+async def _ask(port: int) -> Streams:
+    streams = await _connect(port)
+    streams[1].write(b"GET /download HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    await streams[0].readuntil(b"200 OK")
+    return streams
+
+
+async def test_download_whose_reader_takes_nothing_is_ended_and_its_file_closed(
+    serve: Serve, app: FastAPI, download: Download
+) -> None:
+    async with serve(stream_max_stall_s=0.2) as port:
+        _, writer = await _ask(port)
+        async with asyncio.timeout(20):
+            await download.ended.wait()
+        writer.close()
+    assert download.file.closed
+    assert _count(app, "reader_stalled") == 1
+
+
+async def test_download_whose_reader_takes_little_is_ended_as_a_whole(
+    serve: Serve, app: FastAPI, download: Download
+) -> None:
+    async with serve(stream_max_stall_s=60, download_timeout_s=0.5) as port:
+        reader, writer = await _ask(port)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while await reader.read(2**16):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            await download.ended.wait()
+        writer.close()
+    assert download.file.closed
+    assert _count(app, "reader_stalled") == 1
+
+
+async def test_reader_that_keeps_up_is_not_cut_off(serve: Serve, app: FastAPI) -> None:
+    """The reply lasts longer than both bounds."""
+
+    async def ticks() -> AsyncIterator[bytes]:
+        for _ in range(30):
+            await asyncio.sleep(0.02)
+            yield b"." * 2**10
+
+    app.get("/ticks")(lambda: StreamingResponse(ticks()))
+    async with serve(stream_max_stall_s=0.3, download_timeout_s=0.3) as port:
+        answer = await _once(port, GET.replace(b"/v1/users", b"/ticks"))
+    assert answer.count(b".") > 30 * 2**10 - 1
+    assert _count(app, "reader_stalled") == 0
 
 
 def test_process_bounds_its_connections(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 
 from mindprint.receipts import KEY_FILE, is_signed_with, read_key
 from mindprint.types import Receipt
+from mindprint_server.store import ErasureTarget
 from mindprint_server.wiring import Services
 
 ErrorOf = Callable[[httpx.Response], dict[str, Any]]
@@ -61,6 +63,22 @@ async def test_a_user_takes_no_rows_until_the_job_is_done(
     assert (refused.status_code, error_of(refused)["code"]) == (409, "user_being_erased")
     await services.erasures.run_open()
     assert (await client.post("/v1/users/ann/engagements", json=news)).status_code == 200
+
+
+async def test_while_old_rows_are_removed_engagements_come_in_and_traces_are_to_be_sent_again(
+    client: httpx.AsyncClient, services: Services, ann: str, error_of: ErrorOf
+) -> None:
+    before = datetime(2025, 1, 1, tzinfo=UTC)
+    await services.store.erasures.request(ErasureTarget(kind="retention", user_id="ann", before=before))
+    news = {"engagements": [{"id": "n", "prompt": "p", "response": "r", "occurred_at": "2026-01-01T00:00:00Z"}]}
+    stored = await client.post("/v1/users/ann/engagements", json=news)
+    assert (stored.status_code, stored.json()) == (200, {"created": 1, "unchanged": 0})
+    body = {"traces": [{"engagement_id": "n", "thinking": "because"}]}
+    refused = await client.post("/v1/users/ann/traces", json=body)
+    assert (refused.status_code, error_of(refused)["code"]) == (503, "rows_expiring")
+    assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("2", "true")
+    await services.erasures.run_open()
+    assert (await client.post("/v1/users/ann/traces", json=body)).status_code == 200
 
 
 async def test_engagements_are_erased_by_id_and_by_time(

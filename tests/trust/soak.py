@@ -28,6 +28,9 @@ MAX_GROWTH = 0.05
 SAMPLES = 120
 """Number of samples of a run."""
 MIN_SAMPLE_S = 1.0
+ACTIONS = ("chat", "stream", "leave", "trace", "batch")
+MIN_DONE = 1
+"""Smallest number of times that each action must be done to its end, so that a run says something about it."""
 CALLERS = 6
 USERS = 8
 SETTINGS = {
@@ -79,18 +82,23 @@ class Trend:
 
 @dataclass(frozen=True)
 class Soaked:
-    """What a run found: answers by status, and the trend of each measure."""
+    """What a run found: answers by status, what was done to the end by action, and the trend of each measure."""
 
     seconds: float
     answers: dict[str, int]
+    done: dict[str, int]
     trends: dict[str, Trend]
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
-        """Return whether all measures are flat and no answer was a fault of the server."""
-        is_fault = any(answer.startswith("5") and answer != "503" for answer in self.answers)
-        return not is_fault and all(trend.is_flat for trend in self.trends.values())
+        """Return whether all measures are flat, each action was done, and no answer was a fault or a refusal.
+
+        A server that refuses, or whose batches stand still, is flat too. Nothing that the callers send is wrong.
+        """
+        is_refused = any(not answer.startswith("2") and answer != "503" for answer in self.answers)
+        is_loaded = all(self.done.get(action, 0) >= MIN_DONE for action in ACTIONS)
+        return is_loaded and not is_refused and all(trend.is_flat for trend in self.trends.values())
 
 
 def find_trend(times: Sequence[float], values: Sequence[float]) -> Trend:
@@ -131,7 +139,7 @@ async def soak(seconds: float, folder: Path, seed: int) -> Soaked:
         await load.close()
     times = [one.seconds for one in samples]
     trends = {name: find_trend(times, [getattr(one, name) for one in samples]) for name in MEASURES}
-    return Soaked(seconds, dict(sorted(load.answers.items())), trends, samples)
+    return Soaked(seconds, dict(sorted(load.answers.items())), dict(sorted(load.done.items())), trends, samples)
 
 
 async def _watch(server: psutil.Process, seconds: float) -> list[Sample]:
@@ -162,6 +170,7 @@ class Load:
         self._dice = dice
         self._number = 0
         self.answers: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
 
     async def prepare(self) -> None:
         """Store engagements of all users."""
@@ -189,30 +198,37 @@ class Load:
         messages = [{"role": "user", "content": content}]
         return {"model": "base", "messages": messages, "max_tokens": self._dice.randint(4, 24), **more}
 
-    def _count(self, response: httpx.Response) -> None:
+    def _count(self, response: httpx.Response, action: str | None = None) -> None:
+        """Count an answer by its status; one that ends an action counts as done if it is a success."""
         self.answers[str(response.status_code)] += 1
+        if action is not None and response.is_success:
+            self.done[action] += 1
 
     async def _chat(self) -> None:
-        self._count(await self._client.post("/v1/chat/completions", json=self._question(user=self._user())))
+        self._count(await self._client.post("/v1/chat/completions", json=self._question(user=self._user())), "chat")
 
     async def _stream(self) -> None:
-        await self._read_stream(None)
+        if "data: [DONE]" in await self._read_stream(None):
+            self.done["stream"] += 1
 
     async def _leave(self) -> None:
-        await self._read_stream(self._dice.randint(1, 3))
+        if await self._read_stream(self._dice.randint(1, 3)):
+            self.done["leave"] += 1
 
-    async def _read_stream(self, lines: int | None) -> None:
+    async def _read_stream(self, most: int | None) -> list[str]:
+        """Read a stream to its end, or `most` lines of it, and return them."""
+        lines: list[str] = []
         async with self._client.stream("POST", "/v1/chat/completions", json=self._question(stream=True)) as response:
             self._count(response)
-            read = 0
-            async for _ in response.aiter_lines():
-                read += 1
-                if lines is not None and read >= lines:
-                    return
+            async for line in response.aiter_lines():
+                lines.append(line)
+                if len(lines) == most:
+                    break
+        return lines if response.is_success else []
 
     async def _trace(self) -> None:
         body = {"user_id": self._user(), "query": "A walk?", "choices": ["yes", "no"], "max_thinking_tokens": 8}
-        self._count(await self._client.post("/v1/traces", json=body))
+        self._count(await self._client.post("/v1/traces", json=body), "trace")
 
     async def _batch(self, stopped: asyncio.Event) -> None:
         user, self._number = self._user(), self._number + 4
@@ -223,6 +239,7 @@ class Load:
         while response.is_success and response.json().get("state") in ("queued", "running") and not stopped.is_set():
             await asyncio.sleep(0.5)
             response = await self._client.get(f"/v1/batches/{response.json()['id']}")
+        self.done["batch"] += response.is_success and response.json().get("state") == "done"
 
 
 def as_json(found: Soaked) -> dict[str, Any]:

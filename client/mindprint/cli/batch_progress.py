@@ -92,7 +92,8 @@ def frame(batch: Batch, width: int) -> RenderableType:
     done.add_row(cell(batch.state), bar, cell(f"{batch.done}/{batch.items} engagements"))
     parts = Table.grid(padding=(0, 6))
     parts.add_row(facts(pace(batch)), _funnel(batch))
-    return Group(done, "", parts)
+    waits = [cell(f"waits: {batch.waiting_for}")] if batch.waiting_for else []
+    return Group(done, *waits, "", parts)
 
 
 def _funnel(batch: Batch) -> Table:

@@ -118,7 +118,8 @@ def summary(batch: Batch) -> str:
         *([f"{cached} of prompts cached"] if cached else []),
         *([] if batch.state in FINAL_STATES else [f"time left {_or_unknown(left)}"]),
     ]
-    return f"{batch.state}: {', '.join(parts)}"
+    waits = f"; waits: {batch.waiting_for}" if batch.waiting_for else ""
+    return f"{batch.state}: {', '.join(parts)}{waits}"
 
 
 def left_out(batch: Batch) -> str | None:

@@ -84,6 +84,9 @@ class Batch(Reply):
     tokens_per_second: float = 0.0
     """Generated tokens divided by the seconds in which the batch ran. Those of several servers add up, so this is the
     speed of one."""
+    waiting_for: str | None = None
+    """Why no further engagement of the batch is started for now, such as a quota that is used up. It goes on by itself;
+    None while it does not wait."""
     error: str | None = None
     created_at: Time
     started_at: Time | None = None

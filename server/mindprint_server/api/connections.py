@@ -1,7 +1,8 @@
-"""Bounds connections: how many there are, and how long and how large the headers of a request may be.
+"""Bounds connections: how many there are, how long and large a request's headers may be, how long a reader may stall.
 
-Uvicorn (0.54) has no time-out for headers, httptools no bound on their size, and uvicorn's `limit_concurrency` answers
-without Retry-After and refuses health checks too. So this protocol adds them to uvicorn's own.
+Uvicorn (0.54) has no time-out for headers or for readers, httptools no bound on the size of headers, and uvicorn's
+`limit_concurrency` answers without Retry-After and refuses health checks too. So this protocol adds them to uvicorn's
+own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mindprint_server.settings import LimitSettings
 
 
 class _Bounds(asyncio.Protocol):
-    """Adds to a protocol of uvicorn a deadline for the headers of each request, and a bound on the connections.
+    """Adds to a protocol of uvicorn deadlines for headers and for readers, and a bound on the connections.
 
     Connections above `max_connections` get 503 for their request. Above twice as many, they are closed at once.
     """
@@ -38,6 +39,11 @@ class _Bounds(asyncio.Protocol):
 
     _timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _stall: asyncio.TimerHandle | None = None
+    """Runs while the transport holds so much of a reply that uvicorn waits for the reader."""
+    _stalled_since = 0.0
+    _stalled_s = 0.0
+    """Seconds for which the newest reply waited before."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -57,13 +63,25 @@ class _Bounds(asyncio.Protocol):
         super().data_received(data)
         if self.cycle is not last:
             self._stop_timer()
+            self._stalled_s = 0.0
         elif self._timer is not None and not self._is_draining():
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES:
                 self._close("431 Request Header Fields Too Large", "headers_too_large")
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        left_s = self.limits.download_timeout_s - self._stalled_s
+        self._stalled_since = self.loop.time()
+        self._stall = self.loop.call_later(min(self.limits.stream_max_stall_s, max(left_s, 0)), self._abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stall()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_stall()
         super().connection_lost(exc)
 
     def _is_draining(self) -> bool:
@@ -79,6 +97,17 @@ class _Bounds(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_stall(self) -> None:
+        if self._stall is not None:
+            self._stalled_s += self.loop.time() - self._stalled_since
+            self._stall.cancel()
+            self._stall = None
+
+    def _abort(self) -> None:
+        """End a connection whose reader takes too little. Uvicorn then tells the application that the caller left."""
+        self._count("reader_stalled")
+        self.transport.abort()  # to close it would wait until the reader has taken the rest
 
     def _close(self, status: str, code: str) -> None:
         self._stop_timer()
@@ -117,7 +146,7 @@ def bounded_connections(
     """Return the class of connections for uvicorn's `http` option.
 
     Args:
-        limits: Its `max_connections`, `header_timeout_s` and `request_timeout_s`.
+        limits: Its `max_connections`, and its time-outs of headers, requests and readers.
         metrics: Counts what is refused.
         protocol: The protocol of uvicorn that is bounded.
     """

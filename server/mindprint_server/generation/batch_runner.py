@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -22,6 +22,8 @@ from mindprint.types.keys import AdapterKey
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import EngineDied
 from mindprint_server.exceptions import Invalid
+from mindprint_server.generation.active_batch import ActiveBatch
+from mindprint_server.generation.batch_pauses import BatchPauses
 from mindprint_server.generation.batch_watchers import BatchWatchers
 from mindprint_server.generation.concurrency import ConcurrencyLimiter
 from mindprint_server.generation.engagement import EngagementProcessor, UserSnapshot
@@ -30,43 +32,13 @@ from mindprint_server.generation.result_writer import ResultWriter
 from mindprint_server.generation.scheduler import EngagementScheduler, Item, plan_in_chunks
 from mindprint_server.memory import ProfileWriter
 from mindprint_server.sharing.admission import AdmissionController
+from mindprint_server.sharing.quotas import current_key, in_key
 from mindprint_server.store import Holdout, RecordNotFound, StoreError, UserBeingErased
 from mindprint_server.store.batch_claims import OpenBatch
 from mindprint_server.store.batches import DropReason, ItemResult
 from mindprint_server.tenancy import current_tenant, erasure_epoch, in_tenant
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass
-class ActiveBatch:
-    """A batch of which this server has claimed items."""
-
-    id: str
-    tenant: str
-    request: BatchRequest
-    preparing: asyncio.Semaphore
-    """Bounds the users whose profiles are written at once."""
-    items: dict[str, set[Item]] = field(default_factory=dict)
-    """Claimed items that are not done, by user."""
-    backlog: Counter[str] | None = None
-    """Accepted traces that wait for a trainer, by user. It is an estimate: traces that trainers take meanwhile are not
-    subtracted, those of other servers are not added, and items that run already are not stopped."""
-    snapshots: dict[str, UserSnapshot] = field(default_factory=dict)
-    """Snapshots of the users that still have items. The others are removed, because a snapshot holds a history."""
-    snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    running: dict[Item, asyncio.Task[None]] = field(default_factory=dict)
-    """The tasks of items that were started."""
-
-    def forget(self, item: Item) -> None:
-        """Forget an item that is done or lost."""
-        items = self.items.get(item.user_id, set())
-        items.discard(item)
-        self.running.pop(item, None)
-        if not items:
-            self.items.pop(item.user_id, None)
-            self.snapshots.pop(item.user_id, None)
 
 
 class BatchRunner:
@@ -94,7 +66,8 @@ class BatchRunner:
         )
         self._concurrency = ConcurrencyLimiter(slots=settings.max_num_seqs, max_limit=settings.batch_max_in_flight)
         self._supervisor = ctx.supervisor
-        self._claimer = ItemClaimer(ctx, self)
+        self._pauses = BatchPauses(ctx)
+        self._claimer = ItemClaimer(ctx, self, self._pauses)
         self._results = ResultWriter(
             ctx.store, self._notify_watchers, supervisor=ctx.supervisor, owner=self._claimer.owner
         )
@@ -129,6 +102,7 @@ class BatchRunner:
             plan,
             max_open=self._settings.max_open_batches,
             max_open_total=self._settings.max_open_batches_total,
+            api_key=current_key(),
         )
         if created:
             for reason, count in batch.skipped.items():
@@ -213,7 +187,8 @@ class BatchRunner:
         """Work on claimed items, after their users' profiles are written."""
         if (active := self._active.get(batch.id)) is None:
             preparing = asyncio.Semaphore(self._settings.profiles_at_once)
-            active = self._active[batch.id] = ActiveBatch(batch.id, batch.tenant, batch.request, preparing)
+            active = ActiveBatch(batch.id, batch.tenant, batch.request, preparing, batch.api_key)
+            self._active[batch.id] = active
             self._results.begin(batch.id)
         for user_id, of_user in groupby(items, key=lambda item: item.user_id):
             taken = list(of_user)
@@ -265,6 +240,8 @@ class BatchRunner:
                 await self._wake.wait()
 
     def _start_items(self) -> None:
+        for active in self._active.values():
+            self._pause_or_resume(active)
         stats = self._engine.stats()
         reserved = self._admission.reserved_beside(self._scheduler.tenants)
         limit = self._concurrency.update(stats, reserved=reserved)
@@ -274,6 +251,15 @@ class BatchRunner:
             active = self._active[item.batch_id]
             active.running[item] = self._spawn(active, self._process_item(active, item))
         self._claimer.claim_soon()
+
+    def _pause_or_resume(self, active: ActiveBatch) -> None:
+        if not self._pauses.is_paused(active):
+            self._scheduler.resume(active.id, time.monotonic())
+            self._results.begin(active.id)
+            return
+        self._scheduler.pause(active.id)
+        if not active.running:
+            self._results.discard(active.id)  # the time in which it waits is not working time
 
     def _spare_candidates(self) -> int:
         """Return how many candidates each running engagement may generate at once; 0 while items wait to start.
@@ -285,7 +271,7 @@ class BatchRunner:
         return int(self._settings.max_num_seqs * self._settings.batch_spare) // self._scheduler.running
 
     def _spawn(self, active: ActiveBatch, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        with in_tenant(active.tenant):
+        with in_tenant(active.tenant), in_key(active.api_key):
             task = asyncio.create_task(work)
         active.tasks.add(task)
         task.add_done_callback(active.tasks.discard)
@@ -297,6 +283,7 @@ class BatchRunner:
         """Write the profiles of a user before its items are scheduled."""
         with self._handle_failure(active):
             async with active.preparing:
+                await self._pauses.wait(active)
                 # The user was erased, or is being erased: each item ends as `erased`.
                 with contextlib.suppress(RecordNotFound, UserBeingErased):
                     await self._supervisor.retry("profiles", partial(self._profiles.ensure, user_id))

@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from mindprint_server.context import ServerContext
+from mindprint_server.generation.batch_pauses import BatchPauses
 from mindprint_server.generation.scheduler import Item
 from mindprint_server.store import StoreError
 from mindprint_server.store.batch_claims import ItemKey, OpenBatch
@@ -65,12 +66,14 @@ class ItemClaimer:
         owner: Id of this run. A server that is started again has another one.
     """
 
-    def __init__(self, ctx: ServerContext, worker: ClaimingWorker) -> None:
+    def __init__(self, ctx: ServerContext, worker: ClaimingWorker, pauses: BatchPauses) -> None:
         self.owner = uuid4().hex
         self._settings = ctx.settings
         self._store = ctx.store
         self._supervisor = ctx.supervisor
         self._worker = worker
+        self._pauses = pauses
+        self._open: list[OpenBatch] = []
         self._claimable: deque[OpenBatch] = deque()
         self._must_look = True
         self._looked_at = 0.0
@@ -79,8 +82,8 @@ class ItemClaimer:
 
     @property
     def may_have_more(self) -> bool:
-        """Whether items may wait in the store that no server has claimed."""
-        return self._must_look or bool(self._claimable)
+        """Whether items may wait in the store that no server has claimed, and that may start."""
+        return self._must_look or bool(self._may_start(self._claimable))
 
     def start(self) -> None:
         """Start to claim, to extend claims, and to listen."""
@@ -133,14 +136,21 @@ class ItemClaimer:
         self._wake.clear()
         if self._must_look or time.monotonic() - self._looked_at >= self._settings.batch_poll_interval_s:
             await self._look()
-        while self._claimable and (wanted := self._wanted()):
-            await self._claim(wanted)
+        await self._pauses.note(self._open)
+        while (batches := self._may_start(self._claimable)) and (wanted := self._wanted()):
+            await self._claim(batches, wanted)
         return True
 
     def _wanted(self) -> int:
         if (limit := self._worker.limit) is None:
             return 0
-        return items_to_claim(len(self._worker.held), limit, self._settings.batch_claim_ahead)
+        # Held items of a batch that waits take no slot. Counted, they would keep other tenants' items from this server.
+        waiting = {batch.id for batch in self._open if self._pauses.is_paused(batch)}
+        held = sum(item.batch_id not in waiting for item in self._worker.held)
+        return items_to_claim(held, limit, self._settings.batch_claim_ahead)
+
+    def _may_start(self, batches: Iterable[OpenBatch]) -> list[OpenBatch]:
+        return [batch for batch in batches if not self._pauses.is_paused(batch)]
 
     async def _look(self) -> None:
         """See which batches are open, end those that are complete, and drop those that have ended."""
@@ -157,12 +167,13 @@ class ItemClaimer:
             self._must_look = True
             raise
         self._looked_at = time.monotonic()
+        self._open = batches
         self._claimable = in_turn([batch for batch in batches if batch.has_claimable], self._claimable)
 
-    async def _claim(self, wanted: int) -> None:
+    async def _claim(self, batches: Sequence[OpenBatch], wanted: int) -> None:
         """Claim items of the batch whose turn it is: of the tenant of whom the fewest items are held."""
         held, ttl_s = Counter(item.tenant for item in self._worker.held), self._settings.batch_claim_ttl_s
-        batch = min(self._claimable, key=lambda batch: held[batch.tenant])
+        batch = min(batches, key=lambda batch: held[batch.tenant])
         if batch.id in self._worker.ending:
             self._claimable.remove(batch)
             return

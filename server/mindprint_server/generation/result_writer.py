@@ -55,8 +55,8 @@ class ResultWriter:
             future.cancel()
 
     def begin(self, batch_id: str) -> None:
-        """Count time for a batch from now on."""
-        self._since[batch_id] = time.monotonic()
+        """Count time for a batch from now on; one for which it is counted does not change."""
+        self._since.setdefault(batch_id, time.monotonic())
 
     async def end(self, batch_id: str) -> None:
         """Add the time since the last commit to a batch, and stop counting time for it."""
@@ -65,7 +65,7 @@ class ResultWriter:
         await self._store.batches.finish_items([], seconds)
 
     def discard(self, batch_id: str) -> None:
-        """Stop counting time for a batch of which this server has no items any more."""
+        """Stop counting time for a batch on which this server does not work any more, or not for now."""
         self._since.pop(batch_id, None)
 
     async def wait_for_commit(self) -> None:

@@ -12,7 +12,7 @@ short one, nor an early batch a later one.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -73,15 +73,17 @@ class EngagementScheduler:
         self._max_starvation_s = max_starvation_s
         self._tenants: dict[str, _TenantScheduler] = {}
         """The tenants with items. The one that started an item longest ago is first."""
+        self._paused: dict[str, list[Item]] = {}
+        """Items by batch of those that may start none, in the order in which they were added."""
 
     @property
     def tenants(self) -> set[str]:
-        """Tenants whose items wait or run."""
+        """Tenants whose items may start, or run."""
         return set(self._tenants)
 
     @property
     def remaining(self) -> int:
-        """Count the items that were not started yet."""
+        """Count the items that were not started yet, without those of paused batches."""
         return sum(tenant.remaining for tenant in self._tenants.values())
 
     @property
@@ -92,6 +94,9 @@ class EngagementScheduler:
     def add(self, items: Iterable[Item], now: float) -> None:
         """Queue items behind those of their batch and user, in the order given."""
         for item in items:
+            if (paused := self._paused.get(item.batch_id)) is not None:
+                paused.append(item)
+                continue
             if item.tenant not in self._tenants:
                 self._tenants[item.tenant] = _TenantScheduler(
                     max_per_user=self._max_per_user, max_starvation_s=self._max_starvation_s
@@ -100,12 +105,15 @@ class EngagementScheduler:
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch, its running items included."""
+        self._paused.pop(batch_id, None)
         for tenant in self._tenants.values():
             tenant.drop(batch_id)
         self._remove_empty()
 
     def remove(self, item: Item) -> None:
         """Forget an item that was not started; one that was started does not change."""
+        if item in (paused := self._paused.get(item.batch_id, [])):
+            paused.remove(item)
         if (tenant := self._tenants.get(item.tenant)) is not None:
             tenant.remove(item)
             self._remove_empty()
@@ -115,6 +123,16 @@ class EngagementScheduler:
         if (tenant := self._tenants.get(item.tenant)) is not None:
             tenant.finish(item)
             self._remove_empty()
+
+    def pause(self, batch_id: str) -> None:
+        """Start no item of a batch until it is resumed; running ones go on."""
+        if batch_id not in self._paused:
+            self._paused[batch_id] = [item for tenant in self._tenants.values() for item in tenant.take_out(batch_id)]
+            self._remove_empty()
+
+    def resume(self, batch_id: str, now: float) -> None:
+        """Let the items of a paused batch start again; another batch does not change."""
+        self.add(self._paused.pop(batch_id, []), now)
 
     def take(self, limit: int, now: float) -> list[Item]:
         """Return the items to start now, at most `limit`."""
@@ -139,24 +157,25 @@ class EngagementScheduler:
 
 
 class _TenantScheduler:
-    """Decides which items of one tenant start next."""
+    """Decides which items of one tenant start next.
+
+    An item costs the same however many users wait: what is counted is kept, and no list of them is searched.
+
+    Attributes:
+        remaining: Number of items that were not started yet.
+        running: Number of items that were started and are not finished.
+    """
 
     def __init__(self, *, max_per_user: int, max_starvation_s: float) -> None:
         self._max_per_user = max_per_user
         self._max_starvation_s = max_starvation_s
         self._queues: dict[_Key, _Queue] = {}
         self._active: list[_Key] = []
-        self._waiting: deque[_Key] = deque()
-
-    @property
-    def remaining(self) -> int:
-        """Count the items that were not started yet."""
-        return sum(len(queue.items) for queue in self._queues.values())
-
-    @property
-    def running(self) -> int:
-        """Count the items that were started and are not finished."""
-        return sum(queue.running for queue in self._queues.values())
+        """As many as fill the slots, so that it is short."""
+        self._waiting: OrderedDict[_Key, None] = OrderedDict()
+        """All others with items, the one that waited longest first."""
+        self.remaining = 0
+        self.running = 0
 
     def add(self, items: Iterable[Item], now: float) -> None:
         """Queue items behind those of their batch and user, in the order given."""
@@ -165,20 +184,33 @@ class _TenantScheduler:
             queue = self._queues.setdefault(key, _Queue())
             if not queue.items and key not in self._active:
                 queue.since = now
-                self._waiting.append(key)
+                self._waiting[key] = None
             queue.items.append(item)
+            self.remaining += 1
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch, its running items included."""
+        self.take_out(batch_id)
         for key in [key for key in self._queues if key[0] == batch_id]:
-            self._queues[key] = _Queue()
+            self.running -= self._queues[key].running
+            del self._queues[key]
+
+    def take_out(self, batch_id: str) -> list[Item]:
+        """Forget the items of a batch that were not started, and return them."""
+        items: list[Item] = []
+        for key in [key for key in self._queues if key[0] == batch_id]:
+            items += self._queues[key].items
+            self._queues[key].items.clear()
             self._remove_if_empty(key)
+        self.remaining -= len(items)
+        return items
 
     def remove(self, item: Item) -> None:
         """Forget an item that was not started; one that was started does not change."""
         key = (item.batch_id, item.user_id)
         if (queue := self._queues.get(key)) is not None and item in queue.items:
             queue.items.remove(item)
+            self.remaining -= 1
             self._remove_if_empty(key)
 
     def finish(self, item: Item) -> None:
@@ -186,6 +218,7 @@ class _TenantScheduler:
         key = (item.batch_id, item.user_id)
         if (queue := self._queues.get(key)) is not None:
             queue.running -= 1
+            self.running -= 1
             self._remove_if_empty(key)
 
     def take(self, limit: int, now: float) -> list[Item]:
@@ -201,6 +234,8 @@ class _TenantScheduler:
             queue.running += 1
             queue.last_started = now
             taken.append(queue.items.popleft())
+            self.running += 1
+            self.remaining -= 1
         for key in list(self._active):
             if not self._queues[key].items:
                 self._active.remove(key)  # its last items are still running, but its place is free
@@ -220,13 +255,13 @@ class _TenantScheduler:
 
     def _admit_starved(self, now: float) -> None:
         """Activate the queues that waited too long. Each takes the place of the queue that was active longest."""
-        while self._active and self._waiting and self._is_starved(self._waiting[0], now):
+        while self._active and self._waiting and self._is_starved(next(iter(self._waiting)), now):
             oldest = min(self._active, key=lambda key: self._queues[key].since)
             if not self._is_starved(oldest, now):
                 return  # all active queues became active only now
             self._active.remove(oldest)
             self._queues[oldest].since = now
-            self._waiting.append(oldest)
+            self._waiting[oldest] = None
             self._activate(now)
             self._active.insert(0, self._active.pop())  # it waited too long, so its items start first
 
@@ -235,7 +270,7 @@ class _TenantScheduler:
         return now - self._queues[key].since > self._max_starvation_s
 
     def _activate(self, now: float) -> None:
-        key = self._waiting.popleft()
+        key, _ = self._waiting.popitem(last=False)
         self._queues[key].since = self._queues[key].last_started = now
         self._active.append(key)
 
@@ -244,7 +279,6 @@ class _TenantScheduler:
         if not queue.items:
             if key in self._active:
                 self._active.remove(key)
-            if key in self._waiting:
-                self._waiting.remove(key)
+            self._waiting.pop(key, None)
             if not queue.running:
                 del self._queues[key]

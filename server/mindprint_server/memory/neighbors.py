@@ -54,8 +54,9 @@ class NeighborIndex:
                 return known
             pool = await self._store.users.list_others(user_id, limit=self._settings.anchor_pool)
             others = {id: await self._features(id) for id in pool}
-            picked = pick(user_id, await self._features(user_id), others)
-            neighbors = self._known[key] = Neighbors(*picked)
+            mine = await self._features(user_id)
+            # Histories of the longest texts have 100,000s of words, so the event loop would stand still for seconds.
+            neighbors = self._known[key] = Neighbors(*await asyncio.to_thread(pick, user_id, mine, others))
             return neighbors
 
     def forget(self) -> None:
@@ -68,7 +69,7 @@ class NeighborIndex:
         if (known := self._vectors.get(key)) is not None:
             return known
         history = await self._store.engagements.list_history(user_id, before=None, limit=self._settings.anchor_history)
-        vector = self._vectors[key] = features(history)
+        vector = self._vectors[key] = await asyncio.to_thread(features, history)
         return vector
 
 

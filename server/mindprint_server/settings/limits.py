@@ -36,8 +36,13 @@ class LimitSettings(BaseModel):
     and then a comment (`: ping`), which clients ignore. Keep it below the read time-out of every proxy before the
     server."""
     stream_max_stall_s: float = Field(60, gt=0)
-    """Maximum seconds in which the reader of a streamed answer takes nothing. Then the answer ends, and its slots and
-    its version are free for others. The default lets short breaks of a connection pass."""
+    """Maximum seconds in which the reader of a reply takes nothing. Then a streamed answer ends, and its slots and its
+    version are free for others. The connection of any reply is closed. The default lets short breaks of a connection
+    pass."""
+    download_timeout_s: float = Field(1800, gt=0)
+    """Maximum seconds for which one reply waits for its reader, all waits together. Then its connection is closed, and
+    what it held is free: files, reads of the database, a place among the running requests. A stream whose reader keeps
+    up does not wait, so it may last longer. The default fits `max_upload_bytes` at 0.3 MB a second."""
     upload_timeout_s: float = Field(1800, gt=0)
     """Maximum seconds in which the whole body of an upload must arrive (else 408). The default fits `max_upload_bytes`
     at 0.3 MB a second."""

@@ -48,7 +48,7 @@ class QuotaSettings(BaseModel):
     quota_generated_tokens_per_minute: Bound = None
     """Maximum number of tokens that the engine writes for a tenant in a minute, batches included. Over it, chats,
     single traces, profiles, imported traces and new batches are refused until the surplus is made up for. Batches that
-    run go on.
+    run start no further engagement until then.
     Default: no bound, as the tenants share the engine in turn."""
     quota_upload_bytes_per_minute: Bound = 16 * 1024**3
     """Maximum size of the uploads of a tenant in a minute, in bytes. The default fits 32 of the largest uploads."""
@@ -63,8 +63,8 @@ class QuotaSettings(BaseModel):
     quota_key_requests_per_minute: Bound = None
     """Maximum number of requests with one key in a minute. Default: only the tenant's bound."""
     quota_key_generated_tokens_per_minute: Bound = None
-    """Maximum number of tokens that the engine writes in a minute for requests with one key. Batches count for the
-    tenant only. Default: only the tenant's bound."""
+    """Maximum number of tokens that the engine writes in a minute for one key: for its requests, and for batches that
+    it started. Default: only the tenant's bound."""
     quota_key_upload_bytes_per_minute: Bound = None
     """Maximum size of the uploads with one key in a minute, in bytes. Default: only the tenant's bound."""
     max_open_batches_total: int = Field(256, ge=1)

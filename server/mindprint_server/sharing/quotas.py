@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -40,14 +40,24 @@ def enter_key(id: str | None) -> None:
     _key.set(id)
 
 
+def current_key() -> str | None:
+    """Return the id of the key that the running work counts for; None where it counts for the tenant only."""
+    return _key.get()
+
+
 @contextmanager
-def in_no_key() -> Iterator[None]:
-    """Run the block without a key, and forget the one that was entered in it."""
-    token = _key.set(None)
+def in_key(id: str | None) -> Iterator[None]:
+    """Run the block for a key, and forget one that was entered in it; None counts for the tenant only."""
+    token = _key.set(id)
     try:
         yield
     finally:
         _key.reset(token)
+
+
+def in_no_key() -> AbstractContextManager[None]:
+    """Run the block without a key, and forget the one that was entered in it."""
+    return in_key(None)
 
 
 class TokenBucket:
@@ -87,6 +97,17 @@ class Quota:
     holder: str
     """`tenant acme` or `key 0123456789abcdef`."""
     most: int
+    setting: str
+    """What to raise."""
+
+
+@dataclass(frozen=True)
+class QuotaWait:
+    """How long work must wait for a quota that is used up."""
+
+    seconds: float
+    what: str
+    """What was used up, such as `the engine wrote 600 tokens a minute for tenant acme`."""
     setting: str
     """What to raise."""
 
@@ -167,6 +188,10 @@ class Quotas:
         """
         self._check("generated_tokens_per_minute")
 
+    def token_wait(self) -> QuotaWait | None:
+        """Return how long work that lets the engine write must wait; None if it need not."""
+        return self._longest_wait("generated_tokens_per_minute")
+
     def count_tokens(self, tokens: int) -> None:
         """Count tokens that the engine wrote; nothing is counted for the server's own work."""
         if tenant_or_none() is not None:
@@ -185,16 +210,21 @@ class Quotas:
         self._take("upload_bytes_per_minute", size)
 
     def _check(self, name: str) -> None:
-        """Refuse if the bucket of a quota is empty; of several quotas that with the longest wait is named."""
+        """Refuse if the bucket of a quota is empty."""
+        if (wait := self._longest_wait(name)) is None:
+            return
+        seconds = math.ceil(wait.seconds)
+        message = f"{wait.what}: retry in {seconds} s, or raise {wait.setting}"
+        raise LimitExceeded(f"quota_{name}", message, retry_after=seconds)
+
+    def _longest_wait(self, name: str) -> QuotaWait | None:
+        """Return the wait for the empty bucket of a quota; of several that with the longest one."""
         now = self._clock()
         waits = [(quota, self._bucket(name, quota, now).wait_s(now)) for quota in self._quotas(name)]
         quota, wait_s = max(waits, key=lambda wait: wait[1], default=(None, 0.0))
         if quota is None or wait_s <= 0:
-            return
-        seconds = math.ceil(wait_s)
-        what = RATES[name].format(holder=quota.holder, most=quota.most)
-        message = f"{what}: retry in {seconds} s, or raise {quota.setting}"
-        raise LimitExceeded(f"quota_{name}", message, retry_after=seconds)
+            return None
+        return QuotaWait(wait_s, RATES[name].format(holder=quota.holder, most=quota.most), quota.setting)
 
     def _take(self, name: str, amount: int) -> None:
         now = self._clock()

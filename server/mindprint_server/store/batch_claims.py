@@ -37,6 +37,7 @@ class OpenBatch:
         request: What it was asked for.
         has_claimable: Whether a server may claim some of its items now.
         is_complete: Whether all of its items are done, so that it can end.
+        api_key: Id of the key that started it, whose quotas hold for it; None: none.
     """
 
     tenant: str
@@ -44,6 +45,7 @@ class OpenBatch:
     request: BatchRequest
     has_claimable: bool
     is_complete: bool
+    api_key: str | None = None
 
 
 class BatchClaimRepository:
@@ -107,6 +109,15 @@ class BatchClaimRepository:
         """
         await self._database.write(_give_back, owner, items)
 
+    async def note_wait(self, batch_id: str, reason: str | None) -> None:
+        """Say why a server starts no items of an open batch. Whoever claims items of it takes that back.
+
+        Args:
+            batch_id: The batch. One that has ended does not change.
+            reason: What its items wait for; None: they do not wait any more.
+        """
+        await self._database.write(_note_wait, batch_id, reason)
+
     async def release_all(self) -> None:
         """Give back all items of all tenants: no other server runs, so who claimed them has ended.
 
@@ -127,7 +138,7 @@ async def end_if_complete(db: AsyncConnection, batch_id: str) -> bool:
         batches.c.id == batch_id, batches.c.state.in_(OPEN_STATES), ~_open_items(batches.c.id).exists()
     )
     await db.execute(complete.where(batches.c.state == "queued").values(started_at=now))
-    ended = (await db.execute(complete.values(state="done", finished_at=now))).rowcount
+    ended = (await db.execute(complete.values(state="done", waiting_for=None, finished_at=now))).rowcount
     if ended:
         await notify(db, batch_id)
     return bool(ended)
@@ -143,21 +154,21 @@ async def _list_open(db: AsyncConnection, tenant: str, now: datetime | None) -> 
     open_items = _open_items(batches.c.id)
     claimable = open_items.where(_is_claimable(now or await read_time(db)))
     query = (
-        select(batches.c.id, batches.c.request, claimable.exists(), ~open_items.exists())
+        select(batches.c.id, batches.c.request, claimable.exists(), ~open_items.exists(), batches.c.api_key)
         .where(batches.c.state.in_(OPEN_STATES))
         .order_by(batches.c.id)
     )
     return [
-        OpenBatch(tenant, id, BatchRequest.model_validate(request), bool(has_claimable), bool(is_complete))
-        for id, request, has_claimable, is_complete in await db.execute(query)
+        OpenBatch(tenant, id, BatchRequest.model_validate(request), bool(has_claimable), bool(is_complete), api_key)
+        for id, request, has_claimable, is_complete, api_key in await db.execute(query)
     ]
 
 
 async def _claim(
     db: AsyncConnection, batch_id: str, owner: str, limit: int, ttl_s: float, now: datetime | None
 ) -> list[ItemKey]:
-    state = await db.scalar(select(batches.c.state).where(batches.c.id == batch_id))
-    if state not in OPEN_STATES:
+    batch = (await db.execute(select(batches.c.state, batches.c.waiting_for).where(batches.c.id == batch_id))).first()
+    if batch is None or batch.state not in OPEN_STATES:
         return []
     now = now or await read_time(db)
     others = select(batch_items.c.user_id).where(
@@ -170,7 +181,9 @@ async def _claim(
     for users in ([batch_items.c.user_id.not_in(others)], []):
         if len(claimed) < limit:
             claimed |= await _take(db, batch_id, owner, limit - len(claimed), ttl_s, now, users)
-    if claimed and state == "queued":
+    if claimed and batch.waiting_for is not None:
+        await db.execute(update(batches).where(batches.c.id == batch_id).values(waiting_for=None))
+    if claimed and batch.state == "queued":
         begun = update(batches).where(batches.c.id == batch_id, batches.c.state == "queued")
         await db.execute(begun.values(state="running", started_at=datetime.now(UTC)))
     return [claimed[position] for position in sorted(claimed)]
@@ -222,6 +235,11 @@ async def _give_back(db: AsyncConnection, owner: str, items: Mapping[str, Collec
     for batch_id in sorted(items):
         mine = await db.execute(_claimed(batch_id, owner).with_for_update(key_share=True))
         await _change(db, batch_id, _among(items[batch_id], mine).values(), owner=None, deadline=None)
+
+
+async def _note_wait(db: AsyncConnection, batch_id: str, reason: str | None) -> None:
+    is_open = batches.c.id == batch_id, batches.c.state.in_(OPEN_STATES)
+    await db.execute(update(batches).where(*is_open).values(waiting_for=reason))
 
 
 def _claimed(batch_id: str, owner: str, *, by_others: bool = False) -> Select[tuple[int, str, str]]:

@@ -68,6 +68,7 @@ class BatchRepository:
         *,
         max_open: int,
         max_open_total: int | None = None,
+        api_key: str | None = None,
     ) -> tuple[Batch, bool]:
         """Queue a batch, or return the earlier one with the same idempotency key.
 
@@ -79,6 +80,7 @@ class BatchRepository:
             items: (user id, engagement id) in the order in which they are to be worked on.
             max_open: Maximum number of batches that are queued or running.
             max_open_total: The same over all tenants; None: no bound.
+            api_key: Id of the key that starts the batch, whose quotas hold for it; None: none.
 
         Returns:
             The batch, and True if it is new.
@@ -90,7 +92,8 @@ class BatchRepository:
         # The tenant's statements do not see other tenants: count before. Calls at the same time may exceed the bound.
         with in_all_tenants():
             is_full = max_open_total is not None and await self._database.read(_count_open) >= max_open_total
-        return await self._database.write(_add, request, items, max_open, max_open_total if is_full else None)
+        exceeded_total = max_open_total if is_full else None
+        return await self._database.write(_add, request, items, max_open, exceeded_total, api_key)
 
     async def get(self, batch_id: str) -> Batch:
         """Return a batch with its progress."""
@@ -138,6 +141,7 @@ async def _add(
     items: Sequence[tuple[str, str]],
     max_open: int,
     exceeded_total: int | None,
+    api_key: str | None,
 ) -> tuple[Batch, bool]:
     # Without this lock, two calls at the same time could both count one batch less than the limit.
     await advisory_lock(db, "batches")
@@ -153,7 +157,7 @@ async def _add(
         raise ServerQueueFull(exceeded_total)
     id = new_id()
     row = {"id": id, "state": "queued", "request": request.model_dump(mode="json"), "created_at": datetime.now(UTC)}
-    await db.execute(batches.insert(), row | {"idempotency_key": request.idempotency_key})
+    await db.execute(batches.insert(), row | {"idempotency_key": request.idempotency_key, "api_key": api_key})
     # An item that came in beside an erasure would keep it from deleting the engagement.
     if plan := await without_erased(db, dict.fromkeys(items)):
         elsewhere = await _pending_elsewhere(db, id, request.mode)
@@ -210,7 +214,8 @@ async def _count_open(db: AsyncConnection) -> int:
 
 
 async def _finish(db: AsyncConnection, id: str, state: BatchState, error: str | None) -> Batch:
-    if await _change(db, id, batches.c.state.in_(OPEN_STATES), state=state, error=error, finished_at=datetime.now(UTC)):
+    ended = {"state": state, "error": error, "waiting_for": None, "finished_at": datetime.now(UTC)}
+    if await _change(db, id, batches.c.state.in_(OPEN_STATES), **ended):
         await notify(db, id)
     return await _get(db, id)
 

@@ -33,7 +33,7 @@ class EngagementRepository:
 
         Raises:
             EngagementConflict: An id is known with other content, or is sent twice with different content.
-            UserBeingErased: An erasure of the user is open.
+            UserBeingErased: An erasure of the user is open. Beside a retention they are stored.
         """
         return await self._database.write(_add, user_id, items)
 
@@ -101,7 +101,7 @@ async def _add(db: AsyncConnection, user_id: str, items: Sequence[Engagement]) -
     if user_id not in await lock_users(db, [user_id]):
         # An erasure that was just ending has removed the row that the insert met.
         await db.execute(insert_new(db, users), row)
-    await check_may_write(db, [user_id])
+    await check_may_write(db, [user_id], beside_retention=True)
     # Insert in the order of ids, so that two calls with the same engagements wait for each other and do not deadlock.
     rows = [sent[id].model_dump() | {"user_id": user_id, "created_at": now} for id in sorted(sent)]
     created: set[str] = set()

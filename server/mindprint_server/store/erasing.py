@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mindprint_server.store.exceptions import RecordNotFound, UserBeingErased
+from mindprint_server.store.exceptions import RecordNotFound, RowsExpiring, UserBeingErased
 from mindprint_server.store.tables import engagements, erasures, users
 
 USERS_A_QUERY = 500
@@ -19,7 +19,9 @@ def not_being_erased(user: ColumnElement[str]) -> ColumnElement[bool]:
     return user.not_in(select(erasures.c.user_id).where(erasures.c.state == "open"))
 
 
-async def check_may_write(db: AsyncConnection, user_ids: Iterable[str], read_epoch: int | None = None) -> None:
+async def check_may_write(
+    db: AsyncConnection, user_ids: Iterable[str], read_epoch: int | None = None, *, beside_retention: bool = False
+) -> None:
     """Refuse new rows of users that are being erased.
 
     No erasure of these users can be requested until this transaction ends.
@@ -29,16 +31,21 @@ async def check_may_write(db: AsyncConnection, user_ids: Iterable[str], read_epo
         user_ids: Whose rows are to be written.
         read_epoch: The tenant's erasure epoch before the rows were read from which the new ones are made; None: the
             new rows are made of no other rows.
+        beside_retention: Whether the rows may be written while old ones are removed. They refer to no other rows.
 
     Raises:
         UserBeingErased: For the first of these users in order.
+        RowsExpiring: The same, where only a retention is open.
         RecordNotFound: A user is gone: an erasure ended while this transaction waited for it.
     """
     wanted = sorted(set(user_ids))
     present = await lock_users(db, wanted)
     refused = await find_refused(db, dict.fromkeys(wanted, read_epoch))
-    if refused:
-        raise UserBeingErased(min(refused))
+    expiring = await _find_expiring(db, refused, read_epoch)
+    if refused - expiring:
+        raise UserBeingErased(min(refused - expiring))
+    if expiring and not beside_retention:
+        raise RowsExpiring(min(expiring))
     for user_id in wanted:
         if user_id not in present:
             raise RecordNotFound("user", user_id)
@@ -70,6 +77,17 @@ async def find_refused(db: AsyncConnection, read_epochs: Mapping[str, int | None
         if read is not None and read < epoch:
             refused.add(user_id)
     return refused
+
+
+async def _find_expiring(db: AsyncConnection, refused: Collection[str], read_epoch: int | None) -> set[str]:
+    """Return those of refused users for whom nothing but a retention is open, and nothing was erased since."""
+    if not refused:
+        return set()
+    mine = erasures.c.user_id.in_(refused)
+    erases = [and_(erasures.c.state == "open", erasures.c.kind != "retention")]
+    if read_epoch is not None:
+        erases.append(erasures.c.epoch > read_epoch)
+    return set(refused) - set(await db.scalars(select(erasures.c.user_id).where(mine, or_(*erases))))
 
 
 async def without_erased(db: AsyncConnection, items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

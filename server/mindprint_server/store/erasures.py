@@ -78,7 +78,7 @@ class ErasureRepository:
         self._database = database
 
     async def request(self, target: ErasureTarget, now: datetime | None = None) -> Erasure:
-        """Open an erasure. From now on no rows of the user are stored until it is done.
+        """Open an erasure. Until it is done no rows of the user are stored. Beside a retention engagements are.
 
         Returns:
             The new erasure; the open one that removes the same; or, where nothing of it is left, the one that did it.
@@ -283,7 +283,10 @@ async def _delete(db: AsyncConnection, id: str, chunk: Chunk) -> None:
         numbers = [int(number) for number in ids]
         await db.execute(delete(profiles).where(profiles.c.user_id == user_id, profiles.c.version.in_(numbers)))
     elif chunk.kind == "engagements":
-        await db.execute(delete(engagements).where(engagements.c.user_id == user_id, engagements.c.id.in_(ids)))
+        # Beside a retention engagements are stored: one that was deleted may have come again with a later time.
+        is_old = [] if job["kind"] != "retention" else [engagements.c.occurred_at < job["before"]]
+        mine = engagements.c.user_id == user_id, engagements.c.id.in_(ids)
+        await db.execute(delete(engagements).where(*mine, *is_old))
     else:
         await _delete_versions(db, AdapterKey.user(user_id))
 

@@ -161,6 +161,15 @@ class UserBeingErased(Conflict, StoreError):
         )
 
 
+class RowsExpiring(Busy, StoreError):
+    """The server is removing the user's rows that are older than it may keep them. It ends by itself."""
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(
+            "rows_expiring", f"rows of user {user_id!r} that are too old are being removed: retry in a moment"
+        )
+
+
 class StoreBusy(Busy, StoreError):
     """The database was not free, or not there. The same call may succeed in a moment.
 

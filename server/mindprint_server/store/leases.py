@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mindprint.types import Lease, LeaseRequest, LeaseState, LoraLimits
 from mindprint.types.keys import AdapterKey, VersionRef
 from mindprint_server.store import lease_selection, live_versions
-from mindprint_server.store.clock import read_time
+from mindprint_server.store.clock import note_mark, read_step, read_time
 from mindprint_server.store.database import Database, advisory_lock
 from mindprint_server.store.erasing import check_may_write
 from mindprint_server.store.exceptions import AdapterLeased, LeaseLost, LeaseRevoked, RecordNotFound
@@ -31,6 +31,8 @@ from mindprint_server.store.tables import leases, publications, traces
 from mindprint_server.tenancy import in_all_tenants
 
 IdsByUser = Mapping[str, Sequence[str]]
+MIN_STEP = timedelta(seconds=1)
+"""A wall clock that was set by less is taken for one that runs a little fast or slow."""
 IMPORT_OWNER = "import"
 """Owner of the lease of an import."""
 
@@ -109,6 +111,15 @@ class LeaseRepository:
         with in_all_tenants():
             return await self._database.read(_list_active)
 
+    async def follow_clock(self) -> None:
+        """Move the deadlines of all tenants' leases as far as the wall clock was set since a server ran here last.
+
+        Call it at the start of the only server on a SQLite file: deadlines there are by the wall clock at the start of
+        a process. On PostgreSQL nothing changes.
+        """
+        with in_all_tenants():
+            await self._database.write(_follow_clock)
+
     async def heartbeat(self, lease_id: str, ttl_s: float, now: datetime | None = None) -> Lease:
         """Let a lease end `ttl_s` seconds from now.
 
@@ -185,6 +196,7 @@ async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy
         "created_at": now,
     }
     await db.execute(leases.insert(), lease)
+    await note_mark(db)
     if AdapterKey(selection.adapter).kind == "user":
         await db.execute(update(traces).where(traces.c.id.in_(trace_ids)).values(state="leased", lease_id=id))
     return await get(db, id)
@@ -244,6 +256,15 @@ async def _sweep(db: AsyncConnection, max_attempts: int, now: datetime, *which: 
         await requeue_traces(db, id, max_attempts)
 
 
+async def _follow_clock(db: AsyncConnection) -> None:
+    if abs(step := await read_step(db)) >= MIN_STEP:
+        active = select(leases.c.tenant, leases.c.id, leases.c.deadline).where(leases.c.state == "active")
+        for row in (await db.execute(active)).all():
+            mine = update(leases).where(leases.c.tenant == row.tenant, leases.c.id == row.id)
+            await db.execute(mine.values(deadline=row.deadline + step))
+    await note_mark(db)
+
+
 async def _list_active(db: AsyncConnection) -> list[ActiveLease]:
     query = select(leases.c.adapter, leases.c.trace_ids).where(leases.c.state == "active")
     return [ActiveLease(adapter, trace_ids) for adapter, trace_ids in await db.execute(query)]
@@ -253,6 +274,7 @@ async def _heartbeat(db: AsyncConnection, id: str, ttl_s: float, now: datetime |
     await lock_active(db, id, now, may_be_late=True)
     now = now or await read_time(db)
     await db.execute(update(leases).where(leases.c.id == id).values(deadline=now + timedelta(seconds=ttl_s)))
+    await note_mark(db)
     return await get(db, id)
 
 
@@ -261,6 +283,7 @@ async def _extend(db: AsyncConnection, id: str, ttl_s: float, now: datetime | No
     deadline = (now or await read_time(db)) + timedelta(seconds=ttl_s)
     if deadline > row["deadline"]:
         await db.execute(update(leases).where(leases.c.id == id).values(deadline=deadline))
+    await note_mark(db)
     return await get(db, id)
 
 

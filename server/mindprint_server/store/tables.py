@@ -112,6 +112,8 @@ batches = Table(
     Column("state", Word, nullable=False),
     Column("request", Json, nullable=False),
     Column("idempotency_key", Key),
+    Column("api_key", Key),  # id of the key that started it; NULL: none
+    Column("waiting_for", Text),  # why a server starts none of its items; NULL: none said so
     _count("generated_tokens"),
     _count("prompt_tokens"),
     _count("cached_tokens"),
@@ -414,6 +416,16 @@ signing_keys = Table(
     Column("name", Key, primary_key=True),
     Column("key", Key, nullable=False),
     _created_at(),
+)
+
+# What the clock of deadlines showed last. SQLite only: PostgreSQL has a clock of its own.
+clock_marks = Table(
+    "clock_marks",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("at", Utc, nullable=False),
+    Column("boot_id", Key),  # NULL: the system does not tell one start of the computer from another
+    Column("boot_s", Float, nullable=False),
 )
 
 # Who changed what. A row is written before the change, without a status; the status follows.

@@ -5,6 +5,7 @@ Slow samples are accepted traces, fast samples are engagements answered directly
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import time
@@ -102,17 +103,23 @@ class LeaseService:
         histories = {user_id: await self._memory.read_history(user_id) for user_id in users}
         all_ids = {trace.id for trace in traces}
         # Accepted traces were chosen to fit half of the space. The others get what is left, in turn.
-        space = settings.max_lease_bytes - sum(map(sample_bytes, self._slow_samples(traces, histories, all_ids)))
-        fast = take_fitting(await self._fast_samples(histories, lease.held_out), space // 2)
-        space -= sum(map(sample_bytes, fast))
-        rejected = take_fitting(await self._answer_samples(fast, histories), space // 2)
-        space -= sum(map(sample_bytes, rejected))
+        space = settings.max_lease_bytes - await asyncio.to_thread(self._count_slow_bytes, traces, histories, all_ids)
+        fast = await _take_fitting(await self._fast_samples(histories, lease.held_out), space // 2)
+        space -= await _count_bytes(fast)
+        rejected = await _take_fitting(await self._answer_samples(fast, histories), space // 2)
+        space -= await _count_bytes(rejected)
         await self._store.leases.record_samples(lease.id, engagement_ids_by_user(fast), trace_ids_by_user(rejected))
         answered = first_trace_ids(traces, exclude=engagement_keys(rejected))
-        samples = [*self._slow_samples(traces, histories, answered), *fast, *rejected]
+        slow = await asyncio.to_thread(self._slow_samples, traces, histories, answered)
+        samples = [*slow, *fast, *rejected]
         wait_s = min(settings.replay_wait_s, request.ttl_s / 4)
-        samples += take_fitting(await self._replay_samples(lease, len(samples), wait_s), space)
+        samples += await _take_fitting(await self._replay_samples(lease, len(samples), wait_s), space)
         return self.complete_lease(lease).model_copy(update={"samples": samples})
+
+    def _count_slow_bytes(
+        self, traces: Sequence[Trace], histories: Mapping[str, UserHistory], answered: Set[str]
+    ) -> int:
+        return sum(map(sample_bytes, self._slow_samples(traces, histories, answered)))
 
     def _slow_samples(
         self, traces: Sequence[Trace], histories: Mapping[str, UserHistory], answered: Set[str]
@@ -138,9 +145,10 @@ class LeaseService:
         self, histories: Mapping[str, UserHistory], held_out: Mapping[str, Sequence[str]]
     ) -> list[Sample]:
         """Return the newest engagements that are not held out, evenly over the users, up to `max_fast_samples`."""
+        excluded = {user_id: frozenset(ids) for user_id, ids in held_out.items()}
         eligible = {
             user_id: [
-                engagement for engagement in history.engagements if engagement.id not in held_out.get(user_id, ())
+                engagement for engagement in history.engagements if engagement.id not in excluded.get(user_id, ())
             ]
             for user_id, history in histories.items()
         }
@@ -194,3 +202,12 @@ class LeaseService:
         drawn = sorted(replays, key=lambda replay: random.Random(f"{seed}\n{replay.position}").random())
         prefix = self._settings.thinking_prefixes.get("generic", "")
         return [self._writer.replay(replay, prefix, self._settings.answer_prefix) for replay in drawn[:wanted]]
+
+
+async def _take_fitting(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Do as `take_fitting` in a thread: samples may have as many texts as a lease has room for, or more."""
+    return await asyncio.to_thread(take_fitting, samples, most)
+
+
+async def _count_bytes(samples: Sequence[Sample]) -> int:
+    return await asyncio.to_thread(lambda: sum(map(sample_bytes, samples)))

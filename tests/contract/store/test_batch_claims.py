@@ -236,3 +236,22 @@ async def test_all_claims_end_when_no_other_server_runs(store: Store, batch: str
     await store.batch_claims.release_all()
     assert set(await owners(store, batch)) == {None}
     assert len(await claim(store, batch, "b")) == len(PLAN) - 1, "what is done stays done"
+
+
+async def test_wait_of_a_batch_is_noted_until_somebody_claims_or_it_ends(store: Store, batch: str) -> None:
+    await store.batch_claims.note_wait(batch, "a quota")
+    assert (await store.batches.get(batch)).waiting_for == "a quota"
+    await claim(store, batch, limit=1)
+    assert (await store.batches.get(batch)).waiting_for is None
+    await store.batch_claims.note_wait(batch, "a quota")
+    await store.batch_claims.note_wait(batch, None)
+    assert (await store.batches.get(batch)).waiting_for is None
+    await store.batch_claims.note_wait(batch, "a quota")
+    assert (await store.batches.cancel(batch)).waiting_for is None
+    await store.batch_claims.note_wait(batch, "a quota")
+    assert (await store.batches.get(batch)).waiting_for is None, "it has ended"
+
+
+async def test_open_batch_names_the_key_that_started_it(store: Store) -> None:
+    await store.batches.add(BatchRequest(), [], max_open=9, api_key="one")
+    assert [batch.api_key for batch in await store.batch_claims.list_open()] == ["one"]

@@ -90,7 +90,7 @@ async def test_an_older_database_comes_up_and_goes_down_with_its_rows(empty: str
 
     older = await migrated(downgrade, "0002")
     new_tables = {"cohorts", "trace_versions", "replays", "tenants", "api_keys", "audit_events"}
-    new_tables |= {"erasures", "version_users", "signing_keys", "publications"}
+    new_tables |= {"erasures", "version_users", "signing_keys", "publications", "clock_marks"}
     assert set(newest) - set(older) == new_tables
     assert await migrated(upgrade, "head") == newest
     assert (await store.users.get("bob")).cohort == "everyone"

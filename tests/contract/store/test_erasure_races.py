@@ -12,12 +12,18 @@ import pytest
 from erasing import CANARY, everything, one, planted, receipt_of, run, signed, user
 from mindprint.types import BatchRequest
 from mindprint_server.store import (
+    ErasureTarget,
     RecordNotFound,
     Store,
     UserBeingErased,
     erasures,
 )
 from mindprint_server.store.erasures import chunks
+from mindprint_server.store.exceptions import RowsExpiring
+
+
+def expired(before: datetime) -> ErasureTarget:
+    return ErasureTarget(kind="retention", user_id="ann", before=before)
 
 
 async def test_a_user_that_is_being_erased_takes_no_rows(store: Store, other: Store, make: Any) -> None:
@@ -39,6 +45,40 @@ async def test_a_user_that_is_being_erased_takes_no_rows(store: Store, other: St
     await run(store, user())
     await make.user(store, "ann")
     assert len(await store.engagements.list_page("ann")) == 3
+
+
+async def test_engagements_are_stored_while_a_retention_removes_old_ones(store: Store, other: Store, make: Any) -> None:
+    await make.user(store, "ann", 4)
+    new = make.engagement(9)
+    target = expired(before=make.engagement(2).occurred_at)
+    erasure = await store.erasures.request(target)
+    assert (await other.engagements.add("ann", [new])).created == 1
+    for call in (
+        other.profiles.add(make.profile("ann")),
+        other.traces.add(make.trace("ann")),
+        other.traces.add_imported("ann", [make.trace("ann")], fingerprint=str, max_waiting=9),
+    ):
+        with pytest.raises(RowsExpiring, match="retry in a moment"):
+            await call
+    plan = await store.erasures.collect(erasure.id)
+    assert plan is not None
+    assert plan.engagements == ["e0", "e1"]
+    for chunk in chunks(plan, 9):
+        await store.erasures.delete(erasure.id, chunk)
+    again = new.model_copy(update={"id": "e0"})
+    assert (await other.engagements.add("ann", [again])).created == 1
+    await run(store, target)
+    left = {item.id: item for item in await store.engagements.list_page("ann")}
+    assert left.keys() == {"e0", "e2", "e3", new.id}
+    assert left["e0"] == again, "a step that is done again does not take what came since"
+
+
+async def test_an_erasure_beside_a_retention_takes_no_rows(store: Store, other: Store, make: Any) -> None:
+    await make.user(store, "ann", 4)
+    await store.erasures.request(expired(before=make.engagement(2).occurred_at))
+    await store.erasures.request(user())
+    with pytest.raises(UserBeingErased):
+        await other.engagements.add("ann", [make.engagement(9)])
 
 
 async def test_work_that_read_the_rows_before_stores_nothing_after(store: Store, make: Any) -> None:

@@ -17,7 +17,7 @@ from mindprint_server.store.tables import live_versions, metadata, traces, users
 from mindprint_server.store.tenant_scope import JoinAcrossTenants
 from mindprint_server.tenancy import NoTenant, in_all_tenants, in_no_tenant, in_tenant
 
-EXEMPT = {"tenants", "api_keys", "replays", "signing_keys"}
+EXEMPT = {"tenants", "api_keys", "replays", "signing_keys", "clock_marks"}
 """Tables that are the server's own. A key is found before its tenant is known. Replays are answers of the base model to
 general questions, the same for all tenants."""
 

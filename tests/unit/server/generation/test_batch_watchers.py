@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from mindprint.types import Batch, BatchRequest
 from mindprint_server.exceptions import LimitExceeded
+from mindprint_server.generation import batch_watchers
 from mindprint_server.generation.batch_watchers import BatchWatchers
 from mindprint_server.settings import GenerationSettings
 from mindprint_server.store import RecordNotFound, StoreBusy
@@ -63,26 +65,92 @@ async def _watch(watchers: BatchWatchers, batch_id: str) -> list[Batch]:
     return [batch async for batch in watchers.watch(batch_id)]
 
 
+class Pauses:
+    """The sleeps of a poller, each of which lasts until the test ends it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: asyncio.Queue[float] = asyncio.Queue()
+        self._ends = asyncio.Semaphore(0)
+        stand_in = SimpleNamespace(**vars(asyncio) | {"sleep": self._sleep})
+        monkeypatch.setattr(batch_watchers, "asyncio", stand_in)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.begun.put_nowait(seconds)
+        await self._ends.acquire()
+
+    async def end(self) -> None:
+        """End the sleep that has begun, or begins next."""
+        async with asyncio.timeout(10):
+            await self.begun.get()
+        self._ends.release()
+
+
+async def settle() -> None:
+    """Let all tasks run as far as they get by themselves."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("count", [10, 1000])
-async def test_reads_do_not_depend_on_the_number_of_watchers(batches: Batches, count: int) -> None:
-    watchers = watchers_of(batches, max_watchers=1000)
+async def test_reads_do_not_depend_on_the_number_of_watchers(
+    batches: Batches, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses, watchers = Pauses(monkeypatch), watchers_of(batches, max_watchers=1000, watch_interval_s=3600)
     watching = [asyncio.create_task(_watch(watchers, batches.batch.id)) for _ in range(count)]
+    await settle()
     for tokens in range(1, 4):
         batches.move(generated_tokens=tokens)
-        await asyncio.sleep(0.06)
+        await pauses.end()
+        watchers.notify()
+        await settle()
     assert watchers.count == count
     batches.move(state="done")
+    await pauses.end()
+    watchers.notify()
     async with asyncio.timeout(20):
         seen = await asyncio.gather(*watching)
-    assert all(states[-1].state == "done" for states in seen)
-    assert all(3 <= len(states) <= 5 for states in seen), "one for each change"
-    assert batches.reads < 40
+    told = [[(batch.state, batch.generated_tokens) for batch in states] for states in seen]
+    tokens_seen = [0, 1, 2, 3]
+    assert told == count * [[*(("running", tokens) for tokens in tokens_seen), ("done", 3)]]
+    assert batches.reads == 5, "at first, and after each change"
     assert watchers.count == 0
 
 
-async def test_watchers_that_leave_at_once_leave_nothing_behind(
-    batches: Batches, caplog: pytest.LogCaptureFixture
+async def test_change_of_this_server_is_read_without_waiting_for_the_next_poll(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pauses, watchers = Pauses(monkeypatch), watchers_of(batches, watch_interval_s=3600)
+    watching = watchers.watch(batches.batch.id)
+    await anext(watching)
+    await pauses.end()
+    waiting = asyncio.ensure_future(anext(watching))
+    await settle()
+    assert (batches.reads, waiting.done()) == (1, False), "nobody said that there is something to read"
+    batches.move(generated_tokens=5)
+    watchers.notify()
+    async with asyncio.timeout(10):
+        assert (await waiting).generated_tokens == 5
+    await watching.aclose()
+
+
+async def test_many_changes_within_an_interval_are_read_once(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses, watchers = Pauses(monkeypatch), watchers_of(batches, watch_interval_s=3600)
+    watching = watchers.watch(batches.batch.id)
+    await anext(watching)
+    waiting = asyncio.ensure_future(anext(watching))
+    for tokens in range(1, 100):
+        batches.move(generated_tokens=tokens)
+        watchers.notify()
+        await settle()
+    assert (batches.reads, waiting.done()) == (1, False)
+    await pauses.end()
+    async with asyncio.timeout(10):
+        assert (await waiting).generated_tokens == 99
+    assert batches.reads == 2
+    await watching.aclose()
+
+
+async def test_watchers_that_leave_at_once_leave_nothing_behind(batches: Batches) -> None:
     failures: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     watchers = watchers_of(batches, max_watchers=1000)
@@ -96,8 +164,10 @@ async def test_watchers_that_leave_at_once_leave_nothing_behind(
     assert {type(end) for end in ended} == {asyncio.CancelledError}
     assert watchers.count == 0
     before = batches.reads
+    watchers.notify()
     await asyncio.sleep(0.1)
     assert batches.reads == before, "nobody watches, so nobody reads"
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == f"watch {batches.batch.id}"]
     assert failures == []
 
 

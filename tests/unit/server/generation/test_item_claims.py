@@ -77,13 +77,17 @@ async def test_server_that_listens_again_is_ready_again() -> None:
     async def list_open() -> list[OpenBatch]:
         return []
 
+    async def note(batches: list[OpenBatch]) -> None:
+        assert not batches
+
     settings = Settings(retry_min_s=0.001, retry_max_s=0.002, max_failing_s=5)
     seconds = [0.0]
     supervisor = Supervisor(settings, lambda *_: None, clock=lambda: seconds[0])
     store = SimpleNamespace(notifications=Notifications(), batch_claims=SimpleNamespace(list_open=list_open))
     ctx: Any = SimpleNamespace(settings=settings, store=store, supervisor=supervisor)
     worker: Any = SimpleNamespace(held=set(), limit=None, ending=())
-    claimer = ItemClaimer(ctx, worker)
+    pauses: Any = SimpleNamespace(note=note)
+    claimer = ItemClaimer(ctx, worker, pauses)
     claimer.start()
     await asyncio.wait_for(listens.wait(), 10)
     seconds[0] += 5

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -293,3 +299,78 @@ def test_users_take_turns_in_a_plan_with_some_engagements_in_a_row() -> None:
     ]
     assert plan_in_chunks(plan, 9) == plan
     assert plan_in_chunks([], 2) == []
+
+
+def test_items_of_a_paused_batch_do_not_start_until_it_is_resumed() -> None:
+    plan = planner(per_user=9)
+    first, *rest = items("ann", 4, "one")
+    plan.add([first, *rest[:2]], now=0)
+    assert plan.take(1, now=0) == [first]
+    plan.pause("one")
+    plan.add(rest[2:] + items("bob", 1, "two"), now=0)
+    assert (plan.remaining, plan.running) == (1, 1)
+    assert plan.take(9, now=0) == items("bob", 1, "two")
+    plan.finish(first)
+    plan.remove(rest[1])
+    plan.resume("one", now=1)
+    assert plan.take(9, now=1) == [rest[0], rest[2]]
+
+
+def test_nothing_is_kept_of_a_paused_batch_that_is_dropped() -> None:
+    plan = planner()
+    plan.add(items("ann", 3), now=0)
+    plan.pause("b")
+    plan.drop("b")
+    plan.resume("b", now=1)
+    assert (plan.take(9, now=1), plan.tenants) == ([], set())
+
+
+class Compared(str):
+    """A name that counts how often it is compared: by lists that are searched in C, too."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.comparisons += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+@contextmanager
+def counting(operations: Counter[str]) -> Iterator[None]:
+    """Count the lines of Python that run in the block, and the comparisons of names."""
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        operations["lines"] += 1
+        return trace
+
+    compared, before = Compared.comparisons, sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        operations["comparisons"] += Compared.comparisons - compared
+
+
+def operations_of_items(users: int, each: int) -> Counter[str]:
+    """Count what it takes to start and finish 64 items, 8 at a time, of so many users."""
+    plan, operations = planner(per_user=2), Counter[str]()
+    plan.add([item for user in range(users) for item in items(Compared(f"u{user}"), each)], now=0)
+    running = plan.take(8, now=0)
+    with counting(operations):
+        for _ in range(64):
+            plan.finish(running.pop(0))
+            assert plan.remaining + plan.running == users * each - operations["done"] - 1
+            running += plan.take(8 - plan.running, now=0)
+            operations["done"] += 1
+    return operations
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_an_item_costs_the_same_at_100_and_at_20_000_users(each: int) -> None:
+    few, many = operations_of_items(100, each), operations_of_items(20_000, each)
+    assert many["done"] == few["done"] == 64
+    assert many["lines"] == few["lines"] > 0
+    assert many["comparisons"] <= 2 * few["comparisons"] + 64, "a table of more names has a few more collisions"

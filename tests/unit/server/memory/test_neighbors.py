@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -162,3 +163,19 @@ async def test_a_bounded_number_of_users_is_remembered(monkeypatch: pytest.Monke
     assert store.asked == 3
     await found.get("u0")
     assert store.asked == 4
+
+
+@pytest.mark.parametrize("work", ["features", "pick"])
+async def test_histories_are_compared_outside_of_the_event_loop(monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+    threads: set[int] = set()
+    compute = getattr(neighbors, work)
+
+    def noted(*args: object) -> object:
+        threads.add(threading.get_ident())
+        return compute(*args)
+
+    monkeypatch.setattr(neighbors, work, noted)
+    store = Histories(ann=closed(tea="yes"), bob=closed(tea="yes"))
+    assert await finder(store).get("ann") == Neighbors("bob", None)
+    assert threads
+    assert threading.get_ident() not in threads

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from lease_desk import trace
+from mindprint.types import LeaseRequest
 from mindprint_server import wiring
 from mindprint_server.engine.fake import FakeEngine
 from mindprint_server.settings import Settings
-from mindprint_server.store import Store, StoreBusy
+from mindprint_server.store import ClaimPolicy, Store, StoreBusy, clock
 from mindprint_server.wiring import close_services, open_services
+from samples import engagement
 
 
 @pytest.fixture
@@ -68,3 +72,20 @@ async def test_start_removes_what_a_killed_server_was_receiving(settings: Settin
     services = await open_services(settings, engine=FakeEngine(model_path=base_folder))
     await close_services(services)
     assert list(settings.uploads_dir.iterdir()) == []
+
+
+async def test_lease_of_a_dead_trainer_ends_in_time_though_the_clock_is_set_back_before_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = await open_services(settings(tmp_path, 0), engine=FakeEngine(model_path=tmp_path))
+    await services.store.engagements.add("ann", [engagement(0)])
+    await services.store.traces.add(trace("ann", "e000"))
+    wanted = LeaseRequest(owner="dead", ttl_s=600, adapter="user/ann", min_traces=1)
+    lease = await services.store.leases.claim(wanted, ClaimPolicy(max_attempts=3))
+    assert lease is not None
+    await close_services(services)
+    monkeypatch.setattr(clock, "_ANCHOR", clock._ANCHOR - timedelta(hours=1))
+    services = await open_services(settings(tmp_path, 0), engine=FakeEngine(model_path=tmp_path))
+    left = (await services.store.leases.get(lease.id)).deadline - clock.process_time()
+    await close_services(services)
+    assert left <= timedelta(seconds=600)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
+import zipfile
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from sqlalchemy import select
 from lives import Gate, Open, answering, folders, lives
 from mindprint.receipts import find_key, keep_key, key_id, read_key
 from mindprint.types import BatchRequest, Engagement, Erasure, Profile
+from mindprint_server.adapters.artifact_folders import WEIGHTS
+from mindprint_server.adapters.artifact_owner import MARKER
 from mindprint_server.app import create_app
 from mindprint_server.context import ServerContext
 from mindprint_server.exceptions import ArtifactUnavailable, Conflict
@@ -91,7 +96,23 @@ async def publication_of(services: Services, adapter: str) -> str:
     return await services.store._database.read(find)
 
 
-async def answers(services: Services, settings: Settings, ids: dict[str, list[str]]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Answer:
+    """What a route answers, a zip unpacked."""
+
+    route: str
+    status: int
+    text: str
+
+
+def text_of(response: httpx.Response) -> str:
+    if response.headers.get("content-type") != "application/zip":
+        return response.text
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        return "\n".join(archive.read(name).decode(errors="replace") for name in archive.namelist())
+
+
+async def answers(services: Services, settings: Settings, ids: dict[str, list[str]]) -> dict[str, Answer]:
     """What each GET route answers, for all ids that there are."""
     app = create_app(settings, services=services)
     found = {}
@@ -104,8 +125,20 @@ async def answers(services: Services, settings: Settings, ids: dict[str, list[st
                 paths = [one.replace(f"{{{name}}}", value) for one in paths for value in values]
             for one in dict.fromkeys(paths):
                 assert "{" not in one, f"the test knows no ids for {path}"
-                found[one] = (await client.get(one)).text
+                response = await client.get(one)
+                found[one] = Answer(path, response.status_code, text_of(response))
     return found
+
+
+SHOWS_TEXTS = {
+    "/v1/users/{user_id}/engagements",
+    "/v1/users/{user_id}/export",
+    "/v1/traces",
+    "/v1/traces/export",
+    "/v1/traces/{trace_id}",
+    "/v1/batches/{batch_id}/results",
+}
+"""Routes that answer with a user's texts while the user is there."""
 
 
 async def test_what_was_planted_is_nowhere_after_the_erasure(
@@ -126,10 +159,6 @@ async def test_what_was_planted_is_nowhere_after_the_erasure(
     assert (cohort.state, leases != []) == ("live", True)
     traces = [trace.id for trace in await services.store.traces.find(limit=1000)]
     jobs = [await publication_of(services, "user/ann"), await publication_of(services, "cohort/everyone")]
-
-    done = await erased(services)
-
-    assert files_with(data, CANARY) == []
     ids = {
         "user_id": ["ann", "bob"],
         "engagement_id": ["c0"],
@@ -141,11 +170,20 @@ async def test_what_was_planted_is_nowhere_after_the_erasure(
         "batch_id": [batch.id for batch in batches],
         "lease_id": ["none"],
         "publication_id": jobs,
-        "erasure_id": [done.id],
+        "erasure_id": ["none"],
     }
-    told = await answers(services, services.settings, ids)
-    assert [path for path, text in told.items() if CANARY in text] == []
-    assert "sha256:" in told[f"/v1/erasures/{done.id}"]
+    shown = await answers(services, services.settings, ids)
+    assert {one.route for one in shown.values() if CANARY in one.text} == SHOWS_TEXTS
+
+    done = await erased(services)
+
+    assert files_with(data, CANARY) == []
+    told = await answers(services, services.settings, ids | {"erasure_id": [done.id]})
+    assert [path for path, one in told.items() if CANARY in one.text] == []
+    assert [path for path, one in told.items() if one.status >= 500] == []
+    kept = {path for path, one in told.items() if one.status == 200}
+    assert {"/v1/users/bob/engagements", f"/v1/batches/{batches[0].id}/results", "/v1/traces"} <= kept
+    assert "sha256:" in told[f"/v1/erasures/{done.id}"].text
     said = capfd.readouterr()
     assert CANARY not in caplog.text + said.out + said.err
     assert done.receipt is not None
@@ -205,9 +243,12 @@ async def test_files_of_an_upload_whose_server_was_killed_go_with_the_erasure(
     half = services.settings.data_dir / "artifacts" / ".new-killed.part"
     half.mkdir()
     (half / "manifest.json").write_text(json.dumps({"adapter": lease.adapter, "trace_ids": lease.trace_ids}))
-    assert await folders(services) == [0, 0]
+    artifacts = services.settings.data_dir / "artifacts"
+    of_half, of_upload = sorted(files_with(artifacts, lease.trace_ids[0]))
+    assert of_half == ".new-killed.part/manifest.json"
+    assert (artifacts / of_upload).with_name(WEIGHTS).exists()
     await erased(services)
-    assert await folders(services) == []
+    assert [path.name for path in artifacts.iterdir()] == [MARKER]
 
 
 async def test_receipt_waits_until_the_files_are_removed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from lease_desk import COUNTS, HELD, Desk, fill, held, of, rejection, sample_lead, trace
-from mindprint.types import LeaseRequest
+from mindprint.types import LeaseRequest, Sample
 from mindprint_server.store import ClaimPolicy, Store
+from mindprint_server.training_data import leases, samples
 from samples import engagement
 
 
@@ -238,3 +240,22 @@ async def test_server_ends_no_late_lease_right_after_its_start(store: Store, gra
     assert late is not None
     await Desk(store, lease_grace_s=grace_s).claim("user/ben")
     assert (await store.leases.get(late.id)).state == state
+
+
+async def test_bytes_of_samples_are_counted_outside_of_the_event_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    count = samples.sample_bytes
+
+    def noted(sample: Sample) -> int:
+        threads.add(threading.get_ident())
+        return count(sample)
+
+    for module in (leases, samples):
+        monkeypatch.setattr(module, "sample_bytes", noted)
+    await fill(store)
+    await rejection(store, "e000", "wrong_answer")
+    assert (await Desk(store).claim("user/ann")).samples
+    assert threads
+    assert threading.get_ident() not in threads
