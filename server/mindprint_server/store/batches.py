@@ -96,9 +96,14 @@ class BatchRepository:
         """Return a batch with its progress."""
         return await self._database.read(_get, batch_id)
 
-    async def list_newest(self, limit: int = 100) -> list[Batch]:
-        """List at most `limit` batches, newest first."""
-        return await self._database.read(_list_newest, limit)
+    async def list_newest(self, limit: int = 100, *, after: str | None = None) -> list[Batch]:
+        """List at most `limit` batches, newest first.
+
+        Args:
+            limit: Maximum number of batches.
+            after: Last id of the previous page; None starts with the newest.
+        """
+        return await self._database.read(_list_newest, limit, after)
 
     async def list_open(self) -> list[tuple[str, str]]:
         """List (tenant, batch id) of the queued and running batches of all tenants, oldest first."""
@@ -196,8 +201,9 @@ async def _get(db: AsyncConnection, id: str) -> Batch:
     return found[0]
 
 
-async def _list_newest(db: AsyncConnection, limit: int) -> list[Batch]:
-    return await _load(db, select(batches).order_by(batches.c.id.desc()).limit(limit))
+async def _list_newest(db: AsyncConnection, limit: int, after: str | None) -> list[Batch]:
+    older = [] if after is None else [batches.c.id < after]
+    return await _load(db, select(batches).where(*older).order_by(batches.c.id.desc()).limit(limit))
 
 
 async def _list_open(db: AsyncConnection) -> list[tuple[str, str]]:

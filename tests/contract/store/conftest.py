@@ -112,7 +112,7 @@ class Make:
 
     async def stored_versions(self, store: Store, *, with_files: bool = False) -> set[tuple[str, int]]:
         """Adapter key and number of all versions, or of those that have files."""
-        versions = [version for adapter in await store.adapters.list_all() for version in adapter.versions]
+        versions = [version for adapter in await store.adapters.list_page() for version in adapter.versions]
         return {(one.adapter, one.version) for one in versions if one.files or not with_files}
 
     def profile(self, user: str, **changes: Any) -> Profile:
