@@ -13,7 +13,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Mode, Trace
-from mindprint_server.store import funnel, traces
+from mindprint_server.store import row_counts, traces
 from mindprint_server.store.accepted_texts import reject_repeated
 from mindprint_server.store.batch_claims import end_if_complete
 from mindprint_server.store.database import Database, advisory_lock
@@ -326,17 +326,8 @@ async def _change(db: AsyncConnection, id: str, *only_if: Any, **values: Any) ->
 
 async def _load(db: AsyncConnection, query: Select[Any]) -> list[Batch]:
     rows = (await db.execute(query)).mappings().all()
-    ids = [row["id"] for row in rows]
-    counted = (
-        select(batch_items.c.batch_id, batch_items.c.outcome, func.count())
-        .where(batch_items.c.batch_id.in_(ids))
-        .group_by(batch_items.c.batch_id, batch_items.c.outcome)
-    )
-    outcomes: dict[str, dict[str | None, int]] = defaultdict(dict)
-    for id, outcome, count in await db.execute(counted):
-        outcomes[id][outcome] = count
-    funnels = await funnel.of_batches(db, ids)
-    return [assemble(row, outcomes[row["id"]], funnels[row["id"]]) for row in rows]
+    counts = await row_counts.of_batches(db, [row["id"] for row in rows])
+    return [assemble(row, counts[row["id"]].outcomes, counts[row["id"]].funnel) for row in rows]
 
 
 def assemble(row: RowMapping | dict[str, Any], outcomes: dict[str | None, int], counted: Funnel) -> Batch:
