@@ -248,7 +248,8 @@ async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
     """Insert traces of users who exist; each belongs to the queue of its user's adapter."""
     rows = [trace.model_dump(exclude={"versions"}) | {"adapter": AdapterKey.user(trace.user_id)} for trace in new]
     if rows:
-        await db.execute(traces.insert(), rows)
+        # With RETURNING, many rows are one statement on PostgreSQL. Without it, each row is one.
+        await db.execute(traces.insert().returning(traces.c.id), rows)
 
 
 async def _get(db: AsyncConnection, id: str) -> Trace:
