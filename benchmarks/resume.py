@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import typer
 
 from mindprint import datasets
+from mindprint.local.adapter_pages import list_adapters
 from mindprint.local.console import Output
 from mindprint.local.processes import Child
 from mindprint.model_files import DEFAULT, resolve
@@ -115,7 +116,7 @@ def main(
             runs = await train_with_kills(server, unbroken, wanted, random.Random(seed), out)
             runs.append(await train_without_kills(server, wanted, out))
             traces = [await server.client.traces.get(id) for one in unbroken for id in one.lease.trace_ids]
-            adapters = (await server.client.adapters.list()).adapters
+            adapters = await list_adapters(server.client)
             report_runs(
                 report, unbroken, runs, adapters, account_for_traces(traces, adapters), time.monotonic() - began
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from mindprint import AsyncMindprintClient
 from mindprint.datasets import UserDataset
+from mindprint.local.adapter_pages import list_adapters
 from mindprint.local.cluster import EXHAUSTIVE_SETTINGS, TRAINING_POLL_S, LocalCluster
 from mindprint.local.console import Output, batch_progress, training_progress
 from mindprint.local.processes import Child
@@ -164,7 +165,7 @@ class DemoPipeline:
                 trainer.check()
                 leased = await self._any("leased")
                 idle = 0 if leased or await self._any("waiting") else idle + 1
-                known = (await self.client.adapters.list()).adapters
+                known = await list_adapters(self.client)
                 live = sum(a.live is not None for a in known if AdapterKey(a.key).kind == "user")
                 doing = trainer.doing()
                 bar.update(live, training_progress(doing) or "the trainer starts")
@@ -181,11 +182,11 @@ class DemoPipeline:
         return killed
 
     async def adapters(self, users: Sequence[UserDataset]) -> dict[str, Adapter]:
-        known = {adapter.key: adapter for adapter in (await self.client.adapters.list()).adapters}
+        known = {adapter.key: adapter for adapter in await list_adapters(self.client)}
         return {user.user_id: known[key] for user in users if (key := AdapterKey.user(user.user_id)) in known}
 
     async def cohorts(self) -> list[Adapter]:
-        return [a for a in (await self.client.adapters.list()).adapters if AdapterKey(a.key).kind == "cohort"]
+        return [a for a in await list_adapters(self.client) if AdapterKey(a.key).kind == "cohort"]
 
     async def traces(self, batch: Batch) -> list[Trace]:
         return [trace async for trace in self.client.batches.results(batch.id)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mindprint import ApiError, AsyncMindprintClient, gate_report
 from mindprint.datasets import UserDataset
+from mindprint.local.adapter_pages import list_adapters
 from mindprint.local.cluster import TRAINING_POLL_S, LocalCluster
 from mindprint.local.console import Output, batch_progress, training_progress
 from mindprint.local.processes import Child
@@ -212,7 +213,7 @@ class AdapterBuilder:
             progress = Progress(self._options.train_timeout_s)
             while trainer.running():
                 await asyncio.sleep(TRAINING_POLL_S)
-                known = {adapter.key for adapter in (await self._client.adapters.list()).adapters}
+                known = {adapter.key for adapter in await list_adapters(self._client)}
                 count, doing = sum(key in known for key in open_), trainer.doing()
                 bar.update(count, training_progress(doing) or "the trainer starts")
                 progress.note((count, doing))

@@ -141,9 +141,14 @@ class AccessControl:
         self._stored.pop(id, None)
         return key
 
-    async def list_all(self) -> list[ApiKey]:
-        """List all keys that the caller reaches, the oldest first."""
-        return await self._store.api_keys.list_all(tenant=_reached())
+    async def list_page(self, *, after: str | None = None, limit: int = 100) -> list[ApiKey]:
+        """List keys that the caller reaches, the oldest first.
+
+        Args:
+            after: Last id of the previous page; None starts at the beginning.
+            limit: Maximum number of keys.
+        """
+        return await self._store.api_keys.list_page(tenant=_reached(), after=after, limit=limit)
 
     async def _add(self, key: ApiKey, *, ends: tuple[str, datetime] | None = None) -> CreatedApiKey:
         secret = secrets.token_urlsafe(32)

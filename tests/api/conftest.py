@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
@@ -350,17 +350,33 @@ async def ann(services: Services) -> str:
 async def two_versions(ann: str, services: Services) -> None:
     """Versions 1 and 2 of Ann's adapter; 2 is live."""
     for n in range(2):
-        await services.store.traces.add(make_trace(engagement_id=f"e{n}"))
-        lease = await services.store.leases.claim(
-            LeaseRequest(owner="t", adapter="user/ann", max_traces=9), ClaimPolicy(max_attempts=3)
-        )
-        assert lease is not None
-        number = (await services.store.versions.allocate("user/ann")).version
-        version = Version(
-            adapter="user/ann", version=number, state="live", digest=f"d{n}", base_digest="b", traces=1,
-            manifest=make_manifest(), created_at=datetime.now(UTC),
-        )  # fmt: skip
-        await services.store.publication.publish(lease.id, version)
+        await publish_version(services, ann, f"e{n}")
+
+
+@pytest.fixture
+def published(services: Services) -> Callable[[str], Awaitable[None]]:
+    """Makes a user with a live version."""
+
+    async def publish(user: str) -> None:
+        item = Engagement(id="e0", prompt="tea or coffee?", response="tea", occurred_at=NOW)
+        await services.store.engagements.add(user, [item])
+        await publish_version(services, user, "e0")
+
+    return publish
+
+
+async def publish_version(services: Services, user: str, engagement: str) -> None:
+    """Make a live version of one new trace."""
+    await services.store.traces.add(make_trace(user_id=user, engagement_id=engagement))
+    request = LeaseRequest(owner="t", adapter=f"user/{user}", max_traces=9)
+    lease = await services.store.leases.claim(request, ClaimPolicy(max_attempts=3))
+    assert lease is not None
+    number = (await services.store.versions.allocate(f"user/{user}")).version
+    version = Version(
+        adapter=f"user/{user}", version=number, state="live", digest=f"d{number - 1}", base_digest="b", traces=1,
+        manifest=make_manifest(), created_at=datetime.now(UTC),
+    )  # fmt: skip
+    await services.store.publication.publish(lease.id, version)
 
 
 @pytest.fixture

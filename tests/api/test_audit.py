@@ -135,7 +135,7 @@ async def test_nothing_changes_if_it_cannot_be_recorded(
     monkeypatch.setattr(services.store.audit, "add", busy)
     refused = await client.put("/v1/cohorts/tea", json={})
     assert (refused.status_code, error_of(refused)["code"]) == (503, "store_busy")
-    assert [cohort.name for cohort in await services.store.cohorts.list_all()] == ["everyone"]
+    assert [cohort.name for cohort in await services.store.cohorts.list_page()] == ["everyone"]
 
 
 async def test_a_change_stays_made_if_its_status_cannot_be_stored(

@@ -50,6 +50,7 @@ IMPORT = {"engagement_id": "m0", "thinking": "because of it"}
 
 ROUTES: dict[str, tuple[Route, ...]] = {
     "GET /v1/funnel": (Route({"user": "ann"}),),
+    "GET /v1/keys": (Route({"after": "{key}"}),),
     "POST /v1/keys": (Route(body={"name": "k", "scopes": ["read"]}, creates=True),),
     "POST /v1/keys/{key_id}/rotate": (Route({"key_id": "{key}"}, {}),),
     "DELETE /v1/keys/{key_id}": (Route({"key_id": "{key}"}),),
@@ -68,6 +69,7 @@ ROUTES: dict[str, tuple[Route, ...]] = {
     "GET /v1/erasures": (Route({"after": "0"}, creates=True),),
     "GET /v1/erasures/{erasure_id}": (Route({"erasure_id": "{erasure}"}),),
     "GET /v1/audit": (Route({"after": "z"}, creates=True),),
+    "GET /v1/cohorts": (Route({"after": "cooks"}, creates=True),),
     "GET /v1/cohorts/{name}": (Route({"name": "cooks"}),),
     "PUT /v1/cohorts/{name}": (Route({"name": "cooks"}, {}, creates=True),),
     "POST /v1/cohorts/{name}/users": (Route({"name": "cooks"}, {"users": ["{user}"]}),),
@@ -91,6 +93,7 @@ ROUTES: dict[str, tuple[Route, ...]] = {
     ),
     "GET /v1/traces/export": (Route({"user": "ann"}),),
     "GET /v1/traces/{trace_id}": (Route({"trace_id": "{trace}"}),),
+    "GET /v1/batches": (Route({"after": "{batch}"}, creates=True),),
     "POST /v1/batches": (Route(body={"users": ["{user}"]}),),
     "GET /v1/batches/{batch_id}": (Route({"batch_id": "{batch}"}),),
     "POST /v1/batches/{batch_id}/cancel": (Route({"batch_id": "{batch}"}),),
@@ -102,6 +105,7 @@ ROUTES: dict[str, tuple[Route, ...]] = {
     "POST /v1/leases/{lease_id}/release": (Route({"lease_id": "{lease}"}),),
     "POST /v1/leases/{lease_id}/complete": (Route({"lease_id": "{lease}"}),),
     "GET /v1/publications/{publication_id}": (Route({"publication_id": "{publication}"}),),
+    "GET /v1/adapters": (Route({"after": "user/ann"}, creates=True),),
     "GET /v1/adapters/{kind}/{name}": (Route(ADAPTER), Route(ADAPTER | {"kind": "cohort", "name": "cooks"})),
     "POST /v1/adapters/{kind}/{name}/promote": (Route(ADAPTER, {"version": 1}), Route(ADAPTER, {"version": None})),
     "PUT /v1/adapters/{kind}/{name}/canary": (Route(ADAPTER, {"version": 1}), Route(ADAPTER, {"version": None})),
@@ -111,6 +115,7 @@ ROUTES: dict[str, tuple[Route, ...]] = {
     "GET /v1/adapters/{kind}/{name}/versions/{number}/lineage": (Route(VERSION),),
     "GET /v1/adapters/{kind}/{name}/versions/{number}/download": (Route(VERSION),),
     "POST /v1/adapters/{kind}/{name}/versions/{number}/pin": (Route(VERSION, {"pinned": True}),),
+    "GET /v1/models": (Route({"after": "user/{user}@1"}, creates=True),),
     "GET /v1/models/{model}": tuple(
         Route({"model": model}) for model in ("user/{user}", "user/{user}@1", "cohort/{cohort}", "cohort/{cohort}@1")
     ),
@@ -130,7 +135,6 @@ ROUTES: dict[str, tuple[Route, ...]] = {
 """Every route that takes an id, in the path, the query or the body."""
 WITHOUT_IDS = {
     *("GET /", "GET /version", "GET /health", "GET /livez", "GET /readyz", "GET /v1/info"),
-    *("GET /v1/keys", "GET /v1/cohorts", "GET /v1/batches", "GET /v1/adapters", "GET /v1/models"),
     *("GET /metrics", "GET /v1/system", "GET /v1/keys/self"),
 }
 LISTS = ("keys", "users", "cohorts", "traces", "traces/export", "batches", "adapters", "models", "funnel", "erasures")

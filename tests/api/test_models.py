@@ -24,7 +24,7 @@ async def openai_client(app: FastAPI) -> AsyncIterator[AsyncOpenAI]:
 @pytest.mark.usefixtures("two_versions")
 async def test_every_model_of_the_list_is_found_as_the_same_card(openai_client: AsyncOpenAI) -> None:
     listed = [model async for model in openai_client.models.list()]
-    assert [model.id for model in listed] == ["base", "user/ann@1", "user/ann", "user/ann@2"]
+    assert [model.id for model in listed] == ["base", "user/ann", "user/ann@1", "user/ann@2"]
     for model in listed:
         assert await openai_client.models.retrieve(model.id) == model
 

@@ -56,7 +56,7 @@ class Uploader:
         lease = await self.lease()
         encode, key = self.services.engine.tokenizer.encode, lease.adapter
         prompt, target = encode("a prompt"), encode(" yes, it is so")
-        known = [one for one in await self.services.store.adapters.list_all() if one.key == key]
+        known = [one for one in await self.services.store.adapters.list_page() if one.key == key]
         newest = max((version.version for one in known for version in one.versions), default=0)
         values = {
             which: [

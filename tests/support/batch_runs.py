@@ -41,7 +41,7 @@ async def upload(services: Services, lease: Lease, folder: Path, *, mark: int = 
     write_tensors(weights, {f"{LAYER}.lora_A.weight": (4 + mark, 8), f"{LAYER}.lora_B.weight": (8, 4 + mark)})
     prompt, target = services.engine.tokenizer.encode("a prompt"), services.engine.tokenizer.encode(" yes")
     # The fake engine's answer depends on the version's name, which is the next number.
-    newest = max((v.version for a in await services.store.adapters.list_all() for v in a.versions), default=0)
+    newest = max((v.version for a in await services.store.adapters.list_page() for v in a.versions), default=0)
     ref = AdapterRef(lease.adapter, newest + 1, "", 99, folder)
 
     async def logprobs(adapter: AdapterRef | None) -> list[float]:

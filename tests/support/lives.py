@@ -86,7 +86,7 @@ async def folders(services: Services, key: str = KEY) -> list[int]:
     """The numbers of an adapter's versions whose files are in the artifact store; 0 for files of no version."""
     root = services.settings.data_dir / "artifacts"
     found = {path.name for path in (root.iterdir() if root.is_dir() else ()) if path.name != MARKER}
-    versions = [version for adapter in await services.store.adapters.list_all() for version in adapter.versions]
+    versions = [version for adapter in await services.store.adapters.list_page() for version in adapter.versions]
     named = {
         version.artifact: version.version if version.adapter == key else None
         for version in versions

@@ -73,7 +73,7 @@ async def upload(
     encode = services.engine.tokenizer.encode
     prompt, target = encode("a prompt"), encode(" yes, it is so")
     # What the fake engine answers depends on the version's name, which is not given out yet.
-    versions = [one.version for each in await services.store.adapters.list_all() if each.key == lease.adapter
+    versions = [one.version for each in await services.store.adapters.list_page() if each.key == lease.adapter
                 for one in each.versions]  # fmt: skip
     ref = AdapterRef(lease.adapter, number or max(versions, default=0) + 1, "", 99, folder)
 

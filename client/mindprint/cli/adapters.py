@@ -12,8 +12,8 @@ from mindprint.cli.adapter_import import import_adapter
 from mindprint.cli.batch_stats import percent
 from mindprint.cli.errors import Fail
 from mindprint.cli.lineage import state_of, why
-from mindprint.cli.options import AsJson, Url, VersionName, connect, version_of, version_or_none
-from mindprint.cli.output import WIDE, console, print_facts, print_json, print_rows
+from mindprint.cli.options import After, AsJson, Limit, Url, VersionName, connect, version_of, version_or_none
+from mindprint.cli.output import WIDE, console, print_facts, print_json, print_next, print_rows
 from mindprint.types import Adapter, SetCanary
 
 app = typer.Typer(no_args_is_help=True)
@@ -22,10 +22,10 @@ Share = Annotated[float, typer.Option(help="Of the adapter's requests, above 0 a
 
 
 @app.command("list")
-def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
+def list_adapters(limit: Limit = 100, after: After = None, as_json: AsJson = False, url: Url = None) -> None:
     """List the adapters and their live versions."""
     with connect(url) as client:
-        page = client.adapters.list()
+        page = client.adapters.list(limit=limit, after=after)
     if as_json:
         return print_json(page)
     rows = [
@@ -40,6 +40,7 @@ def list_adapters(as_json: AsJson = False, url: Url = None) -> None:
     ]
     empty = "no adapters yet: `mindprint train` makes them from accepted traces"
     print_rows(("adapter", "live version", "canary", "versions", "newest"), rows, empty=empty)
+    print_next(page.next, "mindprint adapters list")
 
 
 @app.command("show")

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from mindprint.cli.batch_progress import print_funnel, watch_batch
-from mindprint.cli.options import AsJson, Limit, Url, connect, given
-from mindprint.cli.output import print_facts, print_json, print_rows, write_ndjson
+from mindprint.cli.options import After, AsJson, Limit, Url, connect, given
+from mindprint.cli.output import print_facts, print_json, print_next, print_rows, write_ndjson
 from mindprint.types import Batch, BatchRequest, Mode
 
 app = typer.Typer(no_args_is_help=True)
@@ -79,10 +79,10 @@ def start(
 
 
 @app.command("list")
-def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) -> None:
+def list_batches(limit: Limit = 20, after: After = None, as_json: AsJson = False, url: Url = None) -> None:
     """List the batches, newest first."""
     with connect(url) as client:
-        page = client.batches.list(limit=limit)
+        page = client.batches.list(limit=limit, after=after)
     if as_json:
         return print_json(page)
     rows = [
@@ -99,6 +99,7 @@ def list_batches(limit: Limit = 20, as_json: AsJson = False, url: Url = None) ->
     ]
     empty = "no batches yet: `mindprint batches start` begins one"
     print_rows(("batch", "state", "mode", "done", "accepted", "tokens/s", "since"), rows, empty=empty)
+    print_next(page.next, "mindprint batches list")
 
 
 @app.command("show")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mindprint.cli.options import AsJson, Url, connect
-from mindprint.cli.output import print_facts, print_json, print_rows
+from mindprint.cli.options import After, AsJson, Limit, Url, connect
+from mindprint.cli.output import print_facts, print_json, print_next, print_rows
 from mindprint.types import EVERYONE, Cohort
 
 app = typer.Typer(no_args_is_help=True)
@@ -15,15 +15,16 @@ Name = Annotated[str, typer.Argument(metavar="COHORT", help="The cohort's name."
 
 
 @app.command("list")
-def list_cohorts(as_json: AsJson = False, url: Url = None) -> None:
+def list_cohorts(limit: Limit = 100, after: After = None, as_json: AsJson = False, url: Url = None) -> None:
     """List the cohorts: users whose traces train one adapter, for users without their own."""
     with connect(url) as client:
-        page = client.cohorts.list()
+        page = client.cohorts.list(limit=limit, after=after)
     if as_json:
         return print_json(page)
     rows = [(cohort.name, cohort.users, cohort.live, cohort.created_at, cohort.description) for cohort in page.cohorts]
     empty = "no cohorts: `mindprint cohorts put COHORT` makes one"
     print_rows(("cohort", "users", "live version", "since", "description"), rows, empty=empty)
+    print_next(page.next, "mindprint cohorts list")
 
 
 @app.command("show")

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from mindprint.cli.errors import Fail
-from mindprint.cli.options import AsJson, Sets, Url, connect
-from mindprint.cli.output import console, print_facts, print_json, print_rows
+from mindprint.cli.options import After, AsJson, Limit, Sets, Url, connect
+from mindprint.cli.output import console, print_facts, print_json, print_next, print_rows
 from mindprint.cli.settings_flags import build, parse_sets, part
 from mindprint.types import DEFAULT_TENANT, SCOPES, ApiKey, CreatedApiKey, Scope
 
@@ -60,10 +60,10 @@ def create(
 
 
 @app.command("list")
-def list_keys(as_json: AsJson = False, url: Url = None) -> None:
-    """List all keys, revoked and expired ones too."""
+def list_keys(limit: Limit = 100, after: After = None, as_json: AsJson = False, url: Url = None) -> None:
+    """List the keys, revoked and expired ones too, the oldest first."""
     with connect(url) as client:
-        page = client.keys.list()
+        page = client.keys.list(limit=limit, after=after)
     if as_json:
         return print_json(page)
     wide = console().width >= WIDE_LIST
@@ -77,6 +77,7 @@ def list_keys(as_json: AsJson = False, url: Url = None) -> None:
     ends = ("since", "expires", "revoked", "last used") if wide else ("expires",)
     empty = "no keys: `mindprint keys create --admin` makes the first one"
     print_rows(("key", "tenant", "name", "scopes", *ends), rows, empty=empty)
+    print_next(page.next, "mindprint keys list")
 
 
 @app.command("rotate")

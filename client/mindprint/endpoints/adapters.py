@@ -24,9 +24,14 @@ class AdaptersResource(Resource[SenderT]):
     """LoRA adapters: their versions, which of them answer, and their files."""
 
     @Method
-    def list(self) -> Call[AdapterPage]:
-        """List all adapters with their versions."""
-        return get_call("/v1/adapters", _adapters)
+    def list(self, *, limit: int = 1000, after: str | None = None) -> Call[AdapterPage]:
+        """List adapters with their versions, ordered by key.
+
+        Args:
+            limit: Size of the page, 1 to 1000.
+            after: `next` of the previous page; None starts at the beginning.
+        """
+        return get_call("/v1/adapters", _adapters, limit=limit, after=after)
 
     @Method
     def get(self, key: str) -> Call[Adapter]:

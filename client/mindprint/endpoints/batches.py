@@ -27,13 +27,14 @@ class BatchesResource(Resource[SenderT]):
         return post_call("/v1/batches", _batch, request, repeatable=request.idempotency_key is not None)
 
     @Method
-    def list(self, *, limit: int = 100) -> Call[BatchPage]:
-        """List the newest batches, newest first.
+    def list(self, *, limit: int = 100, after: str | None = None) -> Call[BatchPage]:
+        """List batches, newest first.
 
         Args:
             limit: Size of the page, 1 to 1000.
+            after: `next` of the previous page; None starts with the newest.
         """
-        return get_call("/v1/batches", _batches, limit=limit)
+        return get_call("/v1/batches", _batches, limit=limit, after=after)
 
     @Method
     def get(self, batch_id: str) -> Call[Batch]:

@@ -39,9 +39,14 @@ class ModelsResource(Resource[SenderT]):
     """The names that a chat request may give as `model`."""
 
     @Method
-    def list(self) -> Call[ModelList]:
-        """List the models: `base`, and the adapters that have a live version."""
-        return get_call("/v1/models", _models)
+    def list(self, *, limit: int = 1000, after: str | None = None) -> Call[ModelList]:
+        """List the models: `base`, the adapters that have a live version, and their versions.
+
+        Args:
+            limit: Size of the page, 1 to 1000.
+            after: Last id of the previous page; None starts at the beginning.
+        """
+        return get_call("/v1/models", _models, limit=limit, after=after)
 
 
 class CompletionsResource(Resource[SenderT]):

@@ -16,9 +16,14 @@ class CohortsResource(Resource[SenderT]):
     """Groups of users whose traces train one adapter, `cohort/<name>`."""
 
     @Method
-    def list(self) -> Call[CohortPage]:
-        """List all cohorts with their number of users."""
-        return get_call("/v1/cohorts", _cohorts)
+    def list(self, *, limit: int = 1000, after: str | None = None) -> Call[CohortPage]:
+        """List cohorts with their number of users, ordered by name.
+
+        Args:
+            limit: Size of the page, 1 to 1000.
+            after: `next` of the previous page; None starts at the beginning.
+        """
+        return get_call("/v1/cohorts", _cohorts, limit=limit, after=after)
 
     @Method
     def get(self, name: str) -> Call[Cohort]:

@@ -36,9 +36,14 @@ class KeysResource(Resource[SenderT]):
         return post_call("/v1/keys", _created, wanted)
 
     @Method
-    def list(self) -> Call[ApiKeyPage]:
-        """List all keys of your tenant, revoked and expired ones too; for an admin of `default`, of all tenants."""
-        return get_call("/v1/keys", _keys)
+    def list(self, *, limit: int = 1000, after: str | None = None) -> Call[ApiKeyPage]:
+        """List keys of your tenant, revoked and expired ones too; for an admin of `default`, of all tenants.
+
+        Args:
+            limit: Size of the page, 1 to 1000.
+            after: `next` of the previous page; None starts at the beginning.
+        """
+        return get_call("/v1/keys", _keys, limit=limit, after=after)
 
     @Method
     def get_self(self) -> Call[ApiKey]:

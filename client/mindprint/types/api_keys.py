@@ -66,6 +66,8 @@ class RotateApiKey(Request):
 
 
 class ApiKeyPage(Reply):
-    """All keys of the tenant, revoked and expired ones too; for an admin of `default`, those of all tenants."""
+    """Keys of the tenant, revoked and expired ones too, the oldest first; for an admin of `default`, of all tenants."""
 
     keys: list[ApiKey]
+    next: str | None = None
+    """The `after` of the following page; None on the last one."""

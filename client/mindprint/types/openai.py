@@ -16,9 +16,11 @@ class ModelEntry(Reply):
 
 
 class ModelList(Reply):
-    """All names that a chat request may give as `model`."""
+    """Names that a chat request may give as `model`."""
 
     data: list[ModelEntry]
+    has_more: bool = False
+    """Whether there is another page: `after` with the id of the last entry gives it."""
 
 
 class ChatMessage(Reply):

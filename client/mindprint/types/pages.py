@@ -38,15 +38,21 @@ class BatchPage(Reply):
     """Batches, newest first."""
 
     batches: list[Batch]
+    next: str | None = None
+    """The `after` of the following page; None on the last one."""
 
 
 class AdapterPage(Reply):
-    """All adapters with their versions."""
+    """Adapters with their versions, ordered by key."""
 
     adapters: list[Adapter]
+    next: str | None = None
+    """The `after` of the following page; None on the last one."""
 
 
 class CohortPage(Reply):
-    """All cohorts."""
+    """Cohorts ordered by name."""
 
     cohorts: list[Cohort]
+    next: str | None = None
+    """The `after` of the following page; None on the last one."""

@@ -14,7 +14,7 @@ from mindprint_server.adapters import storage
 from mindprint_server.api import multipart, uploads
 from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.audit import audited
-from mindprint_server.api.dependencies import PUBLISHES, ServicesDep, UserId
+from mindprint_server.api.dependencies import MAX_PAGE, PUBLISHES, After, Limit, ServicesDep, UserId
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=AccessRoute)
 READ_OR_TRAIN = [requires("read", "train")]
@@ -27,9 +27,10 @@ ZIP = {
 
 
 @router.get("", dependencies=READ_OR_TRAIN)
-async def list_adapters(services: ServicesDep) -> AdapterPage:
-    """List all adapters with their versions."""
-    return AdapterPage(adapters=await services.store.adapters.list_all())
+async def list_adapters(services: ServicesDep, limit: Limit = MAX_PAGE, after: After = None) -> AdapterPage:
+    """List adapters with their versions by key, page after page."""
+    found = await services.store.adapters.list_page(after=after, limit=limit + 1)
+    return AdapterPage(adapters=found[:limit], next=found[limit - 1].key if len(found) > limit else None)
 
 
 @router.get("/{kind}/{name}", dependencies=READ_OR_TRAIN)

@@ -16,7 +16,16 @@ from mindprint.endpoints.batches import FINAL_STATES
 from mindprint.types import Batch, BatchPage, BatchRequest
 from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.audit import audited
-from mindprint_server.api.dependencies import GENERATES, NDJSON, WRITES, Id, Limit, ServicesDep, traces_as_ndjson
+from mindprint_server.api.dependencies import (
+    GENERATES,
+    NDJSON,
+    WRITES,
+    After,
+    Id,
+    Limit,
+    ServicesDep,
+    traces_as_ndjson,
+)
 from mindprint_server.api.errors import envelope, from_server
 from mindprint_server.exceptions import Busy, Unavailable
 
@@ -47,9 +56,10 @@ async def submit(request: BatchRequest, response: Response, services: ServicesDe
 
 
 @router.get("", dependencies=READ_OR_TRAIN)
-async def list_batches(services: ServicesDep, limit: Limit = 100) -> BatchPage:
-    """List batches, newest first."""
-    return BatchPage(batches=await services.store.batches.list_newest(limit=limit))
+async def list_batches(services: ServicesDep, limit: Limit = 100, after: After = None) -> BatchPage:
+    """List batches, newest first, page after page."""
+    found = await services.store.batches.list_newest(limit + 1, after=after)
+    return BatchPage(batches=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/{batch_id}", dependencies=READ_OR_TRAIN)

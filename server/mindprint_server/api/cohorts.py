@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from mindprint.types import Cohort, CohortEdit, CohortPage, Members
 from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.audit import audited
-from mindprint_server.api.dependencies import ServicesDep, UserId
+from mindprint_server.api.dependencies import MAX_PAGE, After, Limit, ServicesDep, UserId
 
 router = APIRouter(prefix="/v1/cohorts", tags=["cohorts"], route_class=AccessRoute)
 READ = [requires("read")]
@@ -15,9 +15,10 @@ ADMIN = [requires("admin")]
 
 
 @router.get("", dependencies=READ)
-async def list_cohorts(services: ServicesDep) -> CohortPage:
-    """List all cohorts by name; `everyone` is always among them."""
-    return CohortPage(cohorts=await services.store.cohorts.list_all())
+async def list_cohorts(services: ServicesDep, limit: Limit = MAX_PAGE, after: After = None) -> CohortPage:
+    """List cohorts by name, page after page; `everyone` is always among them."""
+    found = await services.store.cohorts.list_page(after=after, limit=limit + 1)
+    return CohortPage(cohorts=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
 
 
 @router.get("/{name}", dependencies=READ)

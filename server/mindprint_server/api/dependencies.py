@@ -66,7 +66,9 @@ GENERATES = [Depends(check_generation)]
 
 UserId = Annotated[str, Path(pattern=NAME, max_length=64)]
 Id = Annotated[str, Path(pattern=ID, max_length=64)]
-Limit = Annotated[int, Query(ge=1, le=1000)]
+MAX_PAGE = 1000
+"""Maximum size of a page. Also the default of lists that earlier releases returned whole."""
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 After = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 UserFilter = Annotated[str | None, Query(pattern=NAME, max_length=64)]
 NDJSON = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "description": "One trace a line"}

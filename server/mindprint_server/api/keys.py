@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from mindprint.types import SCOPES, ApiKey, ApiKeyPage, CreateApiKey, CreatedApiKey, RotateApiKey
 from mindprint_server.api.access import AccessRoute, requires
 from mindprint_server.api.audit import audited
-from mindprint_server.api.dependencies import Id, ServicesDep
+from mindprint_server.api.dependencies import MAX_PAGE, After, Id, Limit, ServicesDep
 from mindprint_server.exceptions import Invalid, NotFound
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=AccessRoute)
@@ -31,9 +31,10 @@ async def create_key(wanted: CreateApiKey, services: ServicesDep) -> CreatedApiK
 
 
 @router.get("", dependencies=ADMIN)
-async def list_keys(services: ServicesDep) -> ApiKeyPage:
-    """List all keys, revoked and expired ones too."""
-    return ApiKeyPage(keys=await services.access.list_all())
+async def list_keys(services: ServicesDep, limit: Limit = MAX_PAGE, after: After = None) -> ApiKeyPage:
+    """List keys, revoked and expired ones too, the oldest first, page after page."""
+    found = await services.access.list_page(after=after, limit=limit + 1)
+    return ApiKeyPage(keys=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/self", dependencies=[requires(*SCOPES)])

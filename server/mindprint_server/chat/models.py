@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from mindprint.types import Version
+from mindprint.types import Adapter, Version
 from mindprint.types.keys import BASE, AdapterKey, ModelName, VersionRef
 from mindprint_server.chat.messages import read_model, shorten
 from mindprint_server.context import ServerContext
 from mindprint_server.exceptions import NotFound
 from mindprint_server.store import RecordNotFound
+
+ADAPTERS_A_READ = 100
+"""Adapters that a list of models reads from the store at a time."""
 
 
 @contextmanager
@@ -45,17 +48,43 @@ class ModelCatalog:
         self._store = ctx.store
         self._engine = ctx.engine
 
-    async def list_all(self) -> dict[str, Any]:
-        """List the base model, every adapter with a live version, and every version that may be named."""
-        cards = [self._card(BASE)]
-        for adapter in await self._store.adapters.list_all():
-            for version in adapter.versions:
-                if adapter.live == version.version:
-                    root = VersionRef.of(adapter.key, version.version)
-                    cards.append(self._card(adapter.key, version.created_at, root=root))
-                if _may_be_named(version):
-                    cards.append(self._card(VersionRef.of(adapter.key, version.version), version.created_at))
-        return {"object": "list", "data": cards}
+    async def list_page(self, *, after: ModelName | None = None, limit: int) -> dict[str, Any]:
+        """List the base model, every adapter with a live version, and every version that may be named.
+
+        An adapter's own card comes before those of its versions. `has_more` and `last_id` are those of OpenAI's other
+        lists.
+
+        Args:
+            after: Last id of the previous page; None starts at the beginning.
+            limit: Maximum number of cards.
+        """
+        cards = [self._card(BASE)] if after is None else []
+        last_key = None if after is None else after.key
+        if after is not None and last_key is not None:
+            with suppress(RecordNotFound):
+                adapter = await self._store.adapters.get(last_key)
+                cards += self._cards_of_adapter(adapter, after=after.number or 0)
+        is_last = False
+        while len(cards) <= limit and not is_last:
+            adapters = await self._store.adapters.list_page(after=last_key, limit=ADAPTERS_A_READ)
+            for adapter in adapters:
+                cards += self._cards_of_adapter(adapter)
+                last_key = AdapterKey(adapter.key)
+            is_last = len(adapters) < ADAPTERS_A_READ
+        page = cards[:limit]
+        last = page[-1]["id"] if page else None
+        return {"object": "list", "data": page, "has_more": len(cards) > limit, "last_id": last}
+
+    def _cards_of_adapter(self, adapter: Adapter, after: int = -1) -> list[dict[str, Any]]:
+        """Return the card of an adapter with a live version, as number 0, and those of its versions."""
+        cards: list[dict[str, Any]] = []
+        for version in adapter.versions:
+            if adapter.live == version.version and after < 0:
+                root = VersionRef.of(adapter.key, version.version)
+                cards.insert(0, self._card(adapter.key, version.created_at, root=root))
+            if _may_be_named(version) and version.version > after:
+                cards.append(self._card(VersionRef.of(adapter.key, version.version), version.created_at))
+        return cards
 
     async def get(self, name: str) -> dict[str, Any]:
         """Return the card of one model.

@@ -17,12 +17,15 @@ async def reject_repeated(db: AsyncConnection, new: Sequence[Trace]) -> list[Tra
     Two writers of one engagement do not see each other's traces until they are stored: batches that overlap, or a batch
     and a caller. So the last check is here, where the rows of the engagements are locked until this transaction ends.
     """
-    waiting = [trace for trace in new if _is_for_queue(trace)]
-    if not waiting:
+    # Those of rejected traces too: the count of attempted engagements locks them, and must not wait for one that is
+    # before others in this order.
+    keys = sorted({(trace.user_id, trace.engagement_id) for trace in new if trace.engagement_id is not None})
+    if not keys:
         return list(new)
-    keys = sorted({(trace.user_id, str(trace.engagement_id)) for trace in waiting})
     lock = select(engagements.c.id).where(tuple_(engagements.c.user_id, engagements.c.id).in_(keys))
     await db.execute(lock.order_by(engagements.c.user_id, engagements.c.id).with_for_update(key_share=True))
+    if not any(_is_for_queue(trace) for trace in new):
+        return list(new)
     accepted = select(traces.c.user_id, traces.c.engagement_id, traces.c.thinking).where(
         tuple_(traces.c.user_id, traces.c.engagement_id).in_(keys),
         traces.c.verdict == "accepted",

@@ -27,9 +27,14 @@ class AdapterRepository:
         """Return an adapter with its versions, oldest first."""
         return await self._database.read(get, key)
 
-    async def list_all(self) -> list[Adapter]:
-        """List all adapters ordered by key."""
-        return await self._database.read(_list_all)
+    async def list_page(self, *, after: str | None = None, limit: int = 100) -> list[Adapter]:
+        """List adapters with their versions, ordered by key.
+
+        Args:
+            after: Last key of the previous page; None starts at the beginning.
+            limit: Maximum number of adapters.
+        """
+        return await self._database.read(_list_page, after, limit)
 
     async def count(self) -> int:
         """Count the adapters that have a version, or an upload whose publication has not ended."""
@@ -64,13 +69,17 @@ def _select_keys() -> CompoundSelect[tuple[str]]:
     return union(select(version_table.c.adapter), select(publications.c.adapter).where(open_ones))
 
 
-async def _list_all(db: AsyncConnection) -> list[Adapter]:
+async def _list_page(db: AsyncConnection, after: str | None, limit: int) -> list[Adapter]:
+    key = version_table.c.adapter
+    query = select(key).where(key > (after or "")).distinct().order_by(key).limit(limit)
+    if not (keys := (await db.scalars(query)).all()):
+        return []
     grouped: dict[str, list[Version]] = defaultdict(list)
-    for version in await versions.load(db, versions.select_versions()):
+    for version in await versions.load(db, versions.select_versions().where(key.between(keys[0], keys[-1]))):
         grouped[version.adapter].append(version)
-    shares = {
-        key: share for key, share in await db.execute(select(live_versions.c.adapter, live_versions.c.canary_share))
-    }
+    pointers = select(live_versions.c.adapter, live_versions.c.canary_share)
+    of_page = await db.execute(pointers.where(live_versions.c.adapter.between(keys[0], keys[-1])))
+    shares = {adapter: share for adapter, share in of_page}
     return [_adapter(key, found, shares.get(key)) for key, found in grouped.items()]
 
 

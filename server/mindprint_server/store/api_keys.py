@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import ApiKey
 from mindprint_server.store import tenants
+from mindprint_server.store.column_types import Utc
 from mindprint_server.store.database import Database
 from mindprint_server.store.exceptions import RecordNotFound
 from mindprint_server.store.tables import api_keys
@@ -49,9 +50,15 @@ class ApiKeyRepository:
         """Return a key of a tenant; None: of any."""
         return await self._database.read(_get, id, tenant)
 
-    async def list_all(self, *, tenant: str | None) -> list[ApiKey]:
-        """List the keys of a tenant, the oldest first; None: of all."""
-        return await self._database.read(_list_all, tenant)
+    async def list_page(self, *, tenant: str | None, after: str | None = None, limit: int = 100) -> list[ApiKey]:
+        """List keys, the oldest first.
+
+        Args:
+            tenant: Whose keys; None: of all tenants.
+            after: Last id of the previous page; None starts at the beginning.
+            limit: Maximum number of keys.
+        """
+        return await self._database.read(_list_page, tenant, after, limit)
 
     async def exist(self) -> bool:
         """Return whether there ever was a key."""
@@ -85,8 +92,13 @@ async def _find(db: AsyncConnection, id: str) -> StoredApiKey | None:
     return None if row is None else StoredApiKey(_key(row), row["secret_sha256"])
 
 
-async def _list_all(db: AsyncConnection, tenant: str | None) -> list[ApiKey]:
-    query = select(api_keys).where(*_of(tenant)).order_by(api_keys.c.created_at, api_keys.c.id)
+async def _list_page(db: AsyncConnection, tenant: str | None, after: str | None, limit: int) -> list[ApiKey]:
+    by_age = api_keys.c.created_at, api_keys.c.id
+    query = select(api_keys).where(*_of(tenant)).order_by(*by_age).limit(limit)
+    if after is not None:
+        last = await _get(db, after, tenant)
+        newer = tuple_(*by_age) > tuple_(literal(last.created_at, Utc), literal(last.id))
+        query = query.where(newer)
     rows = await db.execute(query)
     return [_key(row) for row in rows.mappings()]
 

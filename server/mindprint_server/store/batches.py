@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, func, select, tuple_, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Batch, BatchRequest, BatchState, Funnel, Mode, Trace
-from mindprint_server.store import funnel, traces
+from mindprint_server.store import row_counts, traces
 from mindprint_server.store.accepted_texts import reject_repeated
 from mindprint_server.store.batch_claims import end_if_complete
 from mindprint_server.store.database import Database, advisory_lock
@@ -99,9 +99,14 @@ class BatchRepository:
         """Return a batch with its progress."""
         return await self._database.read(_get, batch_id)
 
-    async def list_newest(self, limit: int = 100) -> list[Batch]:
-        """List at most `limit` batches, newest first."""
-        return await self._database.read(_list_newest, limit)
+    async def list_newest(self, limit: int = 100, *, after: str | None = None) -> list[Batch]:
+        """List at most `limit` batches, newest first.
+
+        Args:
+            limit: Maximum number of batches.
+            after: Last id of the previous page; None starts with the newest.
+        """
+        return await self._database.read(_list_newest, limit, after)
 
     async def list_open(self) -> list[tuple[str, str]]:
         """List (tenant, batch id) of the queued and running batches of all tenants, oldest first."""
@@ -200,8 +205,9 @@ async def _get(db: AsyncConnection, id: str) -> Batch:
     return found[0]
 
 
-async def _list_newest(db: AsyncConnection, limit: int) -> list[Batch]:
-    return await _load(db, select(batches).order_by(batches.c.id.desc()).limit(limit))
+async def _list_newest(db: AsyncConnection, limit: int, after: str | None) -> list[Batch]:
+    older = [] if after is None else [batches.c.id < after]
+    return await _load(db, select(batches).where(*older).order_by(batches.c.id.desc()).limit(limit))
 
 
 async def _list_open(db: AsyncConnection) -> list[tuple[str, str]]:
@@ -224,18 +230,7 @@ async def _finish_items(
     db: AsyncConnection, done: Sequence[ItemResult], seconds: Mapping[str, float], owner: str | None
 ) -> list[DroppedResult]:
     open_ids = await _lock_open(db, {item.batch_id for item in done})
-    dropped: list[DroppedResult] = []
-    fresh: list[ItemResult] = []
-    refused = await _list_refused(db, done)
-    for item in done:
-        if any(item is other for other in refused):
-            open_row = update(batch_items).where(*_is_item(item), batch_items.c.outcome.is_(None))
-            await db.execute(open_row.values(outcome="erased", owner=None, deadline=None))
-            dropped.append(DroppedResult(item, "gone"))
-        elif item.batch_id in open_ids and await _finish_item(db, item, owner):
-            fresh.append(item)
-        elif reason := await _why_dropped(db, item, open_ids):
-            dropped.append(DroppedResult(item, reason))
+    fresh, dropped = await _sort_out(db, done, open_ids, owner)
     written: dict[str, list[Sequence[Trace]]] = defaultdict(list)
     for item, checked in await _checked(db, fresh):
         written[item.batch_id].append(checked)
@@ -247,6 +242,25 @@ async def _finish_items(
     return dropped
 
 
+async def _sort_out(
+    db: AsyncConnection, done: Sequence[ItemResult], open_ids: Collection[str], owner: str | None
+) -> tuple[list[ItemResult], list[DroppedResult]]:
+    """Mark the items of results as done; return the results to store, and those that nothing is stored of."""
+    refused = await _list_refused(db, done)
+    dropped = [DroppedResult(item, "gone") for item in refused]
+    for item in refused:
+        open_row = update(batch_items).where(*_is_item(item), batch_items.c.outcome.is_(None))
+        await db.execute(open_row.values(outcome="erased", owner=None, deadline=None))
+    refused_ids = set(map(id, refused))
+    wanted = [item for item in done if id(item) not in refused_ids]
+    marked_ids = set(map(id, await _mark_done(db, [item for item in wanted if item.batch_id in open_ids], owner)))
+    fresh = [item for item in wanted if id(item) in marked_ids]
+    for item in wanted:
+        if id(item) not in marked_ids and (reason := await _why_dropped(db, item, open_ids)):
+            dropped.append(DroppedResult(item, reason))
+    return fresh, dropped
+
+
 async def _lock_open(db: AsyncConnection, ids: Collection[str]) -> set[str]:
     """Return which of these batches are open, and keep them so until this transaction ends."""
     # A batch that is cancelled meanwhile would get results after its cancellation. And of two servers that finish its
@@ -255,11 +269,32 @@ async def _lock_open(db: AsyncConnection, ids: Collection[str]) -> set[str]:
     return set(await db.scalars(query.order_by(batches.c.id).with_for_update(key_share=True)))
 
 
-async def _finish_item(db: AsyncConnection, item: ItemResult, owner: str | None) -> bool:
-    """Mark an item as done; return False if it is done already, gone, or held by another server."""
-    held = [] if owner is None else [batch_items.c.owner == owner]
-    open_row = update(batch_items).where(*_is_item(item), batch_items.c.outcome.is_(None), *held)
-    return bool((await db.execute(open_row.values(outcome=item.outcome, owner=None, deadline=None))).rowcount)
+async def _mark_done(db: AsyncConnection, items: Sequence[ItemResult], owner: str | None) -> list[ItemResult]:
+    """Mark items as done; return those that were not done already, gone, or held by another server."""
+    first = {_key(item): item for item in reversed(items)}
+    positions: dict[tuple[str, int], ItemResult] = {}
+    for batch_id in sorted({item.batch_id for item in items}):
+        keys = sorted(key[1:] for key in first if key[0] == batch_id)
+        # Without a condition on the outcome, with which both databases would read all open items.
+        pairs = tuple_(batch_items.c.user_id, batch_items.c.engagement_id).in_(keys)
+        columns = batch_items.c.position, batch_items.c.user_id, batch_items.c.engagement_id
+        for position, *key in await db.execute(select(*columns).where(batch_items.c.batch_id == batch_id, pairs)):
+            positions[batch_id, position] = first[(batch_id, *key)]
+    alike: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for (batch_id, position), item in sorted(positions.items()):
+        alike[batch_id, item.outcome].append(position)
+    fresh: list[ItemResult] = []
+    for (batch_id, outcome), found in sorted(alike.items()):
+        open_rows = [batch_items.c.batch_id == batch_id, batch_items.c.position.in_(found)]
+        open_rows += [batch_items.c.outcome.is_(None), *([] if owner is None else [batch_items.c.owner == owner])]
+        change = update(batch_items).where(*open_rows).values(outcome=outcome, owner=None, deadline=None)
+        marked = await db.scalars(change.returning(batch_items.c.position))
+        fresh += [positions[batch_id, position] for position in sorted(marked)]
+    return fresh
+
+
+def _key(item: ItemResult) -> tuple[str, str, str]:
+    return item.batch_id, item.user_id, item.engagement_id
 
 
 async def _why_dropped(db: AsyncConnection, item: ItemResult, open_ids: Collection[str]) -> DropReason | None:
@@ -325,17 +360,8 @@ async def _change(db: AsyncConnection, id: str, *only_if: Any, **values: Any) ->
 
 async def _load(db: AsyncConnection, query: Select[Any]) -> list[Batch]:
     rows = (await db.execute(query)).mappings().all()
-    ids = [row["id"] for row in rows]
-    counted = (
-        select(batch_items.c.batch_id, batch_items.c.outcome, func.count())
-        .where(batch_items.c.batch_id.in_(ids))
-        .group_by(batch_items.c.batch_id, batch_items.c.outcome)
-    )
-    outcomes: dict[str, dict[str | None, int]] = defaultdict(dict)
-    for id, outcome, count in await db.execute(counted):
-        outcomes[id][outcome] = count
-    funnels = await funnel.of_batches(db, ids)
-    return [assemble(row, outcomes[row["id"]], funnels[row["id"]]) for row in rows]
+    counts = await row_counts.of_batches(db, [row["id"] for row in rows])
+    return [assemble(row, counts[row["id"]].outcomes, counts[row["id"]].funnel) for row in rows]
 
 
 def assemble(row: RowMapping | dict[str, Any], outcomes: dict[str | None, int], counted: Funnel) -> Batch:

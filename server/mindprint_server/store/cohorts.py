@@ -28,9 +28,14 @@ class CohortRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list_all(self) -> list[Cohort]:
-        """List all cohorts ordered by name; `everyone` is always among them."""
-        return await self._database.read(_list_all)
+    async def list_page(self, *, after: str | None = None, limit: int = 100) -> list[Cohort]:
+        """List cohorts ordered by name; `everyone` is always among them.
+
+        Args:
+            after: Last name of the previous page; None starts at the beginning.
+            limit: Maximum number of cohorts.
+        """
+        return await self._database.read(_list_page, after, limit)
 
     async def get(self, name: str) -> Cohort:
         """Return a cohort with the number of its users and its live version."""
@@ -72,8 +77,9 @@ class CohortRepository:
         return await self._database.read(_list_members, name, limit)
 
 
-async def _list_all(db: AsyncConnection) -> list[Cohort]:
-    return await _load(db, _cohorts().order_by(cohorts.c.name))
+async def _list_page(db: AsyncConnection, after: str | None, limit: int) -> list[Cohort]:
+    later = [] if after is None else [cohorts.c.name > after]
+    return await _load(db, _cohorts().where(*later).order_by(cohorts.c.name).limit(limit))
 
 
 async def _get(db: AsyncConnection, name: str) -> Cohort:

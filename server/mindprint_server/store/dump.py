@@ -43,8 +43,8 @@ class Snapshot:
 
 
 def table_names() -> list[str]:
-    """Return the names of all tables, in the order in which rows can be inserted."""
-    return [table.name for table in metadata.sorted_tables]
+    """Return the names of the tables that a backup has, in the order in which rows can be inserted."""
+    return [table.name for table in _tables()]
 
 
 class DumpRepository:
@@ -90,7 +90,7 @@ async def _read_all(db: AsyncConnection, take: Callable[[str, list[Row]], Awaita
         found = "no tables" if revision is None else f"the tables of revision {revision}"
         raise StoreError(f"the database has {found}, this release has {head}: use the release of the server")
     counts = {}
-    for table in metadata.sorted_tables:
+    for table in _tables():
         counts[table.name] = 0
         await take(table.name, [])
         async with db.stream(_select(db, table)) as result:
@@ -102,7 +102,7 @@ async def _read_all(db: AsyncConnection, take: Callable[[str, list[Row]], Awaita
 
 async def _count_rows(db: AsyncConnection) -> dict[str, int]:
     counts = {}
-    for table in metadata.sorted_tables:
+    for table in _tables():
         found = int(await db.scalar(text(f"SELECT count(*) FROM {_quoted(db, table.name)}")))
         counts[table.name] = max(0, found - 1) if table.name in SEEDED else found
     return counts
@@ -116,7 +116,7 @@ async def _write_all(
     for name in SEEDED:
         await db.execute(text(f"DELETE FROM {_quoted(db, name)}"))
     counts = {}
-    for table in metadata.sorted_tables:
+    for table in _tables():
         counts[table.name] = 0
         async for rows in rows_of(table.name):
             if rows:
@@ -125,6 +125,11 @@ async def _write_all(
     for table in _counting_tables():
         await _set_last_number(db, table, sequences.get(table.name, 0))
     return counts
+
+
+def _tables() -> list[Table]:
+    """List all tables but those that the database fills itself."""
+    return [table for table in metadata.sorted_tables if not table.info.get("derived")]
 
 
 def _select(db: AsyncConnection, table: Table) -> Any:

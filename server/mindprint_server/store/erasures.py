@@ -273,6 +273,8 @@ async def _delete(db: AsyncConnection, id: str, chunk: Chunk) -> None:
         return  # the user may exist anew
     user_id, ids = job["user_id"], chunk.ids
     if chunk.kind == "traces":
+        # Before rows are locked, as others do: the count of live traces takes this lock for traces that go.
+        await advisory_lock(db, f"adapter {AdapterKey.user(user_id)}")
         await db.execute(delete(trace_versions).where(trace_versions.c.trace_id.in_(ids)))
         await db.execute(delete(traces).where(traces.c.user_id == user_id, traces.c.id.in_(ids)))
     elif chunk.kind == "batch_items":

@@ -1,15 +1,18 @@
-"""The funnel: counts of traces by verdict, reason and state. The database counts in indexes and reads no trace."""
+"""The funnel: counts of traces by verdict, reason and state.
+
+Those of one user are counted in an index, without a look at a trace; those of all users are kept (`row_counts.py`).
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, case, func, select
+from sqlalchemy import Select, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import Funnel
+from mindprint_server.store import row_counts
 from mindprint_server.store.database import Database
 from mindprint_server.store.tables import live_versions, traces
 from mindprint_server.store.users import must_exist
@@ -26,26 +29,15 @@ class FunnelRepository:
         return await self._database.read(_get, user_id)
 
 
-async def of_batches(db: AsyncConnection, batch_ids: Sequence[str]) -> dict[str, Funnel]:
-    """Count the traces of batches, by batch id, without `attempted`: a batch knows it from its items."""
-    batch = traces.c.batch_id
-    groups: dict[str, list[Row[Any]]] = defaultdict(list)
-    for row in await db.execute(_tally(batch).where(batch.in_(batch_ids)).group_by(batch)):
-        groups[row.batch_id].append(row)
-    return {id: fold(groups[id]) for id in batch_ids}
-
-
 async def _get(db: AsyncConnection, user_id: str | None) -> Funnel:
     """Count a funnel. `attempted` is the number of engagements that have a trace."""
-    mine = []
-    if user_id is not None:
-        await must_exist(db, user_id)
-        mine = [traces.c.user_id == user_id]
-    tried = (
-        select(traces.c.user_id, traces.c.engagement_id).distinct().where(traces.c.engagement_id.is_not(None), *mine)
-    )
+    if user_id is None:
+        return await row_counts.of_all_traces(db)
+    await must_exist(db, user_id)
+    mine = traces.c.user_id == user_id
+    tried = select(traces.c.engagement_id).distinct().where(traces.c.engagement_id.is_not(None), mine)
     attempted = await db.scalar(select(func.count()).select_from(tried.subquery()))
-    return fold(await db.execute(_tally().where(*mine))).model_copy(update={"attempted": attempted})
+    return fold(await db.execute(_tally().where(mine))).model_copy(update={"attempted": attempted})
 
 
 def fold(rows: Iterable[Any]) -> Funnel:

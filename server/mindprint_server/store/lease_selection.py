@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Label, LargeBinary, Text, cast, func, or_, select
+from sqlalchemy import ColumnElement, Label, LargeBinary, Select, Text, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mindprint.types import EVERYONE, LeaseRequest, Start, Version
@@ -17,7 +17,7 @@ from mindprint_server.store import lineage, live_versions
 from mindprint_server.store.database import force_hash_join
 from mindprint_server.store.erasing import not_being_erased
 from mindprint_server.store.holdout import NO_HOLDOUT, Holdout
-from mindprint_server.store.tables import engagements, trace_versions, traces, users, versions
+from mindprint_server.store.tables import engagements, erasures, trace_versions, traces, users, versions
 from mindprint_server.store.tables import leases as rows
 from mindprint_server.store.users import in_cohort
 
@@ -25,8 +25,18 @@ StartFrom = Literal["parent", "cohort", "base"]
 ACTIVE = select(rows.c.adapter).where(rows.c.state == "active")
 """Query for the adapters that have an active lease."""
 
-WITH_VERSIONS = select(versions.c.adapter)
+WITH_VERSIONS = select(versions.c.adapter).distinct()
 """Query for the adapters that have a version."""
+
+BEING_ERASED = select(erasures.c.user_id).where(erasures.c.state == "open")
+"""Query for the users of whom an erasure is open."""
+
+IN_COHORTS = ("waiting", "leased", "trained")
+"""States of the accepted traces that a cohort's adapter may be trained on."""
+
+USERS_RANKED_AT_ONCE = 16
+MAX_USERS_RANKED_AT_ONCE = 1024
+"""Users whose held-out engagements are found with one statement: twice as many in each, up to here."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,10 @@ class ClaimPolicy:
 
 @dataclass(frozen=True)
 class LeaseSelection:
-    """The adapter and the traces of a new lease."""
+    """The adapter and the traces of a new lease.
+
+    It is chosen before the transaction that writes the lease, which then confirms it.
+    """
 
     adapter: str
     attempt: int
@@ -76,25 +89,51 @@ async def select_traces(db: AsyncConnection, request: LeaseRequest, policy: Clai
 
 async def _select_user(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> LeaseSelection | None:
     """Choose the oldest waiting traces of the named user, or of the user with most."""
-    waiting = [traces.c.state == "waiting", not_being_erased(traces.c.user_id)]
-    if request.adapter is not None:
-        waiting.append(traces.c.adapter == request.adapter)
-    if not policy.may_add_adapters:
-        waiting.append(traces.c.adapter.in_(WITH_VERSIONS))
-    trainable = holdouts.trainable(
-        policy.holdout, traces.c.user_id, traces.c.engagement_id, select(traces.c.user_id).where(*waiting)
-    )
-    free = select(traces.c.adapter).where(*waiting, *trainable, traces.c.adapter.not_in(ACTIVE))
-    enough = free.group_by(traces.c.adapter).having(func.count() >= request.min_traces)
-    key = await db.scalar(enough.order_by(func.count().desc(), traces.c.adapter).limit(1))
-    if key is None:
-        return None
-    mine = select(traces.c.id, traces.c.user_id, traces.c.attempts, _bytes_of_trace(db)).select_from(_WITH_CHOICES)
-    mine = mine.where(*waiting, *trainable, traces.c.adapter == key)
-    found = (await db.execute(mine.order_by(traces.c.id).limit(request.max_traces))).all()
-    found = found[: fitting([row.size for row in found], policy.max_trace_bytes)]
-    attempt = 1 + max(row.attempts for row in found)
-    return LeaseSelection(key, attempt, [(row.id, row.user_id) for row in found])
+    for key in await _rank_users(db, request, policy):
+        mine = [traces.c.state == "waiting", traces.c.adapter == key, not_being_erased(traces.c.user_id)]
+        mine += _trainable(policy, [AdapterKey(key).name])
+        columns = traces.c.id, traces.c.user_id, traces.c.attempts, _bytes_of_trace(db)
+        query = select(*columns).select_from(_WITH_CHOICES).where(*mine).order_by(traces.c.id)
+        found = (await db.execute(query.limit(request.max_traces))).all()
+        found = found[: fitting([row.size for row in found], policy.max_trace_bytes)]
+        # None are left if an erasure of the user was requested in between.
+        if found:
+            attempt = 1 + max(row.attempts for row in found)
+            return LeaseSelection(key, attempt, [(row.id, row.user_id) for row in found])
+    return None
+
+
+async def _rank_users(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy) -> list[str]:
+    """Return the adapter that has most traces to train on, if it has enough; the first by key of several.
+
+    Which traces are held out is found for few users at a time, those with most waiting traces first: no user has more
+    traces to train on than waiting ones.
+    """
+    named = [] if request.adapter is None else [traces.c.adapter == request.adapter]
+    # Only columns of the index of the queue: other conditions would read each waiting trace.
+    count = func.count().label("count")
+    waiting = select(traces.c.adapter, count).where(traces.c.state == "waiting", *named).group_by(traces.c.adapter)
+    query = waiting.having(count >= request.min_traces).order_by(count.desc(), traces.c.adapter)
+    closed = {*await db.scalars(ACTIVE), *map(AdapterKey.user, await db.scalars(BEING_ERASED))}
+    known = None if policy.may_add_adapters else set(await db.scalars(WITH_VERSIONS))
+    ranked = [
+        (-most, key) for key, most in await db.execute(query) if key not in closed and (known is None or key in known)
+    ]
+    best: tuple[int, str] | None = None
+    start, size = 0, USERS_RANKED_AT_ONCE
+    while start < len(ranked) and (best is None or ranked[start] < best):
+        keys = [key for _, key in ranked[start : start + size]]
+        of_keys = traces.c.state == "waiting", traces.c.adapter.in_(keys)
+        trainable = _trainable(policy, [AdapterKey(key).name for key in keys])
+        exact = select(traces.c.adapter, count).where(*of_keys, *trainable).group_by(traces.c.adapter)
+        counts = [(-most, key) for key, most in await db.execute(exact.having(count >= request.min_traces))]
+        best = min([*counts, *([best] if best else [])], default=None)
+        start, size = start + size, min(2 * size, MAX_USERS_RANKED_AT_ONCE)
+    return [best[1]] if best else []
+
+
+def _trainable(policy: ClaimPolicy, user_ids: Sequence[str]) -> list[ColumnElement[bool]]:
+    return holdouts.trainable(policy.holdout, traces.c.user_id, traces.c.engagement_id, user_ids)
 
 
 async def _select_cohort(
@@ -136,6 +175,30 @@ async def _select_cohort(
     return None
 
 
+async def is_still_free(db: AsyncConnection, selection: LeaseSelection, policy: ClaimPolicy) -> bool:
+    """Return whether everything that a selection rests on is as it was. It reads the selection's own rows alone."""
+    key, ids = AdapterKey(selection.adapter), [id for id, _ in selection.traces]
+    user_ids = list(dict.fromkeys(user_id for _, user_id in selection.traces))
+    if await db.scalar(ACTIVE.where(rows.c.adapter == key)) is not None:
+        return False
+    if await db.scalar(BEING_ERASED.where(erasures.c.user_id.in_(user_ids)).limit(1)) is not None:
+        return False
+    states = ("waiting",) if key.kind == "user" else IN_COHORTS
+    wanted = traces.c.id.in_(ids), traces.c.verdict == "accepted", traces.c.state.in_(states)
+    found = (await db.execute(select(traces.c.user_id, traces.c.engagement_id).where(*wanted))).all()
+    if len(found) < len(ids):
+        return False
+    if policy.holdout.share:
+        held = await holdouts.of_users(db, policy.holdout, user_ids)
+        if any(id is None or id in held.get(user_id, ()) for user_id, id in found):
+            return False
+    if key.kind == "user":
+        return True
+    members = select(func.count()).select_from(users).where(users.c.id.in_(user_ids), in_cohort(key.name))
+    trained = _in_completed_version(trace_versions.c.trace_id.in_(ids), key).limit(1)
+    return await db.scalar(members) == len(user_ids) and await db.scalar(trained) is None
+
+
 _WITH_CHOICES = traces.outerjoin(
     engagements, (engagements.c.user_id == traces.c.user_id) & (engagements.c.id == traces.c.engagement_id)
 )
@@ -168,20 +231,22 @@ def fitting(sizes: Sequence[int], most: int | None) -> int:
 def _fresh_to_cohorts() -> list[ColumnElement[bool]]:
     """Return conditions on traces joined with users: accepted, and in no completed version of the users' cohort."""
     key = COHORT_PREFIX + func.coalesce(users.c.cohort, EVERYONE)
-    trained = (
+    trained = _in_completed_version(trace_versions.c.trace_id == traces.c.id, key)
+    states = traces.c.state.in_(IN_COHORTS)
+    return [traces.c.verdict == "accepted", states, ~trained.exists(), not_being_erased(traces.c.user_id)]
+
+
+def _in_completed_version(which: ColumnElement[bool], key: ColumnElement[str] | str) -> Select[tuple[str]]:
+    """Select those of some traces that a completed version of an adapter was trained on.
+
+    Traces of a refused version, and of one that an erasure withdrew, stay available for the next lease.
+    """
+    return (
         select(trace_versions.c.trace_id)
         .join(versions, _same_version())
         .join(rows, rows.c.id == versions.c.lease_id)
-        # Traces of a refused version, and of one that an erasure withdrew, stay available for the next lease.
-        .where(
-            trace_versions.c.trace_id == traces.c.id,
-            trace_versions.c.adapter == key,
-            rows.c.state == "completed",
-            versions.c.erasure_id.is_(None),
-        )
+        .where(which, trace_versions.c.adapter == key, rows.c.state == "completed", versions.c.erasure_id.is_(None))
     )
-    states = traces.c.state.in_(("waiting", "leased", "trained"))
-    return [traces.c.verdict == "accepted", states, ~trained.exists(), not_being_erased(traces.c.user_id)]
 
 
 def _same_version() -> Any:

@@ -31,8 +31,13 @@ from mindprint_server.store.tables import leases, publications, traces
 from mindprint_server.tenancy import in_all_tenants
 
 IdsByUser = Mapping[str, Sequence[str]]
+<<<<<<< HEAD
 MIN_STEP = timedelta(seconds=1)
 """A wall clock that was set by less is taken for one that runs a little fast or slow."""
+=======
+CONFIRMED_CLAIMS = 3
+"""Choices of one claim that others may take away. After them it chooses while others wait."""
+>>>>>>> store
 IMPORT_OWNER = "import"
 """Owner of the lease of an import."""
 
@@ -73,7 +78,16 @@ class LeaseRepository:
             empty: the caller fills them in. `held_out` leaves out what the live version, the version that training
             starts from, and their ancestors were trained on.
         """
-        return await self._database.write(_claim, request, policy, now)
+        if policy.ends_expired:
+            await self._database.write(_end_expired, policy.max_attempts, now)
+        # To choose takes long where there are many users: read before others have to wait, then confirm what was read.
+        for _ in range(CONFIRMED_CLAIMS):
+            chosen = await self._database.read(lease_selection.select_traces, request, policy)
+            if chosen is None:
+                return None
+            if lease := await self._database.write(_claim, request, policy, now, chosen):
+                return lease
+        return await self._database.write(_claim, request, policy, now, None)
 
     async def open_import(
         self,
@@ -169,13 +183,26 @@ class LeaseRepository:
         await self._database.write(_record_samples, lease_id, fast, rejected or {}, now)
 
 
-async def _claim(db: AsyncConnection, request: LeaseRequest, policy: ClaimPolicy, now: datetime | None) -> Lease | None:
+async def _end_expired(db: AsyncConnection, max_attempts: int, now: datetime | None) -> None:
+    await advisory_lock(db, "claims")
+    await _sweep(db, max_attempts, now or await read_time(db))
+
+
+async def _claim(
+    db: AsyncConnection,
+    request: LeaseRequest,
+    policy: ClaimPolicy,
+    now: datetime | None,
+    chosen: LeaseSelection | None,
+) -> Lease | None:
+    """Store a lease on what was chosen; None if that changed since. Without a choice, choose now."""
     # Run claims one after the other: two at a time would split the traces of one adapter. Claims are few and short.
     await advisory_lock(db, "claims")
     now = now or await read_time(db)
-    if policy.ends_expired:
-        await _sweep(db, policy.max_attempts, now)
-    selection = await lease_selection.select_traces(db, request, policy)
+    if chosen is None:
+        selection = await lease_selection.select_traces(db, request, policy)
+    else:
+        selection = chosen if await lease_selection.is_still_free(db, chosen, policy) else None
     if selection is None:
         return None
     id, trace_ids = new_id(), [trace_id for trace_id, _ in selection.traces]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -235,6 +236,22 @@ traces = Table(
     # These two cover all columns that a funnel counts, so that it reads no row of this table.
     Index("traces_counts_of_user", "tenant", "user_id", "verdict", "reason", "state", "adapter", "version"),
     Index("traces_counts_of_batch", "tenant", "batch_id", "verdict", "reason", "state", "adapter", "version"),
+)
+
+# Counts of items and traces, kept by triggers (migration 0017). A count is the sum of its slots: on PostgreSQL
+# transactions that change it at the same time have one each.
+row_counts = Table(
+    "row_counts",
+    metadata,
+    _tenant(primary_key=True),
+    Column("batch_id", Key, primary_key=True),  # '': of all batches, and outside of batches
+    Column("kind", Word, primary_key=True),
+    Column("label", Key, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("amount", BigInteger, nullable=False),
+    # Backups leave it out: the triggers count rows that are restored.
+    info={"derived": True},
 )
 
 # Allocated version numbers, also those that no version was stored for: no path and no engine id is ever used twice.

@@ -13,7 +13,7 @@ from mindprint.types import Ingested, Mode, Trace, TraceState, VerdictLabel
 from mindprint.types.keys import AdapterKey
 from mindprint_server.store import engagements as engagement_rows
 from mindprint_server.store import holdout as holdouts
-from mindprint_server.store import leases, lineage, tenants
+from mindprint_server.store import leases, lineage, row_counts, tenants
 from mindprint_server.store.accepted_texts import reject_repeated
 from mindprint_server.store.database import Database, advisory_lock, force_hash_join
 from mindprint_server.store.erasing import check_may_write, not_being_erased
@@ -248,7 +248,8 @@ async def insert(db: AsyncConnection, new: Sequence[Trace]) -> None:
     """Insert traces of users who exist; each belongs to the queue of its user's adapter."""
     rows = [trace.model_dump(exclude={"versions"}) | {"adapter": AdapterKey.user(trace.user_id)} for trace in new]
     if rows:
-        await db.execute(traces.insert(), rows)
+        # With RETURNING, many rows are one statement on PostgreSQL. Without it, each row is one.
+        await db.execute(traces.insert().returning(traces.c.id), rows)
 
 
 async def _get(db: AsyncConnection, id: str) -> Trace:
@@ -368,12 +369,7 @@ async def _count_waiting(db: AsyncConnection) -> dict[str, int]:
 
 
 async def _count_queue(db: AsyncConnection) -> dict[tuple[str, str], int]:
-    by = traces.c.tenant, traces.c.state
-    query = select(*by, func.count()).where(traces.c.state.in_(QUEUE_STATES)).group_by(*by)
-    counts = {(tenant, state): count for tenant, state, count in await db.execute(query)}
-    return {
-        (name, state): counts.get((name, state), 0) for name in await tenants.list_all(db) for state in QUEUE_STATES
-    }
+    return await row_counts.of_states(db, await tenants.list_all(db), QUEUE_STATES)
 
 
 async def _requeue(db: AsyncConnection, ids: Sequence[str] | None, user_id: str | None) -> int:

@@ -31,7 +31,7 @@ async def test_a_key_is_found_with_its_hash(store: Store) -> None:
 async def test_keys_are_listed_by_age(store: Store) -> None:
     await store.api_keys.add(key("k1", created_at=NOW + timedelta(seconds=1)), HASH)
     await store.api_keys.add(key("k2"), HASH)
-    assert [listed.id for listed in await store.api_keys.list_all(tenant=None)] == ["k2", "k1"]
+    assert [listed.id for listed in await store.api_keys.list_page(tenant=None)] == ["k2", "k1"]
 
 
 async def test_a_key_is_revoked_once(store: Store) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from mindprint.types import BatchRequest, Funnel
 from mindprint_server.store import IdempotencyConflict, QueueFull, RecordNotFound, Store, StoreFailed
@@ -275,3 +277,43 @@ async def test_repeated_trace_of_one_item_is_rejected_and_other_texts_are_not(st
         ("e2", "because"),
     ]
     assert (await store.batches.get(batch.id)).funnel.accepted == 2
+
+
+@pytest.mark.parametrize("users", [1, 8])
+async def test_results_of_a_group_take_few_statements(store: Store, make: Any, users: int) -> None:
+    names = [f"u{n}" for n in range(users)]
+    for name in names:
+        await make.user(store, name, 32 // users)
+    items = [(name, f"e{n}") for name in names for n in range(32 // users)]
+    batch, _ = await store.batches.add(BatchRequest(), items, max_open=1)
+    done = []
+    for place, (name, engagement) in enumerate(items):
+        verdicts = ("rejected", "rejected", "accepted") if place % 2 else ("rejected",) * 3
+        written = [make.trace(name, engagement, verdict, thinking=f"because {n}") for n, verdict in enumerate(verdicts)]
+        done.append(ItemResult(batch.id, name, engagement, verdicts[-1], written))
+    count = 0
+
+    def note(_connection: Any, _cursor: Any, _sql: str, parameters: Any, context: Any, _executemany: bool) -> None:
+        nonlocal count
+        count += len(parameters) if context.execute_style is ExecuteStyle.EXECUTEMANY else 1
+
+    engine = store._database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        assert await store.batches.finish_items(done, {batch.id: 1.0}) == []
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    candidates = sum(len(item.traces) for item in done)
+    assert count / candidates <= 0.2
+    ended = await store.batches.get(batch.id)
+    assert (ended.state, ended.funnel.generated, ended.funnel.accepted) == ("done", candidates, 16)
+
+
+async def test_an_item_that_comes_twice_in_a_group_is_stored_once(store: Store, make: Any) -> None:
+    await make.user(store, "ann", 2)
+    batch, _ = await store.batches.add(BatchRequest(), [("ann", "e0"), ("ann", "e1")], max_open=1)
+    first = ItemResult(batch.id, "ann", "e0", "accepted", [make.trace("ann", "e0", thinking="first")])
+    second = ItemResult(batch.id, "ann", "e0", "rejected", [make.trace("ann", "e0", thinking="second")])
+    assert await store.batches.finish_items([first, second], {}) == []
+    assert [trace.thinking for trace in await store.traces.find()] == ["first"]
+    assert await make.pending(store, batch.id) == [("ann", "e1")]

@@ -13,7 +13,7 @@ async def test_everyone_is_always_there(store: Store, make: Any) -> None:
     await make.user(store, "ann")
     everyone = await store.cohorts.get("everyone")
     assert (everyone.name, everyone.users, everyone.live) == ("everyone", 2, None)
-    assert await store.cohorts.list_all() == [everyone]
+    assert await store.cohorts.list_page() == [everyone]
     assert await store.cohorts.list_members("everyone") == ["ann", "bob"]
     assert await store.cohorts.list_members("everyone", limit=1) == ["ann"]
     assert {user.cohort for user in await store.users.list_page()} == {"everyone"}
@@ -34,12 +34,16 @@ async def test_users_move_between_cohorts(store: Store, make: Any) -> None:
 
     await store.cohorts.put("bakers", "")
     await store.cohorts.add_members("bakers", ["ann"])
-    assert [(c.name, c.users) for c in await store.cohorts.list_all()] == [("bakers", 1), ("cooks", 1), ("everyone", 1)]
+    assert [(c.name, c.users) for c in await store.cohorts.list_page()] == [
+        ("bakers", 1),
+        ("cooks", 1),
+        ("everyone", 1),
+    ]
     assert (await store.cohorts.remove_member("bakers", "ann")).users == 0
     assert await store.cohorts.list_members("everyone") == ["ann", "carl"]
     await store.cohorts.delete("cooks")
     assert (await store.users.get("bob")).cohort == "everyone"
-    assert [c.name for c in await store.cohorts.list_all()] == ["bakers", "everyone"]
+    assert [c.name for c in await store.cohorts.list_page()] == ["bakers", "everyone"]
 
 
 async def test_nobody_moves_when_one_is_unknown(store: Store, make: Any) -> None:

@@ -137,7 +137,7 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
 
         @rule()
         def prune(self) -> None:
-            for adapter in self.run(self.store.adapters.list_all()):
+            for adapter in self.run(self.store.adapters.list_page()):
                 for number in self.run(self.store.retention.list_prunable(adapter.key, 0)):
                     assert self.run(self.store.retention.mark_files_removed(adapter.key, number))
 
@@ -168,7 +168,7 @@ def test_no_trace_is_lost_or_trained_twice(tmp_path: Path, make: Any) -> None:
             starts = [(s.adapter, s.version) for s in (lease.start for lease in self.active()) if s]
             with_files = self.run(make.stored_versions(self.store, with_files=True))
             assert with_files >= set(starts)
-            for adapter in self.run(self.store.adapters.list_all()):
+            for adapter in self.run(self.store.adapters.list_page()):
                 assert with_files >= {(adapter.key, n) for n in (adapter.live, adapter.canary) if n}
                 assert (adapter.canary is None) == (adapter.canary_share is None)
 

@@ -24,7 +24,7 @@ async def test_canary_answers_a_share_before_it_is_live(store: Store, make: Any)
     assert (await store.live_versions.get(KEY)).live == first
     adapter = await store.adapters.get(KEY)
     assert (adapter.live, adapter.canary, adapter.canary_share) == (1, 2, 0.1)
-    assert await store.adapters.list_all() == [adapter]
+    assert await store.adapters.list_page() == [adapter]
     assert {t.state for t in await store.traces.find()} == {"trained"}
 
     third = await make.trained(store, digest="c", canary_share=0.2)

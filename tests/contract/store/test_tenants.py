@@ -50,7 +50,7 @@ async def test_two_tenants_have_the_same_ids_and_see_their_own(store: Store, acm
         with pytest.raises(RecordNotFound):
             await store.users.get("ann")
         assert await store.traces.find() == []
-        assert await store.adapters.list_all() == []
+        assert await store.adapters.list_page() == []
         assert (await store.funnel.get()).generated == 0
         assert await store.users.list_others("bob", limit=9) == []
         theirs = await make.trained(store)
@@ -89,7 +89,7 @@ async def test_another_tenants_ids_are_unknown(store: Store, acme: str, make: An
 async def test_cohorts_and_locks_are_a_tenants_own(store: Store, acme: str, make: Any) -> None:
     await make.cohort(store, "cooks", "ann")
     with in_tenant(acme):
-        assert [cohort.name for cohort in await store.cohorts.list_all()] == ["everyone"]
+        assert [cohort.name for cohort in await store.cohorts.list_page()] == ["everyone"]
         await make.user(store, "ann")
         assert (await store.users.get("ann")).cohort == "everyone"
         await store.cohorts.put("cooks", "theirs")

@@ -35,8 +35,8 @@ async def test_the_next_version_puts_the_former_on_standby(store: Store, make: A
     assert adapter.live == second.version
     assert [(v.version, v.state) for v in adapter.versions] == [(1, "standby"), (2, "live")]
     await make.trained(store, "bob", digest="c")
-    assert [a.key for a in await store.adapters.list_all()] == [KEY, "user/bob"]
-    assert (await store.adapters.list_all())[0] == adapter
+    assert [a.key for a in await store.adapters.list_page()] == [KEY, "user/bob"]
+    assert (await store.adapters.list_page())[0] == adapter
 
 
 async def test_completing_again_returns_what_is_stored(store: Store, make: Any) -> None:
@@ -239,7 +239,7 @@ async def test_stored_version_has_the_engine_id_that_was_allocated(store: Store,
 
 async def test_the_unknown_is_not_found(store: Store) -> None:
     assert (await store.live_versions.get(KEY)).live is None
-    assert await store.adapters.list_all() == []
+    assert await store.adapters.list_page() == []
     for call in (store.adapters.get(KEY), store.versions.get(KEY, 1)):
         with pytest.raises(RecordNotFound):
             await call

@@ -43,23 +43,19 @@ async def observe(client: httpx.AsyncClient, facts: Facts, data_dirs: Iterable[P
 
     Args:
         client: Calls a server that runs, with a key of the scope `admin`.
-        facts: Names the leases and batches that are looked at; leases have no list, that of batches ends.
+        facts: Names the leases that are looked at: they have no list.
         data_dirs: Data folders of all replicas.
         artifacts: The artifact store that they share.
     """
     observed = Observed()
-    async for user in _pages(client, "/v1/users", "users"):
-        async for one in _pages(client, f"/v1/users/{user['id']}/engagements", "engagements"):
+    async for user in pages(client, "/v1/users", "users"):
+        async for one in pages(client, f"/v1/users/{user['id']}/engagements", "engagements"):
             observed.engagements[user["id"], one["id"]] = Engagement.model_validate(one)
-    async for one in _pages(client, "/v1/traces", "traces"):
+    async for one in pages(client, "/v1/traces", "traces"):
         observed.traces[one["id"]] = Trace.model_validate(one)
-    observed.batches = {batch.id: batch for batch in await read_batches(client)}
-    # The list ends after a page.
-    for id in facts.batches.keys() - observed.batches.keys():
-        if (response := await client.get(f"/v1/batches/{id}")).is_success:
-            observed.batches[id] = Batch.model_validate(response.json())
-    adapters = (await _get(client, "/v1/adapters")).json()["adapters"]
-    observed.adapters = [Adapter.model_validate(one) for one in adapters]
+    async for one in pages(client, "/v1/batches", "batches"):
+        observed.batches[one["id"]] = Batch.model_validate(one)
+    observed.adapters = [Adapter.model_validate(one) async for one in pages(client, "/v1/adapters", "adapters")]
     for adapter in observed.adapters:
         for version in adapter.versions:
             await _read_version(client, observed, (adapter.key, version.version), version.files)
@@ -67,10 +63,9 @@ async def observe(client: httpx.AsyncClient, facts: Facts, data_dirs: Iterable[P
         response = await client.get(f"/v1/leases/{lease}")
         if response.is_success:
             observed.leases[lease] = response.json()["adapter"]
-    cohorts = (await _get(client, "/v1/cohorts")).json()["cohorts"]
-    observed.cohorts = {one["name"]: one["description"] for one in cohorts}
-    keys = (await _get(client, "/v1/keys")).json()["keys"]
-    observed.keys = {one["id"]: ApiKey.model_validate(one) for one in keys}
+    cohorts = pages(client, "/v1/cohorts", "cohorts")
+    observed.cohorts = {one["name"]: one["description"] async for one in cohorts}
+    observed.keys = {one["id"]: ApiKey.model_validate(one) async for one in pages(client, "/v1/keys", "keys")}
     observed.artifacts, unfinished = list_artifacts(artifacts)
     observed.leftovers += unfinished
     for folder in data_dirs:
@@ -106,7 +101,8 @@ def _weights_digest(archive: bytes) -> str:
         return hashlib.sha256(files.read(WEIGHTS)).hexdigest()
 
 
-async def _pages(client: httpx.AsyncClient, path: str, field: str) -> AsyncIterator[dict[str, Any]]:
+async def pages(client: httpx.AsyncClient, path: str, field: str) -> AsyncIterator[dict[str, Any]]:
+    """Yield the entries of a list, page after page."""
     after = ""
     while True:
         page = (await _get(client, f"{path}?limit={PAGE}{after}")).json()

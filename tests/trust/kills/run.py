@@ -17,7 +17,7 @@ from kills.checker import FINAL, Violation, count_violations, find_violations
 from kills.cluster import Cluster, Member
 from kills.facts import Facts
 from kills.killer import Fault, Killer
-from kills.readback import list_artifacts, observe, read_batches, read_journal
+from kills.readback import list_artifacts, observe, pages, read_batches, read_journal
 
 DAY_S = 86_400.0
 POLL_S = 0.1
@@ -167,7 +167,7 @@ async def _collect_garbage(cluster: Cluster, client: httpx.AsyncClient, facts: F
     for server in cluster.servers:
         await _restart(cluster, server)
     for _ in range(round(COLLECTS_WITHIN_S / POLL_S)):
-        adapters = (await client.get("/v1/adapters")).json()["adapters"]
+        adapters = [one async for one in pages(client, "/v1/adapters", "adapters")]
         with_files = sum(version["files"] for adapter in adapters for version in adapter["versions"])
         digests, unfinished = list_artifacts(cluster.artifacts)
         if len(digests) <= with_files and not unfinished:

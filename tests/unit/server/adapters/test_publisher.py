@@ -189,6 +189,6 @@ async def test_upload_whose_files_vanish_is_no_refusal_of_the_version(serve: Ope
     engine.held.set()
     with pytest.raises(Conflict):
         await uploading
-    assert await services.store.adapters.list_all() == []
+    assert await services.store.adapters.list_page() == []
     assert (await services.store.traces.get(lease.trace_ids[0])).state == "waiting"
     assert (await upload(services, await leased(services), tmp_path, number=2)).version == 2

@@ -107,7 +107,7 @@ async def test_models_are_what_may_be_named(room: Room, tmp_path: Path) -> None:
     await services.adapters.rollback("user/ann")
     await services.adapters.set_canary("user/ann", 4, 0.1)
     await services.store.retention.mark_files_removed("user/ann", 1)
-    cards = (await room.services.models.list_all())["data"]
+    cards = (await room.services.models.list_page(limit=100))["data"]
     assert {card["id"]: card["root"] for card in cards} == {
         "base": "base",
         "user/ann": "user/ann@3",

@@ -153,7 +153,7 @@ async def test_what_was_planted_is_nowhere_after_the_erasure(
     await published(services, tmp_path)
     cohort = await published(services, tmp_path, "cohort/everyone", user="ann")
     batches = await services.store.batches.list_newest()
-    leases = [lease for v in (*(await services.store.adapters.list_all()),) for lease in v.versions]
+    leases = [lease for v in (*(await services.store.adapters.list_page()),) for lease in v.versions]
     assert files_with(data, CANARY) != []
     assert CANARY in "".join(trace.prompt for trace in await services.store.traces.find(user="ann"))
     assert (cohort.state, leases != []) == ("live", True)
@@ -289,7 +289,7 @@ async def test_upload_that_is_being_checked_ends_with_the_erasure_and_its_files_
     gate.held.set()
     with pytest.raises(Conflict, match="removed data that the version may depend on"):
         await uploading
-    assert await services.store.adapters.list_all() == []
+    assert await services.store.adapters.list_page() == []
 
 
 async def test_caches_and_the_salt_change_here_and_on_other_servers(serve: Open) -> None:
