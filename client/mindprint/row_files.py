@@ -1,4 +1,7 @@
-"""Write rows to a file or folder that appears only when it is complete: JSON Lines, Parquet, or a `datasets` folder."""
+"""Write rows to a file or folder that appears only when it is complete: JSON Lines, Parquet, or a `datasets` folder.
+
+Rows hold users' texts, so that only their owner may read what is written.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from mindprint.exceptions import MindprintError
+from mindprint.private_files import private_umask
 
 FileFormat = Literal["jsonl", "parquet", "datasets"]
 """`datasets`: a folder for `datasets.load_from_disk`."""
@@ -45,11 +49,12 @@ def write_rows(rows: Iterable[BaseModel], kind: type[BaseModel], file: Path, for
     folder = Path(tempfile.mkdtemp(prefix=f".{file.name}-", dir=file.parent))
     try:
         part = folder / "part"
-        count = _write_json_lines(rows, part) if form == "jsonl" else _write_parquet(rows, kind, part)
-        if form == "datasets":
-            if not count:  # datasets 5.2 can neither read such a file nor load such a folder
-                raise RowFileError("there are no rows, and a datasets folder cannot be empty: nothing was written")
-            part = _as_dataset(part, folder)
+        with private_umask():
+            count = _write_json_lines(rows, part) if form == "jsonl" else _write_parquet(rows, kind, part)
+            if form == "datasets":
+                if not count:  # datasets 5.2 can neither read such a file nor load such a folder
+                    raise RowFileError("there are no rows, and a datasets folder cannot be empty: nothing was written")
+                part = _as_dataset(part, folder)
         part.replace(file)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

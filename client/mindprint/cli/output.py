@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mindprint.row_files import write_rows
+
 NOTHING = "-"
 
 
@@ -129,19 +131,10 @@ def print_next(after: str | None, command: str) -> None:
 
 
 def write_ndjson(items: Iterator[BaseModel], file: Path | None, noun: str) -> None:
-    """Write one item a line to stdout, or to a file. The file appears only when it is complete."""
+    """Write one item a line to stdout, or to a file of its owner alone. It appears only when it is complete."""
     if file is None:
         for item in items:
             typer.echo(item.model_dump_json())
         return
-    part = file.with_name(f"{file.name}.part")
-    count = 0
-    try:
-        with part.open("w", encoding="utf-8") as out:
-            for item in items:
-                count += 1
-                out.write(f"{item.model_dump_json()}\n")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    count = write_rows(items, BaseModel, file, "jsonl")
     typer.echo(f"{count} {noun} written to {file}")

@@ -128,7 +128,7 @@ def read(
         "cmv": lambda: cmv.read(path, skips),
         "polis": lambda: polis.read(path, skips, options.agree_vote),
     }[kind]()
-    return rows if user is None else _only(rows, user_name(user), skips)
+    return rows if user is None else _only(path, rows, user_name(user), skips)
 
 
 def detect(path: Path, columns: Columns = Columns()) -> Known:
@@ -236,9 +236,9 @@ def _folder(path: Path) -> Known:
     )
 
 
-def _only(rows: Rows, user: str, skips: Skips) -> Rows:
+def _only(path: Path, rows: Rows, user: str, skips: Skips) -> Rows:
     for name, row in rows:
         if name == user:
             yield name, row
         else:
-            skips.leave_out(OTHERS)
+            skips.leave_out(OTHERS, f"{path}: {name}, id {row.id}")

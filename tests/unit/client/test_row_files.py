@@ -188,3 +188,10 @@ def test_dpo_trainer_takes_a_step(tmp_path: Path, model: Path) -> None:
         processing_class=AutoTokenizer.from_pretrained(model),
     )
     assert trainer.train().training_loss > 0
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "datasets"])
+def test_only_the_owner_may_read_users_texts(tmp_path: Path, form: FileFormat) -> None:
+    write_rows(iter(COMPLETIONS), CompletionRow, tmp_path / "rows", form)
+    found = [tmp_path / "rows", *(tmp_path / "rows").rglob("*")]
+    assert [path for path in found if path.stat().st_mode & 0o077] == []

@@ -454,3 +454,10 @@ def test_one_object_over_several_lines_is_named(tmp_path: Path, samples: Any) ->
     (tmp_path / "q.json").write_text(json.dumps(samples.engagement(1, user_id="ann"), indent=1))
     with pytest.raises(BadImport, match="holds one JSON object over several lines: write each row in one line"):
         detect(tmp_path / "q.json")
+
+
+def test_rows_of_others_are_named(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps({name: [{"title": "T", "positive": "p"}] for name in ("ann", "bob")}))
+    skips = Skips()
+    assert [user for user, _ in read(tmp_path / "p.json", "cmv", skips, user="ann")] == ["ann"]
+    assert [row.where for row in skips.places] == [f"{tmp_path / 'p.json'}: bob, id history/row-1"]
