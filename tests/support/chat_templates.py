@@ -278,6 +278,12 @@ _LFM2 = (
     "{{ '<|im_start|>' + message['role'] + '\n' + content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+_PARTS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{{ '<think>\n' if enable_thinking else '<think>\n\n</think>\n\n' }}{% endif %}"
+)
 
 FAMILIES: dict[str, Family] = {
     "chatml": Family(
@@ -453,6 +459,14 @@ FAMILIES: dict[str, Family] = {
         "<|im_end|>",
         bos="<|startoftext|>",
         adds_bos=True,
+        added=["<think>", "</think>"],
+    ),
+    "parts": Family(
+        lambda: _byte_level(SPLIT_QWEN),
+        _PARTS,
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        "<|im_end|>",
+        "<|im_end|>",
         added=["<think>", "</think>"],
     ),
     "gpt_oss": Family(

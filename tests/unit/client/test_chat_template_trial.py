@@ -287,22 +287,15 @@ def test_token_that_the_tokenizer_writes_behind_a_text_is_refused() -> None:
     assert decide_chat_format(tokenizer).bos == "template"
 
 
-PARTS = FAMILIES["chatml"].template.replace(
-    "message['content']", "message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join"
-)
-
-
 def test_template_that_reads_parts_alone_gets_them() -> None:
     """As those of LLaVA and SmolVLM do. A text has no parts, so that they write nothing of it."""
-    tokenizer = with_template(PARTS)
-    chat_format = decide_chat_format(tokenizer)
+    chat_format = decided("parts")
     assert chat_format.takes_parts
     asked = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tea?"}]
-    like = decided("chatml")
-    rendered = chat_format.render(tokenizer, asked, thinking=False)
-    assert rendered == like.render(make_tokenizer("chatml"), asked, thinking=False)
+    rendered = chat_format.render(make_tokenizer("parts"), asked, thinking=False)
+    assert rendered.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nTea?<|im_end|>\n")
     assert chat_format.arrange(asked)[1]["content"] == [{"type": "text", "text": "Tea?"}]
-    assert like.arrange(asked) == asked
+    assert decided("chatml").arrange(asked) == asked
     assert dict(describe(chat_format))["contents"] == "lists of parts"
 
 
@@ -436,4 +429,4 @@ def test_default_model_is_served_as_it_always_was() -> None:
 def test_what_was_decided_is_told_in_words(name: str) -> None:
     told = dict(describe(decided(name)))
     assert told["end of a turn"].startswith(repr(FAMILIES[name].end))
-    assert (told["opened by"] == "the template") == (name in ("r1", "qwen3_thinking", "nemotron"))
+    assert (told["opened by"] == "the template") == (name in ("r1", "qwen3_thinking", "nemotron", "parts"))
