@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,3 +250,15 @@ async def _write_rows(store: Store, make: Any) -> str:
 
     await store._database.write(write)
     return batch_id
+
+
+async def test_a_pointer_that_moves_reads_the_traces_of_its_user_alone(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite+aiosqlite:///{tmp_path}/s.db")
+    async with store._database.snapshot() as db:
+        pages = await db.exec_driver_sql("SELECT rootpage, name FROM sqlite_master WHERE tbl_name = 'traces'")
+        names = {row.rootpage: row.name for row in pages}
+        program = await db.exec_driver_sql("EXPLAIN UPDATE live_versions SET version = 1 WHERE tenant = 't'")
+        opened = {names[step.p2] for step in program if step.opcode == "OpenRead" and step.p2 in names}
+    await store.close()
+    assert opened
+    assert opened <= {"traces", "traces_of_user", "traces_counts_of_user", "traces_queue"}

@@ -17,6 +17,8 @@ depends_on = None
 
 KEY = sa.String(length=160).with_variant(sa.String(length=160, collation="C"), "postgresql")
 COLUMNS = "tenant, batch_id, kind, label, reason"
+USER_ID_AT = 6
+"""Where the user's id begins in an adapter's key, after `user/`. With the user, SQLite reads no other user's traces."""
 TABLES = ("batch_items", "traces", "live_versions")
 """In the order in which writers lock their rows."""
 
@@ -155,8 +157,8 @@ def _sqlite_remove_zeros(batch_id: str) -> str:
 def _live_counts(row: str, amount: int) -> str:
     """Select the traces of an adapter's version, counted for all traces and for their batches."""
     of_version = (
-        f"FROM traces WHERE traces.tenant = {row}.tenant AND traces.state = 'trained' "
-        f"AND traces.adapter = {row}.adapter AND traces.version = {row}.version"
+        f"FROM traces WHERE traces.tenant = {row}.tenant AND traces.user_id = substr({row}.adapter, {USER_ID_AT}) "
+        f"AND traces.state = 'trained' AND traces.adapter = {row}.adapter AND traces.version = {row}.version"
     )
     columns = f"verdict AS label, coalesce(reason, '') AS reason, {amount} AS amount"
     return (
@@ -192,7 +194,10 @@ def _postgres() -> Iterator[str]:
     END $$"""
     yield from _postgres_rows("batch_items", _item_counts)
     yield from _postgres_rows("traces", _trace_counts)
-    of_version = "tenant = of_tenant AND state = 'trained' AND adapter = of_adapter AND version = of_version"
+    of_version = (
+        f"tenant = of_tenant AND user_id = substr(of_adapter, {USER_ID_AT}) "
+        "AND state = 'trained' AND adapter = of_adapter AND version = of_version"
+    )
     columns = "verdict AS label, coalesce(reason, '') AS reason, added AS amount"
     yield f"""CREATE FUNCTION count_live(of_tenant text, of_adapter text, of_version integer, added integer)
         RETURNS void LANGUAGE plpgsql AS $$
