@@ -38,7 +38,6 @@ from mindprint_server.generation.engagement import EngagementProcessor
 from mindprint_server.generation.trace_import import TraceImporter
 from mindprint_server.generation.trace_service import TraceService
 from mindprint_server.memory import MemoryService, ProfileWriter
-from mindprint_server.memory.episodic import load_bm25
 from mindprint_server.memory.neighbors import NeighborIndex
 from mindprint_server.memory.questions import QuestionBuilder
 from mindprint_server.observability.metrics import Metrics
@@ -141,8 +140,6 @@ async def _open_services(
     except BaseException:
         _release(locks)
         raise
-    # While the engine starts, so that no caller's first recall waits for it.
-    loading = asyncio.create_task(asyncio.to_thread(load_bm25))
     owned = engine is None or not engine.ready
     if engine is None:
         engine = create_engine(settings, records=settings.data_dir / "engine")
@@ -155,7 +152,6 @@ async def _open_services(
             await store.publication_jobs.release_all()
         if owned:
             await engine.start(progress)
-        await loading
         ctx = ServerContext(settings, store, engine, metrics)
         memory, profiles = MemoryService(ctx), ProfileWriter(ctx)
         prompts = PromptBuilder(settings, engine.tokenizer, max_model_len=engine.info().max_model_len)

@@ -15,6 +15,7 @@ from mindprint_server.memory.episodic import (
     Recency,
     Retriever,
 )
+from mindprint_server.memory.word_index import bm25
 from samples import engagement
 
 TEXTS = st.text("ab é東.\n", max_size=12)
@@ -34,6 +35,9 @@ class Events:
     async def newest(self, limit: int) -> Sequence[Engagement]:
         self.asked.append(limit)
         return self.all[max(0, len(self.all) - limit) :]
+
+    async def word_scores(self, query: str, newest: Sequence[Engagement]) -> Sequence[float]:
+        return bm25(query, [engagement.prompt for engagement in newest])
 
 
 def recalled(recall: Retriever, texts: Sequence[str], query: str | None = None) -> list[int]:
@@ -56,10 +60,3 @@ def sent_to_the_model(recall: Embeddings) -> list[str]:
 
 def similar(model: Path, k: int = 2, considered: int = 100) -> Embeddings:
     return Embeddings(k, considered, Recency(k), model)
-
-
-STAND_IN = """
-import os
-print("jax on", os.environ.get("JAX_PLATFORMS"))
-def top_k(values, k): return values, values
-"""

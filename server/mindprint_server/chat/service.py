@@ -63,7 +63,6 @@ class ChatService:
     ) -> None:
         self._ctx = ctx
         self._settings = ctx.settings
-        self._store = ctx.store
         self._engine = ctx.engine
         self._memory = memory
         self._adapters = adapters
@@ -172,9 +171,7 @@ class ChatService:
             return None
         if kind == "cohort":
             return RecalledMemory()
-        await self._store.users.get(name)
-        memory, _ = await self._memory.recall(name, before=None, query=request.question)
-        return memory
+        return await self._memory.recall_existing(name, query=request.question)
 
     async def _answer(
         self, asked: Asked, plans: list[AnswerPlan], progress: Progress

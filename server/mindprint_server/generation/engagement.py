@@ -66,7 +66,7 @@ class EngagementProcessor:
     async def read_user(self, user_id: str) -> UserSnapshot:
         """Read what `process` needs of a user."""
         epoch = erasure_epoch()
-        history = await self._memory.read_history(user_id)
+        history = await self._memory.get_history(user_id)
         accepted = checks.fingerprints(await self._store.traces.list_accepted_texts(user_id))
         return UserSnapshot(history, accepted, epoch)
 

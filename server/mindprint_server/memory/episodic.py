@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
-import os
-import re
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from heapq import nlargest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
 
 from mindprint.types import Engagement
 from mindprint_server.settings import MemorySettings
@@ -30,9 +27,6 @@ EMBEDDING_BATCH = 32
 """Texts that are embedded at once."""
 CACHED_EMBEDDINGS = 16_384
 
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
-
 
 class HistoryView(Protocol):
     """The engagements of one user that happened before a query. A retriever sees no others."""
@@ -43,6 +37,10 @@ class HistoryView(Protocol):
 
     async def newest(self, limit: int) -> Sequence[Engagement]:
         """Return the newest engagements, at most `limit`, oldest first."""
+        ...
+
+    async def word_scores(self, query: str, newest: Sequence[Engagement]) -> Sequence[float]:
+        """Return the BM25 score of each engagement that `newest` returned, among these; 0 if no word is shared."""
         ...
 
 
@@ -124,52 +122,25 @@ class SimilarityRetriever(ABC):
         episodes = await past.newest(self._considered if self._k else 0)
         if len(episodes) <= self._k:
             return episodes
-        return most_similar(episodes, await self.scores(query, [episode.prompt for episode in episodes]), self._k)
+        return most_similar(episodes, await self.scores(query, past, episodes), self._k)
 
     @abstractmethod
-    async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """Return a score for each text: 0 if it has nothing in common with the query, and higher if it is similar."""
+    async def scores(self, query: str, past: HistoryView, newest: Sequence[Engagement]) -> Sequence[float]:
+        """Return a score for each of the newest engagements of a history: the higher, the more like the query."""
 
 
 def most_similar(episodes: Sequence[Engagement], scores: Sequence[float], k: int) -> list[Engagement]:
     """Return the `k` engagements with the highest scores, oldest first; of equal scores the newer ones."""
-    best = nlargest(k, range(len(episodes)), key=lambda at: (scores[at], at))
-    return [episodes[at] for at in sorted(best)]
+    order = np.argsort(np.asarray(scores), kind="stable")
+    return [episodes[at] for at in sorted(order[max(0, len(order) - k) :].tolist())]
 
 
 class Bm25(SimilarityRetriever):
     """Retrieves by the words that texts share with the query."""
 
-    async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """Return the BM25 score of each text."""
-        return await asyncio.to_thread(bm25, query, texts)
-
-
-def words(text: str) -> list[str]:
-    """Return lower-cased words; each Chinese or Japanese character is one, since these scripts have no spaces."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-def load_bm25() -> Any:
-    """Import bm25s, which takes seconds on a busy machine, and return it."""
-    # It starts JAX at import if that is installed, and JAX reserves three quarters of the free GPU memory.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    import bm25s
-
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
-    return bm25s
-
-
-def bm25(query: str, texts: Sequence[str]) -> list[float]:
-    """Return the BM25 score of each text, by its words."""
-    bm25s = load_bm25()
-    asked, corpus = words(query), [words(text) for text in texts]
-    if not asked or not any(corpus):  # bm25s cannot index an empty corpus
-        return [0.0] * len(texts)
-    index = bm25s.BM25(backend="numpy")
-    index.index(corpus, show_progress=False)
-    scores: list[float] = index.get_scores(asked).tolist()
-    return scores
+    async def scores(self, query: str, past: HistoryView, newest: Sequence[Engagement]) -> Sequence[float]:
+        """Return the BM25 score of each engagement's prompt."""
+        return await past.word_scores(query, newest)
 
 
 class Embeddings(SimilarityRetriever):
@@ -189,8 +160,9 @@ class Embeddings(SimilarityRetriever):
         """Drop all cached embeddings, in the thread that owns them."""
         self._thread.submit(self._cache.clear)
 
-    async def scores(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """Return the cosine of each text and the query, rounded to 5 digits."""
+    async def scores(self, query: str, past: HistoryView, newest: Sequence[Engagement]) -> Sequence[float]:
+        """Return the cosine of each engagement's prompt and the query, rounded to 5 digits."""
+        texts = [engagement.prompt for engagement in newest]
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._cosines, query, texts)
 
     @cached_property

@@ -131,7 +131,17 @@ def episode_lines(episode: Engagement, special: Sequence[str]) -> str:
 
 
 def memory_text(memory: RecalledMemory, special: Sequence[str]) -> str:
-    """Return the system message. Queries share it if their memory is the same, and else up to the profile."""
+    """Return the system message. Queries share it if their memory is the same, and else up to the profile.
+
+    It is written once for a memory: several modes, candidates and, of a neighbor's memory, questions show it.
+    """
+    key = tuple(special)
+    if (text := memory.texts.get(key)) is None:
+        text = memory.texts[key] = _write_memory(memory, special)
+    return text
+
+
+def _write_memory(memory: RecalledMemory, special: Sequence[str]) -> str:
     if not memory.profile and not memory.episodes:
         return NOTHING_KNOWN
     parts = [SYSTEM]

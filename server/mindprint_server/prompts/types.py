@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mindprint.types import Engagement, QueryKind
 
@@ -47,6 +47,8 @@ class RecalledMemory:
     episodes: tuple[Engagement, ...] = ()
     reminders: tuple[Engagement, ...] = ()
     """Past engagements most similar to the query, with which personal thinking begins; not shown in the prompt."""
+    texts: dict[tuple[str, ...], str] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Its system message, by the special tokens that are removed: all modes of a question show the same."""
 
     def without_oldest(self) -> RecalledMemory | None:
         """Return the memory without its oldest episode, or without the profile if no episode is left; None if empty."""

@@ -35,6 +35,8 @@ Work = Callable[Concatenate[AsyncConnection, P], Coroutine[Any, Any, T]]
 """A function that runs in one transaction. It gets the connection, then its own arguments."""
 
 BUSY_POLL_S = 0.02
+SQLITE_CONNECTIONS = 15
+"""Connections to a SQLite file at most. They stay open: each has a thread, and opening one takes milliseconds."""
 ACROSS_TENANTS_CACHED = 100
 """Compiled statements on all tenants that are kept."""
 
@@ -318,7 +320,7 @@ def _sqlite(make: partial[AsyncEngine], url: URL, busy_timeout_s: float) -> Asyn
         _make_private_database(path)
     except OSError as error:
         raise StoreError(f"cannot make the folder of the database: {error}") from error
-    engine = make(url, connect_args={"timeout": busy_timeout_s})
+    engine = make(url, connect_args={"timeout": busy_timeout_s}, pool_size=SQLITE_CONNECTIONS, max_overflow=0)
 
     @event.listens_for(engine.sync_engine, "connect")
     def on_connect(connection: Any, _record: object) -> None:

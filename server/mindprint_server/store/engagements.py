@@ -62,7 +62,7 @@ class EngagementRepository:
             exclude_id: Id of an engagement that is left out.
             limit: Maximum number, the newest; None: all.
         """
-        return await self._database.read(_list_history, user_id, before, exclude_id, limit)
+        return await self._database.read(list_history, user_id, before, exclude_id, limit)
 
     async def count_history(self, user_id: str, *, before: datetime | None, exclude_id: str | None = None) -> int:
         """Count the engagements that `list_history` returns without a limit."""
@@ -125,9 +125,10 @@ async def _list_page(db: AsyncConnection, user_id: str, after: str | None, limit
     return [Engagement.model_validate(dict(row)) for row in (await db.execute(query)).mappings()]
 
 
-async def _list_history(
+async def list_history(
     db: AsyncConnection, user_id: str, before: datetime | None, exclude_id: str | None, limit: int | None
 ) -> list[Engagement]:
+    """List a user's newest engagements; see `EngagementRepository.list_history`."""
     newest_first = engagements.c.occurred_at.desc(), engagements.c.id.desc()
     query = select(*FIELDS).where(*_in_history(user_id, before, exclude_id)).order_by(*newest_first).limit(limit)
     rows = (await db.execute(query)).mappings().all()

@@ -103,11 +103,15 @@ async def get(db: AsyncConnection, key: str) -> Pointers:
 
 async def _resolve_for_user(db: AsyncConnection, user_id: str) -> tuple[str, Pointers]:
     keys = [AdapterKey.user(user_id), *await list_fallback_adapters(db, user_id)]
+    # Most users have no version: one statement says so for all keys.
+    has_version = or_(live_versions.c.version.is_not(None), live_versions.c.canary.is_not(None))
+    pointed = set(
+        await db.scalars(select(live_versions.c.adapter).where(live_versions.c.adapter.in_(keys), has_version))
+    )
     for key in keys:
-        found = await get(db, key)
-        if found.live or found.canary:
-            break
-    return key, found
+        if key in pointed and ((found := await get(db, key)).live or found.canary):
+            return key, found
+    return keys[-1], Pointers()
 
 
 async def list_fallback_adapters(db: AsyncConnection, user_id: str) -> list[str]:

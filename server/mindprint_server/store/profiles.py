@@ -35,7 +35,7 @@ class ProfileRepository:
 
     async def list_versions(self, user_id: str) -> list[Profile]:
         """List all profiles of a user ordered by version. An unknown user has none."""
-        return await self._database.read(_list_versions, user_id)
+        return await self._database.read(list_versions, user_id)
 
     async def get_newest(self, user_id: str, *, before: datetime | None = None) -> Profile | None:
         """Return the user's newest profile, or None.
@@ -44,14 +44,14 @@ class ProfileRepository:
             user_id: Whose profile.
             before: Only profiles whose newest covered engagement is strictly before this time; None: all.
         """
-        return await self._database.read(_get_newest, user_id, before)
+        return await self._database.read(get_newest, user_id, before)
 
 
 async def _add(db: AsyncConnection, profile: Profile, only_if_new: bool, read_epoch: int | None) -> Profile:
     await must_exist(db, profile.user_id)
     await check_may_write(db, [profile.user_id], read_epoch)
     await advisory_lock(db, f"profiles of {profile.user_id}")
-    newest = await _get_newest(db, profile.user_id, None)
+    newest = await get_newest(db, profile.user_id, None)
     if only_if_new and newest is not None and newest.covers >= profile.covers:
         return newest
     stored = profile.model_copy(update={"version": newest.version + 1 if newest else 1})
@@ -59,12 +59,14 @@ async def _add(db: AsyncConnection, profile: Profile, only_if_new: bool, read_ep
     return stored
 
 
-async def _list_versions(db: AsyncConnection, user_id: str) -> list[Profile]:
+async def list_versions(db: AsyncConnection, user_id: str) -> list[Profile]:
+    """List a user's profiles; see `ProfileRepository.list_versions`."""
     query = select(profiles).where(profiles.c.user_id == user_id).order_by(profiles.c.version)
     return [Profile.model_validate(dict(row)) for row in (await db.execute(query)).mappings()]
 
 
-async def _get_newest(db: AsyncConnection, user_id: str, before: datetime | None) -> Profile | None:
+async def get_newest(db: AsyncConnection, user_id: str, before: datetime | None) -> Profile | None:
+    """Return a user's newest profile; see `ProfileRepository.get_newest`."""
     query = select(profiles).where(profiles.c.user_id == user_id).order_by(profiles.c.version.desc()).limit(1)
     if before is not None:
         query = query.where(profiles.c.covers_until < before)

@@ -13,6 +13,7 @@ from mindprint_server.store.dump import DumpRepository
 from mindprint_server.store.engagements import EngagementRepository
 from mindprint_server.store.erasures import ErasureRepository
 from mindprint_server.store.funnel import FunnelRepository
+from mindprint_server.store.histories import HistoryRepository
 from mindprint_server.store.leases import LeaseRepository
 from mindprint_server.store.lineage import LineageRepository
 from mindprint_server.store.live_versions import LiveVersionRepository
@@ -53,6 +54,7 @@ class Store:
         self.users = UserRepository(database)
         self.engagements = EngagementRepository(database)
         self.profiles = ProfileRepository(database)
+        self.histories = HistoryRepository(database)
         self.cohorts = CohortRepository(database)
         self.batches = BatchRepository(database)
         self.batch_claims = BatchClaimRepository(database)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
+from mindprint.token_stretches import CONTEXT_CHARS
 from mindprint.types import Mode
 from mindprint_server.context import ServerContext
 from mindprint_server.engine import AdapterRef, Priority
@@ -221,13 +222,29 @@ class EngagementContext:
         return self._answer_tokens(before, lambda answer: turns.answer_after_thinking(answer, answer_prefix))
 
     def _answer_tokens(self, before: str, write: Callable[[str], str]) -> AnswerTokens:
-        settings, question, clean = self.builder.ctx.settings, self.question, self.builder.prompts.clean
-        texts = question.choices if question.choices is not None else (question.target or "",)
-        cleaned = {text: clean(text) for text in texts}
-        ids = {text: self.turns.answer_ids(before, write(answer)) if answer else [] for text, answer in cleaned.items()}
+        # Prompts of several memories end alike, so that the same answers follow the same text.
+        key = ("answer tokens", before[-CONTEXT_CHARS:], write(""))
+        if (known := self._computed.get(key)) is None:
+            known = self._computed[key] = self._tokenize_answers(before, write)
+        answers: AnswerTokens = known
+        return answers
+
+    def _tokenize_answers(self, before: str, write: Callable[[str], str]) -> AnswerTokens:
+        settings, question, turns = self.builder.ctx.settings, self.question, self.turns
+        answers = self._answers().items()
+        ids = {text: turns.answer_ids(before, write(answer)) if answer else [] for text, answer in answers}
         if question.choices is None:
             ids = {text: tokens[: settings.score_tokens] for text, tokens in ids.items()}
         return AnswerTokens(ids, question.target, question.choices is not None)
+
+    def _answers(self) -> dict[str, str]:
+        """Return each possible answer, and its text without what could end a turn."""
+        answers: dict[str, str] | None = self._computed.get(("answers",))
+        if answers is None:
+            question, clean = self.question, self.builder.prompts.clean
+            texts = question.choices if question.choices is not None else (question.target or "",)
+            answers = self._computed[("answers",)] = {text: clean(text) for text in texts}
+        return answers
 
     async def _likelihood(self, before: Prompt, answers: AnswerTokens) -> Likelihood:
         return await likelihood.score_answers(

@@ -26,7 +26,7 @@ import httpx
 from kills.answers import is_undone, is_unknown
 from weights import adapter_config, data_of, weights_file
 
-PRELOADED = ["mindprint_server.process", "mindprint_server.engine.fake", "bm25s", "aiosqlite", "asyncpg", "httpx"]
+PRELOADED = ["mindprint_server.process", "mindprint_server.engine.fake", "aiosqlite", "asyncpg", "httpx"]
 """Modules that the forkserver imports."""
 ENGINE_DELAY_S = 0.005
 """Seconds that a request of the fake engine takes, so that kills find work in progress."""
@@ -42,10 +42,6 @@ def run_server(variables: Mapping[str, str], log: Path) -> None:
     """Run a server with these settings until it is killed or stopped."""
     _begin(log)
     os.environ.update(variables)
-    # bm25s draws its bars with tqdm, whose lock between processes would be reported as leaked after a kill.
-    import tqdm  # type: ignore[import-untyped]
-
-    tqdm.tqdm.set_lock(threading.RLock())
     from mindprint_server import process
     from mindprint_server.engine import fake
     from mindprint_server.settings import Settings

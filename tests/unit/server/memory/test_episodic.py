@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from mindprint_server.memory.episodic import (
     Bm25,
     Recency,
-    bm25,
     embedder,
     most_similar,
-    words,
 )
+from mindprint_server.memory.word_index import bm25, words
 from mindprint_server.settings import Settings
 from mindprint_server.store import Store
 from recalling import TEXTS, WALKS, Events, recalled, sent_to_the_model, similar
@@ -149,12 +147,6 @@ def test_only_the_newest_are_considered() -> None:
     found = asyncio.run(Bm25(2, 5, Recency(2)).recall(past, "tea"))
     assert [e.id for e in found] == ["e008", "e009"]
     assert past.asked == [5]
-
-
-def test_bm25_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    bm25("tea", ["tea", "coffee"])
-    assert logging.getLogger("bm25s").level == logging.WARNING
-    assert capfd.readouterr() == ("", "")
 
 
 # --- embeddings ---

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import subprocess
-import sys
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -26,20 +23,19 @@ from mindprint_server.chat.request import read_request
 from mindprint_server.chat.service import ChatService
 from mindprint_server.context import ServerContext
 from mindprint_server.engine.fake import FakeEngine
-from mindprint_server.memory import MemoryService
+from mindprint_server.memory import MemoryService, UserHistory
 from mindprint_server.memory.episodic import (
     Bm25,
     Embeddings,
     Recency,
-    SimilarityRetriever,
     create_retriever,
-    words,
 )
+from mindprint_server.memory.word_index import words
 from mindprint_server.observability.metrics import Metrics
 from mindprint_server.settings import Settings
 from mindprint_server.sharing.admission import AdmissionController
 from mindprint_server.store import Store
-from recalling import STAND_IN, WALKS, Events
+from recalling import WALKS, Events
 from samples import engagement
 
 
@@ -163,29 +159,17 @@ async def test_chat_recalls_what_the_last_message_is_like(settings: Settings, st
     assert [episode.prompt for episode in recalled.episodes] == ["a walk by the lake"]
 
 
-async def test_the_loop_stays_free_while_words_are_counted() -> None:
-    recall: SimilarityRetriever = Bm25(3, 2000, Recency(3))
-    past = Events([f"walk {n} by lake {n % 7}" for n in range(2000)])
-    ticks = 0
-    work = asyncio.create_task(recall.recall(past, "lake 3"))
-    while not work.done():
-        await asyncio.sleep(0.001)
-        ticks += 1
-    assert ticks > 1
-    assert len(work.result()) == 3
+@pytest.mark.parametrize(("texts", "query", "is_inline"), [(20, "lake 3", True), (2000, "lake 3", False)])
+async def test_the_words_of_a_long_history_are_split_in_a_thread(
+    texts: int, query: str, is_inline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
 
+    def noted(text: str) -> list[str]:
+        threads.add(threading.get_ident())
+        return words(text)
 
-def test_jax_stays_off_the_gpu_where_it_is_installed(tmp_path: Path) -> None:
-    """bm25s runs JAX when it is imported, and JAX takes most of what is free of a GPU."""
-    package = tmp_path / "jax"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "lax.py").write_text(STAND_IN)
-    script = "from mindprint_server.memory.episodic import bm25; print(bm25('lake', ['the lake', 'a tax'])[1])"
-    for environment, told in (({}, "jax on cpu"), ({"JAX_PLATFORMS": "cuda"}, "jax on cuda")):
-        path = os.pathsep.join([str(tmp_path), *sys.path])
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True, text=True, check=True, timeout=60, env={"PYTHONPATH": path, **environment},
-        )  # fmt: skip
-        assert done.stdout.splitlines() == [told, "0.0"]
+    monkeypatch.setattr("mindprint_server.memory.history.words", noted)
+    past = UserHistory(Events([f"walk {n} by lake {n % 7}" for n in range(texts)]).all, []).all()
+    assert len(await Bm25(3, texts, Recency(3)).recall(past, query)) == 3
+    assert (threading.get_ident() in threads) == is_inline

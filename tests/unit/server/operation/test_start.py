@@ -56,16 +56,6 @@ async def test_it_does_not_wait_for_ever(tmp_path: Path, away: list[StoreBusy]) 
     assert len(away) == 1
 
 
-async def test_what_a_recall_imports_is_there_before_the_first_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[str] = []
-    monkeypatch.setattr(wiring, "load_bm25", lambda: loaded.append("bm25s"))
-    services = await open_services(settings(tmp_path, 0), engine=FakeEngine(model_path=tmp_path))
-    assert loaded == ["bm25s"]
-    await close_services(services)
-
-
 async def test_start_removes_what_a_killed_server_was_receiving(settings: Settings, base_folder: Path) -> None:
     settings.uploads_dir.mkdir()
     (settings.uploads_dir / "half.safetensors").write_bytes(b"of a user who may be erased")

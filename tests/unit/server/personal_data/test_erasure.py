@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import httpx
@@ -24,6 +26,7 @@ from mindprint_server.adapters.artifact_folders import WEIGHTS
 from mindprint_server.adapters.artifact_owner import MARKER
 from mindprint_server.app import create_app
 from mindprint_server.context import ServerContext
+from mindprint_server.engine.fake import FakeTokenizer
 from mindprint_server.exceptions import ArtifactUnavailable, Conflict
 from mindprint_server.observability import logging as server_logging
 from mindprint_server.personal_data.erasure import ErasureService
@@ -189,6 +192,32 @@ async def test_what_was_planted_is_nowhere_after_the_erasure(
     assert done.receipt is not None
     assert done.receipt.counts["engagements"] > 8
     assert done.receipt.withdrawn == ["cohort/everyone@1"]
+
+
+def texts_with(word: str, root: object) -> set[str]:
+    """The texts that can be reached from an object and hold a word. The fake tokenizer keeps words as its ids."""
+    seen, pending, found = {id(root)}, [root], set()
+    while pending:
+        held = pending.pop()
+        if isinstance(held, str) and word in held:
+            found.add(held)
+        if not isinstance(held, type | ModuleType | FunctionType | FakeTokenizer):
+            new = [one for one in gc.get_referents(held) if id(one) not in seen]
+            seen.update(map(id, new))
+            pending += new
+    return found
+
+
+async def test_what_was_planted_is_in_no_cache_after_the_erasure(serve: Open) -> None:
+    services = await serve(reminder_engagements=2)
+    await plant(services)
+    assert (await services.memory.recall_existing("ann", query=f"{CANARY} prompt")).episodes
+    await services.memory.get_history("ann")
+    kept = texts_with(CANARY, services.memory._histories._kept)
+    assert CANARY in kept  # a word of the index
+    assert f"{CANARY} yes 3" in kept
+    await erased(services)
+    assert texts_with(CANARY, services) == set()
 
 
 async def test_files_and_engine_copies_go_and_the_retrained_version_is_clean(serve: Open, tmp_path: Path) -> None:

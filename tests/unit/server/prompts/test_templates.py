@@ -218,3 +218,22 @@ def test_prefix_without_reminders_is_the_prefix_of_the_mode() -> None:
     assert prefix_without_reminders(prefix_with_reminders("", RecalledMemory("p", (), episodes()), []), "") == ""
     assert prefix_without_reminders("Shown:", "Shown:") == "Shown:"
     assert prefix_without_reminders("Another thinking_prefix", "Shown:") == "Another thinking_prefix"
+
+
+def test_a_memory_is_written_once_for_all_modes_and_each_shorter_one_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned: list[str] = []
+
+    def noted(text: str, special: tuple[str, ...]) -> str:
+        cleaned.append(text)
+        return clean(text, special)
+
+    monkeypatch.setattr("mindprint_server.prompts.templates.clean", noted)
+    memory: RecalledMemory | None = RecalledMemory("p", episodes())
+    assert memory is not None
+    texts = {build(memory, "q", None, mode, ("<|end|>",))[0]["content"] for mode in MODES}
+    assert len(texts) == 1
+    assert cleaned.count("Sea or hills?") == 1
+    shorter = memory.without_oldest()
+    assert shorter is not None
+    assert "Sea or hills?" not in build(shorter, "q", None, "direct", ("<|end|>",))[0]["content"]
+    assert build(memory, "q", None, "direct", ())[0]["content"] in texts
