@@ -31,13 +31,10 @@ from mindprint_server.store.tables import leases, publications, traces
 from mindprint_server.tenancy import in_all_tenants
 
 IdsByUser = Mapping[str, Sequence[str]]
-<<<<<<< HEAD
 MIN_STEP = timedelta(seconds=1)
 """A wall clock that was set by less is taken for one that runs a little fast or slow."""
-=======
 CONFIRMED_CLAIMS = 3
 """Choices of one claim that others may take away. After them it chooses while others wait."""
->>>>>>> store
 IMPORT_OWNER = "import"
 """Owner of the lease of an import."""
 
