@@ -373,6 +373,19 @@ async def test_an_architecture_with_adapters_is_not_refused(name: str, tmp_path:
     check_architecture(with_architectures(tmp_path, name))
 
 
+def test_architecture_when_its_code_needs_a_missing_package_then_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.model_executor.models import ModelRegistry
+
+    def load(_: object) -> None:
+        raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
+
+    monkeypatch.setattr(type(ModelRegistry.models["LlamaForCausalLM"]), "load_model_cls", load)
+    with pytest.raises(RuntimeError, match="LlamaForCausalLM needs the package torchvision, which is not installed"):
+        check_architecture(with_architectures(tmp_path, "LlamaForCausalLM"))
+
+
 async def test_the_list_of_quantizations_is_that_of_vllm() -> None:
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 

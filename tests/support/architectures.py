@@ -67,7 +67,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": Architecture(
         "Gemma 2", "gemma2", "gemma", GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 6.0}
     ),
-    "gemma3_text": Architecture("Gemma 3 (text)", "gemma3_text", "gemma", GEMMA),
+    "gemma3_text": Architecture("Gemma 3 (text)", "gemma3_text", "gemma", GEMMA | {"initializer_range": 0.1}),
     "mistral": Architecture("Mistral", "mistral", "mistral_v3", {"sliding_window": None}),
     "phi3": Architecture(
         "Phi-3",
@@ -88,14 +88,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
     ),
     "olmo2": Architecture("OLMo 2", "olmo2", "chatml"),
-    "stablelm": Architecture("StableLM", "stablelm", "chatml"),
-    "gemma3": Architecture("Gemma 3 with its image encoder", "gemma3", "gemma", weights="images"),
+    "stablelm": Architecture("StableLM", "stablelm", "chatml", refusal="vLLM serves no adapters on StableLm"),
+    "stablelm_transformers": Architecture(
+        "StableLM, `model_impl=transformers`", "stablelm", "chatml", engine_args={"model_impl": "transformers"}
+    ),
+    "gemma3": Architecture(
+        "Gemma 3 with its image encoder", "gemma3", "gemma", weights="images", refusal="needs the package torchvision"
+    ),
     "gemma3_only": Architecture(
         "Gemma 3 with its image encoder, `language_model_only`",
         "gemma3",
         "gemma",
         engine_args={"language_model_only": True},
         weights="images",
+        refusal="needs the package torchvision",
     ),
     "qwen3_moe": Architecture(
         "Qwen3, mixture of experts",
@@ -104,7 +110,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
         refusal="is a mixture of experts",
     ),
-    "quantized": Architecture("Llama, quantized to int8", "llama", "llama3", weights="int8"),
+    "quantized": Architecture("Llama, quantized to int8", "llama", "llama3", weights="int8", refusal="are int8"),
     "pickled": Architecture("Llama, weights in `.bin` only", "llama", "llama3", weights="bin", refusal="*.safetensors"),
     "consolidated": Architecture(
         "Mistral with `consolidated.safetensors` too",

@@ -28,7 +28,8 @@ def check_lora_support(folder: Path, target_modules: Sequence[str], *, on_cpu: b
         on_cpu: Whether the engine runs on a CPU.
 
     Raises:
-        RuntimeError: It is a mixture of experts and the engine runs on a CPU, or it has none of the layers.
+        RuntimeError: It is a mixture of experts or computes in int8 and the engine runs on a CPU, or it has none of the
+            layers.
     """
     config = read_model_config(folder) if (folder / CONFIG).is_file() else {}
     if on_cpu and has_experts(config):
@@ -36,7 +37,12 @@ def check_lora_support(folder: Path, target_modules: Sequence[str], *, on_cpu: b
             f"{config.get('model_type', 'the model')} is a mixture of experts, and vLLM serves adapters on one only on "
             "a GPU: name another model, or serve it on a GPU"
         )
-    if find_quantization(config) is not None:
+    if (quantization := find_quantization(config)) is not None:
+        if on_cpu and computes_in_int8(quantization):
+            raise RuntimeError(
+                "weights and activations of the model are int8, and vLLM serves adapters on such layers only on a GPU: "
+                "name the unquantized model, or serve it on a GPU"
+            )
         # Files of quantized layers have other names and shapes. The worker's own layers are checked after the load.
         return
     layers = linear_layers(_read_shapes(folder))
@@ -77,7 +83,7 @@ def check_architecture(folder: Path, model_impl: str = "auto") -> None:
         model_impl: vLLM's option. `transformers` takes transformers' code always.
 
     Raises:
-        RuntimeError: vLLM has it, and serves no adapters on it.
+        RuntimeError: vLLM has it, and serves no adapters on it, or its code needs a package that is not installed.
     """
     from vllm.model_executor.models import ModelRegistry, supports_lora
 
@@ -89,7 +95,12 @@ def check_architecture(folder: Path, model_impl: str = "auto") -> None:
             continue
         try:
             model_class = registered.load_model_cls()
-        except Exception as error:  # its code may need a package or a device; the engine says so when it loads it
+        except ModuleNotFoundError as error:  # vLLM's own words for it name a log
+            raise RuntimeError(
+                f"vLLM's code of {name} needs the package {error.name}, which is not installed: install the release of "
+                "it that fits the installed torch, or name a text model"
+            ) from error
+        except Exception as error:  # its code may need a device; the engine says so when it loads it
             log.info("architecture not checked", architecture=name, error=" ".join(str(error).split())[:200])
             return
         if not supports_lora(model_class):
@@ -98,6 +109,26 @@ def check_architecture(folder: Path, model_impl: str = "auto") -> None:
                 "`--engine-arg model_impl=transformers`"
             )
         return
+
+
+def computes_in_int8(quantization: Mapping[str, Any]) -> bool:
+    """Return whether linear layers multiply int8 weights with int8 activations.
+
+    On a CPU vLLM 0.32 packs such weights away, and finds none when it wraps the layer for adapters.
+
+    Args:
+        quantization: What `find_quantization` returned.
+    """
+    groups = quantization.get("config_groups")
+    return isinstance(groups, Mapping) and any(
+        all(_is_int8(group.get(part)) for part in ("weights", "input_activations"))
+        for group in groups.values()
+        if isinstance(group, Mapping)
+    )
+
+
+def _is_int8(values: Any) -> bool:
+    return isinstance(values, Mapping) and (values.get("type"), values.get("num_bits")) == ("int", 8)
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:

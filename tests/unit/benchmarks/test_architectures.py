@@ -107,8 +107,7 @@ class Chat:
             "model": self.version if is_given or self.fallback is None else "user/ann@1",
             "fallback": self.fallback if is_given else None,
         }
-        has_thought = mode != "direct" and provenance["fallback"] != "direct"
-        reasoning = self.thinking if has_thought else None
+        reasoning = self.thinking if mode != "direct" else None
         message = {"role": "assistant", "content": self.text, "reasoning_content": reasoning}
         choices = [{"index": 0, "message": message, "finish_reason": "length"}]
         return ChatCompletion.model_validate({"id": "1", "model": model, "choices": choices, "mindprint": provenance})

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-TO_RUN_AGAIN = {"architecture_matrix-cpu-1.json"}
-"""Kept results of an older script, until it has run again."""
 
 
 def kept_runs() -> list[object]:
@@ -20,9 +18,7 @@ def kept_runs() -> list[object]:
         command = json.loads(file.read_text(encoding="utf-8")).get("command", "")
         script = re.search(r"python (benchmarks/\w+\.py)", command)
         if script and (BENCHMARKS.parent / script[1]).is_file():
-            older = pytest.mark.xfail(strict=True, reason="run the script again, and keep its result")
-            marks = [older] if file.name in TO_RUN_AGAIN else []
-            found.append(pytest.param(BENCHMARKS.parent / script[1], command, id=file.name, marks=marks))
+            found.append(pytest.param(BENCHMARKS.parent / script[1], command, id=file.name))
     return found
 
 

@@ -53,6 +53,35 @@ def test_experts_when_on_a_cpu_then_are_refused_in_one_line(tmp_path: Path) -> N
     check_lora_support(folder, SERVED, on_cpu=False)
 
 
+def groups(*groups: Any) -> dict[str, Any]:
+    return {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": dict(enumerate(groups))}}
+
+
+INT8, FLOAT8, INT4 = ({"type": kind, "num_bits": bits} for kind, bits in (("int", 8), ("float", 8), ("int", 4)))
+
+
+def test_int8_weights_and_activations_when_on_a_cpu_then_are_refused(tmp_path: Path) -> None:
+    config = groups({"weights": INT4}, {"weights": INT8, "input_activations": INT8})
+    folder = model(tmp_path, list(SERVED), **config)
+    with pytest.raises(RuntimeError, match=r"are int8, and .*: name the unquantized model"):
+        check_lora_support(folder, SERVED, on_cpu=True)
+    check_lora_support(folder, SERVED, on_cpu=False)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        groups({"weights": INT8, "input_activations": None}),
+        groups({"weights": FLOAT8, "input_activations": FLOAT8}),
+        groups({"weights": INT4, "input_activations": INT8}),
+        groups("other"),
+        {"quantization_config": {"quant_method": "awq"}},
+    ],
+)
+def test_other_quantized_weights_when_on_a_cpu_then_the_worker_decides(config: dict[str, Any], tmp_path: Path) -> None:
+    check_lora_support(model(tmp_path, list(SERVED), **config), SERVED, on_cpu=True)
+
+
 def test_fused_layers_when_some_names_are_missing_then_are_named_in_the_log(tmp_path: Path) -> None:
     folder = model(tmp_path, ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
     with capture_logs() as lines:
