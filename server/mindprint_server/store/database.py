@@ -35,6 +35,8 @@ Work = Callable[Concatenate[AsyncConnection, P], Coroutine[Any, Any, T]]
 """A function that runs in one transaction. It gets the connection, then its own arguments."""
 
 BUSY_POLL_S = 0.02
+MIGRATIONS_WAIT_S = 600
+"""Seconds for which a start waits while another server migrates the tables. Statements of a migration take minutes."""
 SQLITE_CONNECTIONS = 15
 """Connections to a SQLite file at most. They stay open: each has a thread, and opening one takes milliseconds."""
 ACROSS_TENANTS_CACHED = 100
@@ -220,7 +222,10 @@ class Database:
 async def _migrate(db: AsyncConnection) -> None:
     if db.dialect.name == "postgresql":
         await db.execute(text("SET LOCAL statement_timeout = 0"))
+        bound = await db.scalar(select(func.current_setting("lock_timeout")))
+        await db.execute(select(func.set_config("lock_timeout", f"{MIGRATIONS_WAIT_S}s", True)))
         await _lock(db, "migrations")
+        await db.execute(select(func.set_config("lock_timeout", bound, True)))
     await db.run_sync(upgrade)
 
 

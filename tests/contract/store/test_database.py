@@ -247,8 +247,32 @@ async def test_no_bound_of_statements_holds_for_migrations(
     await (await Store.open(url, statement_timeout_s=0.2)).close()
 
 
+async def test_a_start_waits_longer_for_another_server_s_migrations_than_for_other_locks(
+    store: Store, url: str, dialect: str
+) -> None:
+    if dialect == "sqlite":
+        pytest.skip("SQLite has one server")
+    migrating, may_end = asyncio.Event(), asyncio.Event()
+
+    async def migrate(db: AsyncConnection) -> None:
+        await database_module._lock(db, "migrations")
+        migrating.set()
+        await may_end.wait()
+
+    other = asyncio.create_task(store._database.write(migrate))
+    await migrating.wait()
+    start = asyncio.create_task(Store.open(url, busy_timeout_s=1))
+    done, _ = await asyncio.wait([start], timeout=2)  # twice the bound of other locks
+    assert not done
+    may_end.set()
+    await other
+    hasty = await start
+    assert await hasty._database.read(lambda db: db.scalar(text("SHOW lock_timeout"))) == "1s"
+    await hasty.close()
+
+
 async def test_a_call_that_gets_no_connection_says_busy(store: Store, url: str) -> None:
-    hasty = await Store.open(url, busy_timeout_s=0.1)
+    hasty = await Store.open(url, busy_timeout_s=1)  # it bounds each connect too
     async with AsyncExitStack() as all_of_them:
         for _ in range(15):
             await all_of_them.enter_async_context(hasty._database.snapshot())

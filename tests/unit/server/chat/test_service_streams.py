@@ -117,7 +117,7 @@ async def test_models_are_what_may_be_named(room: Room, tmp_path: Path) -> None:
 
 async def test_memory_is_recalled_while_the_adapter_is_on_its_way(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     recalled = asyncio.Event()
-    recall, hold = room.services.memory.recall, room.services.adapters.residency._acquire_slot
+    recall, hold = room.services.memory.recall_existing, room.services.adapters.residency._acquire_slot
 
     async def recalling(*args: Any, **kwargs: Any) -> Any:
         recalled.set()
@@ -127,7 +127,7 @@ async def test_memory_is_recalled_while_the_adapter_is_on_its_way(room: Room, mo
         await asyncio.wait_for(recalled.wait(), 1)
         return await hold(adapter)
 
-    monkeypatch.setattr(room.services.memory, "recall", recalling)
+    monkeypatch.setattr(room.services.memory, "recall_existing", recalling)
     monkeypatch.setattr(room.services.adapters.residency, "_acquire_slot", entering)
     assert (await room.ask())["mindprint"]["model"] == "user/ann@1"
 

@@ -265,13 +265,13 @@ async def test_agent_s_turns_reach_a_user_s_model_and_its_memory_is_asked_the_us
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recalled: list[str] = []
-    recall = room.services.memory.recall
+    recall = room.services.memory.recall_existing
 
     async def noting(user_id: str, **kwargs: Any) -> Any:
         recalled.append(kwargs["query"])
         return await recall(user_id, **kwargs)
 
-    monkeypatch.setattr(room.services.memory, "recall", noting)
+    monkeypatch.setattr(room.services.memory, "recall_existing", noting)
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"at": "lake"}'}}
     messages = [
         {"role": "user", "content": "A walk?"},

@@ -25,7 +25,6 @@ AWAITED = {
     "operation/supervision.py": "the supervisor itself",
     "process.py": "the server, which the process waits for",
     "store/database.py": "a transaction, which its caller waits for",
-    "wiring.py": "an import, which the start waits for",
     "training_data/replay.py": "replays in a group, which their job waits for",
 }
 """Modules that start tasks by themselves, and why no error of these is lost."""
