@@ -86,6 +86,8 @@ class HeldLease:
             ttl_s: Seconds that the lease lives after a heartbeat.
         """
         self.lease = lease
+        self.version: str | None = None
+        """Name of the version that the server makes of the upload, once it has stored it."""
         self.is_handed_over = False
         """Whether the server has stored the upload, and keeps the lease itself."""
         self._connect = connect

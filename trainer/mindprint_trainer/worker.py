@@ -273,7 +273,7 @@ class Worker:
                 saved.drop()
             elif upload.has_diverged:
                 saved.set_aside()
-        self._record_outcome(lease, str(result), upload.trained)
+        self._record_outcome(lease, str(result), upload.trained, upload.held.version if upload.is_refused else None)
         if isinstance(result, MindprintError):
             self._failures.record_call(result)
         elif isinstance(result, Exception):
@@ -281,10 +281,17 @@ class Worker:
         else:
             self._failures.reset()
 
-    def _record_outcome(self, lease: Lease, result: str, trained: TrainedAdapter | None = None) -> None:
+    def _record_outcome(
+        self, lease: Lease, result: str, trained: TrainedAdapter | None = None, refused: str | None = None
+    ) -> None:
+        """Keep and show how a lease ended. `refused` is the name of the version that failed a check."""
         manifest = trained.manifest if trained else None
         self.outcomes.append(LeaseOutcome(lease.adapter, len(lease.trace_ids), result, manifest))
-        self._reporter.event(result, adapter=lease.adapter)
+        if refused is None:
+            self._reporter.event(result, adapter=lease.adapter)
+        else:
+            details = f"`mindprint adapters why {refused}`"
+            self._reporter.event(f"refused: {result}", adapter=lease.adapter, details=details)
 
     def _report_step(self, report: StepReport) -> None:
         self._reporter.step(report)

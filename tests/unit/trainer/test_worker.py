@@ -59,6 +59,25 @@ def test_the_claim_says_what_is_wanted(server: Any, make: MakeWorker) -> None:
     assert server.claims == [{"owner": "me", "adapter": "user/anna", "ttl_s": 12.0, "min_traces": 3, "max_traces": 7}]
 
 
+def test_refused_version_is_told_with_its_checks_and_the_command_that_explains_them(
+    server: Any,
+    make: MakeWorker,
+    lease_of: LeaseOf,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.queue = [lease_of("anna")]
+    message = "user/anna@1 failed the gate (collapse 0.41, bound 0.1): train again"
+    end = {"state": "refused", "code": "gate_failed", "message": message, "result": None}
+    publish = server.complete
+    monkeypatch.setattr(server, "complete", lambda *call: publish(*call).model_copy(update=end))
+    make().run()
+    told = [line for line in capsys.readouterr().out.splitlines() if "refused: " in line]
+    assert len(told) == 1
+    assert message in told[0]
+    assert "mindprint adapters why user/anna@1" in told[0]
+
+
 def test_of_several_adapters_the_first_that_waits_is_taken(server: Any, make: MakeWorker) -> None:
     make(adapter=("user/anna", "cohort/everyone")).run()
     assert [claim["adapter"] for claim in server.claims] == ["user/anna", "cohort/everyone"]
