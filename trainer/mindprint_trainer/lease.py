@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.retry import is_absent
 from mindprint.types import Lease
-from mindprint_trainer.errors import LeaseEnded
+from mindprint_trainer.errors import LEASE_LOST, LEASE_REVOKED, LeaseEnded
 
 REVOKED_CODE = "lease_revoked"
 """Error code of a lease whose data was erased: nothing of it may stay with the trainer."""
@@ -106,7 +106,7 @@ class HeldLease:
             LeaseEnded: The lease has ended, or may have ended.
         """
         if self._keeper.lost.is_set():
-            raise LeaseEnded
+            raise LeaseEnded(LEASE_REVOKED if self.is_revoked else LEASE_LOST)
 
     def stop_heartbeat(self) -> None:
         """Stop the heartbeats. A lease that was not completed expires after its time to live."""

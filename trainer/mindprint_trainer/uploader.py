@@ -34,7 +34,6 @@ REFUSED_CODES = ("adapter_load", "parity_failed", "gate_failed")
 DIVERGED_CODES = ("adapter_not_finite", "adapter_norm", "invalid_manifest")
 """Error codes about values that only the training can change. The lease goes on and is left to expire, which counts as
 an attempt: released, the next trainer would upload the same again and again."""
-LEASE_LOST = "the lease was lost: nothing uploaded"
 STEPS = {
     "stored": "uploaded: the server checks it",
     "loading": "check: the engine loads it",
@@ -123,8 +122,8 @@ class VersionUploader:
         try:
             version = self._complete(held, trained)
             result, is_final = f"version {version.version}", True
-        except LeaseEnded:
-            result = LEASE_LOST
+        except LeaseEnded as ended:
+            result = str(ended)
         except ApiError as error:
             result = error.message if error.code in SETTLED_CODES else error
             is_refused = error.code in REFUSED_CODES

@@ -29,7 +29,7 @@ from mindprint_trainer.settings import Settings
 from mindprint_trainer.training import parallel
 from mindprint_trainer.training.multi_adapter import Callbacks, TrainedAdapter, TrainingJob
 from mindprint_trainer.training.run import StepReport, TrainingRun
-from mindprint_trainer.uploader import LEASE_LOST, UploadResult, VersionUploader
+from mindprint_trainer.uploader import UploadResult, VersionUploader
 
 UPLOAD_POLL_S = 0.1
 """How often a wait for an upload calls `raise_if_stopped`."""
@@ -171,10 +171,8 @@ class Worker:
                 held.stop_heartbeat()
                 if held.is_revoked:
                     self._forget(held.lease)
-                if isinstance(result, LeaseEnded):
-                    self._record_outcome(held.lease, LEASE_LOST)
-                else:
-                    self._record_outcome(held.lease, str(result))
+                self._record_outcome(held.lease, str(result))
+                if not isinstance(result, LeaseEnded):
                     failure = failure or result
         if failure is not None:
             raise failure
@@ -195,10 +193,10 @@ class Worker:
         saved = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
         try:
             parent, refused = self._fetch(held)
-        except LeaseEnded:
+        except LeaseEnded as ended:
             self._held.remove(held)
             held.stop_heartbeat()
-            self._record_outcome(lease, LEASE_LOST)
+            self._record_outcome(lease, str(ended))
             return None
         except (MindprintError, TrainerError, OSError) as error:
             self._held.remove(held)

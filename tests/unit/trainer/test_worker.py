@@ -109,9 +109,12 @@ def test_after_an_erasure_no_checkpoint_stays(
         return httpx.Response(200, text=server.lease("lease").model_dump_json())
 
     server.answers["heartbeat"] = refused_once_there_is_a_checkpoint
-    make(ttl_s=0.3, epochs=300, checkpoint_every_steps=1).run()
+    worker = make(ttl_s=0.3, epochs=300, checkpoint_every_steps=1)
+    worker.run()
     assert server.completed == []
     assert len(left(settings, SUFFIX)) == kept
+    (outcome,) = worker.outcomes
+    assert ("an erasure removed some of its data" in outcome.result) is (code == "lease_revoked")
 
 
 def test_a_loss_that_is_not_a_number_ends_the_process_and_counts_as_a_bad_end(
