@@ -138,10 +138,14 @@ def describe_stop(signal_number: int, worker: Worker | None) -> str:
     name = signal.Signals(signal_number).name
     if worker is None:
         return f"stopped by {name} before anything was leased"
+    trainings = ", ".join(
+        f"{adapter} goes on from step {step}" if step else f"{adapter} begins again: it has no checkpoint"
+        for adapter, step in worker.resumes_at.items()
+    )
     return (
         f"stopped by {name}: leases done: {len(worker.outcomes)}, uploads that the server goes on to check: "
-        f"{worker.handed_over}, given back: {worker.given_back} (a training goes on from its last checkpoint)"
-    )
+        f"{worker.handed_over}, given back: {worker.given_back}"
+    ) + (f" ({trainings})" if trainings else "")
 
 
 def nothing_to_train(settings: Settings) -> str:

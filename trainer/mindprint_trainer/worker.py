@@ -39,7 +39,8 @@ class Worker:
     """Works through the leases of one server.
 
     `outcomes` lists the results of all leases that were trained. When the process ends, `given_back` counts
-    the leases that were given back, and `handed_over` those whose upload the server goes on to check.
+    the leases that were given back, and `handed_over` those whose upload the server goes on to check. `resumes_at` has
+    the step of the last checkpoint of each training that was given back, by adapter; 0 without a checkpoint.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Worker:
         """
         self.outcomes: list[LeaseOutcome] = []
         self.given_back = self.handed_over = 0
+        self.resumes_at: dict[str, int] = {}
         self._settings, self._base, self._client = settings, base, client
         self._reporter, self._raise_if_stopped = reporter, raise_if_stopped
         self._claimer = LeaseClaimer(settings, client, connect_for_heartbeats, reporter.event)
@@ -101,6 +103,7 @@ class Worker:
             for held in self._held:
                 held.release()
             self._uploader.release_pending()
+            self.resumes_at = {held.lease.adapter: self._saved_step(held.lease) for held in self._held}
 
     def preview(self) -> Table | None:
         """Show what the next lease would be trained on, and release it. None when nothing is waiting."""
@@ -177,6 +180,13 @@ class Worker:
         if failure is not None:
             raise failure
         return bool(jobs)
+
+    def _saved_step(self, lease: Lease) -> int:
+        """Return the step of the last checkpoint of a lease's training; 0 if there is none."""
+        if not self._settings.checkpoints:
+            return 0
+        state = Checkpoints(self._settings.work_dir, task_key(lease, self._settings)).load()
+        return 0 if state is None else int(state["position"])
 
     def _forget(self, lease: Lease) -> None:
         """Delete what was made and downloaded under a lease whose data was erased."""

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -168,6 +169,14 @@ def test_logger_that_is_not_installed_is_one_line(
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert process.run(settings.model_copy(update={"wandb_project": "p"})) == 1
     assert "needs wandb, which is not installed" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_stop_says_which_trainings_go_on_and_which_begin_again() -> None:
+    worker: Any = SimpleNamespace(outcomes=[], handed_over=0, given_back=2, resumes_at={"user/anna": 15, "user/ben": 0})
+    told = process.describe_stop(signal.SIGINT, worker)
+    assert told.endswith("(user/anna goes on from step 15, user/ben begins again: it has no checkpoint)")
+    worker.resumes_at = {}
+    assert process.describe_stop(signal.SIGINT, worker).endswith("given back: 2")
 
 
 # A signal that arrives in a callback of the garbage collector raises where Python swallows it, with a warning;

@@ -157,6 +157,23 @@ def test_a_stop_in_the_middle_releases_the_lease(
     assert server.completed == []
 
 
+@pytest.mark.parametrize(("every", "resumes"), [(1, True), (1000, False)])
+def test_stop_keeps_the_step_from_which_a_training_goes_on(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, every: int, resumes: bool
+) -> None:
+    server.queue = [lease_of("anna")]
+    steps: list[int] = []
+
+    def check() -> None:
+        if len(steps) >= 2:
+            raise Stopped(15)
+
+    worker = make(check=check, watch=lambda step: steps.append(step.step), checkpoint_every_steps=every)
+    with pytest.raises(Stopped):
+        worker.run()
+    assert worker.resumes_at == {"user/anna": steps[-1] if resumes else 0}
+
+
 @pytest.mark.parametrize("code", ["parity_failed", "gate_failed"])
 def test_refused_version_is_reported_and_the_next_lease_goes_on(
     server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, refusal: Any, code: str
