@@ -114,7 +114,8 @@ def test_server_that_is_starting_is_waited_for_beyond_the_bound(
         asked.append(time.monotonic())
         if len(asked) == 5:
             server.answers.clear()
-        return starting()
+        answer: httpx.Response = starting()
+        return answer
 
     server.answers |= {"readyz": starting, "info": ask}
     assert process.run(settings.model_copy(update={"startup_wait_s": 0})) == 0
