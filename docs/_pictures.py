@@ -257,6 +257,8 @@ MACHINES = {
             ),
             Move("dead_letter", "waiting", "a person puts it back: `POST /v1/traces/requeue`"),
             Move("trained", "waiting", "an erasure withdraws the version"),
+            Move("waiting", "trained", "a refused version that learned it is promoted"),
+            Move("dead_letter", "trained", "a refused version that learned it is promoted"),
         ),
         ("stored",),
     ),
@@ -284,7 +286,7 @@ MACHINES = {
         "A lease is a trainer's timed claim on the traces of one adapter.",
         {
             "active": "Its traces belong to the owner until the deadline.",
-            "completed": "Its version is published.",
+            "completed": "Its version is published, or was refused and then promoted.",
             "released": "Given back (attempts stay), or its version was refused (attempts of its traces rise by one).",
             "expired": "The deadline passed; attempts of its traces rise by one.",
             "revoked": "An erasure removed some of its data; its other traces wait again, attempts stay.",
@@ -294,8 +296,9 @@ MACHINES = {
             Move("active", "released", "the trainer gives it back, or the gate refuses the version"),
             Move("active", "expired", "no heartbeat until the deadline"),
             Move("active", "revoked", "a user whose rows it holds, or whose version it starts from, is erased"),
+            Move("released", "completed", "its refused version is promoted by number"),
         ),
-        ("completed", "released", "expired", "revoked"),
+        ("completed", "expired", "revoked"),
     ),
     "version": Machine(
         "States of a version",

@@ -19,8 +19,19 @@ class NotFinite(TrainerError):
     """The loss or its gradient became NaN or infinite."""
 
 
+LEASE_LOST = "the lease was lost: nothing uploaded"
+LEASE_REVOKED = "the lease was revoked, because an erasure removed some of its data: nothing uploaded"
+
+
 class LeaseEnded(Exception):
-    """The server has ended the lease. What was trained under it cannot be uploaded."""
+    """The server has ended the lease. What was trained under it cannot be uploaded.
+
+    Args:
+        why: What the trainer tells of it.
+    """
+
+    def __init__(self, why: str = LEASE_LOST) -> None:
+        super().__init__(why)
 
 
 class Stopped(BaseException):

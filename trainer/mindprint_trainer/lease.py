@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.retry import is_absent
 from mindprint.types import Lease
-from mindprint_trainer.errors import LeaseEnded
+from mindprint_trainer.errors import LEASE_LOST, LEASE_REVOKED, LeaseEnded
 
 REVOKED_CODE = "lease_revoked"
 """Error code of a lease whose data was erased: nothing of it may stay with the trainer."""
@@ -86,6 +86,8 @@ class HeldLease:
             ttl_s: Seconds that the lease lives after a heartbeat.
         """
         self.lease = lease
+        self.version: str | None = None
+        """Name of the version that the server makes of the upload, once it has stored it."""
         self.is_handed_over = False
         """Whether the server has stored the upload, and keeps the lease itself."""
         self._connect = connect
@@ -104,7 +106,7 @@ class HeldLease:
             LeaseEnded: The lease has ended, or may have ended.
         """
         if self._keeper.lost.is_set():
-            raise LeaseEnded
+            raise LeaseEnded(LEASE_REVOKED if self.is_revoked else LEASE_LOST)
 
     def stop_heartbeat(self) -> None:
         """Stop the heartbeats. A lease that was not completed expires after its time to live."""

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mindprint import MindprintClient, MindprintError, Retries, Timeouts
+from mindprint import ApiError, MindprintClient, MindprintError, Retries, Timeouts
+from mindprint.exceptions import UNKNOWN_CODE
 from mindprint.model_files import MissingModel, model_digest, resolve
 from mindprint.private_files import private_umask
 from mindprint.retry import is_absent
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from mindprint_trainer.worker import Worker
 
 READY_EVERY_S = 0.5
+ASK_S = 30.0
+"""Seconds that one question at start takes at most."""
+STARTING_CODE = "engine_starting"
+"""Error code of a server that is starting."""
+STARTING_EVERY_S = 30.0
+"""Seconds between two lines of the same start-up phase."""
 TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 """Variables set before torch is loaded. Threads that spin while they wait are slow if the engine uses the same cores: a
 pass took 40 s with them, and 4.5 s with threads that sleep. Without other load there is no difference."""
@@ -130,10 +138,14 @@ def describe_stop(signal_number: int, worker: Worker | None) -> str:
     name = signal.Signals(signal_number).name
     if worker is None:
         return f"stopped by {name} before anything was leased"
+    trainings = ", ".join(
+        f"{adapter} goes on from step {step}" if step else f"{adapter} begins again: it has no checkpoint"
+        for adapter, step in worker.resumes_at.items()
+    )
     return (
         f"stopped by {name}: leases done: {len(worker.outcomes)}, uploads that the server goes on to check: "
-        f"{worker.handed_over}, given back: {worker.given_back} (a training goes on from its last checkpoint)"
-    )
+        f"{worker.handed_over}, given back: {worker.given_back}"
+    ) + (f" ({trainings})" if trainings else "")
 
 
 def nothing_to_train(settings: Settings) -> str:
@@ -150,42 +162,71 @@ def wait_until_ready(
 ) -> ServerInfo:
     """Wait until the server is ready, and return what it says about itself.
 
+    A server that says that it is starting is waited for without a bound: it bounds its start itself.
+
     Args:
         client: The server.
         settings: How long to wait.
-        reporter: Gets an event before the first call.
+        reporter: Gets an event before the first call, and some while the server starts.
         raise_if_stopped: Raises when the process is to end.
 
     Raises:
-        TrainerError: No server was ready within `startup_wait_s`.
+        TrainerError: No server answered, or none was ready, within `startup_wait_s`.
+        MindprintError: The server refuses to say it, for instance without a key.
     """
-    deadline = time.monotonic() + settings.startup_wait_s
     reporter.event("waiting for the server", url=client.url)
-    while (info := ask_info(client)) is None:
-        raise_if_stopped()
-        if time.monotonic() > deadline:
-            raise TrainerError(
-                f"no server was ready at {client.url} within {settings.startup_wait_s:g} s: "
-                "start one with `mindprint serve`, or set MINDPRINT_URL"
-            )
-        time.sleep(READY_EVERY_S)
-    return info
+    deadline = time.monotonic() + settings.startup_wait_s
+    told, told_at = "", 0.0
+    # Each call asks once: with retries it would be silent for minutes.
+    with create_client(settings, ASK_S) as asker:
+        while not isinstance(answer := ask_info(asker), ServerInfo):
+            raise_if_stopped()
+            now = time.monotonic()
+            if isinstance(answer, ApiError) and answer.code == STARTING_CODE:
+                deadline = now + settings.startup_wait_s
+                if answer.message != told or now - told_at >= STARTING_EVERY_S:
+                    reporter.event("the server is starting: waiting for it", why=answer.message)
+                    told, told_at = answer.message, now
+            elif now > deadline:
+                raise not_ready(client.url, settings.startup_wait_s, answer)
+            time.sleep(READY_EVERY_S)
+    return answer
 
 
-def ask_info(client: MindprintClient) -> ServerInfo | None:
-    """Return what a ready server says about itself; None while there is none.
+def ask_info(client: MindprintClient) -> ServerInfo | MindprintError | None:
+    """Return what a ready server says about itself.
+
+    Returns:
+        The error of a server that does not answer, fails or is starting; None if it answers, but is not ready.
 
     Raises:
         MindprintError: The server refuses to say it, for instance without a key.
     """
-    if not client.ready():
-        return None
     try:
-        return client.server.info()
+        info = client.server.info()
     except MindprintError as error:
-        if is_absent(error):
-            return None
+        if is_absent(error) or (isinstance(error, ApiError) and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR):
+            return error
         raise
+    return info if client.ready() else None
+
+
+def not_ready(url: str, waited_s: float, reason: MindprintError | None) -> TrainerError:
+    """Build the error for a server that was not ready in time.
+
+    Args:
+        url: Its address.
+        waited_s: How long the trainer waited.
+        reason: Why the last call failed; None if the server answered it, but is not ready.
+    """
+    if reason is None or (isinstance(reason, ApiError) and reason.code != UNKNOWN_CODE):
+        why = reason.message if isinstance(reason, ApiError) else "GET /readyz says why"
+        return TrainerError(
+            f"the server at {url} answers, but was not ready within {waited_s:g} s ({why}): look at the server's log"
+        )
+    return TrainerError(
+        f"no server answered at {url} within {waited_s:g} s: start one with `mindprint serve`, or set MINDPRINT_URL"
+    )
 
 
 def load_matching_base(settings: Settings, info: ServerInfo, reporter: ProgressReporter) -> Base:

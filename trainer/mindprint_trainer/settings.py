@@ -76,7 +76,8 @@ class Settings(BaseSettings):
     poll_s: float = Field(2, gt=0)
     """Seconds between two claims when nothing is waiting, also while uploads are checked. Varied by half at random."""
     startup_wait_s: float = Field(300, ge=0)
-    """Seconds to wait at start for the server to be ready."""
+    """Seconds to wait at start for a server that does not answer, or is not ready. A server that says that it is
+    starting is waited for without a bound: its own `engine_start_timeout_s` is one."""
     max_failures: int = Field(5, ge=1)
     """End after this many failed calls in a row. Each call has its own retries. Calls that find no server, or one that
     asks to retry, do not count."""

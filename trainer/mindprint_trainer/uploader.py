@@ -11,6 +11,7 @@ from functools import partial
 from mindprint import ApiError, MindprintClient, MindprintError
 from mindprint.retry import is_absent
 from mindprint.types import Publication, Version
+from mindprint.types.keys import VersionRef
 from mindprint_trainer.absence import ServerAbsence
 from mindprint_trainer.errors import LeaseEnded
 from mindprint_trainer.lease import REVOKED_CODE, HeldLease
@@ -33,7 +34,6 @@ REFUSED_CODES = ("adapter_load", "parity_failed", "gate_failed")
 DIVERGED_CODES = ("adapter_not_finite", "adapter_norm", "invalid_manifest")
 """Error codes about values that only the training can change. The lease goes on and is left to expire, which counts as
 an attempt: released, the next trainer would upload the same again and again."""
-LEASE_LOST = "the lease was lost: nothing uploaded"
 STEPS = {
     "stored": "uploaded: the server checks it",
     "loading": "check: the engine loads it",
@@ -53,6 +53,8 @@ class UploadResult:
     """Text such as `version 3`, or why there is no version. An exception if the call failed."""
     is_final: bool
     """Whether the task is done or refused. Otherwise its checkpoint is still needed."""
+    is_refused: bool = False
+    """Whether the version failed a check of the server."""
     has_diverged: bool = False
     """Whether the server found values that only another training can change."""
 
@@ -116,16 +118,17 @@ class VersionUploader:
 
     def _upload(self, held: HeldLease, trained: TrainedAdapter) -> None:
         result: str | Exception
-        is_final = has_diverged = False
+        is_final = is_refused = has_diverged = False
         try:
             version = self._complete(held, trained)
             result, is_final = f"version {version.version}", True
-        except LeaseEnded:
-            result = LEASE_LOST
+        except LeaseEnded as ended:
+            result = str(ended)
         except ApiError as error:
             result = error.message if error.code in SETTLED_CODES else error
+            is_refused = error.code in REFUSED_CODES
             # After an erasure nothing of the training may stay.
-            is_final = error.code in (*REFUSED_CODES, REVOKED_CODE)
+            is_final = is_refused or error.code == REVOKED_CODE
             has_diverged = error.code in DIVERGED_CODES
         except Exception as error:  # It is raised again in the thread that polls.
             result = error
@@ -133,7 +136,7 @@ class VersionUploader:
             held.release()
         else:
             held.stop_heartbeat()
-        self._results.put(UploadResult(held, trained, result, is_final, has_diverged))
+        self._results.put(UploadResult(held, trained, result, is_final, is_refused, has_diverged))
 
     def _complete(self, held: HeldLease, trained: TrainedAdapter) -> Version:
         """Upload a version, and wait for a server that is away: the same upload again has the same result."""
@@ -164,6 +167,7 @@ class VersionUploader:
         absence.end()
         if not held.is_handed_over:
             held.is_handed_over = True
+            held.version = VersionRef.of(publication.adapter, publication.version)
             held.stop_heartbeat()  # the server holds the lease, and refuses a heartbeat once the version is published
         if publication.state in STEPS:
             self._on_event(STEPS[publication.state], adapter=publication.adapter, version=publication.version)

@@ -29,7 +29,7 @@ from mindprint_trainer.settings import Settings
 from mindprint_trainer.training import parallel
 from mindprint_trainer.training.multi_adapter import Callbacks, TrainedAdapter, TrainingJob
 from mindprint_trainer.training.run import StepReport, TrainingRun
-from mindprint_trainer.uploader import LEASE_LOST, UploadResult, VersionUploader
+from mindprint_trainer.uploader import UploadResult, VersionUploader
 
 UPLOAD_POLL_S = 0.1
 """How often a wait for an upload calls `raise_if_stopped`."""
@@ -39,7 +39,8 @@ class Worker:
     """Works through the leases of one server.
 
     `outcomes` lists the results of all leases that were trained. When the process ends, `given_back` counts
-    the leases that were given back, and `handed_over` those whose upload the server goes on to check.
+    the leases that were given back, and `handed_over` those whose upload the server goes on to check. `resumes_at` has
+    the step of the last checkpoint of each training that was given back, by adapter; 0 without a checkpoint.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Worker:
         """
         self.outcomes: list[LeaseOutcome] = []
         self.given_back = self.handed_over = 0
+        self.resumes_at: dict[str, int] = {}
         self._settings, self._base, self._client = settings, base, client
         self._reporter, self._raise_if_stopped = reporter, raise_if_stopped
         self._claimer = LeaseClaimer(settings, client, connect_for_heartbeats, reporter.event)
@@ -101,6 +103,7 @@ class Worker:
             for held in self._held:
                 held.release()
             self._uploader.release_pending()
+            self.resumes_at = {held.lease.adapter: self._saved_step(held.lease) for held in self._held}
 
     def preview(self) -> Table | None:
         """Show what the next lease would be trained on, and release it. None when nothing is waiting."""
@@ -171,14 +174,19 @@ class Worker:
                 held.stop_heartbeat()
                 if held.is_revoked:
                     self._forget(held.lease)
-                if isinstance(result, LeaseEnded):
-                    self._record_outcome(held.lease, LEASE_LOST)
-                else:
-                    self._record_outcome(held.lease, str(result))
+                self._record_outcome(held.lease, str(result))
+                if not isinstance(result, LeaseEnded):
                     failure = failure or result
         if failure is not None:
             raise failure
         return bool(jobs)
+
+    def _saved_step(self, lease: Lease) -> int:
+        """Return the step of the last checkpoint of a lease's training; 0 if there is none."""
+        if not self._settings.checkpoints:
+            return 0
+        state = Checkpoints(self._settings.work_dir, task_key(lease, self._settings)).load()
+        return 0 if state is None else int(state["position"])
 
     def _forget(self, lease: Lease) -> None:
         """Delete what was made and downloaded under a lease whose data was erased."""
@@ -195,10 +203,10 @@ class Worker:
         saved = Checkpoints(self._settings.work_dir, task_key(lease, self._settings))
         try:
             parent, refused = self._fetch(held)
-        except LeaseEnded:
+        except LeaseEnded as ended:
             self._held.remove(held)
             held.stop_heartbeat()
-            self._record_outcome(lease, LEASE_LOST)
+            self._record_outcome(lease, str(ended))
             return None
         except (MindprintError, TrainerError, OSError) as error:
             self._held.remove(held)
@@ -273,7 +281,7 @@ class Worker:
                 saved.drop()
             elif upload.has_diverged:
                 saved.set_aside()
-        self._record_outcome(lease, str(result), upload.trained)
+        self._record_outcome(lease, str(result), upload.trained, upload.held.version if upload.is_refused else None)
         if isinstance(result, MindprintError):
             self._failures.record_call(result)
         elif isinstance(result, Exception):
@@ -281,10 +289,17 @@ class Worker:
         else:
             self._failures.reset()
 
-    def _record_outcome(self, lease: Lease, result: str, trained: TrainedAdapter | None = None) -> None:
+    def _record_outcome(
+        self, lease: Lease, result: str, trained: TrainedAdapter | None = None, refused: str | None = None
+    ) -> None:
+        """Keep and show how a lease ended. `refused` is the name of the version that failed a check."""
         manifest = trained.manifest if trained else None
         self.outcomes.append(LeaseOutcome(lease.adapter, len(lease.trace_ids), result, manifest))
-        self._reporter.event(result, adapter=lease.adapter)
+        if refused is None:
+            self._reporter.event(result, adapter=lease.adapter)
+        else:
+            details = f"`mindprint adapters why {refused}`"
+            self._reporter.event(f"refused: {result}", adapter=lease.adapter, details=details)
 
     def _report_step(self, report: StepReport) -> None:
         self._reporter.step(report)

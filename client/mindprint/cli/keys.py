@@ -51,6 +51,9 @@ def create(
     if admin:
         created, database = _create_admin(name, expires_in_s, tenant or DEFAULT_TENANT, sets, config)
         typer.secho(f"Written to {database}: start the server with the same settings.", err=True)
+        typer.secho(
+            "A server that runs on it asks for a key from now on: restart trainers and apps with one.", err=True
+        )
         return _print_created(created, as_json)
     if sets or config:
         raise Fail("--set and --config say where the database is: use them with --admin", code=2)

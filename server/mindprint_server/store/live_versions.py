@@ -14,7 +14,7 @@ from mindprint_server.store import adapters
 from mindprint_server.store import versions as version_rows
 from mindprint_server.store.database import Database, advisory_lock, insert_new
 from mindprint_server.store.exceptions import AlreadyLive, FilesGone, NothingToRollBack, VersionRefused
-from mindprint_server.store.tables import live_versions, users, versions
+from mindprint_server.store.tables import leases, live_versions, trace_versions, traces, users, versions
 from mindprint_server.store.versions import VersionRecord
 
 
@@ -52,7 +52,8 @@ class LiveVersionRepository:
     async def set_live(self, key: str, version: int | None) -> Adapter:
         """Make a version live, also a refused one; None takes the adapter off, with its canary.
 
-        A canary that becomes live is no longer the canary.
+        A canary that becomes live is no longer the canary. A refused version counts as published from then on: those
+        of its traces that wait, or are dead letters, are trained in it. Leased ones stay with their lease.
 
         Raises:
             FilesGone: The version has no files.
@@ -130,15 +131,41 @@ async def publish(db: AsyncConnection, key: str, number: int, canary_share: floa
 
 
 async def _set_live(db: AsyncConnection, key: str, number: int | None) -> Adapter:
+    # No claim may choose the traces of a refused version while they are marked as trained in it.
+    await advisory_lock(db, "claims")
     await advisory_lock(db, f"adapter {key}")
     adapter = await adapters.get(db, key)
     if number is None:
         await take_off(db, key)
     else:
-        if not (await version_rows.get(db, key, number)).files:
+        version = await version_rows.get(db, key, number)
+        if not version.files:
             raise FilesGone(key, number)
+        if version.state == "refused":
+            await _complete_refused(db, key, number)
         await _go_live(db, adapter, number)
     return await adapters.get(db, key)
+
+
+async def _complete_refused(db: AsyncConnection, key: str, number: int) -> None:
+    """Let a refused version count as published, so that no later version of the adapter learns the same traces.
+
+    A version that was withdrawn after its publication counts already.
+    """
+    mine = versions.c.adapter == key, versions.c.version == number
+    lease_id = await db.scalar(select(versions.c.lease_id).where(*mine))
+    refused = leases.c.id == lease_id, leases.c.state == "released"
+    # The state of the lease is what a cohort's claim asks for.
+    if not (await db.execute(update(leases).where(*refused).values(state="completed", version=number))).rowcount:
+        return
+    learned = trace_versions.c.adapter == key, trace_versions.c.version == number
+    # Only a user's own adapter owns the state of its traces: a cohort's trace may train its user's adapter, too.
+    left = (
+        traces.c.adapter == key,
+        traces.c.state.in_(("waiting", "dead_letter")),
+        traces.c.id.in_(select(trace_versions.c.trace_id).where(*learned)),
+    )
+    await db.execute(update(traces).where(*left).values(state="trained", version=number, lease_id=lease_id))
 
 
 async def _rollback(db: AsyncConnection, key: str) -> Adapter:

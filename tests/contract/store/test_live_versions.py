@@ -151,6 +151,50 @@ async def test_a_refused_version_that_was_promoted_can_be_withdrawn(store: Store
     assert withdrawn.versions[1].checks == [gate, check]
 
 
+async def test_promoted_refused_version_keeps_its_traces_from_later_leases(store: Store, make: Any) -> None:
+    lease = await make.leased(store)
+    await make.refused(store, lease)
+    await store.live_versions.set_live(KEY, 1)
+    assert {(trace.state, trace.version) for trace in await store.traces.find()} == {("trained", 1)}
+    assert await make.claim(store, adapter=KEY) is None
+    assert (await store.leases.get(lease.id)).state == "completed"
+    later = await make.leased(store)
+    assert not set(lease.trace_ids) & set(later.trace_ids)
+    assert later.start.version == 1
+
+
+async def test_promoted_refused_version_leaves_traces_that_are_leased_or_trained_elsewhere(
+    store: Store, make: Any
+) -> None:
+    first = await make.leased(store)
+    await make.refused(store, first)
+    trained = await make.claim(store, adapter=KEY, max_traces=1)
+    await make.completed(store, trained)
+    leased = await make.claim(store, adapter=KEY)
+    assert {*trained.trace_ids, *leased.trace_ids} == {*first.trace_ids}
+    await store.live_versions.set_live(KEY, 1)
+    states = {trace.id: (trace.state, trace.version) for trace in await store.traces.find()}
+    assert states == {trained.trace_ids[0]: ("trained", 2), leased.trace_ids[0]: ("leased", None)}
+    assert (await make.completed(store, leased)).state == "live"
+
+
+async def test_promoted_refused_version_takes_its_dead_letters(store: Store, make: Any) -> None:
+    lease = await make.leased(store)
+    version = make.version(lease, (await store.versions.allocate(KEY)).version)
+    await store.publication.refuse(lease.id, version, max_attempts=1)
+    assert {trace.state for trace in await store.traces.find()} == {"dead_letter"}
+    await store.live_versions.set_live(KEY, 1)
+    assert {(trace.state, trace.version) for trace in await store.traces.find()} == {("trained", 1)}
+
+
+async def test_promoted_refused_version_of_a_cohort_is_not_trained_again(store: Store, make: Any) -> None:
+    await make.cohort(store, "everyone", "ann", "bob")
+    await make.refused(store, await make.cohort_claim(store))
+    await store.live_versions.set_live("cohort/everyone", 1)
+    assert await make.cohort_claim(store) is None
+    assert {trace.state for trace in await store.traces.find()} == {"waiting"}  # for the users' own adapters
+
+
 async def test_a_completion_that_repeats_after_a_withdrawal_is_still_one(store: Store, make: Any, check: Check) -> None:
     lease = await make.leased(store)
     sent = make.version(lease, (await store.versions.allocate(KEY)).version)

@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from mindprint_trainer import forward_check, process
@@ -75,12 +77,52 @@ def test_a_missing_model_is_one_line(settings: Settings, capsys: pytest.CaptureF
     assert line.startswith("error: model ")
 
 
+def unreachable() -> httpx.Response:
+    raise httpx.ConnectError("connection refused")
+
+
 def test_a_server_that_does_not_come_up_is_one_line(
-    server: Any, settings: Settings, refusal: Any, capsys: pytest.CaptureFixture[str]
+    server: Any, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.answers["readyz"] = refusal(503, "starting")
+    server.answers |= {"readyz": unreachable, "info": unreachable}
     assert process.run(settings) == 1
-    assert "start one with `mindprint serve`" in capsys.readouterr().err.splitlines()[-1]
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: no server answered at ")
+    assert "start one with `mindprint serve`" in line
+
+
+@pytest.mark.parametrize("code", [None, "engine_dead"])
+def test_server_that_answers_but_is_not_ready_is_another_line(
+    server: Any, settings: Settings, refusal: Any, capsys: pytest.CaptureFixture[str], code: str | None
+) -> None:
+    server.answers["readyz"] = refusal(503, "not_ready")
+    if code is not None:
+        server.answers["info"] = refusal(503, code)
+    assert process.run(settings) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "answers, but was not ready within" in line
+    assert "start one with" not in line
+
+
+def test_server_that_is_starting_is_waited_for_beyond_the_bound(
+    server: Any, settings: Settings, refusal: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "READY_EVERY_S", 0.001)
+    starting, asked = refusal(503, "engine_starting"), []
+
+    def ask() -> httpx.Response:
+        asked.append(time.monotonic())
+        if len(asked) == 5:
+            server.answers.clear()
+        answer: httpx.Response = starting()
+        return answer
+
+    server.answers |= {"readyz": starting, "info": ask}
+    assert process.run(settings.model_copy(update={"startup_wait_s": 0})) == 0
+    assert len(asked) == 5
+    shown = capsys.readouterr().err
+    assert shown.count("the server is starting: waiting for it") == 1
+    assert "nothing to train" in shown
 
 
 def test_loss_that_is_not_a_number_is_reported(
@@ -128,6 +170,14 @@ def test_logger_that_is_not_installed_is_one_line(
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert process.run(settings.model_copy(update={"wandb_project": "p"})) == 1
     assert "needs wandb, which is not installed" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_stop_says_which_trainings_go_on_and_which_begin_again() -> None:
+    worker: Any = SimpleNamespace(outcomes=[], handed_over=0, given_back=2, resumes_at={"user/anna": 15, "user/ben": 0})
+    told = process.describe_stop(signal.SIGINT, worker)
+    assert told.endswith("(user/anna goes on from step 15, user/ben begins again: it has no checkpoint)")
+    worker.resumes_at = {}
+    assert process.describe_stop(signal.SIGINT, worker).endswith("given back: 2")
 
 
 # A signal that arrives in a callback of the garbage collector raises where Python swallows it, with a warning;

@@ -59,6 +59,25 @@ def test_the_claim_says_what_is_wanted(server: Any, make: MakeWorker) -> None:
     assert server.claims == [{"owner": "me", "adapter": "user/anna", "ttl_s": 12.0, "min_traces": 3, "max_traces": 7}]
 
 
+def test_refused_version_is_told_with_its_checks_and_the_command_that_explains_them(
+    server: Any,
+    make: MakeWorker,
+    lease_of: LeaseOf,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.queue = [lease_of("anna")]
+    message = "user/anna@1 failed the gate (collapse 0.41, bound 0.1): train again"
+    end = {"state": "refused", "code": "gate_failed", "message": message, "result": None}
+    publish = server.complete
+    monkeypatch.setattr(server, "complete", lambda *call: publish(*call).model_copy(update=end))
+    make().run()
+    told = [line for line in capsys.readouterr().out.splitlines() if "refused: " in line]
+    assert len(told) == 1
+    assert message in told[0]
+    assert "mindprint adapters why user/anna@1" in told[0]
+
+
 def test_of_several_adapters_the_first_that_waits_is_taken(server: Any, make: MakeWorker) -> None:
     make(adapter=("user/anna", "cohort/everyone")).run()
     assert [claim["adapter"] for claim in server.claims] == ["user/anna", "cohort/everyone"]
@@ -90,9 +109,12 @@ def test_after_an_erasure_no_checkpoint_stays(
         return httpx.Response(200, text=server.lease("lease").model_dump_json())
 
     server.answers["heartbeat"] = refused_once_there_is_a_checkpoint
-    make(ttl_s=0.3, epochs=300, checkpoint_every_steps=1).run()
+    worker = make(ttl_s=0.3, epochs=300, checkpoint_every_steps=1)
+    worker.run()
     assert server.completed == []
     assert len(left(settings, SUFFIX)) == kept
+    (outcome,) = worker.outcomes
+    assert ("an erasure removed some of its data" in outcome.result) is (code == "lease_revoked")
 
 
 def test_a_loss_that_is_not_a_number_ends_the_process_and_counts_as_a_bad_end(
@@ -133,6 +155,23 @@ def test_a_stop_in_the_middle_releases_the_lease(
         make(check=check).run()
     assert server.released == ["lease-anna"]
     assert server.completed == []
+
+
+@pytest.mark.parametrize(("every", "resumes"), [(1, True), (1000, False)])
+def test_stop_keeps_the_step_from_which_a_training_goes_on(
+    server: Any, make: MakeWorker, lease_of: LeaseOf, settings: Settings, every: int, resumes: bool
+) -> None:
+    server.queue = [lease_of("anna")]
+    steps: list[int] = []
+
+    def check() -> None:
+        if len(steps) >= 2:
+            raise Stopped(15)
+
+    worker = make(check=check, watch=lambda step: steps.append(step.step), checkpoint_every_steps=every)
+    with pytest.raises(Stopped):
+        worker.run()
+    assert worker.resumes_at == {"user/anna": steps[-1] if resumes else 0}
 
 
 @pytest.mark.parametrize("code", ["parity_failed", "gate_failed"])

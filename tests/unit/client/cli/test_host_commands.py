@@ -28,6 +28,7 @@ def test_a_new_key_is_shown_once(run: Any, server: Any, samples: Any) -> None:
 def test_the_first_admin_key_is_made_in_the_database(run: Any, tmp_path: Path) -> None:
     result = run("keys", "create", "--admin", "--set", f"data_dir={tmp_path}", "--json")
     assert f"Written to {tmp_path / 'mindprint.db'}: " in result.stderr
+    assert "restart trainers and apps with one" in result.stderr
     made = json.loads(result.stdout)
     assert (made["name"], made["scopes"]) == ("admin", ["admin"])
     assert made["key"].startswith(f"mp_{made['id']}_")
