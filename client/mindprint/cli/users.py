@@ -85,9 +85,12 @@ def import_(
         typer.Option(
             "--user",
             "-u",
-            help="The user of rows that name none; rows of others are left out. table, pairs: a user, or the column "
-            "of the users.",
+            help="table, pairs: the column of the users. Other formats have no columns: the same as --one-user.",
         ),
+    ] = None,
+    one_user: Annotated[
+        str | None,
+        typer.Option(metavar="USER", help="The user of rows that name none; rows of others are left out."),
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="COLUMN", help="table, pairs: the questions.")] = None,
     response: Annotated[str | None, typer.Option(metavar="COLUMN", help="table: the users' answers.")] = None,
@@ -130,6 +133,7 @@ def import_(
         kind=kind,
         outputs=outputs,
         user=user,
+        one_user=one_user,
         read=ReadOptions(
             agree_vote=_agree_vote(agree_vote),
             columns=Columns(

@@ -119,7 +119,7 @@ def test_nothing_to_use(run: Any, server: Any, tmp_path: Path) -> None:
         ("[]", "is no JSON object"),
         ('{"user_id": "ann", "id": "e"}', "prompt: Field required"),
         ('{"user_id": "ann", "id": ["e"]}', "id: Input should be a valid string"),
-        ('{"id": "e"}', "has no user_id: add it, or name the user with --user"),
+        ('{"id": "e"}', "has no user_id: add it, or name the user with --one-user"),
         (
             '{"user_id":"a","id":"e","prompt":"p","response":"x","choices":["y","z"],"occurred_at":"2026-01-01T00:00:00"}',
             "response is not among the choices",
@@ -270,6 +270,29 @@ def test_a_missing_column_is_named(run: Any, server: Any, tmp_path: Path) -> Non
     assert "name the column of the response with --response; found wer, was (nothing was sent)" in " ".join(
         told.split()
     )
+    assert not server.asked
+
+
+@pytest.mark.usefixtures("stores")
+def test_a_mistyped_column_of_users_does_not_make_one_person_of_all(run: Any, server: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", "member,asked,said", "ann,Tea?,yes", "bob,Tea?,no")
+    words = ("users", "import", file, "--prompt", "asked", "--response", "said")
+    result = run(*words, "--user", "membr")
+    assert result.exit_code == 1
+    assert "lacks the column 'membr'; found member, asked, said (one user for all rows: --one-user membr)" in " ".join(
+        result.stderr.split()
+    )
+    assert not server.asked
+    assert told(run(*words, "--user", "member"))["users"] == 2
+    assert told(run(*words, "--one-user", "ann"))["users"] == 1
+    result = run(*words, "--user", "member", "--one-user", "ann")
+    assert told(result)["engagements created"] == 1
+    assert "of another user than the one asked for" in result.stderr
+
+
+def test_a_column_of_users_in_a_file_without_columns_is_refused(run: Any, server: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "own.ndjson", '{"id": "e"}')
+    assert "the format ndjson has none" in run("users", "import", file, "--user", "x", "--one-user", "ann").stderr
     assert not server.asked
 
 
