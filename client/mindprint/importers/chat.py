@@ -37,6 +37,7 @@ EDITS = ("edited", "edit", "user_edit", "edited_content", "corrected", "correcti
 CHOICES = ("chosen", "choice", "chosen_index", "selected")
 NO_MESSAGES = "row has no messages"
 NOTHING_LATER = "chat without a later message, choice or edit of the user"
+ONLY_ANSWERS = f"{NOTHING_LATER}: --assistant-answers takes the assistant's answers as the user's"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def _drafts(file: Path, skips: Skips, assistant_answers: bool) -> Iterator[Draft
             continue
         acts = list(_acts(row.data, _joined(messages), assistant_answers))
         if not acts:
-            skips.leave_out(NOTHING_LATER, row.where)
+            has_answer = any(message.role == "assistant" for message in messages[1:])
+            skips.leave_out(NOTHING_LATER if assistant_answers or not has_answer else ONLY_ANSWERS, row.where)
         # Whoever only asked the first question is one of the users too.
         names = {name for message in found if (name := _name(message))}
         for act in acts:
