@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from cli_lines import one_line
+from mindprint.valid_ids import user_name
 
 COMMANDS = [
     (),
@@ -68,6 +69,12 @@ def test_the_version(run: Any) -> None:
         (("traces", "show"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "t1", "-u", "ann", "-e", "e1"), "name either TRACE, or both --user and --engagement"),
+        (
+            ("--url", "http://x", "users", "list"),
+            "after the command, as in `mindprint users list --url URL`, or set MIN",
+        ),
+        (("import", "x.csv"), "No such command 'import': histories come in with `mindprint users import`"),
+        (("users", "erase", "vera@corp.example"), f"an import calls this user '{user_name('vera@corp.example')}'"),
         (("users", "import", "nowhere.ndjson"), "path 'nowhere.ndjson' does not exist"),
         (("traces", "import", "ann", "nowhere.ndjson"), "file 'nowhere.ndjson' does not exist"),
     ],
