@@ -25,8 +25,8 @@ from typing import Any
 from mindprint.importers.chat_tree import MAPPING, last_branch
 from mindprint.importers.messages import Message, all_messages, content_text, transcript
 from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
-from mindprint.importers.rows import Rows, Skips, fault_of_user, first_text, missing, text
-from mindprint.importers.tables import TableRow, parsed, table_rows
+from mindprint.importers.rows import BadImport, Rows, Skips, fault_of_user, first_text, missing, text
+from mindprint.importers.tables import DELIMITED, PARQUET, TableRow, column_names, parsed, table_rows
 from mindprint.importers.texts import is_gone
 
 MESSAGES = ("messages", "conversations", "conversation")
@@ -69,8 +69,13 @@ def read(
         assistant_answers: Take the assistant's answers as responses too: the user wrote or approved them.
 
     Raises:
-        BadImport: The file cannot be read.
+        BadImport: The file cannot be read, or is a table without messages.
     """
+    if file.suffix.lower() in (*PARQUET, *DELIMITED) and not {*MESSAGES, MAPPING} & {*(names := column_names(file))}:
+        raise BadImport(
+            f"{file}: is a table without a column {MESSAGES[0]!r}, so no chat log; found {', '.join(names)}: leave out "
+            "--format, or name the columns with --prompt and --response"
+        )
     last = LastAnswers(time_format)
     for draft in _drafts(file, Skips(), assistant_answers):
         if not is_gone(draft.response):

@@ -311,3 +311,27 @@ def test_pipe_is_refused_because_its_rows_come_only_once(run: Any, server: Any, 
     assert f"{file} is no regular file" in result.stderr
     assert "save the rows to a file" in " ".join(result.stderr.split())
     assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "line"),
+    [
+        (
+            "t.csv",
+            "chat",
+            "is a table without a column 'messages', so no chat log; found author, question, answer: leave",
+        ),
+        ("t.csv", "ndjson", "does not look like JSON Lines, none of its first lines begins with {: write one JSON"),
+        ("LICENSE", "auto", "does not look like JSON Lines"),
+        ("notes.txt", "chat", "does not look like JSON Lines"),
+    ],
+)
+def test_another_kind_of_file_is_told_once(
+    run: Any, server: Any, tmp_path: Path, name: str, kind: str, line: str
+) -> None:
+    file = write(tmp_path / name, "author,question,answer", *["ann,Tea?,yes"] * 30)
+    result = run("users", "import", file, "--format", kind, "--dry-run")
+    assert result.exit_code == 1
+    assert line in " ".join(result.stderr.split())
+    assert len(result.stderr.splitlines()) == 1
+    assert not server.asked
