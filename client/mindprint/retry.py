@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,10 +11,13 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from mindprint.exceptions import UNKNOWN_CODE, ApiError, ConnectionFailed
+from mindprint.exceptions import UNKNOWN_CODE, ApiError, ConnectionFailed, MindprintError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from stamina import Attempt
+    from stamina.instrumentation import RetryDetails, RetryHook
 
 
 class Attempts(Protocol):
@@ -36,6 +40,9 @@ class Retries:
     jitter_s: float = 0.5
     retry_after_max_s: float = 60.0
     """If the server asks for a longer wait than this, there is no further attempt and the error is raised."""
+    starting_s: float = 600.0
+    """While the server says that it starts, calls wait for it up to this long, beside the other bounds. With one
+    attempt they do not wait."""
 
     def run(self, *, repeatable: bool) -> Attempts:
         """Return the attempts at one call, to loop over: `for attempt in retries.run(...): with attempt: ...`.
@@ -45,10 +52,11 @@ class Retries:
         """
         import stamina  # here, because it adds 0.1 s to the import of this package
 
+        _silence(stamina.instrumentation)
         return stamina.retry_context(
-            on=partial(decide, repeatable=repeatable, retries=self),
-            attempts=self.attempts,
-            timeout=self.timeout_s,
+            on=_Failures(self, repeatable=repeatable).decide,
+            attempts=None,  # both bounds begin anew once the server has started
+            timeout=None,
             wait_initial=self.wait_initial_s,
             wait_max=self.wait_max_s,
             wait_jitter=self.jitter_s,
@@ -56,6 +64,59 @@ class Retries:
 
 
 NEVER = Retries(attempts=1)
+STARTING = "engine_starting"
+"""The code of a 503 of a server that starts."""
+_STARTING_WAIT_S = 1.0
+"""Seconds between two calls to a server that starts, at least."""
+
+
+class _Failures:
+    """Decides about the failures of one call, and counts them. Those while the server starts have their own bound."""
+
+    def __init__(self, retries: Retries, *, repeatable: bool) -> None:
+        self._retries = retries
+        self._repeatable = repeatable
+        self._failed = 0
+        self._first = self._counted_from = time.monotonic()
+
+    def decide(self, error: Exception) -> bool | float:
+        """Return what `decide` does, and no once a bound is reached."""
+        now, bounds = time.monotonic(), self._retries
+        wait = decide(error, repeatable=self._repeatable, retries=bounds)
+        if wait and is_starting(error) and bounds.attempts > 1 and bounds.starting_s > 0:
+            self._failed, self._counted_from = 0, now
+            return max(wait, _STARTING_WAIT_S) if now - self._first < bounds.starting_s else False
+        self._failed += 1
+        is_over = self._failed >= bounds.attempts or now - self._counted_from >= bounds.timeout_s
+        return False if is_over else wait
+
+
+def is_starting(error: BaseException) -> bool:
+    """Return whether an error says that the server is starting, so that it did nothing yet."""
+    return isinstance(error, ApiError) and error.status == 503 and error.code == STARTING
+
+
+def _silence(instrumentation: ModuleType) -> None:
+    """Keep stamina from logging the waits of these clients, as it does unless hooks are set; other callers stay heard.
+
+    Args:
+        instrumentation: `stamina.instrumentation`.
+    """
+    loggers = {
+        factory.hook_factory.__module__
+        for factory in (instrumentation.LoggingOnRetryHook, instrumentation.StructlogOnRetryHook)
+    }
+    hooks = instrumentation.get_on_retry_hooks()
+    if any(hook.__module__ in loggers for hook in hooks):
+        instrumentation.set_on_retry_hooks(
+            [partial(_of_others, hook) if hook.__module__ in loggers else hook for hook in hooks]
+        )
+
+
+def _of_others(hook: RetryHook, details: RetryDetails) -> None:
+    if not isinstance(details.caused_by, MindprintError):
+        hook(details)
+
 
 PASSING_STATUSES = (408, 429, 502, 503, 504, 507, *range(520, 525), 530)
 """Statuses after which the same call may succeed later: a proxy or a server that is restarted sends them too. Those

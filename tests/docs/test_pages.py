@@ -178,3 +178,11 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     packages = {path.name for path in ROOT.glob("*/mindprint_*")}
     named = set(METRIC.findall(page.read_text(encoding="utf-8"))) - packages
     assert not sorted(named - set(known))
+
+
+def test_with_how_many_engagements_the_gate_judges_scores_follows_from_the_settings() -> None:
+    from mindprint_server.settings import Settings
+
+    share, items = (Settings.model_fields[name].default for name in ("holdout_share", "gate_min_items"))
+    needed = next(number for number in range(1, 1000) if int(share * number) >= items)
+    assert f"Below {needed} engagements" in (ROOT / "docs/how-to/import-histories.md").read_text(encoding="utf-8")

@@ -276,7 +276,7 @@ def create_client(settings: Settings, max_call_s: float | None = None) -> Mindpr
     """
     key = settings.api_key.get_secret_value() if settings.api_key else None
     if max_call_s is None:
-        return MindprintClient(settings.server, key)
+        return MindprintClient(settings.server, key, retries=Retries(starting_s=0))  # the worker waits, and says so
     timeouts = Timeouts(connect_s=max_call_s / 2, read_s=max_call_s / 2)
     return MindprintClient(settings.server, key, timeouts=timeouts, retries=Retries(attempts=1))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +53,8 @@ class ImportOptions(LeftOutOptions):
     Attributes:
         kind: Its format; `auto` detects it.
         outputs: LaMP's file of answers.
-        user: The user of rows without a `user_id`, or the only user to import.
+        user: Of tables and pairs the column of the users; of other formats the same as `one_user`.
+        one_user: The user of rows that name none, and the only user to import.
         read: How the rows of some formats are read.
         id_map: A file for the ids that were changed.
     """
@@ -61,8 +62,21 @@ class ImportOptions(LeftOutOptions):
     kind: Format = "auto"
     outputs: Path | None = None
     user: str | None = None
+    one_user: str | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
     id_map: Path | None = None
+
+    def of_users(self, kind: Known) -> tuple[str | None, ReadOptions]:
+        """Return the one user of a file of this format, and how its rows are read.
+
+        Raises:
+            Fail: Two users are named, of a format that has no columns.
+        """
+        if kind in ("table", "pairs"):
+            return self.one_user, replace(self.read, columns=replace(self.read.columns, user=self.user))
+        if self.user is not None and self.one_user is not None:
+            raise Fail(f"--user names a column, and the format {kind} has none: leave it out", code=2)
+        return self.one_user or self.user, self.read
 
 
 class Imported(BaseModel):
@@ -147,8 +161,10 @@ def _check(path: Path, options: ImportOptions, progress: Progress) -> _Checked:
         if options.outputs is not None and kind != "lamp":
             raise Fail("--outputs holds LaMP's answers: it comes with --format lamp", code=2)
 
+        user, how = options.of_users(kind)
+
         def rows(skips: Skips) -> Rows:
-            return read(path, kind, skips, outputs=options.outputs, user=options.user, options=options.read)
+            return read(path, kind, skips, outputs=options.outputs, user=user, options=how)
 
         for user_id, row in rows(skips):
             survey.add(user_id, row)

@@ -13,6 +13,13 @@ from typer.core import TyperGroup
 from mindprint.exceptions import MindprintError
 from mindprint.streaming import first
 
+_ELSEWHERE = {
+    "No such option: --url": "it stands after the command, as in `mindprint users list --url URL`, or set "
+    "MINDPRINT_URL; ",
+    "No such command 'import'": "histories come in with `mindprint users import`; ",
+}
+"""Where that is which people look for elsewhere, by how click's complaint begins."""
+
 
 class Fail(MindprintError):
     """A failure whose message is the line that the command ends with; `code` is its exit code."""
@@ -80,7 +87,8 @@ def _usage(error: Any) -> int:
         return int(error.exit_code)
     command = getattr(getattr(error, "ctx", None), "command_path", "mindprint")
     message = error.format_message().replace("Value error, ", "").rstrip(".")
-    return _end(f"{message}: see `{command} --help`", int(error.exit_code))
+    hint = next((hint for begin, hint in _ELSEWHERE.items() if message.startswith(begin)), "")
+    return _end(f"{message}: {hint}see `{command} --help`", int(error.exit_code))
 
 
 def _end(line: str, code: int) -> int:

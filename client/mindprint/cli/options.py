@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mindprint.cli.errors import Fail
-from mindprint.retry import Retries
+from mindprint.retry import Retries, is_starting
 from mindprint.sync_client import MindprintClient
 from mindprint.transport import DEFAULT_URL
 from mindprint.types.keys import EXAMPLE, VersionRef
@@ -37,13 +37,23 @@ def connect(url: str | None) -> MindprintClient:
     """Return a client that says on stderr when it waits for the server. It sends MINDPRINT_API_KEY if that is set."""
     import stamina
 
-    stamina.instrumentation.set_on_retry_hooks([_waiting])
+    stamina.instrumentation.set_on_retry_hooks([_Waits().tell])
     return MindprintClient(url, retries=_PATIENCE)
 
 
-def _waiting(details: RetryDetails) -> None:
-    if details.wait_for >= _WORTH_TELLING_S:
-        typer.secho(f"{details.caused_by}: trying again in {details.wait_for:.0f} s", dim=True, err=True)
+class _Waits:
+    """Says on stderr what a command waits for; of a server that starts only once."""
+
+    def __init__(self) -> None:
+        self._has_told_start = False
+
+    def tell(self, details: RetryDetails) -> None:
+        if is_starting(details.caused_by):
+            if not self._has_told_start:
+                typer.secho(f"the server is starting: waiting up to {_PATIENCE.starting_s:.0f} s", dim=True, err=True)
+            self._has_told_start = True
+        elif details.wait_for >= _WORTH_TELLING_S:
+            typer.secho(f"{details.caused_by}: trying again in {details.wait_for:.0f} s", dim=True, err=True)
 
 
 def given(**options: Any) -> dict[str, Any]:

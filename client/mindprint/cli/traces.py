@@ -25,6 +25,7 @@ from mindprint.cli.output import print_facts, print_json, print_next, print_rows
 from mindprint.cli.trace_export import ExportFormat, export_traces
 from mindprint.cli.trace_import import import_thinking
 from mindprint.row_files import FileFormat
+from mindprint.sync_client import MindprintClient
 from mindprint.types import AskedMode, Mode, Trace, TraceRequest, TraceState, VerdictLabel
 
 app = typer.Typer(no_args_is_help=True)
@@ -104,7 +105,7 @@ def show(
         if trace_id is not None and user is None and engagement is None:
             trace = client.traces.get(trace_id)
             if not (side_by_side or write):
-                return _print(trace, as_json)
+                return _print(trace, as_json, None if as_json else _real_answer(client, trace))
             sides = beside(client, trace)
         elif trace_id is None and user is not None and engagement is not None:
             sides = fill_from_store(client, Sides(user_id=user, engagement_id=engagement))
@@ -248,7 +249,20 @@ def import_(
         import_thinking(client, user_id, file, Bounds(rows=rows, size=size), options, named=named)
 
 
-def _print(trace: Trace, as_json: bool) -> None:
+def _real_answer(client: MindprintClient, trace: Trace) -> str | None:
+    """Return what the user answered, if a trace was rejected; None if the engagement is gone or was never stored."""
+    if trace.verdict != "rejected" or trace.engagement_id is None:
+        return None
+    after = None
+    while True:
+        page = client.users.list_engagements(trace.user_id, limit=1000, after=after)
+        if found := next((each for each in page.engagements if each.id == trace.engagement_id), None):
+            return found.response
+        if (after := page.next) is None:
+            return None
+
+
+def _print(trace: Trace, as_json: bool, real_answer: str | None = None) -> None:
     if as_json:
         return print_json(trace)
     provenance = trace.provenance
@@ -273,6 +287,8 @@ def _print(trace: Trace, as_json: bool) -> None:
     print_text("question", trace.query)
     print_text("thinking", trace.thinking)
     print_text("answer", trace.answer)
+    if real_answer is not None:
+        print_text("real answer", real_answer)
     if trace.choice_logprobs:
         likely = sorted(trace.choice_logprobs.items(), key=lambda item: -item[1])
         print_text("choices", "\n".join(f"{logprob:8.3f}  {choice}" for choice, logprob in likely))

@@ -16,9 +16,19 @@ from mindprint.cli.options import After, AsJson, Limit, Url, connect
 from mindprint.cli.output import print_facts, print_json, print_next, print_rows, print_text
 from mindprint.importers import Columns, Format, ReadOptions
 from mindprint.types import AutoModeDecision
+from mindprint.valid_ids import user_name
 
 app = typer.Typer(no_args_is_help=True)
-UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+
+
+def _valid(user_id: str) -> str:
+    """Refuse what is no id of a user, and name the id that an import makes of it."""
+    if (made := user_name(user_id)) != user_id:
+        raise Fail(f"{user_id!r} is no user id: an import calls this user {made!r}; ask with that id", code=2)
+    return user_id
+
+
+UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", callback=_valid)]
 
 
 @app.command("list")
@@ -85,9 +95,12 @@ def import_(
         typer.Option(
             "--user",
             "-u",
-            help="The user of rows that name none; rows of others are left out. table, pairs: a user, or the column "
-            "of the users.",
+            help="table, pairs: the column of the users. Other formats have no columns: the same as --one-user.",
         ),
+    ] = None,
+    one_user: Annotated[
+        str | None,
+        typer.Option(metavar="USER", help="The user of rows that name none; rows of others are left out."),
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="COLUMN", help="table, pairs: the questions.")] = None,
     response: Annotated[str | None, typer.Option(metavar="COLUMN", help="table: the users' answers.")] = None,
@@ -130,6 +143,7 @@ def import_(
         kind=kind,
         outputs=outputs,
         user=user,
+        one_user=one_user,
         read=ReadOptions(
             agree_vote=_agree_vote(agree_vote),
             columns=Columns(

@@ -103,8 +103,7 @@ def read(
         kind: Its format.
         skips: Counts the rows that cannot be used, by reason.
         outputs: LaMP's file of answers.
-        user: The user of rows that name none. Rows of others are left out, or of the own format refused. Of tables and
-            pairs it may be the column of the users.
+        user: The user of rows that name none. Rows of others are left out, or of the own format refused.
         options: How the rows of some formats are read.
 
     Raises:

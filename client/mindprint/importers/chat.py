@@ -25,8 +25,8 @@ from typing import Any
 from mindprint.importers.chat_tree import MAPPING, last_branch
 from mindprint.importers.messages import Message, all_messages, content_text, transcript
 from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
-from mindprint.importers.rows import Rows, Skips, fault_of_user, first_text, missing, text
-from mindprint.importers.tables import TableRow, parsed, table_rows
+from mindprint.importers.rows import BadImport, Rows, Skips, fault_of_user, first_text, missing, text
+from mindprint.importers.tables import DELIMITED, PARQUET, TableRow, column_names, parsed, table_rows
 from mindprint.importers.texts import is_gone
 
 MESSAGES = ("messages", "conversations", "conversation")
@@ -37,6 +37,7 @@ EDITS = ("edited", "edit", "user_edit", "edited_content", "corrected", "correcti
 CHOICES = ("chosen", "choice", "chosen_index", "selected")
 NO_MESSAGES = "row has no messages"
 NOTHING_LATER = "chat without a later message, choice or edit of the user"
+ONLY_ANSWERS = f"{NOTHING_LATER}: --assistant-answers takes the assistant's answers as the user's"
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,13 @@ def read(
         assistant_answers: Take the assistant's answers as responses too: the user wrote or approved them.
 
     Raises:
-        BadImport: The file cannot be read.
+        BadImport: The file cannot be read, or is a table without messages.
     """
+    if file.suffix.lower() in (*PARQUET, *DELIMITED) and not {*MESSAGES, MAPPING} & {*(names := column_names(file))}:
+        raise BadImport(
+            f"{file}: is a table without a column {MESSAGES[0]!r}, so no chat log; found {', '.join(names)}: leave out "
+            "--format, or name the columns with --prompt and --response"
+        )
     last = LastAnswers(time_format)
     for draft in _drafts(file, Skips(), assistant_answers):
         if not is_gone(draft.response):
@@ -98,7 +104,8 @@ def _drafts(file: Path, skips: Skips, assistant_answers: bool) -> Iterator[Draft
             continue
         acts = list(_acts(row.data, _joined(messages), assistant_answers))
         if not acts:
-            skips.leave_out(NOTHING_LATER, row.where)
+            has_answer = any(message.role == "assistant" for message in messages[1:])
+            skips.leave_out(NOTHING_LATER if assistant_answers or not has_answer else ONLY_ANSWERS, row.where)
         # Whoever only asked the first question is one of the users too.
         names = {name for message in found if (name := _name(message))}
         for act in acts:

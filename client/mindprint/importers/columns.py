@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -71,12 +72,14 @@ def find_columns(file: Path, wanted: Columns, names: Sequence[str], needed: Sequ
         named = getattr(wanted, field.name)
         if named is not None:
             if named.partition(".")[0] not in names and named not in names:
-                raise BadImport(f"{file}: lacks the column {named!r}; found {shown}")
+                hint = f" (one user for all rows: --one-user {shlex.quote(named)})" if field.name == "user" else ""
+                raise BadImport(f"{file}: lacks the column {named!r}; found {shown}{hint}")
             found[field.name] = named
         else:
             found[field.name] = _known(file, field.name, names)
     if lacking := next((field for field in needed if found[field] is None), None):
-        raise BadImport(f"{file}: name the column of the {lacking} with --{lacking}; found {shown}")
+        hint = ", or one user for all rows with --one-user" if lacking == "user" else ""
+        raise BadImport(f"{file}: name the column of the {lacking} with --{lacking}{hint}; found {shown}")
     return replace(wanted, **found)
 
 
@@ -93,16 +96,3 @@ def _known(file: Path, field: str, names: Sequence[str]) -> str | None:
         if same:
             return same[0]
     return None
-
-
-def with_user(columns: Columns, names: Sequence[str], user: str | None) -> tuple[Columns, str | None]:
-    """Return the columns and the user of all rows: `--user` names a column, or else the user.
-
-    Args:
-        columns: The names that the caller gave.
-        names: The columns of the table.
-        user: What `--user` names.
-    """
-    if user is None or user.partition(".")[0] not in names:
-        return columns, user
-    return replace(columns, user=user), None

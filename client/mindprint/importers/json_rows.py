@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindprint.importers.json_stream import located_entries, unique_keys
-from mindprint.importers.rows import Skips
+from mindprint.importers.rows import BadImport, Skips
 
 MAX_LINE = 1 << 26
 """Bytes of one line. A line that is longer is faulty."""
@@ -36,7 +37,7 @@ def json_rows(file: Path, skips: Skips) -> Iterator[JsonRow]:
         skips: Counts the rows that cannot be read.
 
     Raises:
-        BadImport: The file is a JSON array and breaks off.
+        BadImport: The file is a JSON array and breaks off, or holds no JSON at all.
     """
     if begins_with(file, b"["):
         for place, key, value in located_entries(file):
@@ -45,6 +46,11 @@ def json_rows(file: Path, skips: Skips) -> Iterator[JsonRow]:
             else:
                 skips.reject("row is no JSON object", f"{file}:{place}", f"is a {type(value).__name__}, no JSON object")
         return
+    if not _may_hold_objects(file):
+        raise BadImport(
+            f"{file}: does not look like JSON Lines, none of its first lines begins with {{: write one JSON "
+            "object a line; a table is named .csv or .tsv, and read without --format"
+        )
     for number, line in json_lines(file):
         where = f"{file}:{number}"
         try:
@@ -96,6 +102,12 @@ def first_row(file: Path) -> dict[str, Any] | None:
         except ValueError:
             continue
     return None
+
+
+def _may_hold_objects(file: Path) -> bool:
+    """Return whether one of the first lines begins like an object, or there is none."""
+    begins = [line[:64].lstrip()[:1] for _, line in itertools.islice(json_lines(file), _PEEKED_LINES)]
+    return not begins or any(begin in (b"{", b"") for begin in begins)
 
 
 def begins_with(file: Path, mark: bytes) -> bool:

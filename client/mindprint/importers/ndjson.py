@@ -68,10 +68,10 @@ def engagements(rows: Iterator[JsonRow], skips: Skips, user: str | None = None) 
         if fault:
             skips.reject(fault, row.where)
         elif user is not None and named and user not in (named, user_name(named)):
-            detail = f"is of user {named!r}, not {user!r}: leave out --user to import all"
-            skips.reject("row is of another user than --user", row.where, detail)
+            detail = f"is of user {named!r}, not {user!r}: leave out --one-user to import all"
+            skips.reject("row is of another user than --one-user", row.where, detail)
         elif user is None and not is_named:
-            skips.reject(NO_USER, row.where, "has no user_id: add it, or name the user with --user")
+            skips.reject(NO_USER, row.where, "has no user_id: add it, or name the user with --one-user")
         elif user is None and is_nobody(named):
             skips.leave_out(NOBODY, row.where)
         elif is_gone(text(data.get("response", data.get("target")))):

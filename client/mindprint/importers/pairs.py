@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mindprint.importers.candidates import listed
-from mindprint.importers.columns import Columns, find_columns, with_user
+from mindprint.importers.columns import Columns, find_columns
 from mindprint.importers.messages import Message, messages_of, transcript
 from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
 from mindprint.importers.rows import (
@@ -77,19 +77,18 @@ def read(
         file: The table.
         skips: Counts rows that are left out, by reason.
         columns: The names of its columns.
-        user: The column of the users; else the user of rows without one, and the only one to import.
+        user: The user of rows without one, and the only one to import.
         time_format: How texts write times; None: in any of the known forms.
 
     Raises:
         BadImport: The table cannot be read, or lacks a column.
     """
     names = column_names(file)
-    wanted, everyone = with_user(columns, names, user)
     is_prism = HISTORY in names or {"if_chosen", "model_response"} <= set(names)
     has_completions = COMPLETIONS in names and not {"chosen", "rejected"} <= set(names)
     needed = () if is_prism or has_completions or not names else ("chosen", "rejected")
-    found = find_columns(file, wanted, names, needed)
-    builder = RowBuilder(skips, only=everyone, time_format=time_format)
+    found = find_columns(file, columns, names, needed)
+    builder = RowBuilder(skips, only=user, time_format=time_format)
     last = LastAnswers(time_format)
     for draft in _drafts(file, found, Skips()) if found.id else ():
         last.add(draft)

@@ -117,7 +117,7 @@ class RowBuilder:
         if draft.fault:
             self._skips.reject(draft.fault, draft.where)
         elif user is None:
-            self._skips.reject(NO_USER, draft.where, f"{NO_USER}: name the column, or the user, with --user")
+            self._skips.reject(NO_USER, draft.where, f"{NO_USER}: name a column with --user, or one with --one-user")
         elif self._only not in (None, user_name(user)):
             self._skips.leave_out(OTHERS, draft.where)
         elif is_nobody(user) and user != self._named:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mindprint.importers.columns import Columns, find_columns, with_user
+from mindprint.importers.columns import Columns, find_columns
 from mindprint.importers.messages import messages_of, transcript
 from mindprint.importers.row_builder import Draft, LastAnswers, RowBuilder
 from mindprint.importers.rows import (
@@ -31,18 +31,17 @@ def read(
         file: The table.
         skips: Counts rows that are left out, by reason.
         columns: The names of its columns.
-        user: The column of the users; else the user of rows without one, and the only one to import.
+        user: The user of rows without one, and the only one to import.
         time_format: How texts write times; None: in any of the known forms.
 
     Raises:
         BadImport: The table cannot be read, or lacks a column.
     """
     names = column_names(file)
-    wanted, everyone = with_user(columns, names, user)
-    needed = ("prompt", "response") if everyone else ("prompt", "response", "user")
-    found = find_columns(file, wanted, names, needed if names else ())
+    needed = ("prompt", "response") if user else ("prompt", "response", "user")
+    found = find_columns(file, columns, names, needed if names else ())
     needs_choices = columns.choices is not None
-    builder = RowBuilder(skips, only=everyone, time_format=time_format)
+    builder = RowBuilder(skips, only=user, time_format=time_format)
     last = _last_answers(file, found, time_format)
     for row in table_rows(file, skips):
         if _is_rejected(row, found):

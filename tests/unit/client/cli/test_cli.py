@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from cli_lines import one_line
+from mindprint.valid_ids import user_name
 
 COMMANDS = [
     (),
@@ -68,6 +69,12 @@ def test_the_version(run: Any) -> None:
         (("traces", "show"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "--user", "ann"), "name either TRACE, or both --user and --engagement"),
         (("traces", "show", "t1", "-u", "ann", "-e", "e1"), "name either TRACE, or both --user and --engagement"),
+        (
+            ("--url", "http://x", "users", "list"),
+            "after the command, as in `mindprint users list --url URL`, or set MIN",
+        ),
+        (("import", "x.csv"), "No such command 'import': histories come in with `mindprint users import`"),
+        (("users", "erase", "vera@corp.example"), f"an import calls this user '{user_name('vera@corp.example')}'"),
         (("users", "import", "nowhere.ndjson"), "path 'nowhere.ndjson' does not exist"),
         (("traces", "import", "ann", "nowhere.ndjson"), "file 'nowhere.ndjson' does not exist"),
     ],
@@ -125,3 +132,20 @@ def test_waiting_for_the_server_is_said(run: Any, server: Any, samples: Any, mon
         result = run("users", "show", "ann", "--json")
     assert json.loads(result.stdout)["id"] == "ann"
     assert result.stderr == "the engine is starting (503 not_ready): trying again in 2 s\n"
+
+
+def test_a_command_waits_for_a_server_that_starts(
+    run: Any, server: Any, samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stamina
+
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    starting = {"error": {"message": "the engine is starting", "type": "server_error", "code": "engine_starting"}}
+    busy = httpx.Response(503, headers={"Retry-After": "2"}, json=starting)
+    server.answers_with(*[busy] * 8, httpx.Response(200, json=samples.user()))
+    with stamina.set_testing(False):
+        result = run("users", "show", "ann", "--json")
+    assert json.loads(result.stdout)["id"] == "ann"
+    assert len(waits) == 8
+    assert result.stderr == "the server is starting: waiting up to 600 s\n"

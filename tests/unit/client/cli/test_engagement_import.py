@@ -119,7 +119,7 @@ def test_nothing_to_use(run: Any, server: Any, tmp_path: Path) -> None:
         ("[]", "is no JSON object"),
         ('{"user_id": "ann", "id": "e"}', "prompt: Field required"),
         ('{"user_id": "ann", "id": ["e"]}', "id: Input should be a valid string"),
-        ('{"id": "e"}', "has no user_id: add it, or name the user with --user"),
+        ('{"id": "e"}', "has no user_id: add it, or name the user with --one-user"),
         (
             '{"user_id":"a","id":"e","prompt":"p","response":"x","choices":["y","z"],"occurred_at":"2026-01-01T00:00:00"}',
             "response is not among the choices",
@@ -274,6 +274,29 @@ def test_a_missing_column_is_named(run: Any, server: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("stores")
+def test_a_mistyped_column_of_users_does_not_make_one_person_of_all(run: Any, server: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", "member,asked,said", "ann,Tea?,yes", "bob,Tea?,no")
+    words = ("users", "import", file, "--prompt", "asked", "--response", "said")
+    result = run(*words, "--user", "membr")
+    assert result.exit_code == 1
+    assert "lacks the column 'membr'; found member, asked, said (one user for all rows: --one-user membr)" in " ".join(
+        result.stderr.split()
+    )
+    assert not server.asked
+    assert told(run(*words, "--user", "member"))["users"] == 2
+    assert told(run(*words, "--one-user", "ann"))["users"] == 1
+    result = run(*words, "--user", "member", "--one-user", "ann")
+    assert told(result)["engagements created"] == 1
+    assert "of another user than the one asked for" in result.stderr
+
+
+def test_a_column_of_users_in_a_file_without_columns_is_refused(run: Any, server: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "own.ndjson", '{"id": "e"}')
+    assert "the format ndjson has none" in run("users", "import", file, "--user", "x", "--one-user", "ann").stderr
+    assert not server.asked
+
+
+@pytest.mark.usefixtures("stores")
 def test_pipe_is_refused_because_its_rows_come_only_once(run: Any, server: Any, samples: Any) -> None:
     """The check read the rows, and the import that followed found none of them."""
     reading, writing = os.pipe()
@@ -287,4 +310,28 @@ def test_pipe_is_refused_because_its_rows_come_only_once(run: Any, server: Any, 
     assert result.exit_code == 1
     assert f"{file} is no regular file" in result.stderr
     assert "save the rows to a file" in " ".join(result.stderr.split())
+    assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "line"),
+    [
+        (
+            "t.csv",
+            "chat",
+            "is a table without a column 'messages', so no chat log; found author, question, answer: leave",
+        ),
+        ("t.csv", "ndjson", "does not look like JSON Lines, none of its first lines begins with {: write one JSON"),
+        ("LICENSE", "auto", "does not look like JSON Lines"),
+        ("notes.txt", "chat", "does not look like JSON Lines"),
+    ],
+)
+def test_another_kind_of_file_is_told_once(
+    run: Any, server: Any, tmp_path: Path, name: str, kind: str, line: str
+) -> None:
+    file = write(tmp_path / name, "author,question,answer", *["ann,Tea?,yes"] * 30)
+    result = run("users", "import", file, "--format", kind, "--dry-run")
+    assert result.exit_code == 1
+    assert line in " ".join(result.stderr.split())
+    assert len(result.stderr.splitlines()) == 1
     assert not server.asked

@@ -228,3 +228,50 @@ def test_the_wait_that_the_server_asks_for(server: Any, samples: Any, monkeypatc
         assert client.users.get("ann").id == "ann"
     assert 7.0 <= waits[0] <= 7.5
     assert 0.25 <= waits[1] <= 1.0
+
+
+STARTING = {"error": {"message": "the engine is starting", "type": "server_error", "code": "engine_starting"}}
+
+
+def test_the_wait_for_a_server_that_starts_is_bounded(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    server.answers_with(*[httpx.Response(503, headers={"Retry-After": "2"}, json=STARTING)] * 40)
+    retries = Retries(jitter_s=0, starting_s=30)
+    with stamina.set_testing(False), MindprintClient("http://server", retries=retries, transport=server) as client:
+        with pytest.raises(ApiError, match="the engine is starting"):
+            client.users.get("ann")
+        assert now[0] == 30
+        once = MindprintClient("http://server", retries=Retries(attempts=1), transport=server)
+        with once, pytest.raises(ApiError, match="the engine is starting"):
+            once.users.get("ann")
+        assert now[0] == 30, "one attempt is one attempt"
+
+
+def test_the_bounds_begin_anew_once_the_server_has_started(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    starting = httpx.Response(503, headers={"Retry-After": "2"}, json=STARTING)
+    server.answers_with(*[starting] * 6, *[httpx.Response(502)] * 9)
+    retries = Retries(attempts=3)
+    client = MindprintClient("http://server", retries=retries, transport=server)
+    with stamina.set_testing(False), client, pytest.raises(ApiError, match="502"):
+        client.users.get("ann")
+    assert len(waits) == 6 + 2
+
+
+def test_waits_of_the_client_are_not_in_the_log(
+    server: Any, samples: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.StructlogOnRetryHook])
+    server.answers_with(httpx.Response(429), httpx.Response(200, json=samples.user()))
+    with stamina.set_testing(False), MindprintClient("http://server", transport=server) as client:
+        assert client.users.get("ann").id == "ann"
+        assert "stamina" not in "".join(capfd.readouterr())
+        for attempt in stamina.retry_context(on=ValueError, attempts=2):
+            with attempt:
+                if attempt.num == 1:
+                    raise ValueError("theirs")
+    assert "stamina.retry_scheduled" in "".join(capfd.readouterr())

@@ -126,6 +126,19 @@ def test_one_thing_for_people(run: Any, server: Any, samples: Any) -> None:
     assert "passed" in run("adapters", "show", "user/ann").stdout
 
 
+def test_a_rejected_trace_is_shown_with_the_real_answer(run: Any, server: Any, samples: Any) -> None:
+    trace = samples.trace(answer="coffee", verdict="rejected", reason="wrong_answer", state="stored")
+    first = {"engagements": [samples.engagement(2)], "next": "e2"}
+    last = {"engagements": [samples.engagement(1, response="green tea")], "next": None}
+    pages = [httpx.Response(200, json=page) for page in (trace, first, last)]
+    server.answers_with(*pages)
+    shown = run("traces", "show", "t1").stdout
+    assert "green tea" in shown[shown.index("real answer") :]
+    assert server.asked[-1].url.params["after"] == "e2"
+    server.answers_with(httpx.Response(200, json=samples.trace()))
+    assert "real answer" not in run("traces", "show", "t1").stdout
+
+
 def test_what_auto_does_for_a_user_and_why(run: Any, server: Any, samples: Any) -> None:
     server.routes(**{"GET_v1_users_ann_auto-mode": samples.routes()})
     told = run("users", "auto-mode", "ann").stdout

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mindprint.importers import ReadOptions, Skips, detect, read
+from mindprint.importers.chat import ONLY_ANSWERS
 from mindprint.importers.messages import MAX_TRANSCRIPT, Message, transcript
 from mindprint.types import Engagement
 
@@ -99,7 +100,7 @@ def test_answers_of_the_assistant_are_not_the_users(tmp_path: Path) -> None:
     row = {"user": "ann", "messages": turns("Tea?", "Yes.")}
     rows, skips = load(tmp_path, row)
     assert not rows
-    assert skips == {"chat without a later message, choice or edit of the user": 1}
+    assert skips == {ONLY_ANSWERS: 1}
     assert told(load(tmp_path, row, assistant_answers=True)[0]) == [("ann", "Tea?", "Yes.")]
 
 
@@ -109,6 +110,14 @@ def test_a_conversation_that_is_logged_with_each_request_comes_in_once(tmp_path:
     rows, skips = load(tmp_path, *({"user": "ann", **id, "messages": turns(*said[:n])} for n in (1, 3, 5)))
     assert [row.response for _, row in rows] == ["sea", "Thanks"]
     assert skips == {"chat without a later message, choice or edit of the user": 1, "id is repeated": 1}
+
+
+def test_what_names_the_option_for_the_assistants_answers(tmp_path: Path) -> None:
+    """The option is named where it helps: the chat has an answer, and the option is not given."""
+    _, skips = load(tmp_path, {"user": "ann", "messages": turns("Tea?", "Yes.")}, {"messages": turns("Tea?")})
+    nothing = "chat without a later message, choice or edit of the user"
+    assert skips == {f"{nothing}: --assistant-answers takes the assistant's answers as the user's": 1, nothing: 1}
+    assert load(tmp_path, {"user": "ann", "messages": turns("Tea?")}, assistant_answers=True)[1] == {nothing: 1}
 
 
 def test_a_later_choice_wins(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
 def test_pairs_without_users_are_refused_row_by_row(tmp_path: Path) -> None:
     pair = {key: value for key, value in PAIR.items() if key != "user_id"}
     _, skips = load(tmp_path / "p.jsonl", pair)
-    assert (skips.bad, skips.places[0].reason) == (1, "has no user: name the column, or the user, with --user")
+    assert (skips.bad, skips.places[0].reason) == (1, "has no user: name a column with --user, or one with --one-user")
 
 
 def turn(number: int, role: str, content: str, chosen: bool | None = None) -> dict[str, Any]:
@@ -244,8 +244,8 @@ def test_answers_of_two_users_with_the_same_conversation_stay_two(tmp_path: Path
 def test_columns_that_are_named(tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text("who,q,better,worse\nann,Tea?,Yes,No\n")
-    columns = Columns(prompt="q", chosen="better", rejected="worse")
-    ((user, row),), _ = load(file, user="who", columns=columns)
+    columns = Columns(prompt="q", chosen="better", rejected="worse", user="who")
+    ((user, row),), _ = load(file, columns=columns)
     assert (user, preferred(row)) == ("ann", "Yes")
     with pytest.raises(BadImport, match="name the column of the rejected with --rejected"):
         load(file, columns=Columns(chosen="better"))

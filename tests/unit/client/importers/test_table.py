@@ -22,7 +22,7 @@ from mindprint.importers.tables import choices_of
 from mindprint.types import Engagement
 from mindprint.valid_ids import user_name
 
-NAMED = Columns(prompt="Frage", response="Antwort", time="Wann", choices="Wahl", reason="Grund", id="Nr")
+NAMED = Columns(prompt="Frage", response="Antwort", time="Wann", choices="Wahl", reason="Grund", id="Nr", user="Wer")
 ROWS = [
     {
         "Nr": 7,
@@ -41,7 +41,7 @@ WHEN = datetime(2017, 7, 14, 2, 40, tzinfo=UTC)
 
 
 def load(
-    path: Path, columns: Columns = NAMED, user: str | None = "Wer", **options: Any
+    path: Path, columns: Columns = NAMED, user: str | None = None, **options: Any
 ) -> tuple[list[tuple[str, Engagement]], Skips]:
     skips, kind = Skips(), detect(path, columns)
     return list(read(path, kind, skips, user=user, options=ReadOptions(columns=columns, **options))), skips
@@ -89,7 +89,7 @@ def test_known_names_of_columns_need_not_be_named(tmp_path: Path) -> None:
     assert skips == {"author is deleted, anonymous or a bot": 1}
 
 
-def test_a_user_who_is_no_column_is_the_only_one(tmp_path: Path) -> None:
+def test_one_user_is_the_only_one(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("author,question,answer\nann,Tea?,yes\nbob,Tea?,no\n")
     rows, skips = load(file, Columns(), user="bob")
@@ -102,12 +102,17 @@ def test_a_user_who_is_no_column_is_the_only_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "user", "complaint"),
     [
-        (Columns(prompt="ask"), "author", "lacks the column 'ask'; found author, question, text"),
-        (Columns(prompt="question"), "author", "name the column of the response with --response; found author"),
+        (Columns(prompt="ask"), None, "lacks the column 'ask'; found author, question, text"),
+        (Columns(prompt="question"), None, "name the column of the response with --response; found author"),
+        (
+            Columns(prompt="question", response="text", user="a b"),
+            None,
+            r"lacks the column 'a b'; found author, question, text \(one user for all rows: --one-user 'a b'\)$",
+        ),
         (Columns(prompt="question", response="text"), "nobody-here", None),
     ],
 )
-def test_columns_that_are_not_there(tmp_path: Path, columns: Columns, user: str, complaint: str | None) -> None:
+def test_columns_that_are_not_there(tmp_path: Path, columns: Columns, user: str | None, complaint: str | None) -> None:
     file = tmp_path / "t.csv"
     file.write_text("author,question,text\nann,Tea?,yes\n")
     if complaint is None:
@@ -119,7 +124,7 @@ def test_columns_that_are_not_there(tmp_path: Path, columns: Columns, user: str,
 
 def test_a_table_without_users_asks_for_one(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("question,answer\nTea?,yes\n")
-    with pytest.raises(BadImport, match="name the column of the user with --user"):
+    with pytest.raises(BadImport, match="of the user with --user, or one user for all rows with --one-user"):
         load(tmp_path / "t.csv", Columns(), user=None)
 
 
@@ -151,7 +156,7 @@ def test_a_later_answer_under_the_same_id_wins(tmp_path: Path) -> None:
 def test_fields_inside_of_a_column(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text(json.dumps({"q": "Tea?", "meta": {"who": "ann", "said": True}}) + "\n")
-    rows, _ = load(file, Columns(prompt="q", response="meta.said"), user="meta.who")
+    rows, _ = load(file, Columns(prompt="q", response="meta.said", user="meta.who"))
     assert [(user, row.response) for user, row in rows] == [("ann", "true")]
 
 
@@ -322,7 +327,7 @@ def test_the_delimiter_is_the_one_outside_of_quotes(tmp_path: Path, content: str
     (tmp_path / "t.csv").write_text(content)
     names = content.partition("user")[2]
     prompt = names.split(";")[1].strip('"')
-    ((user, row),), skips = load(tmp_path / "t.csv", Columns(prompt=prompt, response="answer"), user="user")
+    ((user, row),), skips = load(tmp_path / "t.csv", Columns(prompt=prompt, response="answer", user="user"))
     assert (user, row.prompt, row.response) == ("ann", "Tea?", "yes")
     assert not skips
 
@@ -337,7 +342,7 @@ def test_columns_that_differ_in_case_only_must_be_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("user,question,Answer,answer\nann,Tea?,yes,no\n")
     with pytest.raises(BadImport, match="has the columns 'Answer', 'answer': name one with --response"):
         load(tmp_path / "t.csv", Columns(), user=None)
-    rows, _ = load(tmp_path / "t.csv", Columns(response="answer"), user="user")
+    rows, _ = load(tmp_path / "t.csv", Columns(response="answer", user="user"))
     assert [row.response for _, row in rows] == ["no"]
 
 
