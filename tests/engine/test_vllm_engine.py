@@ -373,7 +373,7 @@ async def test_an_architecture_with_adapters_is_not_refused(name: str, tmp_path:
     check_architecture(with_architectures(tmp_path, name))
 
 
-def test_architecture_when_its_code_needs_a_missing_package_then_is_refused(
+async def test_architecture_when_its_code_needs_a_missing_package_then_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vllm.model_executor.models import ModelRegistry

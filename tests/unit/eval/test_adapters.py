@@ -44,7 +44,7 @@ class Client:
 
     async def list(self) -> Any:
         self.asked += 1
-        return SimpleNamespace(adapters=[])
+        return SimpleNamespace(adapters=[], next=None)
 
 
 async def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trainer: Trainer) -> Client:
