@@ -23,6 +23,8 @@ from mindprint_server.settings import Settings
 from mindprint_server.wiring import Services, close_services, open_services
 
 log = structlog.get_logger(__name__)
+START_LOG_EVERY_S = 30.0
+"""Seconds between two lines that say that the start-up goes on."""
 CORS: dict[str, Any] = {
     "allow_methods": ["*"],
     "allow_headers": ["*"],
@@ -96,17 +98,28 @@ class ServerState:
         services, self.services = self.services, None
         if services is not None and self._owned:
             await close_services(services)
+            log.info("stopped")
 
     async def _run(self) -> None:
         try:
             if self.services is None:
-                self.services = await open_services(self._settings, metrics=self._metrics, progress=self._enter)
+                telling = asyncio.create_task(self._tell())
+                try:
+                    self.services = await open_services(self._settings, metrics=self._metrics, progress=self._enter)
+                finally:
+                    telling.cancel()
                 log.info("ready", seconds=self.status()["seconds"])
             await self.services.engine.dead.wait()
             self._fail("the engine died")
         except Exception as error:
             log.debug("start-up failed", exc_info=error)
             self._fail(f"start-up failed while {self._phase}: {str(error) or type(error).__name__}")
+
+    async def _tell(self) -> None:
+        """Log now and then that the start-up goes on: the weights of a large model take minutes."""
+        while True:
+            await asyncio.sleep(START_LOG_EVERY_S)
+            log.info("still starting", phase=self._phase, seconds=self.status()["seconds"])
 
     def _enter(self, phase: str) -> None:
         self._phase = phase

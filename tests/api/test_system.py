@@ -18,6 +18,7 @@ from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from mindprint.types import Funnel, ServerInfo, SystemInfo, Trace
+from mindprint_server import app as app_module
 from mindprint_server.api import middleware
 from mindprint_server.app import ServerState
 from mindprint_server.observability import logging as server_logging
@@ -192,6 +193,46 @@ async def test_password_of_the_database_is_in_no_line_of_a_failed_start(
     await state.close()
     assert "cannot open the database postgresql+asyncpg://ann:***@127.0.0.1" in str(state.failure)
     assert "geheim" not in written.getvalue() + str(state.failure)
+
+
+class Told:
+    """A logger; `seen` has an event for each of the two messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, object]]] = []
+        self.seen = {"still starting": asyncio.Event(), "ready": asyncio.Event()}
+
+    def info(self, message: str, **fields: object) -> None:
+        self.lines.append((message, fields))
+        if message in self.seen:
+            self.seen[message].set()
+
+
+async def test_start_that_takes_long_is_logged_again_until_it_ends(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+
+    async def opened_late(*_: object, progress: Callable[[str], None], **__: object) -> Services:
+        progress("loading weights")
+        await told.seen["still starting"].wait()
+        return services
+
+    monkeypatch.setattr(app_module, "open_services", opened_late)
+    monkeypatch.setattr(app_module, "START_LOG_EVERY_S", 0.001)
+    monkeypatch.setattr(app_module, "log", told)
+    state = ServerState(services.settings, Metrics())
+    state.open()
+    async with asyncio.timeout(20):
+        await told.seen["ready"].wait()
+    until_ready = len(told.lines)
+    await asyncio.sleep(0.05)
+    assert ("starting", {"phase": "loading weights"}) in told.lines
+    assert told.lines[1][0] == "still starting"
+    assert told.lines[1][1]["phase"] == "loading weights"
+    assert len(told.lines) == until_ready
+    state._owned = False
+    await state.close()
 
 
 def test_misspelt_setting_does_not_show_its_value() -> None:

@@ -37,6 +37,8 @@ STARTING_CODE = "engine_starting"
 """Error code of a server that is starting."""
 STARTING_EVERY_S = 30.0
 """Seconds between two lines of the same start-up phase."""
+LOG_WIDTH = 160
+"""Columns of the table at the end where stderr is a file."""
 TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 """Variables set before torch is loaded. Threads that spin while they wait are slow if the engine uses the same cores: a
 pass took 40 s with them, and 4.5 s with threads that sleep. Without other load there is no difference."""
@@ -52,7 +54,7 @@ def run(settings: Settings) -> int:
     logging.configure_logging(settings)
     for name, value in TORCH_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else LOG_WIDTH)
     try:
         with stop_on_signals() as raise_if_stopped, create_client(settings) as client:
             run_worker(settings, client, console, raise_if_stopped)

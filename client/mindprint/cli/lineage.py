@@ -63,11 +63,26 @@ def _facts(lineage: Lineage) -> list[tuple[str, object]]:
         ("began with", origin or "a fresh adapter"),
         ("live before", f"version {version.parent}" if version.parent else "none"),
         ("samples", f"{samples}; {manifest.tokens} tokens"),
-        ("losses", _pairs(manifest.losses)),
+        ("losses", losses_text(manifest.losses)),
         ("settings", _pairs(manifest.settings)),
         ("digest", version.digest),
         ("base", version.base_digest),
     ]
+
+
+def losses_text(losses: Mapping[str, float]) -> str:
+    """Return each loss of a manifest from the first epoch to the last, once where there was one epoch.
+
+    Args:
+        losses: Nats a token by name, with `_first` and `_last` behind it.
+    """
+    names = dict.fromkeys(name.removesuffix("_first").removesuffix("_last") for name in losses)
+    found = ((name, losses.get(f"{name}_first", losses.get(name)), losses.get(f"{name}_last")) for name in names)
+    return ", ".join(
+        f"{name} {first:.4g}" if last in (None, first) else f"{name} {first:.4g} to {last:.4g}"
+        for name, first, last in found
+        if first is not None
+    )
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -128,11 +128,14 @@ def tokens_per_second(step: StepReport) -> float:
 
 
 def outcome_table(outcomes: Sequence[LeaseOutcome]) -> Table:
-    """Build a table with one line a lease. Losses are in nats a token, from the first epoch to the last."""
+    """Build a table with one line a lease. Losses are in nats a token, from the first epoch to the last.
+
+    The last column is by how many nats a token the adapter shifts its parity items.
+    """
     table = Table(title="trained")
     for name in ("adapter", "result"):
         table.add_column(name, overflow="fold")
-    for name in ("traces", "sequences", "loss", "tokens/s", "canary shift"):
+    for name in ("traces", "sequences", "loss", "tokens/s", "parity shift"):
         table.add_column(name, justify="right")
     for outcome in outcomes:
         table.add_row(outcome.adapter, outcome.result, str(outcome.traces), *manifest_cells(outcome.manifest))

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mindprint.cli.lineage import losses_text
 from mindprint.types import Manifest
 from zips import zipped
 
@@ -254,3 +255,8 @@ def test_import_without_the_trainer_says_what_to_install(
 def test_why_of_an_imported_version_says_that_its_data_are_not_known(run: Any, server: Any, samples: Any) -> None:
     server.routes(GET_v1_adapters_user_ann_versions_7_lineage=lineage(samples, traces=[], imported=True))
     assert "does not know what it learned from" in run("adapters", "why", "user/ann@7").stdout
+
+
+def test_losses_of_one_epoch_are_said_once() -> None:
+    losses = {"slow_answer_first": 2.0, "fast_answer_first": 1.5, "slow_answer_last": 1.0, "fast_answer_last": 1.5}
+    assert losses_text(losses) == "slow_answer 2 to 1, fast_answer 1.5"

@@ -80,6 +80,7 @@ def test_the_table_has_a_line_for_each_lease() -> None:
         "1.50",
     ]
     assert "the lease was lost" in out.getvalue()
+    assert "parity shift" in out.getvalue()
 
 
 def test_trainings_side_by_side_have_lines_and_bars_of_their_own() -> None:
