@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from structlog.testing import capture_logs
 from transformers import AutoTokenizer
 
 from mindprint.types import Lease
@@ -64,18 +65,17 @@ def test_refused_version_is_told_with_its_checks_and_the_command_that_explains_t
     make: MakeWorker,
     lease_of: LeaseOf,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server.queue = [lease_of("anna")]
     message = "user/anna@1 failed the gate (collapse 0.41, bound 0.1): train again"
     end = {"state": "refused", "code": "gate_failed", "message": message, "result": None}
     publish = server.complete
     monkeypatch.setattr(server, "complete", lambda *call: publish(*call).model_copy(update=end))
-    make().run()
-    told = [line for line in capsys.readouterr().out.splitlines() if "refused: " in line]
-    assert len(told) == 1
-    assert message in told[0]
-    assert "mindprint adapters why user/anna@1" in told[0]
+    with capture_logs() as lines:
+        make().run()
+    (told,) = (line for line in lines if line["event"].startswith("refused: "))
+    assert message in told["event"]
+    assert "mindprint adapters why user/anna@1" in told["details"]
 
 
 def test_of_several_adapters_the_first_that_waits_is_taken(server: Any, make: MakeWorker) -> None:
