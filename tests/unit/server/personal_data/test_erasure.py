@@ -1,36 +1,25 @@
-"""Erasures on a whole server with the fake engine: what is planted in a user's data is nowhere afterwards."""
+"""Erasures on a whole server with the fake engine: files, versions, jobs and other servers."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
 import json
-import logging
 import zipfile
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
-import httpx
 import pytest
-from sqlalchemy import select
 
-from lives import Gate, Open, answering, folders, lives
+from lives import Open, answering, folders
 from mindprint.receipts import find_key, keep_key, key_id, read_key
-from mindprint.types import BatchRequest, Engagement, Erasure, Profile
+from mindprint.types import BatchRequest, Engagement
 from mindprint_server.adapters.artifact_folders import WEIGHTS
 from mindprint_server.adapters.artifact_owner import MARKER
-from mindprint_server.app import create_app
 from mindprint_server.context import ServerContext
-from mindprint_server.engine.fake import FakeTokenizer
 from mindprint_server.exceptions import ArtifactUnavailable, Conflict
-from mindprint_server.observability import logging as server_logging
 from mindprint_server.personal_data.erasure import ErasureService
-from mindprint_server.settings import Settings
 from mindprint_server.store import (
     ErasureTarget,
     PublicationRecord,
@@ -40,184 +29,11 @@ from mindprint_server.store import (
     VersionRecord,
 )
 from mindprint_server.store.erasures import SealedErasure
-from mindprint_server.store.tables import publications
 from mindprint_server.tenancy import cache_salt, current_tenant, erasure_epoch, in_tenant
 from mindprint_server.wiring import Services
+from planted import ANN, CANARY, erased, files_with, plant, publication_of
 from samples import START, engagement
 from uploads import leased, published, upload
-
-CANARY = "zanzibarquokka"
-ANN = ErasureTarget(kind="user", user_id="ann")
-
-
-@pytest.fixture
-async def serve(settings: Settings, base_folder: Path) -> AsyncIterator[Open]:
-    async with lives(settings.model_copy(update={"erasure_poll_s": 3600}), base_folder, Gate()) as open:
-        yield open
-
-
-async def erased(services: Services, target: ErasureTarget = ANN) -> Erasure:
-    erasure = await services.erasures.request(target)
-    await services.erasures.run_open()
-    done = await services.store.erasures.get(erasure.id)
-    assert done.receipt is not None
-    return done
-
-
-async def plant(services: Services) -> None:
-    """A user whose engagements, traces and profile hold a canary, also as prompts of later traces."""
-    events = [
-        Engagement(id=f"c{n}", prompt=f"{CANARY} prompt {n} " + "long " * (400 * (n % 3)), response=f"{CANARY} yes {n}",
-                   reason=CANARY, occurred_at=START.replace(month=2, day=1 + n))
-        for n in range(8)
-    ]  # fmt: skip
-    await services.store.engagements.add("ann", events)
-    await services.store.engagements.add("bob", [engagement(n) for n in range(8)])
-    await services.store.profiles.add(
-        Profile(user_id="ann", version=0, text=f"ann says {CANARY}", tokens=3, covers=1, covers_until=START,
-                prompt_version="1", base_digest="b", created_at=START)
-    )  # fmt: skip
-    batch, _ = await services.batches.submit(BatchRequest(seed=1))
-    async for state in services.batches.watch(batch.id):
-        assert state.state != "failed", state.error
-
-
-def files_with(folder: Path, word: str) -> list[str]:
-    return [
-        str(file.relative_to(folder))
-        for file in folder.rglob("*")
-        if file.is_file() and word.encode() in file.read_bytes()
-    ]
-
-
-async def publication_of(services: Services, adapter: str) -> str:
-    """The id of the publication of an adapter's first version."""
-
-    async def find(db: Any) -> str:
-        return str(await db.scalar(select(publications.c.id).where(publications.c.adapter == adapter)))
-
-    return await services.store._database.read(find)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a route answers, a zip unpacked."""
-
-    route: str
-    status: int
-    text: str
-
-
-def text_of(response: httpx.Response) -> str:
-    if response.headers.get("content-type") != "application/zip":
-        return response.text
-    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
-        return "\n".join(archive.read(name).decode(errors="replace") for name in archive.namelist())
-
-
-async def answers(services: Services, settings: Settings, ids: dict[str, list[str]]) -> dict[str, Answer]:
-    """What each GET route answers, for all ids that there are."""
-    app = create_app(settings, services=services)
-    found = {}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-        for path, methods in app.openapi()["paths"].items():
-            if "get" not in methods:
-                continue
-            paths = [path]
-            for name, values in ids.items():
-                paths = [one.replace(f"{{{name}}}", value) for one in paths for value in values]
-            for one in dict.fromkeys(paths):
-                assert "{" not in one, f"the test knows no ids for {path}"
-                response = await client.get(one)
-                found[one] = Answer(path, response.status_code, text_of(response))
-    return found
-
-
-SHOWS_TEXTS = {
-    "/v1/users/{user_id}/engagements",
-    "/v1/users/{user_id}/export",
-    "/v1/traces",
-    "/v1/traces/export",
-    "/v1/traces/{trace_id}",
-    "/v1/batches/{batch_id}/results",
-}
-"""Routes that answer with a user's texts while the user is there."""
-
-
-async def test_what_was_planted_is_nowhere_after_the_erasure(
-    serve: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    for name, level in server_logging.FLOORS.items():
-        caplog.set_level(level, logger=name)
-    services = await serve(log_level="debug")
-    data = services.settings.data_dir
-    await plant(services)
-    await published(services, tmp_path)
-    cohort = await published(services, tmp_path, "cohort/everyone", user="ann")
-    batches = await services.store.batches.list_newest()
-    leases = [lease for v in (*(await services.store.adapters.list_page()),) for lease in v.versions]
-    assert files_with(data, CANARY) != []
-    assert CANARY in "".join(trace.prompt for trace in await services.store.traces.find(user="ann"))
-    assert (cohort.state, leases != []) == ("live", True)
-    traces = [trace.id for trace in await services.store.traces.find(limit=1000)]
-    jobs = [await publication_of(services, "user/ann"), await publication_of(services, "cohort/everyone")]
-    ids = {
-        "user_id": ["ann", "bob"],
-        "engagement_id": ["c0"],
-        "kind": ["user", "cohort"],
-        "model": ["base", "user/ann", "cohort/everyone@1"],
-        "name": ["ann", "bob", "everyone"],
-        "number": ["1", "2"],
-        "trace_id": traces,
-        "batch_id": [batch.id for batch in batches],
-        "lease_id": ["none"],
-        "publication_id": jobs,
-        "erasure_id": ["none"],
-    }
-    shown = await answers(services, services.settings, ids)
-    assert {one.route for one in shown.values() if CANARY in one.text} == SHOWS_TEXTS
-
-    done = await erased(services)
-
-    assert files_with(data, CANARY) == []
-    told = await answers(services, services.settings, ids | {"erasure_id": [done.id]})
-    assert [path for path, one in told.items() if CANARY in one.text] == []
-    assert [path for path, one in told.items() if one.status >= 500] == []
-    kept = {path for path, one in told.items() if one.status == 200}
-    assert {"/v1/users/bob/engagements", f"/v1/batches/{batches[0].id}/results", "/v1/traces"} <= kept
-    assert "sha256:" in told[f"/v1/erasures/{done.id}"].text
-    said = capfd.readouterr()
-    assert CANARY not in caplog.text + said.out + said.err
-    assert done.receipt is not None
-    assert done.receipt.counts["engagements"] > 8
-    assert done.receipt.withdrawn == ["cohort/everyone@1"]
-
-
-def texts_with(word: str, root: object) -> set[str]:
-    """The texts that can be reached from an object and hold a word. The fake tokenizer keeps words as its ids."""
-    seen, pending, found = {id(root)}, [root], set()
-    while pending:
-        held = pending.pop()
-        if isinstance(held, str) and word in held:
-            found.add(held)
-        if not isinstance(held, type | ModuleType | FunctionType | FakeTokenizer):
-            new = [one for one in gc.get_referents(held) if id(one) not in seen]
-            seen.update(map(id, new))
-            pending += new
-    return found
-
-
-async def test_what_was_planted_is_in_no_cache_after_the_erasure(serve: Open) -> None:
-    services = await serve(reminder_engagements=2)
-    await plant(services)
-    assert (await services.memory.recall_existing("ann", query=f"{CANARY} prompt")).episodes
-    await services.memory.get_history("ann")
-    kept = texts_with(CANARY, services.memory._histories._kept)
-    assert CANARY in kept  # a word of the index
-    assert f"{CANARY} yes 3" in kept
-    await erased(services)
-    assert texts_with(CANARY, services) == set()
 
 
 async def test_files_and_engine_copies_go_and_the_retrained_version_is_clean(serve: Open, tmp_path: Path) -> None:
@@ -502,10 +318,6 @@ async def test_publications_that_ended_long_ago_go_by_themselves(serve: Open, tm
 
 
 async def test_an_export_has_a_peft_folder_for_each_version(serve: Open, tmp_path: Path) -> None:
-    import io
-    import json
-    import zipfile
-
     services = await serve()
     await published(services, tmp_path)
     await published(services, tmp_path, "cohort/everyone", user="ann")
